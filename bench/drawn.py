@@ -12,7 +12,7 @@ import numpy as np
 import common
 from common import Args
 from flawscope.synthesis.demo import dataset, fabric, plate, scene
-from flawscope.synthesis.demo.scene import UNITS, Flaw, Frame, cover, lay, rounded_box
+from flawscope.synthesis.demo.scene import UNITS, Flaw, Frame, composite, pixel_coverage, rounded_box
 from flawscope.synthesis.masks import Floats, Mask, fractal_noise
 
 DEFECTS = ("scratch", "stain", "speck", "dent")
@@ -28,13 +28,13 @@ def _ground(size: int, rng: Rng, colour: tuple[float, float, float], rough: floa
 def _shape(canvas: Floats, distance: Floats, frame: Frame, colour: Any, shade: Any = 0.0) -> Mask:
     """Lays a shape of a signed distance [H, W] over the canvas; its mask."""
     light = np.asarray(colour, np.float32) + np.asarray(shade, np.float32)[..., None]
-    lay(canvas, light, cover(distance, frame.scale))
+    composite(canvas, light, pixel_coverage(distance, frame.scale))
     return distance < -4
 
 
 def _gear(size: int, rng: Rng) -> Scene:
     """A toothed wheel at any angle."""
-    frame, canvas = scene.place(size, rng, shift=10, degrees=180), _ground(size, rng, (70, 62, 54))
+    frame, canvas = scene.random_frame(size, rng, shift=10, degrees=180), _ground(size, rng, (70, 62, 54))
     radius, angle = np.hypot(frame.u, frame.v), np.arctan2(frame.v, frame.u)
     teeth = 118 + 9 * np.clip(3 * np.sin(18 * angle), -1, 1)
     body = _shape(canvas, radius - teeth, frame, (172, 160, 128), 10 * np.sin(radius / 3))
@@ -45,7 +45,10 @@ def _gear(size: int, rng: Rng) -> Scene:
 
 def _bottle(size: int, rng: Rng) -> Scene:
     """A bottle's mouth from above: rings of glass."""
-    frame, canvas = scene.place(size, rng, shift=5, degrees=180), _ground(size, rng, (222, 224, 220), 3)
+    frame, canvas = (
+        scene.random_frame(size, rng, shift=5, degrees=180),
+        _ground(size, rng, (222, 224, 220), 3),
+    )
     radius = np.hypot(frame.u, frame.v)
     for outer, colour in ((128, (52, 34, 20)), (108, (96, 58, 26)), (76, (30, 18, 12)), (62, (62, 40, 26))):
         wave = 12 * np.sin(radius / 9 + rng.uniform(-0.4, 0.4))
@@ -56,7 +59,7 @@ def _bottle(size: int, rng: Rng) -> Scene:
 
 def _keys(size: int, rng: Rng) -> Scene:
     """Twelve caps with round marks in a dark frame."""
-    frame, canvas = scene.place(size, rng, shift=4, degrees=1.5), _ground(size, rng, (36, 38, 44), 3)
+    frame, canvas = scene.random_frame(size, rng, shift=4, degrees=1.5), _ground(size, rng, (36, 38, 44), 3)
     body = np.zeros((size, size), np.bool_)
     for k in range(12):
         u = frame.u - (k % 4 - 1.5) * 70 + rng.uniform(-0.8, 0.8)
@@ -69,7 +72,7 @@ def _keys(size: int, rng: Rng) -> Scene:
 
 def _cable(size: int, rng: Rng) -> Scene:
     """A cut cable: three wires of copper in their colours within a grey sheath, at any angle."""
-    frame, canvas = scene.place(size, rng, shift=6, degrees=180), _ground(size, rng, (150, 146, 140))
+    frame, canvas = scene.random_frame(size, rng, shift=6, degrees=180), _ground(size, rng, (150, 146, 140))
     body = _shape(canvas, np.hypot(frame.u, frame.v) - 138, frame, (208, 206, 202))
     for k, colour in enumerate(((54, 130, 60), (60, 84, 170), (120, 78, 52))):
         turn = 2 * np.pi * k / 3 + rng.normal(0, 0.03)
@@ -82,7 +85,7 @@ def _cable(size: int, rng: Rng) -> Scene:
 
 def _wood(size: int, rng: Rng) -> Scene:
     """Boards of wood: long grain, which differs from one to the next."""
-    frame = scene.place(size, rng, shift=30, degrees=2)
+    frame = scene.random_frame(size, rng, shift=30, degrees=2)
     bend = fractal_noise((size, size), (2, 5), rng, octaves=3)
     grain = np.sin(frame.v / 4.5 + 9 * bend + rng.uniform(0, 6)) + 0.6 * np.sin(frame.v / 1.7 + 14 * bend)
     fine = fractal_noise((size, size), (96, 6), rng, octaves=2)
@@ -92,7 +95,7 @@ def _wood(size: int, rng: Rng) -> Scene:
 
 def _mesh(size: int, rng: Rng) -> Scene:
     """Welded wire over a dark ground."""
-    frame, canvas = scene.place(size, rng, shift=16, degrees=2), _ground(size, rng, (40, 42, 48))
+    frame, canvas = scene.random_frame(size, rng, shift=16, degrees=2), _ground(size, rng, (40, 42, 48))
     for across in (frame.u, frame.v):
         distance = np.abs(np.mod(across + rng.uniform(0, 32), 32) - 16) - 3.4
         _shape(canvas, distance, frame, (176, 178, 184), -9 * distance**2 / 3)
@@ -111,7 +114,7 @@ def _leather(size: int, rng: Rng) -> Scene:
 
 def _pill(size: int, rng: Rng) -> Scene:
     """A capsule of two colours, turned by up to 10 degrees."""
-    frame, canvas = scene.place(size, rng, shift=8, degrees=10), _ground(size, rng, (24, 26, 30), 2)
+    frame, canvas = scene.random_frame(size, rng, shift=8, degrees=10), _ground(size, rng, (24, 26, 30), 2)
     distance = rounded_box(frame.u, frame.v, (120, 50), 49)
     round_off = 36 * np.sqrt(np.clip(1 - (frame.v / 52) ** 2, 0, 1)) - 20
     colour = np.where((frame.u < rng.normal(0, 1.5))[..., None], (214, 70, 52), (236, 226, 190))
@@ -121,7 +124,7 @@ def _pill(size: int, rng: Rng) -> Scene:
 
 def _sheet(size: int, rng: Rng) -> Scene:
     """Brushed metal without any object: streaks that differ from one to the next."""
-    frame = scene.place(size, rng, shift=20, degrees=1)
+    frame = scene.random_frame(size, rng, shift=20, degrees=1)
     streaks = sum(fractal_noise((size, size), (n, 2), rng, octaves=1) for n in (24, 60, 110))
     shine = 22 * np.exp(-(((frame.v + rng.uniform(-30, 30)) / 90) ** 2))
     canvas = np.asarray((146, 150, 156), np.float32) + (9 * streaks + shine)[..., None]
@@ -130,7 +133,7 @@ def _sheet(size: int, rng: Rng) -> Scene:
 
 def view(size: int, rng: Rng, number: int, tone: float, flaw: Flaw | None) -> Floats:
     """A part from one of its sides: its own outline and holes, in the tone of the whole part."""
-    frame, canvas = scene.place(size, rng, shift=4, degrees=2), _ground(size, rng, (52, 54, 58), 3)
+    frame, canvas = scene.random_frame(size, rng, shift=4, degrees=2), _ground(size, rng, (52, 54, 58), 3)
     half = (128 - 14 * number, 70 + 13 * number)
     streaks = 7 * fractal_noise((size, size), (60, 3), rng, octaves=2)
     body = _shape(canvas, rounded_box(frame.u, frame.v, half, 14), frame, (160, 164, 170), tone + streaks)

@@ -62,7 +62,7 @@ def parts(
     import torch
 
     import references
-    from flawscope.pictures.decoding import load
+    from flawscope.pictures.decoding import load_picture
     from flawscope.runtime.torch import TorchSession
 
     torch.set_num_threads(threads)
@@ -71,7 +71,7 @@ def parts(
     reference = models.open_model(trained, device if device.startswith("cuda") else "cpu", threads).session
     assert isinstance(reference, TorchSession)
     paths = [pictures[k % len(pictures)] for k in range(batch)]
-    opened = [load(p, None) for p in paths]
+    opened = [load_picture(p, None) for p in paths]
     images = np.concatenate([preprocess(picture)[0] for picture in opened])
     works: dict[str, Work] = {"run": lambda: session.run(images)}
     if isinstance(session, TorchSession):
@@ -79,7 +79,7 @@ def parts(
     given = torch.from_numpy(images).to(reference.device)
     works |= references.forward(predictor.manifest.method, reference.model, given)
     works |= {
-        "decode": lambda: [load(p, None) for p in paths],
+        "decode": lambda: [load_picture(p, None) for p in paths],
         "preprocess": lambda: [preprocess(picture) for picture in opened],
     }
     times = common.time_rounds(works, repeats, warm=min(repeats, 3), pause=REST)

@@ -43,7 +43,7 @@ def draw(args: Args, folder: Path, views: int, learnt: int, number: int) -> dict
                 hard = scene.Flaw("scratch", DIFFICULTY, own.spawn(1)[0])
                 flaw = hard if kind == "bad" and k == spoilt else None
                 canvas = drawn.view(args.side, own, k, tone, flaw)
-                Image.fromarray(scene.sensor(canvas, own)).save(path, compress_level=1)
+                Image.fromarray(scene.simulate_sensor(canvas, own)).save(path, compress_level=1)
     return found
 
 
@@ -52,14 +52,14 @@ def measure(args: Args, folder: Path, views: int, learnt: int, number: int) -> C
     import torch
 
     import flawscope
-    from flawscope.predictor.parts import Parts
+    from flawscope.predictor.parts import PartCollector
 
     torch.set_num_threads(args.threads)
     pictures = draw(args, folder, views, learnt, number)
     settings = common.settings(args, "patchcore")
     settings |= {"part": r"p\d+", "false_alarm_rate": RATE, "check": False, "samples": 0, "device": "cpu"}
     model = flawscope.fit(pictures["learnt"], **settings)
-    parts = Parts(model.manifest)
+    parts = PartCollector(model.manifest)
     cell: Cell = {}
     for kind in ("good", "bad"):
         answers = model.predict(pictures[kind])

@@ -62,15 +62,15 @@ def patchcore_search(model: Any, images: Tensor) -> dict[str, Work]:
 def efficientad_networks(model: Any, images: Tensor) -> dict[str, Work]:
     """Teacher, student and autoencoder: `plain` has this model's networks, `published` 384 channels and no
     border."""
-    from flawscope.methods.efficientad.model import bordered
-    from flawscope.methods.efficientad.networks import Autoencoder, normalised, pdn
+    from flawscope.methods.efficientad.model import mirror_border
+    from flawscope.methods.efficientad.networks import Autoencoder, normalise, pdn
 
     def forward(networks: Any, border: int) -> Work:
         teacher, student, autoencoder = (_contiguous(part).to(images.device).eval() for part in networks)
 
         def work() -> None:
-            seen = normalised(images)
-            mirrored = bordered(seen, border)
+            seen = normalise(images)
+            mirrored = mirror_border(seen, border)
             teacher(mirrored), student(mirrored), autoencoder(seen)
 
         return work

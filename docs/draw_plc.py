@@ -11,7 +11,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from flawscope.station.plc.handshake import Answer, Inputs, Loaded, Rules, Seen, State, outputs, step
+from flawscope.station.plc.handshake import (
+    Answer,
+    Inputs,
+    Observation,
+    RecipeLoaded,
+    Rules,
+    State,
+    outputs,
+    step,
+)
 
 IMAGES = Path(__file__).parent / "images"
 STYLE = """
@@ -60,13 +69,13 @@ def played() -> list[dict[str, bool]]:
     """The signals, step by step."""
     rules, state, plc, found = Rules({1: 0.55}), State(), Inputs(recipe=1), []
     parts = [(True, 2), (False, 2), (True, 9)]  # how it is judged, and after how many steps
-    moves: list[dict[str, object]] = [{}, {}, {"loaded": Loaded(1)}, {}]
+    moves: list[dict[str, object]] = [{}, {}, {"loaded": RecipeLoaded(1)}, {}]
     for good, wait in parts:
         moves += [{"trigger": True}, *[{}] * wait, {"answer": good}, {}, {"trigger": False}, {}]
     for number, move in enumerate(moves):
         plc = replace(plc, heartbeat=number, trigger=bool(move.get("trigger", plc.trigger)))
         answer = Answer(state.job, bool(move["answer"])) if "answer" in move else None
-        seen = Seen(number * 0.1, plc, answer, move.get("loaded"))  # type: ignore[arg-type]
+        seen = Observation(number * 0.1, plc, answer, move.get("loaded"))  # type: ignore[arg-type]
         state = step(state, seen, rules)
         found.append({"trigger": plc.trigger, **vars(outputs(state, rules))})
     return found[3:]

@@ -16,8 +16,8 @@ from flawscope.pictures.light import Light
 from flawscope.predictor import Predictor
 from flawscope.results import drawing
 from flawscope.results.alignment import Alignment
-from flawscope.results.contact_sheet import Line, contact_sheet
-from flawscope.results.folder import Pictures
+from flawscope.results.contact_sheet import SheetRow, contact_sheet
+from flawscope.results.folder import PictureWriter
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def several() -> None:
     found = model.predict([*pictures])
     heats = [one.draw(picture) for one, picture in zip(found, pictures, strict=True)]
     words = [f"{name}: {one.decision}" for name, one in zip(shown, found, strict=True)]
-    save(contact_sheet([Line(heats, words)], (330, 220), title="4 parts expected"), "several-parts.png")
+    save(contact_sheet([SheetRow(heats, words)], (330, 220), title="4 parts expected"), "several-parts.png")
 
 
 def tray(seed: int, count: int, defect: str | None = None) -> Pixels:
@@ -112,7 +112,7 @@ def defects() -> None:
                 verdicts.append(f"{found.decision}\nseverity {found.severity:+.1f}, p {found.p_value:.3f}")
             if category == MOVING:
                 animate(model, root, Path(folder) / "results")
-    save(contact_sheet([Line(pictures, names), Line(heats, verdicts)], PANEL), "defects.png")
+    save(contact_sheet([SheetRow(pictures, names), SheetRow(heats, verdicts)], PANEL), "defects.png")
 
 
 def joint(folder: Path) -> None:
@@ -132,7 +132,7 @@ def joint(folder: Path) -> None:
     said = [f"{one.product_name}\n{one.decision}" for one in found]
     pictures = [np.asarray(Image.open(p)) if isinstance(p, Path) else p for p in shown.values()]
     heats = [one.draw(picture) for one, picture in zip(found, pictures, strict=True)]
-    save(contact_sheet([Line(pictures, list(shown)), Line(heats, said)], PANEL), "joint.png")
+    save(contact_sheet([SheetRow(pictures, list(shown)), SheetRow(heats, said)], PANEL), "joint.png")
 
 
 def light(folder: Path) -> None:
@@ -141,12 +141,12 @@ def light(folder: Path) -> None:
     picture = np.asarray(Image.open(root / "test/good/000.png"))
     lit = [change(picture) for change in LIGHTS]
     names = [change.name for change in LIGHTS]
-    lines = [Line(lit, names, "a good part")]
+    lines = [SheetRow(lit, names, "a good part")]
     for heading, share in (("fitted without --light", None), ("fitted with --light 10%", 0.1)):
         found = flawscope.fit(root, device="cpu", light=share).predict(lit)
         heats = [one.draw(shown) for one, shown in zip(found, lit, strict=True)]
         said = [f"{one.decision}, severity {one.severity:+.1f}" for one in found]
-        lines.append(Line(heats, said, heading))
+        lines.append(SheetRow(heats, said, heading))
     save(contact_sheet(lines, PANEL), "light.png")
 
 
@@ -165,7 +165,7 @@ def parts(folder: Path) -> None:
         heats = [found.views[name].draw(picture) for name, picture in shown.items()]
         said = [f"{name}: severity {found.views[name].severity:+.1f}" for name in shown]
         heading += f": {found.decision}, p {found.p_value:.3f}, most unusual: {found.worst}"
-        lines += [Line(list(shown.values()), list(shown), heading), Line(heats, said)]
+        lines += [SheetRow(list(shown.values()), list(shown), heading), SheetRow(heats, said)]
     save(contact_sheet(lines, PANEL), "parts.png")
 
 
@@ -195,7 +195,7 @@ def tilted(image: Image.Image, corners: list[tuple[float, float]]) -> Image.Imag
 
 def animate(model: Predictor, root: Path, out: Path) -> None:
     """What `flawscope evaluate --animation webp` makes of all test pictures."""
-    pictures = Pictures(out, root, maps="none", animation="webp")
+    pictures = PictureWriter(out, root, maps="none", animation="webp")
     dataset = open_dataset(root)
     for item in dataset.test:
         pictures.add(item.path, model.predict(item.path), item.kind, expected=item.anomalous)

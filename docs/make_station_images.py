@@ -22,9 +22,9 @@ from selenium import webdriver
 import flawscope
 from flawscope.station.client import Client
 from flawscope.station.inspecting import worker as inspector
-from flawscope.station.settings.station import overridden, single
+from flawscope.station.settings.station import override_settings, single_product_settings
 from flawscope.station.station import Station
-from flawscope.station.web.app import Server
+from flawscope.station.web.app import StationServer
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 IMAGES = Path(__file__).parent / "images"
@@ -47,7 +47,9 @@ def main() -> None:
         model = folder / "plate.safetensors"
         root = draw_dataset(folder / "learnt", category=PRODUCT)
         flawscope.fit(root, size=256, device="cpu").save(model)
-        settings = overridden(single(str(model), PRODUCT), store=str(folder / "station"), port=0)
+        settings = override_settings(
+            single_product_settings(str(model), PRODUCT), store=str(folder / "station"), port=0
+        )
         with served(Station(settings)) as (station, url):
             work(url)
             learn(station)
@@ -58,7 +60,7 @@ def main() -> None:
 def served(station: Station) -> Iterator[tuple[Station, str]]:
     """The station, started, and its address."""
     station.start()
-    server = Server(station)
+    server = StationServer(station)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -177,8 +177,10 @@ def int8_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export in int8 reduces nothing: what is left is its calibration anew, which takes seconds."""
     from flawscope.export import eight_bits
 
-    monkeypatch.setattr(eight_bits, "Evidence", lambda *_: None)
-    monkeypatch.setattr(eight_bits, "reduced", lambda embed, *_: (embed, eight_bits.Reduction(1, 1, 0.0)))
+    monkeypatch.setattr(eight_bits, "QuantizationErrorMeter", lambda *_: None)
+    monkeypatch.setattr(
+        eight_bits, "quantize_embed", lambda embed, *_: (embed, eight_bits.QuantizationSummary(1, 1, 0.0))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -304,12 +306,12 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
 def teacher_path(shared: Shared) -> Path:
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
     torch = pytest.importorskip("torch")
-    from flawscope.methods.efficientad.networks import expanded, narrowed, pdn, write_teacher
+    from flawscope.methods.efficientad.networks import expand_teacher, pdn, replace_last_layer, write_teacher
     from flawscope.methods.training_state import initialise
 
-    network = narrowed(pdn("s", width=16), 8)
+    network = replace_last_layer(pdn("s", width=16), 8)
     initialise(network, torch.Generator().manual_seed(0))
-    state = expanded(network.state_dict(), 8)
+    state = expand_teacher(network.state_dict(), 8)
     backbone = {"name": "none", "origin": "drawn", "licence": "none"}
     facts = {"size": "s", "channels": 384, "rank": 8, "backbone": backbone}
     folder = shared("teacher", lambda folder: write_teacher(folder / "drawn.safetensors", state, facts))

@@ -336,7 +336,7 @@ def test_every_session_imports_only_its_own_engine() -> None:
 
 def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error() -> None:
     pytest.importorskip("torch")
-    for name in flawscope._WHERE:
+    for name in flawscope._LAZY_IMPORTS:
         assert getattr(flawscope, name).__name__ == name
         assert name in dir(flawscope)
     with pytest.raises(AttributeError, match="fitt"):

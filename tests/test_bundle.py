@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.station.settings.station import DATABASE
+from flawscope.station.settings.station import DATABASE_FILE
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests/fixtures/models-97f7321/patchcore-two-sizes.onnx"
@@ -95,9 +95,9 @@ def test_a_bundle_installs_upgrades_and_goes_back_without_a_network(tmp_path: Pa
     assert "berta" in done(inside(root, listed)), "tables that an older version reads stay as they are"
 
     done(inside(root, f"/{new.name}/install.sh"))
-    with closing(sqlite3.connect(root / "var/lib/flawscope" / DATABASE)) as store, store:
+    with closing(sqlite3.connect(root / "var/lib/flawscope" / DATABASE_FILE)) as store, store:
         store.execute("UPDATE alembic_version SET version_num = '9999'")  # as a later version might
     assert "is kept in" in done(inside(root, back))
     assert "anna" in done(inside(root, listed))
-    assert list((root / "var/lib").glob(f"flawscope.{version}-*/{DATABASE}"))
+    assert list((root / "var/lib").glob(f"flawscope.{version}-*/{DATABASE_FILE}"))
     assert "the first one" in inside(root, back).stderr

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 from yaml import safe_load
 
-from flawscope.config import build, known, parse_assignments, read_config
+from flawscope.config import build_config, keep_known_settings, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.station.settings import station as settings
@@ -43,10 +43,10 @@ def yaml(tmp_path: Path, text: str | bytes) -> Path:
 
 def test_of_stored_values_those_whose_settings_have_gone_are_left_out() -> None:
     stored = {"ratio": 0.2, "gone": [1, 2], "flag": True, "": None}
-    assert known(Example, stored) == {"ratio": 0.2, "flag": True}
-    assert build(Example, known(Example, stored)) == Example(ratio=0.2, flag=True)
+    assert keep_known_settings(Example, stored) == {"ratio": 0.2, "flag": True}
+    assert build_config(Example, keep_known_settings(Example, stored)) == Example(ratio=0.2, flag=True)
     with pytest.raises(InputError, match="unknown setting gone"):
-        build(Example, stored)
+        build_config(Example, stored)
 
 
 # -------------------------------------------------------------------------------------------------- values
@@ -54,9 +54,11 @@ def test_of_stored_values_those_whose_settings_have_gone_are_left_out() -> None:
 
 @pytest.mark.parametrize("text", ["256x320", "'256x320'", "256,320", "[256, 320]", "256 x 320"])
 def test_a_size_is_height_and_width_however_it_is_written(tmp_path: Path, text: str) -> None:
-    assert build(Example, read_config(yaml(tmp_path, f"size: {text}"))).size == (256, 320)
-    assert build(Example, parse_assignments([f"size={text}"])).size == (256, 320)
-    assert build(Example, {"size": "256x320", "hosts": "box.example"}).hosts == ("box.example",)  # a name
+    assert build_config(Example, read_config(yaml(tmp_path, f"size: {text}"))).size == (256, 320)
+    assert build_config(Example, parse_assignments([f"size={text}"])).size == (256, 320)
+    assert build_config(Example, {"size": "256x320", "hosts": "box.example"}).hosts == (
+        "box.example",
+    )  # a name
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_a_size_is_height_and_width_however_it_is_written(tmp_path: Path, text: 
     ids=str,
 )
 def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected: Example) -> None:
-    made = build(Example, values)
+    made = build_config(Example, values)
     assert made == expected
     assert [type(v) for v in vars(made).values()] == [type(v) for v in vars(expected).values()]
 
@@ -111,7 +113,7 @@ def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected:
 )
 def test_a_wrong_type_is_told_in_words(values: dict, match: str) -> None:
     with pytest.raises(InputError, match=match) as caught:
-        build(Example, values)
+        build_config(Example, values)
     assert next(iter(values)) in str(caught.value)
 
 
@@ -123,7 +125,7 @@ def test_an_unknown_key_names_the_nearest_or_all() -> None:
         (7, "unknown setting 7"),
     ):
         with pytest.raises(InputError, match=said):
-            build(Example, {key: 1})
+            build_config(Example, {key: 1})
 
 
 # ---------------------------------------------------------------------------------------------------- YAML
@@ -149,7 +151,7 @@ categories:
 def test_a_category_overrides_only_what_it_names(
     tmp_path: Path, category: str | None, ratio: float, size: tuple[int, int]
 ) -> None:
-    made = build(Example, read_config(yaml(tmp_path, CATEGORIES), category))
+    made = build_config(Example, read_config(yaml(tmp_path, CATEGORIES), category))
     assert (made.ratio, made.size) == (ratio, size)
     for nothing in ("", "# nothing\n", "categories:\n"):
         assert read_config(yaml(tmp_path, nothing), category) == {}
@@ -206,8 +208,8 @@ def test_every_preset_is_valid_and_a_stored_configuration_builds_the_same_again(
     declared = registry.method(method)
     for name in declared.presets:
         assert declared.configure(name).seed == 0, name
-    made = build(declared.config, {"size": "320x288", "seed": 3})
-    assert build(declared.config, json.loads(json.dumps(asdict(made)))) == made
+    made = build_config(declared.config, {"size": "320x288", "seed": 3})
+    assert build_config(declared.config, json.loads(json.dumps(asdict(made)))) == made
 
 
 # -------------------------------------------------------------------------------------- the shipped files
@@ -222,7 +224,7 @@ def test_it_lists_every_setting_with_its_default(path: Path) -> None:
     values = read_config(path)
     cls = registry.method(path.stem).config
     assert set(values) == {field.name for field in fields(cls)}
-    assert build(cls, values) == cls()
+    assert build_config(cls, values) == cls()
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -237,21 +239,23 @@ def test_its_example_of_categories_works(path: Path, tmp_path: Path) -> None:
     copy.write_text(head + example, encoding="utf-8")
     cls = registry.method(path.stem).config
     for category, changed in overrides.items():
-        built = build(cls, read_config(copy, category))
-        assert built == build(cls, {**asdict(cls()), **changed})
+        built = build_config(cls, read_config(copy, category))
+        assert built == build_config(cls, {**asdict(cls()), **changed})
         assert built != cls()
-    assert build(cls, read_config(copy, "another")) == cls()
+    assert build_config(cls, read_config(copy, "another")) == cls()
 
 
 def test_the_stations_lists_every_setting_with_its_default() -> None:
     values = read_config(CONFIGS / "station.yaml")
     assert set(values) == {field.name for field in fields(settings.Settings)}
-    for part, cls in (("limits", settings.Limits), ("keep", settings.Keep)):
+    for part, cls in (("limits", settings.Limits), ("keep", settings.RetentionSettings)):
         assert set(values[part]) == {field.name for field in fields(cls)}
     read = settings.read_settings(CONFIGS / "station.yaml")
     assert read.products == {
-        "plate": settings.Product(str(CONFIGS / "part.safetensors"), learn=settings.Learn())
+        "plate": settings.ProductSettings(
+            str(CONFIGS / "part.safetensors"), learn=settings.LearningSettings()
+        )
     }
     learn = values["products"]["plate"]["learn"]
-    assert set(learn) == {field.name for field in fields(settings.Learn)}
-    assert replace(read, products={}, store=settings.FOLDER) == settings.Settings()
+    assert set(learn) == {field.name for field in fields(settings.LearningSettings)}
+    assert replace(read, products={}, store=settings.DEFAULT_FOLDER) == settings.Settings()

@@ -15,11 +15,11 @@ pytest.importorskip("torch")
 
 import flawscope
 from flawscope.artefact import joint_file, model_file
-from flawscope.calibration.recognition import GOOD_DISTANCE_FACTOR, Known, Recogniser
+from flawscope.calibration.recognition import GOOD_DISTANCE_FACTOR, ProductDescriptors, Recogniser
 from flawscope.errors import InputError
 from flawscope.fitting import joint
 from flawscope.fitting.fitting import fit
-from flawscope.results.prediction import NONE, Prediction
+from flawscope.results.prediction import NO_PRODUCT_NAME, Prediction
 from flawscope.synthesis.demo.dataset import draw_picture
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
@@ -95,9 +95,9 @@ def test_another_picture_shows_none_of_them_and_is_anomalous(joint_path: Path) -
     assert isinstance(model, flawscope.JointPredictor)
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
     found = model.predict(noise)
-    assert (found.product, found.product_name, found.is_anomalous) == (None, NONE, True)
+    assert (found.product, found.product_name, found.is_anomalous) == (None, NO_PRODUCT_NAME, True)
     assert found.severity > 0
-    assert NONE in repr(found)
+    assert NO_PRODUCT_NAME in repr(found)
     known = model.predict(noise, product="plate")
     assert (known.product, known.product_p_value) == ("plate", None)
     with pytest.raises(InputError, match="no product bottle: it knows fabric, plate"):
@@ -184,7 +184,7 @@ def test_a_file_from_before_there_were_lights_still_opens(
 def test_descriptors_of_another_network_are_one_clear_line(joint_path: Path, two_products: Path) -> None:
     artefact = joint_file.read(joint_path)
     others = {name: known(unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])) for name in PRODUCTS}
-    model = joint.joined(artefact.products, others, "cpu")
+    model = joint.join_artefacts(artefact.products, others, "cpu")
     with pytest.raises(InputError, match="do not fit its network"):
         model.predict(two_products / "plate/test/good/000.png")
 
@@ -201,9 +201,9 @@ def unit(*rows: list[float]) -> np.ndarray:
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def known(good: np.ndarray, groups: list[int] | None = None) -> Known:
+def known(good: np.ndarray, groups: list[int] | None = None) -> ProductDescriptors:
     numbers = np.array(range(len(good)) if groups is None else groups, np.int32)
-    return Known(good, numbers, good[:0], numbers[:0])
+    return ProductDescriptors(good, numbers, good[:0], numbers[:0])
 
 
 def test_the_rule_of_recognition() -> None:
@@ -240,31 +240,31 @@ def test_a_product_is_added_and_extended_without_touching_the_others(
 ) -> None:
     both = joint_file.read(joint_path)
     first = joint_file.JointArtefact(*({"fabric": d["fabric"]} for d in (both.products, both.known)))
-    described = joint.known_of(both.product("plate"), two_products / "plate", device="cpu")
+    described = joint.describe_product(both.product("plate"), two_products / "plate", device="cpu")
     products = {**first.products, "plate": both.product("plate")}
-    added = joint.joined(products, {**first.known, "plate": described}, "cpu").artefact
+    added = joint.join_artefacts(products, {**first.known, "plate": described}, "cpu").artefact
     assert [*added.products] == ["fabric", "plate"]
     for name in PRODUCTS:
         found, expected = (one.known[name].leave_one_out[0] for one in (added, both))
         np.testing.assert_allclose(found, expected, atol=1e-6)
     more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
     longer = flawscope.extend(both.product("plate"), more, device="cpu", check=False, force=True)
-    new = joint.known_of(longer.artefact, more, device="cpu")
+    new = joint.describe_product(longer.artefact, more, device="cpu")
     assert len(both.known["plate"].joined(new).good) == 15
 
 
 def test_other_methods_say_why_not() -> None:
     with pytest.raises(InputError, match="efficientad learns its networks anew for each product"):
-        joint.check_joins("efficientad")
+        joint.check_joinable("efficientad")
 
 
 def test_a_product_that_varies_much_swallows_no_other() -> None:
     rng = np.random.default_rng(0)
 
-    def known(spread: float) -> Known:
+    def known(spread: float) -> ProductDescriptors:
         good = np.eye(64, dtype=np.float32)[0] + rng.normal(size=(20, 64)).astype(np.float32) * spread
         good /= np.linalg.norm(good, axis=1, keepdims=True)
-        return Known(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))
+        return ProductDescriptors(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))
 
     quiet, lively = known(0.001), known(0.05)
     assert 3 * lively.leave_one_out[0][-1] > 1

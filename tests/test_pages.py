@@ -22,7 +22,7 @@ import yaml
 
 import flawscope
 from flawscope import config
-from flawscope.cli import commands, opened
+from flawscope.cli import commands, load_command
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 
@@ -34,7 +34,7 @@ LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    return opened(commands()[command])[0]
+    return load_command(commands()[command])[0]
 
 
 def calls(text: str) -> Iterator[list[str]]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import flawscope
 from brightness import HOSTILE, SIDE, Brightness, draw, model
-from flawscope.calibration.threshold import Calibration, rate_of
+from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
 from flawscope.evaluation import Evaluation, evaluate
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -200,7 +200,7 @@ def test_padding_says_nothing_about_the_level_of_good_maps() -> None:
     ("given", "rate"), [("5%", 0.05), ("0.1", 0.1), ("1e-3", 0.001), (0.2, 0.2), ("12.5 %", 0.125)]
 )
 def test_rates_as_people_write_them(given: Any, rate: float) -> None:
-    assert rate_of(given) == pytest.approx(rate)
+    assert parse_false_alarm_rate(given) == pytest.approx(rate)
     assert model().with_rate(given).calibration.rate == pytest.approx(rate)
 
 

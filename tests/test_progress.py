@@ -8,7 +8,7 @@ import time
 import pytest
 
 from flawscope import errors, progress
-from flawscope.progress import TerminalProgress, duration
+from flawscope.progress import TerminalProgress, format_duration
 
 
 class Screen(io.StringIO):
@@ -117,7 +117,7 @@ def test_a_stage_of_nothing_or_one_is_fine(total: int) -> None:
     ],
 )
 def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_terminal_hears_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +169,5 @@ def test_a_line_takes_the_place_of_progress_on_a_terminal_only() -> None:
 def test_things_are_counted_and_some_of_many_are_named() -> None:
     counts = {0: "0 pictures", 1: "1 picture", 2: "2 pictures", 4000: "4,000 pictures"}
     assert {number: errors.pluralize(number, "picture") for number in counts} == counts
-    assert errors.some(["a", "b"]) == "a, b"
-    assert errors.some(list("abcdefg"), 3) == "a, b, c and 4 more"
+    assert errors.join_names(["a", "b"]) == "a, b"
+    assert errors.join_names(list("abcdefg"), 3) == "a, b, c and 4 more"

@@ -31,7 +31,7 @@ from PIL import Image
 
 from flawscope.cli import main, serve
 from flawscope.station.learning.process import Worker
-from flawscope.station.review import DEFECT, FINE
+from flawscope.station.review import DEFECT, GOOD
 from flawscope.station.settings.station import read_settings
 from flawscope.station.setup import drafts
 from flawscope.station.web import app
@@ -75,7 +75,7 @@ class Rounds(threading.Event):
 def decide_all(review: Any) -> None:
     """In the place of a person at the page: the most severe picture is a defect, the others are good."""
     for number in range(len(review.session.pictures)):
-        review.session.decide(number, DEFECT if number == 0 else FINE)
+        review.session.decide(number, DEFECT if number == 0 else GOOD)
     review.server.server_close()
 
 
@@ -151,9 +151,9 @@ class Here:
         self.over: list[tuple[str, Any]] = []
 
     def start(self, label: str, _: Any, *given: Any) -> None:
-        from flawscope.benchmark.cell import work_off
+        from flawscope.benchmark.cell import fit_and_evaluate
 
-        self.over.append((label, work_off(*given, lambda *_: None, lambda _: None)))
+        self.over.append((label, fit_and_evaluate(*given, lambda *_: None, lambda _: None)))
 
     def ended(self, _: float) -> list[tuple[str, Any]]:
         over, self.over = self.over, []
@@ -201,15 +201,17 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr(drafts, "Worker", LearnsHere)
     monkeypatch.setattr(timing, "in_process", lambda work, *given: work(*given))
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
-    monkeypatch.setattr("flawscope.fitting.update_evaluation.KEPT", 0.0)
-    monkeypatch.setattr("flawscope.fitting.incremental_update.odd_ones", lambda *_: set())
+    monkeypatch.setattr("flawscope.fitting.update_evaluation.MIN_KEPT_SHARE", 0.0)
+    monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
     monkeypatch.setattr(onnx_graph, "trace", trace_once)
     monkeypatch.setattr(watch, "ending", lambda: nullcontext(Rounds()))
-    monkeypatch.setattr(server.Review, "serve", decide_all)
-    flagged = review.read_flagged
-    monkeypatch.setattr(review, "read_flagged", lambda results, *, every: flagged(results, every=True))
+    monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
+    flagged = review.read_review_pictures
+    monkeypatch.setattr(
+        review, "read_review_pictures", lambda results, *, every: flagged(results, every=True)
+    )
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
     monkeypatch.setattr(training.Trainer, "_fix_steps", lambda run, *_: setattr(run, "steps", 1))
@@ -221,7 +223,7 @@ class Stations:
     PORT = "127.0.0.1:8080"  # where the pages have them
 
     def __init__(self) -> None:
-        self.servers: list[app.Server] = []
+        self.servers: list[app.StationServer] = []
         self.threads: list[threading.Thread] = []
         self._serve = serve.run
 
@@ -254,13 +256,13 @@ class Stations:
 @pytest.fixture
 def stations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stations]:
     found = Stations()
-    whole = app.Server.__init__
+    whole = app.StationServer.__init__
 
-    def made(server: app.Server, *args: Any) -> None:
+    def made(server: app.StationServer, *args: Any) -> None:
         whole(server, *args)
         found.servers.append(server)
 
-    monkeypatch.setattr(app.Server, "__init__", made)
+    monkeypatch.setattr(app.StationServer, "__init__", made)
     monkeypatch.setattr(serve, "run", found.run)
     monkeypatch.setattr("sys.stdin", io.StringIO("a long password\n"))
     yield found

@@ -22,12 +22,12 @@ from PIL import Image
 
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.recognition import Known, Recognised
+from flawscope.calibration.recognition import ProductDescriptors, Recognition
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
 from flawscope.errors import InputError
-from flawscope.pictures.listing import OWN_LIST
+from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.predictor.joint import JointPredictor
@@ -164,7 +164,7 @@ def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_i
 def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path: Path) -> None:
     arrivals = Arrivals(tmp_path)
     put(tmp_path / "results/overlay.png", b"o", 1)
-    (tmp_path / "results" / OWN_LIST).write_text('"overlay.png"\n', encoding="ascii")
+    (tmp_path / "results" / OUTPUT_LIST).write_text('"overlay.png"\n', encoding="ascii")
     put(tmp_path / ".a.png.x7Gq", b"a", 1)  # as rsync writes
     note = put(tmp_path / "note.txt", b"n", 1)
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -423,7 +423,7 @@ class Products:
     def run(self, images: NDArray[np.float32]) -> JointAnswers:
         red, green = images[:, 0].max((1, 2)), images[:, 1].max((1, 2))
         names = ["red" if one > 0.3 else "dark" for one in red]
-        shown = [Recognised(n if one < 0.5 else None, n, 0.25) for n, one in zip(names, green, strict=True)]
+        shown = [Recognition(n if one < 0.5 else None, n, 0.25) for n, one in zip(names, green, strict=True)]
         return shown, red, images[:, 0]
 
     run_alone = run
@@ -432,7 +432,7 @@ class Products:
 @pytest.fixture
 def joint_predictor(predictor: Predictor) -> JointPredictor:
     vectors = np.eye(4, dtype=np.float32)
-    known = Known(vectors, np.arange(4, dtype=np.int32), vectors[:0], np.empty(0, np.int32))
+    known = ProductDescriptors(vectors, np.arange(4, dtype=np.int32), vectors[:0], np.empty(0, np.int32))
     names = "red", "dark"
     artefact = JointArtefact(dict.fromkeys(names, predictor.artefact), dict.fromkeys(names, known))
     return JointPredictor(artefact, cast(Any, Products()))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import Region as Region
     from flawscope.results.table import Unjudged as Unjudged
 
-_WHERE = {
+_LAZY_IMPORTS = {
     "Calibration": "calibration.threshold",
     "Comparison": "evaluation.comparison",
     "Dataset": "datasets",
@@ -64,14 +64,14 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY_IMPORTS[name]}"), name)
 
 
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = ["__version__", *sorted(_LAZY_IMPORTS)]
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flawscope.errors import InputError, nearest, one_line
+from flawscope.errors import InputError, one_line_message, suggest_name
 
 T = TypeVar("T")
 
@@ -47,7 +47,9 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
 def _yaml_problem(error: Exception) -> str:
     """Describes an error of YAML without the line itself, which may hold a password."""
     mark = getattr(error, "problem_mark", None)
-    return one_line(error) if mark is None else f"{getattr(error, 'problem', '')}, line {mark.line + 1}"
+    return (
+        one_line_message(error) if mark is None else f"{getattr(error, 'problem', '')}, line {mark.line + 1}"
+    )
 
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
@@ -66,48 +68,48 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def build(cls: type[T], values: Mapping[str, Any]) -> T:
+def build_config(cls: type[T], values: Mapping[str, Any]) -> T:
     """Builds an instance of the dataclass `cls`; errors name the known keys and the right types."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     kwargs: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            raise InputError(f"unknown setting {named(key)}; {nearest(str(key), fields)}")
+            raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), fields)}")
         try:
-            kwargs[key] = convert(value, hints[key])
+            kwargs[key] = convert_value(value, hints[key])
         except InputError as error:  # of settings below it
             raise InputError(f"{key}: {error}") from None
         except (TypeError, ValueError, OverflowError):
-            given = named(repr(value))
+            given = redact_value(repr(value))
             raise InputError(f"setting {key}: {given} is not {describe_type(hints[key])}") from None
-    if missing := [name for name, one in fields.items() if name not in kwargs and is_needed(one)]:
+    if missing := [name for name, one in fields.items() if name not in kwargs and is_required(one)]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")
     return cls(**kwargs)
 
 
-def is_needed(one: dataclasses.Field[Any]) -> bool:
+def is_required(one: dataclasses.Field[Any]) -> bool:
     """Whether a setting has no default."""
     return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
 
 
-def named(value: Any) -> str:
+def redact_value(value: Any) -> str:
     """Text of a wrong value for an error; an address is left out, for it may hold a password."""
     return "an address" if "://" in str(value) or "@" in str(value) else str(value)
 
 
-def known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def keep_known_settings(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Drops values that are no settings of the dataclass `cls`: a file of another version may hold such.
-    Values from a person go to `build` unfiltered, which reports them."""
-    return {key: value for key, value in values.items() if key in names(cls)}
+    Values from a person go to `build_config` unfiltered, which reports them."""
+    return {key: value for key, value in values.items() if key in setting_names(cls)}
 
 
-def names(cls: type[Any]) -> set[str]:
+def setting_names(cls: type[Any]) -> set[str]:
     """Names of the settings of the dataclass `cls`."""
     return {f.name for f in dataclasses.fields(cls) if f.init}
 
 
-def convert(value: Any, hint: Any) -> Any:
+def convert_value(value: Any, hint: Any) -> Any:
     """Converts `value` to the annotated type `hint`; TypeError or ValueError where it does not fit."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -115,7 +117,7 @@ def convert(value: Any, hint: Any) -> Any:
             return None
         for arg in (a for a in args if a is not type(None)):
             try:
-                return convert(value, arg)
+                return convert_value(value, arg)
             except InputError:
                 raise
             except (TypeError, ValueError, OverflowError):
@@ -124,25 +126,25 @@ def convert(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise InputError("it is not a list of `key: value` lines")
-        return build(hint, value)
+        return build_config(hint, value)
     if origin is typing.Literal:
         if value in args:
             return value
         raise ValueError
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {convert(key, args[0]): convert(one, args[1]) for key, one in dict(value).items()}
+        return {convert_value(key, args[0]): convert_value(one, args[1]) for key, one in dict(value).items()}
     if origin is tuple:
         if isinstance(value, str):
             value = (value if args[0] is str else value.replace("x", ",")).split(",")
         elif not isinstance(value, list | tuple):
             value = [value]
         if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(convert(v, args[0]) for v in value)
+            return tuple(convert_value(v, args[0]) for v in value)
         if len(value) == 1:  # one number serves both sides
             value = list(value) * len(args)
         if len(value) != len(args):
             raise ValueError
-        return tuple(convert(v, a) for v, a in zip(value, args, strict=True))
+        return tuple(convert_value(v, a) for v, a in zip(value, args, strict=True))
     if hint not in (bool, int, float, str) or isinstance(value, bool) != (hint is bool):
         raise TypeError
     if hint is str and not isinstance(value, str | int | Path):

@@ -19,11 +19,11 @@ class CheckpointError(InputError):
     """Unusable checkpoint: it is damaged, of another version or of another run."""
 
 
-class LeftOut(InputError):
+class ExcludedPictureError(InputError):
     """Stands for the prediction of a picture that the caller excludes by the hash of its pixels."""
 
 
-def compiled(flag: str, pattern: str) -> re.Pattern[str]:
+def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
     """Compiles the pattern of an option. InputError: it is not a regular expression."""
     try:
         return re.compile(pattern)
@@ -31,7 +31,7 @@ def compiled(flag: str, pattern: str) -> re.Pattern[str]:
         raise InputError(f"{flag} '{pattern}' is not a regular expression ({error}): correct it") from None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_name(word: str, known: Iterable[str]) -> str:
     """Suggests in an error about an unknown name the nearest known one, else all of them."""
     import difflib
 
@@ -45,37 +45,39 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def some(names: Sequence[str], limit: int = 5) -> str:
+def join_names(names: Sequence[str], limit: int = 5) -> str:
     """Joins names: a, b, c and 12 more."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
-def one_line(error: BaseException) -> str:
+def one_line_message(error: BaseException) -> str:
     """Text of an error on one line, of a foreign one up to 300 characters; without text its type's name."""
     text = " ".join(str(error).split())
     return (text if isinstance(error, FlawscopeError) else text[:300]) or type(error).__name__
 
 
-def with_kind(error: BaseException) -> str:
-    """Text as `one_line` gives it; that of a foreign error begins with its type's name."""
-    kind, text = type(error).__name__, one_line(error)
+def message_with_type(error: BaseException) -> str:
+    """Text as `one_line_message` gives it; that of a foreign error begins with its type's name."""
+    kind, text = type(error).__name__, one_line_message(error)
     return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
 
 
-def needs(feature: str, *libraries: str, extras: str) -> InputError:
-    """Makes the error for libraries that a feature lacks; `extras` as `installing` takes them."""
-    return InputError(f"{feature} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")
+def missing_library_error(feature: str, *libraries: str, extras: str) -> InputError:
+    """Makes the error for libraries that a feature lacks; `extras` as `install_command` takes them."""
+    return InputError(
+        f"{feature} needs {' and '.join(libraries)}: {install_command(*libraries, extras=extras)}"
+    )
 
 
 def require_installed(feature: str, *libraries: str, extras: str) -> None:
-    """Raises `needs` for libraries, given by their modules' names, that are missing; imports none."""
+    """Raises `missing_library_error` for missing libraries, given by their modules' names; imports none."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise needs(feature, *missing, extras=extras)
+        raise missing_library_error(feature, *missing, extras=extras)
 
 
-def installing(*libraries: str, extras: str) -> str:
+def install_command(*libraries: str, extras: str) -> str:
     """Command that installs missing libraries, by the requirements in the package's metadata: on a public
     index the name flawscope may be somebody else's.
 

@@ -18,14 +18,14 @@ def machine_info() -> dict[str, Any]:
     """Returns processor, cores that this process may use, memory and system."""
     total = system_memory()
     return {
-        "cpu": processor(),
-        "cores": cores(),
+        "cpu": processor_name(),
+        "cores": usable_cores(),
         "memory_gib": None if total is None else round(total[0] / GIB, 1),
         "system": platform.system(),
     }
 
 
-def processor() -> str:
+def processor_name() -> str:
     """Name of the processor."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -33,17 +33,17 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def all_threads() -> int:
+def default_thread_count() -> int:
     """Number of threads that OMP_NUM_THREADS allows, else of cores."""
     setting = os.environ.get("OMP_NUM_THREADS", "")
-    return int(setting) if setting.isdecimal() and int(setting) else cores()
+    return int(setting) if setting.isdecimal() and int(setting) else usable_cores()
 
 
 def system_memory() -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Shows a person the progress of a long job. The job calls `step(stage, done, total)`; the caller decides
 what happens then: no output in a library, a line with the remaining time on a terminal. The text after a
 comma in the stage may change from call to call, such as a loss: it is still the same stage.
-`noted_interrupts` handles Ctrl-C for work that must not be cut in two."""
+`defer_interrupts` handles Ctrl-C for work that must not be cut in two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-Step = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 LIVE_INTERVAL, LOG_INTERVAL = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
 MESSAGE_INTERVAL = 0.5  # seconds between two messages of a child process
@@ -25,10 +25,10 @@ CLEAR_LINE = "\r\x1b[K"  # back to the line's beginning, and clear it
 _WRITE_LOCK = threading.RLock()
 
 
-class Advance:
+class ProgressCounter:
     """Reports that one more of a stage is done, from any thread."""
 
-    def __init__(self, step: Step, stage: str, total: int):
+    def __init__(self, step: ProgressCallback, stage: str, total: int):
         self.step, self.stage, self.total, self.done = step, stage, total, 0
         self._lock = threading.Lock()
 
@@ -38,11 +38,11 @@ class Advance:
             self.step(self.stage, self.done, self.total)
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def ignore_progress(stage: str, done: int, total: int) -> None:
     """Reports no progress."""
 
 
-def throttled(step: Step) -> Step:
+def throttled(step: ProgressCallback) -> ProgressCallback:
     """Wraps `step`: passes on a stage's first and last call, and one every `MESSAGE_INTERVAL` seconds."""
     last_stage, last_time = "", 0.0
 
@@ -98,7 +98,7 @@ class TerminalProgress:
             rate = _rate_text(done, spent)
             self.text = f"{stage}: {done:,} of {total:,}{rate}"
             if finished:
-                self._write(f"{stage}: done in {duration(spent)}{rate}", now, end=True)
+                self._write(f"{stage}: done in {format_duration(spent)}{rate}", now, end=True)
                 self.stage, self.text = "", "working"
             else:
                 self._write(self._progress_text(now), now)
@@ -120,9 +120,9 @@ class TerminalProgress:
 
     def _progress_text(self, now: float) -> str:
         if not self.stage:
-            return f"{self.text}, {duration(max(now - self.last_called, 1.0))}"
+            return f"{self.text}, {format_duration(max(now - self.last_called, 1.0))}"
         left = self.seconds_left - (now - self.last_called)
-        return self.text + (f", {duration(left)} left" if left >= 1 else "")
+        return self.text + (f", {format_duration(left)} left" if left >= 1 else "")
 
     def _write(self, text: str, now: float, *, end: bool = False) -> None:
         self.last_written = now
@@ -175,7 +175,7 @@ def _rate_text(done: int, seconds: float) -> str:
     return "" if rate < 1 else f", {rate:.1f} a second" if rate < 9.95 else f", {rate:,.0f} a second"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Formats seconds: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 0.05:
         return "less than 0.1 s"
@@ -190,7 +190,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def noted_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
+def defer_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
     """Yields an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it. It
     changes nothing outside of the main thread, and where SIGINT has another handler.
 

@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 from flawscope import InputError, JointPredictor, Prediction, Predictor, Unjudged
 from flawscope.pictures.decoding import is_picture
-from flawscope.pictures.listing import folder_error, is_litter, own_files
+from flawscope.pictures.listing import folder_error, is_ignored, read_output_list
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
-REST = 4  # least ratio of the pause between two scans to a scan's time, to spare a network share
+MIN_PAUSE_RATIO = 4  # least ratio of the pause between two scans to a scan's time, to spare a network share
 # Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
@@ -37,7 +37,7 @@ MAX_QUEUED_COMMANDS = 100  # commands that may wait; further ones are reported a
 COMMAND_FIELDS = ("path", "decision", "score", "p_value", "severity", "product_name")
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """Identity of a file, whatever its name. `inode` is 0 where the file system has none."""
 
     size: int
@@ -45,13 +45,13 @@ class Stamp(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, facts: os.stat_result) -> Stamp:
+    def of(cls, facts: os.stat_result) -> FileStamp:
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
 @dataclass
 class _PendingFile:
-    stamp: Stamp
+    stamp: FileStamp
     changed_at: float  # when it was last seen to change
     retry_at: float  # not tried before
 
@@ -98,10 +98,10 @@ class Arrivals:
         """
         self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
         self.apart = frozenset(os.path.abspath(one) for one in apart)
-        self._done: dict[Path, Stamp] = {}
-        self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
+        self._done: dict[Path, FileStamp] = {}
+        self._stamps: set[FileStamp] = set()  # of `_done`: a file that is renamed keeps it
         self._pending: dict[Path, _PendingFile] = {}
-        self.gone: dict[Path, Stamp] = {}
+        self.gone: dict[Path, FileStamp] = {}
         self.others: list[Path] = []
         self.took = 0.0
         known = {Path(os.path.abspath(path)) for path in judged}
@@ -138,7 +138,7 @@ class Arrivals:
         self._forget(present)
         return sorted(ready, key=lambda path: (present[path].changed, path))
 
-    def stamp(self, path: Path) -> Stamp:
+    def stamp(self, path: Path) -> FileStamp:
         """Return the stamp, in the last scan, of a picture that was given out and not answered."""
         return self._pending[path].stamp
 
@@ -165,9 +165,9 @@ class Arrivals:
 
     # ---- what is there
 
-    def _list_pictures(self) -> dict[Path, Stamp]:
+    def _list_pictures(self) -> dict[Path, FileStamp]:
         begun = time.monotonic()
-        found: dict[Path, Stamp] = {}
+        found: dict[Path, FileStamp] = {}
         self.others = []
         for path, stamp in _iter_files(self.folder, self.apart):
             if is_picture(path):
@@ -177,7 +177,7 @@ class Arrivals:
         self.took = time.monotonic() - begun
         return found
 
-    def _is_done(self, path: Path, stamp: Stamp) -> bool:
+    def _is_done(self, path: Path, stamp: FileStamp) -> bool:
         known = self._done.get(path)
         if known is not None and known[:2] == stamp[:2]:  # the inode may differ: the share was connected anew
             return True
@@ -187,11 +187,11 @@ class Arrivals:
         self._done[path] = stamp
         return True
 
-    def _remember(self, path: Path, stamp: Stamp) -> None:
+    def _remember(self, path: Path, stamp: FileStamp) -> None:
         self._done[path] = stamp
         self._stamps.add(stamp)
 
-    def _forget(self, present: dict[Path, Stamp]) -> None:
+    def _forget(self, present: dict[Path, FileStamp]) -> None:
         """Forget files that are gone. An empty folder is no evidence: a share that is away looks like one."""
         inodes = {stamp.inode for stamp in present.values()}
         for path in self._pending.keys() - present.keys():
@@ -203,7 +203,7 @@ class Arrivals:
             self._stamps = set(self._done.values())
 
 
-def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
+def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, FileStamp]]:
     """Yield every file of `pictures.listing.walked`, unsorted, for there may be very many. Files that vanish
     meanwhile are left out. InputError where the folder itself cannot be read."""
     folders, seen = [folder], set()
@@ -215,19 +215,22 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Sta
                 continue
             seen.add((identity.st_dev, identity.st_ino))
             with os.scandir(current) as listing:
-                entries = [entry for entry in listing if not is_litter(entry.name)]
+                entries = [entry for entry in listing if not is_ignored(entry.name)]
         except OSError as error:
             if current == folder or not isinstance(error, FileNotFoundError):
                 raise folder_error(current, error) from None
             continue
-        own = {os.fspath(current / name) for name in own_files(current)}
+        own = {os.fspath(current / name) for name in read_output_list(current)}
         for entry in entries:
             with suppress(OSError):  # gone, or a link that leads nowhere
                 if entry.is_dir():
                     if entry.path not in apart:
                         folders.append(Path(entry.path))
                 elif entry.is_file() and entry.path not in own:
-                    yield Path(entry.path), Stamp.of(os.stat(entry.path))  # on Windows entries have no inode
+                    yield (
+                        Path(entry.path),
+                        FileStamp.of(os.stat(entry.path)),
+                    )  # on Windows entries have no inode
 
 
 def judge(

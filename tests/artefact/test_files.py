@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
-from flawscope.results.table import Row, Table, read_table
-from flawscope.station.review import DEFECT, Decisions
+from flawscope.results.table import ResultRow, TableWriter, read_table
+from flawscope.station.review import DEFECT, DecisionLog
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
@@ -31,12 +31,12 @@ def test_numbers_stay_numbers() -> None:
 @pytest.mark.parametrize("sign", SIGNS.replace("\r", "").replace("\n", ""))
 def test_tables_of_results_and_of_reviews_are_escaped_and_read_back(tmp_path: Path, sign: str) -> None:
     name = f"{sign}cmd|' /C calc'!A0.png"
-    table, path = Table(tmp_path / "results.csv"), tmp_path / "review.csv"
-    table.add(Row(name, score=-1.0, decision="good"))
+    table, path = TableWriter(tmp_path / "results.csv"), tmp_path / "review.csv"
+    table.add(ResultRow(name, score=-1.0, decision="good"))
     table.close()
-    Decisions(path).add(name, DEFECT, "copy.png")
+    DecisionLog(path).add(name, DEFECT, "copy.png")
     for file in (tmp_path / "results.csv", path):
         cells = [cell for row in csv.reader(io.StringIO(file.read_text("utf-8"))) for cell in row]
         assert not [cell for cell in cells if cell.startswith(tuple(SIGNS)) and cell != "-1.0"]
     assert [row.path for row in read_table(tmp_path / "results.csv")] == [name]
-    assert list(Decisions(path).current) == [name]
+    assert list(DecisionLog(path).current) == [name]

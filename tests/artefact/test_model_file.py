@@ -20,7 +20,7 @@ import pytest
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import MAP_STRIDE
-from flawscope.artefact.files import atomic, check_writable
+from flawscope.artefact.files import atomic_write, check_writable
 from flawscope.artefact.model_file import (
     FORMAT,
     METADATA_KEY,
@@ -169,7 +169,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     file.write_bytes(b"old")
 
     def interrupted() -> None:
-        with atomic(file) as stream:
+        with atomic_write(file) as stream:
             stream.write(b"new" * 10_000)
             raise interruption
 

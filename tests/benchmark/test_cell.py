@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flawscope.benchmark.cell import CellStore, RunPlan, few_shot_dataset, work_off
+from flawscope.benchmark.cell import CellStore, RunPlan, few_shot_dataset, fit_and_evaluate
 from flawscope.benchmark.grid import Cell, plan_grid
 from flawscope.benchmark.markdown import render
 from flawscope.benchmark.tables import Results
@@ -49,7 +49,7 @@ def task_for(root: Path, out: Path, **call: Any) -> Task:
 
 
 def run(task: Task) -> dict[str, Any]:
-    document = work_off(*task, lambda *step: None, lambda line: None)
+    document = fit_and_evaluate(*task, lambda *step: None, lambda line: None)
     assert json.loads(task.out.read_text(encoding="utf-8")) == json.loads(json.dumps(document))
     return document
 
@@ -137,21 +137,21 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
-    from flawscope.artefact.state_file import pack, read_checkpoint
+    from flawscope.artefact.state_file import read_checkpoint, write_state
     from flawscope.methods.training import Trainer
-    from flawscope.methods.training_state import restoring
+    from flawscope.methods.training_state import checkpoint_errors
 
     path = tmp_path / "a.safetensors"
-    pack(path, {"a": torch.ones(1)}, "teacher", {})
+    write_state(path, {"a": torch.ones(1)}, "teacher", {})
     other = path.read_bytes()
     newer = other.replace(rb"\"format\": 1", rb"\"format\": 9")
     for body, reason in ((other, "not a checkpoint"), (newer, "upgrade"), (b"damaged", "damaged")):
         path.write_bytes(body)
         with pytest.raises(CheckpointError, match=reason):
             read_checkpoint(path)
-    with pytest.raises(CheckpointError, match="does not fit"), restoring():
+    with pytest.raises(CheckpointError, match="does not fit"), checkpoint_errors():
         raise KeyError
-    with pytest.raises(torch.OutOfMemoryError), restoring():
+    with pytest.raises(torch.OutOfMemoryError), checkpoint_errors():
         raise torch.OutOfMemoryError
     with pytest.raises(InputError) as missing:  # it may be back soon
         read_checkpoint(tmp_path / "missing.safetensors")

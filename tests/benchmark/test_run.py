@@ -247,6 +247,6 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert jobs_and_threads(2, 5, 4, "cpu", said.append) == (2, 2)  # there are no more cells
     assert said[0] == "3 cells at a time, 2 threads each: as --jobs says"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert machine.all_threads() == 3
+    assert machine.default_thread_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "")
-    assert machine.all_threads() == machine.cores() >= 1
+    assert machine.default_thread_count() == machine.usable_cores() >= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flawscope.calibration import hold_out, needed_for
+from flawscope.calibration import hold_out, min_calibration_size
 from flawscope.errors import InputError
 
 
@@ -17,7 +17,7 @@ def held(total: int, groups: list[int] | None = None, **changes: object) -> list
     ("rate", "scores"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.5, 1), (0.03, 33), (1 / 3, 2)]
 )
 def test_as_many_scores_as_the_smallest_p_value_needs(rate: float, scores: int) -> None:
-    assert needed_for(rate) == scores
+    assert min_calibration_size(rate) == scores
     assert 1 / (scores + 1) <= rate + 1e-12 < 1 / scores
 
 

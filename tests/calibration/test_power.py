@@ -10,7 +10,12 @@ import pytest
 from scipy import stats
 
 from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
-from flawscope.calibration.power import DefectScores, described, update_detection_facts, wilson_interval
+from flawscope.calibration.power import (
+    DefectScores,
+    describe_detection,
+    update_detection_facts,
+    wilson_interval,
+)
 from flawscope.calibration.threshold import Calibration
 
 SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
@@ -58,10 +63,10 @@ def test_facts_keep_it_through_json(found: DefectScores) -> None:
     one = facts[KEY]["sizes"]["small"]
     assert (one["defects"], one["found"]) == (2, 1)
     assert one["interval"] == pytest.approx(wilson_interval(1, 2))
-    said = described(facts, GOOD)
+    said = describe_detection(facts, GOOD)
     assert said is not None
     assert said.endswith("measured in bf16")
-    assert "measured in" not in (described({KEY: found.to_dict()}, GOOD) or "")
+    assert "measured in" not in (describe_detection({KEY: found.to_dict()}, GOOD) or "")
 
 
 def test_damaged_facts_are_as_none(found: DefectScores) -> None:
@@ -73,7 +78,7 @@ def test_damaged_facts_are_as_none(found: DefectScores) -> None:
     scores = [good[KEY] | {"sizes": {"small": {"scores": value}}} for value in ("x", [], ["x"], None)]
     for wrong in ({}, *({KEY: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
         assert DefectScores.from_facts(wrong) is None
-        assert described(wrong, GOOD) is None
+        assert describe_detection(wrong, GOOD) is None
         assert update_detection_facts(wrong, GOOD) == wrong
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import median_abs_deviation
 
-from flawscope.calibration.threshold import Calibration, fence, from_values, suspects
+from flawscope.calibration.threshold import Calibration, find_suspects, from_values, upper_fence
 from flawscope.errors import InputError
 
 # 0.29 * 100 is 28.999999999999996
@@ -218,7 +218,7 @@ def test_planted_outliers_come_first(seed: int) -> None:
     scores = np.exp(0.1 * rng.standard_normal(60))
     planted = rng.choice(60, 3, replace=False)
     scores[planted] = (2.0, 3.0, 2.5)
-    found = suspects(scores)
+    found = find_suspects(scores)
     np.testing.assert_array_equal(found[:3], planted[[1, 2, 0]])
     assert len(found) <= 5
 
@@ -228,14 +228,14 @@ def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n: int, most: f
     rng = np.random.default_rng(n)
     runs = 40_000 // n
     for draw in (rng.standard_normal((runs, n)) * 0.1, np.log(1 + 0.1 * rng.standard_normal((runs, n)))):
-        flagged = sum(len(suspects(np.exp(row))) for row in draw)
+        flagged = sum(len(find_suspects(np.exp(row))) for row in draw)
         assert flagged / draw.size <= most
 
 
 def test_few_equal_or_zero_scores_accuse_nobody() -> None:
     for scores in ([], [5.0], [1.0, 1.0, 99.0], [2.0] * 30, [0.0] * 10):
-        assert len(suspects(np.array(scores))) == 0
-    assert fence(np.array([1.0, 2.0, 3.0])) == math.inf
+        assert len(find_suspects(np.array(scores))) == 0
+    assert upper_fence(np.array([1.0, 2.0, 3.0])) == math.inf
 
 
 def test_outlines_are_at_a_share_of_the_height_in_new_models_only() -> None:

@@ -291,7 +291,7 @@ def test_the_hint_names_what_the_extra_lacks_here_and_never_the_package(
 ) -> None:
     """Whose name on an index may be somebody else's."""
     monkeypatch.setattr(errors, "_is_installed", lambda name: name in ("timm", "psutil"))
-    text = errors.installing("torch", extras="train,export")
+    text = errors.install_command("torch", extras="train,export")
     assert re.match(r'pip install "torch>=[\d.]+" "torchvision>=[\d.]+" ', text)
     assert '"Jinja2' in text  # of the extra that the extra takes in
     assert '"onnx>=' in text

@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pytest
 
 from flawscope.errors import FlawscopeError
-from flawscope.results.folder import Pictures
+from flawscope.results.folder import PictureWriter
 from flawscope.results.table import read_table
 
 for library in ("torch", "matplotlib", "jinja2"):
@@ -97,7 +97,7 @@ def test_private_pictures_are_judged_for_the_server(
 def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
-    monkeypatch.setattr(Pictures, full, Mock(side_effect=FULL))
+    monkeypatch.setattr(PictureWriter, full, Mock(side_effect=FULL))
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(drawn / "plate", root)
     (root / "test/good/broken.png").write_bytes(b"")

@@ -19,8 +19,8 @@ pytest.importorskip("torch")
 
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import Dataset
-from flawscope.datasets.dataset import remark
-from flawscope.datasets.layouts import means_several, present_categories
+from flawscope.datasets.dataset import group_warning
+from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
 from flawscope.predictor import load
 
@@ -194,20 +194,20 @@ def test_groups_and_names_choose_and_a_category_of_that_name_is_meant_alone(root
         ("plate,bottle", ("bottle", "plate")),
         ("objects,plate", ("bottle", "plate")),
     ):
-        assert means_several(root, asked)
+        assert names_several(root, asked)
         assert present_categories(root, asked, "--category") == found
     for wrong, text in (("textures,none", "no category none; known: bottle"), (",", "--category is empty")):
         with pytest.raises(InputError, match=text):
             present_categories(root, wrong, "--category")
     (root / "plate").rename(root / "objects")
-    assert not means_several(root, "objects")
-    assert not means_several(root, "bottle")
-    assert means_several(root, "textures")
+    assert not names_several(root, "objects")
+    assert not names_several(root, "bottle")
+    assert names_several(root, "textures")
     assert present_categories(root, "all", "--category") == ("carpet", "bottle", "objects")
 
 
 def test_a_pattern_that_says_nothing_is_told() -> None:
     paths = [Path(name) for name in ("part1_top.png", "part1_side.png", "part2_top.png")]
-    assert remark(paths, None) == remark(paths, r"part\d") == ""
-    assert remark(paths, r"png").startswith("--group 'png' matches the same text in all names")
-    assert remark(paths, r".*").startswith("--group '.*' matches another text in each name")
+    assert group_warning(paths, None) == group_warning(paths, r"part\d") == ""
+    assert group_warning(paths, r"png").startswith("--group 'png' matches the same text in all names")
+    assert group_warning(paths, r".*").startswith("--group '.*' matches another text in each name")

@@ -45,7 +45,7 @@ def test_a_teacher_is_made_and_what_cannot_be_read_is_named(run: Run, tmp_path: 
 
 
 def test_the_papers_recipe_is_a_preset() -> None:
-    paper = config.build(Recipe, RECIPES["paper"])
+    paper = config.build_config(Recipe, RECIPES["paper"])
     assert (paper.backbone, paper.steps, paper.batch) == ("wide_resnet101_2", 60_000, 16)
     assert (paper.rate, paper.decay, paper.grey, paper.schedule) == (1e-4, 1e-5, 0.1, "constant")
 

@@ -20,8 +20,8 @@ import flawscope
 from flawscope.cli import output
 from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor
-from flawscope.results.folder import Pictures
-from flawscope.results.prediction import Mismatch
+from flawscope.results.folder import PictureWriter
+from flawscope.results.prediction import MismatchDetector
 from flawscope.results.table import read_table
 from flawscope.synthesis.demo.dataset import draw_dataset
 
@@ -239,7 +239,7 @@ def test_a_full_disk_stops_no_judging_and_is_said_once(
     run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = FlawscopeError("cannot write to it: No space left on device; free some space")
-    monkeypatch.setattr(Pictures, "add", Mock(side_effect=full))
+    monkeypatch.setattr(PictureWriter, "add", Mock(side_effect=full))
     code, printed, err = run("predict", model_path, mixed / "[ab].png", "--out", tmp_path / "out")
     assert (code, len(printed.splitlines())) == (1, 2)
     assert err.count("No space left on device") == 1
@@ -263,7 +263,7 @@ def test_ctrl_c_keeps_what_was_judged_and_counts_and_writes_alike(
 
         monkeypatch.setattr(Predictor, "stream", judging)
     else:
-        owner, name = (output, "show_result") if place == "printing" else (Mismatch, "add")
+        owner, name = (output, "show_result") if place == "printing" else (MismatchDetector, "add")
         real = getattr(owner, name)
 
         def stopping(*given: object, **options: object) -> None:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.station.review import DEFECT, FINE
-from flawscope.station.review.server import Review
+from flawscope.station.review import DEFECT, GOOD
+from flawscope.station.review.server import ReviewServer
 
 pytest.importorskip("jinja2")
 
@@ -33,24 +33,24 @@ def results(model_path: Path, tmp_path: Path, capsys: Capture) -> Path:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[Review]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[ReviewServer]:
     """The person decides at once: the first picture is fine, the second a defect."""
-    seen: list[Review] = []
+    seen: list[ReviewServer] = []
 
-    def serve(review: Review) -> None:
+    def serve(review: ReviewServer) -> None:
         seen.append(review)
         review.server.server_close()
-        for number, decision in enumerate((FINE, DEFECT)):
+        for number, decision in enumerate((GOOD, DEFECT)):
             if not review.session.decided().get(number):
                 review.session.decide(number, decision)
 
-    monkeypatch.setattr(Review, "serve", serve)
+    monkeypatch.setattr(ReviewServer, "serve", serve)
     monkeypatch.setattr("webbrowser.open", lambda url: pytest.fail(f"opened {url}"))
     return seen
 
 
 def test_it_says_where_the_page_is_and_how_to_go_on(
-    results: Path, served: list[Review], capsys: Capture
+    results: Path, served: list[ReviewServer], capsys: Capture
 ) -> None:
     assert main(["review", str(results), "--no-browser"]) == 0
     err = capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_it_says_where_the_page_is_and_how_to_go_on(
 
 
 def test_before_and_after_says_what_was_learnt(
-    results: Path, served: list[Review], model_path: Path, capsys: Capture
+    results: Path, served: list[ReviewServer], model_path: Path, capsys: Capture
 ) -> None:
     """The same model again: nothing changes. Then one that has learnt from the picture which is fine."""
     after = ["review", str(results), "--after", str(model_path), "--quiet"]

@@ -24,17 +24,17 @@ from torch import Tensor, nn  # noqa: E402
 
 from flawscope._version import __version__  # noqa: E402
 from flawscope.artefact import model_file  # noqa: E402
-from flawscope.artefact.state_file import checkpoint_of, read_checkpoint, steps_in  # noqa: E402
+from flawscope.artefact.state_file import checkpoint_path, checkpoint_progress, read_checkpoint  # noqa: E402
 from flawscope.cluster import training  # noqa: E402
 from flawscope.cluster.connect import Node, cluster_connection  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
 from flawscope.fitting import fitting  # noqa: E402
 from flawscope.methods.good_pictures import GoodPictures  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
-from flawscope.methods.task import ALONE, Budget, Group, Left, Task  # noqa: E402  # noqa: E402
+from flawscope.methods.task import SINGLE_PROCESS, Budget, DistributedGroup, Task, WorkerFinished  # noqa: E402  # noqa: E402
 from flawscope.methods.training import Trainer  # noqa: E402
-from flawscope.methods.training_state import digest_of  # noqa: E402
-from flawscope.progress import silent  # noqa: E402
+from flawscope.methods.training_state import network_digest  # noqa: E402
+from flawscope.progress import ignore_progress  # noqa: E402
 from flawscope.synthesis.demo.dataset import draw_picture  # noqa: E402
 
 CLOSE = 1e-5  # of the largest gradient of a parameter: rounding of fp32 sums in another order
@@ -62,7 +62,7 @@ class Process:
     def __init__(self, rank: int, meeting: Path):
         torch.set_num_threads(1)
         torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
-        self.together = Group()
+        self.together = DistributedGroup()
 
     def learn(self, make: Callable[[], Trainer[Any]], late: float = 0.0, **budget: Any) -> Named:
         """What a training of some steps leaves behind. late: seconds by which this process's clock is."""
@@ -79,12 +79,12 @@ class Process:
                 signal.getsignal(signal.SIGINT)(signal.SIGINT, None)  # type: ignore[operator,misc]
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray's workers have another
-        options["checkpoint"] = None if self.together.rank else checkpoint_of(out)
+        options["checkpoint"] = None if self.together.rank else checkpoint_path(out)
         try:
             made = fitting.fit(images, device="cpu", step=press, together=self.together, **options)
         except KeyboardInterrupt as error:
             return str(error)
-        except Left:
+        except WorkerFinished:
             return "left"
         made.save(out)
         return "made"
@@ -105,7 +105,7 @@ def left_by(trainer: Trainer[Any]) -> Named:
     values = [(k, v) for k, v in trainer._parameters() if v.grad is not None]
     return {
         "gradients": {k: v.grad.numpy().copy() for k, v in values},
-        "weights": [digest_of(network) for network in trainer.networks],
+        "weights": [network_digest(network) for network in trainer.networks],
         "curve": trainer.curve,
         "steps": trainer.steps,
     }
@@ -128,15 +128,15 @@ def efficientad_trainer(teacher: str, **settings: Any) -> Trainer[Any]:
     from flawscope.methods.efficientad import Config
     from flawscope.methods.efficientad.model import create
     from flawscope.methods.efficientad.trainer import Trainer
-    from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
+    from flawscope.methods.efficientad.training_pictures import TeacherOutputs, natural_pictures
 
     found = shots(3, 256)
     model, _ = create(Config(**{"teacher": teacher, "window": 41, "training": "fp32", **settings}))
     images = GoodPictures(found.__getitem__, len(found), PLENTY)
-    taught = TeacherOutputs(model, images, images.read(silent), PLENTY)
-    taught.measure(silent)
+    taught = TeacherOutputs(model, images, images.read(ignore_progress), PLENTY)
+    taught.measure(ignore_progress)
     task = Task(images.load, len(found), rate=0.05)
-    return Trainer(model, images, taught, other_pictures(model.config.natural), task)
+    return Trainer(model, images, taught, natural_pictures(model.config.natural), task)
 
 
 def prnet_trainer(**settings: Any) -> Trainer[Any]:
@@ -145,7 +145,7 @@ def prnet_trainer(**settings: Any) -> Trainer[Any]:
     from flawscope.methods.prnet.fit import find_prototypes
     from flawscope.methods.prnet.model import create
     from flawscope.methods.prnet.trainer import Trainer
-    from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
+    from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 
     found = shots(6, 64)
     for k, image in enumerate(found):
@@ -153,10 +153,10 @@ def prnet_trainer(**settings: Any) -> Trainer[Any]:
     own = {"size": "64", "width": 0.25, "training": "fp32", "keep_aspect": True, "batch": 5}
     model, _ = create(Config(**{**own, **settings}))
     images = GoodPictures(found.__getitem__, len(found), PLENTY)
-    pictures = TrainingPictures(model.config, images, images.read(silent), [])
-    features = FeatureCache(model, images, pictures.learnt, PLENTY)
-    features.measure(silent)
-    clusters = find_prototypes(model.config, features, silent)
+    pictures = TrainingPictures(model.config, images, images.read(ignore_progress), [])
+    features = ScaleFeatureCache(model, images, pictures.learnt, PLENTY)
+    features.measure(ignore_progress)
+    clusters = find_prototypes(model.config, features, ignore_progress)
     for scale, one in zip(model.scales, clusters, strict=True):
         scale.prototypes = one.prototypes
     return Trainer(model, pictures, features, clusters, Task(images.load, len(found), rate=0.05))
@@ -214,7 +214,9 @@ class Line(Trainer[Tensor]):
 
     def __init__(self, **settings: Any):
         config = TrainingSettings(**{"steps": 6, "rate": 0.05, "training": "fp32", "batch": 4, **settings})
-        super().__init__([nn.Conv2d(1, 1, 1)], config, torch.device("cpu"), lambda line: None, silent)
+        super().__init__(
+            [nn.Conv2d(1, 1, 1)], config, torch.device("cpu"), lambda line: None, ignore_progress
+        )
         self.initialise(0)
 
     def batch(self, step: int) -> Tensor:
@@ -242,7 +244,7 @@ class Second:
     def mean(self, tensors: Any, weight: float) -> None:
         raise AssertionError
 
-    leave = Group.leave
+    leave = DistributedGroup.leave
 
 
 def test_the_first_ones_clock_is_everybodys(pair: Callable[..., list[Any]]) -> None:
@@ -286,10 +288,10 @@ def test_what_workers_cannot_learn_together_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_the_first_one_goes_on() -> None:
-    with pytest.raises(Left):
+    with pytest.raises(WorkerFinished):
         Second([]).leave()
-    assert ALONE.first(lambda: 3) == 3
-    ALONE.leave()
+    assert SINGLE_PROCESS.first(lambda: 3) == 3
+    SINGLE_PROCESS.leave()
 
 
 # ------------------------------------------------------------------------------------------- on the cluster
@@ -353,7 +355,7 @@ def test_the_error_that_explains_the_others_is_told(joined: Any) -> None:
     """Workers that wait for one that has ended see a broken connection, or see nothing."""
     task = ray.remote(num_cpus=0, max_retries=0)(late)
     resources = training.allocate([Node("a", 1, 0, 0)], 3, 1, "cpu")
-    workers = training.WorkerGroup(3, resources, pytest.fail, silent)
+    workers = training.WorkerGroup(3, resources, pytest.fail, ignore_progress)
     for third, expected in ((InputError("no batch"), InputError), (None, training._WorkerLost)):
         others = [(0.0, RuntimeError("connection closed")), (1000.0, RuntimeError())]
         asked = [task.remote(*given) for given in [*others, (1.0, third)]]
@@ -373,7 +375,7 @@ def test_a_killed_worker_costs_time_alone(
     assert pair("fit", drawn, whole, **options) == ["made", "left"]
     stopped, _ = pair("fit", drawn, broken, stop=STOP, **options)
     assert f"step {STOP} of {STEPS} is kept" in stopped
-    assert steps_in(checkpoint_of(broken)) == (STOP, STEPS)
+    assert checkpoint_progress(checkpoint_path(broken)) == (STOP, STEPS)
 
     said: list[str] = []
     killed: list[int] = []

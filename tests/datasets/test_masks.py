@@ -13,7 +13,7 @@ from PIL import Image
 
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
-from flawscope.datasets.masks import Labels, to_runs, union
+from flawscope.datasets.masks import PictureLabels, to_runs, union_masks
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 
@@ -54,7 +54,7 @@ def labelme(path: Path, **shape: object) -> Path:
 def masks(root: Path) -> dict[str, np.ndarray]:
     """Of the defective pictures that have one, by their kinds."""
     items = [item for item in open_dataset(root).test if item.anomalous]
-    return {item.kind: union(item.masks, (SIDE, SIDE)) for item in items if item.masks}
+    return {item.kind: union_masks(item.masks, (SIDE, SIDE)) for item in items if item.masks}
 
 
 def png(mask: np.ndarray) -> str:
@@ -123,7 +123,7 @@ def test_polygons_fill_pixels_whose_centre_is_inside():
     rng = np.random.default_rng(3)
     for _ in range(20):
         corners = rng.uniform(-5, 45, (3, 2))
-        found = Labels(Path("x"), (40, 40), (corners,)).read()
+        found = PictureLabels(Path("x"), (40, 40), (corners,)).read()
         y, x = np.mgrid[:40, :40] + 0.5
         sides = [
             (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_one_line(root):
     path = coco(root, "bad/dent/0.png", {"segmentation": {"size": [SIDE, SIDE], "counts": [1, 2]}})
     (item,) = (item for item in open_dataset(root).test if item.masks)
     with pytest.raises(InputError, match="run lengths do not make 48x48 pixels"):
-        union(item.masks, (SIDE, SIDE))
+        union_masks(item.masks, (SIDE, SIDE))
     path.write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(InputError, match="is damaged, it looks like a COCO file"):
         open_dataset(root)
@@ -178,9 +178,9 @@ def test_seen_defects_may_have_label_files_of_their_own_or_of_their_data_set(roo
     labelme(root / "bad/scratch/0.json", points=OUTLINE)
     (item,) = list_seen(root / "bad")
     assert item.kind == "scratch"
-    np.testing.assert_array_equal(union(item.masks, (SIDE, SIDE)), BOX)
+    np.testing.assert_array_equal(union_masks(item.masks, (SIDE, SIDE)), BOX)
     with pytest.raises(InputError, match=r"0\.json: it is 48x48, its picture 96x96"):
-        union(item.masks, (96, 96))
+        union_masks(item.masks, (96, 96))
     (root / "bad/scratch/0.json").unlink()
     coco(root, "dent/0.png", {"bbox": [5, 10, 25, 10]})
     monkeypatch.chdir(root)
@@ -202,10 +202,12 @@ def test_the_union_is_what_any_mask_marks_and_sizes_must_agree(tmp_path: Path) -
     paths = [tmp_path / f"{k}.png" for k in range(3)]
     for path, mask in zip(paths, marked, strict=True):
         Image.fromarray(mask.astype(np.uint8) * 9).save(path)
-    np.testing.assert_array_equal(union(paths, (7, 5)), marked.any(0))
-    np.testing.assert_array_equal(union([paths[0], marked[1].astype(np.uint8)], (7, 5)), marked[:2].any(0))
-    assert not union((), (7, 5)).any()
+    np.testing.assert_array_equal(union_masks(paths, (7, 5)), marked.any(0))
+    np.testing.assert_array_equal(
+        union_masks([paths[0], marked[1].astype(np.uint8)], (7, 5)), marked[:2].any(0)
+    )
+    assert not union_masks((), (7, 5)).any()
     with pytest.raises(InputError, match=r"0\.png: it is 5x7, its picture 4x7"):
-        union(paths, (7, 4))
+        union_masks(paths, (7, 4))
     with pytest.raises(InputError, match="the mask of part 3: it is 5x7x3, its picture 5x7"):
-        union([np.zeros((7, 5, 3))], (7, 5), "part 3")
+        union_masks([np.zeros((7, 5, 3))], (7, 5), "part 3")

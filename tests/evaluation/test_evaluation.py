@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 
 from brightness import SIDE, draw, draw_mask, model
-from flawscope.cli.evaluate import lines
+from flawscope.cli.evaluate import format_evaluation
 from flawscope.datasets import Item, open_dataset
-from flawscope.datasets.masks import union
+from flawscope.datasets.masks import union_masks
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import Evaluation, evaluate, robustness
-from flawscope.evaluation.result import Kept
+from flawscope.evaluation.result import PictureStore
 from flawscope.metrics import confidence_interval_rate, pixel_metrics
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
@@ -87,7 +87,9 @@ def test_the_figures_are_those_one_counts_by_hand(root: Path) -> None:
     pixel = ("pixel_auroc", "pixel_ap", "pixel_f1", "pixel_f1_calibrated", "au_pro", "au_pro_05")
     names = [f"full_{name}" for name in pixel]
     marked = [(one.prediction.picture_mask(), one.item) for one in full.pictures if one.truth is not None]
-    truths = [union(item.masks, mask.shape) if item.masks else np.zeros_like(mask) for mask, item in marked]
+    truths = [
+        union_masks(item.masks, mask.shape) if item.masks else np.zeros_like(mask) for mask, item in marked
+    ]
     hits = sum(int((mask & truth).sum()) for (mask, _), truth in zip(marked, truths, strict=True))
     total = sum(int(mask.sum()) for mask, _ in marked) + sum(int(truth.sum()) for truth in truths)
     assert full.metrics["full_pixel_f1_calibrated"] == pytest.approx(2 * hits / total)
@@ -257,7 +259,7 @@ def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_
     assert sum((half > 0.5).sum() for half in halves) == 128  # of the good picture that is called anomalous
     full = pixel_metrics(
         [seen.prediction.picture_map()[:, :SIDE] for seen in result.pictures],
-        [union(seen.item.masks, (2 * SIDE, 2 * SIDE))[:, :SIDE] for seen in result.pictures],
+        [union_masks(seen.item.masks, (2 * SIDE, 2 * SIDE))[:, :SIDE] for seen in result.pictures],
     )
     assert values["full_pixel_ap"] == full.ap
     # pictures count as before
@@ -308,7 +310,7 @@ def test_maps_that_find_no_room_are_one_line(root: Path, monkeypatch: pytest.Mon
 
 def test_what_is_kept_is_read_as_it_was() -> None:
     rng = np.random.default_rng(0)
-    kept, geometry = Kept(Geometry.inside), Preprocess((30, 50)).geometry((30, 50))
+    kept, geometry = PictureStore(Geometry.inside), Preprocess((30, 50)).geometry((30, 50))
     maps = rng.normal(size=(9, 30, 50)).astype(np.float32)
     truths = [None if k == 4 else rng.random((30, 50)) < k / 9 for k in range(9)]
     for values, truth in zip(maps, truths, strict=True):
@@ -447,7 +449,7 @@ def test_the_same_pictures_are_counted_in_each_light(root: Path) -> None:
     whole = evaluate(predictor, open_dataset(root), robust=True)
     assert whole.robustness[0] == same
     # 0.4, 0.8 and 0.9 less a fifth are 0.32, 0.64 and 0.72
-    assert re.search(r"brightness 0.8 +0.0% \(0 of 3\) +66.7% \(2 of 3\)", lines(whole))
+    assert re.search(r"brightness 0.8 +0.0% \(0 of 3\) +66.7% \(2 of 3\)", format_evaluation(whole))
     document = json.loads(json.dumps(whole.to_dict()))
     assert [one["name"] for one in document["robustness"]][:2] == ["unchanged", "brightness 0.8"]
 

@@ -17,7 +17,7 @@ from flawscope.evaluation.intervals import (
     image_intervals,
     pixel_intervals,
 )
-from flawscope.evaluation.result import Evaluated
+from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Prediction
 
@@ -105,14 +105,14 @@ def pictures() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return maps, truths
 
 
-def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[Evaluated]:
+def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[EvaluatedPicture]:
     """With the mask threshold at 4."""
     found = []
     for values, truth in zip(maps, truths, strict=True):
         geometry = Preprocess(values.shape).geometry(values.shape)
         prediction = Prediction(0.0, 1.0, -1.0, False, values, geometry, 0.0, 4.0, (0.0, 1.0))
         bad = truth is None or bool(truth.any())
-        found.append(Evaluated(Item(Path("x.png"), "kind", bad), prediction, truth))
+        found.append(EvaluatedPicture(Item(Path("x.png"), "kind", bad), prediction, truth))
     return found
 
 

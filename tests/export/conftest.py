@@ -21,8 +21,8 @@ def precision(request: pytest.FixtureRequest) -> str:
     """A reduced precision that this machine has."""
     if request.param == "bf16":
         pytest.importorskip("openvino")
-        from flawscope.runtime.openvino import core
+        from flawscope.runtime.openvino import shared_core
 
-        if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor has no bf16")
     return str(request.param)

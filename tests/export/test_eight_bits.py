@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.export.eight_bits import Evidence, Quantizer, reduced  # noqa: E402
+from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed  # noqa: E402
 from flawscope.export.export import export, open_embed  # noqa: E402
 from flawscope.export.onnx_graph import IR_VERSION, OPSET  # noqa: E402
 from flawscope.export.recalibrate import ProbeImages  # noqa: E402
@@ -75,7 +75,7 @@ def test_rounded_weights_leave_the_means_of_channels(bias: bool) -> None:
         node.input.append("bias")
     found, expected = (
         run(p, images=pictures(4))[0].mean((0, 2, 3))
-        for p in (eight_bits.reduced(proto, [pictures(4)])[0], proto)
+        for p in (eight_bits.quantize_embed(proto, [pictures(4)])[0], proto)
     )
     np.testing.assert_allclose(found, expected, rtol=0.01)
 
@@ -99,11 +99,11 @@ def scoring() -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def evidence(embed: Any) -> Evidence:
+def evidence(embed: Any) -> QuantizationErrorMeter:
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
-    return Evidence(embed, scoring(), ProbeImages(pictures(4)), calibration)
+    return QuantizationErrorMeter(embed, scoring(), ProbeImages(pictures(4)), calibration)
 
 
 def in_fp32(proto: Any) -> set[str]:
@@ -120,7 +120,7 @@ def test_all_convolutions_are_in_8_bits_where_answers_stay() -> None:
     before = embed.SerializeToString(deterministic=True)
     shown = evidence(embed)
     assert shown(embed) == (0, 0)
-    proto, found = reduced(embed, [pictures(4)], shown)
+    proto, found = quantize_embed(embed, [pictures(4)], shown)
     assert in_fp32(proto) == set()
     assert (found.layers, found.fp32_layers, found.operations) == (4, 0, 1)
     assert 0 < (found.score_error or 0) <= eight_bits.MAX_SCORE_ERROR
@@ -133,10 +133,10 @@ def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
     weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1), diagonal(1, 1, 1)]
     embed = network(weights)
     shown, told = evidence(embed), []
-    everything = reduced(embed, [pictures(4)])[0]
+    everything = quantize_embed(embed, [pictures(4)])[0]
     assert in_fp32(everything) == set()
     assert shown(everything)[0] > 1
-    proto, found = reduced(embed, [pictures(4)], shown, lambda *words: told.append(words))
+    proto, found = quantize_embed(embed, [pictures(4)], shown, lambda *words: told.append(words))
     assert in_fp32(proto) == {"conv0.1", "conv0.2"}
     assert shown(proto)[0] == found.score_error
     assert found.score_error <= eight_bits.MAX_SCORE_ERROR
@@ -182,7 +182,7 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
     """Good pictures score as they should: only defects tell."""
     paths = list_pictures(drawn / "plate/train/good")
     threshold = np.float32(model_file.read(model_path).manifest.calibration.score_threshold)
-    joined = onnx_graph.join
+    joined = onnx_graph.join_graphs
 
     def cut(embed: Any, score: Any) -> Any:
         proto = joined(embed, score)
@@ -195,7 +195,7 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
     out = tmp_path / "m.onnx"
     export(model_path, out, precision="int8", pictures=paths)
     out.unlink()
-    monkeypatch.setattr(onnx_graph, "join", cut)
+    monkeypatch.setattr(onnx_graph, "join_graphs", cut)
     with pytest.raises(FlawscopeError, match="scores of simulated defects by") as refused:
         export(model_path, out, precision="int8", pictures=paths)
     assert float(str(refused.value).split("scores differ by at most ")[1].split(",")[0]) < 0.5

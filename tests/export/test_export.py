@@ -16,7 +16,7 @@ import pytest
 import flawscope
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import BATCH_SIZES, Certificate, of_facts
+from flawscope.artefact.certificate import BATCH_SIZES, Certificate, certificates_from_facts
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
@@ -86,7 +86,7 @@ def scores_of(model: Predictor, pictures: list[Path]) -> list[float]:
 
 def certificate_of(path: Path, engine: str = "") -> Certificate:
     """The file's own, or that of one of its engines."""
-    return next(c for c in of_facts(read_manifest(path).facts) if c.runtime.startswith(engine))
+    return next(c for c in certificates_from_facts(read_manifest(path).facts) if c.runtime.startswith(engine))
 
 
 # ----------------------------------------------------------------------------------------------------- parity
@@ -116,7 +116,7 @@ def test_parity_of_other_models(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "two" in name:
-        monkeypatch.setattr(views, "SMALLEST", 1)  # a screen before a memory bank this small
+        monkeypatch.setattr(views, "MIN_BANK", 1)  # a screen before a memory bank this small
         small_backbone = {}  # whose distances are small beside the norms of its features
     model = flawscope.fit(drawn, device="cpu", seed=0, **VARIANTS[name], **small_backbone)
     monkeypatch.setattr(views, "BLOCK", 50)  # several blocks also of a small memory bank
@@ -218,7 +218,7 @@ def test_int8_is_calibrated_once_and_the_same_in_openvino(
 ) -> None:
     pytest.importorskip("openvino")
     path = exported("int8")
-    first, beside = of_facts(read_manifest(path).facts)
+    first, beside = certificates_from_facts(read_manifest(path).facts)
     assert (first.precision, beside.precision) == ("int8", "int8")
     assert beside.runtime.startswith("openvino")
     assert beside.passed
@@ -464,7 +464,7 @@ def test_export_and_info_in_a_reduced_precision(
     argv = ["export", str(model_path), "--precision", "int8", "--out", str(out)]
     assert main([*argv, "--pictures", str(drawn / "plate/train/good")]) == 0
     printed, said = capsys.readouterr()
-    lines = [certificate.line() for certificate in of_facts(read_manifest(out).facts)]
+    lines = [certificate.line() for certificate in certificates_from_facts(read_manifest(out).facts)]
     assert printed.splitlines() == lines
     assert f"wrote {out}" in said
     assert {p.name for p in tmp_path.iterdir()} == {out.name}

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 
 import flawscope  # noqa: E402
 from flawscope.artefact import joint_file  # noqa: E402
-from flawscope.artefact.certificate import CERTIFICATE_KEYS, of_facts  # noqa: E402
+from flawscope.artefact.certificate import CERTIFICATE_KEYS, certificates_from_facts  # noqa: E402
 from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, JointArtefact  # noqa: E402
 from flawscope.cli import main, models  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
@@ -80,7 +80,7 @@ def test_it_answers_as_the_trained_one_and_knows_its_certificates(
     for name, found in model.self_test().items():
         assert found.passed
         assert found.mistaken == 0
-        certified = of_facts(model.products[name].manifest.facts)
+        certified = certificates_from_facts(model.products[name].manifest.facts)
         assert [one.runtime.split()[0] for one in certified] == [*ENGINES][: len(certified)]
         assert all(one.passed and one.mistaken == 0 for one in certified)
 
@@ -213,7 +213,7 @@ def test_another_precision_is_calibrated_and_recognised_anew(
             before = trained.products[name].calibration
             assert one.calibration.precision == precision
             np.testing.assert_allclose(one.calibration.scores, before.scores, rtol=0.1)
-            assert of_facts(one.manifest.facts)[0].mistaken == 0
+            assert certificates_from_facts(one.manifest.facts)[0].mistaken == 0
             now, then = model.artefact.known[name], trained.artefact.known[name]
             assert now.groups.tolist() == then.groups.tolist()
             np.testing.assert_allclose(now.leave_one_out, then.leave_one_out, atol=0.05)

@@ -41,7 +41,7 @@ def steps(trained: TorchSession, trace_once: Callable[[Any], Any]) -> tuple[Any,
 def quantised(steps: tuple[Any, Any]) -> Any:
     """`embed` in 8 bits. Read only."""
     before = steps[0].SerializeToString(deterministic=True)
-    found, _ = eight_bits.reduced(steps[0], [pictures(2), pictures(2, seed=1)])
+    found, _ = eight_bits.quantize_embed(steps[0], [pictures(2), pictures(2, seed=1)])
     assert steps[0].SerializeToString(deterministic=True) == before  # as it was
     return found
 
@@ -92,8 +92,8 @@ def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) ->
         (embed, "images", ["features"]),
         (score, "features", ["scores", "maps"]),
         (quantised, "images", ["features"]),
-        (onnx_graph.join(embed, score), "images", ["scores", "maps"]),
-        (onnx_graph.join(quantised, score), "images", ["scores", "maps"]),
+        (onnx_graph.join_graphs(embed, score), "images", ["scores", "maps"]),
+        (onnx_graph.join_graphs(quantised, score), "images", ["scores", "maps"]),
     ):
         onnx.checker.check_model(proto, full_check=True)
         assert [i.name for i in proto.graph.input] == [given]
@@ -112,7 +112,7 @@ def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) ->
 def test_joined_they_are_one_after_the_other(batch: int, steps: tuple[Any, Any]) -> None:
     embed, score = steps
     before = [proto.SerializeToString(deterministic=True) for proto in steps]
-    joined = onnx_graph.join(embed, score)
+    joined = onnx_graph.join_graphs(embed, score)
     assert [proto.SerializeToString(deterministic=True) for proto in steps] == before
     (features,) = run(embed, images=pictures(batch))
     for one, other in zip(run(joined, images=pictures(batch)), run(score, features=features), strict=True):
@@ -133,7 +133,9 @@ def test_the_same_name_in_both_steps_means_two_things() -> None:
             made, opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION
         )
 
-    joined = onnx_graph.join(step("images", ["features"], 1.0), step("features", ["scores", "maps"], 10.0))
+    joined = onnx_graph.join_graphs(
+        step("images", ["features"], 1.0), step("features", ["scores", "maps"], 10.0)
+    )
     onnx.checker.check_model(joined, full_check=True)
     for found in run(joined, images=np.float32([0, 5])):
         assert found.tolist() == [11.0, 16.0]

@@ -25,7 +25,7 @@ for needed in ("onnx", "onnxscript"):
     pytest.importorskip(needed)
 
 from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import Pictures  # noqa: E402
+from flawscope.export.recalibrate import ExportPictures  # noqa: E402
 from flawscope.methods.patchcore.model import Model  # noqa: E402
 
 Tiled = Callable[..., Path]
@@ -137,7 +137,7 @@ def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
     """However many pictures there are."""
     artefact = model_file.read(tiled())
     path = list_pictures(tiled_pictures / "good")[0]
-    given = Pictures(artefact, [path] * count)
+    given = ExportPictures(artefact, [path] * count)
     tiles = len(artefact.manifest.preprocess.views(path)) - 1
     for most in (32, 100):
         seen = [numbers for _, numbers in given._sample_views(most, [])]
@@ -152,4 +152,4 @@ def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
     whole = replace(
         artefact, manifest=replace(artefact.manifest, fusion=None, preprocess=Preprocess((64, 64)))
     )
-    assert [numbers for _, numbers in Pictures(whole, [path] * 3)._sample_views(32, [])] == [[0]] * 3
+    assert [numbers for _, numbers in ExportPictures(whole, [path] * 3)._sample_views(32, [])] == [[0]] * 3

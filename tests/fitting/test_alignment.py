@@ -12,11 +12,11 @@ from scipy import ndimage
 import flawscope
 from flawscope.calibration.parts import PartCalibration
 from flawscope.errors import InputError
-from flawscope.export.recalibrate import Pictures
+from flawscope.export.recalibrate import ExportPictures
 from flawscope.predictor import Predictor
-from flawscope.predictor.parts import Parts
+from flawscope.predictor.parts import PartCollector
 from flawscope.results import drawing
-from flawscope.results.table import Row
+from flawscope.results.table import ResultRow
 
 SIDE = 128
 
@@ -66,10 +66,10 @@ def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> Non
         assert math.dist(middle, (pose.x, pose.y)) < 0.01
         corner = back.to_network((0, 0, 0, 0))[:2]
         assert math.dist(pose.corners()[0], corner) < 0.1
-        assert (Row.of(found).part_angle, Row.of(found).part_found) == (pose.angle, "true")
+        assert (ResultRow.of(found).part_angle, ResultRow.of(found).part_found) == (pose.angle, "true")
         assert found.to_dict()["part_pose"] == pose.to_dict()
-        square = drawing.squares(np.zeros_like(picture), [pose.corners()])
-        assert (square == drawing.POSE).all(2).sum() > 100
+        square = drawing.draw_squares(np.zeros_like(picture), [pose.corners()])
+        assert (square == drawing.POSE_COLOUR).all(2).sum() > 100
         for region in found.regions:
             x0, y0, x1, y1 = region.box
             assert x0 - 1 <= region.centroid[0] <= x1 + 1
@@ -84,7 +84,7 @@ def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor: Predicto
     assert found.part_p_value == 1 / 17
     assert found.to_dict()["part_found"] is False
     assert found.to_dict()["part_pose"] is None
-    assert Row.of(found).part_found == "false"
+    assert ResultRow.of(found).part_found == "false"
     assert not np.array_equal(
         found.draw(part(200, empty=True)[0])[:8, :20], found.over(part(200)[0])[0][:8, :20]
     )
@@ -124,7 +124,7 @@ def test_pictures_without_the_part_calibrate_nothing(predictor: Predictor, tmp_p
     assert found.calibration.score_threshold == expected.calibration.score_threshold
     assert [one for one in found.failures if "its part was not found" in one] == found.failures
     assert len(found.failures) == 1
-    given = Pictures(predictor.artefact, [*good, empty], [])
+    given = ExportPictures(predictor.artefact, [*good, empty], [])
     assert len([*given.read()]) == len(good)
     assert "its part was not found" in given.failures[0]
 
@@ -133,8 +133,8 @@ def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor: Predictor) 
     good, lost = predictor.predict(part(201)[0]), predictor.predict(part(200, empty=True)[0])
     scores = np.array([[1.0, 1.0], [1e3, 1e3]] * 10)  # of good parts: all new ones look usual
     calibration = PartCalibration(tuple(map(str, range(20))), ("a", "b"), scores, 0.05)
-    assert Parts._decide(calibration, "1", {"a": good, "b": good}).decision == "good"
-    assert Parts._decide(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
+    assert PartCollector._decide(calibration, "1", {"a": good, "b": good}).decision == "good"
+    assert PartCollector._decide(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
 
 
 def test_the_light_is_that_of_pictures_with_the_part() -> None:

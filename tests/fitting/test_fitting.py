@@ -21,12 +21,12 @@ from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
-from flawscope.methods.detector import device_for
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
 from flawscope.methods.task import Task
-from flawscope.pictures.appearance import KEY, Appearance, measure
+from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_backbone")
 def _sparse_banks():
     """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.methods.patchcore.bank_selection.FEWEST", 1)
+        patch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 1)
         yield
 
 
@@ -296,7 +296,7 @@ def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
         free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
         monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
-        plan = memory.plan(fitted.session.model, Task(lambda i: None, 12, rate=0.05), 12)
+        plan = memory.plan_memory(fitted.session.model, Task(lambda i: None, 12, rate=0.05), 12)
         assert plan.shards == shards
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
@@ -309,7 +309,7 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
     many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
     for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
         monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
-        assert memory.plan(model, Task(lambda i: None, many, rate=0.05), many).shards == shards
+        assert memory.plan_memory(model, Task(lambda i: None, many, rate=0.05), many).shards == shards
 
 
 # ---------------------------------------------------------------------------------------------- more pictures
@@ -518,17 +518,17 @@ def test_overflowing_features_name_the_precision(monkeypatch):
 
 
 def test_device_names():
-    assert device_for("cpu").type == "cpu"
-    assert device_for("auto").type in ("cpu", "cuda", "mps")
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
     for name in ("tpu", "cpu:abc", "cuda0", ""):
         with pytest.raises(InputError, match=r"no device called .*: use auto"):
-            device_for(name)
+            resolve_device(name)
     if torch.cuda.is_available():
         with pytest.raises(InputError, match="and no cuda:99"):
-            device_for("cuda:99")
+            resolve_device("cuda:99")
     else:
         with pytest.raises(InputError, match="sees no cuda device here: use --device cpu"):
-            device_for("cuda")
+            resolve_device("cuda")
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
@@ -545,7 +545,7 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 
 
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
-    monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.FEWEST", 2000)
+    monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 2000)
     config = Config()
     assert memory.bank_size(config, 1, 10_000) == 2000
     assert memory.bank_size(config, 1, 500) == 500
@@ -573,14 +573,14 @@ def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model
 
 
 def measured(paths: list[Path], preprocess: object, roi: np.ndarray | None = None) -> list[tuple[float, ...]]:
-    return [measure(preprocess(path)[0][0], roi) for path in paths]  # type: ignore[operator]
+    return [measure_appearance(preprocess(path)[0][0], roi) for path in paths]  # type: ignore[operator]
 
 
 def test_the_range_is_that_of_the_training_pictures(model_path: Path, drawn: Path) -> None:
     artefact = read(model_path)
     train = sorted((drawn / "plate/train/good").glob("*.png"))
-    wanted = Appearance.of(measured(train, artefact.manifest.preprocess))
-    found = Appearance.from_facts(artefact.manifest.facts)
+    wanted = AppearanceRange.of(measured(train, artefact.manifest.preprocess))
+    found = AppearanceRange.from_facts(artefact.manifest.facts)
     assert wanted is not None
     assert found is not None
     assert found.pictures == len(train) == 12
@@ -595,8 +595,8 @@ def test_outside_the_region_anything_may_be(drawn: Path) -> None:
         list(map(str, train)), size=64, device="cpu", roi="0.25,0.25,0.75,0.75", samples=0, check=False
     )
     roi = model.artefact.tensors["roi"]
-    found = Appearance.from_facts(model.manifest.facts)
-    wanted = Appearance.of(measured(train, model.manifest.preprocess, roi))
+    found = AppearanceRange.from_facts(model.manifest.facts)
+    wanted = AppearanceRange.of(measured(train, model.manifest.preprocess, roi))
     assert found is not None
     assert wanted is not None
     np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
@@ -604,7 +604,7 @@ def test_outside_the_region_anything_may_be(drawn: Path) -> None:
 
 def test_an_extended_model_expects_the_new_pictures_too(model_path: Path, drawn: Path) -> None:
     old = read(model_path)
-    before = Appearance.from_facts(old.manifest.facts)
+    before = AppearanceRange.from_facts(old.manifest.facts)
     more = sorted((drawn / "plate/test/good").glob("*.png"))
     new = partial_fit(old, list(map(str, more)), device="cpu", check=False)
     assert before is not None
@@ -621,7 +621,7 @@ def test_a_model_from_before_opens_and_says_nothing_of_it(
     model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
     old = read(model_path)
-    del old.manifest.facts[KEY]
+    del old.manifest.facts[APPEARANCE_KEY]
     path = tmp_path / "old.safetensors"
     write(old, path)
     picture = min((drawn / "plate/test/good").glob("*.png"))
@@ -629,4 +629,4 @@ def test_a_model_from_before_opens_and_says_nothing_of_it(
     assert then.shifts == ()
     assert (then.score, then.severity, then.to_dict()["shifts"]) == (now.score, now.severity, {})
     again = load(path, device="cpu", threads=1).calibrate([shutil.copy(picture, tmp_path / "new.png")])
-    assert KEY not in again.manifest.facts
+    assert APPEARANCE_KEY not in again.manifest.facts

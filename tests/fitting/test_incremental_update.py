@@ -19,24 +19,24 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import PowerLostError, update
-from flawscope.fitting.update_evaluation import Reviewed, Score, exceeds_chance, score_pictures
+from flawscope.fitting.update_evaluation import ReviewedPicture, Score, exceeds_chance, score_pictures
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
-from flawscope.station.review import DEFECT, FINE, Decisions
+from flawscope.station.review import DEFECT, GOOD, DecisionLog
 
 Part = Any
 
 
-def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> Reviewed:
+def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> ReviewedPicture:
     found = model.predict(source)
     learn = good and found.is_anomalous
-    return replace(Reviewed(number, source, good, learn=learn, before=found.score), **more)
+    return replace(ReviewedPicture(number, source, good, learn=learn, before=found.score), **more)
 
 
 def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, part: Part) -> None:
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
-    plain = [Reviewed(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
+    plain = [ReviewedPicture(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
     made = update(model.artefact, model, [*stained, *plain], device="cpu")
     assert (made.how, made.learnt, made.drawn) == ("extended", [0, 1, 2], 4)
     calibration, before = made.predictor.calibration, model.calibration
@@ -102,7 +102,7 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
     assert list(twice.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
-    assert score_pictures(model, [Reviewed(0, "not read", True, digest=known)], {})[0].learnt, (
+    assert score_pictures(model, [ReviewedPicture(0, "not read", True, digest=known)], {})[0].learnt, (
         "its left-out score stands in the model"
     )
 
@@ -148,14 +148,14 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
 
 
 def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part: Part) -> None:
-    drawn = [Reviewed(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
+    drawn = [ReviewedPicture(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
     with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):
         update(model.artefact, model, drawn[:5], how="recalibrated", device="cpu")
     made = update(model.artefact, model, drawn, how="recalibrated", device="cpu")
     assert made.predictor.calibration.count == 20
     assert made.predictor.calibration.method == "held out"
     with pytest.raises(InputError, match="nothing new to learn from"):
-        update(model.artefact, model, [Reviewed(1, part(5), True)], device="cpu")
+        update(model.artefact, model, [ReviewedPicture(1, part(5), True)], device="cpu")
 
 
 @pytest.mark.slow
@@ -171,8 +171,8 @@ def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_p
         mask[30:46, 30:46] = 255
         path = tmp_path / f"mask-{k}.png"
         Image.fromarray(mask).save(path)
-        pictures.append(Reviewed(k, part(200 + k, stained=True), False, mask=str(path)))
-    pictures.append(Reviewed(9, part(400), True, learn=True, sure=True))
+        pictures.append(ReviewedPicture(k, part(200 + k, stained=True), False, mask=str(path)))
+    pictures.append(ReviewedPicture(9, part(400), True, learn=True, sure=True))
     made = update(old.artefact, old, pictures, how="retrained", good=good, device="cpu")
     seen = {one.hash for one in made.predictor.manifest.pictures if one.role == "seen"}
     assert seen == {pixel_hash(decode(one.source)) for one in pictures[:2]}
@@ -294,12 +294,12 @@ def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(
     model: Predictor, part: Part, tmp_path: Path
 ) -> None:
     source = Path(part(300, "noise", folder="review/good"))
-    decisions = Decisions(tmp_path / "review/review.csv")
-    decisions.add("a.png", FINE, source.name)
+    decisions = DecisionLog(tmp_path / "review/review.csv")
+    decisions.add("a.png", GOOD, source.name)
     decisions.add("a.png", DEFECT, source.name)
-    decisions.add("a.png", FINE, source.name)
+    decisions.add("a.png", GOOD, source.name)
     with pytest.raises(PowerLostError, match=source.name):
         flawscope.extend(model, tmp_path / "review", device="cpu", check=False)
-    decisions.add("a.png", FINE, source.name)
+    decisions.add("a.png", GOOD, source.name)
     new = flawscope.extend(model, tmp_path / "review", device="cpu", check=False)
     assert new.predict(source).score < model.predict(source).score / 2

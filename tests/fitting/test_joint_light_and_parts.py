@@ -23,16 +23,16 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting import joint
 from flawscope.fitting.fitting import fit
-from flawscope.pictures.light import Light, lights_within
+from flawscope.pictures.light import Light, light_variations
 from flawscope.predictor import Predictor
-from flawscope.results.prediction import NONE, Prediction
+from flawscope.results.prediction import NO_PRODUCT_NAME, Prediction
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 Run = Callable[..., tuple[int, str, str]]
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 20
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
 SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
-LIGHTS = lights_within(0.1)
+LIGHTS = light_variations(0.1)
 
 
 def view(product: str, part: int, name: str, defect: bool = False) -> NDArray[np.uint8]:
@@ -152,7 +152,7 @@ def test_in_the_range_something_else_is_still_none_of_these(line: flawscope.Join
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
     for light in LIGHTS:
         found = line.predict(light(noise))
-        assert (found.product_name, found.is_anomalous) == (NONE, True)
+        assert (found.product_name, found.is_anomalous) == (NO_PRODUCT_NAME, True)
 
 
 def test_products_with_and_without_a_light_share_a_model(all_three: Path, data: Path) -> None:
@@ -215,10 +215,10 @@ def test_the_commands_decide_on_the_parts_of_each_product(run: Run, data: Path, 
     assert parts["p60"]["p_value"] == 1 / (PARTS + 1)
     with (tmp_path / "out" / "parts.csv").open(encoding="utf-8") as file:
         rows = {row["part"]: row["product"] for row in csv.DictReader(file)}
-    assert rows == {"p60": "block", "p50": "rings", "p61": "rings", "p99": NONE}
+    assert rows == {"p60": "block", "p50": "rings", "p61": "rings", "p99": NO_PRODUCT_NAME}
     code, lines, said = run("predict", model, new)
     assert "  (block)" in lines
-    assert f"  ({NONE})" in lines
+    assert f"  ({NO_PRODUCT_NAME})" in lines
     assert "of 4 parts anomalous; block: parts of 2 views" in said
 
     code, lines, said = run("evaluate", model, "--data", data)
@@ -292,11 +292,11 @@ def test_a_view_that_shows_something_else_makes_the_part_anomalous(
     mixed = {"side": view("block", 160, "side"), "top": view("rings", 160, "top")}
     found = line.predict_part(mixed)
     assert found.is_anomalous
-    assert found.product_name == NONE
+    assert found.product_name == NO_PRODUCT_NAME
     assert {one.product for one in found.views.values()} <= {"block", "rings"}
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
     found = line.predict_part({"side": view("rings", 161, "side"), "top": noise})
-    assert (found.product, found.product_name, found.is_anomalous) == (None, NONE, True)
+    assert (found.product, found.product_name, found.is_anomalous) == (None, NO_PRODUCT_NAME, True)
     assert found.to_dict()["product"] is None
     with pytest.raises(InputError, match="no product bottle"):
         line.predict_part(mixed, product="bottle")

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 import flawscope
 from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
-from flawscope.pictures.light import Light, Normalization, channel_statistics, lights_within
+from flawscope.pictures.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 
@@ -57,7 +57,7 @@ def test_light_within_the_range_is_undone_and_more_is_not() -> None:
     how = Preprocess((64, 64), normalization=light)
     assert Preprocess.from_dict(how.to_dict()) == how
     same = how(pictures[0])[0]
-    for change in lights_within(0.1):
+    for change in light_variations(0.1):
         views = how.views(change(pictures[0]))
         assert views.tone is not None
         assert views.tone.inside
@@ -84,7 +84,7 @@ def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted: Pred
     assert "in each light within 10%" in fitted.calibration.method
     assert any("simulated defects are found" in note for note in fitted.manifest.notes)
     new = [part(100 + k) for k in range(40)]
-    for light in lights_within(0.1):
+    for light in light_variations(0.1):
         answers = fitted.predict([light(picture) for picture in new])
         assert np.mean([one.is_anomalous for one in answers]) <= 0.2
         assert not any(one.outside_light for one in answers)
@@ -109,11 +109,11 @@ def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted: Pred
     good = [part(300 + k) for k in range(20)]
     again = fitted.calibrate(good)
     assert again.calibration.method == "held out, in each light within 10%"
-    lit = [[r.score for _, r in fitted.stream([light(p) for p in good])] for light in lights_within(0.1)]
+    lit = [[r.score for _, r in fitted.stream([light(p) for p in good])] for light in light_variations(0.1)]
     np.testing.assert_allclose(again.calibration.scores, envelope(np.array(lit).T), rtol=1e-5)
     more = flawscope.extend(fitted, good)
     assert "in each light within 10%" in more.calibration.method
-    for light in lights_within(0.1):
+    for light in light_variations(0.1):
         answers = more.predict([light(part(400 + k)) for k in range(20)])
         assert np.mean([one.is_anomalous for one in answers]) <= 0.2
 
@@ -130,7 +130,7 @@ def test_an_exported_model_brings_pictures_to_the_same_light(
     export(fitted.artefact, path, precision=precision, pictures=good)
     other = flawscope.load(path)
     assert "in each light within 10%" in other.calibration.method
-    for light in lights_within(0.1):
+    for light in light_variations(0.1):
         mine, its = (m.predict(light(part(500))) for m in (fitted, other))
         assert its.outside_light is False
         assert abs(its.score - mine.score) < (1e-4 if precision == "fp32" else 0.1) * mine.score

@@ -105,8 +105,8 @@ def test_a_calibration_score_is_that_of_a_fit_without_the_picture():
 
 
 def test_blocks_of_places_change_nothing(each, monkeypatch):
-    other = places.fill
-    monkeypatch.setattr(places, "fill", lambda job, blocks: other(job, 4))
+    other = places.fill_position_banks
+    monkeypatch.setattr(places, "fill_position_banks", lambda job, blocks: other(job, 4))
     again = fit([*still(), still()[0]], **SMALL)
     for name in ("views.0.bank", "views.0.centre", "bank_groups.0"):
         np.testing.assert_array_equal(again.artefact.tensors[name], each.artefact.tensors[name])
@@ -187,9 +187,9 @@ def test_of_very_many_pictures_every_place_is_seen_about_as_often(monkeypatch):
     assert len(first) == len(windows)
 
 
-@pytest.mark.parametrize("kept", [places.KEPT, 0])  # patches stay, or are found once more
+@pytest.mark.parametrize("kept", [places.MAX_KEPT_BYTES, 0])  # patches stay, or are found once more
 def test_simulated_defects_are_found_at_their_places(kept, monkeypatch):
-    monkeypatch.setattr(places, "KEPT", kept)
+    monkeypatch.setattr(places, "MAX_KEPT_BYTES", kept)
     model = fit(list(still()), **{**SMALL, "check": True})
     found = model.manifest.facts["simulated_defects"]
     assert sum(size["defects"] for size in found["sizes"].values()) >= 3

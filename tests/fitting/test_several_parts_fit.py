@@ -17,7 +17,7 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.predictor import Predictor
-from flawscope.results.table import Row, Table, read_table
+from flawscope.results.table import ResultRow, TableWriter, read_table
 
 FIVE = range(5)
 OPTIONS: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
@@ -120,14 +120,14 @@ def test_tables_have_a_row_for_each_part_and_are_read_back_as_pictures(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     found = predictor.predict(drawn(230, range(4))[0])
-    table = Table(tmp_path / "table.csv", aligned=True)
+    table = TableWriter(tmp_path / "table.csv", aligned=True)
     table.take(found)
     table.close()
     rows = (tmp_path / "table.csv").read_text().splitlines()
     assert len(rows) == 1 + 1 + 4
     (row,) = read_table(tmp_path / "table.csv")
     assert (row.part_count, row.part_index, row.decision) == (4, None, "anomalous")
-    parts = list(Row.of_parts(found))
+    parts = list(ResultRow.of_parts(found))
     assert found.found_parts is not None
     assert [one.part_x for one in parts] == [one.part_pose.x for one in found.found_parts.parts]
     assert [one.part_index for one in parts] == [1, 2, 3, 4]

@@ -12,7 +12,7 @@ from torch import Tensor
 from flawscope.calibration.threshold import Calibration
 from flawscope.fitting import simulated_defects
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.fitting.simulated_defects import SIZES, finds
+from flawscope.fitting.simulated_defects import DEFECT_SIZES, score_simulated_defects
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
@@ -72,12 +72,12 @@ def checked(
     fitted = Fitted(
         Calibration(scores, scores, 0.0), list(range(count)), list(range(count)) if learnt else []
     )
-    return finds(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
+    return score_simulated_defects(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
 
 
 def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good: Tensor) -> None:
     found, none = checked(Difference(good)), checked(Difference(good, blind=True))
-    sizes = [str(size) for size in SIZES]
+    sizes = [str(size) for size in DEFECT_SIZES]
     assert list(found.scores) == sizes == ["small", "medium", "large"]
     assert len({len(scores) for scores in found.scores.values()}) == 1
     assert all(found.count_found(size)[0] == found.count_found(size)[1] > 0 for size in sizes)
@@ -176,7 +176,7 @@ def test_it_takes_a_tenth_of_the_time_at_most(
     scores = (0.0,) * 4
     fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [])
     task = Task(lambda i: good, 4, rate=0.05, step=lambda _, *now: done.append(now))
-    found = finds(model, fitted, task, began=1000.0 - fit_took)
+    found = score_simulated_defects(model, fitted, task, began=1000.0 - fit_took)
     count = sum(map(len, found.scores.values()))
     took = clock.now - 1000.0
     assert found.seconds == took
@@ -255,7 +255,7 @@ def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
     fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3], left_out=left_out)
     fitted.first_group = 100
     task = Task(lambda i: good, 4, rate=0.05)
-    found = finds(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
+    found = score_simulated_defects(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
     assert found is not None
     assert {score for scores in found.scores.values() for score in scores} == {7.0}
     assert set(asked) == {100, 101, 102, 103}

@@ -18,18 +18,18 @@ from flawscope.errors import InputError
 from flawscope.methods import registry, training_state
 from flawscope.methods.efficientad.model import create as create_efficientad
 from flawscope.methods.efficientad.trainer import Trainer as EfficientAdTrainer
-from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
+from flawscope.methods.efficientad.training_pictures import TeacherOutputs, natural_pictures
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.prnet.fit import find_prototypes
 from flawscope.methods.prnet.model import create as create_prnet
 from flawscope.methods.prnet.trainer import Trainer as PrnTrainer
-from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
+from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.methods.task import Task
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_state import restore_adam
 from flawscope.predictor import load
-from flawscope.progress import silent
+from flawscope.progress import ignore_progress
 
 GPU = torch.device("meta")
 Settings = dict[str, Any]
@@ -101,10 +101,10 @@ def efficientad_trainer(kind: str, settings: Settings, shots: list[torch.Tensor]
     config = registry.method("efficientad").configure("default", {**settings, **more})
     model, _ = create_efficientad(config, roi)
     images = GoodPictures(shots.__getitem__, len(shots), 2**30)
-    taught = TeacherOutputs(model, images, images.read(silent), 2**30)
-    taught.measure(silent)
-    task = Task(images.load, len(shots), rate=0.05, step=silent)
-    return EfficientAdTrainer(model, images, taught, other_pictures(config.natural), task)
+    taught = TeacherOutputs(model, images, images.read(ignore_progress), 2**30)
+    taught.measure(ignore_progress)
+    task = Task(images.load, len(shots), rate=0.05, step=ignore_progress)
+    return EfficientAdTrainer(model, images, taught, natural_pictures(config.natural), task)
 
 
 def test_a_step_of_efficientad(quick_settings: Settings, shots: list[torch.Tensor], moved: Moved) -> None:
@@ -135,7 +135,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
     of_cpu = [v.grad.clone() for v in trainer.networks[0].parameters() if v.grad is not None]
     trainer.networks[0].zero_grad()
     asked = []
-    monkeypatch.setattr(training_state, "uploaded", lambda values, device: asked.append(device) or values)
+    monkeypatch.setattr(training_state, "upload", lambda values, device: asked.append(device) or values)
     monkeypatch.setattr(trainer, "autocast", contextlib.nullcontext)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
     trainer.device = torch.device("cuda")
@@ -152,14 +152,16 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
 def test_a_step_of_prn(prnet_config: Any, moved: Moved) -> None:
     shots = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(k)) for k in range(4)]
     images = GoodPictures(shots.__getitem__, len(shots), 2**30)
-    pictures = TrainingPictures(prnet_config, images, images.read(silent), [])
+    pictures = TrainingPictures(prnet_config, images, images.read(ignore_progress), [])
     model, _ = create_prnet(prnet_config)
-    features = FeatureCache(model, images, pictures.learnt, 2**30)
-    features.measure(silent)
-    clusters = find_prototypes(prnet_config, features, silent)
+    features = ScaleFeatureCache(model, images, pictures.learnt, 2**30)
+    features.measure(ignore_progress)
+    clusters = find_prototypes(prnet_config, features, ignore_progress)
     for scale, one in zip(model.scales, clusters, strict=True):
         scale.prototypes = one.prototypes
-    trainer = PrnTrainer(model, pictures, features, clusters, Task(images.load, 4, rate=0.05, step=silent))
+    trainer = PrnTrainer(
+        model, pictures, features, clusters, Task(images.load, 4, rate=0.05, step=ignore_progress)
+    )
     batch = trainer.batch(0)
     trainer.model, trainer.device = moved(trainer.model), GPU
     (loss,) = trainer.losses([trainer.model.network], batch, 0)

@@ -17,7 +17,12 @@ from PIL import Image
 
 import flawscope
 from flawscope import cli
-from flawscope.artefact.certificate import TOLERANCE, of_facts, way, ways
+from flawscope.artefact.certificate import (
+    TOLERANCE,
+    certificates_from_facts,
+    difference_scales,
+    median_to_threshold,
+)
 from flawscope.datasets import list_pictures
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
@@ -119,9 +124,9 @@ def without_ties(model: Predictor, pictures: list[Path]) -> Any:
 
 
 def bf16_is_here() -> bool:
-    from flawscope.runtime.openvino import core
+    from flawscope.runtime.openvino import shared_core
 
-    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_every_export_agrees(
 
     out = Path(shared(f"chain-{method}-{precision}", fill)) / "model.onnx"
     other = flawscope.load(out, engine=engine, device="cpu")
-    assert all(certificate.passed for certificate in of_facts(other.manifest.facts))
+    assert all(certificate.passed for certificate in certificates_from_facts(other.manifest.facts))
     before, own = trained.calibration, other.calibration
     exact, allowed = precision == "fp32", TOLERANCE[precision]
 
@@ -158,15 +163,23 @@ def test_every_export_agrees(
     scores, maps, decisions = answers(other, pictures)
     counted = without_ties(trained, pictures)
     assert counted.any()
-    unit = np.maximum(np.abs(wanted), 1.0) if exact else ways(before.scores, before.score_threshold, wanted)
+    unit = (
+        np.maximum(np.abs(wanted), 1.0)
+        if exact
+        else difference_scales(before.scores, before.score_threshold, wanted)
+    )
     assert (np.abs(scores - wanted) <= allowed * unit)[counted].all()
     tops = drawn.max((1, 2))
-    size = np.maximum(np.abs(tops), 1.0) if exact else ways(before.map_maxima, before.mask_threshold, tops)
+    size = (
+        np.maximum(np.abs(tops), 1.0)
+        if exact
+        else difference_scales(before.map_maxima, before.mask_threshold, tops)
+    )
     assert (np.abs(maps.max((1, 2)) - tops) <= (MAXIMUM if exact else allowed) * size).all()
     if exact:  # a single element of a memory bank shows in maps, not in scores
         assert (np.abs(maps - drawn).max((1, 2)) <= MAP * size).all()
     # the score may differ so much, and the threshold of a reduced precision as well
-    near = unit if exact else 2.0 * way(before.scores, before.score_threshold)
+    near = unit if exact else 2.0 * median_to_threshold(before.scores, before.score_threshold)
     sure = counted & (np.abs(wanted - before.score_threshold) > allowed * near)
     assert (decisions == decided)[sure].all()
     together = answers(other, pictures, 3)[0]

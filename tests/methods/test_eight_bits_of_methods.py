@@ -21,7 +21,7 @@ from onnx import numpy_helper  # noqa: E402
 from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import Pictures  # noqa: E402
+from flawscope.export.recalibrate import ExportPictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 from flawscope.testing import Case  # noqa: E402
 
@@ -87,14 +87,14 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     bias = np.zeros(len(weights), np.float32)
     tensors[head.input[2]].CopyFrom(numpy_helper.from_array(bias, head.input[2]))
     assert float(run(embed, images[ranged]).max()) == pytest.approx(low, rel=1e-5)
-    found = run(eight_bits.reduced(embed, [images[ranged]])[0], images[beyond])
+    found = run(eight_bits.quantize_embed(embed, [images[ranged]])[0], images[beyond])
     assert float(found.max()) > low + 20 * step
 
 
 def test_ranges_know_defects_too(cases: Callable[[str], Case], drawn: Path) -> None:
     artefact = cases("prnet").fitted().artefact
     paths = list_pictures(drawn / "plate/train/good")[:3]
-    found = list(Pictures(artefact, paths).for_ranges())
+    found = list(ExportPictures(artefact, paths).for_ranges())
     assert len(found) == 6
     for path, good, bad in zip(paths, found[::2], found[1::2], strict=True):
         np.testing.assert_array_equal(good, artefact.manifest.preprocess(path)[0])

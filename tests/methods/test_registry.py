@@ -46,7 +46,7 @@ def test_an_installed_method_is_listed_and_found(site: Path) -> None:
     assert registry.names() == [*registry.BUILT_IN, "other"]
     assert "other_methods" not in sys.modules  # until it is asked for
     assert registry.method("other").name == "other"
-    assert registry.method("other") in registry.loadable()
+    assert registry.method("other") in registry.loadable_methods()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_broken_package_is_one_line_and_the_others_work(site: Path, code: str,
     with pytest.raises(InputError, match=text) as caught:
         registry.method("other")
     assert "\n" not in str(caught.value)
-    assert [method.name for method in registry.loadable()] == list(registry.BUILT_IN)
+    assert [method.name for method in registry.loadable_methods()] == list(registry.BUILT_IN)
 
 
 def test_no_package_takes_a_built_in_methods_place(site: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.config import build, parse_assignments, read_config
+from flawscope.config import build_config, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import efficientad, patchcore, prnet
 from flawscope.methods.settings import TrainingSettings
@@ -35,8 +35,8 @@ def test_sizes(size: str, sizes: list[tuple[int, int]]) -> None:
 def test_a_size_is_read_from_yaml_and_assignments(tmp_path: Path) -> None:
     for text in ("256", "256+384", "256x320"):
         (tmp_path / "c.yaml").write_text(f"size: {text}\n")
-        assert build(patchcore.Config, read_config(tmp_path / "c.yaml")).size == text
-        assert build(patchcore.Config, parse_assignments([f"size={text}"])).size == text
+        assert build_config(patchcore.Config, read_config(tmp_path / "c.yaml")).size == text
+        assert build_config(patchcore.Config, parse_assignments([f"size={text}"])).size == text
 
 
 def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple() -> None:
@@ -91,18 +91,18 @@ def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple() -> None:
 )
 def test_a_wrong_setting_is_one_line(method: str, assignment: str, text: str) -> None:
     with pytest.raises(InputError) as caught:
-        build(CONFIGS[method], parse_assignments([assignment]))
+        build_config(CONFIGS[method], parse_assignments([assignment]))
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_presets_are_the_papers() -> None:
     """Batzner et al., A.1; Zhang et al., 4.1."""
-    paper = build(efficientad.Config, efficientad.PRESETS["paper"])
+    paper = build_config(efficientad.Config, efficientad.PRESETS["paper"])
     assert (paper.steps, paper.batch, paper.rate, paper.decay) == (70_000, 1, 1e-4, 1e-5)
     assert (paper.schedule, paper.window, paper.border, paper.hard) == ("drop", None, 0, 0.999)
     assert (paper.quantiles, paper.held_out, paper.size) == ((0.9, 0.995), 0.1, "256")
-    prn = build(prnet.Config, prnet.PRESETS["paper"])
+    prn = build_config(prnet.Config, prnet.PRESETS["paper"])
     assert (prn.backbone, prn.stages, prn.size) == ("resnet18", (1, 2, 3, 4), "256")
     assert (prn.batch, prn.rate, prn.schedule, prn.decay) == (64, 1e-4, "constant", 1e-2)
     assert (prn.noise, prn.top, prn.width) == (0, 100, 1.0)

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from flawscope.artefact.state_file import (  # noqa: E402
-    found_checkpoint,
-    pack,
+    checkpoint_progress,
+    load_checkpoint,
     read_checkpoint,
-    steps_in,
+    write_state,
 )
 from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             other.restore(tensors, {k: v for k, v in facts.items() if k != key}, identity)
     other.restore(tensors, facts, identity | {"steps": None})  # --minutes: the number is the checkpoint's
     assert (other.steps, other.done) == (6, 1)
-    pack(path, tensors, "teacher", facts)
+    write_state(path, tensors, "teacher", facts)
     with pytest.raises(InputError, match="it is a teacher, not a checkpoint"):
         read_checkpoint(path)
 
@@ -429,7 +429,7 @@ def test_ctrl_c_keeps_every_step_that_is_done(tmp_path: Path, stop: int) -> None
     with pytest.raises(KeyboardInterrupt, match=f"step {stop} of 6 is kept"):
         Line(step=press_at(stop)).learn(budget, None, {"seed": 0})
     assert signal.getsignal(signal.SIGINT) is before
-    assert steps_in(path) == (stop, 6)
+    assert checkpoint_progress(path) == (stop, 6)
     again = Line()
     again.learn(budget, read_checkpoint(path), {"seed": 0})  # going on is not asked for
     assert (
@@ -480,10 +480,10 @@ def test_a_checkpoint_that_cannot_be_read_stops_only_who_asked_for_it(tmp_path: 
     path = tmp_path / "c.checkpoint.safetensors"
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="damaged"):
-        found_checkpoint(path, True, pytest.fail)
+        load_checkpoint(path, True, pytest.fail)
     said: list[str] = []
-    assert found_checkpoint(path, False, said.append) is None
+    assert load_checkpoint(path, False, said.append) is None
     assert said[0].endswith("begins at the first step, and keeps it as c.earlier.safetensors")
-    assert found_checkpoint(path, True, said.append) is None
+    assert load_checkpoint(path, True, said.append) is None
     assert said[1] == f"there is no {path.name} to go on from: begins at the first step"
-    assert steps_in(tmp_path / "c.earlier.safetensors") is None
+    assert checkpoint_progress(tmp_path / "c.earlier.safetensors") is None

@@ -20,7 +20,7 @@ from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
 from flawscope.errors import InputError  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
 from flawscope.methods.time_budget import learning_rate_share  # noqa: E402
-from flawscope.methods.training_log import MAX_POINTS, TrainingLog, board_in, thin_curve  # noqa: E402
+from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve  # noqa: E402
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -120,7 +120,7 @@ def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         run(Line(step=stop_after(4)), path)
     trainer = Line()
-    trainer.learn(Budget(tensorboard=board_in(tmp_path)), read_checkpoint(path), {})
+    trainer.learn(Budget(tensorboard=tensorboard_folder(tmp_path)), read_checkpoint(path), {})
     assert written[0] == (tmp_path.name, 4)  # step 3 is in the checkpoint
     steps = [(name, step) for name, step, _ in written[1:]]
     assert steps == [(name, step) for step in (4, 5, 6) for name in ("loss", "rate")]
@@ -130,5 +130,5 @@ def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path: Path
 def test_without_tensorboard_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--tensorboard needs tensorboard: pip install"):
-        board_in("runs")
-    assert board_in(None) is None
+        tensorboard_folder("runs")
+    assert tensorboard_folder(None) is None

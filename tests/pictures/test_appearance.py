@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flawscope.pictures.appearance import FEATURES, KEY, MIN_PICTURES, Appearance, describe_shifts, measure
+from flawscope.pictures.appearance import (
+    APPEARANCE_KEY,
+    FEATURES,
+    MIN_PICTURES,
+    AppearanceRange,
+    describe_shifts,
+    measure_appearance,
+)
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.synthesis.demo.dataset import draw_picture
 
@@ -22,7 +29,7 @@ def noise(seed: int, size: int = 96) -> np.ndarray:
 
 
 def named(image: np.ndarray, roi: np.ndarray | None = None) -> dict[str, float]:
-    return dict(zip(NAMES, measure(image, roi), strict=True))
+    return dict(zip(NAMES, measure_appearance(image, roi), strict=True))
 
 
 def test_light_colour_and_contrast_are_the_literal_means_and_deviation() -> None:
@@ -44,23 +51,25 @@ def test_padding_and_what_lies_outside_the_region_count_nowhere() -> None:
     other, junk = padded.copy(), image.copy()
     other[:, :, 80:] = -1 - 0.1
     junk[:, ~roi] = 1
-    assert measure(other) == measure(padded) != measure(image)
+    assert measure_appearance(other) == measure_appearance(padded) != measure_appearance(image)
     # steps across the region's edge end at the pixel beside it
-    assert measure(junk, ndimage.binary_erosion(roi)) == measure(image, ndimage.binary_erosion(roi))
+    assert measure_appearance(junk, ndimage.binary_erosion(roi)) == measure_appearance(
+        image, ndimage.binary_erosion(roi)
+    )
 
 
 def test_a_region_of_a_few_pixels_says_nothing() -> None:
     roi = np.zeros((96, 96), np.bool_)
     roi[:3, :3] = True
-    assert measure(noise(3), roi) == ()
-    known = Appearance.of(measure(noise(s)) for s in range(MIN_PICTURES))
+    assert measure_appearance(noise(3), roi) == ()
+    known = AppearanceRange.of(measure_appearance(noise(s)) for s in range(MIN_PICTURES))
     assert known is not None
     assert known.shifts(()) == ()
 
 
 def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside() -> None:
     rows = [(0.4 + 0.02 * (k % 6), 0.0, 0.0, 0.2, -5.0, -4.0) for k in range(12)]  # 0.4 to 0.5
-    known = Appearance.of(rows)
+    known = AppearanceRange.of(rows)
     assert known is not None
     assert all(shift == 0 for row in rows for shift in known.shifts(row))
     far = known.shifts((0.35, 0.015, -0.01, 0.2, -4.9, -4.0))
@@ -69,12 +78,12 @@ def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside() -> None:
 
 
 def test_a_widened_range_is_that_of_all_pictures() -> None:
-    rows = [measure(noise(s)) for s in range(30)]
-    assert Appearance.of(rows[: MIN_PICTURES - 1]) is None
-    assert Appearance.of([*rows[: MIN_PICTURES - 1], ()]) is None
-    assert Appearance.of(rows[:MIN_PICTURES]) is not None
-    first = Appearance.of(rows[:15])
-    every = Appearance.of(rows)
+    rows = [measure_appearance(noise(s)) for s in range(30)]
+    assert AppearanceRange.of(rows[: MIN_PICTURES - 1]) is None
+    assert AppearanceRange.of([*rows[: MIN_PICTURES - 1], ()]) is None
+    assert AppearanceRange.of(rows[:MIN_PICTURES]) is not None
+    first = AppearanceRange.of(rows[:15])
+    every = AppearanceRange.of(rows)
     assert first is not None
     assert every is not None
     wider = first.widened([first.shifts(row) for row in rows[15:]])
@@ -83,21 +92,21 @@ def test_a_widened_range_is_that_of_all_pictures() -> None:
 
 
 def test_it_is_kept_among_a_model_s_facts() -> None:
-    known = Appearance.of(measure(noise(s)) for s in range(12))
+    known = AppearanceRange.of(measure_appearance(noise(s)) for s in range(12))
     assert known is not None
-    back = Appearance.from_facts({KEY: known.to_dict()})
+    back = AppearanceRange.from_facts({APPEARANCE_KEY: known.to_dict()})
     assert back is not None
     np.testing.assert_allclose(back.ranges, known.ranges, atol=1e-6)
     good = known.to_dict()
     for damaged in (
         {},
-        {KEY: None},
-        {KEY: {**good, "ranges": {}}},
-        {KEY: {**good, "ranges": {**good["ranges"], "red": [2, 1]}}},
-        {KEY: {**good, "ranges": {**good["ranges"], "red": [0.1, float("nan")]}}},
-        {KEY: {**good, "pictures": "many"}},
+        {APPEARANCE_KEY: None},
+        {APPEARANCE_KEY: {**good, "ranges": {}}},
+        {APPEARANCE_KEY: {**good, "ranges": {**good["ranges"], "red": [2, 1]}}},
+        {APPEARANCE_KEY: {**good, "ranges": {**good["ranges"], "red": [0.1, float("nan")]}}},
+        {APPEARANCE_KEY: {**good, "pictures": "many"}},
     ):
-        assert Appearance.from_facts(damaged) is None
+        assert AppearanceRange.from_facts(damaged) is None
 
 
 def test_drawn_products_are_told_apart_and_their_defects_are_not() -> None:
@@ -106,9 +115,9 @@ def test_drawn_products_are_told_apart_and_their_defects_are_not() -> None:
 
     def seen(kind: str, seed: int, defect: str | None = None) -> tuple[float, ...]:
         picture, _ = draw_picture(kind, np.random.default_rng(seed), defect, 0.3, size=size)
-        return measure(preprocess(picture)[0][0])
+        return measure_appearance(preprocess(picture)[0][0])
 
-    known = Appearance.of(seen("plate", s) for s in range(14))
+    known = AppearanceRange.of(seen("plate", s) for s in range(14))
     assert known is not None
 
     def farthest(rows: list[tuple[float, ...]]) -> list[float]:

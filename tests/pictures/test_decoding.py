@@ -16,8 +16,8 @@ from PIL import Image, PngImagePlugin, features
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import (
     PICTURE_SUFFIXES,
+    count_frames,
     decode,
-    frames,
     is_picture,
     pixel_hash,
     read_labels,
@@ -203,8 +203,8 @@ def test_several_frames_give_the_first_and_are_counted(tmp_path, rgb, encoded, f
     path.write_bytes(encoded(pictures[0], file_format, save_all=True, append_images=pictures[1:], **options))
     np.testing.assert_array_equal(decode(path), decode(encoded(pictures[0], file_format, **options)))
     damaged.write_bytes(path.read_bytes()[:6])
-    assert [frames(p) for p in (path, damaged, tmp_path / f"gone.{file_format}")] == [2, 1, 1]
-    assert frames("any.png") == 1
+    assert [count_frames(p) for p in (path, damaged, tmp_path / f"gone.{file_format}")] == [2, 1, 1]
+    assert count_frames("any.png") == 1
 
 
 @pytest.mark.parametrize(("file_format", "options"), [*LOSSLESS[:-1], *LOSSY])

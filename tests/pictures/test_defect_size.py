@@ -10,10 +10,10 @@ from flawscope.pictures.defect_size import (
     DEFAULT_SIZE,
     MIN_PIXELS,
     SMALL,
-    lost,
+    choose_tile,
+    parse_pixels,
     pixels_left,
-    pixels_of,
-    tile_for,
+    reduction_remark,
 )
 from flawscope.pictures.preprocess import MAX_CANVAS_PIXELS, Preprocess
 
@@ -26,13 +26,13 @@ def test_the_default_size_is_patchcores() -> None:
 
 @pytest.mark.parametrize("text", ["20px", "20", " 20 PX ", 20, 20.0])
 def test_pixels_in_words(text: str | float) -> None:
-    assert pixels_of(text) == 20
+    assert parse_pixels(text) == 20
 
 
 @pytest.mark.parametrize("text", ["", "px", "20mm", "0", "-3px", "nan", "inf", "20%"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="such as 20px"):
-        pixels_of(text)
+        parse_pixels(text)
 
 
 def test_what_scaling_leaves_of_a_defect() -> None:
@@ -42,7 +42,7 @@ def test_what_scaling_leaves_of_a_defect() -> None:
 
 def test_tiles_show_the_defect_just_large_enough() -> None:
     for defect in (3.0, MIN_PIXELS, 20.0, 50.0):
-        found = tile_for(defect, [LARGE])
+        found = choose_tile(defect, [LARGE])
         assert found is not None
         tile, scale = found
         assert scale == max(0.5, defect / MIN_PIXELS)
@@ -53,35 +53,35 @@ def test_tiles_show_the_defect_just_large_enough() -> None:
 
 def test_no_tiles_where_whole_pictures_show_it() -> None:
     enough = MIN_PIXELS * 6000 / 384
-    assert tile_for(enough, [LARGE]) is None
-    assert tile_for(enough - 1, [LARGE]) is not None
-    assert tile_for(MIN_PIXELS, [(384, 384), (200, 300)]) is None
-    assert tile_for(MIN_PIXELS, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
-    assert tile_for(20, [LARGE], whole=(4000, 6000)) is None
-    assert tile_for(4, [(400, 6000), LARGE]) == (256, 0.5)  # a tile fits into every picture
-    assert tile_for(MIN_PIXELS, [(400, 6000), LARGE]) == (400, 1.0)
-    assert tile_for(10 * MIN_PIXELS, [LARGE, (1000, 6001)]) == (1000, 10.0)
+    assert choose_tile(enough, [LARGE]) is None
+    assert choose_tile(enough - 1, [LARGE]) is not None
+    assert choose_tile(MIN_PIXELS, [(384, 384), (200, 300)]) is None
+    assert choose_tile(MIN_PIXELS, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
+    assert choose_tile(20, [LARGE], whole=(4000, 6000)) is None
+    assert choose_tile(4, [(400, 6000), LARGE]) == (256, 0.5)  # a tile fits into every picture
+    assert choose_tile(MIN_PIXELS, [(400, 6000), LARGE]) == (400, 1.0)
+    assert choose_tile(10 * MIN_PIXELS, [LARGE, (1000, 6001)]) == (1000, 10.0)
 
 
 def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
     size = (12_000, 12_000)
-    tile, scale = tile_for(8, [size]) or (0, 0.0)
+    tile, scale = choose_tile(8, [size]) or (0, 0.0)
     assert 0.5 < scale < 1
     how = Preprocess((round(tile / scale),) * 2, tile=(tile, tile))
     assert math.prod(how.canvas(size)) <= MAX_CANVAS_PIXELS
-    assert tile_for(8, [(20_000, 20_000)]) == (512, 1.0)
+    assert choose_tile(8, [(20_000, 20_000)]) == (512, 1.0)
 
 
 def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost() -> None:
-    assert lost([(3000, 4000), LARGE]) == (
+    assert reduction_remark([(3000, 4000), LARGE]) == (
         "pictures are 6000x4000: at the default size, 384 px, a defect of 20 px has 1.3 px left",
         "give fit --min-defect 20px, or --tile",
     )
-    assert lost([(1535, 1535)]) is None  # less than four times
-    assert lost([(1536, 100)]) is not None
-    assert lost([]) is None
-    message, _ = lost([LARGE], network=(768, 1024)) or ("", "")
+    assert reduction_remark([(1535, 1535)]) is None  # less than four times
+    assert reduction_remark([(1536, 100)]) is not None
+    assert reduction_remark([]) is None
+    message, _ = reduction_remark([LARGE], network=(768, 1024)) or ("", "")
     assert message == "pictures are 6000x4000: at size 768x1024 a defect of 20 px has 3.4 px left"
     for side in (1536, 4000, 12000):  # who follows the remark gets tiles
-        assert lost([(side, side)])
-        assert tile_for(SMALL, [(side, side)])
+        assert reduction_remark([(side, side)])
+        assert choose_tile(SMALL, [(side, side)])

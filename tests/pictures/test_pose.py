@@ -11,9 +11,9 @@ import pytest
 from scipy import ndimage
 
 from flawscope.errors import InputError
-from flawscope.pictures.congealing import LEAST, learn
+from flawscope.pictures.congealing import MIN_REFERENCE_PICTURES, learn_reference
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Kind, Pose, Reference
+from flawscope.pictures.pose import SIDE, Pose, PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import small_grey
 
@@ -46,8 +46,8 @@ def drawn(
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
-    return learn([small_grey(drawn(seed)[0]) for seed in range(12)], "turn")
+def reference() -> PoseReference:
+    return learn_reference([small_grey(drawn(seed)[0]) for seed in range(12)], "turn")
 
 
 def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +63,7 @@ def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
     return angles, np.abs(own - np.median(own.real) - 1j * np.median(own.imag))
 
 
-def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(reference: Reference) -> None:
+def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(reference: PoseReference) -> None:
     pictures = [drawn(seed, dark=0.8 if seed % 2 else 1.0) for seed in range(100, 120)]
     found = [reference.find(small_grey(picture)) for picture, _ in pictures]
     angles, places = off(found, [known for _, known in pictures])
@@ -73,7 +73,7 @@ def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(refere
     assert np.mean([reference.p_value(pose.error) for pose in found]) < 0.85  # as far as left-out ones
 
 
-def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference: Reference) -> None:
+def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference: PoseReference) -> None:
     pictures = [drawn(seed) for seed in range(200, 208)]
     intact = [reference.find(small_grey(picture)) for picture, _ in pictures]
     for (picture, _), pose in zip(pictures, intact, strict=True):
@@ -89,7 +89,7 @@ def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference:
 
 def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
     pictures = [drawn(seed, "board") for seed in range(20)]
-    reference = learn([small_grey(picture) for picture, _ in pictures[:12]], "turn")
+    reference = learn_reference([small_grey(picture) for picture, _ in pictures[:12]], "turn")
     assert 76 < reference.extent * SIZE[1] / SIDE < 94
     found = [reference.find(small_grey(picture)) for picture, _ in pictures[12:]]
     angles, places = off(found, [known for _, known in pictures[12:]])
@@ -99,7 +99,7 @@ def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
 
 @pytest.mark.parametrize(("kind", "period"), [("disc", 0), ("bar", 2)])
 def test_angles_that_look_alike_are_not_told_apart(kind: str, period: int) -> None:
-    reference = learn([small_grey(drawn(seed, kind)[0]) for seed in range(12)], "turn")
+    reference = learn_reference([small_grey(drawn(seed, kind)[0]) for seed in range(12)], "turn")
     assert reference.period == period
     angle = reference.find(small_grey(drawn(50, kind)[0])).angle
     assert abs(angle) <= (math.pi / period + 0.1 if period else 0)
@@ -107,24 +107,24 @@ def test_angles_that_look_alike_are_not_told_apart(kind: str, period: int) -> No
 
 def test_mirrored_parts_are_told_from_others() -> None:
     pictures = [drawn(seed, mirrored=seed % 2 == 1)[0] for seed in range(12)]
-    reference = learn([small_grey(picture) for picture in pictures], "full")
+    reference = learn_reference([small_grey(picture) for picture in pictures], "full")
     sides = [reference.find(small_grey(picture)).mirrored for picture in pictures]
     assert len({side == (seed % 2 == 1) for seed, side in enumerate(sides)}) == 1
 
 
 @pytest.mark.parametrize("kind", ["shift", "turn"])
-def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind: Kind) -> None:
+def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind: PoseKind) -> None:
     one = small_grey(drawn(0)[0])
     with pytest.raises(InputError, match="at least 8 good pictures"):
-        learn([one] * (LEAST - 1), kind)
+        learn_reference([one] * (MIN_REFERENCE_PICTURES - 1), kind)
     with pytest.raises(InputError, match="nothing to align"):
-        learn([one] * LEAST, kind)
+        learn_reference([one] * MIN_REFERENCE_PICTURES, kind)
 
 
 # ------------------------------------------------------------------------------------------------ views
 
 
-def test_aligned_views_of_a_part_are_alike_in_every_depth(reference: Reference) -> None:
+def test_aligned_views_of_a_part_are_alike_in_every_depth(reference: PoseReference) -> None:
     how = Preprocess((64, 64), reference=reference)
     assert Preprocess.from_dict(json.loads(json.dumps(how.to_dict()))) == how
     (one, _), (other, _) = (how(drawn(seed)[0]) for seed in (300, 301))
@@ -170,11 +170,13 @@ def test_a_turned_geometry_is_its_definition() -> None:
     np.testing.assert_allclose(rows_10, warped[10:15], atol=1e-4)
 
 
-def test_what_does_not_go_with_alignment_is_refused(reference: Reference) -> None:
+def test_what_does_not_go_with_alignment_is_refused(reference: PoseReference) -> None:
     with pytest.raises(InputError, match="not aligned with tile"):
         Preprocess((64, 64), keep_aspect=True, reference=reference)
     lost = replace(reference, errors=(0.5, math.inf))
-    assert Reference.from_dict(json.loads(json.dumps(lost.to_dict(), allow_nan=False))).errors == lost.errors
+    assert (
+        PoseReference.from_dict(json.loads(json.dumps(lost.to_dict(), allow_nan=False))).errors == lost.errors
+    )
     damaged = reference.to_dict() | {"pixels": "AAAA"}
     with pytest.raises(InputError, match="damaged"):
-        Reference.from_dict(damaged)
+        PoseReference.from_dict(damaged)

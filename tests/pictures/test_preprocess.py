@@ -13,8 +13,8 @@ from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess, white_level_for
-from flawscope.pictures.roi import roi_from
-from flawscope.pictures.views import unmarked
+from flawscope.pictures.roi import read_roi
+from flawscope.pictures.views import remove_padding_marks
 
 BILINEAR = Image.Resampling.BILINEAR
 PREPROCESSES = [
@@ -166,7 +166,7 @@ def test_letterbox_repeats_the_edge():
     tensor, geometry = Preprocess(size=(8, 8), keep_aspect=True)(wide)
     marked = [-1.2] * 3 + [0.2, 0.8] + [-1.8] * 3  # v of the edge as -1 - v
     np.testing.assert_allclose(tensor[0, 0, :, 0], marked)
-    plain, inside = unmarked(tensor)
+    plain, inside = remove_padding_marks(tensor)
     np.testing.assert_allclose(plain[0, 0, :, 0], [0.2] * 4 + [0.8] * 4, atol=1e-7)
     np.testing.assert_array_equal(inside[0], geometry.inside())
     before = replace(Preprocess(size=(8, 8), keep_aspect=True), marks_padding=False)(wide)[0]
@@ -186,7 +186,7 @@ def test_a_marked_spot_comes_back_to_its_place(crop, keep_aspect, size):
     y, x = size[0] // 2 - 9, size[1] // 2 + 6
     picture[y : y + 4, x : x + 5] = 255
     tensor, geometry = Preprocess(size=(96, 96), keep_aspect=keep_aspect, crop=crop)(picture)
-    tensor = unmarked(tensor)[0]
+    tensor = remove_padding_marks(tensor)[0]
     weight = tensor[0, 1].astype(np.float64)
     rows, columns = (np.arange(length) + 0.5 for length in weight.shape)
     row, column = weight.sum(1) @ rows / weight.sum(), weight.sum(0) @ columns / weight.sum()
@@ -280,7 +280,7 @@ def test_bad_preprocess_is_refused(bad):
 def test_region_as_fractions_and_as_pixels_agree(spec):
     expected = np.zeros((20, 40), bool)
     expected[5:15, 4:36] = True
-    np.testing.assert_array_equal(roi_from(spec, Preprocess(size=(20, 40))), expected)
+    np.testing.assert_array_equal(read_roi(spec, Preprocess(size=(20, 40))), expected)
 
 
 def test_region_from_masks_through_letterbox_and_crop(tmp_path):
@@ -288,17 +288,17 @@ def test_region_from_masks_through_letterbox_and_crop(tmp_path):
     mask[:24] = 255
     Image.fromarray(mask).save(tmp_path / "roi.png")
     for spec in (tmp_path / "roi.png", str(tmp_path / "roi.png"), mask, mask > 0):
-        roi = roi_from(spec, Preprocess(size=(32, 32)))
+        roi = read_roi(spec, Preprocess(size=(32, 32)))
         assert roi.dtype == np.bool_
         assert roi[:16].all()
         assert not roi[16:].any()
-        letterboxed = roi_from(spec, Preprocess(size=(32, 32), keep_aspect=True))
+        letterboxed = read_roi(spec, Preprocess(size=(32, 32), keep_aspect=True))
         assert np.flatnonzero(letterboxed.any(axis=1)).tolist() == list(range(4, 16))
-    letterbox = roi_from("0,0,40,20@40x20", Preprocess(size=(40, 40), keep_aspect=True))
+    letterbox = read_roi("0,0,40,20@40x20", Preprocess(size=(40, 40), keep_aspect=True))
     assert np.flatnonzero(letterbox.any(axis=1)).tolist() == list(range(10, 30))
-    crop = roi_from("0,0,0.5,1", Preprocess(size=(40, 40), crop=(20, 20)))
+    crop = read_roi("0,0,0.5,1", Preprocess(size=(40, 40), crop=(20, 20)))
     assert np.flatnonzero(crop.any(axis=0)).tolist() == list(range(10))
-    assert roi_from("0,0,1,1", Preprocess()).all()
+    assert read_roi("0,0,1,1", Preprocess()).all()
 
 
 @pytest.mark.parametrize(
@@ -310,10 +310,10 @@ def test_region_from_masks_through_letterbox_and_crop(tmp_path):
     ids=str,
 )
 def test_bad_regions_are_refused(spec, refused):
-    refused(lambda: roi_from(spec, Preprocess()))
+    refused(lambda: read_roi(spec, Preprocess()))
 
 
 def test_regions_that_need_the_pictures_shape_or_show_nothing_are_refused(refused):
-    refused(lambda: roi_from("0,0,0.5,1", Preprocess(keep_aspect=True)), "@WxH")
+    refused(lambda: read_roi("0,0,0.5,1", Preprocess(keep_aspect=True)), "@WxH")
     outside = "0,0,5,100@100x100"
-    refused(lambda: roi_from(outside, Preprocess(size=(40, 40), crop=(20, 20))), "no pixel")
+    refused(lambda: read_roi(outside, Preprocess(size=(40, 40), crop=(20, 20))), "no pixel")

@@ -6,14 +6,14 @@ import numpy as np
 
 from brackets import SIDE, drawn
 from flawscope.pictures.resampling import small_grey
-from flawscope.pictures.several_parts import OVERVIEW, SeveralParts
-from flawscope.pictures.several_parts_learning import expected_counts, learn_several
+from flawscope.pictures.several_parts import OVERVIEW_SIDE, SeveralParts
+from flawscope.pictures.several_parts_learning import expected_counts, learn_several_parts
 
 
 def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
     good = [drawn(seed, range(seed % 3, 5 + seed % 3))[0] for seed in range(8)]
-    learnt = learn_several(
-        [small_grey(one, 255.0, OVERVIEW) for one in good],
+    learnt = learn_several_parts(
+        [small_grey(one, 255.0, OVERVIEW_SIDE) for one in good],
         lambda i, side: small_grey(good[i], 255.0, side),
         "turn",
     )
@@ -30,7 +30,7 @@ def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
         (range(0), None),
     ):
         picture, known = drawn(100 + len(cells), cells, other)
-        small = small_grey(picture, 255.0, settings.side), small_grey(picture, 255.0, OVERVIEW)
+        small = small_grey(picture, 255.0, settings.side), small_grey(picture, 255.0, OVERVIEW_SIDE)
         found = settings.find(*small, reference)
         assert (len(found.poses), len(found.objects)) == (len(known), int(other is not None))
         at = np.array([(pose.x, pose.y) for pose in found.poses]).reshape(-1, 2) * SIDE / settings.side

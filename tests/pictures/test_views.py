@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pictures import overlap_of
+from flawscope.pictures import parse_overlap
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.views import Blended, Fusion, Grid
+from flawscope.pictures.views import Fusion, TileBlender, TileGrid
 
 SIZES = [((64, 64), (64, 64)), ((65, 64), (64, 64)), ((100, 257), (32, 48)), ((300, 310), (64, 64))]
 
@@ -24,7 +24,7 @@ def whole(canvas, size=(16, 16)):
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75])
 @pytest.mark.parametrize(("canvas", "tile"), SIZES)
 def test_tiles_cover_the_canvas_and_their_weights_sum_to_one(canvas, tile, overlap):
-    grid = Grid(canvas, tile, overlap)
+    grid = TileGrid(canvas, tile, overlap)
     total, shown = np.zeros(canvas), np.zeros(canvas, int)
     windows = [
         tuple(slice(at, at + side) for at, side in zip(grid.corner(k), tile, strict=True))
@@ -49,7 +49,7 @@ def test_tiles_cover_the_canvas_and_their_weights_sum_to_one(canvas, tile, overl
 
 
 def test_weights_fall_linearly_to_the_edge_and_only_beside_a_neighbour():
-    grid = Grid((8, 14), (8, 8), 0.25)  # columns at 0 and 6: two pixels are shared
+    grid = TileGrid((8, 14), (8, 8), 0.25)  # columns at 0 and 6: two pixels are shared
     assert grid.starts == ([0], [0, 6])
     np.testing.assert_allclose(grid.weights[0], np.ones((1, 8)))
     np.testing.assert_allclose(grid.weights[1][0], [1, 1, 1, 1, 1, 1, 0.75, 0.25])
@@ -57,9 +57,9 @@ def test_weights_fall_linearly_to_the_edge_and_only_beside_a_neighbour():
 
 
 def test_maps_that_agree_are_one_map():
-    grid = Grid((90, 120), (32, 32), 0.25)
+    grid = TileGrid((90, 120), (32, 32), 0.25)
     field = np.random.default_rng(1).normal(size=grid.canvas).astype(np.float32)
-    blended = Blended(grid, whole(grid.canvas), Fusion())
+    blended = TileBlender(grid, whole(grid.canvas), Fusion())
     for k in range(len(grid)):
         y, x = grid.corner(k)
         blended.add(k + 1, 0.0, field[y : y + 32, x : x + 32])
@@ -71,10 +71,10 @@ def test_maps_that_agree_are_one_map():
 
 
 def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
-    grid = Grid((64, 64), (32, 32), 0.25)
+    grid = TileGrid((64, 64), (32, 32), 0.25)
     view = np.zeros((16, 16), np.float32)
     view[8:, :] = 2.0
-    blended = Blended(grid, whole(grid.canvas), Fusion("map", 3.0, 1.0))
+    blended = TileBlender(grid, whole(grid.canvas), Fusion("map", 3.0, 1.0))
     blended.add(0, 2.0, view)
     for k in range(len(grid)):
         blended.add(k + 1, 4.0, np.full((32, 32), 4.0, np.float32))
@@ -82,15 +82,15 @@ def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
     assert score == 7.0
     np.testing.assert_allclose(drawn[:28], 4.0, atol=1e-5)
     np.testing.assert_allclose(drawn[40:], 7.0, atol=1e-5)
-    blended = Blended(grid, whole(grid.canvas), Fusion("views", 3.0, 1.0))
+    blended = TileBlender(grid, whole(grid.canvas), Fusion("views", 3.0, 1.0))
     blended.add(0, 0.5, view)
     blended.add(1, 9.0, np.zeros((32, 32), np.float32))
     assert blended.result()[0] == 9.0
 
 
 def test_a_map_that_is_not_a_number_makes_the_score_none():
-    grid = Grid((64, 64), (32, 32), 0.25)
-    blended = Blended(grid, whole(grid.canvas), Fusion())
+    grid = TileGrid((64, 64), (32, 32), 0.25)
+    blended = TileBlender(grid, whole(grid.canvas), Fusion())
     for k in range(len(grid)):
         blended.add(k + 1, 0.0, np.full((32, 32), np.nan if k == 3 else 0.0, np.float32))
     assert np.isnan(blended.result()[0])
@@ -161,4 +161,4 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
     [("0.25", 0.25), ("25%", 0.25), ("16px", 0.25), ("0", 0.0), ("0.9", None), ("-1", None), ("x", None)],
 )
 def test_an_overlap_is_a_share_or_pixels(text, share):
-    assert overlap_of(text, (64, 64)) == share
+    assert parse_overlap(text, (64, 64)) == share

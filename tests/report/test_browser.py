@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from flawscope.evaluation.comparison import compare
-from flawscope.report import write
+from flawscope.report import write_page
 from flawscope.report.collect import compute_figures
 from flawscope.report.page import evaluation_page
-from flawscope.report.pages import Reviewed, again_page, comparison_page, predictions_page
+from flawscope.report.pages import ReviewedPicture, comparison_page, predictions_page, review_comparison_page
 from flawscope.report.thumbnails import picture_layers
 from flawscope.report.words import collect_facts
-from flawscope.results.table import Row
-from flawscope.station.review import Flagged, Session
-from flawscope.station.review.server import Review
+from flawscope.results.table import ResultRow
+from flawscope.station.review import ReviewPicture, ReviewSession
+from flawscope.station.review.server import ReviewServer
 
 webdriver = pytest.importorskip("selenium.webdriver")
 for library in ("matplotlib", "jinja2"):
@@ -236,16 +236,17 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
     predictions = [one.prediction for one in seen]
     same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
     again = [
-        Reviewed(one.item.path.name, one.item.anomalous, True, True, 1.0, 1.0, None, one.prediction)
+        ReviewedPicture(one.item.path.name, one.item.anomalous, True, True, 1.0, 1.0, None, one.prediction)
         for one in seen
     ]
     facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
     pages = (
-        write(
-            tmp_path / "predictions.html", predictions_page([*map(Row.of, predictions)], predictions, facts)
+        write_page(
+            tmp_path / "predictions.html",
+            predictions_page([*map(ResultRow.of, predictions)], predictions, facts),
         ),
-        write(tmp_path / "comparison.html", comparison_page(same)),
-        write(tmp_path / "again.html", again_page("new.safetensors", again, seen, None)),
+        write_page(tmp_path / "comparison.html", comparison_page(same)),
+        write_page(tmp_path / "again.html", review_comparison_page("new.safetensors", again, seen, None)),
     )
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -265,10 +266,10 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
 
 def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, tmp_path: Path) -> None:
     """Each decision is kept at once, and the page ends the review."""
-    rows = [Row.of(seen.prediction) for seen in hostile.result.pictures]
-    pictures = [Flagged(row, Path(row.path), Path(row.path).stem) for row in rows[:4]]
-    session = Session(pictures, tmp_path / "review")
-    review = Review(session, "results")
+    rows = [ResultRow.of(seen.prediction) for seen in hostile.result.pictures]
+    pictures = [ReviewPicture(row, Path(row.path), Path(row.path).stem) for row in rows[:4]]
+    session = ReviewSession(pictures, tmp_path / "review")
+    review = ReviewServer(session, "results")
     thread = threading.Thread(target=review.serve)
     thread.start()
     try:

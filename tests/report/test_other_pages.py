@@ -12,11 +12,11 @@ import pytest
 
 from flawscope.evaluation.comparison import Comparison, compare
 from flawscope.predictor import Predictor
-from flawscope.report import NAME, write
+from flawscope.report import REPORT_NAME, write_page
 from flawscope.report.pages import LISTED, comparison_page, predictions_page
 from flawscope.report.words import part_cards
 from flawscope.results.part import PartPrediction
-from flawscope.results.table import Row, Unjudged
+from flawscope.results.table import ResultRow, Unjudged
 
 pytest.importorskip("jinja2")
 
@@ -46,7 +46,7 @@ def predictions(hostile: Any) -> list[Any]:
 
 def test_every_input_is_listed_and_the_most_severe_is_first(predictions: list[Any]) -> None:
     broken = Unjudged(f"{HOSTILE}.heic", f"{HOSTILE}.heic is no picture")
-    table = [*map(Row.of, predictions), Row.of(broken)]
+    table = [*map(ResultRow.of, predictions), ResultRow.of(broken)]
     text = predictions_page(table, predictions[:3], FACTS)
     check_safe(text)
     pictures = pictures_in(text)
@@ -59,20 +59,24 @@ def test_every_input_is_listed_and_the_most_severe_is_first(predictions: list[An
 
 
 def test_names_are_those_below_the_folder_that_all_have_in_common(tmp_path: Path) -> None:
-    rows = [Row(str(tmp_path / name), 1.0, 0.5, 0.1, "anomalous", 0.5) for name in ("a/1.png", "b/1.png")]
+    rows = [
+        ResultRow(str(tmp_path / name), 1.0, 0.5, 0.1, "anomalous", 0.5) for name in ("a/1.png", "b/1.png")
+    ]
     text = predictions_page(rows, [], FACTS)
     assert [picture["name"] for picture in pictures_in(text)] == ["a/1.png", "b/1.png"]
     assert str(tmp_path) not in text
 
 
 def test_a_run_without_a_judged_picture_has_a_page(tmp_path: Path) -> None:
-    path = write(tmp_path / NAME, predictions_page([Row("x.png", error="x.png is empty")], [], FACTS))
+    path = write_page(
+        tmp_path / REPORT_NAME, predictions_page([ResultRow("x.png", error="x.png is empty")], [], FACTS)
+    )
     assert "x.png is empty" in path.read_text(encoding="utf-8")
 
 
 def test_what_is_too_much_for_a_page_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flawscope.report.pages.MAX_ROWS", 2)
-    rows = [Row(f"{k}.png", 1.0, 0.5, 0.1 * k, "good", 0.5) for k in range(5)]
+    rows = [ResultRow(f"{k}.png", 1.0, 0.5, 0.1 * k, "good", 0.5) for k in range(5)]
     text = " ".join(predictions_page(rows, [], FACTS).split())
     assert "3 more pictures stand only in" in text
     assert [picture["name"] for picture in pictures_in(text)] == ["4.png", "3.png"]
@@ -139,7 +143,7 @@ def test_a_page_shows_names_as_they_are_and_what_is_missing(
     monkeypatch.setattr("flawscope.report.pages.MAX_PARTS", 1)
     first = decided(predictions, HOSTILE, 0.01, missing=(HOSTILE,))
     gone = replace(first, views={"top": replace(predictions[1], path="gone.png")})
-    rows = [Row.of(one) for one in predictions]
+    rows = [ResultRow.of(one) for one in predictions]
     text = " ".join(predictions_page(rows, [], FACTS, parts=[first, replace(gone, p_value=0.5)]).split())
     assert "<img" not in text.partition("<main>")[2].partition("</main>")[0]
     assert "no picture" in text

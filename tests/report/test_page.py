@@ -20,7 +20,7 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.report.page import MAX_POINTS, operating_points, step_path
-from flawscope.results.html import for_script
+from flawscope.results.html import script_json
 
 for library in ("matplotlib", "jinja2"):
     pytest.importorskip(library)
@@ -180,13 +180,13 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
 def test_a_pillow_without_webp_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
     with pytest.raises(InputError, match="WebP"):
-        report.require()
+        report.require_libraries()
 
 
 def test_json_cannot_end_its_script() -> None:
     value = ["</script><script>", "<!--", "]]>", "&lt;"]
-    assert not set("<>&") & set(for_script(value))
-    assert json.loads(for_script(value)) == value
+    assert not set("<>&") & set(script_json(value))
+    assert json.loads(script_json(value)) == value
 
 
 # ------------------------------------------------------------------------------------------------ libraries
@@ -199,7 +199,7 @@ def test_a_missing_library_is_told_first_with_the_extra(
     """Before the model is opened, which is not even there."""
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=r"a report needs .*: pip install "):
-        report.require()
+        report.require_libraries()
     for argv in (
         ["evaluate", "missing.onnx", "--data", "missing", "--out", str(tmp_path / "out")],
         ["demo", "--out", str(tmp_path / "out")],

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from flawscope.datasets import Item
-from flawscope.evaluation.result import Evaluated
+from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.report.thumbnails import MAX_SIDE, MIN_SIDE, PAGE_FULL, picture_layers, rgba_layer, thumbnails
 from flawscope.results import drawing
@@ -89,7 +89,7 @@ def test_a_defect_of_one_pixel_still_shows(tmp_path: Path) -> None:
     mask[301, 77] = True
     made = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask)
     line = np.asarray(opened(made["truth"]).convert("RGBA"))
-    drawn = np.argwhere((line[..., 3] == 255) & (line[..., :3] == drawing.TRUTH).all(axis=2))
+    drawn = np.argwhere((line[..., 3] == 255) & (line[..., :3] == drawing.TRUTH_COLOUR).all(axis=2))
     assert len(drawn) >= 4  # around one pixel
     assert np.abs(drawn - [301 * 64 // 600, 77 * 64 // 600]).max() <= 2
     assert make(tmp_path, (600, 600), np.zeros((16, 16))).keys() == {"photo", "heat", "line", "map"}
@@ -107,7 +107,7 @@ def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def noise(tmp_path: Path) -> Evaluated:
+def noise(tmp_path: Path) -> EvaluatedPicture:
     """Noise all over and a map that is hot and cold everywhere: nothing compresses worse."""
     rng = np.random.default_rng(0)
     values = gaussian_filter(rng.normal(size=(256, 256)), 4)
@@ -115,10 +115,10 @@ def noise(tmp_path: Path) -> Evaluated:
     picture, mask = tmp_path / "noise.png", tmp_path / "mask.png"
     Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(picture)
     Image.fromarray(np.where(values > 0, 255, 0).astype(np.uint8)).save(mask)
-    return Evaluated(Item(picture, "noise", True, (mask,)), prediction(0.5 + values, (256, 256)), None)
+    return EvaluatedPicture(Item(picture, "noise", True, (mask,)), prediction(0.5 + values, (256, 256)), None)
 
 
-def test_thumbnails_shrink_until_they_fit(noise: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_shrink_until_they_fit(noise: EvaluatedPicture, monkeypatch: pytest.MonkeyPatch) -> None:
     """170 of them have 9 MB, 10 a seventeenth of it."""
     (large,) = thumbnails([noise], [0])
     assert opened(large["photo"]).size == (MAX_SIDE, MAX_SIDE)
@@ -130,7 +130,7 @@ def test_thumbnails_shrink_until_they_fit(noise: Evaluated, monkeypatch: pytest.
 
 
 def test_at_the_least_size_the_first_in_the_order_are_shown(
-    noise: Evaluated, monkeypatch: pytest.MonkeyPatch
+    noise: EvaluatedPicture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = picture_layers(noise.item.path, noise.prediction, noise.item.masks, MIN_SIDE, None)
     monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))

@@ -12,8 +12,8 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import contact_sheet as animation
 from flawscope.results import drawing
-from flawscope.results.contact_sheet import Line, contact_sheet
-from flawscope.results.folder import GAP, KEPT_EXTREMES, PANEL_HEIGHT, Example, KindExamples, Pictures
+from flawscope.results.contact_sheet import SheetRow, contact_sheet
+from flawscope.results.folder import GAP, KEPT_EXTREMES, PANEL_HEIGHT, Example, KindExamples, PictureWriter
 from flawscope.results.prediction import Prediction
 
 STRIP = np.zeros((2, 2, 3), np.uint8)
@@ -36,7 +36,7 @@ def test_a_kind_keeps_its_highest_and_lowest_scores(count):
 
 def test_rows_have_headings_and_widths_of_their_own():
     black = np.zeros((40, 40, 3), np.uint8)
-    first, second = Line([black, black], ["a", "b"]), Line([black], ["c"], width=90)
+    first, second = SheetRow([black, black], ["a", "b"]), SheetRow([black], ["c"], width=90)
     plain = contact_sheet([first, second], (40, 40))
     headed = contact_sheet([first._replace(heading="first kind"), second], (40, 40))
     assert headed.height > plain.height
@@ -55,11 +55,11 @@ def test_the_ground_truth_is_a_dashed_outline_and_never_hides_the_picture(tmp_pa
     geometry = Preprocess((16, 16)).geometry(size)
     nothing = np.zeros((16, 16), np.float32)
     found = Prediction(0.1, 0.9, -1.0, False, nothing, geometry, 0.5, 0.5, (0.0, 1.0))
-    pictures = Pictures(tmp_path / "out", tmp_path, maps="none")
+    pictures = PictureWriter(tmp_path / "out", tmp_path, maps="none")
     pictures.add(tmp_path / "part.png", found, "pit", expected=True, truth=lambda: mask)
     (example,) = pictures.kinds["pit"].examples
     assert example.strip.shape == (PANEL_HEIGHT, 2 * PANEL_HEIGHT + GAP, 3)
-    truth = (example.strip == drawing.TRUTH).all(axis=2)
+    truth = (example.strip == drawing.TRUTH_COLOUR).all(axis=2)
     assert truth[:, : PANEL_HEIGHT + GAP].sum() == 0
     assert 2 <= truth[:, PANEL_HEIGHT + GAP :].sum() <= 200
     assert (example.strip.min(axis=2) < 200).sum() < 100  # no black square
@@ -72,8 +72,8 @@ def photo() -> np.ndarray:
 
 def test_images_captions_and_frames_are_where_they_belong(photo):
     lines = [
-        Line([photo, photo[:, :40]], ["first", "second\nline"], frames=[drawing.GOOD, None]),
-        Line([np.zeros((60, 80), bool)], [""], frames=[drawing.BAD]),
+        SheetRow([photo, photo[:, :40]], ["first", "second\nline"], frames=[drawing.GOOD_COLOUR, None]),
+        SheetRow([np.zeros((60, 80), bool)], [""], frames=[drawing.BAD_COLOUR]),
     ]
     sheet = contact_sheet(lines, (60, 80), title="A title", bar=drawing.colour_bar(0, 1, 0.5))
     pixels = np.asarray(sheet)
@@ -85,8 +85,8 @@ def test_images_captions_and_frames_are_where_they_belong(photo):
     assert len(corners) == 1  # unscaled
     top, left = corners[0]
     np.testing.assert_array_equal(pixels[top : top + 60, left : left + 80], photo)
-    assert (pixels[top - 1, left : left + 80] == drawing.GOOD).all()
-    assert (pixels == drawing.BAD).all(axis=2).any()
+    assert (pixels[top - 1, left : left + 80] == drawing.GOOD_COLOUR).all()
+    assert (pixels == drawing.BAD_COLOUR).all(axis=2).any()
     caption = pixels[top + 62 : top + 76, left : left + 80]
     assert (caption.min(axis=2) < 100).any()
     for edge in (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]):
@@ -94,12 +94,12 @@ def test_images_captions_and_frames_are_where_they_belong(photo):
 
 
 def test_long_captions_stay_in_their_cell_and_proportions_are_kept(photo):
-    sheet = np.asarray(contact_sheet([Line([photo, photo], ["W" * 300, ""])], (60, 80)))
+    sheet = np.asarray(contact_sheet([SheetRow([photo, photo], ["W" * 300, ""])], (60, 80)))
     assert (sheet[-30:, sheet.shape[1] // 2 + 4 :] == 255).all()
     flat = np.zeros((10, 100, 3), np.uint8)
-    dark = (np.asarray(contact_sheet([Line([flat], [""])], (50, 50))) == 0).all(axis=2)
+    dark = (np.asarray(contact_sheet([SheetRow([flat], [""])], (50, 50))) == 0).all(axis=2)
     assert (dark.any(axis=1).sum(), dark.any(axis=0).sum()) == (5, 50)
-    for lines in ([], [Line([], [])], [Line([np.zeros((3, 3))], ["a"])]):
+    for lines in ([], [SheetRow([], [])], [SheetRow([np.zeros((3, 3))], ["a"])]):
         with pytest.raises(InputError):
             contact_sheet(lines, (9, 9))
 
@@ -129,7 +129,7 @@ def test_picture_heat_map_and_outline_follow_each_other_in_frames_of_one_size() 
         counts = [share(picture, (grey, grey, grey)) for grey in GREYS]
         assert np.argmax(counts) == k % 3
         assert counts[k % 3] >= 3 * 30 * 40
-        framed = share(picture, drawing.BAD) > 100, share(picture, drawing.GOOD) > 100
+        framed = share(picture, drawing.BAD_COLOUR) > 100, share(picture, drawing.GOOD_COLOUR) > 100
         assert framed == ((k % 3 == 2),) * 2  # the verdict comes last
 
 

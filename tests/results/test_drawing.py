@@ -8,7 +8,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results.drawing import (
-    TRUTH,
+    TRUTH_COLOUR,
     colour_bar,
     colour_map,
     colour_table,
@@ -111,8 +111,8 @@ def test_outlines_show_on_dark_and_on_bright_metal(grey):
 
     picture = np.full((300, 300, 3), grey, np.uint8)
     ground = luminance(picture[:1, 0].astype(float))[0]
-    for colour in (None, TRUTH):
-        drawn = contour(picture, mask, *([] if colour is None else [colour]), dashed=colour is TRUTH)
+    for colour in (None, TRUTH_COLOUR):
+        drawn = contour(picture, mask, *([] if colour is None else [colour]), dashed=colour is TRUTH_COLOUR)
         seen = luminance(drawn[(drawn != picture).any(axis=2)].astype(float))
         bright, dark = np.maximum(seen, ground) + 0.05, np.minimum(seen, ground) + 0.05
         assert (bright / dark).max() >= 3

@@ -12,14 +12,14 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
-from flawscope.pictures.listing import OWN_LIST
+from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import contact_sheet as animation
 from flawscope.results import run as runs
-from flawscope.results.folder import MAPS, Pictures
+from flawscope.results.folder import MAPS, PictureWriter
 from flawscope.results.prediction import Prediction
-from flawscope.results.run import Results
-from flawscope.results.table import COLUMNS, OwnFiles, Row, Table, Unjudged, read_table
+from flawscope.results.run import ResultsFolder
+from flawscope.results.table import COLUMNS, OutputFiles, ResultRow, TableWriter, Unjudged, read_table
 
 SIZE = (16, 16)
 SPOT = np.zeros(SIZE)
@@ -54,12 +54,12 @@ def predict(path: Path, values: np.ndarray | float = 0.9, picture: tuple[int, in
 
 def files(folder: Path) -> set[str]:
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    return found - {OWN_LIST}
+    return found - {OUTPUT_LIST}
 
 
 def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp_path: Path) -> None:
     path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
-    pictures = Pictures(out, tmp_path / "data")
+    pictures = PictureWriter(out, tmp_path / "data")
     pictures.add(path, predict(path), "dent", expected=True)
     written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
     assert files(out) == written | {"maps/scale.json"}
@@ -79,7 +79,7 @@ def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch:
     outside = tmp_path / "elsewhere/x.png"
     prediction = predict(outside)
     before = files(tmp_path)
-    pictures = Pictures(out)
+    pictures = PictureWriter(out)
     pictures.add(outside, prediction)
     pictures.add(Path("../../../elsewhere/x.png"), prediction)
     pictures.finish("")
@@ -92,7 +92,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    pictures = Pictures(tmp_path / "out")
+    pictures = PictureWriter(tmp_path / "out")
     for name in ("in/a.png", "in/a.jpg", "v1.2/b.jpg", "v1.3/b.jpg"):
         pictures.add(Path(name), predict(tmp_path / name))
     overlays = {f for f in files(tmp_path / "out") if f.startswith("overlays/")}
@@ -106,13 +106,13 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "data/test/dent/000.png"
     prediction = predict(path)
     with pytest.raises(FlawscopeError, match="cannot write to"):
-        Pictures(tmp_path / "out", tmp_path / "data").add(path, prediction, "dent", expected=True)
+        PictureWriter(tmp_path / "out", tmp_path / "data").add(path, prediction, "dent", expected=True)
 
 
 def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(tmp_path: Path) -> None:
-    assert Pictures(tmp_path).finish("nothing") is None
+    assert PictureWriter(tmp_path).finish("nothing") is None
     assert files(tmp_path) == set()
-    plain = Pictures(tmp_path / "out", tmp_path, maps="none")
+    plain = PictureWriter(tmp_path / "out", tmp_path, maps="none")
     plain.add(tmp_path / "x.png", predict(tmp_path / "x.png"))
     assert files(tmp_path / "out") == {"overlays/x.png", "masks/x.png"}
 
@@ -124,7 +124,7 @@ def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(tmp_path: P
 def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path: Path, maps: str) -> None:
     values = 2.7 * SPOT + 1
     prediction = replace(predict(tmp_path / "x.png", values), colour_range=(0.5, 4.5), mask_threshold=2.0)
-    Pictures(tmp_path / "out", tmp_path, maps=maps).add(tmp_path / "x.png", prediction)
+    PictureWriter(tmp_path / "out", tmp_path, maps=maps).add(tmp_path / "x.png", prediction)
     facts = json.loads((tmp_path / "out/maps/scale.json").read_text())
     assert facts["format"] == maps
     path = tmp_path / f"out/maps/x{MAPS[maps][0]}"
@@ -139,7 +139,7 @@ def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path:
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, deep: bool) -> None:
-    pictures = Pictures(tmp_path / "out", tmp_path, animation="gif")
+    pictures = PictureWriter(tmp_path / "out", tmp_path, animation="gif")
     for k, size in enumerate([(40, 60), (200, 30), (1, 90), (500, 500)]):
         path = tmp_path / f"{k}.png"
         prediction = predict(path, 0.9 * (k % 2), size)
@@ -153,7 +153,7 @@ def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, deep: bo
 
 
 def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path / "out", tmp_path, animation="gif")
+    pictures = PictureWriter(tmp_path / "out", tmp_path, animation="gif")
     rng = np.random.default_rng(0)
     for k, height in enumerate(rng.permutation(30)):
         path = tmp_path / f"{k}.png"
@@ -164,7 +164,7 @@ def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path)
 
 
 def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path / "out", tmp_path, animation="webp")
+    pictures = PictureWriter(tmp_path / "out", tmp_path, animation="webp")
     pictures.add(tmp_path / "a.png", predict(tmp_path / "a.png"), "good", expected=False)
     (example,) = pictures.kinds["good"].examples
     assert example.verdict == "anomalous, false alarm\nseverity +4.0, p = 0.500"
@@ -178,9 +178,9 @@ def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path) -> None:
 def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     first = predicted('a "quoted", name.png', picture=(32, 64))
-    rows = [Row.of(first), Row.of(Unjudged("b\nb.png", "empty; copy it again"))]
+    rows = [ResultRow.of(first), ResultRow.of(Unjudged("b\nb.png", "empty; copy it again"))]
     for row in rows:
-        table = Table(path, append=True)
+        table = TableWriter(path, append=True)
         table.add(row)
         table.close()
     header = path.read_text(encoding="utf-8").splitlines()[0]
@@ -189,13 +189,13 @@ def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path:
     assert rows[0].boxes == [(16.0, 8.0, 32.0, 16.0)]  # the picture is 4 times as wide as the map
     assert read_table(path)[0].score == 0.9  # no digit is lost
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = Table(tmp_path / "x.parquet")
+    table = TableWriter(tmp_path / "x.parquet")
     for row in rows:
         table.add(row)
     table.close()
     found = parquet.read_table(tmp_path / "x.parquet")
     assert found.column_names == list(COLUMNS)
-    assert [Row(**values) for values in found.to_pylist()] == rows
+    assert [ResultRow(**values) for values in found.to_pylist()] == rows
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(COLUMNS) + "\nx,much,,,,,,\n"])
@@ -206,7 +206,7 @@ def test_another_table_is_refused_in_one_line(tmp_path: Path, text: str) -> None
 
 
 def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path: Path) -> None:
-    first = Results(tmp_path, None, pytest.fail)
+    first = ResultsFolder(tmp_path, None, pytest.fail)
     for name in ("a.png", "line\nbreak.png", "deep/c.png"):
         first.add(predicted(name))
     first.write_facts({})
@@ -214,7 +214,7 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     for mine in ("notes.txt", "break.png", "predictions/mine.json"):
         (tmp_path / mine).write_text("mine")
     said: list[str] = []
-    second = Results(tmp_path, None, said.append)
+    second = ResultsFolder(tmp_path, None, said.append)
     second.add(predicted("b.png"))
     second.write_facts({})
     second.finish()
@@ -233,27 +233,27 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None
         (folder / "x.png").write_text("x")
     (out / "link").symlink_to(other)
     named = ["../other/x.png", str(other / "x.png"), "link/x.png", "a/../x.png", 3, ""]
-    (out / OWN_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
+    (out / OUTPUT_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
     said: list[str] = []
-    OwnFiles(out).begin(said.append)
+    OutputFiles(out).begin(said.append)
     assert said == [f"{out}: 1 other file left alone"]
     assert (other / "x.png").exists()
     (out / "results.csv").write_text("mine")  # of somebody else: never replaced
     with pytest.raises(InputError, match=r"results\.csv is there already"):
-        Results(out, None, lambda line: None)
+        ResultsFolder(out, None, lambda line: None)
     assert (out / "results.csv").read_text() == "mine"
 
 
 def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "MAX_MAP_BYTES", 2 * SPOT.size * 4)
-    results = Results(tmp_path, None, pytest.fail)
+    results = ResultsFolder(tmp_path, None, pytest.fail)
     for height in (0.2, 0.9, 0.6, 0.9, 0.1):
         results.add(predicted("x.png", height))
     assert [p.score for p in results.shown] == [0.9, 0.9]
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(tmp_path, None, pytest.fail)
+    results = ResultsFolder(tmp_path, None, pytest.fail)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -11,7 +11,7 @@ import pytest
 
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.prediction import LEAST, REMEMBERED, Mismatch, Prediction
+from flawscope.results.prediction import MAX_REMEMBERED, MIN_WARNING_PICTURES, MismatchDetector, Prediction
 
 LEVEL = 0.5
 
@@ -220,7 +220,7 @@ def one(severity: float, shifts: tuple[float, ...]) -> Prediction:
 
 
 def line(severities: tuple[float, ...], shifts: tuple[float, ...], **given: bool) -> str:
-    found = Mismatch(0.05, **given)
+    found = MismatchDetector(0.05, **given)
     for severity in severities:
         found.add(one(severity, shifts))
     return found.line()
@@ -245,7 +245,7 @@ SAME = "all of about the same severity (60 to 63): is the model of another produ
         (ALIKE, (), {}, SAME),
         (ALIKE, (), {"defective": True}, SAME),
         (DEFECTS, (), {}, "look at some"),
-        *((ALIKE[:count], DARKER, {}, "") for count in range(LEAST)),
+        *((ALIKE[:count], DARKER, {}, "") for count in range(MIN_WARNING_PICTURES)),
     ],
 )
 def test_pictures_that_do_not_fit_are_told_by_their_looks_or_their_scores(
@@ -258,15 +258,15 @@ def test_pictures_that_do_not_fit_are_told_by_their_looks_or_their_scores(
 
 
 def test_a_few_odd_pictures_are_no_mismatch() -> None:
-    found = Mismatch(0.05)
+    found = MismatchDetector(0.05)
     for k in range(20):
         found.add(one(-1.0, DARKER if k < 9 else AS_TRAINED))
     assert found.line() == ""
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
-    found = Mismatch(0.05)
-    for _ in range(3 * REMEMBERED):
+    found = MismatchDetector(0.05)
+    for _ in range(3 * MAX_REMEMBERED):
         found.add(one(1.0, AS_TRAINED))
-    assert found.count == 3 * REMEMBERED
-    assert len(found.severities) == len(found.shifts) == REMEMBERED
+    assert found.count == 3 * MAX_REMEMBERED
+    assert len(found.severities) == len(found.shifts) == MAX_REMEMBERED

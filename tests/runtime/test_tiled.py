@@ -36,7 +36,7 @@ from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.errors import FlawscopeError  # noqa: E402
 from flawscope.export import export as exports  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, Pictures  # noqa: E402
+from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 
 Tiled = Callable[..., Path]
@@ -304,11 +304,11 @@ def test_reduced_precisions_leave_a_picture_out_at_its_places(
 def test_an_export_is_compared_at_several_places(tiled: Tiled, tiled_pictures: Path) -> None:
     artefact = model_file.read(tiled(positions="each"))
     samples = len(artefact.tensors["samples"])
-    images, where = Pictures(artefact).probe_images()
+    images, where = ExportPictures(artefact).probe_images()
     assert where is not None
     assert len(images) == len(where) == POSITIONS_PER_SAMPLE * samples
     assert (where.min(), where.max()) == (0, 6)
-    images, where = Pictures(artefact, list_pictures(tiled_pictures / "train")).probe_images()
+    images, where = ExportPictures(artefact, list_pictures(tiled_pictures / "train")).probe_images()
     assert where is not None
     assert len(images) == len(where)
     assert len(set(where.tolist())) > 3

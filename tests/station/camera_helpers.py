@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from station_helpers import free_port
 
-from flawscope.station.settings.sources import CameraOf, FolderOf
-from flawscope.station.settings.station import Product, Settings
+from flawscope.station.settings.sources import CameraSourceSettings, FolderSourceSettings
+from flawscope.station.settings.station import ProductSettings, Settings
 
 av = pytest.importorskip("av")
 
@@ -51,8 +51,10 @@ def write_video(
     return path
 
 
-def with_sources(settings: Settings, *sources: FolderOf | CameraOf) -> dict[str, Product]:
-    return {"plate": Product(settings.products["plate"].model, sources=sources)}
+def with_sources(
+    settings: Settings, *sources: FolderSourceSettings | CameraSourceSettings
+) -> dict[str, ProductSettings]:
+    return {"plate": ProductSettings(settings.products["plate"].model, sources=sources)}
 
 
 def problems(url: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from station_helpers import (
 )
 
 from flawscope.station.client import Client
-from flawscope.station.settings.station import Limits, Product, Settings
+from flawscope.station.settings.station import Limits, ProductSettings, Settings
 
 if TYPE_CHECKING:
     from flawscope.station.station import Station
@@ -118,7 +118,7 @@ def parts(drawn: Path) -> list[bytes]:
 
 def settings_of(store: Path, model: Path, database: str | None = None) -> Settings:
     return Settings(
-        products={NAME: Product(str(model))},
+        products={NAME: ProductSettings(str(model))},
         store=str(store),
         database=database,
         port=0,

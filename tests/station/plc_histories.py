@@ -15,11 +15,11 @@ from flawscope.station.plc.handshake import (
     Answer,
     Code,
     Inputs,
-    Loaded,
+    Observation,
     Outputs,
     Phase,
+    RecipeLoaded,
     Rules,
-    Seen,
     State,
     outputs,
     step,
@@ -59,7 +59,7 @@ class World:
     def happen(self, code: int) -> Outputs:
         """What a byte says. A well-behaved part comes in a row of 0s, so that many are judged."""
         what, how = code % 16, code // 16
-        seen = Seen(self.now)
+        seen = Observation(self.now)
         beats, reads = True, True
         if what < 3:
             seen = self._go_on()
@@ -76,7 +76,7 @@ class World:
         elif what == 8:
             seen = replace(seen, answer=self._answer((-1, 1, -2, 7)[how % 4], True))
         elif what == 9:
-            seen = replace(seen, loaded=Loaded(how % 4, Code.NONE if how < 12 else Code.NO_MODEL))
+            seen = replace(seen, loaded=RecipeLoaded(how % 4, Code.NONE if how < 12 else Code.NO_MODEL))
         elif what == 10:
             seen = replace(seen, fault=Code.CAMERA if how % 2 else Code.NONE)
         elif what == 11:
@@ -93,9 +93,9 @@ class World:
         self.now += 0.01
         return self.look(replace(seen, now=self.now), beats=beats, reads=reads)
 
-    def _go_on(self) -> Seen:
+    def _go_on(self) -> Observation:
         """The next thing that a right PLC and a right station do."""
-        shown, seen = outputs(self.state, self.rules), Seen(self.now)
+        shown, seen = outputs(self.state, self.rules), Observation(self.now)
         if self.state.phase is Phase.BUSY:
             return replace(seen, answer=self._answer(0, True))
         if shown.done:
@@ -105,14 +105,14 @@ class World:
         elif not self.plc.recipe:
             self.plc = replace(self.plc, recipe=1)
         elif self.state.requested_recipe not in (0, self.state.recipe):
-            return replace(seen, loaded=Loaded(self.state.requested_recipe))
+            return replace(seen, loaded=RecipeLoaded(self.state.requested_recipe))
         return seen
 
     def _answer(self, away: int, good: bool | None) -> Answer:
         code = Code.NONE if good is not None else Code.CAMERA
         return Answer(self.state.job + away, good, code, 3.5, 2, 17)
 
-    def look(self, seen: Seen, *, beats: bool = True, reads: bool = True) -> Outputs:
+    def look(self, seen: Observation, *, beats: bool = True, reads: bool = True) -> Outputs:
         """A step, and what the rules say about the outputs."""
         if beats:
             self.plc = replace(self.plc, heartbeat=(self.plc.heartbeat + 1) % 65536)
@@ -124,7 +124,7 @@ class World:
         self._check(shown)
         return shown
 
-    def _note(self, before: State, seen: Seen, now: float) -> None:
+    def _note(self, before: State, seen: Observation, now: float) -> None:
         if seen.plc is not None:
             if self.heard is not None and self.heard.heartbeat != seen.plc.heartbeat:
                 self.beat = now

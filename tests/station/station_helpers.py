@@ -406,12 +406,12 @@ class Running:
 def opened(settings: Settings) -> Running:
     """Starts one, and returns when it answers."""
     from flawscope.station.station import Station
-    from flawscope.station.web.app import Server
+    from flawscope.station.web.app import StationServer
 
     station = Station(settings)
     try:
         station.start()
-        server = Server(station)
+        server = StationServer(station)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         begun = time.monotonic()

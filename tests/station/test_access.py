@@ -31,7 +31,7 @@ from flawscope.station.access.sign_in import (
 )
 from flawscope.station.access.users import CACHE_SECONDS, SESSION_SECONDS, Access, ExpiredError
 from flawscope.station.store.database import Database, StoreError, now
-from flawscope.station.store.records import ADDRESS
+from flawscope.station.store.records import SENDER_ADDRESS
 from flawscope.station.store.schema import events, metadata, sessions, users
 
 Capture = pytest.CaptureFixture[str]
@@ -490,9 +490,9 @@ def test_unknown_tokens_are_noted_once_a_minute_from_an_address(
     start = now()
     for seconds, address in ((0, "10.0.0.1"), (5, "10.0.0.1"), (6, "10.0.0.2"), (61, "10.0.0.1")):
         monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
-        ADDRESS.set(address)
+        SENDER_ADDRESS.set(address)
         access.authenticate(request(access, token="fls_guess"))
-    ADDRESS.set(None)
+    SENDER_ADDRESS.set(None)
     noted = [(row.kind, row.address) for row in rows(access, events)]
     assert noted == [("sign_in_failed", one) for one in ("10.0.0.1", "10.0.0.2", "10.0.0.1")]
 

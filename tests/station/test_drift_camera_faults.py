@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from flawscope.station.drift import camera_faults as camera
-from flawscope.station.drift.camera_faults import CameraCheck, Look, Reference, look
+from flawscope.station.drift.camera_faults import CameraCheck, PictureMeasurements, Reference, measure_picture
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 SIZE = 192
@@ -65,14 +65,14 @@ def pictures(product: str, first: int, count: int) -> tuple[Picture, ...]:
 
 @cache
 def reference(product: str) -> Reference:
-    return Reference([look(one) for one in pictures(product, 0, camera.REFERENCE)])
+    return Reference([measure_picture(one) for one in pictures(product, 0, camera.REFERENCE)])
 
 
 def shown(product: str, change: Callable[[Picture, int], Picture], count: int = 12) -> set[str]:
     """What is wrong after so many new pictures."""
     watch = CameraCheck(reference(product))
     for k, one in enumerate(pictures(product, 1000, count)):
-        watch.add(look(change(one, k)), float(k), good=True)
+        watch.add(measure_picture(change(one, k)), float(k), good=True)
     return set(watch.faults)
 
 
@@ -131,13 +131,16 @@ def test_defects_are_no_matter_of_the_camera(product: str) -> None:
     for k in range(30):
         defect = CATEGORIES[product].defects[k % len(CATEGORIES[product].defects)]
         drawn = draw_picture(product, np.random.default_rng([37, k]), defect, size=SIZE)[0]
-        watch.add(look(Image.fromarray(drawn)), float(k), good=False)
+        watch.add(measure_picture(Image.fromarray(drawn)), float(k), good=False)
         seen |= set(watch.faults)
     assert seen == set()
 
 
 def test_a_single_picture_says_nothing_and_good_ones_end_it() -> None:
-    good, black = [look(one) for one in pictures("plate", 1000, 12)], look(Image.new("RGB", (SIZE, SIZE)))
+    good, black = (
+        [measure_picture(one) for one in pictures("plate", 1000, 12)],
+        measure_picture(Image.new("RGB", (SIZE, SIZE))),
+    )
     watch = CameraCheck(reference("plate"))
     for k in range(40):
         watch.add(black if k % camera.PICTURES_IN_ROW else good[k % 12], float(k), good=True)
@@ -153,7 +156,7 @@ def test_a_single_picture_says_nothing_and_good_ones_end_it() -> None:
 
 
 def test_the_same_picture_again_and_again_is_a_frozen_camera() -> None:
-    good = [look(one) for one in pictures("plate", 1000, 12)]
+    good = [measure_picture(one) for one in pictures("plate", 1000, 12)]
     watch = CameraCheck(reference("plate"))
     for k in range(camera.FROZEN_PICTURES):
         watch.add(good[0], 0.1 * k, good=True)
@@ -166,12 +169,12 @@ def test_the_same_picture_again_and_again_is_a_frozen_camera() -> None:
 
 def test_the_reference_is_made_of_good_pictures() -> None:
     watch = CameraCheck()
-    black = look(Image.new("RGB", (SIZE, SIZE)))
+    black = measure_picture(Image.new("RGB", (SIZE, SIZE)))
     for k, one in enumerate(pictures("gears", 0, camera.REFERENCE)):
         assert watch.reference is None
         watch.add(black, 3.0 * k, good=True)  # shows nothing
-        watch.add(look(one), 3.0 * k + 1, good=True)
-        watch.add(look(one), 3.0 * k + 2, good=False)  # was flagged
+        watch.add(measure_picture(one), 3.0 * k + 1, good=True)
+        watch.add(measure_picture(one), 3.0 * k + 2, good=False)  # was flagged
     assert watch.reference is not None
     assert watch.reference.least.brightness == reference("gears").least.brightness
     assert (watch.reference.mean == reference("gears").mean).all()
@@ -179,18 +182,18 @@ def test_the_reference_is_made_of_good_pictures() -> None:
 
 def test_before_there_is_a_reference_the_training_pictures_tell() -> None:
     watch, gone = CameraCheck(), (0.0, 0.0, 0.0, -3.0, -2.0, -5.0)
-    flat_one = look(flat((90, 70, 60), 2)(Image.new("RGB", (SIZE, SIZE)), 1))
+    flat_one = measure_picture(flat((90, 70, 60), 2)(Image.new("RGB", (SIZE, SIZE)), 1))
     for k in range(camera.PICTURES_IN_ROW):
         watch.add(flat_one, float(k), good=True, shifts=gone)
     assert set(watch.faults) == {"covered"}
     assert watch.first_pictures == []
 
 
-def looked(picture: Picture, kind: str, white_level: float | None = None) -> Look:
+def looked(picture: Picture, kind: str, white_level: float | None = None) -> PictureMeasurements:
     buffer = io.BytesIO()
     picture.save(buffer, kind)
     with Image.open(io.BytesIO(buffer.getvalue())) as opened:
-        return look(opened, white_level)
+        return measure_picture(opened, white_level)
 
 
 def test_any_picture_can_be_looked_at() -> None:
@@ -198,11 +201,13 @@ def test_any_picture_can_be_looked_at() -> None:
     for kind in ("JPEG", "PNG"):  # reduced while it is decoded, and after it
         found = looked(large, kind)
         assert found.small.shape == (85, 128)
-        assert found.brightness == pytest.approx(look(pictures("plate", 0, 1)[0]).brightness, abs=0.02)
+        assert found.brightness == pytest.approx(
+            measure_picture(pictures("plate", 0, 1)[0]).brightness, abs=0.02
+        )
     grey = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     assert looked(Image.fromarray(grey), "PNG").brightness == pytest.approx(grey.mean() / 65535, abs=0.01)
     for mode, size in (("1", (40, 30)), ("P", (20, 20)), ("RGBA", (9, 9)), ("CMYK", (30, 30)), ("L", (1, 1))):
-        found = look(Image.new(mode, size))
+        found = measure_picture(Image.new(mode, size))
         assert np.isfinite([found.brightness, found.contrast, found.detail, found.sharpness]).all()
 
 

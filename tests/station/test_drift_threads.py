@@ -17,8 +17,8 @@ from flawscope.station.drift.camera_faults import REFERENCE
 from flawscope.station.drift.camera_monitor import CameraMonitor
 from flawscope.station.drift.monitor import DriftMonitor
 from flawscope.station.drift.sequential_tests import Change, DriftTests
-from flawscope.station.inspecting.capacity import Memory
-from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.inspecting.capacity import MemoryBudget
+from flawscope.station.inspecting.writer import RecordedInspection
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import Files
 
@@ -113,7 +113,7 @@ class Camera:
         files: Any = SimpleNamespace(read=self.read, folder=Path("nowhere"))
         run: Any = SimpleNamespace(version=1, after=0)
         given: Any = files, [1], {1: "plate"}, lambda product_id: run, lambda *told: self.told.append(told)
-        self.looks = CameraMonitor(*given, Memory(0), lambda product_id: white_level)
+        self.looks = CameraMonitor(*given, MemoryBudget(0), lambda product_id: white_level)
 
     def read(self, kind: str, picture: int, suffix: str) -> bytes:
         if picture not in self.pictures:
@@ -126,7 +126,7 @@ class Camera:
         taken: Any = SimpleNamespace(
             product_id=1, version_id=1, picture=number, suffix=".png", at=number, anomalous=False
         )
-        self.looks._check(1, Recorded(number, taken, True))
+        self.looks._check(1, RecordedInspection(number, taken, True))
 
     @property
     def unknown(self) -> str | None:

@@ -25,7 +25,7 @@ from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates, advice, wait_reasons
 from flawscope.station.learning.learning import CannotLearnError, Learning
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError, make_candidate
-from flawscope.station.settings.station import Learn
+from flawscope.station.settings.station import LearningSettings
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import Store, verdict_stacks
 from flawscope.station.store.schema import (
@@ -120,7 +120,7 @@ class Made:
         self.versions, self.candidates = Versions(database, tmp_path), Kept(database)
         for name in ("one", "two"):
             add_version(database, name)
-        learn = Learn(rule="auto", after=1)
+        learn = LearningSettings(rule="auto", after=1)
         self.learning = Learning(
             self.versions,  # type: ignore[arg-type]
             {"one": 1, "two": 2},

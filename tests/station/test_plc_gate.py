@@ -14,10 +14,10 @@ from flawscope.station.plc.handshake import (
     Answer,
     Code,
     Inputs,
-    Loaded,
+    Observation,
     Phase,
+    RecipeLoaded,
     Rules,
-    Seen,
     State,
     step,
 )
@@ -48,14 +48,14 @@ class Belt:
         self.state, self.gate = State(now=self.now), Gate(self.distance, self.width)
         self.hear()
         self.hear()
-        self.hear(Loaded(1))
+        self.hear(RecipeLoaded(1))
 
-    def hear(self, event: Answer | Loaded | None = None, *, beats: bool = True) -> None:
+    def hear(self, event: Answer | RecipeLoaded | None = None, *, beats: bool = True) -> None:
         self.now += 0.1
         beat = (self.said.heartbeat + beats) % 1000
         self.said = replace(self.said, heartbeat=beat, recipe=1, count=(self.at - self.zero) % COUNT_MODULUS)
         answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
-        before, seen = self.state, Seen(self.now, self.said, answer, loaded)
+        before, seen = self.state, Observation(self.now, self.said, answer, loaded)
         self.state = step(before, seen, RULES)
         self.gate = gate.step(self.gate, before, self.state)
         if self.gate.may_pass:

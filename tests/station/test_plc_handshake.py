@@ -19,10 +19,10 @@ from flawscope.station.plc.handshake import (
     Answer,
     Code,
     Inputs,
-    Loaded,
+    Observation,
     Outputs,
+    RecipeLoaded,
     Rules,
-    Seen,
     State,
     outputs,
     step,
@@ -91,14 +91,14 @@ class Played:
         self.go()
         self.go(recipe=1)
         self.go()
-        self.go(loaded=Loaded(1))
+        self.go(loaded=RecipeLoaded(1))
 
     def go(self, seconds: float = 0.1, *, beats: bool = True, **given: object) -> Outputs:
         seen = {name: given.pop(name) for name in ("answer", "loaded", "fault") if name in given}
         self.now += seconds
         beat = (self.plc.heartbeat + beats) % 65536
         self.plc = replace(self.plc, heartbeat=beat, **given)  # type: ignore[arg-type]
-        self.state = step(self.state, Seen(self.now, self.plc, **seen), self.rules)  # type: ignore[arg-type]
+        self.state = step(self.state, Observation(self.now, self.plc, **seen), self.rules)  # type: ignore[arg-type]
         return outputs(self.state, self.rules)
 
     def judged(self, good: bool | None = True) -> Answer:
@@ -165,7 +165,7 @@ def test_trigger_that_falls_and_rises_while_busy_is_another_part() -> None:
 def test_a_trigger_that_stands_when_the_station_starts_is_answered_with_an_error() -> None:
     state, rules = State(), RULES
     for beat in range(3):
-        state = step(state, Seen(beat * 0.1, Inputs(trigger=True, heartbeat=beat, recipe=1)), rules)
+        state = step(state, Observation(beat * 0.1, Inputs(trigger=True, heartbeat=beat, recipe=1)), rules)
     shown = outputs(state, rules)
     assert (shown.done, shown.error, shown.code) == (True, True, Code.UNKNOWN_PART)
 
@@ -177,14 +177,14 @@ def test_a_recipe_is_shown_when_its_model_is_loaded() -> None:
     assert (shown.recipe, shown.ready, shown.code, shown.error) == (0, False, Code.LOADING, False)
     assert played.go(trigger=True).code == Code.LOADING, "too early"
     played.go(trigger=False)
-    assert played.go(loaded=Loaded(1)).recipe == 0, "another one"
-    assert played.go(loaded=Loaded(2)).ready
+    assert played.go(loaded=RecipeLoaded(1)).recipe == 0, "another one"
+    assert played.go(loaded=RecipeLoaded(2)).ready
     shown = played.go(recipe=9)
     assert (shown.ready, shown.error, shown.code, shown.recipe) == (False, True, Code.UNKNOWN_RECIPE, 0)
     played.go(recipe=1)
-    shown = played.go(loaded=Loaded(1, Code.NO_MODEL))
+    shown = played.go(loaded=RecipeLoaded(1, Code.NO_MODEL))
     assert (shown.ready, shown.error, shown.code) == (False, True, Code.NO_MODEL)
-    assert played.go(loaded=Loaded(1)).ready, "it could be loaded later"
+    assert played.go(loaded=RecipeLoaded(1)).ready, "it could be loaded later"
     assert played.go(recipe=0).code == Code.NO_RECIPE
     assert Played(Rules({1: 0.5}, 2.0)).go(recipe=0).ready, "where there is one alone"
 
@@ -199,7 +199,7 @@ def test_a_clock_that_goes_back_changes_nothing() -> None:
 
 def test_a_watchdog_that_is_off_leaves_a_plc_that_can_be_read() -> None:
     rules = Rules({1: 0.5}, watchdog=0.0)
-    state = step(State(), Seen(0.0, Inputs()), rules)
-    state = step(state, Seen(0.1, Inputs(), loaded=Loaded(1)), rules)
+    state = step(State(), Observation(0.0, Inputs()), rules)
+    state = step(state, Observation(0.1, Inputs(), loaded=RecipeLoaded(1)), rules)
     assert outputs(state, rules).ready
-    assert outputs(step(state, Seen(0.2, None), rules), rules).error
+    assert outputs(step(state, Observation(0.2, None), rules), rules).error

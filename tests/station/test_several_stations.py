@@ -18,7 +18,7 @@ from station_helpers import INSPECTIONS, Served, aged, everything, free_port, ta
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 from flawscope.station.client import Client
-from flawscope.station.settings.station import Keep, Product, Settings, read_settings
+from flawscope.station.settings.station import ProductSettings, RetentionSettings, Settings, read_settings
 from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
@@ -26,7 +26,7 @@ from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import pictures, products, stations
-from flawscope.station.store.station_identity import address_of, claim_identity
+from flawscope.station.store.station_identity import claim_identity, public_address
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"
@@ -123,7 +123,7 @@ def test_two_stations_share_a_data_base_and_nothing_else(
 
     # what one removes is there at the other
     database = Database(Settings(database=shared_url).url, "line1")
-    keep = Keep(good="1 hour", anomalous="1 hour")
+    keep = RetentionSettings(good="1 hour", anomalous="1 hour")
     gone = Retention(database, Files(tmp_path / "line1"), keep, aged(database))
     gone._pause = lambda seconds: None  # type: ignore[method-assign]
     assert gone.run().pictures == 1
@@ -178,7 +178,7 @@ def test_what_a_model_of_another_station_was_learnt_from_stays(
     train = sorted((drawn / "plate" / "train" / "good").iterdir())[0].read_bytes()
     new = sorted(good.iterdir())[0].read_bytes()
     Store(first).record([taken_file(files, product, here, data, at) for at, data in enumerate((train, new))])
-    retention = Retention(first, files, Keep(good="1 hour"), aged(first))
+    retention = Retention(first, files, RetentionSettings(good="1 hour"), aged(first))
     retention._pause = lambda seconds: None  # type: ignore[method-assign]
     summary = retention.run()
     assert (summary.problem, summary.kept, summary.pictures) == ("", 1, 1)
@@ -285,7 +285,7 @@ def test_stations_that_come_at_once_are_each_one(shared_url: str, tmp_path: Path
     ],
 )
 def test_the_address_is_where_others_reach_it(given: dict[str, Any], expected: str | None) -> None:
-    assert address_of(Settings(products={"plate": Product("x")}, **given)) == expected
+    assert public_address(Settings(products={"plate": ProductSettings("x")}, **given)) == expected
 
 
 def test_a_name_of_a_station_is_checked(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from station_helpers import INSPECTIONS, NAME, Opener, Running, until
 
 from flawscope.cli import main
 from flawscope.station.access import audit
-from flawscope.station.access.audit import search, trim
+from flawscope.station.access.audit import search, trim_events
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, now
@@ -242,7 +242,7 @@ def test_records_are_searched_paged_and_bounded(database: Database, monkeypatch:
     assert len(seen) == 1 + 10 + 100
     monkeypatch.setattr(audit, "MAX_FAILED_SIGN_INS", 1000)
     monkeypatch.setattr(audit, "MAX_EVENTS", 1)
-    trim(database)
+    trim_events(database)
     left = [one["text"] for one in search(database, limit=5000)]
     assert left == [f"wrong {k}" for k in range(1999, 999, -1)] + ["100 % good"], "guesses push out guesses"
 

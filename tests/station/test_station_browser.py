@@ -17,8 +17,8 @@ from tablet import API, PHONE, SLATE, Tablet, needs_chromium, tablet_at
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 
-from flawscope.station.settings.sources import CameraOf
-from flawscope.station.settings.station import Product, Settings
+from flawscope.station.settings.sources import CameraSourceSettings
+from flawscope.station.settings.station import ProductSettings, Settings
 
 pytestmark = needs_chromium
 
@@ -102,8 +102,8 @@ def test_a_camera_that_is_away_is_seen_from_afar(
 ) -> None:
     """In the band, in the problem line and in the list; other pictures do not hide it."""
     pytest.importorskip("av")
-    model, camera = settings.products["plate"].model, CameraOf("rtsp://127.0.0.1:9/stream")
-    running = open_station(products={"plate": Product(model, sources=(camera,))})
+    model, camera = settings.products["plate"].model, CameraSourceSettings("rtsp://127.0.0.1:9/stream")
+    running = open_station(products={"plate": ProductSettings(model, sources=(camera,))})
     with tablet_at(running, driver) as tablet:
         tablet.open("live")
         tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "away")

@@ -24,10 +24,10 @@ from flawscope.station.client import Client
 from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.settings.sources import (
     ALLOWED_PROTOCOLS,
-    CameraOf,
-    FolderOf,
+    CameraSourceSettings,
+    FolderSourceSettings,
     ffmpeg_input,
-    shown_address,
+    redact_camera_address,
 )
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.sources import camera as camera_module
@@ -41,7 +41,7 @@ DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a loc
 
 
 def pictures_of(path: Path | str) -> list[Image.Image]:
-    frames = FrameReader(CameraOf(str(path)), MANY)
+    frames = FrameReader(CameraSourceSettings(str(path)), MANY)
     try:
         return [Image.open(io.BytesIO(encode_png(frame, MANY))) for frame in frames if frame is not None]
     finally:
@@ -78,11 +78,11 @@ products:
     )
     product = read_settings(tmp_path / "station.yaml").products["plate"]
     assert product.all_sources == (
-        FolderOf(str(tmp_path / "first")),
-        FolderOf(str(tmp_path / "second"), str(tmp_path / "done")),
-        CameraOf("rtsp://anna@192.0.2.20/stream", "1 s", str(tmp_path / "secret")),
-        CameraOf(str(tmp_path / "film.mp4")),
-        CameraOf(
+        FolderSourceSettings(str(tmp_path / "first")),
+        FolderSourceSettings(str(tmp_path / "second"), str(tmp_path / "done")),
+        CameraSourceSettings("rtsp://anna@192.0.2.20/stream", "1 s", str(tmp_path / "secret")),
+        CameraSourceSettings(str(tmp_path / "film.mp4")),
+        CameraSourceSettings(
             "/dev/video0", "trigger", None, "500 ms", (("framerate", "30"), ("video_size", "1920x1080"))
         ),
     )
@@ -103,8 +103,8 @@ products:
     ],
 )
 def test_no_address_shows_a_password(address: str, shown: str) -> None:
-    assert shown_address(address) == shown
-    assert "secret" not in repr(CameraOf(address))
+    assert redact_camera_address(address) == shown
+    assert "secret" not in repr(CameraSourceSettings(address))
 
 
 def test_what_ffmpeg_may_open() -> None:
@@ -247,15 +247,15 @@ def test_files_that_name_others_are_not_followed(tmp_path: Path) -> None:
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(CameraLostError):
-            FrameReader(CameraOf(str(tmp_path / name)), MANY)
+            FrameReader(CameraSourceSettings(str(tmp_path / name)), MANY)
     with pytest.raises(CameraLostError, match="it is a folder: write `folder:`"):
-        FrameReader(CameraOf(str(tmp_path)), MANY)
+        FrameReader(CameraSourceSettings(str(tmp_path)), MANY)
 
 
 def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 2)
     with pytest.raises(TooLargeError, match="raise `limits: pixels`"):
-        FrameReader(CameraOf(str(path)), 1000)
+        FrameReader(CameraSourceSettings(str(path)), 1000)
     with pytest.raises(TooLargeError, match="megapixels"):
         encode_png(av.VideoFrame(96, 64, "rgb24"), 1000)
 
@@ -268,7 +268,7 @@ def test_a_video_file_is_inspected_once_and_ends(
 ) -> None:
     """Away until it is there; once, also under another name, and another file in its place."""
     path = tmp_path / "film.mp4"
-    products = with_sources(settings, CameraOf(str(path)))
+    products = with_sources(settings, CameraSourceSettings(str(path)))
     # its frames have one colour each: a slow machine has time to look at five, and says so
     products = {name: replace(product, camera_checks=False) for name, product in products.items()}
     running = open_station(products=products)
@@ -288,7 +288,7 @@ def test_a_video_file_is_inspected_once_and_ends(
     running.close()
 
     other = path.rename(tmp_path / "other.mp4")
-    running = open_station(products=with_sources(settings, CameraOf(str(other))))
+    running = open_station(products=with_sources(settings, CameraSourceSettings(str(other))))
     until(lambda: sources(running.url)[0]["state"] == "ended")
     other.unlink()
     time.sleep(0.5)
@@ -303,7 +303,7 @@ def test_a_video_file_is_inspected_once_and_ends(
 def test_a_video_file_every_so_often(open_station: Any, settings: Settings, tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mkv", 60)
     os.utime(path, (1e9, 1e9))
-    running = open_station(products=with_sources(settings, CameraOf(str(path), "500 ms")))
+    running = open_station(products=with_sources(settings, CameraSourceSettings(str(path), "500 ms")))
     until(lambda: sources(running.url)[0]["state"] == "ended")
     assert names(running.url) == [f"film-{number:06d}.png" for number in (1, 14, 26, 39, 51)]
 
@@ -315,7 +315,7 @@ def test_a_video_file_waits_for_a_data_base_that_is_away(
     monkeypatch.setattr("flawscope.station.sources.video.MIN_RETRY_DELAY", 0.1)
     path = write_video(tmp_path / "film.mp4", 60)
     os.utime(path, (1e9, 1e9))
-    running = open_station(products=with_sources(settings, CameraOf(str(path))))
+    running = open_station(products=with_sources(settings, CameraSourceSettings(str(path))))
     store = running.station.store
     until(lambda: sources(running.url)[0]["taken"] > 5)
 
@@ -335,7 +335,7 @@ def test_a_frame_that_is_not_recorded_is_told(
     open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a live camera it is lost, and the next ones are taken when it is over."""
-    running = open_station(products=with_sources(settings, CameraOf(DRAWN, "100 ms")))
+    running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN, "100 ms")))
     until(lambda: sources(running.url)[0]["taken"] > 1)
 
     def away(_: Any) -> Any:
@@ -378,7 +378,7 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(
     open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is inspected is fresh however long the model takes, and others find room."""
-    running = open_station(products=with_sources(settings, CameraOf(DRAWN)))
+    running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN)))
     session = running.station.versions.active(1)[1].session
     run = session.run
 
@@ -417,7 +417,7 @@ def test_a_real_stream_is_cut_and_comes_back(
     """The server is killed: a problem within seconds, and inspections go on when it is there again."""
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
     address = f"rtsp://anna@{rtsp.host}/stream"
-    camera = CameraOf(address, "200 ms", str(tmp_path / "secret"), "2 s")
+    camera = CameraSourceSettings(address, "200 ms", str(tmp_path / "secret"), "2 s")
     running = open_station(products=with_sources(settings, camera))
     url = running.url
     until(lambda: sources(url)[0]["taken"] >= 3)
@@ -454,7 +454,9 @@ def test_a_real_stream_is_cut_and_comes_back(
 def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
     """A camera that hangs: its connection stays, and no frame comes. A trigger gives up in its time."""
     address = f"rtsp://anna:s3cr%2Fet%20%40x@{rtsp.host}/stream"
-    running = open_station(products=with_sources(settings, CameraOf(address, "trigger", None, "1500 ms")))
+    running = open_station(
+        products=with_sources(settings, CameraSourceSettings(address, "trigger", None, "1500 ms"))
+    )
     url = running.url
     until(lambda: sources(url)[0]["state"] == "running")
     rtsp.signal(signal.SIGSTOP)
@@ -472,7 +474,7 @@ def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, sett
 
 def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
     said: list[str] = []
-    camera = CameraOf(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
+    camera = CameraSourceSettings(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
     running = open_station(products=with_sources(settings, camera))
     running.station.say = said.append
     text = until(lambda: problems(running.url).get("camera_away_1_1"))
@@ -487,7 +489,7 @@ def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, s
 
 def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: Settings) -> None:
     """Once under one key, whatever is lost; and no frame without a trigger."""
-    running = open_station(products=with_sources(settings, CameraOf(DRAWN, "trigger")))
+    running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN, "trigger")))
     until(lambda: sources(running.url)[0]["state"] == "running")
     there = f"{running.url}/api/v1/products/plate/trigger"
     with Client(running.url) as client:
@@ -518,7 +520,7 @@ def test_triggers_where_there_is_no_camera_or_several(
     with Client(running.url) as client, pytest.raises(InputError, match="plate has no camera"):
         client.trigger()
     running.close()
-    cameras = [CameraOf(DRAWN, "trigger"), CameraOf(DRAWN, "trigger")]
+    cameras = [CameraSourceSettings(DRAWN, "trigger"), CameraSourceSettings(DRAWN, "trigger")]
     running = open_station(products=with_sources(settings, *cameras))
     until(lambda: all(one["state"] == "running" for one in sources(running.url)))
     with Client(running.url) as client:
@@ -530,7 +532,7 @@ def test_triggers_where_there_is_no_camera_or_several(
 
 def test_a_trigger_while_the_station_ends(open_station: Any, settings: Settings) -> None:
     """Whoever waits is told."""
-    silent = CameraOf("lavfi:testsrc2=size=96x64:rate=1/50,realtime", "trigger", None, "60 s")
+    silent = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=1/50,realtime", "trigger", None, "60 s")
     running = open_station(products=with_sources(settings, silent))
     (camera,) = running.station.sources["plate"]
     waiting = camera.next_shot()

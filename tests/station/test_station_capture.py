@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from setup_helpers import NEW, begin, empty_fixture, empty_settings
 from station_helpers import Running, opened, until
 
-from flawscope.station.drift.camera_faults import look
+from flawscope.station.drift.camera_faults import measure_picture
 from flawscope.station.setup.capture import quality_hints
 
 pytest.importorskip("av")
@@ -148,12 +148,14 @@ def test_focus_and_light_are_said_in_words() -> None:
     part = Image.fromarray(rng.integers(60, 180, (60, 80), dtype=np.uint8)).resize(
         (640, 480), Image.Resampling.NEAREST
     )
-    usual = [look(part.point(lambda value, k=k: value + k)) for k in range(5)]
+    usual = [measure_picture(part.point(lambda value, k=k: value + k)) for k in range(5)]
     blurred = part.filter(ImageFilter.GaussianBlur(4))
     assert quality_hints(usual[0], []) == quality_hints(usual[2], usual) == []
-    assert quality_hints(look(part.point(lambda value: value // 2)), usual) == ["darker"]
-    assert quality_hints(look(part.point(lambda value: value * 1.3)), usual) == ["brighter"]
-    assert quality_hints(look(blurred), usual) == ["softer"]
-    assert quality_hints(usual[0], [look(blurred)] * 3) == ["sharper"]
-    assert quality_hints(look(part.point(lambda value: 0)), usual) == ["dark"]
-    assert quality_hints(look(part.point(lambda value: 255 if value > 100 else value)), []) == ["glare"]
+    assert quality_hints(measure_picture(part.point(lambda value: value // 2)), usual) == ["darker"]
+    assert quality_hints(measure_picture(part.point(lambda value: value * 1.3)), usual) == ["brighter"]
+    assert quality_hints(measure_picture(blurred), usual) == ["softer"]
+    assert quality_hints(usual[0], [measure_picture(blurred)] * 3) == ["sharper"]
+    assert quality_hints(measure_picture(part.point(lambda value: 0)), usual) == ["dark"]
+    assert quality_hints(measure_picture(part.point(lambda value: 255 if value > 100 else value)), []) == [
+        "glare"
+    ]

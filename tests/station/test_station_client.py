@@ -23,7 +23,7 @@ from flawscope.results.table import read_table
 from flawscope.station import client as client_module
 from flawscope.station.client import Client, RefusedError
 from flawscope.station.client.messages import parse
-from flawscope.station.settings.station import Product
+from flawscope.station.settings.station import ProductSettings
 from flawscope.station.store.inspection import Inspection
 
 Capture = pytest.CaptureFixture[str]
@@ -301,7 +301,7 @@ def test_everything_else_that_a_station_can_be_asked(
     open_station: Any, model_file: Path, other_model: Path, parts: list[bytes]
 ) -> None:
     """What the station does then is tested with its API; here that it is asked for."""
-    both = {name: Product(str(model_file)) for name in ("left", "right")}
+    both = {name: ProductSettings(str(model_file)) for name in ("left", "right")}
     with Client(open_station(products=both).url) as client:
         with pytest.raises(InputError, match="name one of left, right"):
             client.inspect(parts[0])

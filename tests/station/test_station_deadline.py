@@ -20,8 +20,8 @@ from flawscope import load
 from flawscope.errors import FlawscopeError
 from flawscope.station.client import Client
 from flawscope.station.inspecting import capacity as memory_module
-from flawscope.station.inspecting.capacity import TURN_LENGTH, BusyError, FairQueue, Memory
-from flawscope.station.settings.station import Limits, Product, Settings
+from flawscope.station.inspecting.capacity import TURN_LENGTH, BusyError, FairQueue, MemoryBudget
+from flawscope.station.settings.station import Limits, ProductSettings, Settings
 
 Open = Callable[..., Running]
 
@@ -139,7 +139,7 @@ def test_a_late_answer_says_so_also_where_it_is_recorded(
 def test_a_product_has_a_deadline_and_a_client_asks_once(
     open_station: Open, settings: Settings, parts: list[bytes]
 ) -> None:
-    running = open_station(products={NAME: Product(settings.products[NAME].model, deadline="100 ms")})
+    running = open_station(products={NAME: ProductSettings(settings.products[NAME].model, deadline="100 ms")})
     with held(running), Client(running.url) as client:
         with pytest.raises(FlawscopeError, match="not judged in time"):
             client.inspect(parts[0], deadline=200)
@@ -152,7 +152,7 @@ def test_a_product_has_a_deadline_and_a_client_asks_once(
 def test_a_flooded_product_leaves_room_and_turns(
     open_station: Open, settings: Settings, parts: list[bytes]
 ) -> None:
-    model = Product(settings.products[NAME].model)
+    model = ProductSettings(settings.products[NAME].model)
     running = open_station(products={NAME: model, "other": model}, limits=Limits(queue=16))
     inspector = running.station.inspector
     with ThreadPoolExecutor(20) as pool:
@@ -173,7 +173,7 @@ def test_a_flooded_product_leaves_room_and_turns(
 
 
 def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
-    memory, got = Memory(100), []
+    memory, got = MemoryBudget(100), []
     assert memory.take(60)
 
     def ask(count: int) -> None:
@@ -236,9 +236,9 @@ def test_transparency_in_tall_pictures_is_as_in_one_piece() -> None:
 def test_nobody_waits_for_a_picture_that_another_thread_decodes(parts: list[bytes]) -> None:
     import warnings
 
-    from flawscope.pictures.decoding import header, without_warnings
+    from flawscope.pictures.decoding import read_picture_header, without_warnings
 
     before = list(warnings.filters)
     with without_warnings(), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(header, parts[0], "a.png").result(60).kind == "PNG"
+        assert pool.submit(read_picture_header, parts[0], "a.png").result(60).kind == "PNG"
     assert list(warnings.filters) == before

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from flawscope.cli import Parser, commands
-from flawscope.station.settings.sinks import mqtt_of
+from flawscope.station.settings.sinks import read_mqtt
 from flawscope.station.settings.station import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_compose_stands_mosquitto_beside_the_station(compose: dict[str, Any], tm
     page = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
     assert mosquitto["image"] in page
     blocks = [yaml.safe_load(one)["mqtt"] for one in re.findall(r"```yaml\n(.*?)```", page, re.S)]
-    found = {one["broker"]: mqtt_of(one, tmp_path) for one in blocks}
+    found = {one["broker"]: read_mqtt(one, tmp_path) for one in blocks}
     assert getattr(found["mqtt://mosquitto"], "password_file", "") == "/run/secrets/mqtt_password"
 
 

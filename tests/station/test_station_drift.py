@@ -20,7 +20,7 @@ from flawscope.errors import InputError
 from flawscope.station.drift import camera_faults as camera
 from flawscope.station.drift import camera_monitor
 from flawscope.station.drift import monitor as drifts
-from flawscope.station.settings.station import Product, Settings, check, read_settings
+from flawscope.station.settings.station import ProductSettings, Settings, check_settings, read_settings
 from flawscope.station.station import Station
 from flawscope.station.store.schema import inspections
 from flawscope.station.store.search import Filters
@@ -218,7 +218,7 @@ def test_another_version_begins_anew(open_station: Any, other_model: Path) -> No
 
 def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> None:
     model = settings.products["plate"].model
-    running = open_station(products={"plate": Product(model, drift=None, camera_checks=False)})
+    running = open_station(products={"plate": ProductSettings(model, drift=None, camera_checks=False)})
     with httpx.Client(base_url=running.url, timeout=30) as http:
         record(running.station, shifted())
         time.sleep(0.1)
@@ -243,7 +243,7 @@ def test_the_settings_file_has_it_for_each_product(settings: Settings, tmp_path:
     for text in ("often", "0 %", "60 %", "1", "-1 %", ""):
         products = {"plate": replace(settings.products["plate"], drift=text)}
         with pytest.raises(InputError, match=r"product plate: drift: .* is not a share between 0 and 50 %"):
-            check(replace(settings, products=products))
+            check_settings(replace(settings, products=products))
 
 
 def test_engineers_alone_say_what_is_normal(running: Any, http: httpx.Client) -> None:

@@ -30,11 +30,11 @@ from station_helpers import INSPECTIONS, Load, missing, until
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
-from flawscope.station.inspecting.picture import Picture, checked
-from flawscope.station.settings.station import DATABASE, Keep, Limits
+from flawscope.station.inspecting.picture import Picture, check_picture
+from flawscope.station.settings.station import DATABASE_FILE, Limits, RetentionSettings
 from flawscope.station.store import database as database_module
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.files import ROOM
+from flawscope.station.store.files import RESERVED_BYTES
 
 
 def problems(url: str) -> set[str]:
@@ -103,7 +103,7 @@ def sqlite_station(open_station: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_data_base_that_another_program_holds(sqlite_station: Any, parts: list[bytes]) -> None:
     url, store = sqlite_station.url, Path(sqlite_station.station.settings.store)
     assert send(url, parts[0]).status_code == 201
-    other = sqlite3.connect(store / DATABASE, isolation_level=None)
+    other = sqlite3.connect(store / DATABASE_FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     refused = send(url, parts[1], "held")
     assert (refused.status_code, refused.json()["code"]) == (503, "store_unreachable")
@@ -164,9 +164,16 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(
     disk, size = tmp_path / "disk", 8 << 20  # of an upload
     with small_disk(disk, "64m"):
         running = open_station(database=None, store=str(disk / "store"))
-        for place, free in enumerate((size + ROOM + (1 << 20), size + ROOM - (1 << 20), 0, size + 2 * ROOM)):
+        for place, free in enumerate(
+            (
+                size + RESERVED_BYTES + (1 << 20),
+                size + RESERVED_BYTES - (1 << 20),
+                0,
+                size + 2 * RESERVED_BYTES,
+            )
+        ):
             fill(disk, free)
-            if free > size + ROOM:  # a write in the background may have failed before
+            if free > size + RESERVED_BYTES:  # a write in the background may have failed before
                 until(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
                 assert send(running.url, parts[place], f"{free}").status_code == 201
                 continue
@@ -247,7 +254,7 @@ def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list
 def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
     open_station: Any, parts: list[bytes]
 ) -> None:
-    running = open_station(keep=Keep(None, None, None, None, "200 KB"))
+    running = open_station(keep=RetentionSettings(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
     until(lambda: retention._next_rescan)
     for place in range(30):
@@ -277,9 +284,9 @@ def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
     def sized(pixels: int) -> bytes:
         return head[:18] + (1000).to_bytes(4, "little") + (pixels // 1000).to_bytes(4, "little") + head[26:]
 
-    assert checked(sized(limits.pixels), "a.bmp", limits)[1][1:3] == (limits.pixels // 1000, 1000)
+    assert check_picture(sized(limits.pixels), "a.bmp", limits)[1][1:3] == (limits.pixels // 1000, 1000)
     with pytest.raises(InputError, match=f"more than {limits.pixels // 1_000_000} megapixels"):
-        checked(sized(limits.pixels + 1000), "a.bmp", limits)
+        check_picture(sized(limits.pixels + 1000), "a.bmp", limits)
 
 
 def test_who_goes_away_takes_nothing_along(running: Any, parts: list[bytes]) -> None:

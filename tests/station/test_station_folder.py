@@ -27,8 +27,8 @@ from flawscope.errors import InputError
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.worker import ModelError
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import FolderOf
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.settings.sources import FolderSourceSettings
 from flawscope.station.settings.station import Limits, Settings
 from flawscope.station.sources import folder as module
 from flawscope.station.sources.folder import UNREADABLE, VANISHED, FolderSource
@@ -38,7 +38,7 @@ from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.records import Store
 from flawscope.station.store.schema import inspections
-from flawscope.watch import Stamp
+from flawscope.watch import FileStamp
 
 FRESH = 0.3  # seconds that a file may be unreadable
 SIZE = 100  # bytes of a picture
@@ -68,19 +68,19 @@ class Line:
     gate: threading.Event | None = None  # pictures are answered when it is open
     sources: list[FolderSource] = field(default_factory=list)
 
-    def submit(self, pictures: Sequence[Picture]) -> list[Future[Recorded]]:
+    def submit(self, pictures: Sequence[Picture]) -> list[Future[RecordedInspection]]:
         (one,) = pictures
         self.tried.append(one.name)
         error = self.hurdle(one)
         if isinstance(error, BusyError):
             raise error
-        answer: Future[Recorded] = Future()
+        answer: Future[RecordedInspection] = Future()
         self.flying += 1
         self.most = max(self.most, self.flying)
         threading.Thread(target=self._answer, args=(one, error, answer), daemon=True).start()
         return [answer]
 
-    def _answer(self, one: Picture, error: BaseException | None, answer: Future[Recorded]) -> None:
+    def _answer(self, one: Picture, error: BaseException | None, answer: Future[RecordedInspection]) -> None:
         if self.gate is not None:
             self.gate.wait(PATIENCE)
         try:
@@ -95,7 +95,7 @@ class Line:
         facts["picture"] = self.files.keep(PICTURES, one.data, ".png")
         judged = taken(one.product_id, self.version, **facts)
         ((number, is_new),) = self.store.record([judged])
-        answer.set_result(Recorded(number, judged, is_new))
+        answer.set_result(RecordedInspection(number, judged, is_new))
 
     def report(self, code: str, why: str | None) -> None:
         code = code.removesuffix(f"_{self.product}")
@@ -108,7 +108,7 @@ class Line:
     def open(self, share: QueueShare | None = None, **changes: Any) -> FolderSource:
         times: dict[str, Any] = {"poll": 0.1, "patience": FRESH, "settle": 0.1} | changes
         line = SourceLine(self.product, self.submit, self.report, self.store, share or QueueShare(Limits()))
-        said = FolderOf(str(self.folder), times.pop("then", "keep"))
+        said = FolderSourceSettings(str(self.folder), times.pop("then", "keep"))
         source = FolderSource(line, said, times.pop("number", 1), **times)
         source.start()
         self.sources.append(source)
@@ -200,7 +200,7 @@ def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: py
     path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_unchanged
     once = [True]
 
-    def written_meanwhile(where: Path, mark: Stamp) -> bytes | None:
+    def written_meanwhile(where: Path, mark: FileStamp) -> bytes | None:
         if once:
             once.clear()
             path.write_bytes(anew)

@@ -19,7 +19,7 @@ from station_helpers import broken, everything, originals
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.writer import Judged
+from flawscope.station.inspecting.writer import JudgedPicture
 from flawscope.station.store.database import StoreError
 from flawscope.station.web.uploads import Upload
 
@@ -152,7 +152,7 @@ def test_what_was_refused_is_freed_at_once(
         raise StoreError("the data base is away; wait", "store_unreachable")
 
     def held() -> list[Any]:
-        kinds = (FlawscopeError, Picture, Upload, Judged)
+        kinds = (FlawscopeError, Picture, Upload, JudgedPicture)
         return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
 
     def left() -> list[Any]:

@@ -21,9 +21,9 @@ from station_helpers import until
 from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
-from flawscope.station.settings.station import Product, Settings
-from flawscope.station.store.inspection import KeyUsedError, Label, triggered, uploaded
+from flawscope.station.settings.sources import CameraSourceSettings, FolderSourceSettings, read_source
+from flawscope.station.settings.station import ProductSettings, Settings
+from flawscope.station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
 from flawscope.station.store.schema import inspections
 
 PRODUCT = "products/plate"
@@ -141,7 +141,7 @@ def test_a_key_that_was_recorded_on_the_way_is_refused(
     first = post(api, parts[0], key="k").json()
     inspector, product = running.station.inspector, running.station.product_id("plate")
     for data in (parts[0], parts[-1]):
-        request = uploaded("k", [data], False, Label())
+        request = upload_request("k", [data], False, Label())
         picture = Picture(product, data, "a", "http", request.key_of(0), request=request)
         (answer,) = inspector.submit([picture])
         if data == parts[0]:
@@ -240,7 +240,7 @@ def test_a_folder_reads_parts_from_names(
     pattern = r"(?:(?P<batch>\w+)/)?(?P<part>\d+)_[ab]\.png$"
     source = read_source({"folder": str(folder), "pattern": pattern}, tmp_path)
     model = settings.products["plate"].model
-    running = open_station(products={"plate": Product(model, sources=(source,))})
+    running = open_station(products={"plate": ProductSettings(model, sources=(source,))})
     with Client(running.url) as client:
         until(lambda: len(list(client.search())) == 4)
         found = {one.name: (one.part, one.batch) for one in client.search()}
@@ -258,7 +258,7 @@ def test_patterns_are_checked(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=why):
             read_source({"folder": "in", "pattern": wrong}, tmp_path)
     right = read_source({"folder": "in", "pattern": "(?P<batch>a)", "then": "done"}, tmp_path)
-    assert right == FolderOf(str(tmp_path / "in"), str(tmp_path / "done"), "(?P<batch>a)")
+    assert right == FolderSourceSettings(str(tmp_path / "in"), str(tmp_path / "done"), "(?P<batch>a)")
     assert (
         read_source({"camera": "rtsp://192.0.2.1/s", "every": "trigger", "view": "top"}, tmp_path).view
         == "top"
@@ -271,11 +271,13 @@ def test_patterns_are_checked(tmp_path: Path) -> None:
 def test_a_frame_says_how_many_triggers_it_answers(open_station: Any, settings: Settings) -> None:
     """Each has a part of its own; one that is sent again counts once."""
     pytest.importorskip("av")
-    plate = replace(settings.products["plate"], sources=(CameraOf(SLOW, "trigger", None, "60 s"),))
+    plate = replace(
+        settings.products["plate"], sources=(CameraSourceSettings(SLOW, "trigger", None, "60 s"),)
+    )
     running = open_station(products={"plate": plate})
     (camera,) = running.station.sources["plate"]
     until(lambda: camera.state.state == "running")
-    first, other = (triggered(key, None, Label(key)) for key in "ab")
+    first, other = (trigger_request(key, None, Label(key)) for key in "ab")
     shots = [camera.next_shot(one) for one in (first, first, other, None)]
     assert {shot.result(60).triggers for shot in shots} == {3}
     with Client(running.url) as client:

@@ -20,11 +20,11 @@ from flawscope.artefact import joint_file
 from flawscope.cli import main, serve
 from flawscope.errors import InputError
 from flawscope.predictor.joint import JointPredictor
-from flawscope.results.prediction import NONE
+from flawscope.results.prediction import NO_PRODUCT_NAME
 from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
-from flawscope.station.settings.sources import CameraOf, FolderOf
-from flawscope.station.settings.station import Learn, Product
+from flawscope.station.settings.sources import CameraSourceSettings, FolderSourceSettings
+from flawscope.station.settings.station import LearningSettings, ProductSettings
 from flawscope.synthesis.demo.dataset import draw_picture
 
 for _library in ("torch", "onnx", "onnxscript", "onnxruntime"):
@@ -85,7 +85,7 @@ def open_line(open_station: Opener, joint_models: Path) -> Callable[..., Line]:
     """`open_line("three", ...)` opens a station whose entry `line` has this model."""
 
     def open_one(model: str = "three", **more: Any) -> Line:
-        entry = Product(str(joint_models / f"{model}.safetensors"), **more)
+        entry = ProductSettings(str(joint_models / f"{model}.safetensors"), **more)
         return Line(open_station(products={"line": entry}))
 
     return open_one
@@ -133,7 +133,7 @@ def test_it_judges_as_the_library_with_and_without_the_product(open_line: Any, j
         found, right = line.send("line", data).json(), model.predict(data)
         called = dict(zip(PRODUCTS, CALLED, strict=True))
         assert found["product"] == called[str(right.nearest)]
-        assert found["shows"] == (called[right.product] if right.product else NONE)
+        assert found["shows"] == (called[right.product] if right.product else NO_PRODUCT_NAME)
         seen.add(found["shows"])
         assert found["product_p_value"] == right.product_p_value
         assert (found["score"], found["p_value"]) == pytest.approx((right.score, right.p_value), rel=1e-6)
@@ -143,22 +143,22 @@ def test_it_judges_as_the_library_with_and_without_the_product(open_line: Any, j
             said, alone = line.send(called[name], data).json(), model.predict(data, product=name)
             assert (said["product"], said["shows"], said["product_p_value"]) == (called[name], None, None)
             assert (said["score"], said["decision"]) == (pytest.approx(alone.score, rel=1e-6), alone.decision)
-    assert seen == {*CALLED, NONE}
+    assert seen == {*CALLED, NO_PRODUCT_NAME}
 
 
 def test_none_of_these_is_anomalous_and_waits_for_a_review(open_line: Any) -> None:
     line = open_line()
     found = line.send("line", NOISE, name="belt.png").json()
-    assert (found["shows"], found["decision"], found["review"]) == (NONE, "anomalous", "waiting")
+    assert (found["shows"], found["decision"], found["review"]) == (NO_PRODUCT_NAME, "anomalous", "waiting")
     assert found["severity"] > 0
     here = f"{found['product']}/inspections/{found['id']}"
     for layer in ("overlay", "view", "mask", "map"):
         assert line.http.get(f"{here}/{layer}").status_code == 200
     row = line.http.get(f"{found['product']}/export").text.splitlines()
-    assert dict(zip(row[0].split(","), row[1].split(","), strict=False))["shows"] == NONE
+    assert dict(zip(row[0].split(","), row[1].split(","), strict=False))["shows"] == NO_PRODUCT_NAME
     assert line.http.get(f"{found['product']}/export?format=parquet").status_code == 200
     page = httpx.get(f"{line.running.url}/{found['product']}/inspections/{found['id']}").text
-    assert NONE in page
+    assert NO_PRODUCT_NAME in page
 
 
 def test_the_entry_is_an_address_for_pictures_alone(open_line: Any) -> None:
@@ -257,7 +257,7 @@ def test_it_resumes_what_was_active_even_without_the_file(
 ) -> None:
     file = tmp_path / "line.safetensors"
     shutil.copy(joint_models / "two.safetensors", file)
-    products = {"line": Product(str(file))}
+    products = {"line": ProductSettings(str(file))}
     line = Line(open_station(products=products))
     version = line.add(joint_models / "other.safetensors", "fabric").json()["id"]
     line.http.post(f"fabric/versions/{version}/activate")
@@ -279,7 +279,7 @@ def test_it_resumes_what_was_active_even_without_the_file(
 def test_a_further_product_appears_and_goes_and_its_history_stays(
     open_station: Opener, joint_models: Path
 ) -> None:
-    two, three = (Product(str(joint_models / f"{name}.safetensors")) for name in ("two", "three"))
+    two, three = (ProductSettings(str(joint_models / f"{name}.safetensors")) for name in ("two", "three"))
     line = Line(open_station(products={"line": two}))
     assert line.names() == ["fabric", "plate"]
     # by the API
@@ -311,11 +311,11 @@ def test_a_further_product_appears_and_goes_and_its_history_stays(
 
 
 def test_a_product_keeps_its_history_as_it_joins_a_model(open_station: Opener, joint_models: Path) -> None:
-    alone = {"plate": Product(str(joint_models / "plate.safetensors"))}
+    alone = {"plate": ProductSettings(str(joint_models / "plate.safetensors"))}
     line = Line(open_station(products=alone))
     first = line.send("plate", GOOD["plate"]).json()
     line.running.close()
-    line = Line(open_station(products={"line": Product(str(joint_models / "two.safetensors"))}))
+    line = Line(open_station(products={"line": ProductSettings(str(joint_models / "two.safetensors"))}))
     found = line.send("line", GOOD["plate"]).json()
     assert [one["id"] for one in line.found("plate")] == [found["id"], first["id"]]
     assert found["version"] != first["version"]
@@ -327,7 +327,7 @@ def test_a_product_keeps_its_history_as_it_joins_a_model(open_station: Opener, j
     assert line.send("plate", GOOD["plate"]).json()["version"] == first["version"]
     assert line.send("line", GOOD["plate"]).status_code == 404
     line.running.close()
-    line = Line(open_station(products={"line": Product(str(joint_models / "two.safetensors"))}))
+    line = Line(open_station(products={"line": ProductSettings(str(joint_models / "two.safetensors"))}))
     assert line.send("line", GOOD["plate"]).json()["version"] == found["version"] == line.active("plate")
 
 
@@ -345,7 +345,7 @@ def test_files_of_the_other_kind_are_refused_in_a_line(
     assert sent.status_code == 422
     assert "has no product Blech-7: send it to one that it has, fabric, plate" in sent.text
     line.running.close()
-    products = {"plate": Product(str(joint_models / "plate.safetensors"))}
+    products = {"plate": ProductSettings(str(joint_models / "plate.safetensors"))}
     line = Line(open_station(products=products))
     sent = line.add(only)
     assert sent.status_code == 422
@@ -354,13 +354,16 @@ def test_files_of_the_other_kind_are_refused_in_a_line(
 
 @pytest.mark.parametrize("case", ["entry", "twice", "both", "learn", "own"])
 def test_settings_that_do_not_fit_are_one_line(case: str, joint_models: Path, open_station: Opener) -> None:
-    two = Product(str(joint_models / "two.safetensors"))
-    alone = Product(str(joint_models / "plate.safetensors"))
+    two = ProductSettings(str(joint_models / "two.safetensors"))
+    alone = ProductSettings(str(joint_models / "plate.safetensors"))
     products, words = {
         "entry": ({"plate": two}, "plate: the model's product plate would be plate at the station"),
         "twice": ({"a": two, "b": two}, "b: the model's product fabric would be fabric at the station"),
         "both": ({"line": two, "plate": alone}, "line: the model's product plate would be plate"),
-        "learn": ({"line": replace(two, learn=Learn())}, "a joint model does not learn from corrections"),
+        "learn": (
+            {"line": replace(two, learn=LearningSettings())},
+            "a joint model does not learn from corrections",
+        ),
         "own": ({"line": two}, "product line has inspections of its own"),
     }[case]
     if case == "own":
@@ -394,7 +397,7 @@ def test_pictures_of_a_folder_find_their_product_once(
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    line = open_line(sources=(FolderOf(str(folder)),))
+    line = open_line(sources=(FolderSourceSettings(str(folder)),))
     for name, data in zip(CALLED, GOOD.values(), strict=True):
         (folder / f"{name}.png").write_bytes(data)
     until(lambda: all(line.found(name) for name in CALLED))
@@ -404,7 +407,7 @@ def test_pictures_of_a_folder_find_their_product_once(
         (source,) = line.http.get(name).json()["sources"]
         assert source["place"] == str(folder)
     line.running.close()
-    line = open_line(sources=(FolderOf(str(folder)),))
+    line = open_line(sources=(FolderSourceSettings(str(folder)),))
     (folder / "more.png").write_bytes(png(drawn_picture("plate", 77)))
     until(lambda: len(line.found("plate")) == 2)
     assert [len(line.found(name)) for name in CALLED] == [1, 2, 1]
@@ -412,13 +415,13 @@ def test_pictures_of_a_folder_find_their_product_once(
 
 def test_a_camera_is_triggered_with_and_without_the_product(open_line: Any) -> None:
     pytest.importorskip("av")
-    line = open_line(sources=(CameraOf("lavfi:testsrc2=size=96x96:rate=25,realtime", "trigger"),))
+    line = open_line(sources=(CameraSourceSettings("lavfi:testsrc2=size=96x96:rate=25,realtime", "trigger"),))
     with Client(line.running.url) as client:
         said = client.trigger("plate", key="K", seconds=20)
         assert (said.product, said.shows, said.source) == ("plate", None, "camera")
         found = client.trigger(key="K", seconds=20)  # at the entry: its keys are others
         assert found.id != said.id
-        assert found.shows in (*CALLED, NONE)
+        assert found.shows in (*CALLED, NO_PRODUCT_NAME)
         assert client.trigger("line", key="K") == found
         assert client.trigger("plate", key="K") == said
 
@@ -428,7 +431,7 @@ def test_sinks_get_the_inspections_of_every_product(
 ) -> None:
     """Also of those that a later version brings."""
     out = SinkSettings(folder=str(tmp_path / "out"), picture="none")
-    entry = Product(str(joint_models / "two.safetensors"), sinks=(out,))
+    entry = ProductSettings(str(joint_models / "two.safetensors"), sinks=(out,))
     broker = MqttSettings("mqtt://127.0.0.1:1")
     line = Line(open_station(products={"line": entry}, mqtt=broker))
     version = line.add(joint_models / "three.safetensors").json()["id"]
@@ -455,7 +458,7 @@ def test_predict_has_the_station_find_the_products(
         call = ["predict", "--server", line.running.url, *words, "--json", str(folder)]
         assert main(call) == 0
         found = [json.loads(one) for one in capsys.readouterr().out.splitlines()]
-        assert [one["shows"] for one in found] == [*CALLED, NONE]
+        assert [one["shows"] for one in found] == [*CALLED, NO_PRODUCT_NAME]
     assert main(["predict", "--server", line.running.url, str(folder / "d.png")]) == 0
     assert "(none of these, p " in capsys.readouterr().out
     assert main(["predict", "--server", line.running.url, "--product", "lime", str(folder)]) == 2
@@ -467,5 +470,5 @@ def test_serve_takes_a_joint_model_file(joint_models: Path) -> None:
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     path = str(joint_models / "two.safetensors")
-    assert [*serve.settings_of(parser.parse_args([path])).products] == ["two"]
-    assert [*serve.settings_of(parser.parse_args([path, "--product", "line"])).products] == ["line"]
+    assert [*serve.station_settings(parser.parse_args([path])).products] == ["two"]
+    assert [*serve.station_settings(parser.parse_args([path, "--product", "line"])).products] == ["line"]

@@ -24,7 +24,7 @@ from tablet import tablet_fixture as tablet_fixture
 
 from flawscope.predictor import load, read_manifest
 from flawscope.station.learning import learning as learning_module
-from flawscope.station.settings.station import Learn, Product
+from flawscope.station.settings.station import LearningSettings, ProductSettings
 from flawscope.station.store.retention import LearntPictures
 
 
@@ -46,7 +46,7 @@ def line(running: Any) -> Iterator[Line]:
     made.http.close()
 
 
-AUTO = {NAME: Learn(rule="auto", after=3)}
+AUTO = {NAME: LearningSettings(rule="auto", after=3)}
 
 
 def scores(line: Line, parts: list[bytes]) -> list[float]:
@@ -167,7 +167,7 @@ def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any
 def test_why_nothing_can_be_learnt(
     open_station: Any, settings: Any, onnx_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    running = open_station(products={NAME: Product(str(onnx_path))})
+    running = open_station(products={NAME: ProductSettings(str(onnx_path))})
     line = Line(running.url)
     answer = line.http.post(f"{API}/learning", json={})
     assert answer.status_code == 422
@@ -193,7 +193,7 @@ def test_why_nothing_can_be_learnt(
 def test_an_export_is_learnt_by_its_trained_model_and_exported(
     open_station: Any, onnx_path: Path, model_path: Path
 ) -> None:
-    product = Product(str(onnx_path), learn=Learn(after=1000, trained=str(model_path)))
+    product = ProductSettings(str(onnx_path), learn=LearningSettings(after=1000, trained=str(model_path)))
     running = open_station(products={NAME: product})
     line = Line(running.url)
     found = line.shift(2)
@@ -207,7 +207,7 @@ def test_an_export_is_learnt_by_its_trained_model_and_exported(
 
 
 def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, settings: Any) -> None:
-    product = replace(settings.products[NAME], learn=Learn(after=1000, keep=1))
+    product = replace(settings.products[NAME], learn=LearningSettings(after=1000, keep=1))
     running = open_station(products={NAME: product})
     line = Line(running.url)
     line.shift(1)
@@ -329,7 +329,7 @@ def test_another_version_is_put_to_use_meanwhile(
 ) -> None:
     """What was made from version 1 is shown as that, and does not go live by the rule; another one is made
     from the version that judges."""
-    product = replace(settings.products[NAME], learn=Learn(rule=rule, after=1000))
+    product = replace(settings.products[NAME], learn=LearningSettings(rule=rule, after=1000))
     running = open_station(products={NAME: product})
     line = Line(running.url)
     other, first = switched_meanwhile(running, line, model_file, tmp_path)

@@ -16,7 +16,7 @@ from station_helpers import NAME, Opener, Running, free_port, until
 
 from flawscope.station.client import Client, RefusedError
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.station import Product, Settings
+from flawscope.station.settings.station import ProductSettings, Settings
 
 pytestmark = pytest.mark.service
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -28,7 +28,7 @@ def running(settings: Settings, open_station: Opener, tmp_path: Path) -> Running
     """With a folder and a sink, whose metrics others lack."""
     (tmp_path / "in").mkdir()
     model, sinks = settings.products[NAME].model, (SinkSettings("http://127.0.0.1:9/hook"),)
-    return open_station(products={NAME: Product(model, folder=str(tmp_path / "in"), sinks=sinks)})
+    return open_station(products={NAME: ProductSettings(model, folder=str(tmp_path / "in"), sinks=sinks)})
 
 
 def asked(variables: bool = False) -> list[str]:

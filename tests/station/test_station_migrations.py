@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from station_helpers import Opener
 
 from flawscope.errors import InputError
-from flawscope.station.settings.station import Product, Settings
+from flawscope.station.settings.station import ProductSettings, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
@@ -83,7 +83,7 @@ def test_all_that_was_there_is_there_and_the_station_goes_on(
         before = connection.execute(text("SELECT * FROM inspections ORDER BY id")).mappings().all()
         users = connection.execute(people).all()
     kept = [everything(old, table) for table in same]
-    running = open_station(products={"plate": Product(str(MODEL))})
+    running = open_station(products={"plate": ProductSettings(str(MODEL))})
     assert [everything(old, table) for table in same] == kept
     with old.reading() as connection:
         after = connection.execute(select(inspections).order_by(inspections.c.id)).mappings().all()

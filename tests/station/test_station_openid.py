@@ -23,7 +23,7 @@ from station_helpers import Opener, until
 from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
 
 from flawscope.errors import InputError
-from flawscope.station.settings.openid import OpenId, read_openid
+from flawscope.station.settings.openid import OpenIdSettings, read_openid
 from flawscope.station.settings.station import Settings
 
 pytest.importorskip("authlib")
@@ -275,7 +275,7 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(
 ) -> None:
     """The station starts, accounts of its own sign in, and the page says it in one line."""
     other = "http://localhost:9" if said == "did not work" else company.url.replace("localhost", "127.0.0.1")
-    running = open_station(openid=OpenId(other, CLIENT, {"quality": "operator"}))
+    running = open_station(openid=OpenIdSettings(other, CLIENT, {"quality": "operator"}))
     running.station.access.add_user("anna", PASSWORD, "admin")
     with httpx.Client(base_url=running.url, timeout=30, follow_redirects=True) as client:
         answer = enter(client)

@@ -147,7 +147,7 @@ def test_a_script_makes_no_markup_of_texts(path: Path) -> None:
 def test_the_colours_are_those_of_the_reports() -> None:
     """By day, by night, and by night because somebody chose it."""
     css = (WEB / "station.css").read_text(encoding="utf-8")
-    day, night = re.findall(r"--paper: [^}]*?--focus: #\w+;", report_page.text_of("pages.css"))
+    day, night = re.findall(r"--paper: [^}]*?--focus: #\w+;", report_page.read_asset("pages.css"))
     mine = re.findall(r"--paper: [^}]*?--focus: #\w+;", css)
     squeezed = [" ".join(block.split()) for block in (day, night, night)]
     assert [" ".join(block.split()) for block in mine] == squeezed

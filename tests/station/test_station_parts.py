@@ -28,17 +28,17 @@ from tablet import driver_fixture as driver_fixture
 import flawscope
 from brackets import SIDE, drawn
 from flawscope.artefact import model_file
-from flawscope.calibration.parts import PartCalibration, Pattern
+from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.errors import InputError
-from flawscope.predictor.parts import Parts
+from flawscope.predictor.parts import PartCollector
 from flawscope.station.client import Client, RefusedError
 from flawscope.station.inspecting.parts import PartDeadlines
 from flawscope.station.inspecting.picture import Picture, with_part_and_view
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
-from flawscope.station.settings.sources import CameraOf, FolderOf
-from flawscope.station.settings.station import Keep, Product
+from flawscope.station.settings.sources import CameraSourceSettings, FolderSourceSettings
+from flawscope.station.settings.station import ProductSettings, RetentionSettings
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.inspection import Label, triggered, uploaded
+from flawscope.station.store.inspection import Label, trigger_request, upload_request
 from flawscope.station.store.parts import open_rounds
 from flawscope.station.store.records import Store
 from flawscope.station.store.retention import Retention
@@ -89,7 +89,7 @@ def line(part_model: Path, open_station: Opener) -> Callable[..., Running]:
     def opened(**product: Any) -> Running:
         more = {name: product.pop(name) for name in ("mqtt",) if name in product}
         given = {"part_deadline": LONG, **product}
-        return open_station(products={NAME: Product(str(part_model), **given)}, **more)
+        return open_station(products={NAME: ProductSettings(str(part_model), **given)}, **more)
 
     return opened
 
@@ -100,11 +100,11 @@ def client(line: Callable[..., Running]) -> Iterator[Client]:
         yield made
 
 
-def judging(scores: Any, pattern: str = "") -> Parts:
+def judging(scores: Any, pattern: str = "") -> PartCollector:
     """Judge of parts of the views a and b by these scores of good ones."""
-    judge = Parts.__new__(Parts)
+    judge = PartCollector.__new__(PartCollector)
     judge.calibration = PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05)
-    judge.pattern = Pattern(pattern)
+    judge.pattern = PartPattern(pattern)
     return judge
 
 
@@ -227,7 +227,7 @@ def test_parts_of_a_joint_model_are_those_of_their_product(
     models = {name: flawscope.fit(folder, **how, **small_backbone) for name, folder in folders.items()}
     joint = flawscope.join(models, folders, device="cpu")
     joint.save(tmp_path / "line.safetensors")
-    entry = Product(str(tmp_path / "line.safetensors"), part_deadline=LONG)
+    entry = ProductSettings(str(tmp_path / "line.safetensors"), part_deadline=LONG)
     running = open_station(products={"line": entry})
     with Client(running.url) as client:
         for product in ("lid", "box"):
@@ -260,15 +260,15 @@ def test_a_model_for_each_view_is_refused_in_a_line(
         models[name] = flawscope.fit(tmp_path / name, **how, **small_backbone)
     flawscope.join(models, part=r"p\d+", device="cpu").save(tmp_path / "views.safetensors")
     with pytest.raises(InputError, match="a model for each view, which a station does not serve"):
-        open_station(products={"line": Product(str(tmp_path / "views.safetensors"))})
+        open_station(products={"line": ProductSettings(str(tmp_path / "views.safetensors"))})
 
 
 def test_a_request_without_a_view_is_known_by_the_hash_of_earlier_versions() -> None:
     digest = hashlib.sha256(b"x").hexdigest()
     before = hashlib.sha256(f"file\0A\0b\0{digest}".encode()).hexdigest()
-    assert uploaded("k", [b"x"], False, Label("A", "b")).hash == before
-    assert uploaded("k", [b"x"], False, Label("A", "b", "top")).hash != before
-    assert triggered("k", 1, Label("A", "b")).hash == hashlib.sha256(b"trigger\x001\0A\0b").hexdigest()
+    assert upload_request("k", [b"x"], False, Label("A", "b")).hash == before
+    assert upload_request("k", [b"x"], False, Label("A", "b", "top")).hash != before
+    assert trigger_request("k", 1, Label("A", "b")).hash == hashlib.sha256(b"trigger\x001\0A\0b").hexdigest()
 
 
 def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Path) -> None:
@@ -282,8 +282,10 @@ def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Pa
     (folders[2] / "p62.png").write_bytes(view(62, "top"))
     (folders[2] / "odd.png").write_bytes(view(62, "left"))
     pattern = r"(?P<view>\w+)-(?P<part>\d+)"
-    sources = FolderOf(str(folders[0])), FolderOf(str(folders[1]), pattern=pattern)
-    running = line(part_deadline="20 s", sources=(*sources, FolderOf(str(folders[2]), view="top")))
+    sources = FolderSourceSettings(str(folders[0])), FolderSourceSettings(str(folders[1]), pattern=pattern)
+    running = line(
+        part_deadline="20 s", sources=(*sources, FolderSourceSettings(str(folders[2]), view="top"))
+    )
     with Client(running.url) as client:
         until(lambda: len(list(client.search())) == 7)
         found = {one.part: (one.decision, sorted(one.views)) for one in client.parts()}
@@ -293,7 +295,9 @@ def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Pa
 
 def test_a_trigger_names_the_part_and_the_camera_its_view(line: Callable[..., Running]) -> None:
     pytest.importorskip("av")
-    cameras = [CameraOf("lavfi:testsrc2=size=80x80:rate=5", every="trigger", view=name) for name in VIEWS]
+    cameras = [
+        CameraSourceSettings("lavfi:testsrc2=size=80x80:rate=5", every="trigger", view=name) for name in VIEWS
+    ]
     running = line(sources=tuple(cameras))
     with Client(running.url) as client:
         said = [client.trigger(camera=k, part="4711", seconds=30) for k in (1, 2, 3)]
@@ -439,7 +443,7 @@ def test_records_of_a_part_go_together(database: Any, tmp_path: Path) -> None:
     open_one = taken(product, version, part="9", view="a", parts=judge, picture=digest)
     store.record([open_one])
     assert len(open_rounds(database, [product])) == 1
-    Retention(database, files, Keep(good="1 hour", records="1 hour"), aged(database)).run()
+    Retention(database, files, RetentionSettings(good="1 hour", records="1 hour"), aged(database)).run()
     with database.reading() as connection:
         left = [row.part for row in connection.execute(select(parts).order_by(parts.c.id))]
         assert len(connection.execute(select(inspections.c.id)).all()) == 1, "the newest stays"
@@ -454,7 +458,7 @@ def test_a_view_of_an_open_part_is_not_forgotten(database: Any, tmp_path: Path) 
     how = {"part": "1", "parts": judge}
     store.record([taken(product, version, view="a", score=99.0, anomalous=True, picture=digests[0], **how)])
     store.record([taken(product, version, picture=digests[2])])
-    Retention(database, files, Keep("1 hour", "1 hour", records="1 hour"), aged(database)).run()
+    Retention(database, files, RetentionSettings("1 hour", "1 hour", records="1 hour"), aged(database)).run()
     store.record([taken(product, version, view="b", score=0.2, picture=digests[1], **how)])
     with database.reading() as connection:
         assert connection.execute(select(parts.c.decision)).scalars().all() == ["anomalous"]
@@ -465,7 +469,7 @@ def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) 
     judge, store, told = judging(np.ones((19, 2))), Store(database), []
 
     class Known:
-        def of(self, product: int, version: int) -> Parts:
+        def of(self, product: int, version: int) -> PartCollector:
             if product == own[0][0]:
                 raise MemoryError
             return judge
@@ -523,7 +527,7 @@ def test_pages_show_the_part(line: Callable[..., Running], driver: Any) -> None:
 def test_a_picture_is_recorded_with_all_of_its_parts(
     open_station: Opener, several_model: Path, tmp_path: Path
 ) -> None:
-    running = open_station(products={"brackets": Product(str(several_model))})
+    running = open_station(products={"brackets": ProductSettings(str(several_model))})
     expected = flawscope.load(several_model)
     with Client(running.url) as client:
         for cells, word in ((range(5), ""), (range(4), "1 missing"), (range(6), "1 too many")):

@@ -38,8 +38,16 @@ from station_helpers import NAME, Served, everything, free_port, opened, until
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.station.plc.handshake import Code, Inputs, Outputs
-from flawscope.station.plc.signals import NAMESPACE, REGISTERS, TO_PLC, TO_STATION, count, pack, unpack
-from flawscope.station.settings.plugins import CONNECTION_GROUP, plugin
+from flawscope.station.plc.signals import (
+    NAMESPACE,
+    REGISTERS,
+    TO_PLC,
+    TO_STATION,
+    pack,
+    register_count,
+    unpack,
+)
+from flawscope.station.settings.plugins import CONNECTION_GROUP, load_plugin
 from flawscope.station.settings.station import read_settings
 
 for _library in ("pymodbus", "asyncua"):
@@ -449,7 +457,7 @@ def test_values_come_through_registers_as_they_are() -> None:
     assert unpack(pack(said, TO_STATION), TO_STATION) == vars(said)
     own = [range(one.register, one.register + REGISTERS[one.kind]) for one in TO_PLC if one.kind != "bit"]
     places = [place for one in own for place in one]
-    assert sorted(places) == list(range(1, count(TO_PLC))), "none overlaps another"
+    assert sorted(places) == list(range(1, register_count(TO_PLC))), "none overlaps another"
 
 
 def test_the_table_is_what_a_plc_programmer_types_in(
@@ -512,7 +520,7 @@ def test_a_station_without_the_extra_says_what_to_install(
     monkeypatch.setattr("flawscope.errors.importlib.util.find_spec", lambda name: None)
     for name, library in (("modbus", "pymodbus"), ("opcua", "asyncua")):
         given = {"recipes": {1: NAME}, "listen": "127.0.0.1:5020"}
-        one = plugin(CONNECTION_GROUP, name).read(given, tmp_path)
+        one = load_plugin(CONNECTION_GROUP, name).read(given, tmp_path)
         with pytest.raises(InputError, match=rf"needs {library}: pip install"):
             one.open(None, one.values)
 

@@ -19,7 +19,13 @@ from station_helpers import INSPECTIONS, NAME, opened, until
 
 from flawscope.errors import InputError
 from flawscope.station.access.audit import search
-from flawscope.station.settings.plugins import CONNECTION_GROUP, SINKS, SOURCES, Plugin, names
+from flawscope.station.settings.plugins import (
+    CONNECTION_GROUP,
+    SINK_GROUP,
+    SOURCE_GROUP,
+    Plugin,
+    plugin_names,
+)
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.testing import check_sink, check_source
 
@@ -36,9 +42,9 @@ def ids(path: Path) -> list[str]:
 
 
 def test_plugins_are_found_by_their_entry_points() -> None:
-    assert {"modbus", "opcua"} <= set(names(CONNECTION_GROUP))
-    assert "reel" in names(SOURCES)
-    assert "csv" in names(SINKS)
+    assert {"modbus", "opcua"} <= set(plugin_names(CONNECTION_GROUP))
+    assert "reel" in plugin_names(SOURCE_GROUP)
+    assert "csv" in plugin_names(SINK_GROUP)
 
 
 def test_the_examples_keep_the_contract(reels: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
@@ -93,7 +99,7 @@ def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(
         def picture(self, shot: Any, key: str | None) -> Any:
             return super().picture(shot, key or "one for all")
 
-    monkeypatch.setattr("flawscope.testing.connections.PATIENCE", 3.0)
+    monkeypatch.setattr("flawscope.testing.connections.WAIT_TIMEOUT", 3.0)
     for kind, said in ((Idle, "gives no picture"), (SameKey, "share an inspection")):
         with pytest.raises(AssertionError, match=said):
             check_source(Plugin("reel", ReelSettings, kind), {"folder": str(reels["good"])}, model_file)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from station_helpers import opened, until
 
-from flawscope.artefact.state_file import checkpoint_of
+from flawscope.artefact.state_file import checkpoint_path
 from flawscope.station.learning.process import Worker
 from flawscope.station.settings.station import Settings
 from flawscope.station.setup.job import run_job
@@ -57,7 +57,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends(
                 http.post(f"{NEW}/plate/pictures", params=picture[0], content=picture[1]).raise_for_status()
             http.post(f"{NEW}/plate/learn", json={"method": method}).raise_for_status()
             model = drafts.draft("plate").model
-            until(checkpoint_of(model).is_file)
+            until(checkpoint_path(model).is_file)
             stopped = http.post(f"{NEW}/plate/stop").json()
             assert (stopped["stage"], stopped["goes_on"]) == ("stopped", True)
             steps = model.with_suffix(".steps")

@@ -16,11 +16,20 @@ import pytest
 from sqlalchemy import func, select
 from station_helpers import add_version, taken
 
-from flawscope.station.settings.station import Keep
+from flawscope.station.settings.station import RetentionSettings
 from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, STRAY_AGE, Files, StrayFiles
+from flawscope.station.store.files import (
+    MAPS,
+    MASKS,
+    MODELS,
+    PARTIAL_SUFFIX,
+    PICTURES,
+    STRAY_AGE,
+    Files,
+    StrayFiles,
+)
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import DEFECT, GOOD, SKIP, NewInspection, Store
 from flawscope.station.store.retention import RemovalSummary, Retention
@@ -28,7 +37,7 @@ from flawscope.station.store.schema import hours, inspections, learnt, pictures,
 
 DAY = 86_400_000_000
 NOW = now()
-FOR_EVER = Keep(good=None, anomalous=None, reviewed=None)
+FOR_EVER = RetentionSettings(good=None, anomalous=None, reviewed=None)
 
 
 @dataclass
@@ -63,7 +72,7 @@ class World:
     def there(self, kind: str) -> Iterator[Path]:
         """Every file of a kind, whole ones only."""
         files = (path for path in (self.files.folder / kind).rglob("*") if path.is_file())
-        return (path for path in files if not path.name.endswith(PART))
+        return (path for path in files if not path.name.endswith(PARTIAL_SUFFIX))
 
     def add(self, days: float, data: bytes | str, anomalous: bool = False, product: int | None = None) -> int:
         """An inspection of so many days ago."""
@@ -102,10 +111,10 @@ class World:
             assert len(maps) == (name in there), name
         return "".join(there)
 
-    def retention(self, keep: Keep, ended: threading.Event | None = None) -> Retention:
+    def retention(self, keep: RetentionSettings, ended: threading.Event | None = None) -> Retention:
         return Retention(self.database, self.files, keep, self.clock, ended)  # type: ignore[arg-type]
 
-    def run(self, keep: Keep) -> RemovalSummary:
+    def run(self, keep: RetentionSettings) -> RemovalSummary:
         return self.retention(keep).run()
 
     def count(self, table: object) -> int:
@@ -146,7 +155,7 @@ def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> 
     world.add(99, "old", product=other)
     world.add(90, "flagged", anomalous=True)
     world.add(2, "again")
-    retention = world.retention(Keep())
+    retention = world.retention(RetentionSettings())
     for days, kept in ((0, "againflagged"), (27, "againflagged"), (29, "flagged"), (276, "")):
         world.clock.age = days * DAY
         retention.run()
@@ -160,9 +169,9 @@ def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pyt
     world.decide(world.add(45, "kept"), GOOD)
     for k, name in enumerate(names):
         world.add(40 - k / 10, name)
-    assert world.run(Keep(good="39 days")).pictures == 11
+    assert world.run(RetentionSettings(good="39 days")).pictures == 11
     assert world.kept(*names) == "".join(names[11:])
-    assert world.run(Keep(good="1 day")).pictures == 6
+    assert world.run(RetentionSettings(good="1 day")).pictures == 6
     assert world.kept("kept", *names) == "kept"
 
 
@@ -170,7 +179,7 @@ def test_a_clock_that_jumped_removes_nothing_but_what_is_too_much(world: World) 
     for name in "abc":
         world.add(4000, name * 1000)
     world.clock.jump = DAY
-    keep = Keep("1 day", "1 day", "1 day", "1 day", "2.5 KB")
+    keep = RetentionSettings("1 day", "1 day", "1 day", "1 day", "2.5 KB")
     summary = world.run(keep)
     assert (summary.pictures, summary.records) == (1, 0)
     world.clock.jump = 0
@@ -198,7 +207,7 @@ def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: Wo
 
     def left(kilobytes: float) -> str:
         text = f"{kilobytes * size / 1024 + 0.01:.4f} KB"
-        world.run(Keep(None, None, None, None, text))
+        world.run(RetentionSettings(None, None, None, None, text))
         return "".join(name for name in names if world.path(names[name]).exists())
 
     assert left(8) == "abcdefgh"
@@ -208,7 +217,7 @@ def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: Wo
     assert left(2.5) == "fg"
     assert left(1) == "g"
     assert left(0) == "g"  # a person drew a mask
-    assert "0 MB more" in world.run(Keep(None, None, None, None, "0.01 KB")).problem
+    assert "0 MB more" in world.run(RetentionSettings(None, None, None, None, "0.01 KB")).problem
 
 
 def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
@@ -216,8 +225,8 @@ def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
     for name in "abc":
         for product in (world.product, other):
             world.add(5, name * 1000, product=product)
-    assert world.run(Keep(None, None, None, None, "3.1 KB")).pictures == 0
-    summary = world.run(Keep(None, None, None, None, "2.5 KB"))
+    assert world.run(RetentionSettings(None, None, None, None, "3.1 KB")).pictures == 0
+    summary = world.run(RetentionSettings(None, None, None, None, "2.5 KB"))
     assert (summary.pictures, summary.bytes, summary.problem) == (1, 1000, "")
     assert len(world.kept(*(name * 1000 for name in "abc"))) == 2000
 
@@ -231,7 +240,7 @@ def test_what_the_table_names_stays(world: World) -> None:
     with world.database.writing() as connection:
         row = {"version_id": world.version, "product_id": world.product, "picture": world.path("a").stem}
         connection.execute(learnt.insert().values(**row))
-    world.run(Keep("1 day", "1 day", "1 day", "1 day", "0.001 KB"))
+    world.run(RetentionSettings("1 day", "1 day", "1 day", "1 day", "0.001 KB"))
     assert world.kept("a", "b", "c") == "a"
     assert world.count(inspections) == 2, "that of the picture, and the last one"
 
@@ -251,7 +260,7 @@ def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, mod
     for data in (same, again, *others, b"no picture"):
         world.add(99, data)
     ModelRegistry(world.database, world.files).add(world.product, model_file, "by hand", "anna")
-    retention = world.retention(Keep())
+    retention = world.retention(RetentionSettings())
     summary = retention.run()
     assert (summary.kept, summary.pictures, summary.problem) == (2, len(others) + 1, "")
     assert world.path(same).exists()
@@ -271,7 +280,7 @@ def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None
     world.decide(fresh, SKIP, mask="n")
     world.decide(reviewed, DEFECT)
     before = world.count(hours)
-    summary = world.run(Keep(good=None, anomalous=None, reviewed=None, records="1 year"))
+    summary = world.run(RetentionSettings(good=None, anomalous=None, reviewed=None, records="1 year"))
     # the picture of the first one is still there, for the sake of a later one
     assert summary.records == 1
     with world.database.reading() as connection:
@@ -281,7 +290,7 @@ def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None
     assert world.count(hours) == before
     assert len(list(world.there(MASKS))) == 2, "another verdict has the same one"
     world.clock.age = 366 * DAY
-    world.run(Keep(good=None, anomalous=None, reviewed="1 year", records="1 year"))
+    world.run(RetentionSettings(good=None, anomalous=None, reviewed="1 year", records="1 year"))
     assert (world.count(inspections), world.count(verdicts), world.count(pictures)) == (1, 0, 1)
     assert not [*world.there(PICTURES), *world.there(MASKS), *world.there(MAPS)]
     assert world.store.totals(world.product)["inspections"] == 5
@@ -290,9 +299,11 @@ def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None
 def test_a_number_is_never_given_again(world: World) -> None:
     for name in "abc":
         last = world.add(400, name)
-    assert world.run(Keep("1 day", "1 day", "1 day", "1 day")).records == 2
+    assert world.run(RetentionSettings("1 day", "1 day", "1 day", "1 day")).records == 2
     assert world.add(0, "d") > last
-    assert world.run(Keep("1 day", "1 day", "1 day", "1 day")).records == 1, "it is not the last one any more"
+    assert world.run(RetentionSettings("1 day", "1 day", "1 day", "1 day")).records == 1, (
+        "it is not the last one any more"
+    )
 
 
 # ------------------------------------------------------------------------------ cut off, and at the same time
@@ -314,10 +325,10 @@ def test_what_was_cut_off_is_finished_by_the_next_run(
         else:
             patch.setattr(module, "_removable", lambda *_: (_ for _ in ()).throw(Cut))
         with pytest.raises(Cut):
-            world.run(Keep())
+            world.run(RetentionSettings())
     assert world.path("a").exists()
     os.utime(world.path("a"), (0, 0))
-    world.run(Keep())
+    world.run(RetentionSettings())
     assert world.kept("a", "b") == "b"
 
 
@@ -326,7 +337,9 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
     world.decide(named, DEFECT, mask="mask")
     world.files.keep(PICTURES, b"stray", ".png")
     world.files.keep(MASKS, b"stray mask", ".png")
-    sent, never_added = (world.files.folder / MODELS / name for name in (f".{'a' * 16}{PART}", "b" * 16))
+    sent, never_added = (
+        world.files.folder / MODELS / name for name in (f".{'a' * 16}{PARTIAL_SUFFIX}", "b" * 16)
+    )
     for folder in (sent, never_added):
         folder.mkdir()
         (folder / "part.onnx").write_bytes(b"a model")
@@ -336,11 +349,11 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:
         os.utime(path, (seconds + 600, seconds + 600))
-    assert world.run(Keep()).strays == 0
+    assert world.run(RetentionSettings()).strays == 0
     assert all(path.exists() for path in every)
     for path in every:
         os.utime(path, (seconds - 60, seconds - 60))
-    assert world.run(Keep()).strays == 4
+    assert world.run(RetentionSettings()).strays == 4
     kept = ModelRegistry(world.database, world.files).path(world.product, added)
     assert kept.exists()
     assert {path.name for path in every if path.exists()} == {
@@ -381,10 +394,10 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
 def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
     world.add(99, "a")
     digest = world.files.keep(PICTURES, b"a", ".png", hold=True)
-    assert world.run(Keep()).pictures == 0
+    assert world.run(RetentionSettings()).pictures == 0
     world.files.release(digest)
     world.add(0, "a")
-    world.run(Keep())
+    world.run(RetentionSettings())
     assert world.kept("a") == "a"
 
 
@@ -400,7 +413,7 @@ def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
         return discard(*args)
 
     monkeypatch.setattr(Files, "discard", again)
-    assert world.run(Keep()).pictures == 0
+    assert world.run(RetentionSettings()).pictures == 0
     assert world.kept("a") == "a"
 
 
@@ -410,7 +423,7 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
     with ThreadPoolExecutor(1) as pool:
         with world.database.writing() as connection:
             recording.lock_products(connection, [world.product])
-            removing = pool.submit(world.run, Keep())
+            removing = pool.submit(world.run, RetentionSettings())
             time.sleep(0.2)
             assert not removing.done()
             recording.insert_inspections(connection, [world.taken(0, "a")])
@@ -442,7 +455,7 @@ def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: 
 
     def remove() -> None:
         while not ended.is_set():
-            world.run(Keep())
+            world.run(RetentionSettings())
 
     with ThreadPoolExecutor(5) as pool:
         removing = pool.submit(remove)
@@ -466,7 +479,7 @@ def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.M
     world.add(99, "a")
     ended = threading.Event()
     ended.set()
-    retention = world.retention(Keep(), ended)
+    retention = world.retention(RetentionSettings(), ended)
     assert retention.run().pictures == 0
 
 
@@ -475,7 +488,7 @@ def test_a_look_passes_over_what_is_gone_without_reading_it_again(
 ) -> None:
     for k in range(30):
         world.add(99 - k / 10, f"n{k}")
-    retention = world.retention(Keep())
+    retention = world.retention(RetentionSettings())
     retention.run()
     seen: list[int] = []
     several = module._take_group

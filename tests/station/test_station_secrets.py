@@ -15,10 +15,10 @@ pytest.importorskip("httpx")
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.client.messages import normalize_url as of_station
-from flawscope.station.settings.sinks import mqtt_of, read_sinks
-from flawscope.station.settings.sources import CameraOf, read_source, shown_address
+from flawscope.station.settings.sinks import read_mqtt, read_sinks
+from flawscope.station.settings.sources import CameraSourceSettings, read_source, redact_camera_address
 from flawscope.station.settings.station import Settings, read_settings
-from flawscope.station.settings.values import redact_text, shown
+from flawscope.station.settings.values import redact_address, redact_text
 from flawscope.station.store.database import Database
 
 words = st.from_regex(r"Q[A-Z0-9]{6,12}Q", fullmatch=True)  # no other text has them
@@ -61,13 +61,13 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
         return [sink.label for sink in read_sinks([{"webhook": one}], Path())]
 
     def of_broker(one: str) -> str:
-        found = mqtt_of(one, Path())
+        found = read_mqtt(one, Path())
         return "" if found is None else found.label
 
     def of_database(one: str) -> list[str]:
         return [Database(Settings(database=one).url).name]
 
-    texts = [shown(address("https")), shown_address(address("rtsp"))]
+    texts = [redact_address(address("https")), redact_camera_address(address("rtsp"))]
     texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
     texts += [
         said(read_sinks, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])
@@ -76,16 +76,16 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
     texts += [said(of_broker, address(scheme)) for scheme in ("mqtt", "h")]
     for source in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
         texts.append(said(read_source, source, Path()))
-    texts += [repr(CameraOf(address("rtsp"))), CameraOf(address("rtsp")).shown]
+    texts += [repr(CameraSourceSettings(address("rtsp"))), CameraSourceSettings(address("rtsp")).shown]
     texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
-    texts.append(said(lambda: shown(of_station(address("http")))))
+    texts.append(said(lambda: redact_address(of_station(address("http")))))
     texts.append(redact_text(f"Cannot POST {address('https')}: 404", address("https")))
     assert not [text for text in texts for part in parts if part in text]
 
 
 def test_host_and_port_are_shown() -> None:
-    assert shown("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
-    assert shown("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
+    assert redact_address("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
+    assert redact_address("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
     assert (
         redact_text("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
     )

@@ -13,7 +13,7 @@ import yaml
 from station_helpers import Served, free_port
 
 from flawscope.errors import InputError
-from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, read_sinks
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings, read_mqtt, read_sinks
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.store.database import Database
 from flawscope.station.store.records import Store
@@ -190,9 +190,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert folder.folder == str(tmp_path / "found")
     assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
     assert read_sinks([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
-    assert mqtt_of("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
+    assert read_mqtt("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
     assert MqttSettings("mqtt://host").address == ("host", 1883, False)
-    found = mqtt_of({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
+    found = read_mqtt({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
     assert found is not None
     assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 

@@ -14,8 +14,8 @@ from sink_helpers import Mosquitto
 from station_helpers import INSPECTIONS, Opener, opened, until
 from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
 
-from flawscope.station.page_settings import MADE_HERE
-from flawscope.station.settings.station import Keep, Limits, Product, Settings
+from flawscope.station.page_settings import MADE_ON_PAGES
+from flawscope.station.settings.station import Limits, ProductSettings, RetentionSettings, Settings
 
 __all__ = ["driver_fixture", "plugins_fixture", "reels_fixture", "tablet_fixture"]
 HOME = "/api/v1/settings"
@@ -30,8 +30,8 @@ def running_fixture(open_station: Opener, settings: Settings) -> Any:
     file says nothing of limits."""
     running = open_station(limits=Settings.limits)
     running.station.sources.setdefault("disc", [])
-    model = Product(settings.products["plate"].model)
-    running.station.addresses.add_product("disc", model, MADE_HERE, "anna")
+    model = ProductSettings(settings.products["plate"].model)
+    running.station.addresses.add_product("disc", model, MADE_ON_PAGES, "anna")
     return running
 
 
@@ -171,11 +171,11 @@ def test_limits_and_times_are_changed_undone_and_stay(
     running.close()
     again = opened(running.station.made_settings.given)
     try:
-        assert again.station.settings.keep == Keep(good=None, space="1 KB")
+        assert again.station.settings.keep == RetentionSettings(good=None, space="1 KB")
         assert not again.station.made_settings.by_file
     finally:
         again.close()
-    named = opened(replace(running.station.made_settings.given, limits=Limits(), keep=Keep()))
+    named = opened(replace(running.station.made_settings.given, limits=Limits(), keep=RetentionSettings()))
     try:
         with httpx.Client(base_url=named.url) as other:
             assert of_station(other)["by_file"] == ["limits", "keep"]

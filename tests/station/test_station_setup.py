@@ -27,10 +27,10 @@ from brackets import drawn as drawn_tray
 from flawscope.artefact import model_file
 from flawscope.cli import main, serve
 from flawscope.errors import InputError
-from flawscope.machine import cores
+from flawscope.machine import usable_cores
 from flawscope.pictures.decoding import decode
 from flawscope.station.client import Client
-from flawscope.station.settings.sources import CameraOf
+from flawscope.station.settings.sources import CameraSourceSettings
 from flawscope.station.settings.station import Settings
 from flawscope.station.setup import draft
 from flawscope.station.store.backup import backup, restore
@@ -159,7 +159,7 @@ def test_from_nothing_to_a_product_that_inspects(
 def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: str) -> None:
     """Assert that the model is that of `flawscope fit` with these options, but for times."""
     folder, mine = empty.station.files.folder / "new" / "plate" / "plate", tmp_path / "fit.safetensors"
-    words = ["--size", "64", "--device", "cpu", "--threads", str(cores()), *options]
+    words = ["--size", "64", "--device", "cpu", "--threads", str(usable_cores()), *options]
     assert main(["fit", "--data", str(folder), "--out", str(mine), *words]) == 0
     sent = tmp_path / "sent.safetensors"
     sent.write_bytes(http.get(f"{NEW}/plate/model").content)
@@ -227,9 +227,9 @@ def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_pa
     serve.add_arguments(parser)
     (tmp_path / "station.yaml").write_text("name: hall-1\n")
     for words in ([], [str(tmp_path / "station.yaml")]):
-        assert serve.settings_of(parser.parse_args(words)).products == {}
+        assert serve.station_settings(parser.parse_args(words)).products == {}
     with pytest.raises(InputError, match="name its file first"):
-        serve.settings_of(parser.parse_args(["--folder", "in"]))
+        serve.station_settings(parser.parse_args(["--folder", "in"]))
 
 
 # ---------------------------------------------------------------------------------------------- the pictures
@@ -468,7 +468,7 @@ def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
 
 def test_a_camera_of_a_product_takes_pictures_of_another(open_station: Any, settings: Settings) -> None:
     pytest.importorskip("av")
-    camera = CameraOf("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
+    camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
     product = replace(settings.products["plate"], sources=(camera,))
     running = open_station(products={"plate": product})
     with httpx.Client(base_url=running.url, timeout=60) as http:

@@ -17,10 +17,10 @@ from station_helpers import NAME, Opener
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
-from flawscope.station.settings.shifts import Shifts, read_shifts
+from flawscope.station.settings.shifts import ShiftSettings, read_shifts
 from flawscope.station.settings.station import read_settings
-from flawscope.station.shifts import ended
-from flawscope.station.store.records import iso, microseconds
+from flawscope.station.shifts import ended_shifts
+from flawscope.station.store.records import iso, parse_time
 from flawscope.station.store.schema import REPORT_VIEW
 from flawscope.station.store.search import COUNT_NAMES
 
@@ -29,9 +29,9 @@ DAY = {"early": "06:00", "late": "14:00", "night": "22:00"}
 
 def test_shifts_end_by_the_clocks_of_their_zone() -> None:
     """Also in the nights in which the clocks are changed: one has seven hours, one nine."""
-    shifts = Shifts(DAY, zone="Europe/Berlin")
+    shifts = ShiftSettings(DAY, zone="Europe/Berlin")
     for last, hours, begins in (("2026-03-29", 7, "21:00"), ("2026-10-25", 9, "20:00")):
-        found = ended(shifts, microseconds(f"{last}T05:00:00Z"), days=1)
+        found = ended_shifts(shifts, parse_time(f"{last}T05:00:00Z"), days=1)
         assert [one.name for one in found] == ["early", "late", "night"]
         night = found[-1]
         assert (night.until - night.since) / 3.6e9 == hours
@@ -72,7 +72,9 @@ def test_a_shift_is_reported_once_everywhere(
     open_station: Opener, parts: list[bytes], tmp_path: Path
 ) -> None:
     receiver = Receiver(500)  # at first it fails
-    shifts = Shifts({"all": "00:00"}, zone="UTC", folder=str(tmp_path / "reports"), webhook=receiver.url)
+    shifts = ShiftSettings(
+        {"all": "00:00"}, zone="UTC", folder=str(tmp_path / "reports"), webhook=receiver.url
+    )
     running = open_station(shifts=shifts)
     with Client(running.url) as client:
         sent = [client.inspect(data, NAME, name=f"{k}.png") for k, data in enumerate([*parts[:3], parts[-1]])]
@@ -80,7 +82,7 @@ def test_a_shift_is_reported_once_everywhere(
         assert bad
         client.verdict(bad[0].id, "good", product=NAME)
     day = datetime.now(UTC).date()
-    tomorrow = microseconds(f"{day}T00:00:00Z") + 86_400_000_000
+    tomorrow = parse_time(f"{day}T00:00:00Z") + 86_400_000_000
     reports = running.station.shifts
     assert reports is not None
     assert not reports.report_ended(tomorrow), "the webhook failed"
@@ -112,7 +114,7 @@ def test_a_report_of_any_time_is_fetched(open_station: Opener, parts: list[bytes
         sent = [client.inspect(data, NAME) for data in (parts[0], parts[-1])]
     (bad,) = [one for one in sent if one.is_anomalous]
     with httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}/", timeout=60) as http:
-        times = {"since": "2026-01-01", "until": iso(microseconds("2027-01-01"))}
+        times = {"since": "2026-01-01", "until": iso(parse_time("2027-01-01"))}
         page = http.get("shift-report", params=times)
         assert page.headers["content-type"].startswith("text/html")
         assert "http://" not in page.text

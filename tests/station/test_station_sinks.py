@@ -24,8 +24,8 @@ from station_helpers import NAME, Load, Opener, Served, aged, free_port, until
 from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.station import Keep, Product, Settings
-from flawscope.station.settings.values import shown as hiding
+from flawscope.station.settings.station import ProductSettings, RetentionSettings, Settings
+from flawscope.station.settings.values import redact_address as hiding
 from flawscope.station.sinks import UNDELIVERED, delivery, webhook
 from flawscope.station.sinks import folder as folder_sink
 from flawscope.station.sinks.outbox import Message
@@ -62,7 +62,7 @@ def with_sinks(settings: Settings, open_station: Opener) -> Callable[..., Any]:
     model = settings.products[NAME].model
 
     def one(*sinks: SinkSettings, **more: Any) -> Any:
-        return open_station(products={NAME: Product(model, sinks=sinks)}, **more)
+        return open_station(products={NAME: ProductSettings(model, sinks=sinks)}, **more)
 
     return one
 
@@ -231,7 +231,9 @@ def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(
     assert [one.decision for one in several] == ["good", "anomalous"]
     station = running.station
     clock = aged(station.database)
-    retention = Retention(station.database, station.files, Keep(good="1 hour", anomalous=None), clock)
+    retention = Retention(
+        station.database, station.files, RetentionSettings(good="1 hour", anomalous=None), clock
+    )
     assert retention.run().pictures == 1
     receiver.answers.clear()
     until(lambda: len(receiver.taken) == 2)
@@ -467,7 +469,9 @@ def test_a_full_disk_is_waited_for(
     said = {errno.ENOSPC: "its disk is full", errno.EDQUOT: "its disk is full", errno.EROFS: "is read-only"}
     for count, (number, words) in enumerate(said.items(), 1):
         with monkeypatch.context() as patch:
-            patch.setattr(folder_sink, "give_name", raising(OSError(number, os.strerror(number))))
+            patch.setattr(
+                folder_sink, "rename_without_overwrite", raising(OSError(number, os.strerror(number)))
+            )
             send(running.url, parts, range(count, count + 1))
             until(lambda words=words: any(words in one.text for one in running.station.problems()))
         until(lambda count=count: len(list((tmp_path / "found").glob("*/*.json"))) == count)

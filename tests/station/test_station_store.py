@@ -18,12 +18,12 @@ from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store import search as search_module
 from flawscope.station.store.database import Database
-from flawscope.station.store.records import HOUR, NewInspection, Store, microseconds
+from flawscope.station.store.records import HOUR, NewInspection, Store, parse_time
 from flawscope.station.store.schema import hours, inspections
 from flawscope.station.store.search import Filters, search, trends
 
 pytestmark = pytest.mark.both_databases
-BEGIN = microseconds("2026-11-20T22:17:00Z")
+BEGIN = parse_time("2026-11-20T22:17:00Z")
 MINUTE, DAY = HOUR // 60, 24 * HOUR
 NAMES = ("a12.png", "A12.png", "A120.png", "A1_.png", "A1%.png", "Ä9.png", "A", "B7.jpg", "ab.png", "Aa.png")
 

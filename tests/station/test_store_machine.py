@@ -23,7 +23,7 @@ from test_station_retention import DAY, NOW, Ages, World
 
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.station import Keep
+from flawscope.station.settings.station import RetentionSettings
 from flawscope.station.sinks.outbox import Outbox
 from flawscope.station.store import retention
 from flawscope.station.store.database import Database
@@ -153,7 +153,7 @@ class Machine(RuleBasedStateMachine):
     def retain(self, good: int, anomalous: int, reviewed: int | None) -> None:
         limits = {"good": good, "anomalous": anomalous, "reviewed": reviewed}
         given = {kind: None if days is None else f"{days} days" for kind, days in limits.items()}
-        self.world.run(Keep(**given, records=None))
+        self.world.run(RetentionSettings(**given, records=None))
         for picture in list(self.there):
             of = [one for one in self.inspections.values() if one.picture == picture]
             ages = [(limits[one.kind], self.days - one.since) for one in of]

@@ -18,7 +18,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flawscope.station.plc.handshake import Inputs
-from flawscope.station.plc.signals import HOME, NAMESPACE, TO_PLC, TO_STATION, TYPES, count, pack, unpack
+from flawscope.station.plc.signals import (
+    NAMESPACE,
+    OPC_UA_TYPES,
+    ROOT_NODE,
+    TO_PLC,
+    TO_STATION,
+    pack,
+    register_count,
+    unpack,
+)
 
 GOOD, BAD, FAULT = "ok", "nok", "fault"  # outcomes of a part
 
@@ -43,7 +52,7 @@ class ModbusClient:
 
     def read(self, *names: str) -> dict[str, Any]:
         with self._lock:
-            found = self._client.read_holding_registers(self._outputs, count=count(TO_PLC))
+            found = self._client.read_holding_registers(self._outputs, count=register_count(TO_PLC))
         if found.isError():
             raise ConnectionError(str(found))
         return unpack(found.registers, TO_PLC)
@@ -57,7 +66,7 @@ class ModbusServer:
 
     def __init__(self, port: int, inputs: int = 0, outputs: int = 100, host: str = "127.0.0.1"):
         self._place, self._inputs, self._outputs = (host, port), inputs, outputs
-        self._said, self._shown = [0] * count(TO_STATION), [0] * count(TO_PLC)
+        self._said, self._shown = [0] * register_count(TO_STATION), [0] * register_count(TO_PLC)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -110,13 +119,16 @@ class OpcUaClient:
             raise
         space = self._client.get_namespace_index(NAMESPACE)
         self._inputs, self._outputs = (
-            {one.name: self._client.get_node(f"ns={space};s={HOME}.{folder}.{one.node}") for one in signals}
+            {
+                one.name: self._client.get_node(f"ns={space};s={ROOT_NODE}.{folder}.{one.node}")
+                for one in signals
+            }
             for folder, signals in (("Inputs", TO_STATION), ("Outputs", TO_PLC))
         )
         self._lock = threading.Lock()
 
     def write(self, said: Inputs) -> None:
-        kinds = {one.name: self._ua.VariantType[TYPES[one.kind]] for one in TO_STATION}
+        kinds = {one.name: self._ua.VariantType[OPC_UA_TYPES[one.kind]] for one in TO_STATION}
         values = [self._ua.Variant(getattr(said, name), kinds[name]) for name in self._inputs]
         with self._lock:
             self._client.write_values([*self._inputs.values()], values)

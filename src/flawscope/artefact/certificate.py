@@ -131,7 +131,7 @@ def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]
     return {key: one.to_dict() for key, one in zip(CERTIFICATE_KEYS, certificates, strict=False)}
 
 
-def of_facts(facts: Mapping[str, Any]) -> list[Certificate]:
+def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
     """Reads the certificates that `certificates_to_facts` wrote; none where the model was not exported.
     KeyError, TypeError or ValueError if a certificate is damaged."""
     return [Certificate.from_dict(facts[key]) for key in CERTIFICATE_KEYS if key in facts]
@@ -179,8 +179,8 @@ def certify(
             changed |= set(rows[differs & clear[rows]].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)
     if calibration.precision != "fp32":
-        score = score_absolute / way(calibration.scores, calibration.score_threshold)
-        map_ = map_absolute / way(calibration.map_maxima, calibration.mask_threshold)
+        score = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
+        map_ = map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
         batches=BATCH_SIZES,
@@ -254,24 +254,26 @@ def certify_reduced(
     return replace(
         consistency,
         pictures=len(scores[0]),
-        score=score / way(calibration.scores, calibration.score_threshold),
-        map=map_ / way(calibration.map_maxima, calibration.mask_threshold),
+        score=score / median_to_threshold(calibration.scores, calibration.score_threshold),
+        map=map_ / median_to_threshold(calibration.map_maxima, calibration.mask_threshold),
         score_absolute=score,
         map_absolute=map_,
         decisions=decisions,
     )
 
 
-def way(values: Sequence[float], threshold: float) -> float:
+def median_to_threshold(values: Sequence[float], threshold: float) -> float:
     """Distance from the median value to the threshold, at least a thousandth of the threshold."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
-def ways(values: Sequence[float], threshold: float, expected: NDArray[Any]) -> NDArray[np.float64]:
+def difference_scales(
+    values: Sequence[float], threshold: float, expected: NDArray[Any]
+) -> NDArray[np.float64]:
     """Scales of score differences: distances from the median value to the threshold, or to the expected score
     where that is beyond it."""
     beyond = np.asarray(expected, np.float64) - float(np.median(values))
-    return np.maximum(beyond, way(values, threshold))
+    return np.maximum(beyond, median_to_threshold(values, threshold))
 
 
 def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:

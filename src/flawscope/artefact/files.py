@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
-TRAINED, EXPORTED = ".safetensors", ".onnx"
-SUFFIXES = (TRAINED, EXPORTED)  # of model files
+TRAINED_SUFFIX, EXPORTED_SUFFIX = ".safetensors", ".onnx"
+MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX)  # of model files
 ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others
-PART = ".part"  # of a file that is being written
+PARTIAL_SUFFIX = ".part"  # of a file that is being written
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
@@ -34,12 +34,12 @@ def from_csv_cell(text: str) -> str:
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a binary file that appears under `path` only when the block ends well. OSError.
 
     durable: its content is on the disk then; `sync_folder` does so for its name.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PART}"
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
     try:
         with open(temporary, "xb") as file:  # with the rights that the umask leaves
             yield file
@@ -64,11 +64,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a binary file that appears under `path` only when the block ends well. FlawscopeError."""
     path = Path(path)
     try:
-        with replacing(path) as file:
+        with replace_file(path) as file:
             yield file
     except OSError as error:
         raise FlawscopeError(
@@ -114,28 +114,30 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         yield file
 
 
-def digest_of(path: str | os.PathLike[str]) -> str:
+def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 (hex) of a model file. InputError where it cannot be read."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged_error(path: Any, reason: str) -> InputError:
-    return refused(path, f"{reason}; copy it again or fit anew")
+    return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
 
-def refused(path: Any, reason: str, kind: str = "model") -> InputError:
+def unusable_file_error(path: Any, reason: str, kind: str = "model") -> InputError:
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Returns the suffix of a model file, one of `SUFFIXES`. InputError if it has another."""
+    """Returns the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix not in SUFFIXES:
+    if suffix not in MODEL_SUFFIXES:
         with open_file(path):  # that there is no such file, or that it is a folder, says more
             pass
         if suffix == ".xml":
-            raise refused(path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx")
-        raise refused(path, f"models are {' or '.join(SUFFIXES)} files; name one of these")
+            raise unusable_file_error(
+                path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx"
+            )
+        raise unusable_file_error(path, f"models are {' or '.join(MODEL_SUFFIXES)} files; name one of these")
     return suffix

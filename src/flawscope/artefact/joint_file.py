@@ -17,21 +17,21 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from flawscope.artefact.files import damaged_error, open_file, refused
+from flawscope.artefact.files import damaged_error, open_file, unusable_file_error
 from flawscope.artefact.model_file import (
     JOINT_FORMAT,
     Artefact,
     Manifest,
+    package_versions,
     read_header,
     read_tensors,
     split_run_facts,
-    versions,
     write_contents,
 )
-from flawscope.calibration.parts import Pattern
-from flawscope.calibration.recognition import Known
-from flawscope.calibration.recognition import Recognised as Recognised
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.recognition import ProductDescriptors
 from flawscope.calibration.recognition import Recogniser as Recogniser
+from flawscope.calibration.recognition import Recognition as Recognition
 from flawscope.errors import InputError
 
 BACKBONE_PREFIX = "backbone."  # how the names of the tensors that products share begin
@@ -56,8 +56,8 @@ class JointArtefact:
     """
 
     products: Mapping[str, Artefact]
-    known: Mapping[str, Known]
-    views: Pattern | None = None
+    known: Mapping[str, ProductDescriptors]
+    views: PartPattern | None = None
 
     def __post_init__(self) -> None:
         """InputError where the models do not see pictures alike."""
@@ -141,9 +141,9 @@ def write(artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         runs.append(run)
         for key, values in product.tensors.items():
             tensors[f"shared.{key}" if _is_shared(key) else f"products.{k}.{key}"] = values
-        for one in fields(Known) if name in artefact.known else ():
+        for one in fields(ProductDescriptors) if name in artefact.known else ():
             tensors[f"recognition.{k}.{one.name}"] = getattr(artefact.known[name], one.name)
-    document = {"format": JOINT_FORMAT, "versions": versions(), "products": parts}
+    document = {"format": JOINT_FORMAT, "versions": package_versions(), "products": parts}
     if artefact.views is not None:
         document["views"] = asdict(artefact.views)
     write_contents(document, {"products": runs}, tensors, path)
@@ -164,7 +164,7 @@ def read_manifests(path: str | os.PathLike[str]) -> dict[str, Manifest]:
         return _parse_manifests(header.document, header.run, path)
 
 
-def read_views(path: str | os.PathLike[str]) -> Pattern | None:
+def read_views(path: str | os.PathLike[str]) -> PartPattern | None:
     """Reads the pattern of views alone; None: the model is of products."""
     with open_file(path) as file:
         return _parse_views(read_header(file, path, JOINT_FORMAT).document, path)
@@ -197,10 +197,10 @@ def read(path: str | os.PathLike[str]) -> JointArtefact:
             for (name, manifest), tensors in zip(manifests.items(), own, strict=True)
         }
         described = zip(manifests, recognition, strict=True)
-        known = {name: Known(**one) for name, one in described if one or views is None}
+        known = {name: ProductDescriptors(**one) for name, one in described if one or views is None}
         return JointArtefact(products, known, views)
     except InputError as error:
-        raise refused(path, str(error)) from None
+        raise unusable_file_error(path, str(error)) from None
     except (KeyError, IndexError, ValueError, TypeError):
         raise damaged_error(path, "its tensors are not those of its products") from None
 
@@ -213,16 +213,16 @@ def _parse_number(text: str) -> int:
     return number
 
 
-def _parse_views(document: Mapping[str, Any], path: Any) -> Pattern | None:
+def _parse_views(document: Mapping[str, Any], path: Any) -> PartPattern | None:
     try:
-        return None if (known := document.get("views")) is None else Pattern(**known)
+        return None if (known := document.get("views")) is None else PartPattern(**known)
     except (TypeError, InputError):
         raise damaged_error(path, "its pattern of views is damaged") from None
 
 
 def _parse_manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:
     if "products" not in document:
-        raise refused(path, "it is a model of one product")
+        raise unusable_file_error(path, "it is a model of one product")
     found: dict[str, Manifest] = {}
     try:
         parts, runs = document["products"], run["products"]

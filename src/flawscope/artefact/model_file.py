@@ -21,7 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope._version import __version__
-from flawscope.artefact.files import atomic, damaged_error, open_file, refused, reject_constant
+from flawscope.artefact.files import (
+    atomic_write,
+    damaged_error,
+    open_file,
+    reject_constant,
+    unusable_file_error,
+)
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
@@ -46,7 +52,7 @@ DTYPES = {
 }
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of flawscope, Python and the installed packages."""
     found = {"flawscope": __version__, "python": platform.python_version()}
     for name in PACKAGES:
@@ -216,7 +222,7 @@ def write_contents(
     }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(encoded)))
         file.write(encoded)
         file.write(data)
@@ -244,7 +250,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     try:
         return Artefact(manifest, tensors)
     except InputError as error:
-        raise refused(path, str(error)) from None
+        raise unusable_file_error(path, str(error)) from None
 
 
 TensorEntry = tuple[str, tuple[int, ...], int, int]
@@ -322,11 +328,13 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
         raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
     if newest == FORMAT and data.get("format") == JOINT_FORMAT and "products" in data:
         take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
-        raise refused(path, f"it is a joint model of several products, and this wants one: {take_out}")
+        raise unusable_file_error(
+            path, f"it is a joint model of several products, and this wants one: {take_out}"
+        )
     try:
         _check_format(data, newest)  # before entries that other versions may read otherwise
     except InputError as error:
-        raise refused(path, str(error)) from None
+        raise unusable_file_error(path, str(error)) from None
     if altered:
         raise damaged_error(path, "its header was altered or damaged")
     try:

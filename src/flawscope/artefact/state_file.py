@@ -20,10 +20,10 @@ from flawscope.errors import CheckpointError
 FORMAT = 1  # raised when an older flawscope could not read the file
 METADATA_KEY = "flawscope_state"
 Arrays = dict[str, NDArray[Any]]
-LARGEST = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
+MAX_TEACHER_BYTES = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
 
 
-def pack(
+def write_state(
     path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], kind: str, facts: Mapping[str, Any]
 ) -> None:
     """Writes tensors, `facts` as JSON and a hash over both to a safetensors file, whole or not at all."""
@@ -32,22 +32,22 @@ def pack(
     plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}
     text = json.dumps({**facts, "format": FORMAT, "kind": kind}, allow_nan=False)
     body = save(plain, {METADATA_KEY: text, "sha256": _digest(text, plain)})
-    with files.atomic(path) as file:
+    with files.atomic_write(path) as file:
         file.write(body)
 
 
-def checkpoint_of(out: str | os.PathLike[str]) -> Path:
+def checkpoint_path(out: str | os.PathLike[str]) -> Path:
     """Path where a training that writes `out` keeps its state until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
-def log_of(checkpoint: Path) -> Path:
+def training_log_path(checkpoint: Path) -> Path:
     """Path of the training's log beside its checkpoint."""
     name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
     return checkpoint.with_name(f"{name}.training.csv")
 
 
-def found_checkpoint(
+def load_checkpoint(
     path: Path | None, resume: bool, say: Callable[[str], None]
 ) -> tuple[Arrays, dict[str, Any]] | None:
     """Returns the state to go on from, if there is one.
@@ -63,18 +63,18 @@ def found_checkpoint(
     except CheckpointError as error:
         if resume:
             raise
-        put_aside(path, str(error), say)
+        set_aside_checkpoint(path, str(error), say)
         return None
 
 
-def put_aside(path: Path, reason: str, say: Callable[[str], None]) -> None:
+def set_aside_checkpoint(path: Path, reason: str, say: Callable[[str], None]) -> None:
     """Renames a checkpoint that this run does not go on from, and says so."""
     kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
     os.replace(path, kept)
     say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
 
 
-def steps_in(checkpoint: Path) -> tuple[int, int] | None:
+def checkpoint_progress(checkpoint: Path) -> tuple[int, int] | None:
     """Numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
     try:
         with open(checkpoint, "rb") as file:
@@ -85,18 +85,18 @@ def steps_in(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
-    """Reads a training's state that `pack` wrote. CheckpointError says what is wrong in it."""
+    """Reads a training's state that `write_state` wrote. CheckpointError says what is wrong in it."""
     path = Path(path)
-    return unpack(path, read(path, "checkpoint"), "checkpoint", "remove it and begin anew")
+    return parse_state(path, read_state_bytes(path, "checkpoint"), "checkpoint", "remove it and begin anew")
 
 
-def read(path: Path, kind: str) -> bytes:
+def read_state_bytes(path: Path, kind: str) -> bytes:
     """Reads the whole file, but no teacher larger than any, nor a large file whose length is not the one in
     its header: checkpoints and prototypes may have some GiB."""
     with files.open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > LARGEST and (kind == "teacher" or _declared_size(file) != size):
-            raise files.refused(path, "it is far too large: name another file", kind)
+        if size > MAX_TEACHER_BYTES and (kind == "teacher" or _declared_size(file) != size):
+            raise files.unusable_file_error(path, "it is far too large: name another file", kind)
         file.seek(0)
         return file.read()
 
@@ -118,8 +118,8 @@ def _declared_size(file: BinaryIO) -> int | None:
         return None
 
 
-def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
-    """Returns the arrays and facts that `pack` wrote; refuses another kind, and altered ones."""
+def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
+    """Returns the arrays and facts that `write_state` wrote; refuses another kind, and altered ones."""
     from safetensors.numpy import load
 
     try:
@@ -131,17 +131,17 @@ def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dic
     except MemoryError:
         raise
     except Exception:  # safetensors raises its own errors for damaged files
-        raise files.refused(
+        raise files.unusable_file_error(
             path, f"flawscope wrote no such {kind}, or it is damaged; {remedy}", kind
         ) from None
     if not isinstance(version, int) or version > FORMAT:
-        raise files.refused(
+        raise files.unusable_file_error(
             path, f"it has format {version!s:.20}, and this one reads up to {FORMAT}: upgrade", kind
         )
     if _digest(text, tensors) != digest:
-        raise files.refused(path, f"it was altered or damaged; {remedy}", kind)
+        raise files.unusable_file_error(path, f"it was altered or damaged; {remedy}", kind)
     if found != kind:
-        raise files.refused(path, f"it is a {found!s:.20}, not a {kind}: name another file", kind)
+        raise files.unusable_file_error(path, f"it is a {found!s:.20}, not a {kind}: name another file", kind)
     return tensors, facts
 
 

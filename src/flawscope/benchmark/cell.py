@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.files import atomic
+from flawscope.artefact.files import atomic_write
 from flawscope.benchmark.grid import Cell
 from flawscope.datasets import Dataset
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.machine import machine_info, peak_memory
 from flawscope.methods import registry
-from flawscope.pictures.light import lights_within
-from flawscope.progress import Step
+from flawscope.pictures.light import light_variations
+from flawscope.progress import ProgressCallback
 
 DOCUMENT_FORMAT = 1  # of a cell's document
 
@@ -41,7 +41,7 @@ class RunPlan:
     keep_models: bool = False
 
 
-def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: Step) -> dict[str, Any]:
+def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> dict[str, Any]:
     """Runs a cell, in a process of its own. A finished cell is only read: after the loss of a node its task
     may run again. Output of libraries goes to the log in the work folder.
 
@@ -58,11 +58,11 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: Step) -> dict[st
             os.dup2(log.fileno(), 2)
     except OSError as error:
         raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
-    return work_off(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
+    return fit_and_evaluate(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def work_off(
-    cell: Cell, store: CellStore, plan: RunPlan, step: Step, say: Callable[[str], None]
+def fit_and_evaluate(
+    cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
     from flawscope import Predictor, evaluate, load
@@ -84,7 +84,7 @@ def work_off(
     joint = None if isinstance(opened, Predictor) else opened.recognising(cell.category)
     predictor = opened if joint is None else joint
     assert isinstance(predictor, Predictor)
-    lights = () if cell.light is None else lights_within(cell.light)
+    lights = () if cell.light is None else light_variations(cell.light)
     found = evaluate(predictor, dataset, robust=lights, step=step)
     evaluation = found.to_dict() | ({} if joint is None else {"products": joint.to_dict()})
     seconds = time.perf_counter() - began
@@ -114,7 +114,7 @@ def work_off(
     try:
         if plan.keep_models and not cell.joint:
             store.model_path(cell).parent.mkdir(exist_ok=True)
-            with open(model, "rb") as source, atomic(store.model_path(cell)) as kept:
+            with open(model, "rb") as source, atomic_write(store.model_path(cell)) as kept:
                 shutil.copyfileobj(source, kept)
     finally:
         write_json(store.cell_path(cell), document)  # last: with it the cell is done
@@ -129,7 +129,12 @@ def _open_dataset(cell: Cell, plan: RunPlan) -> Any:
 
 
 def _join_models(
-    cell: Cell, store: CellStore, plan: RunPlan, threads: int, step: Step, say: Callable[[str], None]
+    cell: Cell,
+    store: CellStore,
+    plan: RunPlan,
+    threads: int,
+    step: ProgressCallback,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Joins the models of single cells, and writes the joint model; returns what the cell's document says of
     it. A model that was not kept is fitted again."""
@@ -148,15 +153,15 @@ def _join_models(
 
 
 def _fit_model(
-    cell: Cell, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
+    cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Fits and writes the model; returns what the cell's document says of the fit."""
     import flawscope
-    from flawscope.artefact.state_file import checkpoint_of
-    from flawscope.methods.threads import use_threads
+    from flawscope.artefact.state_file import checkpoint_path
+    from flawscope.methods.threads import set_thread_count
 
-    use_threads(threads)
-    checkpoint = checkpoint_of(model)
+    set_thread_count(threads)
+    checkpoint = checkpoint_path(model)
     if cell.shots:
         dataset = few_shot_dataset(dataset, cell.shots, cell.seed)
 
@@ -300,5 +305,5 @@ class CellStore:
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
     """Writes a document whole or not at all."""
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

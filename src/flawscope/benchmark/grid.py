@@ -14,13 +14,13 @@ from typing import Any
 
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
-from flawscope.datasets.layouts import listed, select_categories
+from flawscope.datasets.layouts import select_categories, split_names
 from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry, settings
 from flawscope.pictures.light import check_range
-from flawscope.pictures.listing import walked
+from flawscope.pictures.listing import walk_files
 
 JOINT_SUFFIX = "-joint"  # column of a method's models joined into one
 SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
@@ -120,7 +120,7 @@ def plan_grid(
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
     """
-    chosen = listed(methods, "--methods", "name one or more, such as patchcore,efficientad")
+    chosen = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
     for name in chosen:
         registry.method(name)  # an unknown one is reported now
     if light is not None:
@@ -251,7 +251,7 @@ def _options_by_method(
 
 
 def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
-    words = listed(text, option, f"write numbers with commas, such as {example}")
+    words = split_names(text, option, f"write numbers with commas, such as {example}")
     if not all(word.isdecimal() for word in words):
         raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example {example}")
     return tuple(dict.fromkeys(map(int, words)))
@@ -276,7 +276,7 @@ def _method_config(
         flags["steps"] = options["steps"]
     if options["seen"] is not None and _learns_from_defects(method):
         flags["seen"] = options["seen"]
-    values = settings.given(file, flags, own, category)
+    values = settings.merge_settings(file, flags, own, category)
     if values.pop("method", method) != method:
         where = f"config {file}" if file else "--set"
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
@@ -359,7 +359,7 @@ def _path_identity(value: Any, known: dict[str, str]) -> Any:
 
 def _folder_digest(path: Path, known: dict[str, str]) -> str:
     """Digest of the files in a folder; of very many files their names and sizes."""
-    files = list(walked(path))
+    files = list(walk_files(path))
     by_size = len(files) > MAX_HASHED_FILES
 
     def about(file: Path) -> int | str:

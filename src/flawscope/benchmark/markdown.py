@@ -27,13 +27,13 @@ from flawscope.benchmark.tables import (
 from flawscope.errors import pluralize
 from flawscope.machine import GIB
 from flawscope.methods import registry
-from flawscope.progress import duration
+from flawscope.progress import format_duration
 
 SUPERSCRIPTS = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
 # title of a cost -> its value in a cell's document, and how it is formatted
 COST_COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float | None], Callable[[float], str]]] = {
-    "fit": (COSTS["fit_seconds"], duration),
-    "evaluate": (COSTS["evaluate_seconds"], duration),
+    "fit": (COSTS["fit_seconds"], format_duration),
+    "evaluate": (COSTS["evaluate_seconds"], format_duration),
     "peak memory": (lambda document: document["peak_memory"] / GIB, "{:.2f} GiB".format),
     "steps": (COSTS["steps"], "{:,.0f}".format),
     "threads": (COSTS["threads"], "{:.0f}".format),

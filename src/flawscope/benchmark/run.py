@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from flawscope.benchmark.cell import CellStore, RunPlan, run_cell
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.tables import METRICS, Results
-from flawscope.errors import FlawscopeError, pluralize, with_kind
-from flawscope.machine import FIT_MEMORY_LIMIT, FIT_THREADS, GIB, all_threads, system_memory
-from flawscope.progress import JobsProgress, duration, throttled
+from flawscope.errors import FlawscopeError, message_with_type, pluralize
+from flawscope.machine import FIT_MEMORY_LIMIT, FIT_THREADS, GIB, default_thread_count, system_memory
+from flawscope.progress import JobsProgress, format_duration, throttled
 
 Say = Callable[[str], None]
 OnUpdate = Callable[[Results], None]
@@ -101,8 +101,8 @@ def _cell_line(cell: Cell, results: Results) -> str:
     found = document["evaluation"]["metrics"]
     parts = [f"{METRICS[k]} {found[k]:.4f}" for k in ("image_auroc", "pixel_auroc") if found[k] is not None]
     fit = document["fit"]["seconds"]
-    parts.append("fit resumed" if fit is None else f"fit {duration(fit)}")
-    parts.append(f"evaluate {duration(document['evaluate']['seconds'])}")
+    parts.append("fit resumed" if fit is None else f"fit {format_duration(fit)}")
+    parts.append(f"evaluate {format_duration(document['evaluate']['seconds'])}")
     parts.append(f"{document['peak_memory'] / GIB:.1f} GiB")
     return f"{count}: {', '.join(parts)}"
 
@@ -116,7 +116,9 @@ def _time_left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs
         spent.setdefault(cell.method, []).append(seconds)
     if not rest or not all(cell.method in spent for cell in rest):
         return ""
-    return f"; about {duration(sum(statistics.fmean(spent[cell.method]) for cell in rest) / jobs)} left"
+    return (
+        f"; about {format_duration(sum(statistics.fmean(spent[cell.method]) for cell in rest) / jobs)} left"
+    )
 
 
 def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
@@ -138,7 +140,7 @@ def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
     """Returns the number of cells at a time and the threads of each, and reports them with the reason."""
-    total = threads or all_threads()
+    total = threads or default_thread_count()
     if jobs is None:
         jobs, reason = default_jobs(cells, total, device)
     else:
@@ -242,7 +244,7 @@ def child_main() -> None:
         found = FlawscopeError("not enough memory: choose fewer --jobs or a smaller size")
     except Exception as error:
         traceback.print_exc()
-        found = FlawscopeError(f"unexpected {with_kind(error)}")
+        found = FlawscopeError(f"unexpected {message_with_type(error)}")
     send(True, found)
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from flawscope.errors import one_line
+from flawscope.errors import one_line_message
 from flawscope.machine import machine_info, peak_memory
 
 __all__ = ["environment_facts", "in_process", "peak_memory", "summarize", "throughput", "time_calls"]
@@ -22,11 +22,11 @@ CALLS, WARMUP = 20, 3  # timed calls, and untimed calls before them
 
 def environment_facts() -> dict[str, Any]:
     """Returns machine, versions, date and load average, taken before a measurement."""
-    from flawscope.artefact.model_file import versions  # numpy
+    from flawscope.artefact.model_file import package_versions  # numpy
 
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
-    return {"machine": machine_info(), "versions": versions(), "date": made, "load_average": load}
+    return {"machine": machine_info(), "versions": package_versions(), "date": made, "load_average": load}
 
 
 def time_calls(
@@ -74,4 +74,4 @@ def in_process(work: Callable[..., dict[str, Any]], *given: Any) -> dict[str, An
     except BrokenProcessPool:
         return {"error": "its process ended early, as one without memory does"}
     except Exception as error:
-        return {"error": one_line(error)}
+        return {"error": one_line_message(error)}

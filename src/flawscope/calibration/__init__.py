@@ -10,11 +10,11 @@ import numpy as np
 from flawscope.errors import InputError
 
 MIN_HELD_OUT = 10  # pictures, but at most a quarter of all
-ENOUGH = 120  # pictures, from which on as many are held out as the false-alarm rate needs
+MIN_FOR_FULL_RATE = 120  # pictures, from which on as many are held out as the false-alarm rate needs
 SPLIT_STREAM = 20  # RNG stream
 
 
-def needed_for(rate: float) -> int:
+def min_calibration_size(rate: float) -> int:
     """Number of calibration scores that a rate needs (design.md: 1 / (n + 1) is the smallest rate)."""
     return math.ceil(1 / rate - 1e-9) - 1
 
@@ -58,8 +58,8 @@ def hold_out(
         )
     pictures = round(total / views)
     number = max(round(share * pictures), min(MIN_HELD_OUT, pictures // 4), 1)
-    if pictures >= ENOUGH:
-        number = max(number, min(needed_for(rate) + more, pictures // 5))
+    if pictures >= MIN_FOR_FULL_RATE:
+        number = max(number, min(min_calibration_size(rate) + more, pictures // 5))
     wanted = round(number * views)
     order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(sorted(set(groups)))
     members = _by_group(used, groups)

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration import needed_for
-from flawscope.errors import InputError, compiled, pluralize, some
+from flawscope.calibration import min_calibration_size
+from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
 
@@ -35,7 +35,7 @@ class View(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pattern:
+class PartPattern:
     """Reads part and view from the name of a picture's file.
 
     part, view: regular expressions. The text is that of their groups if they have any, else of the match;
@@ -50,7 +50,7 @@ class Pattern:
         for flag, pattern in (("--part", self.part), ("--view", "" if self.view is None else self.view)):
             if not isinstance(pattern, str):  # of a damaged file
                 raise InputError(f"{flag} is no text: fit anew")
-            compiled(flag, pattern)
+            compile_pattern(flag, pattern)
 
     def of(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
@@ -142,7 +142,7 @@ class PartCalibration:
     def complete_scores(self, views: Sequence[str]) -> NDArray[np.float64]:
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
-            raise InputError(f"the model knows no view {some(unknown)}: name one of {known}")
+            raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
         own = self.scores[:, [self.views.index(view) for view in views]]
         return own[np.isfinite(own).all(axis=1)]
 
@@ -177,7 +177,7 @@ class PartCalibration:
     @property
     def missing(self) -> int:
         """Number of parts more that the rate needs."""
-        return max(0, needed_for(self.rate) - self.whole)
+        return max(0, min_calibration_size(self.rate) - self.whole)
 
     @property
     def _rank(self) -> int:

@@ -122,7 +122,7 @@ def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -
     return {**facts, **new}
 
 
-def described(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
+def describe_detection(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
     """Describes the share of simulated defects that a model finds; None where it was not measured."""
     stored = DefectScores.from_facts(facts)
     if stored is None:

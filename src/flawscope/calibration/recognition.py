@@ -23,7 +23,7 @@ DEFECT_DISTANCE_FACTOR = 1.25  # times the largest distance of a picture with a 
 MIN_LIMIT = 1e-4  # least limit: copies of one picture have no distance
 
 
-class Recognised(NamedTuple):
+class Recognition(NamedTuple):
     """Answer about a picture.
 
     product: its name; None: the picture shows none of the products.
@@ -39,7 +39,7 @@ class Recognised(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ProductDescriptors:
     """Descriptors of one product's pictures: vectors of length 1.
 
     good: [N, D] float32, of good pictures. groups: [N] int32; pictures of a group show one part.
@@ -64,12 +64,12 @@ class Known:
         if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
             raise InputError("the lights of its good pictures are damaged")
 
-    def joined(self, others: Known) -> Known:
+    def joined(self, others: ProductDescriptors) -> ProductDescriptors:
         """Returns these pictures and others of the same product, which show other parts."""
         if not len(others.good):
             return self
         first = int(self.groups.max(initial=-1)) + 1
-        return Known(
+        return ProductDescriptors(
             np.concatenate([self.good, others.good]),
             np.concatenate([self.groups, others.groups + np.int32(first)]),
             np.concatenate([self.defective, others.defective]),
@@ -124,13 +124,13 @@ class Recogniser:
 
     A picture's descriptor, the mean of its patches' features brought to length 1, is compared with those of
     every product's good pictures, and shows the product of the nearest one, or none where that lies farther
-    than the product's limit (`Known.limit`). Nothing about a product depends on the others. Pictures of one
-    part are recognised together, by the sums of their distances.
+    than the product's limit (`ProductDescriptors.limit`). Nothing about a product depends on the others.
+    Pictures of one part are recognised together, by the sums of their distances.
 
     known: empty for a model that need not recognise anything.
     """
 
-    def __init__(self, known: Mapping[str, Known]):
+    def __init__(self, known: Mapping[str, ProductDescriptors]):
         self.known = dict(known)
         for name, one in self.known.items():
             if len(np.unique(one.groups)) < MIN_GROUPS:
@@ -141,7 +141,7 @@ class Recogniser:
         if len({one.good.shape[1] for one in self.known.values()}) > 1:
             raise InputError("the descriptors of its products have different lengths")
 
-    def recognise(self, descriptors: NDArray[np.float32]) -> list[Recognised]:
+    def recognise(self, descriptors: NDArray[np.float32]) -> list[Recognition]:
         """Recognises each of the pictures with these descriptors [B, D]."""
         if descriptors.shape[1] != next(iter(self.known.values())).good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
@@ -150,7 +150,7 @@ class Recogniser:
 
     def recognise_group(
         self, distances: NDArray[np.float64], among: Collection[str] | None = None
-    ) -> Recognised:
+    ) -> Recognition:
         """Recognises pictures of one part together by their distances [pictures, products]: the product with
         the least sum, or none where a picture lies beyond its limit. The p-value is the smallest.
 
@@ -163,4 +163,4 @@ class Recogniser:
         own, known = distances[:, nearest], self.known[names[nearest]]
         is_within = bool((own <= known.limit).all())  # not where it is NaN
         name, p_value = names[nearest], float(known.p_values(own).min())
-        return Recognised(name if is_within else None, name, p_value)
+        return Recognition(name if is_within else None, name, p_value)

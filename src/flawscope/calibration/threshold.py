@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration import needed_for
+from flawscope.calibration import min_calibration_size
 from flawscope.errors import InputError, pluralize
 
 DEFAULT_RATE = 0.05
@@ -30,7 +30,7 @@ DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (doc
 MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
 
-def rate_of(value: Rate) -> float:
+def parse_false_alarm_rate(value: Rate) -> float:
     """Reads 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
     try:
         percent = isinstance(value, str) and value.rstrip().endswith("%")
@@ -113,7 +113,7 @@ class Calibration:
     @property
     def pictures_missing(self) -> int:
         """Number of further good pictures that the target rate needs; 0 when it is met."""
-        return max(0, needed_for(self.rate) - self.count)
+        return max(0, min_calibration_size(self.rate) - self.count)
 
     @property
     def _threshold_rank(self) -> int:
@@ -176,7 +176,7 @@ class Calibration:
 
     def with_rate(self, rate: Rate) -> Calibration:
         """Returns the calibration for another target false-alarm rate, 0.05 or "5%"."""
-        return replace(self, rate=rate_of(rate))
+        return replace(self, rate=parse_false_alarm_rate(rate))
 
     def after(self, before: Calibration) -> Calibration:
         """Returns the calibration of an extended model: an earlier one's scores before its own."""
@@ -283,7 +283,7 @@ def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
 FENCE_FACTOR = 4.0
 
 
-def fence(scores: NDArray[Any]) -> float:
+def upper_fence(scores: NDArray[Any]) -> float:
     """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
     On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
@@ -296,12 +296,12 @@ def fence(scores: NDArray[Any]) -> float:
     return float(np.exp(upper + FENCE_FACTOR * max(upper - middle, 1e-3)))
 
 
-def suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.intp]:
+def find_suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.intp]:
     """Indices of good pictures that do not look good by their leave-one-out scores, most suspicious first.
 
     Those above `limit`, by default the fence of these scores, which must be distances (positive).
     """
     scores = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    found: NDArray[np.intp] = order[scores[order] > (fence(scores) if limit is None else limit)]
+    found: NDArray[np.intp] = order[scores[order] > (upper_fence(scores) if limit is None else limit)]
     return found

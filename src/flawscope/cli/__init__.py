@@ -79,11 +79,11 @@ def _run(arguments: list[str]) -> int:
         command = known[name]
     else:
         raise InputError(f"there is no command {name}{_suggestion(name, known)}; see `flawscope --help`")
-    parser, run = opened(command)
+    parser, run = load_command(command)
     return int(run(parser.parse_args(rest)))
 
 
-def opened(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
+def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
     """A command's parser, and the function that runs it."""
     module = importlib.import_module(command.module)
     if add := getattr(module, f"{command.name}_arguments", None):  # of a module with several
@@ -104,7 +104,7 @@ def _own_command(name: str) -> Command:
 def commands() -> dict[str, Command]:
     """Commands by name: those of every method, then those of single methods."""
     own = {name: _own_command(name) for name in COMMANDS}
-    return own | {c.name: c for method in registry.loadable() for c in method.commands}
+    return own | {c.name: c for method in registry.loadable_methods() for c in method.commands}
 
 
 def overview() -> str:

@@ -183,7 +183,7 @@ def _pool(
 
 
 def _fit_arguments(cell: Cell, root: str) -> dict[str, Any]:
-    """The cell's fit, as `preparation.predicted_peak` takes it."""
+    """The cell's fit, as `preparation.predict_peak_memory` takes it."""
     own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
     return {"images": os.path.abspath(root), "method": cell.base_method, **own, **cell.options}
 
@@ -222,13 +222,13 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
 
 
 def _write_tables(results: Results, out: Path) -> None:
-    from flawscope.artefact.files import atomic
+    from flawscope.artefact.files import atomic_write
     from flawscope.benchmark.cell import write_json
     from flawscope.benchmark.markdown import render
 
     write_json(out / "results.json", results.to_dict())
     for name, text in (("results.csv", results.to_csv()), ("results.md", render(results))):
-        with atomic(out / name) as file:
+        with atomic_write(out / name) as file:
             file.write(text.encode())
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from flawscope import report
-from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
-from flawscope.progress import Step, TerminalProgress, silent, write_line
+from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message, pluralize
+from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -28,10 +28,10 @@ DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)} 
 
 
 def parse_rate(text: str) -> float:
-    from flawscope.calibration.threshold import rate_of
+    from flawscope.calibration.threshold import parse_false_alarm_rate
 
     try:
-        return rate_of(text)
+        return parse_false_alarm_rate(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -159,10 +159,10 @@ def read_settings(
     args: argparse.Namespace, flags: Iterable[str], category: str | None = None
 ) -> dict[str, Any]:
     """Reads the settings from --config, then the given ones of `flags`, then --set; later ones win."""
-    from flawscope.methods.settings import given
+    from flawscope.methods.settings import merge_settings
 
     flagged = {name: value for name in flags if (value := getattr(args, name)) is not None}
-    return given(args.config, flagged, args.set, category)
+    return merge_settings(args.config, flagged, args.set, category)
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
@@ -188,9 +188,9 @@ def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
 
 
 def is_table(out: str) -> bool:
-    from flawscope.results.table import TABLES
+    from flawscope.results.table import TABLE_SUFFIXES
 
-    return out.lower().endswith(TABLES) and not os.path.isdir(out)
+    return out.lower().endswith(TABLE_SUFFIXES) and not os.path.isdir(out)
 
 
 def check_output(args: argparse.Namespace) -> None:
@@ -199,7 +199,7 @@ def check_output(args: argparse.Namespace) -> None:
     if args.out and not is_table(args.out):
         from flawscope.results.run import refuse_foreign
 
-        refuse_foreign(prepare_output_folder(args.out), report.NAME)
+        refuse_foreign(prepare_output_folder(args.out), report.REPORT_NAME)
         return
     for option in ("maps", "animation"):
         if getattr(args, option):
@@ -253,21 +253,21 @@ def as_json(document: Any) -> str:
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Writes a CSV file whole or not at all."""
-    from flawscope.artefact.files import atomic, csv_cell
+    from flawscope.artefact.files import atomic_write, csv_cell
 
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 _progress: list[TerminalProgress] = []  # of the running command
 
 
-def progress_for(args: argparse.Namespace) -> Step:
+def progress_for(args: argparse.Namespace) -> ProgressCallback:
     """Returns the callback that shows the command's progress on the terminal, with `--quiet` none."""
     if args.quiet:
-        return silent
+        return ignore_progress
     if not _progress:
         _progress.append(TerminalProgress(alive=True))
     return _progress[0]
@@ -342,9 +342,9 @@ SEVERAL_HELP = "; all, objects, textures (MVTec AD's) or names with commas: "  #
 
 def asks_several(args: argparse.Namespace) -> bool:
     """Whether `--category` is a group or a list of categories, not the name of one."""
-    from flawscope.datasets.layouts import means_several
+    from flawscope.datasets.layouts import names_several
 
-    return bool(args.category) and means_several(args.data, args.category)
+    return bool(args.category) and names_several(args.data, args.category)
 
 
 def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
@@ -382,7 +382,7 @@ def run_for_each(
 def reason_of(error: Exception, *, debug: bool = False) -> str:
     """Returns the reason of a failure in one line. With `debug` an unforeseen error is raised again."""
     if isinstance(error, FlawscopeError):
-        return one_line(error)
+        return one_line_message(error)
     if isinstance(error, MemoryError):
         return "not enough memory: choose a smaller --size or fewer pictures"
     if debug:
@@ -390,4 +390,4 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the output"
         return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
-    return f"unexpected {with_kind(error)}; --debug shows where"
+    return f"unexpected {message_with_type(error)}; --debug shows where"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope import report
-from flawscope.artefact.files import EXPORTED, atomic, suffix_of
+from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
 from flawscope.cli import common
 from flawscope.errors import pluralize
 
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     step = common.progress_for(args)
     dataset = _dataset(args)
     if args.out:
-        report.require(plots=False)
-        refuse_foreign(common.prepare_output_folder(args.out), PICTURES_FILE, report.NAME)
+        report.require_libraries(plots=False)
+        refuse_foreign(common.prepare_output_folder(args.out), PICTURES_FILE, report.REPORT_NAME)
 
     from flawscope.evaluation.comparison import compare
 
@@ -58,16 +58,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
     from flawscope.report.pages import comparison_page
-    from flawscope.results.run import FACTS
-    from flawscope.results.table import OwnFiles
+    from flawscope.results.run import SUMMARY_NAME
+    from flawscope.results.table import OutputFiles
 
     say = common.say_unless_quiet(args)
-    own = OwnFiles(Path(args.out))
+    own = OutputFiles(Path(args.out))
     own.begin(say)
-    with atomic(own.path(FACTS)) as file:
+    with atomic_write(own.path(SUMMARY_NAME)) as file:
         file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
     common.write_csv(own.path(PICTURES_FILE), _picture_rows(document))
-    page = report.write(own.path(report.NAME), comparison_page(found, common.progress_for(args)))
+    page = report.write_page(own.path(report.REPORT_NAME), comparison_page(found, common.progress_for(args)))
     say(f"page: {page}")
 
 
@@ -91,7 +91,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
 def _open_model(args: argparse.Namespace, path: str) -> Predictor:
     """Opens a model; `--engine` holds for exported models only."""
-    engine = args.engine if suffix_of(path) == EXPORTED else None
+    engine = args.engine if suffix_of(path) == EXPORTED_SUFFIX else None
     return common.load_model(argparse.Namespace(**{**vars(args), "engine": engine}), path)
 
 
@@ -102,13 +102,13 @@ def _model_names(a: str, b: str) -> tuple[str, str]:
 
 
 def format_comparison(found: Comparison) -> str:
-    from flawscope.evaluation.comparison import described
+    from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]
     parts = [f"{first.category}: {pluralize(first.images, 'test picture')}"]
     models = [
         f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
-        for which, name, facts in zip("AB", found.names, map(described, found.predictors), strict=True)
+        for which, name, facts in zip("AB", found.names, map(describe_model, found.predictors), strict=True)
     ]
     header = ("", "A", "B", "B - A", "95 % interval", "better")
     parts = [

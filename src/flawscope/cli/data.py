@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.artefact.files import atomic, check_writable
+from flawscope.artefact.files import atomic_write, check_writable
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
-    from flawscope.progress import Step
+    from flawscope.progress import ProgressCallback
     from flawscope.results.alignment import Alignment
-    from flawscope.results.table import Row
+    from flawscope.results.table import ResultRow
 
 ANOMALOUS = "anomalous"  # the decision, and the label of marked regions
 FORMATS = ("coco", "fiftyone")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
-    from flawscope.datasets.dataset import remark
+    from flawscope.datasets.dataset import group_warning
     from flawscope.predictor import read_manifest
 
     if args.out:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         seed, fitted_group = common.seed_and_group(manifest)
         group = group or fitted_group
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    if group_remark := remark([item.path for item in dataset.train], group):
+    if group_remark := group_warning([item.path for item in dataset.train], group):
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: Step) -> Alignment:
+def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:
     """Finds the parts in all pictures by a reference from the good ones; draws them where --out asks."""
     from flawscope.results.alignment import Alignment
     from flawscope.results.drawing import save_png
@@ -122,7 +122,7 @@ def _refuse_without_limit(model: str, manifest: Manifest) -> None:
     from flawscope.methods import registry
 
     if not registry.method(manifest.method).finds_suspects:
-        able = ", ".join(method.name for method in registry.loadable() if method.finds_suspects)
+        able = ", ".join(method.name for method in registry.loadable_methods() if method.finds_suspects)
         raise InputError(
             f"{model}: {manifest.method} does not look for suspicious pictures; give a model of {able}"
         )
@@ -131,7 +131,7 @@ def _refuse_without_limit(model: str, manifest: Manifest) -> None:
 
 
 def _find_suspects(
-    args: argparse.Namespace, dataset: Dataset, step: Step
+    args: argparse.Namespace, dataset: Dataset, step: ProgressCallback
 ) -> tuple[list[tuple[str, float, float]], int]:
     """Returns good pictures with scores above the limit for training pictures, and the number not judged.
 
@@ -171,7 +171,7 @@ def _find_suspects(
 def _export(args: argparse.Namespace) -> int:
     """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
     from flawscope.pictures.decoding import decode
-    from flawscope.station.review import proposed_mask, read_flagged
+    from flawscope.station.review import proposed_mask, read_review_pictures
 
     if not args.out:
         raise InputError("data export needs --out: a .json file for COCO, a folder for FiftyOne")
@@ -181,7 +181,7 @@ def _export(args: argparse.Namespace) -> int:
     else:
         common.prepare_output_folder(args.out)
     lost: list[str] = []
-    every = read_flagged(args.data, every=True)
+    every = read_review_pictures(args.data, every=True)
     step = common.progress_for(args)
 
     def marked() -> Iterator[LabelledPicture]:
@@ -196,7 +196,7 @@ def _export(args: argparse.Namespace) -> int:
             step("labels", done, len(every))
 
     def write(path: Path, document: dict[str, Any]) -> None:
-        with atomic(path) as file:
+        with atomic_write(path) as file:
             file.write(f"{json.dumps(document, allow_nan=False)}\n".encode())
 
     if args.format == "coco":
@@ -215,7 +215,7 @@ class LabelledPicture(NamedTuple):
 
     name: str  # without suffix, unlike any other
     path: Path
-    row: Row
+    row: ResultRow
     size: tuple[int, ...]
     parts: list[tuple[list[int], NDArray[np.bool_]]]
 
@@ -307,7 +307,7 @@ def demo(args: argparse.Namespace) -> int:
         known = ", ".join(dataset.CATEGORIES)
         raise InputError(f"--category {args.category}: there is no such drawn category; choose of {known}")
     if not args.only_draw:
-        report.require()
+        report.require_libraries()
     out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"
     common.say(f"drawing a data set of category {args.category} in {root}")
@@ -328,5 +328,5 @@ def demo(args: argparse.Namespace) -> int:
         if code:
             return code
     common.say("\nOpen the report in a browser; overlays, maps and a contact sheet lie beside it:")
-    print(out / "results" / report.NAME)
+    print(out / "results" / report.REPORT_NAME)
     return 0

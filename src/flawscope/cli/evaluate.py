@@ -11,17 +11,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flawscope import report
-from flawscope.artefact.files import SUFFIXES
+from flawscope.artefact.files import MODEL_SUFFIXES
 from flawscope.cli import common, joint
 from flawscope.errors import InputError, pluralize
-from flawscope.progress import duration
+from flawscope.progress import format_duration
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset, Item
     from flawscope.evaluation import Evaluation, Robustness
     from flawscope.predictor import Predictor
     from flawscope.predictor.joint import JointPredictor
-    from flawscope.progress import Step
+    from flawscope.progress import ProgressCallback
     from flawscope.results.prediction import Prediction
 
 Documents = Mapping[str, dict[str, Any]]  # of `evaluate --json`, by category
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return _run_several(args, common.selected_categories(args))
 
     def show(found: Evaluation) -> None:
-        common.show_document(args, found.to_dict(), lambda: lines(found))
+        common.show_document(args, found.to_dict(), lambda: format_evaluation(found))
 
     return common.report_failures(evaluate_model(args, show)[1])
 
@@ -93,15 +93,15 @@ def evaluate_model(
     step = common.progress_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
-        report.require()
+        report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
     dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
     common.check_output(args)
 
     from flawscope.evaluation import evaluate
-    from flawscope.evaluation.result import outcomes
-    from flawscope.results.table import Table
+    from flawscope.evaluation.result import all_results
+    from flawscope.results.table import TableWriter
 
     predictor = predictor or common.load_model(args, args.model)
     result = evaluate(
@@ -113,8 +113,8 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = Table(args.out, aligned=result.aligned)
-        for _, one in outcomes(result):
+        table = TableWriter(args.out, aligned=result.aligned)
+        for _, one in all_results(result):
             table.take(one)
         table.close()
     if args.submission:
@@ -131,44 +131,44 @@ def _write_results(
     result: Evaluation,
     predictor: Predictor,
     dataset: Dataset,
-    step: Step,
+    step: ProgressCallback,
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope.cli.output import part_rows
-    from flawscope.datasets.masks import union
-    from flawscope.evaluation.result import outcomes
-    from flawscope.results.run import PARTS, Results
+    from flawscope.datasets.masks import union_masks
+    from flawscope.evaluation.result import all_results
+    from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder
 
     say = common.say_unless_quiet(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
-    results = Results(folder, dataset.root, say, maps=maps, animation=animation, aligned=result.aligned)
+    results = ResultsFolder(folder, dataset.root, say, maps=maps, animation=animation, aligned=result.aligned)
     results.write_facts(result.to_dict())
-    for _, one in outcomes(result):
+    for _, one in all_results(result):
         results.add(one)
     results.finish()
     if result.judged_parts:
         decided = (one.found for one in result.judged_parts)
-        common.write_csv(results.own.path(PARTS), part_rows(decided, products=False))
+        common.write_csv(results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         size = prediction.geometry.picture_size
-        truth = partial(union, item.masks, size) if item.masks else None
+        truth = partial(union_masks, item.masks, size) if item.masks else None
         results.pictures.add(item.path, prediction, item.kind, expected=item.anomalous, truth=truth)
         step("pictures", done, len(result.pictures))
     results.pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
-    path = results.own.path(report.NAME)
+    path = results.own.path(report.REPORT_NAME)
     name = os.path.basename(args.model)
     report.write_report(path, result, predictor, dataset, model=name, step=step)
     say(f"report: {path}")
     return results.pictures.failures
 
 
-def lines(result: Evaluation) -> str:
-    from flawscope.evaluation import NAMES
+def format_evaluation(result: Evaluation) -> str:
+    from flawscope.evaluation import METRIC_NAMES
 
-    rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
+    rows = [(METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
         f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
-        f"{duration(result.seconds)}",
+        f"{format_duration(result.seconds)}",
         common.format_table(rows, ("metric", "value")),
     ]
     alarms = result.false_alarms
@@ -267,16 +267,16 @@ def _run_several(
 ) -> int:
     """Evaluates the model of each category, or a joint one; one table, averages last, is printed and written
     to `--out`. datasets: of a joint model's views, and empty for others."""
-    from flawscope.evaluation.evaluation import judged_parts, of_parts
-    from flawscope.predictor.joint import Recognising
-    from flawscope.results.run import TABLE
-    from flawscope.results.table import OwnFiles
+    from flawscope.evaluation.evaluation import judge_parts, part_statistics
+    from flawscope.predictor.joint import RecognisingPredictor
+    from flawscope.results.run import TABLE_NAME
+    from flawscope.results.table import OutputFiles
 
     say = common.say_unless_quiet(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
-        own = OwnFiles(common.prepare_output_folder(args.out))
-        own.refuse_foreign(TABLE)
+        own = OutputFiles(common.prepare_output_folder(args.out))
+        own.refuse_foreign(TABLE_NAME)
     found: dict[str, dict[str, Any]] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
 
@@ -284,15 +284,17 @@ def _run_several(
         alone = {"category": name, "out": str(folder / name) if folder else None}
         if model is None:
             alone["model"] = str(_model_path(args.model, name))
-        one = None if model is None else model.products[name] if datasets else Recognising(model, name)
+        one = (
+            None if model is None else model.products[name] if datasets else RecognisingPredictor(model, name)
+        )
         call = argparse.Namespace(**{**vars(args), **alone})
         result, failures = evaluate_model(call, None, one, datasets.get(name))
         found[name] = result.to_dict()
-        if isinstance(one, Recognising):
+        if isinstance(one, RecognisingPredictor):
             found[name]["products"] = one.to_dict()
         if datasets:
             pictures.extend((one.item, one.prediction) for one in result.pictures)
-        say(f"{name}: {pluralize(result.images, 'test picture')} in {duration(result.seconds)}")
+        say(f"{name}: {pluralize(result.images, 'test picture')} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, failed = common.run_for_each(names, work, debug=args.debug)
@@ -302,11 +304,11 @@ def _run_several(
     averages = _averages(found, kind)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
-        document["parts"] = of_parts(model, judged_parts(model, pictures, unread))
+        document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _several_text(document, kind))
     if args.out:
         rows = _several_rows(found, averages, kind)
-        common.write_csv(own.path(TABLE) if folder else Path(args.out), rows)
+        common.write_csv(own.path(TABLE_NAME) if folder else Path(args.out), rows)
     return max(code, common.report_failures(unread))
 
 
@@ -319,10 +321,10 @@ def _check_table(args: argparse.Namespace) -> None:
 
 def _model_path(folder: str, category: str) -> Path:
     """The category's model file, the trained one first."""
-    for suffix in SUFFIXES:
+    for suffix in MODEL_SUFFIXES:
         if (path := Path(folder) / f"{category}{suffix}").is_file():
             return path
-    raise InputError(f"{folder} has no {category}{SUFFIXES[0]}: fit it with --category {category}")
+    raise InputError(f"{folder} has no {category}{MODEL_SUFFIXES[0]}: fit it with --category {category}")
 
 
 def _averages(found: Documents, kind: str) -> dict[str, dict[str, Any]]:

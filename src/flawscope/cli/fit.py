@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common, fit_one, joint, latency
 from flawscope.cluster import connect, tasks
-from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, some
+from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
-from flawscope.progress import JobsProgress, Step, duration, silent
+from flawscope.progress import JobsProgress, ProgressCallback, format_duration, ignore_progress
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -148,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _method_flags() -> dict[str, tuple[str, str]]:
     """Returns metavar and help of the flags of single methods; the help names the methods."""
     found: dict[str, tuple[str, str]] = {}
-    for method in registry.loadable():
+    for method in registry.loadable_methods():
         for option in method.options:
             text = f"{method.name}: {option.help}"
             metavar, known = found.get(option.flag, (option.metavar, ""))
@@ -158,7 +158,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 def _methods_with(capability: str) -> str:
     """Names of the methods that declare the capability."""
-    return ", ".join(method.name for method in registry.loadable() if getattr(method, capability))
+    return ", ".join(method.name for method in registry.loadable_methods() if getattr(method, capability))
 
 
 def _join_or(names: Sequence[str]) -> str:
@@ -205,23 +205,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
     """Evaluates the model, and prints the result as `flawscope evaluate` does; returns the failures."""
-    from flawscope.cli.evaluate import lines
+    from flawscope.cli.evaluate import format_evaluation
     from flawscope.datasets import open_dataset
     from flawscope.evaluation import evaluate
 
     seed, group = common.seed_and_group(predictor.manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     result = evaluate(predictor, dataset, step=common.progress_for(args))
-    common.show_document(args, result.to_dict(), lambda: lines(result))
+    common.show_document(args, result.to_dict(), lambda: format_evaluation(result))
     return list(result.failures)
 
 
 def summary(predictor: Predictor) -> list[str]:
-    from flawscope.calibration.power import described
+    from flawscope.calibration.power import describe_detection
 
     facts, calibration = predictor.manifest.facts, predictor.calibration
     lines = [*facts["summary"], calibration.promise()]
-    if found := described(facts, calibration):
+    if found := describe_detection(facts, calibration):
         lines.append(f"simulated defects found: {found}")
     if predictor.suspects:
         dropped = "left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "kept"
@@ -273,14 +273,16 @@ def _run_several(args: argparse.Namespace) -> int:
 
     try:
         if args.cluster is None:
-            step = common.progress_for(args) if sys.stderr.isatty() else silent  # else a line for each
+            step = (
+                common.progress_for(args) if sys.stderr.isatty() else ignore_progress
+            )  # else a line for each
             for name, call in calls.items():
                 take(name, _fit_category(call, step))
         else:
             _fit_on_cluster(args, calls, take, say)
     except KeyboardInterrupt as error:
         running = [name for name in names if name not in found][: None if args.cluster else 1]
-        text = str(error) or f"interrupted during {some(running)}; go on with --resume"
+        text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
         raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
     outcomes = [found[name] for name in names]
     say(common.format_table([one.row for one in outcomes], HEADER))
@@ -296,7 +298,7 @@ def _category_call(args: argparse.Namespace, category: str) -> argparse.Namespac
     return argparse.Namespace(**{**vars(args), **own})
 
 
-def _fit_category(call: argparse.Namespace, step: Step) -> Outcome:
+def _fit_category(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.category
@@ -309,8 +311,10 @@ def _fit_category(call: argparse.Namespace, step: Step) -> Outcome:
         own_call = argparse.Namespace(**{**vars(call), "resume": resume})
         predictor = fit_one.fit_and_save(own_call, lambda line: None, step)
     except Exception as error:
-        return _failure(name, common.reason_of(error, debug=call.debug), duration(time.monotonic() - began))
-    took, manifest = duration(time.monotonic() - began), predictor.manifest
+        return _failure(
+            name, common.reason_of(error, debug=call.debug), format_duration(time.monotonic() - began)
+        )
+    took, manifest = format_duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     line = f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"
     lines = [line, *(f"  {note}" for note in manifest.notes)]
@@ -338,7 +342,7 @@ def _fit_on_cluster(
     """Fits each category in a task of the cluster."""
     left = {name: call for name, call in calls.items() if not _is_kept(call)}
     for name in [name for name in calls if name not in left]:
-        take(name, _fit_category(calls[name], silent))
+        take(name, _fit_category(calls[name], ignore_progress))
     if not left:
         return
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
@@ -357,7 +361,7 @@ def _fit_on_cluster(
                 if isinstance(found, FlawscopeError):
                     if args.debug and found.__cause__:  # with the traceback of the node's process
                         raise found
-                    found = _failure(name, one_line(found))
+                    found = _failure(name, one_line_message(found))
                 take(name, found)
             live.show()
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flawscope.cli import common
 from flawscope.cli.output import file_remarks
 from flawscope.cluster import connect
-from flawscope.errors import InputError, pluralize, some
+from flawscope.errors import InputError, join_names, pluralize
 from flawscope.methods import registry
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
-    from flawscope.progress import Step
+    from flawscope.progress import ProgressCallback
 
 
 Say = Callable[[str], None]
@@ -42,7 +42,7 @@ class FitSettings(NamedTuple):
 
 def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     """Reads the settings of a call. InputError for a wrong one, before torch is loaded."""
-    own = sorted({option.setting for method in registry.loadable() for option in method.options})
+    own = sorted({option.setting for method in registry.loadable_methods() for option in method.options})
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.read_settings(args, (*COMMON_FLAGS, *own), category)
     if args.update:
@@ -67,28 +67,28 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     elif args.fair or args.force:
         raise InputError("--fair and --force are for --update: leave them out")
     preset = options.pop("preset", "default")
-    method = registry.chosen(options.pop("method", None), preset)
+    method = registry.default_method_name(options.pop("method", None), preset)
     found = FitSettings(method, preset, options.pop("seen", 0), options)
     if not args.update:
         registry.configure(registry.method(method), preset, options)
     return found
 
 
-def fit_and_save(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
+def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> Predictor:
     """Fits one model, or adds to one, and writes it to `--out`."""
     from flawscope.artefact import model_file
-    from flawscope.artefact.state_file import checkpoint_of, log_of
+    from flawscope.artefact.state_file import checkpoint_path, training_log_path
 
     call, checkpoint = read_fit_settings(args), None
     old = model_file.read(args.update) if args.update else None
     if old is None and registry.method(call.method).learns_in_steps:
-        checkpoint = checkpoint_of(args.out)
+        checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
         predictor, _ = fit_model(args, call, old, say, step)
         predictor.save(args.out)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
-        say(f"training log: {log_of(checkpoint)}")
+        say(f"training log: {training_log_path(checkpoint)}")
     return predictor
 
 
@@ -97,7 +97,7 @@ def fit_model(
     call: FitSettings,
     old: Artefact | None,
     say: Say,
-    step: Step,
+    step: ProgressCallback,
     dataset: Dataset | None = None,
 ) -> tuple[Predictor, Dataset]:
     """Fits one model, or adds to `old`; returns also the data set. dataset: where it is open already."""
@@ -106,7 +106,7 @@ def fit_model(
     group = args.group or args.part
     if old is not None:
         if not registry.method(old.manifest.method).extends:
-            able = ", ".join(method.name for method in registry.loadable() if method.extends)
+            able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
             raise InputError(
                 f"--update is for {able}: put the new pictures to the good ones and fit "
                 f"{old.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
@@ -132,7 +132,7 @@ def fit_model(
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
-    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.artefact.state_file import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
 
@@ -158,7 +158,7 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
     if args.cluster is not None and registry.method(call.method).learns_in_steps:
         return _train_on_cluster(args, dataset, given)
     with _fit_resources(args, dataset) as workers:
-        return fitting.fit(dataset, checkpoint=checkpoint_of(args.out), **workers, **given)
+        return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), **workers, **given)
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
@@ -186,10 +186,10 @@ def _train_on_cluster(args: argparse.Namespace, dataset: Dataset, given: dict[st
 def _fit_resources(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Yields the arguments `device` and `pool` of a fit: this machine's, or workers on the cluster's
     processors, each with `--threads` threads."""
-    from flawscope.methods.threads import use_threads
+    from flawscope.methods.threads import set_thread_count
 
     if args.cluster is None:
-        use_threads(args.threads)
+        set_thread_count(args.threads)
         yield {"device": args.device, "pool": None}
         return
     from flawscope.cluster.tasks import PartWorkers
@@ -198,19 +198,19 @@ def _fit_resources(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[
         raise InputError(f"--device {args.device}: on a cluster processors fit this method; leave it out")
     with connect.cluster_connection(args.cluster):
         connect.require_shared(dataset.train[0].path, SHARED_REMEDY)
-        use_threads(None)
+        set_thread_count(None)
         yield {"device": "cpu", "pool": PartWorkers(args.threads)}
 
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
     """Adds to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
-    from flawscope.artefact.state_file import steps_in
+    from flawscope.artefact.state_file import checkpoint_progress
 
     try:
         yield
     except KeyboardInterrupt:
-        steps = None if checkpoint is None else steps_in(checkpoint)
+        steps = None if checkpoint is None else checkpoint_progress(checkpoint)
         if steps is None:
             raise
         done, total = steps
@@ -227,23 +227,29 @@ def only_category(root: str) -> str | None:
 
 def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
-    from flawscope.datasets.dataset import remark
-    from flawscope.pictures.decoding import frames
-    from flawscope.pictures.listing import SIDE_SUFFIXES, not_pictures_in
+    from flawscope.datasets.dataset import group_warning
+    from flawscope.pictures.decoding import count_frames
+    from flawscope.pictures.listing import COMPANION_SUFFIXES, not_pictures_in
 
     paths = [item.path for item in (*dataset.train, *dataset.validation)]
     if not paths:
         return
-    if found := remark(paths, group):
+    if found := group_warning(paths, group):
         yield found
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     others = not_pictures_in(folder)
     unread = [
-        path.relative_to(folder).as_posix() for path in others if path.suffix.lower() not in SIDE_SUFFIXES
+        path.relative_to(folder).as_posix()
+        for path in others
+        if path.suffix.lower() not in COMPANION_SUFFIXES
     ]
-    beside = [path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in SIDE_SUFFIXES]
+    beside = [
+        path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in COMPANION_SUFFIXES
+    ]
     if unread:
         files = pluralize(len(unread), "file")
-        yield f"not learnt from: {files} of formats that are not read: {some(unread)}"
-    several = [(path.relative_to(folder).as_posix(), count) for path in paths if (count := frames(path)) > 1]
+        yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"
+    several = [
+        (path.relative_to(folder).as_posix(), count) for path in paths if (count := count_frames(path)) > 1
+    ]
     yield from file_remarks([f"{name} ({count})" for name, count in several], beside)

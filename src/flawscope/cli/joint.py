@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from flawscope.cli import common, fit_one
 from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.methods import registry
-from flawscope.progress import duration
+from flawscope.progress import format_duration
 
 if TYPE_CHECKING:
     from flawscope.artefact.joint_file import JointArtefact
     from flawscope.artefact.model_file import Artefact, Manifest
-    from flawscope.calibration.parts import Pattern
-    from flawscope.calibration.recognition import Known
+    from flawscope.calibration.parts import PartPattern
+    from flawscope.calibration.recognition import ProductDescriptors
     from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.predictor.joint import JointPredictor
-    from flawscope.progress import Step
+    from flawscope.progress import ProgressCallback
 
 HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of `figures`
 # Options of `fit` that do not go with a joint model
@@ -41,7 +41,7 @@ def figures(manifest: Manifest, took: str) -> list[str]:
 def fit(args: argparse.Namespace) -> int:
     """Fits a model of several products or views, or adds a product or its pictures, and writes one file."""
     from flawscope.artefact import files, joint_file
-    from flawscope.calibration.power import described
+    from flawscope.calibration.power import describe_detection
 
     out = files.check_writable(args.out, joint_file.SUFFIX)
     if given := [option for option in REFUSED if getattr(args, option, None) not in (None, False, "none")]:
@@ -62,7 +62,7 @@ def fit(args: argparse.Namespace) -> int:
     from flawscope.fitting import joint  # torch
 
     for one in settings.values():
-        joint.check_joins(one.method)
+        joint.check_joinable(one.method)
     say(f"{pluralize(len(calls), kind)}, in {out}: {', '.join(calls)}")
     products, known = ({}, {}) if old is None else (dict(old.products), dict(old.known))
     rows, failures = [], []
@@ -73,15 +73,15 @@ def fit(args: argparse.Namespace) -> int:
         products[name] = predictor.artefact
         if new is not None:
             known[name] = known[name].joined(new) if name in known else new
-        took = duration(time.monotonic() - began)
+        took = format_duration(time.monotonic() - began)
         say(f"{name}: {predictor.calibration.promise()}")
-        if power := described(predictor.manifest.facts, predictor.calibration):
+        if power := describe_detection(predictor.manifest.facts, predictor.calibration):
             say(f"  simulated defects found: {power}")
         for note in predictor.manifest.notes:
             say(f"  {note}")
         rows.append([name, *figures(predictor.manifest, took)])
         failures += predictor.failures
-    model = joint.joined(products, known, args.device, views)
+    model = joint.join_artefacts(products, known, args.device, views)
     model.save(out)
     say(common.format_table(rows, (kind, *HEADER)))
     if parts := model.parts():
@@ -90,9 +90,9 @@ def fit(args: argparse.Namespace) -> int:
     return common.report_failures(failures)
 
 
-def _split_views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]:
+def _split_views(args: argparse.Namespace) -> tuple[PartPattern, dict[str, Dataset]]:
     """The pattern of views, and the good pictures of each."""
-    from flawscope.calibration.parts import Pattern
+    from flawscope.calibration.parts import PartPattern
     from flawscope.datasets import open_dataset
 
     if args.part is None or args.group:
@@ -104,12 +104,12 @@ def _split_views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]
     settings = fit_one.read_fit_settings(args)
     seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     dataset = open_dataset(args.data, args.category, seed=seed, group=args.part)
-    pattern = Pattern(args.part, args.view)
+    pattern = PartPattern(args.part, args.view)
     pattern.groups(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
     return pattern, split_by_view(dataset, pattern, "train", "validation")
 
 
-def split_by_view(dataset: Dataset, pattern: Pattern, *splits: str) -> dict[str, Dataset]:
+def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
     """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
     views = {
         item: pattern.of(dataset.relative(item.path)).view for one in splits for item in dataset.splits[one]
@@ -148,9 +148,9 @@ def _fit_product(
     settings: fit_one.FitSettings,
     old: JointArtefact | None,
     name: str,
-    step: Step,
+    step: ProgressCallback,
     dataset: Dataset | None,
-) -> tuple[Predictor, Known | None]:
+) -> tuple[Predictor, ProductDescriptors | None]:
     """Fits a product's model, or adds to it; returns it with the descriptors of its new pictures, by which it
     is recognised. A view, whose `dataset` is given, has none: its name tells it."""
     from flawscope.fitting import joint
@@ -166,7 +166,9 @@ def _fit_product(
         if dataset is not None:
             return predictor, None
         seen = [] if before is None else [picture.hash for picture in before.manifest.pictures]
-        return predictor, joint.known_of(predictor.artefact, opened, but=seen, device=call.device, step=step)
+        return predictor, joint.describe_product(
+            predictor.artefact, opened, but=seen, device=call.device, step=step
+        )
     except FlawscopeError as error:
         kind = InputError if isinstance(error, InputError) else FlawscopeError
         raise kind(f"{name}: {error}") from error
@@ -174,7 +176,7 @@ def _fit_product(
 
 def _settings_like(product: Artefact, call: argparse.Namespace) -> fit_one.FitSettings:
     """Settings of a new product, copied from a product of the model; region, light and so on go to `call`."""
-    from flawscope.predictor.parts import pattern_of
+    from flawscope.predictor.parts import stored_part_pattern
 
     manifest, roi = product.manifest, product.tensors["roi"]
     settings = {key: value for key, value in manifest.config.items() if key not in ("hidden", "masked")}
@@ -185,7 +187,7 @@ def _settings_like(product: Artefact, call: argparse.Namespace) -> fit_one.FitSe
             )
         settings["weights"] = call.weights
     call.roi = None if roi.all() else roi
-    light, parts = manifest.preprocess.normalization, pattern_of(manifest)
+    light, parts = manifest.preprocess.normalization, stored_part_pattern(manifest)
     call.light = None if light is None else light.share
     call.part, call.view = (None, None) if parts is None else (parts.part, parts.view)
     call.false_alarm_rate = manifest.calibration.rate
@@ -200,14 +202,14 @@ class Summary:
     """Summary of a run of a joint model."""
 
     def __init__(self, model: JointPredictor):
-        from flawscope.results.by_product import ByProduct
+        from flawscope.results.by_product import ProductCounts
 
         self.aligned = False
         self.parts, self.products = model.parts(), not model.of_views  # rows of the table name them
         first = next(iter(model.products.values())).manifest
         self.method, self.white_level = first.method, first.preprocess.white_level
         self.calibrations = {name: one.calibration for name, one in model.products.items()}
-        self.totals = ByProduct(max(one.expected_rate for one in self.calibrations.values()))
+        self.totals = ProductCounts(max(one.expected_rate for one in self.calibrations.values()))
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         from flawscope._version import __version__

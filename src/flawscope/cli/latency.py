@@ -19,7 +19,7 @@ from flawscope.benchmark import timing
 from flawscope.cli import common, fit_one
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
 from flawscope.methods import registry
-from flawscope.progress import Step
+from flawscope.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -54,7 +54,7 @@ def milliseconds(text: str) -> float:
     return common.time_parser("milliseconds", "30ms")(text.removesuffix("ms"))
 
 
-def fit_within_limit(args: argparse.Namespace, say: fit_one.Say, step: Step) -> Predictor:
+def fit_within_limit(args: argparse.Namespace, say: fit_one.Say, step: ProgressCallback) -> Predictor:
     """Fits the most accurate model whose 95th percentile from decoded pixels to the decision is at most
     `--latency` on this machine's processor, and writes it to `--out`, with an .onnx file beside it where an
     engine other than torch is the faster. Returns the model in that engine.
@@ -75,7 +75,7 @@ def fit_within_limit(args: argparse.Namespace, say: fit_one.Say, step: Step) -> 
 class _Search:
     """Search of one call. A row has a candidate's settings, engine and precision, and times or an error."""
 
-    def __init__(self, args: argparse.Namespace, say: fit_one.Say, step: Step, folder: Path):
+    def __init__(self, args: argparse.Namespace, say: fit_one.Say, step: ProgressCallback, folder: Path):
         from flawscope.artefact import files
         from flawscope.datasets import open_dataset
 
@@ -220,7 +220,7 @@ def candidates(call: fit_one.FitSettings) -> Iterator[Candidate]:
     """
     base, known = registry.method(call.method), list[Any]()
     if not base.candidates:
-        able = ", ".join(one.name for one in registry.loadable() if one.candidates)
+        able = ", ".join(one.name for one in registry.loadable_methods() if one.candidates)
         raise InputError(f"{base.name} names no candidates for --latency: take {able}, or leave it out")
     for one in base.candidates:
         method, preset = str(one.get("method", base.name)), str(one.get("preset", "default"))

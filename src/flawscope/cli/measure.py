@@ -110,10 +110,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iterator[Combination]:
     """Yields the combinations of a model, exported where its engine needs that; the reference comes first."""
-    from flawscope.artefact.files import TRAINED, suffix_of
+    from flawscope.artefact.files import TRAINED_SUFFIX, suffix_of
     from flawscope.predictor import read_manifest
 
-    trained = suffix_of(model) == TRAINED
+    trained = suffix_of(model) == TRAINED_SUFFIX
     own = read_manifest(model).calibration.precision
     apart = Path(tempfile.mkdtemp(dir=made))  # models may have the same name
     for engine in sorted(args.engines, key=ENGINES.index):

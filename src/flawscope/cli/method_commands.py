@@ -44,23 +44,23 @@ def distill_arguments(parser: argparse.ArgumentParser) -> None:
 
 def distill(args: argparse.Namespace) -> int:
     """Make a teacher for EfficientAD: a small network that gives a backbone's features from 33 pixels."""
-    from flawscope.artefact.state_file import checkpoint_of, log_of
+    from flawscope.artefact.state_file import checkpoint_path, training_log_path
     from flawscope.datasets import list_pictures
-    from flawscope.methods.efficientad import recipe
+    from flawscope.methods.efficientad import make_recipe
 
     step = common.progress_for(args)
     out = files.check_writable(args.out, ".safetensors")
     own = common.read_settings(args, DISTILL_SETTINGS)
     if args.minutes is not None:  # wins over other steps
         own["steps"] = None
-    chosen = recipe(args.preset, own)
+    chosen = make_recipe(args.preset, own)
     paths = list_pictures(args.images)
     require_installed("distilling", "torch", "timm", extras="train")
     from flawscope.methods.efficientad import distill as distilling
-    from flawscope.methods.threads import use_threads
+    from flawscope.methods.threads import set_thread_count
 
-    use_threads(args.threads)
-    with report_kept_steps(checkpoint_of(out)):
+    set_thread_count(args.threads)
+    with report_kept_steps(checkpoint_path(out)):
         _, failures = distilling.distill(
             paths,
             chosen,
@@ -76,7 +76,7 @@ def distill(args: argparse.Namespace) -> int:
         )
     if not args.quiet:
         common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-        common.say(f"training log: {log_of(checkpoint_of(out))}")
+        common.say(f"training log: {training_log_path(checkpoint_path(out))}")
     return common.report_failures(failures)
 
 
@@ -132,9 +132,9 @@ def _prototypes(args: argparse.Namespace) -> int:
     from flawscope.fitting.preparation import prepare  # torch
     from flawscope.methods.prnet.fit import write_prototypes
     from flawscope.methods.prnet.model import Model
-    from flawscope.methods.threads import use_threads
+    from flawscope.methods.threads import set_thread_count
 
-    use_threads(args.threads)
+    set_thread_count(args.threads)
     prepared = prepare(
         dataset,
         registry.method("prnet"),

@@ -15,7 +15,7 @@ from flawscope.errors import InputError, pluralize, require_installed
 if TYPE_CHECKING:
     from flawscope.artefact.joint_file import JointArtefact
     from flawscope.artefact.model_file import Manifest
-    from flawscope.pictures.decoding import Source
+    from flawscope.pictures.decoding import PictureSource
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +67,10 @@ def _show_joint(args: argparse.Namespace) -> None:
 
 
 def manifest_lines(manifest: Manifest) -> list[str]:
-    from flawscope.report.words import of_model
+    from flawscope.report.words import model_facts
 
     rows = [
-        *of_model(manifest),
+        *model_facts(manifest),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
         *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
@@ -83,10 +83,10 @@ def manifest_lines(manifest: Manifest) -> list[str]:
 
 def certificate_lines(facts: Mapping[str, Any]) -> list[str]:
     """Lines on the model's certificates, by engine."""
-    from flawscope.artefact.certificate import of_facts
+    from flawscope.artefact.certificate import certificates_from_facts
 
     try:
-        return [certificate.line() for certificate in of_facts(facts)]
+        return [certificate.line() for certificate in certificates_from_facts(facts)]
     except (KeyError, TypeError, ValueError, OverflowError):
         return ["its certificate is damaged"]
 
@@ -107,12 +107,12 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures: the camera or the light has changed. The network stays."""
     from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import of_review
+    from flawscope.datasets.layouts import is_review
     from flawscope.predictor import read_manifest
 
     step = common.progress_for(args)
     out = files.check_writable(args.out, files.suffix_of(args.model))
-    if of_review(args.good):
+    if is_review(args.good):
         raise InputError(
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
             "good pictures as they come"
@@ -160,7 +160,7 @@ def export(args: argparse.Namespace) -> int:
     before."""
     from flawscope.artefact import joint_file
     from flawscope.datasets import list_pictures
-    from flawscope.predictor import read_manifest, trained
+    from flawscope.predictor import fitted_artefact, read_manifest
 
     out = files.check_writable(args.out)
     failures: list[str] = []
@@ -174,7 +174,7 @@ def export(args: argparse.Namespace) -> int:
         export_joint(joint, out, pictures=good, step=common.progress_for(args), **options)
         _say_exported(args, joint_file.read_manifests(out))
         return common.report_failures(failures)
-    artefact = trained(args.model)
+    artefact = fitted_artefact(args.model)
     pictures = list_pictures(args.pictures) if args.pictures else []
     require_installed("export", "torch", extras="train,export")
     from flawscope.export import export as exporting
@@ -184,13 +184,13 @@ def export(args: argparse.Namespace) -> int:
     return common.report_failures(failures)
 
 
-def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, list[Source]]:
+def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, list[PictureSource]]:
     """Pictures of --pictures by product: of the products' folders, as in `fit`, else as recognised."""
     from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.joint import load as load_joint
     from flawscope.results.prediction import Prediction
 
-    of: dict[str, list[Source]] = {name: [] for name in joint.products}
+    of: dict[str, list[PictureSource]] = {name: [] for name in joint.products}
     if not args.pictures:
         return of
     if of.keys() <= {*find_categories(args.pictures)}:
@@ -206,11 +206,11 @@ def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, 
 
 def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:
     """Prints the certificates of a model, or of each product of a joint one."""
-    from flawscope.artefact.certificate import of_facts
+    from flawscope.artefact.certificate import certificates_from_facts
 
     say, engines = common.say_unless_quiet(args), ""
     for name, manifest in manifests.items():
-        for certificate in of_facts(manifest.facts):
+        for certificate in certificates_from_facts(manifest.facts):
             common.show(f"{name}: {certificate.line()}" if name else certificate.line())
             engines += certificate.runtime
     if "openvino" not in engines:

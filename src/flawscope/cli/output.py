@@ -16,18 +16,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 from flawscope import report
 from flawscope.cli import common
-from flawscope.errors import FlawscopeError, InputError, pluralize, some
+from flawscope.errors import FlawscopeError, InputError, join_names, pluralize
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.calibration.threshold import Calibration
-    from flawscope.pictures.decoding import Source
+    from flawscope.pictures.decoding import PictureSource
     from flawscope.predictor import Predictor
-    from flawscope.predictor.parts import Parts
+    from flawscope.predictor.parts import PartCollector
     from flawscope.results.part import PartPrediction
-    from flawscope.results.prediction import Mismatch, Prediction
-    from flawscope.results.run import Results
-    from flawscope.results.table import Table, Unjudged
+    from flawscope.results.prediction import MismatchDetector, Prediction
+    from flawscope.results.run import ResultsFolder
+    from flawscope.results.table import TableWriter, Unjudged
 
 
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
@@ -42,7 +42,7 @@ class PictureInputs:
     judged; known after judging. errors: reasons by the sources that do not exist.
     """
 
-    sources: Iterable[Source]
+    sources: Iterable[PictureSource]
     total: int = 0
     side_files: list[str] = field(default_factory=list)
     multi_picture_files: list[str] = field(default_factory=list)
@@ -91,9 +91,9 @@ def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]
     """Yields remarks. several: files with several pictures. beside: files that are not pictures."""
     if several:
         files = pluralize(len(several), "file")
-        yield f"{files} with several pictures; the first of each is taken: {some(several)}"
+        yield f"{files} with several pictures; the first of each is taken: {join_names(several)}"
     if beside:
-        yield f"{pluralize(len(beside), 'file')} beside the pictures not looked at: {some(beside)}"
+        yield f"{pluralize(len(beside), 'file')} beside the pictures not looked at: {join_names(beside)}"
 
 
 # ------------------------------------------------------------------------------------------------- results
@@ -138,26 +138,26 @@ class Output:
         flush_each: bool,
         products: bool = False,
         aligned: bool = False,
-        parts: Parts | None = None,
+        parts: PartCollector | None = None,
     ):
-        from flawscope.results.run import Results
-        from flawscope.results.table import Table
+        from flawscope.results.run import ResultsFolder
+        from flawscope.results.table import TableWriter
 
         self.args, self.flush_each, self.products, self.parts = args, flush_each, products, parts
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = set[str]()  # kinds of files that failed, and are no longer written
         self.failures: list[str] = []
-        self.results: Results | None = None
-        self.table: Table | None = None
+        self.results: ResultsFolder | None = None
+        self.table: TableWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = Table(args.out, products=products, aligned=aligned)
+            self.table = TableWriter(args.out, products=products, aligned=aligned)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps, animation = args.maps or "png16", args.animation or "none"
             kinds = {"products": products, "aligned": aligned}
-            self.results = Results(Path(args.out), root, say, maps=maps, animation=animation, **kinds)
+            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, animation=animation, **kinds)
 
-    def add(self, result: Prediction | Unjudged, source: Source) -> None:
+    def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         from flawscope.results.table import Unjudged
 
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
@@ -207,7 +207,7 @@ class Output:
         Args:
             white: the level of a deep picture that is shown white.
         """
-        from flawscope.results.run import PARTS, TABLE
+        from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME
 
         for found in self.parts.rest() if self.parts else ():
             self._add_part(found)
@@ -219,11 +219,11 @@ class Output:
                 self.results.finish()
                 if self.parts:
                     rows = part_rows(self.decided_parts, self.products)
-                    common.write_csv(self.results.own.path(PARTS), rows)
+                    common.write_csv(self.results.own.path(PARTS_TABLE_NAME), rows)
                 sheet = self.results.pictures.finish("predictions")
                 if not self.args.quiet:
                     overview = f", an overview in {sheet.name}" if sheet else ""
-                    common.say(f"results in {self.args.out}: a row for every input in {TABLE}{overview}")
+                    common.say(f"results in {self.args.out}: a row for every input in {TABLE_NAME}{overview}")
                 self.failures += self.results.pictures.failures
                 if facts["complete"]:  # after Ctrl-C nobody waits for a page
                     self._write_page(self.results, facts, white)
@@ -232,21 +232,21 @@ class Output:
                 common.say(str(error))
             self.unwritten.add("summary")
 
-    def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
+    def _write_page(self, results: ResultsFolder, facts: dict[str, Any], white: float | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
         from flawscope.report.pages import predictions_page
-        from flawscope.results.run import TABLE
+        from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
 
         say = common.say_unless_quiet(self.args)
         try:
-            report.require(plots=False)
+            report.require_libraries(plots=False)
         except InputError as error:
             say(f"no page: {error}")
             return
-        path, table = results.own.path(report.NAME), read_table(results.out / TABLE)
+        path, table = results.own.path(report.REPORT_NAME), read_table(results.out / TABLE_NAME)
         step, parts = common.progress_for(self.args), self.decided_parts
-        report.write(path, predictions_page(table, results.shown, facts, white, step, parts=parts))
+        report.write_page(path, predictions_page(table, results.shown, facts, white, step, parts=parts))
         say(f"page: {path}")
 
     @property
@@ -269,10 +269,10 @@ class Summary:
     products = False  # the table has no column of products
 
     def __init__(self, model: Predictor):
-        from flawscope.results.prediction import Mismatch
+        from flawscope.results.prediction import MismatchDetector
 
         self.model, self.white_level = model, model.manifest.preprocess.white_level
-        self.totals = Mismatch(model.calibration.expected_rate)
+        self.totals = MismatchDetector(model.calibration.expected_rate)
         self.parts = model.parts()
         self.aligned = model.manifest.preprocess.reference is not None
 
@@ -284,7 +284,11 @@ class Summary:
 
 
 def run_facts(
-    args: argparse.Namespace, manifest: Manifest, calibration: Calibration, totals: Mismatch, unjudged: int
+    args: argparse.Namespace,
+    manifest: Manifest,
+    calibration: Calibration,
+    totals: MismatchDetector,
+    unjudged: int,
 ) -> dict[str, Any]:
     from flawscope._version import __version__
 
@@ -307,7 +311,7 @@ def run_facts(
     }
 
 
-def totals_line(totals: Mismatch, calibration: Calibration) -> str:
+def totals_line(totals: MismatchDetector, calibration: Calibration) -> str:
     """Line with the number of anomalous pictures, and the promised rate."""
     return f"{totals.anomalous} of {pluralize(totals.count, 'picture')} anomalous; {calibration.promise()}"
 
@@ -322,7 +326,7 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
     return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {promise}"
 
 
-def say_remarks(several: Sequence[str], beside: Sequence[str], totals: Mismatch) -> None:
+def say_remarks(several: Sequence[str], beside: Sequence[str], totals: MismatchDetector) -> None:
     """Prints remarks on unread files, and a warning where the pictures are unlike those learnt."""
     for line in file_remarks(several, beside):
         common.say(line)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common, joint, output
 from flawscope.cli import remote_predict as elsewhere
-from flawscope.errors import InputError, one_line, pluralize
-from flawscope.progress import noted_interrupts, silent
+from flawscope.errors import InputError, one_line_message, pluralize
+from flawscope.progress import defer_interrupts, ignore_progress
 
 if TYPE_CHECKING:
-    from flawscope.pictures.decoding import Source
-    from flawscope.progress import Step
-    from flawscope.results.prediction import Mismatch
+    from flawscope.pictures.decoding import PictureSource
+    from flawscope.progress import ProgressCallback
+    from flawscope.results.prediction import MismatchDetector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import Predictor
-    from flawscope.results.folder import folder_of
+    from flawscope.results.folder import common_folder
 
     elsewhere.check_options(args)
     if args.cluster is not None:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = output.collect_inputs([args.model, *(args.pictures or [])])
         return elsewhere.predict_on_station(args, inputs, _judge)
     inputs = output.collect_inputs(args.pictures)
-    step = common.progress_for(args) if inputs.total else silent
+    step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model, joint=True)
     summary: output.Summary | joint.Summary
     stream: Callable[..., Any] = predictor.stream
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             predictor.product(args.product)  # one that is not there is reported now
     root = None
     if inputs.total:
-        root = folder_of(
+        root = common_folder(
             [path for path in inputs.sources if isinstance(path, Path) and path not in inputs.errors]
         )
     kinds = {"products": summary.products, "aligned": summary.aligned}
@@ -109,28 +109,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _judge(
     inputs: output.PictureInputs,
-    stream: Callable[..., Iterator[tuple[Source, Any]]],
+    stream: Callable[..., Iterator[tuple[PictureSource, Any]]],
     results: output.Output,
-    totals: Mismatch,
-    step: Step,
+    totals: MismatchDetector,
+    step: ProgressCallback,
 ) -> None:
     """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
-    from flawscope.pictures.decoding import frames
+    from flawscope.pictures.decoding import count_frames
     from flawscope.results.table import Unjudged
 
     answers = stream(inputs.sources, batch=None if inputs.total else 1)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN
-        with noted_interrupts("") as interrupted:
+        with defer_interrupts("") as interrupted:
             if isinstance(result, InputError):
-                why = inputs.errors.get(Path(name)) or one_line(result)
+                why = inputs.errors.get(Path(name)) or one_line_message(result)
                 results.add(Unjudged(name, why), source)
             else:
                 results.add(replace(result, path=name), source)
                 totals.add(result)  # an unprinted result has no row either
         if interrupted.is_set():
             raise KeyboardInterrupt
-        if not isinstance(result, InputError) and name != output.STDIN and (held := frames(name)) > 1:
+        if not isinstance(result, InputError) and name != output.STDIN and (held := count_frames(name)) > 1:
             inputs.multi_picture_files.append(f"{name} ({held})")
         if inputs.total:
             step("prediction", done, inputs.total)

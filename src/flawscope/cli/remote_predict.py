@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 from flawscope.cli import common
 from flawscope.cli.output import Output, PictureInputs, run_facts, say_remarks, totals_line
 from flawscope.errors import InputError, pluralize
-from flawscope.progress import silent
+from flawscope.progress import ignore_progress
 
 if TYPE_CHECKING:
-    from flawscope.pictures.decoding import Source
+    from flawscope.pictures.decoding import PictureSource
     from flawscope.results.prediction import Prediction
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
@@ -116,7 +116,7 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     """Predicts on a cluster; prints no line for every picture."""
     from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
-    from flawscope.results.run import FACTS
+    from flawscope.results.run import SUMMARY_NAME
 
     began = time.monotonic()
     found = predict(
@@ -135,9 +135,9 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     )
     told = run_facts(args, found.manifest, found.manifest.calibration, found.totals, len(found.unjudged))
     told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
-    FileStore(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
+    FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
-        common.say(f"results in {args.out}: a row for every input in parts, a summary in {FACTS}")
+        common.say(f"results in {args.out}: a row for every input in parts, a summary in {SUMMARY_NAME}")
         if found.totals.count:
             common.say(totals_line(found.totals, found.manifest.calibration))
         say_remarks(found.multi_picture_files, found.side_files, found.totals)
@@ -156,15 +156,15 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
 
 def predict_on_station(args: argparse.Namespace, inputs: PictureInputs, judge: Callable[..., None]) -> int:
     """Predicts by a station. judge: the loop of `predict` over the pictures."""
-    from flawscope.results.prediction import Mismatch
+    from flawscope.results.prediction import MismatchDetector
     from flawscope.station import Client
 
     with Client(args.server, token=_read_token(args)) as client:
         address, rate = _find_product(client, args.product)
         output = Output(args, None, flush_each=not inputs.total)
-        totals = Mismatch(rate)
+        totals = MismatchDetector(rate)
         try:
-            step = common.progress_for(args) if inputs.total else silent
+            step = common.progress_for(args) if inputs.total else ignore_progress
             judge(inputs, StationModel(client, address, MAX_CONCURRENCY).stream, output, totals, step)
         except KeyboardInterrupt:
             done = pluralize(totals.count + len(output.failures), "input")
@@ -198,8 +198,8 @@ class StationModel:
     max_concurrency: int
 
     def stream(
-        self, pictures: Iterable[Source], *, batch: int | None = None
-    ) -> Iterator[tuple[Source, Prediction | InputError]]:
+        self, pictures: Iterable[PictureSource], *, batch: int | None = None
+    ) -> Iterator[tuple[PictureSource, Prediction | InputError]]:
         """Yields each picture with the station's answer. batch: 1 where the next one waits for it."""
         workers = self.max_concurrency if batch is None else batch
         for source, found in self.client.inspect_many(pictures, self.product, workers):

@@ -15,11 +15,11 @@ from flawscope.cli import common
 from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
-    from flawscope.evaluation.result import Kept
+    from flawscope.evaluation.result import PictureStore
     from flawscope.predictor import Predictor
-    from flawscope.progress import Step
-    from flawscope.report.pages import Reviewed
-    from flawscope.station.review import Session
+    from flawscope.progress import ProgressCallback
+    from flawscope.report.pages import ReviewedPicture
+    from flawscope.station.review import ReviewSession
 
 REVIEW_FOLDER, AFTER_PAGE = "review", "after.html"
 
@@ -49,21 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.json and not args.after:
         raise InputError("--json prints what --after finds: add --after MODEL")
-    report.require(plots=False)
-    from flawscope.station.review import Session, read_flagged
+    report.require_libraries(plots=False)
+    from flawscope.station.review import ReviewSession, read_review_pictures
 
     results = Path(args.results)
-    pictures = read_flagged(results, every=args.all or bool(args.after))
+    pictures = read_review_pictures(results, every=args.all or bool(args.after))
     out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / REVIEW_FOLDER
     common.prepare_output_folder(str(out))
-    session = Session(pictures, out)
+    session = ReviewSession(pictures, out)
     return _judge_again(args, session) if args.after else _review(args, session)
 
 
-def _review(args: argparse.Namespace, session: Session) -> int:
-    from flawscope.station.review.server import Review
+def _review(args: argparse.Namespace, session: ReviewSession) -> int:
+    from flawscope.station.review.server import ReviewServer
 
-    review = Review(session, Path(args.results).resolve().name, args.port)
+    review = ReviewServer(session, Path(args.results).resolve().name, args.port)
     common.say(f"review: {review.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
     if not args.no_browser and _has_screen():
@@ -84,16 +84,16 @@ def _has_screen() -> bool:
     return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def next_steps(results: str, session: Session) -> Iterator[str]:
+def next_steps(results: str, session: ReviewSession) -> Iterator[str]:
     """Yields lines: a count of the decisions, and how to go on."""
-    from flawscope.station.review import DEFECT, FINE
+    from flawscope.station.review import DEFECT, GOOD
 
     tally, out = session.tally(), session.out
     done, every = sum(tally.values()), len(session.pictures)
-    sorts = f"{tally[FINE]} good, {pluralize(tally[DEFECT], 'defect')}"
+    sorts = f"{tally[GOOD]} good, {pluralize(tally[DEFECT], 'defect')}"
     yield f"{done} of {pluralize(every, 'picture')} decided: {sorts}"
-    if tally[FINE]:
-        yield f"good pictures are in {out / FINE}; PatchCore learns them, and looks at the defects, with"
+    if tally[GOOD]:
+        yield f"good pictures are in {out / GOOD}; PatchCore learns them, and looks at the defects, with"
         yield f"  flawscope fit --update MODEL --data {out} --out NEW.safetensors"
         yield "  (other methods: put them to the good pictures and fit anew)"
     if tally[DEFECT]:
@@ -104,37 +104,43 @@ def next_steps(results: str, session: Session) -> Iterator[str]:
         yield f"then, before and after: flawscope review {results} --after NEW.safetensors"
 
 
-def _judge_again(args: argparse.Namespace, session: Session) -> int:
+def _judge_again(args: argparse.Namespace, session: ReviewSession) -> int:
     """Judges the copies of the reviewed pictures with a new model, and shows before and after."""
-    from flawscope.evaluation.result import Kept
+    from flawscope.evaluation.result import PictureStore
     from flawscope.predictor import load
-    from flawscope.report.pages import again_page, sentences_of
+    from flawscope.report.pages import review_comparison_page, review_sentences
 
     if not session.decided():
         raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
     predictor = load(args.after, engine=args.engine, device=args.device, threads=args.threads)
-    kept = Kept(lambda geometry: geometry.inside())
+    kept = PictureStore(lambda geometry: geometry.inside())
     failures: list[str] = []
     pictures = list(_judge_copies(session, predictor, kept, failures, common.progress_for(args)))
     if not pictures:
         raise InputError(f"none of the reviewed pictures can be judged: {failures[0]}")
-    document = {"pictures": [one.to_dict() for one in pictures], "summary": sentences_of(pictures)}
+    document = {"pictures": [one.to_dict() for one in pictures], "summary": review_sentences(pictures)}
     common.show_document(args, document, lambda: format_reviewed(pictures))
     white = predictor.manifest.preprocess.white_level
     name = Path(args.after).name
-    page = report.write(session.out / AFTER_PAGE, again_page(name, pictures, kept.pictures, white))
+    page = report.write_page(
+        session.out / AFTER_PAGE, review_comparison_page(name, pictures, kept.pictures, white)
+    )
     if not args.quiet:
         common.say(f"page: {page}")
     return common.report_failures(failures)
 
 
 def _judge_copies(
-    session: Session, predictor: Predictor, kept: Kept, failures: list[str], step: Step
-) -> Iterator[Reviewed]:
+    session: ReviewSession,
+    predictor: Predictor,
+    kept: PictureStore,
+    failures: list[str],
+    step: ProgressCallback,
+) -> Iterator[ReviewedPicture]:
     """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
     from flawscope.datasets import Item
     from flawscope.pictures.decoding import decode, pixel_hash
-    from flawscope.report.pages import Reviewed
+    from flawscope.report.pages import ReviewedPicture
     from flawscope.station.review import DEFECT
 
     known = {picture.hash for picture in predictor.manifest.pictures}
@@ -146,7 +152,7 @@ def _judge_copies(
             failures.append(str(result))
             continue
         kept.append(Item(path, decision, decision == DEFECT), result, None)
-        yield Reviewed(
+        yield ReviewedPicture(
             name=one.name,
             defective=decision == DEFECT,
             learnt=pixel_hash(decode(path)) in known,
@@ -158,15 +164,15 @@ def _judge_copies(
         )
 
 
-def format_reviewed(pictures: Sequence[Reviewed]) -> str:
+def format_reviewed(pictures: Sequence[ReviewedPicture]) -> str:
     """Text that compares the models before and after, for a person."""
-    from flawscope.report.pages import count_of, sentences_of
+    from flawscope.report.pages import count_decisions, review_sentences
 
     rows = [
-        ("good", *count_of(pictures, defective=False, learnt=False)),
-        ("good, learnt by the new model", *count_of(pictures, defective=False, learnt=True)),
-        ("defect", *count_of(pictures, defective=True)),
+        ("good", *count_decisions(pictures, defective=False, learnt=False)),
+        ("good, learnt by the new model", *count_decisions(pictures, defective=False, learnt=True)),
+        ("defect", *count_decisions(pictures, defective=True)),
     ]
     header = ("reviewed", "pictures", "anomalous before", "after")
     shown = common.format_table([row for row in rows if row[1]], header)
-    return "\n\n".join([shown, "\n".join(sentences_of(pictures))])
+    return "\n\n".join([shown, "\n".join(review_sentences(pictures))])

@@ -49,24 +49,26 @@ def run(args: argparse.Namespace) -> int:
         *("multipart", "jinja2", "httpx", "paho"),
         extras="station",
     )
-    from flawscope.station.inspecting.capacity import give_back
+    from flawscope.station.inspecting.capacity import limit_malloc
 
-    give_back()  # before threads are started
+    limit_malloc()  # before threads are started
     from flawscope.station.station import Station
-    from flawscope.station.web.app import Server, wait_for_room
+    from flawscope.station.web.app import StationServer, wait_for_disk_space
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     say = common.say_unless_quiet(args)
-    settings = settings_of(args)
+    settings = station_settings(args)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
     with suppress(KeyboardInterrupt):
-        wait_for_room(settings, say)
+        wait_for_disk_space(settings, say)
         station, server = Station(settings, say), None
         try:
             station.start()
             hint = "" if station.products else "; make the first product there"
-            server = Server(station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it){hint}"))
+            server = StationServer(
+                station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it){hint}")
+            )
             server.run()
         finally:
             if server is not None and server.started:
@@ -75,11 +77,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def station_settings(args: argparse.Namespace) -> Settings:
     """Reads the settings file; arguments of the call win over it."""
     from flawscope.artefact import joint_file
     from flawscope.predictor import read_manifest
-    from flawscope.station.settings.station import Settings, named, overridden, read_settings, single
+    from flawscope.station.settings.station import (
+        Settings,
+        override_settings,
+        read_settings,
+        single_product_settings,
+        suggest_product_name,
+    )
 
     if args.model is None:
         if args.folder or args.product:
@@ -93,8 +101,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
         joint = os.path.isfile(args.model) and joint_file.is_joint(args.model)
         category = "" if joint else read_manifest(args.model).category
         stem = os.path.splitext(os.path.basename(args.model))[0]
-        settings = single(args.model, args.product or named(category or stem), args.folder)
-    return overridden(
+        settings = single_product_settings(
+            args.model, args.product or suggest_product_name(category or stem), args.folder
+        )
+    return override_settings(
         settings,
         store=args.station,
         database=args.database,

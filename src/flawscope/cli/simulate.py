@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from flawscope.results.table import OwnFiles
+    from flawscope.results.table import OutputFiles
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
     Pixels = NDArray[np.uint8]
@@ -165,12 +165,12 @@ def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
             raise InputError(f"--out {args.out} holds what --{name} reads: choose another folder")
 
 
-def _prepare_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
+def _prepare_files(args: argparse.Namespace, kinds: Sequence[str]) -> OutputFiles:
     """Folder for results without those of an earlier run. InputError where a file of somebody else has a name
     that may be needed; nothing is removed then."""
-    from flawscope.results.table import OwnFiles
+    from flawscope.results.table import OutputFiles
 
-    own = OwnFiles(common.prepare_output_folder(args.out))
+    own = OutputFiles(common.prepare_output_folder(args.out))
     own.refuse_foreign(SHEET)
     for folder in FOLDERS:
         common.prepare_output_folder(str(own.folder / folder))
@@ -210,7 +210,7 @@ def _simulate(
     paths: Sequence[Path],
     kinds: Sequence[str],
     make: Make,
-    own: OwnFiles,
+    own: OutputFiles,
     failures: list[str],
 ) -> tuple[list[DefectRow], dict[Path, bool]]:
     """Writes pictures and masks; returns a row for each, and whether each good picture shows an object."""
@@ -281,16 +281,16 @@ def _row(name: str, good: Pixels, foreground: Mask, defect: SimulatedDefect, sho
     area = float(defect.mask.mean())
     if not shown:
         return DefectRow(defect.kind, area, defect.difference, [], [])
-    first = good if foreground.all() else drawing.contour(good, foreground, drawing.GOOD)
+    first = good if foreground.all() else drawing.contour(good, foreground, drawing.GOOD_COLOUR)
     cells = (first, defect.picture, drawing.contour(defect.picture, defect.mask))
     captions = [name, defect.kind, f"{area:.2%}, difference {defect.difference:.0f}"]
-    strip = [drawing.fitted(image, (CELL_SIZE, CELL_SIZE)) for image in cells]
+    strip = [drawing.fit_into(image, (CELL_SIZE, CELL_SIZE)) for image in cells]
     return DefectRow(defect.kind, area, defect.difference, strip, captions)
 
 
 def _sheet(rows: Sequence[DefectRow], kinds: Sequence[str]) -> Image.Image:
     """Draws the defects by kind, two a row: the good picture with its object, the defect, its outline."""
-    from flawscope.results.contact_sheet import Line, contact_sheet
+    from flawscope.results.contact_sheet import SheetRow, contact_sheet
 
     lines = []
     for kind in dict.fromkeys([*kinds, *(row.kind for row in rows)]):
@@ -299,7 +299,7 @@ def _sheet(rows: Sequence[DefectRow], kinds: Sequence[str]) -> Image.Image:
             pair = shown[start : start + 2]
             heading = "" if start else f"{kind} ({sum(row.kind == kind for row in rows)})"
             images = [image for row in pair for image in row.strip]
-            lines.append(Line(images, [words for row in pair for words in row.captions], heading))
+            lines.append(SheetRow(images, [words for row in pair for words in row.captions], heading))
     return contact_sheet(lines, (CELL_SIZE, CELL_SIZE), title=TITLE)
 
 

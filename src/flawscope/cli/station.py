@@ -101,9 +101,9 @@ def _list_users(args: argparse.Namespace) -> None:
 
 
 def _add_token(args: argparse.Namespace) -> None:
-    from flawscope.station.settings.values import age_of
+    from flawscope.station.settings.values import parse_age
 
-    seconds = None if args.expires is None else age_of(args.expires, "--expires")
+    seconds = None if args.expires is None else parse_age(args.expires, "--expires")
     with _open_access(args, make=True) as access:
         secret = access.add_token(args.name, args.role, expires=seconds)
     common.show(secret)
@@ -201,10 +201,10 @@ def _restore(args: argparse.Namespace) -> None:
 
 
 def _plc_table(args: argparse.Namespace) -> None:
-    from flawscope.station.plc.signals import table
+    from flawscope.station.plc.signals import signals_csv
 
     if args.format == "csv":
-        text = table(args.inputs, args.outputs)
+        text = signals_csv(args.inputs, args.outputs)
         args.out.write_text(text, encoding="utf-8") if args.out else common.show(text.rstrip("\n"))
         return
     if args.out is None:
@@ -222,21 +222,21 @@ def _plc_table(args: argparse.Namespace) -> None:
 
 def station_settings(args: argparse.Namespace) -> Settings:
     """Settings by `--settings` or `--station`."""
-    from flawscope.station.settings.station import FOLDER, Settings, read_settings
+    from flawscope.station.settings.station import DEFAULT_FOLDER, Settings, read_settings
 
-    return read_settings(args.settings) if args.settings else Settings(store=args.station or FOLDER)
+    return read_settings(args.settings) if args.settings else Settings(store=args.station or DEFAULT_FOLDER)
 
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
     """Opens users and tokens of a station. make: a missing station is created."""
     from flawscope.station.access.users import Access
-    from flawscope.station.settings.station import DATABASE
+    from flawscope.station.settings.station import DATABASE_FILE
     from flawscope.station.store.database import Database
 
     settings = station_settings(args)
     home = Path(settings.store)
-    if settings.database is None and not (home / DATABASE).is_file():
+    if settings.database is None and not (home / DATABASE_FILE).is_file():
         if not make:
             raise InputError(
                 f"there is no station in {home}: name its folder with --station, or its file with --settings"

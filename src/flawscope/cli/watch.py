@@ -18,8 +18,8 @@ from flawscope.cli import common
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.joint import JointPredictor
-    from flawscope.results.prediction import Mismatch, Prediction
-    from flawscope.results.table import Table, Unjudged
+    from flawscope.results.prediction import MismatchDetector, Prediction
+    from flawscope.results.table import TableWriter, Unjudged
     from flawscope.watch import Arrivals, Commands
 
 INTERVAL = 0.5  # seconds between two scans of the folder
@@ -77,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
     from flawscope.predictor import Predictor
-    from flawscope.results.by_product import ByProduct
-    from flawscope.results.prediction import Mismatch
-    from flawscope.results.table import Table
+    from flawscope.results.by_product import ProductCounts
+    from flawscope.results.prediction import MismatchDetector
+    from flawscope.results.table import TableWriter
     from flawscope.watch import Arrivals, Commands
 
     if os.path.isfile(args.folder) and os.path.isdir(args.model):
@@ -91,19 +91,19 @@ def run(args: argparse.Namespace) -> int:
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = common.load_model(args, args.model, joint=True)
-    totals: Mismatch
+    totals: MismatchDetector
     if isinstance(predictor, Predictor):
         if args.product:
             raise InputError("--product is for joint models: leave it out")
-        totals = Mismatch(predictor.calibration.expected_rate)
+        totals = MismatchDetector(predictor.calibration.expected_rate)
         aligned = predictor.manifest.preprocess.reference is not None
     else:
         if args.product:
             predictor.product(args.product)  # one that is not there is reported now
         aligned = False
-        totals = ByProduct(max(one.calibration.expected_rate for one in predictor.products.values()))
-    products = isinstance(totals, ByProduct)
-    table = Table(args.csv, append=True, products=products, aligned=aligned) if args.csv else None
+        totals = ProductCounts(max(one.calibration.expected_rate for one in predictor.products.values()))
+    products = isinstance(totals, ProductCounts)
+    table = TableWriter(args.csv, append=True, products=products, aligned=aligned) if args.csv else None
     say = common.say_unless_quiet(args)
     say(_start_line(arrivals, len(judged)))
     watching = WatchLoop(
@@ -156,9 +156,9 @@ def _start_line(arrivals: Arrivals, judged: int) -> str:
 @contextmanager
 def ending() -> Iterator[threading.Event]:
     """Yields an event that Ctrl-C and SIGTERM set; the second Ctrl-C ends the command at once."""
-    from flawscope.progress import noted_interrupts
+    from flawscope.progress import defer_interrupts
 
-    with noted_interrupts("") as end:
+    with defer_interrupts("") as end:
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
             yield end
             return
@@ -175,9 +175,9 @@ class WatchLoop:
 
     arrivals: Arrivals
     predictor: Predictor | JointPredictor
-    totals: Mismatch
+    totals: MismatchDetector
     product: str | None
-    table: Table | None
+    table: TableWriter | None
     commands: Commands | None
     as_json: bool
     say: Callable[[str], None]
@@ -189,11 +189,11 @@ class WatchLoop:
 
     def run_until(self, end: threading.Event, interval: float) -> None:
         """Scans the folder every `interval` seconds until `end` is set."""
-        from flawscope.watch import REST
+        from flawscope.watch import MIN_PAUSE_RATIO
 
         while not end.is_set():
             self._judge_new(end)
-            end.wait(max(interval, REST * self.arrivals.took))
+            end.wait(max(interval, MIN_PAUSE_RATIO * self.arrivals.took))
 
     def _judge_new(self, end: threading.Event) -> None:
         """Judges newly arrived pictures."""
@@ -220,7 +220,7 @@ class WatchLoop:
 
     def _handle(self, result: Prediction | Unjudged) -> None:
         from flawscope.cli.output import show_result
-        from flawscope.pictures.decoding import frames
+        from flawscope.pictures.decoding import count_frames
         from flawscope.results.prediction import Prediction
 
         show_result(result, as_json=self.as_json, flush=True)
@@ -230,7 +230,7 @@ class WatchLoop:
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")
             return
-        if (held := frames(str(result.path))) > 1:
+        if (held := count_frames(str(result.path))) > 1:
             self.say(f"{result.path} holds {held} pictures, the first is judged")
         self.totals.add(result)
         if result.is_anomalous and self.commands is not None:
@@ -254,12 +254,12 @@ class WatchLoop:
 
     def summary(self) -> list[str]:
         from flawscope.errors import pluralize
-        from flawscope.progress import duration
-        from flawscope.results.by_product import ByProduct
+        from flawscope.progress import format_duration
+        from flawscope.results.by_product import ProductCounts
 
         judged, anomalous = self.totals.count, self.totals.anomalous
-        spent = duration(time.monotonic() - self.started)
-        of = f": {self.totals.lines()}" if isinstance(self.totals, ByProduct) and judged else ""
+        spent = format_duration(time.monotonic() - self.started)
+        of = f": {self.totals.lines()}" if isinstance(self.totals, ProductCounts) and judged else ""
         lines = [f"watched for {spent}: {pluralize(judged, 'picture')} judged, {anomalous} anomalous{of}"]
         counts = (
             ("could not be judged", self.unjudged, "picture"),

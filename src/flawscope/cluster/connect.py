@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
-from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed, with_kind
-from flawscope.machine import FIT_THREADS, cores
+from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize, require_installed
+from flawscope.machine import FIT_THREADS, usable_cores
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
@@ -72,7 +72,9 @@ def _connect(address: str) -> None:
     """Connects to the cluster, or starts one of this machine's own. InputError where it cannot."""
     import ray
 
-    options: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = (
+        {"num_cpus": usable_cores(), "include_dashboard": False} if address == "local" else {}
+    )
     for left in reversed(range(CONNECT_ATTEMPTS)):
         try:
             if ":" in address:  # Ray itself tries for two minutes
@@ -285,7 +287,7 @@ def error_of_task(error: Any) -> FlawscopeError:
         return FlawscopeError(f"a node cannot import a library ({cause}): install flawscope[train] there")
     if isinstance(cause, MemoryError):
         return FlawscopeError("not enough memory: choose a smaller size")
-    return FlawscopeError(f"unexpected {with_kind(cause)}")
+    return FlawscopeError(f"unexpected {message_with_type(cause)}")
 
 
 def last_line(error: BaseException) -> str:

@@ -20,9 +20,15 @@ from typing import IO, Any, NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.files import atomic, from_csv_cell
-from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.pictures.listing import SIDE_SUFFIXES, is_litter, iter_inputs, natural_key, with_pictures
+from flawscope.artefact.files import atomic_write, from_csv_cell
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pictures.listing import (
+    COMPANION_SUFFIXES,
+    is_ignored,
+    iter_inputs,
+    natural_key,
+    require_picture,
+)
 
 LISTING = "listing.parquet"
 ROW_GROUP_SIZE = 1_000  # paths that are read at a time
@@ -43,7 +49,7 @@ def is_url(text: str) -> bool:
 
 def reason(error: BaseException) -> str:
     """Returns the reason of an error, in one line."""
-    return (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+    return (error.strerror if isinstance(error, OSError) else None) or one_line_message(error)
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -100,7 +106,7 @@ class FileStore:
         path = f"{self.root}/{name}"
         if self.on_disk:
             self.attempt("write", name, lambda: Path(path).parent.mkdir(parents=True, exist_ok=True))
-            with atomic(path) as file:
+            with atomic_write(path) as file:
                 file.write(data)
         else:
             self.attempt("write", name, lambda: self.files.pipe_file(path, data))
@@ -337,13 +343,13 @@ def _list_remote(spec: str) -> Iterator[tuple[str, bool]]:
             yield spec, False
             return
         elif has_magic(path):
-            tops = [t for t in sorted(files.glob(path), key=natural_key) if not is_litter(_base_name(t))]
+            tops = [t for t in sorted(files.glob(path), key=natural_key) if not is_ignored(_base_name(t))]
             text = f"{spec}: the pattern matches no picture"
         else:
             raise InputError(f"{spec}: no such file or folder; check the path")
         found = chain.from_iterable(_walk_remote(files, top) if files.isdir(top) else [top] for top in tops)
-        for one in with_pictures(found, text):
-            yield str(files.unstrip_protocol(one)), Path(one).suffix.lower() in SIDE_SUFFIXES
+        for one in require_picture(found, text):
+            yield str(files.unstrip_protocol(one)), Path(one).suffix.lower() in COMPANION_SUFFIXES
     except InputError:
         raise
     except Exception as error:  # each library has its own
@@ -353,7 +359,7 @@ def _list_remote(spec: str) -> Iterator[tuple[str, bool]]:
 def _walk_remote(files: Any, folder: str) -> Iterator[str]:
     """Yields every file below a folder, in natural order; holds the names of one folder at a time."""
     inside = [(str(one["name"]).rstrip("/"), one["type"]) for one in files.ls(folder, detail=True)]
-    inside = [(name, kind) for name, kind in inside if not is_litter(_base_name(name)) and name != folder]
+    inside = [(name, kind) for name, kind in inside if not is_ignored(_base_name(name)) and name != folder]
     for name, kind in sorted(inside, key=lambda one: natural_key(_base_name(one[0]))):
         if kind == "directory":
             yield from _walk_remote(files, name)

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, Any
 
-from flawscope.artefact.files import digest_of
+from flawscope.artefact.files import file_sha256
 from flawscope.artefact.model_file import Manifest
 from flawscope.cluster import connect, listing, shards
 from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList, is_url
 from flawscope.cluster.shards import RUN_FILE, Job, Run
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
 from flawscope.pictures.listing import printable
-from flawscope.progress import Step, silent
-from flawscope.results.prediction import REMEMBERED, Mismatch
-from flawscope.results.run import FACTS
+from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.results.prediction import MAX_REMEMBERED, MismatchDetector
+from flawscope.results.run import SUMMARY_NAME
 
 SHARD_SIZE = 1_000  # pictures of a shard
 SHARDS_PER_WORKER = 24  # of few pictures: many small shards keep all workers busy to the end
@@ -43,7 +43,7 @@ class Results:
     model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged. undrawn:
     judged pictures without an overlay, with the reason. side_files: files beside the pictures, not read."""
 
-    totals: Mismatch
+    totals: MismatchDetector
     manifest: Manifest
     side_files: TruncatedList = field(default_factory=TruncatedList)
     unjudged: TruncatedList = field(default_factory=TruncatedList)
@@ -63,7 +63,7 @@ def predict(
     threads: int = 1,
     overlays: bool = False,
     stdin: IO[bytes] | None = None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     say: Callable[[str], None] = lambda line: None,
 ) -> Results:
     """Judges any number of pictures on a cluster. The rows are those of `flawscope predict` with the same
@@ -103,7 +103,7 @@ def predict(
         _refuse_among_pictures(store, out, pictures)
     relative = any(s.lower().endswith(listing.TABLE_SUFFIXES) or not _is_absolute(s) for s in pictures)
     call = {
-        "model": [digest_of(model)],
+        "model": [file_sha256(model)],
         "pictures": list(pictures),
         "folder": os.getcwd() if relative else "",  # elsewhere these would be other pictures
         "false-alarm-rate": None if false_alarm_rate is None else manifest.calibration.rate,
@@ -119,7 +119,9 @@ def predict(
             run = _judge_missing(store, run, call, info, model, manifest, step, say)
     else:
         say(f"{pluralize(run.shards, 'part')} are there: nothing is left to do")
-    return _collect_results(store, run, Results(Mismatch(manifest.calibration.expected_rate), manifest))
+    return _collect_results(
+        store, run, Results(MismatchDetector(manifest.calibration.expected_rate), manifest)
+    )
 
 
 def _is_absolute(spec: str) -> bool:
@@ -139,7 +141,7 @@ def _refuse_among_pictures(store: FileStore, out: str, pictures: Sequence[str]) 
 def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> Run | None:
     """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
     if not store.exists(RUN_FILE):
-        for name in (shards.PARTS_FOLDER, shards.OVERLAYS_FOLDER, FACTS):
+        for name in (shards.PARTS_FOLDER, shards.OVERLAYS_FOLDER, SUMMARY_NAME):
             if store.exists(name):
                 raise InputError(
                     f"{store.url}/{name} is there already, and not of a run on a cluster: choose another "
@@ -182,9 +184,9 @@ def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
 
 def _batch_size(manifest: Manifest, *, on_gpu: bool = False) -> int:
     """Number of pictures that are computed together."""
-    from flawscope.runtime.session import FEW, MANY, together
+    from flawscope.runtime.session import LARGE_BATCH, SMALL_BATCH, batch_size_for
 
-    return together(manifest.preprocess.network_size, MANY if on_gpu else FEW)
+    return batch_size_for(manifest.preprocess.network_size, LARGE_BATCH if on_gpu else SMALL_BATCH)
 
 
 # ------------------------------------------------------------------------------------------- on the cluster
@@ -197,7 +199,7 @@ def _judge_missing(
     info: ListingInfo,
     model: str | os.PathLike[str],
     manifest: Manifest,
-    step: Step,
+    step: ProgressCallback,
     say: Callable[[str], None],
 ) -> Run:
     """Judges the missing shards on the cluster; writes the run's file first where there is none."""
@@ -257,7 +259,7 @@ def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, Any])
                 ) from None
 
 
-def _report_progress(counts: Iterator[int], inputs: int, step: Step) -> None:
+def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback) -> None:
     """Adds up the counts of judged inputs, and reports the progress. inputs: how many there are to judge."""
     done = 0
     try:
@@ -283,7 +285,7 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")
-            judged = judged.slice(max(0, len(judged) - REMEMBERED))
+            judged = judged.slice(max(0, len(judged) - MAX_REMEMBERED))
             totals.severities.extend(judged.column("severity").to_pylist())
             totals.shifts.extend(tuple(one) for one in judged.column("shifts").to_pylist() if one)
     return results

@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
-from flawscope.artefact.files import atomic, digest_of
+from flawscope.artefact.files import atomic_write, file_sha256
 from flawscope.cluster import listing
 from flawscope.cluster.connect import prepare_node
 from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList, filesystem, is_url, reason
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import cannot, frames, name_of
+from flawscope.pictures.decoding import count_frames, picture_error, source_name
 from flawscope.pictures.listing import printable
 from flawscope.results.drawing import save_png
-from flawscope.results.folder import Drawn
+from flawscope.results.folder import RenderedPrediction
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import Row, Unjudged, columns_of, parquet_schema
+from flawscope.results.table import ResultRow, Unjudged, parquet_schema, table_columns
 
 if TYPE_CHECKING:
-    from flawscope.pictures.decoding import Source
+    from flawscope.pictures.decoding import PictureSource
 
 RUN_FILE, PARTS_FOLDER, OVERLAYS_FOLDER = "run.json", "parts", "overlays"
 REMARKS_KEY = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
@@ -132,7 +132,7 @@ class Job:
         import numpy as np
         import ray
 
-        return cls(out, Path(model).name, digest_of(model), ray.put(np.fromfile(model, np.uint8)))
+        return cls(out, Path(model).name, file_sha256(model), ray.put(np.fromfile(model, np.uint8)))
 
     def local_model(self) -> Path:
         """Returns the model's path on this node's disk, where it is written once for each user."""
@@ -142,8 +142,8 @@ class Job:
         folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / self.model
-        if not path.is_file() or digest_of(path) != self.digest:
-            with atomic(path) as file:
+        if not path.is_file() or file_sha256(path) != self.digest:
+            with atomic_write(path) as file:
                 file.write(ray.get(self.content))
         return path
 
@@ -198,7 +198,7 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
     for number, (entry, (source, result)) in enumerate(zip(entries, judged, strict=True)):
         path = printable(entry.path)
         if isinstance(result, Prediction):
-            if not is_url(entry.path) and (picture_count := frames(entry.path)) > 1:
+            if not is_url(entry.path) and (picture_count := count_frames(entry.path)) > 1:
                 remarks["several"].append(f"{path} ({picture_count})")
             if run.call["overlays"] and result.is_anomalous:
                 stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80]
@@ -208,46 +208,46 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
-            rows += [asdict(Row.of(named)) | more, *map(asdict, Row.of_parts(named))]
+            rows += [asdict(ResultRow.of(named)) | more, *map(asdict, ResultRow.of_parts(named))]
         else:
             text = errors.get(number) or str(result)
             if isinstance(source, bytes):
-                text = text.replace(name_of(source), entry.path)
-            rows.append(asdict(Row.of(Unjudged(path, printable(" ".join(text.split()))))))
+                text = text.replace(source_name(source), entry.path)
+            rows.append(asdict(ResultRow.of(Unjudged(path, printable(" ".join(text.split()))))))
     aligned = predictor.manifest.preprocess.reference is not None
-    store.write(shard_path(shard), encode_shard(rows, remarks, columns_of(aligned=aligned)))
+    store.write(shard_path(shard), encode_shard(rows, remarks, table_columns(aligned=aligned)))
 
 
-def _write_overlay(store: FileStore, name: str, source: Source, result: Prediction) -> str:
+def _write_overlay(store: FileStore, name: str, source: PictureSource, result: Prediction) -> str:
     """Writes an overlay; returns the reason where it cannot be drawn, else an empty text."""
     file = io.BytesIO()
     try:
-        save_png(file, Drawn.of(source, result).overlay)
+        save_png(file, RenderedPrediction.of(source, result).overlay)
     except (InputError, MemoryError) as error:
         return str(error)
     store.write(name, file.getvalue())
     return ""
 
 
-def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[Source]:
+def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[PictureSource]:
     """Yields paths of the disk unchanged, and the bytes of pictures of an object store, fetched ahead. A
     picture that cannot be fetched is empty; `errors` gets the reason by its number."""
 
-    def fetch(number: int, path: str) -> Source:
+    def fetch(number: int, path: str) -> PictureSource:
         if number in errors or not is_url(path):
             return b"" if number in errors else Path(path)
         try:
             files, place = filesystem(path)
             return bytes(files.cat_file(place))
         except FileNotFoundError:
-            errors[number] = str(cannot(path, "there is no such file", "check the path"))
+            errors[number] = str(picture_error(path, "there is no such file", "check the path"))
         except Exception as error:  # each library has its own
-            errors[number] = str(cannot(path, reason(error), "check the path and the rights"))
+            errors[number] = str(picture_error(path, reason(error), "check the path and the rights"))
         return b""
 
     with ThreadPoolExecutor(MAX_FETCHES) as pool:
         requests = (pool.submit(fetch, number, entry.path) for number, entry in enumerate(entries))
-        pending: deque[Future[Source]] = deque(islice(requests, MAX_FETCHES))
+        pending: deque[Future[PictureSource]] = deque(islice(requests, MAX_FETCHES))
         while pending:
             yield pending.popleft().result()
             pending += islice(requests, 1)

@@ -81,13 +81,13 @@ def _fit_memory(fits: Mapping[str, Mapping[str, Any]], resources: TaskResources)
 
 
 def _predict_memory(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Predicts the memory of fits, given as arguments of `preparation.predicted_peak`."""
-    from flawscope.fitting.preparation import predicted_peak
+    """Predicts the memory of fits, given as arguments of `preparation.predict_peak_memory`."""
+    from flawscope.fitting.preparation import predict_peak_memory
 
     found = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit itself reports it
-            found[label] = predicted_peak(**fit) or FIT_MEMORY_LIMIT
+            found[label] = predict_peak_memory(**fit) or FIT_MEMORY_LIMIT
     return found
 
 
@@ -222,8 +222,8 @@ def _run_part(
     work: Callable[..., Any], held: bytes, part: Any, threads: int, version: str, folder: str
 ) -> Any:
     """Works on a part of a fit on a node."""
-    from flawscope.methods.threads import use_threads
+    from flawscope.methods.threads import set_thread_count
 
     prepare_node(version, folder)
-    use_threads(threads)
+    set_thread_count(threads)
     return work(held, part)

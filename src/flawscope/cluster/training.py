@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
-from flawscope.artefact.state_file import checkpoint_of
+from flawscope.artefact.state_file import checkpoint_path
 from flawscope.cluster.connect import (
     RESUME_HINT,
     Node,
@@ -31,7 +31,7 @@ from flawscope.cluster.connect import (
     prepare_node,
 )
 from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.progress import Step, silent, throttled
+from flawscope.progress import ProgressCallback, ignore_progress, throttled
 
 MAX_LOST_WORKERS = 3  # lost workers that are replaced
 PEER_TIMEOUT = timedelta(days=7)  # of collective operations, long: other means notice dead workers
@@ -56,7 +56,7 @@ def fit(
     threads: int | None = None,
     gpu: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> TrainingResult:
     """Fits a method that learns in steps by several workers of the cluster that this process is connected to.
@@ -116,7 +116,9 @@ class _WorkerLost(Exception):
 class WorkerGroup:
     """The processes that train together. say, step: get the lines and the progress of the first worker."""
 
-    def __init__(self, count: int, resources: TaskResources, say: Callable[[str], None], step: Step):
+    def __init__(
+        self, count: int, resources: TaskResources, say: Callable[[str], None], step: ProgressCallback
+    ):
         self.count, self.resources, self.say, self.step = count, resources, say, step
         self.queue = ProgressQueue()
 
@@ -218,24 +220,24 @@ class TrainingWorker:
         from torch import distributed
 
         from flawscope import fit
-        from flawscope.methods.task import ALONE, Group, Left
-        from flawscope.methods.threads import use_threads
+        from flawscope.methods.task import SINGLE_PROCESS, DistributedGroup, WorkerFinished
+        from flawscope.methods.threads import set_thread_count
 
-        use_threads(self.threads)
+        set_thread_count(self.threads)
         if self.count > 1:
             backend = "cpu:gloo,cuda:nccl" if self.gpu else "gloo"
             distributed.init_process_group(backend, address, PEER_TIMEOUT, self.count, self.rank)
         own: dict[str, Any] = {"checkpoint": None, "tensorboard": None}
         if self.rank == 0:
             own = {
-                "checkpoint": checkpoint_of(out),
+                "checkpoint": checkpoint_path(out),
                 "say": lambda line: queue.put(line, ()),
                 "step": throttled(lambda *progress: queue.put("", progress)),
             }
-        options |= own | {"together": Group() if self.count > 1 else ALONE}
+        options |= own | {"together": DistributedGroup() if self.count > 1 else SINGLE_PROCESS}
         try:
             predictor = fit(images, **options, device="cuda" if self.gpu else "cpu")
-        except Left:
+        except WorkerFinished:
             return None
         except (MemoryError, torch.OutOfMemoryError):
             text = "a worker has not enough memory: choose a smaller --size or --set batch"

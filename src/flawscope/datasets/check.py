@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import GOOD, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read_any_mask
-from flawscope.errors import InputError, one_line, pluralize, some
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, PictureLabels, read_any_mask
+from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
-from flawscope.pictures.decoding import decode, frames, pixel_hash
-from flawscope.pictures.defect_size import lost
-from flawscope.pictures.listing import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
+from flawscope.pictures.decoding import count_frames, decode, pixel_hash
+from flawscope.pictures.defect_size import reduction_remark
+from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in, pictures_in
 from flawscope.pictures.near_duplicates import clusters, near_duplicates, thumbnail
 
 _T = TypeVar("_T", str, tuple[int, int])
@@ -141,7 +141,9 @@ def check(
     if near:
         findings += _near_copies(dataset, readable)
     findings += _mixed_findings(sizes, modes)
-    if found := lost([(height, width) for width, height in sizes]):  # by the size that is the default
+    if found := reduction_remark(
+        [(height, width) for width, height in sizes]
+    ):  # by the size that is the default
         findings.append(Finding("note", "reduced", ".", *found))
     for look in (_masks_missing, _label_faults, _unused_pictures, _other_files, _too_few_pictures):
         findings += look(dataset)
@@ -203,7 +205,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
     if plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
-    if (frame_count := frames(item.path)) > 1:
+    if (frame_count := count_frames(item.path)) > 1:
         message = f"holds {frame_count} pictures, and only the first is read"
         faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
     mode = "" if plain else pixel_format(picture)
@@ -212,7 +214,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
     """Finding of an unreadable file, without the path that the error repeats; reason and remedy apart."""
-    reason, _, remedy = one_line(error).rpartition(f"{path}: ")[2].partition("; ")
+    reason, _, remedy = one_line_message(error).rpartition(f"{path}: ")[2].partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 
 
@@ -284,7 +286,7 @@ def _copies_finding(dataset: Dataset, group: Sequence[_CheckedPicture], *, near:
         severity, code = "warning", "copy"
         message, remedy = f"the same picture is {len(group)} times in {place}", "keep one"
     first, *others = (dataset.relative(one.item.path) for one in group)
-    return Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
+    return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))
 
 
 # ---------------------------------------------------------------------------------------- the set as a whole
@@ -316,7 +318,7 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
 
 def _label_faults(dataset: Dataset) -> Iterator[Finding]:
     """Faults of files from labelling tools."""
-    drawn = [mask for item in dataset.test for mask in item.masks if isinstance(mask, Labels)]
+    drawn = [mask for item in dataset.test for mask in item.masks if isinstance(mask, PictureLabels)]
     boxes = sum(mask.boxes for mask in drawn)
     if boxes:
         message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
@@ -364,18 +366,18 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         if path in used:
             continue
         suffix = path.suffix.lower()
-        if suffix in SIDE_SUFFIXES:
+        if suffix in COMPANION_SUFFIXES:
             beside.append(dataset.relative(path))
         else:
             unknown.setdefault((dataset.relative(path.parent), suffix), []).append(path)
     for (folder, suffix), paths in unknown.items():
         kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
-        message = f"{pluralize(len(paths), 'file')} {kind}: {some([path.name for path in paths])}"
+        message = f"{pluralize(len(paths), 'file')} {kind}: {join_names([path.name for path in paths])}"
         remedy = "convert pictures to PNG or JPEG, take single pictures out of a video"
         others = tuple(map(dataset.relative, paths))
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
     if beside:
-        message = f"{pluralize(len(beside), 'file')} beside the pictures: {some(beside)}"
+        message = f"{pluralize(len(beside), 'file')} beside the pictures: {join_names(beside)}"
         yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
 
 

@@ -141,10 +141,10 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 def compile_group(pattern: str | None) -> re.Pattern[str] | None:
     """Compiles the pattern. InputError: it is not a regular expression."""
-    return None if pattern is None else errors.compiled("--group", pattern)
+    return None if pattern is None else errors.compile_pattern("--group", pattern)
 
 
-def remark(paths: Sequence[Path], pattern: str | None) -> str:
+def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     """Warns of a pattern that says nothing about the files: it matches the same text in all names, or a
     different text in each. Empty where there is nothing to say. InputError: as `group_numbers`."""
     if pattern is None or len(paths) < 2:

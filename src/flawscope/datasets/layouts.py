@@ -15,7 +15,7 @@ from pathlib import Path
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, compile_group, split_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, MaskFolder, relative_stem
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
-from flawscope.errors import InputError, nearest
+from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.listing import known_formats, list_entries, pictures_in, subfolder, subfolders
 
 GOOD = ("good", "ok", "normal")
@@ -104,7 +104,7 @@ def select_categories(
     """Returns the requested categories in the order of the tables, and those of them that are not in `root`.
     text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's. option: its
     name, for the error. InputError: there are no categories, or none of the requested ones."""
-    words = listed(text, option, "name some, or leave it out for all")
+    words = split_names(text, option, "name some, or leave it out for all")
     found = find_categories(root)
     if not found:
         raise InputError(
@@ -129,20 +129,20 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
     """Categories that `text` names; every one must be there. InputError: as `select_categories`, or one
     that is named is not there."""
     rows, missing = select_categories(root, text, option)
-    for word in listed(text, option, "name some"):
+    for word in split_names(text, option, "name some"):
         if word in missing:
             raise _unknown_category(root, word, f"no category {word}", find_categories(root))
     return tuple(row for row in rows if row not in missing)
 
 
-def means_several(root: str | os.PathLike[str], text: str) -> bool:
+def names_several(root: str | os.PathLike[str], text: str) -> bool:
     """Whether a requested category means more than the one of that name."""
     if "," not in text and text != ALL_CATEGORIES and text not in CATEGORY_GROUPS:
         return False
     return text not in find_categories(root)
 
 
-def listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
+def split_names(text: str, option: str, remedy: str) -> tuple[str, ...]:
     """Words between commas, each once. InputError, with the remedy, where there is none."""
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
@@ -151,7 +151,7 @@ def listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
 
 
 def _unknown_category(root: str | os.PathLike[str], word: str, what: str, found: list[str]) -> InputError:
-    return InputError(f"{root}: {what}; {nearest(word, found)}")
+    return InputError(f"{root}: {what}; {suggest_name(word, found)}")
 
 
 # ---------------------------------------------------------------------------- which folder, which layout
@@ -204,7 +204,7 @@ def _choose_category(root: Path, category: str | None) -> Path:
             _layout_of(root / category)  # raises if the folder cannot be read
         if not categories:
             raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
-        raise InputError(f"{root}: no category {category!r}; {nearest(category, categories)}")
+        raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")
     if len(categories) > 1:
         names = ", ".join(categories)
         raise InputError(f"several categories in {root}: {names}; choose one with --category")
@@ -305,13 +305,13 @@ def _path_ends(name: str) -> list[str]:
     return ["/".join(parts[k:]) for k in range(len(parts))]
 
 
-def of_review(root: str | os.PathLike[str]) -> bool:
+def is_review(root: str | os.PathLike[str]) -> bool:
     """Whether a folder holds pictures that a review chose: they were flagged before."""
     folder = Path(os.path.abspath(root))
     return any((one / REVIEW_FILE).is_file() for one in (folder, folder.parent))
 
 
-def called_good_twice(root: Path) -> set[Path]:
+def confirmed_good(root: Path) -> set[Path]:
     """Good pictures of a review that somebody reviewed again: the last two decisions on each are "good"."""
     said: dict[str, list[str]] = {}
     with open(root / REVIEW_FILE, encoding="utf-8", errors="surrogateescape", newline="") as file:

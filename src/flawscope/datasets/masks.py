@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import PillowSource, name_of, read_mask
-from flawscope.pictures.listing import pictures_in, walked
+from flawscope.pictures.decoding import PillowSource, read_mask, source_name
+from flawscope.pictures.listing import pictures_in, walk_files
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
 IGNORED_FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names are no part of a picture's name
@@ -27,7 +27,7 @@ NameParts = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Labels(os.PathLike[str]):
+class PictureLabels(os.PathLike[str]):
     """Marks of the label file at `path` in one picture of `size` (H, W). Every shape is a defect, whatever
     its name. `boxes`: number of shapes that are boxes, which mark more than the defect."""
 
@@ -62,9 +62,9 @@ class LabelFiles:
 
     def __init__(self, root: Path):
         self.root = root
-        self._taken: dict[Labels, Path] = {}
+        self._taken: dict[PictureLabels, Path] = {}
 
-    def find(self, picture: Path) -> tuple[Labels, ...]:
+    def find(self, picture: Path) -> tuple[PictureLabels, ...]:
         """The labels of a picture below the folder. InputError: a label file is damaged, or means another
         picture of the same name as well."""
         if not picture.is_relative_to(self.root):
@@ -82,10 +82,10 @@ class LabelFiles:
         return found
 
     @cached_property
-    def _known(self) -> dict[str, list[tuple[NameParts, Labels]]]:
+    def _known(self) -> dict[str, list[tuple[NameParts, PictureLabels]]]:
         """All labels, by the picture's name without folders and suffix."""
-        known: dict[str, list[tuple[NameParts, Labels]]] = {}
-        for path in walked(self.root):
+        known: dict[str, list[tuple[NameParts, PictureLabels]]] = {}
+        for path in walk_files(self.root):
             if path.suffix.lower() != ".json":
                 continue
             own = _name_parts(path.relative_to(self.root).as_posix())
@@ -106,7 +106,7 @@ def _ends_match(one: NameParts, other: NameParts) -> bool:
     return one[-short:] == other[-short:]
 
 
-Mask = Path | Labels  # a file of its own, or the picture's marks in a labelling tool's file
+Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a labelling tool's file
 
 
 class MaskFolder:
@@ -137,8 +137,10 @@ def relative_stem(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def union(
-    masks: Iterable[PillowSource | Labels | NDArray[Any]], size: tuple[int, int], picture: str | None = None
+def union_masks(
+    masks: Iterable[PillowSource | PictureLabels | NDArray[Any]],
+    size: tuple[int, int],
+    picture: str | None = None,
 ) -> NDArray[np.bool_]:
     """The union of a picture's masks, [H, W] bool of the picture's `size`; arrays count where they are not 0.
 
@@ -147,17 +149,19 @@ def union(
     """
     whole = np.zeros(size, np.bool_)
     for mask in masks:
-        name = f"mask {name_of(mask)}" if picture is None else f"the mask of {picture}"
-        whole |= sized(mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask), size, name)
+        name = f"mask {source_name(mask)}" if picture is None else f"the mask of {picture}"
+        whole |= require_size(
+            mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask), size, name
+        )
     return whole
 
 
-def read_any_mask(mask: PillowSource | Labels) -> NDArray[np.bool_]:
+def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
     """Reads a mask, [H, W] bool; InputError where it cannot be read."""
-    return mask.read() if isinstance(mask, Labels) else read_mask(mask)
+    return mask.read() if isinstance(mask, PictureLabels) else read_mask(mask)
 
 
-def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
+def require_size(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
     """The mask, if it has its picture's size (H, W); InputError otherwise."""
     if mask.shape != tuple(size):
         found = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))
@@ -170,7 +174,7 @@ def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
 # ----------------------------------------------------------------------------------------------- the formats
 
 
-def _read_label_file(path: Path, own: NameParts) -> Iterable[tuple[NameParts, Labels]]:
+def _read_label_file(path: Path, own: NameParts) -> Iterable[tuple[NameParts, PictureLabels]]:
     """Pictures and labels of a label file; empty for any other file."""
     try:
         document = json.loads(path.read_bytes())
@@ -189,7 +193,7 @@ def _read_label_file(path: Path, own: NameParts) -> Iterable[tuple[NameParts, La
         ) from None
 
 
-def _parse_coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[NameParts, Labels]]:
+def _parse_coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[NameParts, PictureLabels]]:
     annotations_of: dict[Any, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
         if "score" in annotation:  # a model's findings are no ground truth
@@ -210,10 +214,10 @@ def _parse_coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[NamePart
                 x, y, width, height = map(float, annotation["bbox"])
                 shapes.append(_box_polygon(x, y, x + width, y + height))
                 boxes += 1
-        yield _name_parts(image["file_name"]), Labels(path, size, tuple(shapes), boxes)
+        yield _name_parts(image["file_name"]), PictureLabels(path, size, tuple(shapes), boxes)
 
 
-def _parse_labelme(path: Path, document: dict[str, Any]) -> Labels:
+def _parse_labelme(path: Path, document: dict[str, Any]) -> PictureLabels:
     size, shapes, boxes = (int(document["imageHeight"]), int(document["imageWidth"])), list[Shape](), 0
     for shape in document["shapes"]:
         points, kind = np.array(shape["points"], float).reshape(-1, 2), shape.get("shape_type", "polygon")
@@ -232,7 +236,7 @@ def _parse_labelme(path: Path, document: dict[str, Any]) -> Labels:
         else:  # lines and points are drawn one pixel wide
             is_polygon = len(points) > 2 and kind not in _LINES
             shapes.append(points if is_polygon else to_runs(_draw_line(points, size)))
-    return Labels(path, size, tuple(shapes), boxes)
+    return PictureLabels(path, size, tuple(shapes), boxes)
 
 
 _LINES = ("line", "linestrip", "point", "points")

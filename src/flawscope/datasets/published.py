@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
 from flawscope.datasets.masks import MaskFolder
-from flawscope.errors import InputError, with_kind
+from flawscope.errors import InputError, message_with_type
 from flawscope.pictures.listing import natural_key, pictures_in, subfolder, subfolders
 
 SATURATION_FILE = "defects_config.json"  # of MVTec LOCO, in a category's folder
@@ -113,7 +113,7 @@ def _open_by_table(
             masks = (inside(row.mask),) if row.anomalous and row.mask else ()
             items[row.split].append(Item(inside(row.picture), row.kind, row.anomalous, masks))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise InputError(f"{table}: not a split of {layout} ({with_kind(error)}); {REMEDY}") from None
+        raise InputError(f"{table}: not a split of {layout} ({message_with_type(error)}); {REMEDY}") from None
     if not items["train"]:
         raise InputError(f"{table}: lists no training pictures for {category!r}; {REMEDY}")
     absent = next((i.path for i in (*items["train"], *items["test"]) if not i.path.is_file()), None)

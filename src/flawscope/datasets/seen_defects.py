@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, union
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, union_masks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import natural_key, subfolder
@@ -115,7 +115,7 @@ def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8]
     Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
     """
     picture = to_eight_bits(decode(item.path), white)
-    mask = union(item.masks, picture.shape[:2])
+    mask = union_masks(item.masks, picture.shape[:2])
     if not mask.any():
         raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")
     return picture, mask

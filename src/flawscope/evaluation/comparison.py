@@ -28,11 +28,14 @@ from flawscope.evaluation.intervals import (
     count_pixels,
     percentile_interval,
 )
-from flawscope.evaluation.result import NAMES, Evaluation
-from flawscope.progress import Step, silent
+from flawscope.evaluation.result import METRIC_NAMES, Evaluation
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 
-RATES = {"false_alarms": "false alarms", "defects_found": "defects found"}  # at each model's score threshold
+RATE_LABELS = {
+    "false_alarms": "false alarms",
+    "defects_found": "defects found",
+}  # at each model's score threshold
 LOWER_IS_BETTER = frozenset({"false_alarms"})
 Floats = NDArray[np.float64]
 
@@ -50,7 +53,7 @@ class Difference:
     @property
     def label(self) -> str:
         """The metric's name for a person."""
-        return RATES.get(self.name) or NAMES.get(self.name) or self.name.replace("_", " ")
+        return RATE_LABELS.get(self.name) or METRIC_NAMES.get(self.name) or self.name.replace("_", " ")
 
     @property
     def difference(self) -> float | None:
@@ -150,7 +153,7 @@ class Comparison:
         models = [
             {
                 "name": name,
-                **described(predictor),
+                **describe_model(predictor),
                 "seconds": round(evaluation.seconds, 3),
                 "false_alarms": evaluation.false_alarms,
                 "mismatch": evaluation.mismatch or None,
@@ -170,7 +173,7 @@ class Comparison:
         }
 
 
-def described(predictor: Predictor) -> dict[str, Any]:
+def describe_model(predictor: Predictor) -> dict[str, Any]:
     """Facts of a model that a comparison shows."""
     manifest, calibration = predictor.manifest, predictor.calibration
     return {
@@ -193,7 +196,7 @@ def compare(
     full_resolution: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Comparison:
     """Evaluates both models on the test pictures that neither of them has seen.
 
@@ -269,7 +272,7 @@ def _differences(
     ):
         decisions = np.array([prediction.is_anomalous for prediction in predictions])
         scores = np.array([prediction.score for prediction in predictions])
-        groups = dict(zip(RATES, (~anomalous, anomalous), strict=True))
+        groups = dict(zip(RATE_LABELS, (~anomalous, anomalous), strict=True))
         rates = {name: float(decisions[of].mean()) if of.any() else None for name, of in groups.items()}
         values.append(rates | evaluation.metrics)
         found = {  # good and defective pictures are drawn in their own numbers
@@ -286,7 +289,7 @@ def _differences(
 
 def _interval(name: str, resampled: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
     """Interval of b - a, and how it was found or why there is none."""
-    if name not in NAMES and name not in RATES:
+    if name not in METRIC_NAMES and name not in RATE_LABELS:
         return None, "no interval: not computed"
     if not all(name in metrics for metrics in resampled):
         return None, "no interval: too few pictures"

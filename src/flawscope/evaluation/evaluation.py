@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from flawscope import JointPredictor, Predictor, metrics
 from flawscope.datasets import Dataset, Item
-from flawscope.datasets.masks import Labels, sized, union
+from flawscope.datasets.masks import PictureLabels, require_size, union_masks
 from flawscope.datasets.published import SATURATION_FILE
-from flawscope.errors import InputError, LeftOut, pluralize
-from flawscope.evaluation.result import Evaluation, JudgedPart, Kept, LazySequence
+from flawscope.errors import ExcludedPictureError, InputError, pluralize
+from flawscope.evaluation.result import Evaluation, JudgedPart, LazySequence, PictureStore
 from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import INCOMPLETE
-from flawscope.results.prediction import LEAST, Mismatch, Prediction
+from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
 
 OnPrediction = Callable[[Item, Prediction], None]
 
@@ -35,7 +35,7 @@ OnPrediction = Callable[[Item, Prediction], None]
 class _TestPictures:
     """Test pictures with a prediction (`kept`), left out, or unreadable."""
 
-    kept: Kept
+    kept: PictureStore
     failures: list[str] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
     unjudged: list[tuple[Item, str]] = field(default_factory=list)
@@ -56,7 +56,7 @@ def evaluate(
     robust: bool | Collection[Light] = False,
     leave_out: Collection[str] = (),
     take: OnPrediction | None = None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Evaluation:
     """Scores the test pictures and computes the metrics.
 
@@ -92,7 +92,7 @@ def evaluate(
     lights = (LIGHTS if robust else ()) if isinstance(robust, bool) else robust
     labels: dict[str, Any] = {}
     shown = zip(kept.items, kept.predictions, strict=True)
-    judged = judged_parts(predictor, shown, seen.failures)
+    judged = judge_parts(predictor, shown, seen.failures)
     found = _image_metrics(kept, predictor, labels) | _pixel_metrics(kept, predictor, labels)
     found |= _loco_metrics(kept, dataset, labels)
     if full_resolution:
@@ -110,7 +110,7 @@ def evaluate(
         seconds=time.perf_counter() - began,
         mismatch=_mismatch_warning(kept, predictor),
         labels=labels,
-        parts=of_parts(predictor, judged),
+        parts=part_statistics(predictor, judged),
         robustness=robustness(predictor, dataset, lights=lights, leave_out=leave_out, step=step),
         failures=tuple(seen.failures),
         judged_parts=judged,
@@ -121,15 +121,19 @@ def evaluate(
 
 
 def _predict_all(
-    predictor: Predictor, dataset: Dataset, leave_out: Collection[str], take: OnPrediction | None, step: Step
+    predictor: Predictor,
+    dataset: Dataset,
+    leave_out: Collection[str],
+    take: OnPrediction | None,
+    step: ProgressCallback,
 ) -> _TestPictures:
     # thresholds are learnt from pictures, too
     learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}
-    seen = _TestPictures(Kept(lambda geometry: valid_pixels(predictor, geometry)))
+    seen = _TestPictures(PictureStore(lambda geometry: valid_pixels(predictor, geometry)))
     results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
     for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):
         step("evaluation", done, len(dataset.test))
-        if isinstance(result, LeftOut):
+        if isinstance(result, ExcludedPictureError):
             seen.left_out.append(item)
             continue
         if isinstance(result, InputError):
@@ -157,14 +161,14 @@ def _ground_truth(
         return np.zeros(geometry.size, dtype=bool)
     if not item.masks:
         return None
-    marked = union(item.masks, geometry.picture_size)
+    marked = union_masks(item.masks, geometry.picture_size)
     every = int(np.count_nonzero(marked))
     inside = int(np.count_nonzero(marked & geometry.warp_mask(valid_pixels(predictor, geometry))))
     pixels.update(all=every, outside=every - inside, pictures_outside=every > 0 and inside == 0)
     return geometry.mask_to_network(marked)
 
 
-def _image_metrics(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+def _image_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     anomalous = np.array([item.anomalous for item in kept.items])
     image = metrics.image_metrics(anomalous, np.array([p.score for p in kept.predictions]))
     labels["image_f1"] = _best_threshold_label("score", image.f1_threshold)
@@ -185,7 +189,7 @@ def _best_threshold_label(what: str, threshold: float) -> str | None:
     return f"best {what} threshold, chosen on test labels: {threshold:.6g}"
 
 
-def _false_alarm_statistics(kept: Kept, predictor: Predictor) -> dict[str, Any]:
+def _false_alarm_statistics(kept: PictureStore, predictor: Predictor) -> dict[str, Any]:
     good = [p.is_anomalous for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
@@ -198,7 +202,7 @@ def _false_alarm_statistics(kept: Kept, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def judged_parts(
+def judge_parts(
     predictor: Predictor | JointPredictor,
     pictures: Iterable[tuple[Item, Prediction]],
     failures: list[str],
@@ -222,7 +226,7 @@ def judged_parts(
     return tuple(JudgedPart(one, any(view.path in defective for view in one.views.values())) for one in found)
 
 
-def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]) -> dict[str, Any]:
+def part_statistics(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]) -> dict[str, Any]:
     """Figures of the parts. Empty where the model decides on pictures alone."""
     if (parts := predictor.parts()) is None:
         return {}
@@ -243,24 +247,26 @@ def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]
     }
 
 
-def _mismatch_warning(kept: Kept, predictor: Predictor) -> str:
+def _mismatch_warning(kept: PictureStore, predictor: Predictor) -> str:
     """Warning about pictures that do not belong to the model, judged by good ones if these are enough."""
     good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
-    rate, enough = predictor.calibration.expected_rate, len(good) >= LEAST
+    rate, enough = predictor.calibration.expected_rate, len(good) >= MIN_WARNING_PICTURES
     mismatch = (
-        Mismatch(rate, "good test pictures") if enough else Mismatch(rate, "test pictures", defective=True)
+        MismatchDetector(rate, "good test pictures")
+        if enough
+        else MismatchDetector(rate, "test pictures", defective=True)
     )
     for prediction in good if enough else kept.predictions:
         mismatch.add(prediction)
     return mismatch.line()
 
 
-def _pixel_metrics(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     marked = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
     found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, marked)
     threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     cut = any(valid is not None for valid in kept.valid)
-    boxes = any(isinstance(mask, Labels) and mask.boxes for item in kept.items for mask in item.masks)
+    boxes = any(isinstance(mask, PictureLabels) and mask.boxes for item in kept.items for mask in item.masks)
     labels |= {
         "pixel_metrics": "maps at network size, masks resized by nearest neighbour"
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
@@ -310,12 +316,12 @@ def _segmentation_f1(
     return 2 * hits / (called + defective) if defective else float("nan")
 
 
-def _full_resolution_metrics(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
+def _full_resolution_metrics(kept: PictureStore, labels: dict[str, Any]) -> dict[str, float]:
     labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
 
     def truth(i: int) -> NDArray[np.bool_] | None:
         known = kept.truths[i] is not None
-        return union(kept.items[i].masks, kept.predictions[i].geometry.picture_size) if known else None
+        return union_masks(kept.items[i].masks, kept.predictions[i].geometry.picture_size) if known else None
 
     def valid(i: int) -> NDArray[np.bool_]:
         geometry, inside = kept.predictions[i].geometry, kept.valid[i]
@@ -328,7 +334,7 @@ def _full_resolution_metrics(kept: Kept, labels: dict[str, Any]) -> dict[str, fl
     return {f"full_{name}": value for name, value in found.items()}
 
 
-def _loco_metrics(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
+def _loco_metrics(kept: PictureStore, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
     """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
@@ -365,7 +371,7 @@ def _saturated_region(
     path: Path, geometry: Geometry, configs: dict[int, Any]
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Region at the network's size, and its saturation in pixels there; None if no pixel is left."""
-    values = sized(read_labels(path), geometry.picture_size, f"mask {path}")
+    values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
     scaled = geometry.mask_to_network(values > 0)
     if not scaled.any():
         return None
@@ -379,7 +385,7 @@ def _saturated_region(
     return scaled, saturation
 
 
-def _kind_statistics(kept: Kept, dataset: Dataset) -> dict[str, dict[str, Any]]:
+def _kind_statistics(kept: PictureStore, dataset: Dataset) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for kind in dataset.kinds:
         chosen = [p for i, p in zip(kept.items, kept.predictions, strict=True) if i.kind == kind]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.errors import pluralize
-from flawscope.evaluation.result import Evaluated
+from flawscope.evaluation.result import EvaluatedPicture
 
 RESAMPLES = 1000
 TAIL_PROBABILITY = 0.025  # on either side
@@ -190,7 +190,7 @@ def _prepend_zero(values: Floats) -> Floats:
     return np.concatenate([np.zeros((len(values), 1)), values], axis=1)
 
 
-def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
+def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
     """Counts the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
     `pictures` are read one after the other."""
     thresholds = _choose_thresholds(pictures)
@@ -235,7 +235,7 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
     return (truth, ~truth) if valid is None else (truth & valid, ~truth & valid)
 
 
-def _choose_thresholds(pictures: Sequence[Evaluated]) -> Floats | None:
+def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
     """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
     last the least value. None without a pixel of either class."""
     good_values, bad_values, least = [], [], np.inf

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets import Item
-from flawscope.errors import FlawscopeError, needs, pluralize
+from flawscope.errors import FlawscopeError, missing_library_error, pluralize
 from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
-from flawscope.results.table import COLUMNS, OF_PARTS, Row, Unjudged
+from flawscope.results.table import COLUMNS, PART_COLUMNS, ResultRow, Unjudged
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Evaluated(NamedTuple):
+class EvaluatedPicture(NamedTuple):
     """Evaluated test picture.
 
     truth: its ground truth, [H, W] bool at the map's size: all False for a good picture, None where a
@@ -69,7 +69,7 @@ class LazySequence(Sequence[T], Generic[T]):
         return self._get(chosen) if isinstance(chosen, int) else [self._get(k) for k in chosen]
 
 
-class Kept:
+class PictureStore:
     """Evaluated pictures, in order: items and predictions in memory, the maps in a temporary file, which the
     system removes. Several threads may read.
 
@@ -110,9 +110,11 @@ class Kept:
         return self._packed_truths.count(None)
 
     @property
-    def pictures(self) -> Sequence[Evaluated]:
+    def pictures(self) -> Sequence[EvaluatedPicture]:
         return self._column(
-            lambda i: Evaluated(self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i))
+            lambda i: EvaluatedPicture(
+                self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i)
+            )
         )
 
     @property
@@ -154,7 +156,7 @@ def _none_if_all_true(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     return None if mask.all() else mask
 
 
-NAMES = {  # of the metrics, for a person
+METRIC_NAMES = {  # of the metrics, for a person
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
     "image_f1": "image F1, best score threshold (test labels)",
@@ -185,9 +187,9 @@ class JudgedPart(NamedTuple):
 class Evaluation:
     """Results of one category.
 
-    metrics: those of `NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen with
-        the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of pixels
-        the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
+    metrics: those of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen
+        with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
+        pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
         test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
@@ -221,7 +223,7 @@ class Evaluation:
     parts: dict[str, Any] = field(default_factory=dict)
     robustness: tuple[Robustness, ...] = ()
     judged_parts: tuple[JudgedPart, ...] = field(default=(), repr=False, compare=False)
-    pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
+    pictures: Sequence[EvaluatedPicture] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
 
@@ -247,11 +249,11 @@ class Evaluation:
         try:
             import pandas
         except ImportError:
-            raise needs("to_dataframe()", "pandas", extras="pandas") from None
-        columns = (*COLUMNS, *OF_PARTS) if self.aligned else COLUMNS
+            raise missing_library_error("to_dataframe()", "pandas", extras="pandas") from None
+        columns = (*COLUMNS, *PART_COLUMNS) if self.aligned else COLUMNS
         rows = []
-        for item, said in outcomes(self):
-            row = Row.of(said)
+        for item, said in all_results(self):
+            row = ResultRow.of(said)
             values = {name: getattr(row, name) for name in columns}
             path = values.pop("path") or str(item.path)
             rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
@@ -266,7 +268,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """HTML for notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
-        metrics = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()]
+        metrics = [
+            (METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()
+        ]
         kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in self.kinds.items()]
         tables = (
             table([(f"{self.category}: {self.method}", pluralize(self.images, "test picture"))]),
@@ -298,7 +302,7 @@ class Evaluation:
         }
 
 
-def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
+def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
     """Yields every test picture, in natural order of the paths, also those that did not count."""
     unjudged = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
     unjudged |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
@@ -317,13 +321,13 @@ def _false_alarm_text(result: Evaluation) -> str:
     return f"{count} of {of} ({low:.1%} to {high:.1%}, expected {known['expected']:.1%})"
 
 
-def _picture_html(one: Evaluated) -> str:
+def _picture_html(one: EvaluatedPicture) -> str:
     """Element with a picture and the fault of its decision."""
     mistake = "" if one.outcome == RIGHT else f", {one.outcome}"
     return prediction_html(one.prediction, f"{one.item.kind}{mistake}")
 
 
-def _worst_mistakes(result: Evaluation) -> list[Evaluated]:
+def _worst_mistakes(result: Evaluation) -> list[EvaluatedPicture]:
     def margin(index: int) -> float:
         one = result.pictures[index]
         return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)

@@ -14,7 +14,7 @@ from flawscope.datasets import Dataset
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.light import Light
-from flawscope.progress import Advance, Step, silent
+from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 
 FACTORS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)
 LIGHTS = (
@@ -61,7 +61,7 @@ def robustness(
     *,
     lights: Collection[Light] = LIGHTS,
     leave_out: Collection[str] = (),
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> tuple[Robustness, ...]:
     """Judges every test picture in each of `lights`.
 
@@ -72,7 +72,7 @@ def robustness(
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
     """
     left_out = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
-    advance = Advance(step, "robustness", len(dataset.test) * len(lights))
+    advance = ProgressCounter(step, "robustness", len(dataset.test) * len(lights))
     labels: list[bool] = []
 
     def pictures() -> Iterator[NDArray[Any]]:

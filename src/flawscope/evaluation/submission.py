@@ -19,13 +19,13 @@ from PIL import Image
 from flawscope import Predictor
 from flawscope.errors import InputError
 from flawscope.pictures.listing import pictures_in
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 
 SPLITS = ("test_private", "test_private_mixed")
 
 
 def write_submission(
-    out: Path, predictor: Predictor, root: Path, category: str, step: Step = silent
+    out: Path, predictor: Predictor, root: Path, category: str, step: ProgressCallback = ignore_progress
 ) -> list[str]:
     """Judges the private pictures in the category's folder `root`; returns those that could not be read.
 

@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.certificate import ways
+from flawscope.artefact.certificate import difference_scales
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.export.onnx_graph import IR_VERSION, silence_exporter
 from flawscope.export.recalibrate import MAX_DEFECTIVE, ProbeImages
-from flawscope.progress import Advance, Step, silent
+from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 ACTIVATION_OPS = ("Clip", "Relu")  # after which 8-bit ranges are measured: convolutions' outputs are larger
 LAYOUT_OPS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
-ErrorMeasure = Callable[["ModelProto"], tuple[float, float]]  # an `Evidence`, or the worst of several
+ErrorMeasure = Callable[
+    ["ModelProto"], tuple[float, float]
+]  # an `QuantizationErrorMeter`, or the worst of several
 MEAN_BATCHES = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
 # Root mean square error of scores, as a share of the distance from the median good score to the threshold.
 # The certificate allows each of them half of that distance, five times as much.
@@ -43,12 +45,12 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Reduction:
+class QuantizationSummary:
     """Extent of a network's computation in 8 bits.
 
     layers, fp32_layers: number of convolutional layers, and of those among them that stay in fp32.
     operations: the share of their multiplications that is in 8 bits.
-    score_error: as `Evidence` measures it; None: not measured.
+    score_error: as `QuantizationErrorMeter` measures it; None: not measured.
     """
 
     layers: int
@@ -61,7 +63,7 @@ class Reduction:
         return said + f"{self.operations:.0%} of the multiplications"
 
 
-class Evidence:
+class QuantizationErrorMeter:
     """Measures how far another `embed` than the trained model's moves the answers for good pictures and for
     simulated defects."""
 
@@ -73,12 +75,14 @@ class Evidence:
         self.probes = ProbeImages(np.concatenate([good.images, bad.images]), where)
         self.score = _open_session(score)
         self.scores, self.maps = self._run(embed)
-        self.of_scores = ways(calibration.scores, calibration.score_threshold, self.scores)
-        self.of_maps = ways(calibration.map_maxima, calibration.mask_threshold, self.maps.max((1, 2)))
+        self.of_scores = difference_scales(calibration.scores, calibration.score_threshold, self.scores)
+        self.of_maps = difference_scales(
+            calibration.map_maxima, calibration.mask_threshold, self.maps.max((1, 2))
+        )
 
     def __call__(self, embed: ModelProto) -> tuple[float, float]:
         """Root mean square changes of the scores and of the maps' pixels, as shares of the distance from the
-        median good picture to the threshold (`certificate.ways`)."""
+        median good picture to the threshold (`certificate.difference_scales`)."""
         scores, maps = self._run(embed)
         away = (scores - self.scores) / self.of_scores, (maps - self.maps) / self.of_maps[:, None, None]
         found, drawn = (math.sqrt(float(np.square(part).mean())) for part in away)
@@ -99,12 +103,12 @@ class Evidence:
         return np.array(scores, np.float64), np.array(maps, np.float64)
 
 
-def reduced(
+def quantize_embed(
     embed: ModelProto,
     batches: Iterable[NDArray[np.float32]],
     evidence: ErrorMeasure | None = None,
-    step: Step = silent,
-) -> tuple[ModelProto, Reduction]:
+    step: ProgressCallback = ignore_progress,
+) -> tuple[ModelProto, QuantizationSummary]:
     """`embed` with convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
 
     All of them, where scores stay within `MAX_SCORE_ERROR`. Else the layers are measured one by one, and
@@ -117,7 +121,7 @@ def reduced(
     if evidence is None:
         return quantizer.quantize(), quantizer.summarise(())
 
-    def try_fp32(fp32_weights: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
+    def try_fp32(fp32_weights: Collection[str]) -> tuple[ModelProto, QuantizationSummary, bool]:
         """Makes a network with the layers of these weights in fp32; True: it is near enough."""
         made = quantizer.quantize(fp32_weights)
         away = evidence(made)[0]
@@ -127,7 +131,7 @@ def reduced(
     if near or not quantizer.layers:
         return everything, reduction
     names = [layer.weights for layer in quantizer.layers]
-    harm, advance = {}, Advance(step, "8-bit layers", len(names))
+    harm, advance = {}, ProgressCounter(step, "8-bit layers", len(names))
     for layer in quantizer.layers:
         only = evidence(quantizer.quantize([name for name in names if name != layer.weights]))[1]
         harm[layer.weights] = only**2 / layer.operations
@@ -227,12 +231,16 @@ class Quantizer:
         proto.ir_version = IR_VERSION
         return proto
 
-    def summarise(self, fp32_weights: Collection[str], score_error: float | None = None) -> Reduction:
+    def summarise(
+        self, fp32_weights: Collection[str], score_error: float | None = None
+    ) -> QuantizationSummary:
         """Describes the network that `quantize` makes."""
         reduced = [layer for layer in self.layers if layer.weights not in fp32_weights]
         every = [*self.layers, *self.fp32_layers]
         total, in_int8 = (sum(layer.operations for layer in of) for of in (every, reduced))
-        return Reduction(len(every), len(every) - len(reduced), in_int8 / max(total, 1), score_error)
+        return QuantizationSummary(
+            len(every), len(every) - len(reduced), in_int8 / max(total, 1), score_error
+        )
 
 
 def _consumers(graph: Any) -> dict[str, list[Any]]:

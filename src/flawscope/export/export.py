@@ -12,13 +12,13 @@ import torch
 
 from flawscope.artefact import files, model_file
 from flawscope.artefact.certificate import Certificate, certificates_to_facts
-from flawscope.artefact.files import ENGINES, EXPORTED
+from flawscope.artefact.files import ENGINES, EXPORTED_SUFFIX
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import eight_bits, onnx_graph
 from flawscope.export.recalibrate import (
     EmbedFn,
-    Pictures,
+    ExportPictures,
     ProbeImages,
     ReducedModel,
     certify_session,
@@ -27,8 +27,8 @@ from flawscope.export.recalibrate import (
     run_one_by_one,
 )
 from flawscope.methods import registry
-from flawscope.pictures.decoding import Source
-from flawscope.progress import Step, silent
+from flawscope.pictures.decoding import PictureSource
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import ExportedSession, Session, exported_engine, onnx_check, onnx_file
 from flawscope.runtime.torch import TorchSession
 
@@ -45,9 +45,9 @@ def export(
     out: str | os.PathLike[str],
     *,
     precision: str = "fp32",
-    pictures: Sequence[Source] = (),
+    pictures: Sequence[PictureSource] = (),
     failures: list[str] | None = None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Certificate:
     """Writes `model`, of any method, as an .onnx file, which ONNX Runtime and OpenVINO run without torch.
 
@@ -62,7 +62,7 @@ def export(
 
     Returns:
         The certificate of the engine that runs the file by default. Where OpenVINO is installed, the file has
-        OpenVINO's, too (`certificate.of_facts`).
+        OpenVINO's, too (`certificate.certificates_from_facts`).
 
     Raises:
         InputError: a package is missing, there are no pictures to compare or calibrate on, or `model` is
@@ -72,11 +72,11 @@ def export(
     """
     artefact = model if isinstance(model, Artefact) else model_file.read(model)
     path = files.check_writable(out)
-    if (suffix := path.suffix.lower()) != EXPORTED:
+    if (suffix := path.suffix.lower()) != EXPORTED_SUFFIX:
         hint = ": OpenVINO runs them too" if suffix == ".xml" else ""
-        raise InputError(f"exported models are {EXPORTED} files{hint}; name --out so")
+        raise InputError(f"exported models are {EXPORTED_SUFFIX} files{hint}; name --out so")
     check_exportable(artefact, precision, pictures)
-    given = Pictures(artefact, pictures, [] if failures is None else failures)
+    given = ExportPictures(artefact, pictures, [] if failures is None else failures)
     shown = given.probe_images()
     trained = TorchSession.open(artefact, "cpu")
     if shown.images.shape[1:] != (3, *trained.size):
@@ -87,9 +87,9 @@ def export(
     step("network", 1, 2)
     how = None
     if precision == "int8":
-        evidence = eight_bits.Evidence(embed, score, shown, artefact.manifest.calibration)
-        embed, how = eight_bits.reduced(embed, given.for_ranges(), evidence, step)
-    network: bytes = onnx_graph.join(embed, score).SerializeToString()
+        evidence = eight_bits.QuantizationErrorMeter(embed, score, shown, artefact.manifest.calibration)
+        embed, how = eight_bits.quantize_embed(embed, given.for_ranges(), evidence, step)
+    network: bytes = onnx_graph.join_graphs(embed, score).SerializeToString()
     sessions = _open_sessions(network, precision)
     step("network", 2, 2)
 
@@ -102,9 +102,9 @@ def export(
 
 def certify_export(
     made: ReducedModel,
-    given: Pictures,
+    given: ExportPictures,
     shown: ProbeImages,
-    step: Step,
+    step: ProgressCallback,
     mistaken: Callable[[Session], int] | None = None,
 ) -> tuple[Artefact, list[Certificate]]:
     """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
@@ -145,7 +145,7 @@ def trace_model(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
     return onnx_graph.trace(model, {} if operators is None else operators())
 
 
-def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> None:
+def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:
     """InputError where a model cannot be exported in this precision, with these pictures, or here."""
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")

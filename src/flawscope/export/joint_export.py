@@ -17,15 +17,21 @@ from flawscope.artefact import joint_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, SUFFIX, JointArtefact
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, Known, Recogniser
+from flawscope.calibration.recognition import (
+    DEFECT_COUNT,
+    MAX_GOOD,
+    MAX_PER_LIGHT,
+    ProductDescriptors,
+    Recogniser,
+)
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import eight_bits, onnx_graph
 from flawscope.export.export import certify_export, check_exportable, engines_for, open_embed
-from flawscope.export.recalibrate import Pictures, ProbeImages, ReducedModel, add_defect, change_light
+from flawscope.export.recalibrate import ExportPictures, ProbeImages, ReducedModel, add_defect, change_light
 from flawscope.methods import registry
-from flawscope.pictures.decoding import Source
-from flawscope.pictures.light import lights_within
-from flawscope.progress import Step, silent
+from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.light import light_variations
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime import JointExportedSession, Session, exported_engine
 from flawscope.runtime.session import ProductSession
 from flawscope.runtime.torch import JointTorchSession
@@ -40,9 +46,9 @@ def export_joint(
     out: str | os.PathLike[str],
     *,
     precision: str = "fp32",
-    pictures: Mapping[str, Sequence[Source]] = MappingProxyType({}),
+    pictures: Mapping[str, Sequence[PictureSource]] = MappingProxyType({}),
     failures: list[str] | None = None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> dict[str, Certificate]:
     """Writes a joint model for ONNX Runtime and OpenVINO, which need no torch: ONNX graphs in a joint model's
     file.
@@ -67,11 +73,11 @@ def export_joint(
         raise InputError("this is an exported model: name the file that it was made from")
     if os.path.splitext(os.fspath(out))[1].lower() != SUFFIX:
         raise InputError(f"an exported joint model is a {SUFFIX} file with the networks in it; name --out so")
-    lines, given = [] if failures is None else failures, dict[str, Pictures]()
+    lines, given = [] if failures is None else failures, dict[str, ExportPictures]()
     for name, one in artefact.products.items():
         with _name_product_in_errors(name):
             check_exportable(one, precision, pictures.get(name, ()))
-            given[name] = Pictures(one, pictures.get(name, ()), lines)
+            given[name] = ExportPictures(one, pictures.get(name, ()), lines)
     shown = {name: one.probe_images() for name, one in given.items()}
     trained = JointTorchSession.open(artefact, "cpu")
     embed, scores = _trace_networks(artefact.products, trained, step)
@@ -108,7 +114,9 @@ def _name_product_in_errors(product: str) -> Iterator[None]:
         raise type(error)(f"{product}: {error}") from error
 
 
-def _trace_networks(products: Products, trained: JointTorchSession, step: Step) -> tuple[Any, dict[str, Any]]:
+def _trace_networks(
+    products: Products, trained: JointTorchSession, step: ProgressCallback
+) -> tuple[Any, dict[str, Any]]:
     """The shared network, and each product's, as graphs."""
     first, scores = next(iter(products.values())).manifest, dict[str, Any]()
     operators = registry.method(first.method).operators
@@ -126,14 +134,14 @@ def _trace_networks(products: Products, trained: JointTorchSession, step: Step) 
 def _quantize_shared(
     embed: Any,
     scores: Mapping[str, Any],
-    given: Mapping[str, Pictures],
+    given: Mapping[str, ExportPictures],
     shown: Mapping[str, ProbeImages],
-    step: Step,
-) -> tuple[Any, eight_bits.Reduction]:
+    step: ProgressCallback,
+) -> tuple[Any, eight_bits.QuantizationSummary]:
     """The shared network in 8 bits, with ranges from all products in turn: as much of it as no product
     forbids."""
     each = [
-        eight_bits.Evidence(embed, scores[name], shown[name], one.artefact.manifest.calibration)
+        eight_bits.QuantizationErrorMeter(embed, scores[name], shown[name], one.artefact.manifest.calibration)
         for name, one in given.items()
     ]
 
@@ -142,7 +150,7 @@ def _quantize_shared(
         return max(found), max(drawn)
 
     in_turn = chain.from_iterable(zip_longest(*(one.for_ranges() for one in given.values())))
-    return eight_bits.reduced(embed, (image for image in in_turn if image is not None), worst, step)
+    return eight_bits.quantize_embed(embed, (image for image in in_turn if image is not None), worst, step)
 
 
 def _with_networks(
@@ -159,7 +167,7 @@ def _with_networks(
     return made
 
 
-def _describe_product(session: JointExportedSession, given: Pictures) -> Known:
+def _describe_product(session: JointExportedSession, given: ExportPictures) -> ProductDescriptors:
     """Describes good pictures, in each light of the range in which the model keeps its rate, and simulated
     defects on them, as the exported network sees them: in their own light."""
     manifest = given.artefact.manifest
@@ -173,7 +181,7 @@ def _describe_product(session: JointExportedSession, given: Pictures) -> Known:
     )
     first_new = 1 + max(learnt_groups.values(), default=0)
     light = manifest.preprocess.normalization
-    others = [] if light is None else lights_within(light.share)[1:]
+    others = [] if light is None else light_variations(light.share)[1:]
     groups, carriers, groups_shown, lights = dict[str, int](), list[int](), list[int](), list[int]()
     good, defective = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
     rng, sizes = np.random.default_rng(0), [*DefectScale]
@@ -190,7 +198,7 @@ def _describe_product(session: JointExportedSession, given: Pictures) -> Known:
             defective.append(session.features(spoilt)[1][0])
             carriers.append(groups[digest])
     width = len(next(iter(good), ()))
-    return Known(
+    return ProductDescriptors(
         np.array(good, np.float32).reshape(-1, width),
         np.array(groups_shown, np.int32),
         np.array(defective, np.float32).reshape(-1, width),

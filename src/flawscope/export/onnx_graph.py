@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.methods.detector import Detector
 from flawscope.runtime import onnx_file
 
@@ -78,7 +78,7 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
-    embed = _traced(EmbedModule(model), {"images": images}, ["features"], translations)
+    embed = _trace_module(EmbedModule(model), {"images": images}, ["features"], translations)
     return embed, trace_score(model, translations)
 
 
@@ -93,7 +93,9 @@ def prepare_trace(model: Detector) -> None:
 def trace_joint_embed(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
     """`embed` of a joint model, images to features and descriptors; `prepare_trace` the model before."""
     images = torch.zeros(2, 3, *model.size)
-    return _traced(JointEmbedModule(model), {"images": images}, ["features", "descriptors"], translations)
+    return _trace_module(
+        JointEmbedModule(model), {"images": images}, ["features", "descriptors"], translations
+    )
 
 
 def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
@@ -104,10 +106,10 @@ def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> M
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
-    return _traced(ScoreModule(model), given, ["scores", "maps"], translations)
+    return _trace_module(ScoreModule(model), given, ["scores", "maps"], translations)
 
 
-def _traced(
+def _trace_module(
     module: nn.Module, given: Mapping[str, Tensor], results: list[str], translations: Mapping[Any, Any]
 ) -> ModelProto:
     batch = torch.export.Dim("batch", min=1)
@@ -130,7 +132,7 @@ def _traced(
         cause: BaseException = error
         while cause.__cause__ is not None:  # the exporter wraps the reason several times
             cause = cause.__cause__
-        reason = one_line(cause)
+        reason = one_line_message(cause)
         raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason}") from error
     _strip_source_notes(proto)
     proto.ir_version = IR_VERSION
@@ -167,7 +169,7 @@ def silence_exporter() -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------- joining
 
 
-def join(embed: ModelProto, score: ModelProto) -> ModelProto:
+def join_graphs(embed: ModelProto, score: ModelProto) -> ModelProto:
     """Joins two models into one: images to scores and maps, by way of `features`."""
     import onnx
 

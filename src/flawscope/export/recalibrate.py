@@ -20,16 +20,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact.certificate import MAP_STRIDE, Certificate, certify, certify_reduced, ways
+from flawscope.artefact.certificate import (
+    MAP_STRIDE,
+    Certificate,
+    certify,
+    certify_reduced,
+    difference_scales,
+)
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
-from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason, to_eight_bits
+from flawscope.pictures.decoding import (
+    PictureSource,
+    decode,
+    error_reason,
+    pixel_hash,
+    source_name,
+    to_eight_bits,
+)
 from flawscope.pictures.light import Light
-from flawscope.pictures.views import Run, Views, unmarked
-from flawscope.progress import Step
+from flawscope.pictures.views import RunModel, Views, remove_padding_marks
+from flawscope.progress import ProgressCallback
 from flawscope.runtime import Session
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, simulate_defect
@@ -63,14 +76,14 @@ class ProbeImages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ExportPictures:
     """Good pictures for an export of this artefact: those that are given, or else its samples.
 
     failures: gets a line for every picture that cannot be read.
     """
 
     artefact: Artefact
-    sources: Sequence[Source] = ()
+    sources: Sequence[PictureSource] = ()
     failures: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -124,12 +137,12 @@ class Pictures:
             yield views, [first, *(tiles[int((k + turn) * len(tiles) / count)] for k in range(count))]
 
     def read(
-        self, some: Sequence[Source] | None = None, failures: list[str] | None = None
+        self, some: Sequence[PictureSource] | None = None, failures: list[str] | None = None
     ) -> Iterator[tuple[str, Views]]:
         """Yields the given pictures, or some of them, one at a time: the hash of the decoded pixels, and the
         views. What cannot be read becomes a line in `failures`; None: in the pictures' own."""
         for source in self.sources if some is None else some:
-            name = name_of(source)
+            name = source_name(source)
             try:
                 picture = decode(source)
                 digest = pixel_hash(picture)
@@ -139,7 +152,7 @@ class Pictures:
                 if views.unusable:
                     raise InputError(f"cannot use {name}: {views.unusable}; remove it")
             except (InputError, MemoryError) as error:
-                (self.failures if failures is None else failures).append(reason(error, name))
+                (self.failures if failures is None else failures).append(error_reason(error, name))
                 continue
             del picture  # a large one need not be held beside its tiles
             yield digest, views.within(self.artefact.tensors.get("region"))
@@ -147,7 +160,7 @@ class Pictures:
 
 def change_light(image: NDArray[np.float32], light: Light) -> NDArray[np.float32]:
     """Changes the light of a view `[1, 3, H, W]`."""
-    shown, inside = unmarked(image)
+    shown, inside = remove_padding_marks(image)
     changed = light(shown[0].transpose(1, 2, 0)).clip(0, 1).transpose(2, 0, 1)[None]
     return np.where(inside[:, None], changed, image).astype(np.float32)
 
@@ -156,7 +169,7 @@ def add_defect(
     image: NDArray[np.float32], rng: np.random.Generator, scale: DefectScale | None = None
 ) -> NDArray[np.float32]:
     """Puts a simulated defect on a view `[1, 3, H, W]`."""
-    shown, inside = unmarked(image)
+    shown, inside = remove_padding_marks(image)
     pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
     bad = simulate_defect(pixels, rng, scale=scale).picture.transpose(2, 0, 1)[None]
     return np.where(inside[:, None], bad.astype(np.float32) / 255.0, image)
@@ -199,7 +212,7 @@ class AnswerPair(NamedTuple):
 
 
 def recalibrate(
-    reduced: ReducedModel, pictures: Pictures, shown: ProbeImages, step: Step
+    reduced: ReducedModel, pictures: ExportPictures, shown: ProbeImages, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
     """Calibrates the artefact for a reduced precision, and certifies each engine: pictures that it was fitted
     on are left out one by one, others are simply scored. The first engine's answers calibrate; every engine's
@@ -241,7 +254,7 @@ def recalibrate(
         consistency = certify_session(one, shown, scores, maps, calibration)
         found = certify_reduced(consistency, before, (now[0], then[0]), (now[1], then[1]), changed)
         errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
-        errors /= ways(before.scores, before.score_threshold, expected)
+        errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
     manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
@@ -271,7 +284,9 @@ def run_one_by_one(session: Session, shown: ProbeImages) -> tuple[NDArray[Any], 
     return scores, maps
 
 
-def _answer_pictures(reduced: ReducedModel, pictures: Pictures, step: Step) -> dict[str, AnswerPair]:
+def _answer_pictures(
+    reduced: ReducedModel, pictures: ExportPictures, step: ProgressCallback
+) -> dict[str, AnswerPair]:
     """Answers for the pictures that can be used, by their hashes."""
     artefact, answers, model = pictures.artefact, dict[str, AnswerPair](), reduced.trained.model
     groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
@@ -299,7 +314,7 @@ def _answer_pictures(reduced: ReducedModel, pictures: Pictures, step: Step) -> d
         if inside.shape == model.roi.shape:
             inside = inside & model.roi.numpy()
 
-        def answered(*runs: tuple[Run, int]) -> tuple[Answer, Answer]:
+        def answered(*runs: tuple[RunModel, int]) -> tuple[Answer, Answer]:
             new, old = (_summarise_map(*views.answer(run, fusion, batch), inside) for run, batch in runs)
             return new, old
 
@@ -330,7 +345,9 @@ class _CannotLeaveOutError(Exception):
     """The method cannot score a picture as if it had not been learnt from."""
 
 
-def _leave_one_out_run(model: Detector, embed: TorchEmbedFn, group: int, kept: Mapping[str, Tensor]) -> Run:
+def _leave_one_out_run(
+    model: Detector, embed: TorchEmbedFn, group: int, kept: Mapping[str, Tensor]
+) -> RunModel:
     """Scores and maps of a picture's views, one at a time, as if its group had not been learnt from."""
 
     def run(
@@ -381,7 +398,7 @@ def _update_samples(artefact: Artefact, session: Session) -> Artefact:
     """Replaces the samples' answers, with which another machine's self-test compares, by this session's."""
     if "samples" not in artefact.tensors:
         return artefact
-    scores, maps = run_one_by_one(session, ProbeImages(Pictures(artefact).samples()))
+    scores, maps = run_one_by_one(session, ProbeImages(ExportPictures(artefact).samples()))
     answers = zip(artefact.manifest.samples, scores, maps, strict=True)
     kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in answers)
     tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])}

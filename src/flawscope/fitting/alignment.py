@@ -19,14 +19,14 @@ from torch import Tensor
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.task import Task, Undecided
+from flawscope.methods.task import AutoSettingsTask, Task
 from flawscope.pictures import congealing
-from flawscope.pictures.pose import Kind
+from flawscope.pictures.pose import PoseKind
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.progress import Step
+from flawscope.progress import ProgressCallback
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-KINDS: tuple[Kind, ...] = ("shift", "turn")  # the simplest first
+KINDS: tuple[PoseKind, ...] = ("shift", "turn")  # the simplest first
 MAX_LEARNT, MAX_HELD_OUT = 24, 16  # pictures learnt from, and left out
 MIN_PICTURES = 12  # of both together
 MAX_SIDE = 512  # pixels that pictures are reduced to
@@ -41,19 +41,23 @@ Pixels = NDArray[np.uint8]
 class Trial(NamedTuple):
     """Median score of left-out good pictures, and AUROC of simulated defects of all sizes against them."""
 
-    kind: Kind | None
+    kind: PoseKind | None
     score: float
     auroc: float
 
 
-def choose_alignment(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
+def choose_alignment(seed: int, task: AutoSettingsTask, groups: Sequence[int]) -> tuple[PoseKind | None, str]:
     """Chooses how parts are aligned, None: not at all; with a line that gives the numbers.
 
     Args:
         groups: of every picture; a group is left out as a whole.
     """
     learnt, held_out = _split_pictures(seed, task, groups)
-    if len(learnt) + len(held_out) < MIN_PICTURES or len(learnt) < congealing.LEAST or not held_out:
+    if (
+        len(learnt) + len(held_out) < MIN_PICTURES
+        or len(learnt) < congealing.MIN_REFERENCE_PICTURES
+        or not held_out
+    ):
         few = pluralize(len(learnt) + len(held_out), "good picture")
         return None, f"align auto: none, since {few} are too few to choose by"
     part = Foreground.of(learnt)
@@ -62,7 +66,9 @@ def choose_alignment(seed: int, task: Undecided, groups: Sequence[int]) -> tuple
     for kind in (None, *KINDS):
         small = Preprocess((SIZE, SIZE))
         try:
-            reference = None if kind is None else congealing.learn([*map(small.small, learnt)], kind)
+            reference = (
+                None if kind is None else congealing.learn_reference([*map(small.small, learnt)], kind)
+            )
         except InputError:  # no part that is found in most pictures
             continue
         seen = replace(small, reference=reference)
@@ -86,7 +92,9 @@ def choose_alignment(seed: int, task: Undecided, groups: Sequence[int]) -> tuple
     )
 
 
-def _split_pictures(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[list[Pixels], list[Pixels]]:
+def _split_pictures(
+    seed: int, task: AutoSettingsTask, groups: Sequence[int]
+) -> tuple[list[Pixels], list[Pixels]]:
     """Pictures to learn from, and to leave out, in whole groups; drawn by the seed."""
     rng, numbers = np.random.default_rng([seed, STREAM]), np.asarray(groups)
     order = [i for group in rng.permutation(np.unique(numbers)) for i in np.flatnonzero(numbers == group)]
@@ -120,19 +128,19 @@ def _add_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Ite
 
 def _run_trial(
     preprocess: Preprocess,
-    kind: Kind | None,
+    kind: PoseKind | None,
     learnt: Sequence[Pixels],
     shown: Sequence[Pixels],
     good: int,
     seed: int,
-    task: Undecided,
+    task: AutoSettingsTask,
 ) -> Trial:
     """Fits a small PatchCore, and scores the pictures `shown`: first the `good` ones, then the defective."""
     method = registry.method("patchcore")
     config = method.configure(values={"size": str(SIZE), "count": BANK_SIZE, "augment": "none", "seed": seed})
     model, _ = method.create(replace(config, masked=kind is not None), None)
     model = model.to(task.device)
-    quiet: Step = lambda stage, done, total: task.step(f"align: {kind or 'none'}", done, total)  # noqa: E731
+    quiet: ProgressCallback = lambda stage, done, total: task.step(f"align: {kind or 'none'}", done, total)  # noqa: E731
 
     def load(picture: Pixels) -> Tensor | None:
         views = preprocess.views(picture)

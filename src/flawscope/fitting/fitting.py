@@ -14,27 +14,39 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import MAP_STRIDE
-from flawscope.artefact.model_file import Artefact, Manifest, Picture, pack_images, unpack_images, versions
+from flawscope.artefact.model_file import (
+    Artefact,
+    Manifest,
+    Picture,
+    pack_images,
+    package_versions,
+    unpack_images,
+)
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light
 from flawscope.fitting.picture_views import PartsOfPictures, Windows
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
-from flawscope.fitting.simulated_defects import MAX_PER_SIZE, SIZES, detector_of, finds
+from flawscope.fitting.simulated_defects import (
+    DEFECT_SIZES,
+    MAX_PER_SIZE,
+    open_detector,
+    score_simulated_defects,
+)
 from flawscope.fitting.tile_calibration import calibrate_pictures
 from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, split_sources, survey
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import ALONE, Budget, Fitted, Task, Together
-from flawscope.methods.training_log import board_in
-from flawscope.pictures.appearance import KEY as APPEARANCE
-from flawscope.pictures.appearance import Appearance
-from flawscope.predictor import Predictor, trained
-from flawscope.predictor.parts import PART, part_calibration, pattern_of
-from flawscope.progress import Step, silent
+from flawscope.methods.task import SINGLE_PROCESS, Budget, Fitted, ProcessGroup, Task
+from flawscope.methods.training_log import tensorboard_folder
+from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
+from flawscope.pictures.appearance import AppearanceRange
+from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
 
 
@@ -60,7 +72,7 @@ class Learning:
     checkpoint: str | os.PathLike[str] | None = None
     resume: bool = False
     tensorboard: str | os.PathLike[str] | None = None
-    together: Together = ALONE
+    together: ProcessGroup = SINGLE_PROCESS
     pool: Pool | None = None
     samples: int = 3
     check: bool = True
@@ -79,8 +91,8 @@ class Learning:
             None if self.checkpoint is None else Path(self.checkpoint),
             self.resume,
             later=self.samples,
-            checked=MAX_PER_SIZE * len(SIZES) * self.check,
-            tensorboard=board_in(self.tensorboard),
+            checked=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
+            tensorboard=tensorboard_folder(self.tensorboard),
             together=self.together,
         )
 
@@ -91,7 +103,7 @@ def fit(
     method: str | None = None,
     preset: str = "default",
     say: Say = discard,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> Predictor:
     """Fits a model to good parts.
@@ -115,7 +127,7 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    how, asked = pop_options(Learning, options), registry.method(registry.chosen(method, preset))
+    how, asked = pop_options(Learning, options), registry.method(registry.default_method_name(method, preset))
     budget = how.budget(asked)
     if how.minutes is not None:
         options["steps"] = None
@@ -138,7 +150,7 @@ def partial_fit(
     check: bool = True,
     pool: Pool | None = None,
     say: Say = discard,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Predictor:
     """Adds good pictures to a fitted model and to its calibration, without the old pictures, and trusts all
     of them: `incremental_update.extend` does not. Settings are the old model's.
@@ -154,7 +166,7 @@ def partial_fit(
     Raises:
         InputError: the method cannot be extended, or no picture can be used.
     """
-    old = trained(model)
+    old = fitted_artefact(model)
     manifest = old.manifest
     method = registry.method(manifest.method)
     if not method.extends:
@@ -164,7 +176,7 @@ def partial_fit(
         seed = method.stored(manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
-    detector = detector_of(old, device)
+    detector = open_detector(old, device)
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
     reader = Reader(
         sources,
@@ -176,7 +188,7 @@ def partial_fit(
     )
     reader.names = list(names) or reader.names
     seen_first = survey(sources)
-    pattern = pattern_of(manifest)
+    pattern = stored_part_pattern(manifest)
     numbers = group_numbers(reader.names, group) if pattern is None else pattern.groups(reader.names)
     task = Task(
         reader.load,
@@ -240,7 +252,11 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     old = task.old
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
-    found = finds(model, checked, shown, began) if check and fitted.calibration.promised else None
+    found = (
+        score_simulated_defects(model, checked, shown, began)
+        if check and fitted.calibration.promised
+        else None
+    )
     notes = _notes(fitted, reader, found, prepared.method, old)
     if light is not None and found is not None:
         notes.append(_light_cost_note(found, found.with_calibration(plain), light.share))
@@ -268,7 +284,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         },
         notes=(*(old.manifest.notes if old else ()), *notes),
         samples=kept,
-        versions=versions(),
+        versions=package_versions(),
         fusion=fusion,
     )
     if prepared.part is not None:
@@ -339,9 +355,9 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, 
 def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
     good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
-    found = Appearance.of(reader.measured[i] for i in good)
+    found = AppearanceRange.of(reader.measured[i] for i in good)
     if task.old is not None:
-        before = Appearance.from_facts(task.old.manifest.facts)
+        before = AppearanceRange.from_facts(task.old.manifest.facts)
         found = before and before.widened(before.shifts(reader.measured[i]) for i in good)
     return {} if found is None else {APPEARANCE: found.to_dict()}
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.datasets import Dataset, group_numbers, open_dataset
-from flawscope.datasets.layouts import called_good_twice
-from flawscope.errors import InputError, pluralize, some
+from flawscope.datasets.layouts import confirmed_good
+from flawscope.errors import InputError, join_names, pluralize
 from flawscope.fitting.preparation import Say, discard
-from flawscope.fitting.simulated_defects import Defects, compared, on_samples
+from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
 from flawscope.fitting.training_pictures import Images, Pool, split_sources
-from flawscope.fitting.update_evaluation import Reviewed, Score, Update, exceeds_chance, score_pictures
+from flawscope.fitting.update_evaluation import ReviewedPicture, Score, Update, exceeds_chance, score_pictures
 from flawscope.fitting.updated_models import (
     Candidate,
     Job,
@@ -33,10 +33,10 @@ from flawscope.fitting.updated_models import (
 )
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
-from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
-from flawscope.pictures.listing import names_of
-from flawscope.predictor import Predictor, trained
-from flawscope.progress import Step, silent
+from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
+from flawscope.pictures.listing import relative_names
+from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
@@ -57,7 +57,7 @@ class PowerLostError(InputError):
     """
 
     def __init__(self, why: str, pictures: Sequence[str], remedy: str):
-        super().__init__(f"refused: {why}: {some(pictures)}; {remedy}")
+        super().__init__(f"refused: {why}: {join_names(pictures)}; {remedy}")
         self.pictures = list(pictures)
 
 
@@ -67,7 +67,7 @@ def extend(
     *,
     category: str | None = None,
     group: str | None = None,
-    defects: Sequence[Source] = (),
+    defects: Sequence[PictureSource] = (),
     fair: bool = False,
     force: bool = False,
     drop_suspects: bool = False,
@@ -75,7 +75,7 @@ def extend(
     check: bool = True,
     pool: Pool | None = None,
     say: Say = discard,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Predictor:
     """Adds good pictures to a fitted model, without the old pictures. Settings are the old model's.
 
@@ -103,7 +103,7 @@ def extend(
             those before are found, or what was called a fair sample is none.
         InputError: the method cannot be extended, or no picture can be used.
     """
-    old = trained(model)
+    old = fitted_artefact(model)
     method = registry.method(old.manifest.method)
     if not method.extends:
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
@@ -117,21 +117,23 @@ def extend(
             raise InputError(
                 f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
             )
-        twice = called_good_twice(images.root) if images.reviewed else twice
+        twice = confirmed_good(images.root) if images.reviewed else twice
         defects = [*defects, *(item.path for item in images.test if item.anomalous)]
     sources, _, _ = split_sources(images, category)
     most = min(len(defects), MAX_KNOWN_DEFECTS)
     defects = [defects[k * len(defects) // most] for k in range(most)]
     if group is not None:  # an unmatched picture is an error before the work
-        group_numbers(names_of(sources), group)
+        group_numbers(relative_names(sources), group)
         old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
-    names = [*names_of(sources), *names_of(defects)]
+    names = [*relative_names(sources), *relative_names(defects)]
     sure = [force or (isinstance(source, Path) and source in twice) for source in sources]
     pictures = [
-        Reviewed(k, source, True, names[k], learn=True, sure=sure[k], drawn=fair)
+        ReviewedPicture(k, source, True, names[k], learn=True, sure=sure[k], drawn=fair)
         for k, source in enumerate(sources)
     ]
-    pictures += [Reviewed(k, one, False, names[k]) for k, one in enumerate(defects, start=len(sources))]
+    pictures += [
+        ReviewedPicture(k, one, False, names[k]) for k, one in enumerate(defects, start=len(sources))
+    ]
     made = update(
         old,
         Predictor(old, TorchSession.open(old, device)),
@@ -153,7 +155,7 @@ def extend(
         if not force:
             remedy = "look again and take out what is not good, or go on with --force"
             raise PowerLostError(f"{made.refusal()}, because of", responsible, remedy)
-        say(f"--force: {made.refusal()}, because of: {some(responsible)}")
+        say(f"--force: {made.refusal()}, because of: {join_names(responsible)}")
     if not made.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
@@ -166,7 +168,7 @@ def extend(
 def update(
     old: Artefact,
     active: Predictor,
-    pictures: Sequence[Reviewed],
+    pictures: Sequence[ReviewedPicture],
     *,
     how: str = "",
     strict: bool = False,
@@ -177,7 +179,7 @@ def update(
     check: bool = True,
     pool: Pool | None = None,
     say: Say = discard,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Update:
     """Makes the next model from a trained one, and compares both.
 
@@ -232,9 +234,11 @@ def update(
     candidates = BUILDERS[how](Job(old, active, rest, wanted, before, good, device, check, pool, say, step))
     defects, simulated = None, dict[int, tuple[float, ...]]()
     if how == EXTENDED and check:
-        defects = on_samples(active.artefact if isinstance(active.session, TorchSession) else old, device)
+        defects = defects_on_samples(
+            active.artefact if isinstance(active.session, TorchSession) else old, device
+        )
     if defects is not None:
-        simulated = compared(defects, [defects.model, _detector(candidates[0][0])], step=step)
+        simulated = score_with_models(defects, [defects.model, _detector(candidates[0][0])], step=step)
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
     best: Update | None = None  # the candidate that loses least, the first of them
@@ -260,16 +264,18 @@ def update(
     return best
 
 
-def _read_pictures(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], dict[int, str]]:
+def _read_pictures(
+    pictures: Sequence[ReviewedPicture],
+) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
     and defective), and why others are unreadable."""
-    usable, unreadable = list[Reviewed](), dict[int, str]()
+    usable, unreadable = list[ReviewedPicture](), dict[int, str]()
     verdicts: dict[str, set[bool]] = {}
     for one in pictures:
         try:
             digest = pixel_hash(decode(one.source, name=one.name or None))
         except (InputError, MemoryError) as error:
-            unreadable[one.number] = reason(error, one.name)
+            unreadable[one.number] = error_reason(error, one.name)
             continue
         usable.append(replace(one, digest=digest))
         if one.judged:
@@ -281,7 +287,9 @@ def _read_pictures(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[i
     return [one for one in usable if one.number not in contradictory], sorted(contradictory), unreadable
 
 
-def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score]) -> set[int]:
+def find_defect_like(
+    old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
+) -> set[int]:
     """False alarms that look like defects: those as far out as `suspicious_above` says of training pictures,
     and those that stand out more than the mildest known defects."""
     fence = old.manifest.suspicious_above
@@ -297,7 +305,7 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
 
 
 def _find_unsure(
-    old: Artefact, usable: Sequence[Reviewed], before: Mapping[int, Score], strict: bool, device: str
+    old: Artefact, usable: Sequence[ReviewedPicture], before: Mapping[int, Score], strict: bool, device: str
 ) -> set[int]:
     """Numbers of the false alarms that the model must not learn from.
 
@@ -305,7 +313,7 @@ def _find_unsure(
         at twice, others like it were corrected. The last is so where the picture stands out less with the
         others in the bank and itself left out.
     """
-    odd = odd_ones(old, usable, before)
+    odd = find_defect_like(old, usable, before)
     unsure = {one.number for one in usable if one.number in odd and not one.sure}
     wanted = [one for one in usable if one.learn and one.number not in unsure]
     if not strict or not wanted:
@@ -330,7 +338,9 @@ def _fence_severity(old: Artefact) -> float | None:
     return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
 
 
-def _find_responsible(made: Update, old: Artefact, defects: Defects | None, device: str) -> list[int]:
+def _find_responsible(
+    made: Update, old: Artefact, defects: SimulatedDefects | None, device: str
+) -> list[int]:
     """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
     first; all corrections where none does."""
     learnt = [one for one in made.pictures if one.number in made.learnt]
@@ -346,7 +356,7 @@ def _find_responsible(made: Update, old: Artefact, defects: Defects | None, devi
         model = learn_pictures(with_room(old), [one], device=device, check=False)
         alone = [model.predict(picture.source).score for picture in known]
         if defects is not None:
-            by_number = compared(defects, [_detector(model)], simulated)
+            by_number = score_with_models(defects, [_detector(model)], simulated)
             alone += [by_number[number][0] for number in simulated]
         if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
             found.append(one.number)
@@ -358,7 +368,7 @@ def _detector(model: Predictor) -> Detector:
     return model.session.model
 
 
-def files_in(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:
+def good_picture_files(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:
     """Good training pictures of a data set in any layout, or of a plain folder. InputError if there are
     none."""
     return [os.fspath(item.path) for item in open_dataset(os.fspath(folder), category or None).train]

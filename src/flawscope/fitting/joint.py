@@ -12,20 +12,20 @@ from torch import Tensor
 
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.parts import Pattern
-from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, Known
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, ProductDescriptors
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.simulated_defects import Defects, detector_of
+from flawscope.fitting.simulated_defects import SimulatedDefects, open_detector
 from flawscope.fitting.training_pictures import Images, Reader, split_sources
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import Load, embed_pictures
-from flawscope.pictures.light import Light, lights_within
-from flawscope.predictor import Predictor, trained
+from flawscope.methods.extract import LoadPicture, embed_pictures
+from flawscope.pictures.light import Light, light_variations
+from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.joint import JointPredictor
-from flawscope.predictor.parts import pattern_of
-from flawscope.progress import Step, silent
+from flawscope.predictor.parts import stored_part_pattern
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import JointTorchSession
 
 PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
@@ -33,10 +33,10 @@ LEARNT_ROLES = ("train", "calibration")  # roles of the pictures that a product 
 Model = str | os.PathLike[str] | Artefact | Predictor
 
 
-def check_joins(method: str) -> None:
+def check_joinable(method: str) -> None:
     """InputError where models of several products cannot share what this method learns."""
     if not registry.method(method).joins:
-        able = ", ".join(one.name for one in registry.loadable() if one.joins)
+        able = ", ".join(one.name for one in registry.loadable_methods() if one.joins)
         raise InputError(
             f"{method} learns its networks anew for each product, so that products cannot share a model: "
             f"leave out --joint, or take --method {able}"
@@ -50,7 +50,7 @@ def join(
     part: str | None = None,
     view: str | None = None,
     device: str = "auto",
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> JointPredictor:
     """Joins fitted models into one of several products, or of the views of a part. Each product's part is its
     model, bit for bit.
@@ -66,33 +66,41 @@ def join(
         InputError: the models see pictures differently, their method has no descriptors, a product has too
             few pictures, or the names of a view's pictures tell no part.
     """
-    artefacts = {name: trained(model) for name, model in models.items()}
+    artefacts = {name: fitted_artefact(model) for name, model in models.items()}
     if part is not None:
-        return joined(artefacts, {}, device, Pattern(part, view))
+        return join_artefacts(artefacts, {}, device, PartPattern(part, view))
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
-    known = {name: known_of(one, pictures[name], device=device, step=step) for name, one in artefacts.items()}
-    return joined(artefacts, known, device)
+    known = {
+        name: describe_product(one, pictures[name], device=device, step=step)
+        for name, one in artefacts.items()
+    }
+    return join_artefacts(artefacts, known, device)
 
 
-def joined(
+def join_artefacts(
     products: Mapping[str, Artefact],
-    known: Mapping[str, Known],
+    known: Mapping[str, ProductDescriptors],
     device: str = "auto",
-    views: Pattern | None = None,
+    views: PartPattern | None = None,
 ) -> JointPredictor:
     """A joint model of products and of what they are recognised by, or of views. InputError as of `join`."""
     for one in products.values():
-        check_joins(one.manifest.method)
+        check_joinable(one.manifest.method)
     artefact = JointArtefact(dict(products), dict(known), views)
     found = JointPredictor(artefact, JointTorchSession.open(artefact, device))
     found.parts()  # names that tell no part are reported now
     return found
 
 
-def known_of(
-    model: Artefact, images: Images, *, but: Collection[str] = (), device: str = "auto", step: Step = silent
-) -> Known:
+def describe_product(
+    model: Artefact,
+    images: Images,
+    *,
+    but: Collection[str] = (),
+    device: str = "auto",
+    step: ProgressCallback = ignore_progress,
+) -> ProductDescriptors:
     """Describes the good pictures that a model has learnt, as they are, at both ends of the range of light in
     which the model keeps its rate, and with simulated defects.
 
@@ -104,16 +112,16 @@ def known_of(
         InputError: the method has no descriptors.
     """
     manifest = model.manifest
-    check_joins(manifest.method)
+    check_joinable(manifest.method)
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = split_sources(images, None)
-    detector, light = detector_of(model, device), manifest.preprocess.normalization
+    detector, light = open_detector(model, device), manifest.preprocess.normalization
     plain = replace(manifest.preprocess, normalization=None)  # nobody knows yet which product's light it is
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (detector.roi, detector.nearest))
     reader = Reader(sources, plain, set(), roi=roi, hidden=detector.config.hidden, nearest=nearest)
     learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT_ROLES} - {*but}
-    lights, count = [Light()] if light is None else lights_within(light.share), len(sources)
+    lights, count = [Light()] if light is None else light_variations(light.share), len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
         changed, index = divmod(number, count)
@@ -132,13 +140,13 @@ def known_of(
     if in_lights:
         found |= _descriptors(detector, load, in_lights, step, "recognition in each light")
     shown = [number for number in (*good, *in_lights) if number in found]
-    pattern, group = pattern_of(manifest), manifest.facts.get("group")
+    pattern, group = stored_part_pattern(manifest), manifest.facts.get("group")
     groups = np.array(
         pattern.groups(reader.names) if pattern else group_numbers(reader.names, group), np.int32
     )
     defective, carriers = _defect_descriptors(detector, load, good, step) if good else ({}, [])
     width = len(next(iter(found.values()), ()))
-    return Known(
+    return ProductDescriptors(
         np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
         groups[[number % count for number in shown]],
         np.array([*defective.values()], np.float32).reshape(len(defective), width),
@@ -148,10 +156,10 @@ def known_of(
 
 
 def _defect_descriptors(
-    detector: Detector, load: Load, good: Sequence[int], step: Step
+    detector: Detector, load: LoadPicture, good: Sequence[int], step: ProgressCallback
 ) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
     """Descriptors of good pictures with simulated defects, and which pictures these are."""
-    defects = Defects(detector, load, good)
+    defects = SimulatedDefects(detector, load, good)
     defects.learn_part(PART_LEARNING_SECONDS)
     stage = "recognition of defective parts"
     found = _descriptors(detector, defects.load, range(DEFECT_COUNT), step, stage)
@@ -165,7 +173,7 @@ def _subsample(numbers: Sequence[int], most: int) -> list[int]:
 
 
 def _descriptors(
-    detector: Detector, load: Load, numbers: Sequence[int], step: Step, stage: str
+    detector: Detector, load: LoadPicture, numbers: Sequence[int], step: ProgressCallback, stage: str
 ) -> dict[int, NDArray[np.float32]]:
     """Descriptors of the pictures that can be loaded, by their numbers."""
     found: dict[int, NDArray[np.float32]] = {}

@@ -23,7 +23,7 @@ from flawscope.fitting.simulated_defects import LeaveOneOutScorer
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.task import Fitted, Task
-from flawscope.pictures.light import Light, lights_within
+from flawscope.pictures.light import Light, light_variations
 
 
 def calibrate_in_each_light(
@@ -42,7 +42,7 @@ def calibrate_in_each_light(
     Raises:
         InputError: the method cannot leave out what it has learnt from, or a picture cannot be read again.
     """
-    lights, pictures = lights_within(share)[1:], fitted.pictures
+    lights, pictures = light_variations(share)[1:], fitted.pictures
     count, known = len(pictures), fitted.calibration
     own = slice(len(known.scores) - count, None)  # an extended model has the earlier ones before
     scores, maxima = (

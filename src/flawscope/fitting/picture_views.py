@@ -18,10 +18,10 @@ from torch import Tensor
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader
-from flawscope.methods.task import Fitted, Places, Task
+from flawscope.methods.task import Fitted, Task, TilePositions
 from flawscope.pictures.part_views import PartViews
-from flawscope.pictures.several_parts_learning import Learnt
-from flawscope.pictures.views import Grid, Region, Views
+from flawscope.pictures.several_parts_learning import LearnedParts
+from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
 WINDOW_STREAM, PART_STREAM = 60, 62  # streams of random numbers
@@ -179,7 +179,7 @@ class Windows(PictureViews):
         ]
         super().__init__(reader, [1 + len(places) for places in self.places], views_of)
 
-    def _counted_tiles(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
+    def _counted_tiles(self, size: tuple[int, int] | None, grid: TileGrid | None) -> list[int]:
         """Numbers of the tiles with pixels that count; empty where the whole view is the only one, and for a
         picture that is too small, which is reported when it is loaded."""
         how, roi = self.reader.preprocess, self.reader.roi
@@ -187,7 +187,7 @@ class Windows(PictureViews):
             return []
         if roi is None:
             return list(range(len(grid)))
-        return Region(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
+        return RegionOfInterest(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
 
     def _jitter(
         self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
@@ -230,7 +230,9 @@ class Windows(PictureViews):
         if shape is None:
             return task
         pictures = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
-        return replace(task, places=Places(1 + math.prod(shape), self.positions, pictures, self._own_area))
+        return replace(
+            task, places=TilePositions(1 + math.prod(shape), self.positions, pictures, self._own_area)
+        )
 
     def _own_area(self, number: int) -> tuple[slice, slice]:
         position, grid = self.positions[number], self.grids[self.picture_of(number)]
@@ -258,7 +260,7 @@ class PartsOfPictures(PictureViews):
     wrong: pictures whose parts are counted wrong by a model that has not learnt from them.
     """
 
-    def __init__(self, reader: Reader, learnt: Learnt):
+    def __init__(self, reader: Reader, learnt: LearnedParts):
         counts = [max(1, count) for count in learnt.counts]  # one without parts is reported when it is loaded
         super().__init__(reader, counts, counts)
         self.wrong = {i for i, reason in enumerate(learnt.wrong) if reason not in ("", UNREAD)}

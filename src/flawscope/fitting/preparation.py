@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.calibration.parts import Pattern
-from flawscope.calibration.threshold import DEFAULT_RATE, Rate, rate_of
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting import alignment
@@ -25,30 +25,30 @@ from flawscope.fitting.training_pictures import (
     decoded_or_none,
     learn_normalization,
     learn_part_finding,
-    learn_reference,
-    pairs_of,
+    learn_pose_reference,
     read_defects,
+    seen_defect_pairs,
     split_sources,
     survey,
 )
 from flawscope.methods import registry
-from flawscope.methods.detector import Detector, device_for
+from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
-from flawscope.methods.task import Task, Undecided
-from flawscope.pictures.defect_size import lost, pixels_of, tile_for
+from flawscope.methods.task import AutoSettingsTask, Task
+from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
-from flawscope.pictures.listing import names_of
-from flawscope.pictures.pose import Kind
+from flawscope.pictures.listing import relative_names
+from flawscope.pictures.pose import PoseKind
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import roi_from
-from flawscope.progress import Step, silent
+from flawscope.pictures.roi import read_roi
+from flawscope.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Say = Callable[[str], None]
-Align = Kind | Literal["none", "auto"]
+Align = PoseKind | Literal["none", "auto"]
 RoiSource = str | os.PathLike[str] | NDArray[np.bool_] | None
 R = TypeVar("R", bound="DataclassInstance")
 
@@ -73,7 +73,7 @@ class PreparedFit:
     reader: Reader
     task: Task
     group: str | None = None
-    part: Pattern | None = None
+    part: PartPattern | None = None
     unusable: Sequence[str] = ()
     windows: Windows | PartsOfPictures | None = None
     chosen: str | None = None
@@ -130,7 +130,7 @@ def prepare(
     *,
     preset: str = "default",
     say: Say = discard,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> PreparedFit:
     """Prepares a fit: settings, pictures and an untrained detector.
@@ -140,7 +140,7 @@ def prepare(
     """
     how = pop_options(Reading, options)
     category, roi, group, seen, drop_suspects = how.category, how.roi, how.group, how.seen, how.drop_suspects
-    rate = rate_of(how.false_alarm_rate)  # a wrong one is reported before the work
+    rate = parse_false_alarm_rate(how.false_alarm_rate)  # a wrong one is reported before the work
     share = None if how.light is None else parse_light_range(how.light)
     part = check_part_patterns(how.part, how.view, group)
     group = group or how.part
@@ -149,7 +149,7 @@ def prepare(
     kind, chosen = check_alignment(how.align, config, how)
     min_defect = None
     if how.min_defect is not None:
-        min_defect = pixels_of(how.min_defect)
+        min_defect = parse_pixels(how.min_defect)
         if given := [key for key in ("tile", "scale", "size", "crop") if key in options]:
             raise InputError(f"--min-defect chooses tiles and sizes: leave out --{given[0]}, or --min-defect")
     if drop_suspects and not method.finds_suspects:
@@ -159,23 +159,23 @@ def prepare(
         )
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images), category, seed=config.seed, group=group)
-    pairs = pairs_of(seen, method, config.seed, images if isinstance(images, Dataset) else None)
+    pairs = seen_defect_pairs(seen, method, config.seed, images if isinstance(images, Dataset) else None)
     sources, reserved, category = split_sources(images, category)
     if not method.holds_out:
         reserved = []  # calibration is on the pictures learnt from
     sources = [*sources, *reserved]
-    names, views = names_of(sources), 1.0
+    names, views = relative_names(sources), 1.0
     if part is None:
         groups = group_numbers(names, group)
     else:
         groups = part.groups(names)
         views = len(groups) / (1 + max(groups, default=0))
     white_level, decoded, sizes = survey(sources)
-    where = device_for(how.device)
+    where = resolve_device(how.device)
     if min_defect is not None:
         options = {**options, **_tiles_for(min_defect, config, sizes, say)}
         config = replace(registry.configure(method, preset, options), hidden=config.hidden)
-    undecided = Undecided(
+    undecided = AutoSettingsTask(
         lambda i: decoded_or_none(sources[i]),
         len(sources),
         device=where,
@@ -193,7 +193,7 @@ def prepare(
         config.tile is None
         and min_defect is None
         and kind is None  # parts that are aligned are seen larger than pictures would be
-        and (found := lost(_readable_sizes(sizes), config.sizes[-1]))
+        and (found := reduction_remark(_readable_sizes(sizes), config.sizes[-1]))
     ):
         say("; ".join(found))
     if config.tile is not None:
@@ -215,12 +215,12 @@ def prepare(
         if how.several:
             learnt = learn_part_finding(sources, preprocess, kind)
             say(learnt.described())
-        reference = learn_reference(sources, preprocess, kind) if learnt is None else learnt.reference
+        reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
         several = None if learnt is None else learnt.settings
         preprocess = replace(preprocess, reference=reference, several=several)
         config = replace(config, upright=reference.turns)
         say(reference.described())
-    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
+    region = None if roi is None else torch.from_numpy(read_roi(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
     mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
     if share is not None:
@@ -258,7 +258,7 @@ def prepare(
     return PreparedFit(method, model, origin, category, reader, task, group, part, unusable, windows, chosen)
 
 
-def predicted_peak(
+def predict_peak_memory(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: Any
 ) -> int | None:
     """Predicts the peak memory of a fit's process, in bytes; None where the method predicts nothing, or where
@@ -282,7 +282,7 @@ def predicted_peak(
     return asked.peak(prepared.model, task if windows is None else windows.task(task))
 
 
-def check_part_patterns(part: str | None, view: str | None, group: str | None) -> Pattern | None:
+def check_part_patterns(part: str | None, view: str | None, group: str | None) -> PartPattern | None:
     """Checks the patterns of parts and views. InputError: wrong ones, or such that do not go together."""
     if part is None:
         if view is not None:
@@ -290,12 +290,12 @@ def check_part_patterns(part: str | None, view: str | None, group: str | None) -
         return None
     if group is not None:
         raise InputError("--part leaves out whole parts by itself: leave out --group")
-    return Pattern(part, view)
+    return PartPattern(part, view)
 
 
 def check_alignment(
     align: Align, config: PictureSettings, how: Reading
-) -> tuple[Kind | Literal["auto"] | None, str | None]:
+) -> tuple[PoseKind | Literal["auto"] | None, str | None]:
     """Checks how parts are to be aligned; None: not at all, with a line where `auto` has no choice.
 
     Raises:
@@ -309,8 +309,8 @@ def check_alignment(
             raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     if align == "none":
         return None, None
-    if align not in (*get_args(Kind), "auto"):
-        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(Kind))}, auto")
+    if align not in (*get_args(PoseKind), "auto"):
+        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(PoseKind))}, auto")
     given = {
         "--roi": how.roi is not None,
         "--min-defect": how.min_defect is not None,
@@ -328,7 +328,7 @@ def check_alignment(
 
 def parse_light_range(value: Rate) -> float:
     """Reads 0.1 or "10%" as a share. InputError where it is too large."""
-    share = rate_of(value)
+    share = parse_false_alarm_rate(value)
     check_range(share)
     return share
 
@@ -342,7 +342,7 @@ def _tiles_for(
 ) -> dict[str, Any]:
     """Settings that make a defect of `min_defect` pixels large enough; a line says why they were chosen."""
     known, whole = _readable_sizes(sizes), config.sizes[-1]
-    found = tile_for(min_defect, known, whole=whole) if known else None
+    found = choose_tile(min_defect, known, whole=whole) if known else None
     if found is None:
         say(f"defects of {min_defect:g} px and more are large enough without tiles")
         return {}

@@ -13,15 +13,15 @@ from torch import Tensor
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.power import DefectScores
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
-from flawscope.methods.good_pictures import unpadded
+from flawscope.methods.extract import BATCH, GPU_BATCH, LoadPicture, embed_pictures
+from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import Fitted, Task
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 STREAM = 50  # of random numbers: part of their seed
-SIZES = tuple(DefectScale)
+DEFECT_SIZES = tuple(DefectScale)
 MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
 TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
@@ -64,7 +64,7 @@ class LeaveOneOutScorer:
         return model.left_out(one, group, self.buffers, counted)
 
 
-def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectScores | None:
+def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectScores | None:
     """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
     or are left out once more. None where the method cannot leave out what it has learnt from.
 
@@ -80,7 +80,7 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectSc
     own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
     # a picture that is called anomalous without a defect cannot show that a defect is found
     passed = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
-    defects, done, count = Defects(model, task.load, passed or fitted.pictures), 0, len(SIZES)
+    defects, done, count = SimulatedDefects(model, task.load, passed or fitted.pictures), 0, len(DEFECT_SIZES)
     defects.learn_part(until - begun)
     scorer, scores = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), {}
 
@@ -95,12 +95,13 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectSc
         embed_pictures(model, defects.load, range(done, done + count), store)
         done, now = done + count, time.monotonic()
         seconds_each = (now - start) / min(count, BATCH)  # of one, one after the other
-        left = MAX_PER_SIZE * len(SIZES) - done
+        left = MAX_PER_SIZE * len(DEFECT_SIZES) - done
         count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
         task.step("simulated defects", done, done + count)
     numbers = sorted(n for n in scores if n < done)
     by_size = {
-        str(size): tuple(scores[n] for n in numbers if n % len(SIZES) == k) for k, size in enumerate(SIZES)
+        str(size): tuple(scores[n] for n in numbers if n % len(DEFECT_SIZES) == k)
+        for k, size in enumerate(DEFECT_SIZES)
     }
     if not all(by_size.values()):  # a picture can no longer be read
         return None
@@ -127,10 +128,10 @@ def _next_batch(fit: int, left: int, device: torch.device) -> int:
     elif fit >= BATCH:
         fit = BATCH * torch.get_num_threads()
     count = max(0, min(fit, left))
-    return count - count % len(SIZES)
+    return count - count % len(DEFECT_SIZES)
 
 
-class Defects:
+class SimulatedDefects:
     """Simulated defects by number: all sizes in turn on a picture, then the next picture. Each depends on its
     number alone.
 
@@ -139,7 +140,7 @@ class Defects:
         pictures: numbers of the good pictures that carry the defects.
     """
 
-    def __init__(self, model: Detector, load: Load, pictures: Sequence[int]):
+    def __init__(self, model: Detector, load: LoadPicture, pictures: Sequence[int]):
         self.model, self.shown, self.seed = model, load, model.config.seed
         self.pictures: list[int] = np.random.default_rng([self.seed, STREAM]).permutation(pictures).tolist()
         self.part = Foreground()
@@ -151,28 +152,28 @@ class Defects:
         begun = time.monotonic()
         shown = [image for image in map(self.shown, self.pictures[:1]) if image is not None]
         for image in shown:
-            self.part.mask(unpadded(image)[0])
+            self.part.mask(crop_padding(image)[0])
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
         if alike and len(self.pictures) >= PART_PICTURES and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
             shown += [image for image in map(self.shown, self.pictures[1:PART_PICTURES]) if image is not None]
-            self.part = Foreground.of(unpadded(image)[0] for image in shown)
+            self.part = Foreground.of(crop_padding(image)[0] for image in shown)
 
     def picture(self, number: int) -> int:
-        return self.pictures[number // len(SIZES) % len(self.pictures)]
+        return self.pictures[number // len(DEFECT_SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
         """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect."""
         image = self.shown(self.picture(number))
         if image is None:
             return None
-        picture, box = unpadded(image)
+        picture, box = crop_padding(image)
         if min(picture.shape[:2]) < MIN_SIDE:
             return None
         made = simulate_defect(
             picture,
             np.random.default_rng([self.seed, STREAM, number]),
-            scale=SIZES[number % len(SIZES)],
+            scale=DEFECT_SIZES[number % len(DEFECT_SIZES)],
             foreground=self._within(number, picture, image[0, *box] >= 0, box),
         )
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
@@ -191,25 +192,25 @@ class Defects:
         return self._places[carrier]
 
 
-def detector_of(model: Artefact, device: str) -> Detector:
+def open_detector(model: Artefact, device: str) -> Detector:
     """Detector that a model file describes, on a device."""
     return TorchSession.open(model, device).model
 
 
-def on_samples(model: Artefact, device: str) -> Defects | None:
+def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
     """Simulated defects on the sample pictures that a model holds. The models that are made from it know
     these pictures too, so that the defect alone decides. None where there are none; a tile is no picture."""
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
         return None
-    return Defects(detector_of(model, device), samples.__getitem__, range(len(samples)))
+    return SimulatedDefects(open_detector(model, device), samples.__getitem__, range(len(samples)))
 
 
-def compared(
-    defects: Defects,
+def score_with_models(
+    defects: SimulatedDefects,
     models: Sequence[Detector],
-    numbers: Sequence[int] = range(COMPARED_PER_SIZE * len(SIZES)),
-    step: Step = silent,
+    numbers: Sequence[int] = range(COMPARED_PER_SIZE * len(DEFECT_SIZES)),
+    step: ProgressCallback = ignore_progress,
 ) -> dict[int, tuple[float, ...]]:
     """Scores of the defects by each of the models, which have one network, by the defect's number."""
     scores: dict[int, tuple[float, ...]] = {}

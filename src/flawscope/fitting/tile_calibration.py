@@ -19,8 +19,8 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
-from flawscope.pictures.views import Blended, Fusion, Views
-from flawscope.progress import Advance
+from flawscope.pictures.views import Fusion, TileBlender, Views
+from flawscope.progress import ProgressCounter
 
 STREAM = 61  # of random numbers
 PIXEL_STEP = 8  # of the canvas pixels that the median map value is taken from
@@ -50,7 +50,7 @@ class _OpenPicture:
 
     views: Views
     numbers: list[int]
-    blended: Blended | None
+    blended: TileBlender | None
     early_answers: dict[int, tuple[float, NDArray[np.float32]]] = field(default_factory=dict)
     next_view: int = 0
     unsure_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
@@ -126,7 +126,7 @@ def _compute_values(
     opened: dict[int, _OpenPicture] = {}
     lock = Lock()
     jobs = [(picture, k) for picture in chosen for k in range(0, windows.judged_counts[picture], BATCH)]
-    advance = Advance(task.step, "calibration", len(jobs))
+    advance = ProgressCounter(task.step, "calibration", len(jobs))
 
     def begin(picture: int) -> _OpenPicture | None:
         views = windows.views(picture)
@@ -135,7 +135,7 @@ def _compute_values(
         with lock:
             if picture not in opened:
                 grid, numbers = views.grid, views.numbers()
-                blended = None if grid is None else Blended(grid, views.whole, Fusion(), views.region)
+                blended = None if grid is None else TileBlender(grid, views.whole, Fusion(), views.region)
                 opened[picture] = _OpenPicture(views, numbers, blended)
             return opened[picture]
 
@@ -200,7 +200,9 @@ class _LeaveOneOutViews:
         return float(result[0][0]), result[1][0].float().cpu().numpy()
 
 
-def _confirm_maximum(one: _OpenPicture, blended: Blended, answers: _LeaveOneOutViews, picture: int) -> None:
+def _confirm_maximum(
+    one: _OpenPicture, blended: TileBlender, answers: _LeaveOneOutViews, picture: int
+) -> None:
     """Scores tiles again, exactly, until the map's maximum lies in exact ones alone."""
     width, grid = blended.grid.canvas[1], blended.grid
     region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
@@ -226,7 +228,7 @@ def _single_tile_values(score: float, drawn: NDArray[Any], views: Views) -> Pict
     )
 
 
-def _blended_values(views: Views, blended: Blended) -> PictureValues:
+def _blended_values(views: Views, blended: TileBlender) -> PictureValues:
     grid = blended.grid
     assert blended.view is not None
     score, whole = blended.view

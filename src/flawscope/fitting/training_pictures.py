@@ -17,31 +17,31 @@ from PIL import Image
 from scipy.ndimage import find_objects, label
 
 from flawscope.datasets import Dataset
-from flawscope.datasets.masks import union
+from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
-from flawscope.methods.good_pictures import packed
+from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
-from flawscope.methods.task import Defect, Workers
-from flawscope.pictures.appearance import Measures, measure
-from flawscope.pictures.congealing import learn
-from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
+from flawscope.methods.task import PartExecutor, SeenDefect
+from flawscope.pictures.appearance import FeatureValues, measure_appearance
+from flawscope.pictures.congealing import learn_reference
+from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.light import Light, Normalization, channel_statistics
-from flawscope.pictures.listing import names_of
-from flawscope.pictures.pose import Kind, Reference
+from flawscope.pictures.listing import relative_names
+from flawscope.pictures.pose import PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
-from flawscope.pictures.several_parts import OVERVIEW
-from flawscope.pictures.several_parts_learning import Learnt, learn_several
-from flawscope.pictures.views import Views, hidden
-from flawscope.progress import Advance, Step
+from flawscope.pictures.several_parts import OVERVIEW_SIDE
+from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
+from flawscope.pictures.views import Views, hide_outside_roi
+from flawscope.progress import ProgressCallback, ProgressCounter
 
 
 @dataclass
 class Reader:
     """Loads training pictures, remembers their hashes, and knows copies and failures. Used by threads."""
 
-    sources: list[Source]
+    sources: list[PictureSource]
     preprocess: Preprocess
     known: set[str]  # hashes of pictures that are already in the model
     defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
@@ -50,13 +50,13 @@ class Reader:
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
-    measured: dict[int, Measures] = field(default_factory=dict)  # the pictures' look as a whole
+    measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lock = Lock()
-        self.names = names_of(self.sources)
+        self.names = relative_names(self.sources)
 
     def __getstate__(self) -> dict[str, Any]:
         sources = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else s for s in self.sources]
@@ -71,7 +71,7 @@ class Reader:
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def to_tensor(self, image: NDArray[np.float32]) -> torch.Tensor:
-        return torch.from_numpy(hidden(image, self.nearest) if self.hidden else image)
+        return torch.from_numpy(hide_outside_roi(image, self.nearest) if self.hidden else image)
 
     def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
         """Picture `index` in another light, as `load` gives it."""
@@ -96,11 +96,11 @@ class Reader:
                 raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:
-                self.failures[index] = reason(error, self.names[index])
+                self.failures[index] = error_reason(error, self.names[index])
             return None
         if self.preprocess.tile is not None:
             views.within(self.roi)
-        measured = self.measured.get(index) or measure(views.images([0])[0], self.roi)
+        measured = self.measured.get(index) or measure_appearance(views.images([0])[0], self.roi)
         with self._lock:
             self.hashes[index], self.measured[index] = digest, measured
         return views
@@ -128,13 +128,13 @@ class Reader:
 
 
 UNREAD = "unread"
-Images = Dataset | str | os.PathLike[str] | Sequence[Source] | NDArray[Any]
-SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[Source, Source]]
+Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[Any]
+SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[PictureSource, PictureSource]]
 
 
-def pairs_of(
+def seen_defect_pairs(
     seen: SeenDefects, method: Method, seed: int, dataset: Dataset | None
-) -> list[tuple[Source, list[Source]]]:
+) -> list[tuple[PictureSource, list[PictureSource]]]:
     """The defective pictures that `seen` means, each with its masks."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
     if wanted and not method.takes_seen_defects:
@@ -150,19 +150,19 @@ def pairs_of(
 
 
 def read_defects(
-    pairs: Sequence[tuple[Source, list[Source]]],
+    pairs: Sequence[tuple[PictureSource, list[PictureSource]]],
     preprocess: Preprocess,
     roi: NDArray[np.bool_] | None = None,
-) -> tuple[dict[str, list[Defect]], list[str]]:
+) -> tuple[dict[str, list[SeenDefect]], list[str]]:
     """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
     them by their pixels' hash, and for each unusable one the reason."""
-    found: dict[str, list[Defect]] = {}
+    found: dict[str, list[SeenDefect]] = {}
     unusable = []
-    names = names_of([picture for picture, _ in pairs])
+    names = relative_names([picture for picture, _ in pairs])
     for (source, masks), name in zip(pairs, names, strict=True):
         try:
             picture = decode(source, name=name)
-            marked = union(masks, picture.shape[:2], name)
+            marked = union_masks(masks, picture.shape[:2], name)
             shown = list(_defect_images(preprocess.views(picture, name, roi), marked))
             if not shown:
                 height, width = preprocess.network_size
@@ -171,10 +171,10 @@ def read_defects(
                     f"pixel at {width}x{height}; mark it, or take a larger --size or --crop"
                 )
             found[pixel_hash(picture)] = [
-                Defect(packed(torch.from_numpy(image)), mask, name) for image, mask in shown
+                SeenDefect(pack_image(torch.from_numpy(image)), mask, name) for image, mask in shown
             ]
         except (InputError, MemoryError) as error:
-            unusable.append(reason(error, name))
+            unusable.append(error_reason(error, name))
     if pairs and not found:
         of = pluralize(len(pairs), "seen defect")
         raise InputError(f"none of {of} can be used; the first: {unusable[0]}")
@@ -200,10 +200,12 @@ def _defect_images(
         yield views.window(y, x), canvas[y : y + height, x : x + width]
 
 
-def split_sources(images: Images, category: str | None) -> tuple[list[Source], list[Source], str]:
+def split_sources(
+    images: Images, category: str | None
+) -> tuple[list[PictureSource], list[PictureSource], str]:
     """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
     if isinstance(images, Dataset):
-        sources: list[Source] = [item.path for item in images.train]
+        sources: list[PictureSource] = [item.path for item in images.train]
         if not sources:
             raise InputError(f"there are no good pictures to learn from in {images.root}")
         return sources, [item.path for item in images.validation], images.category
@@ -227,7 +229,7 @@ class Survey(NamedTuple):
     sizes: list[tuple[int, int] | None]
 
 
-def survey(sources: Sequence[Source]) -> Survey:
+def survey(sources: Sequence[PictureSource]) -> Survey:
     """Surveys the pictures; of 8-bit files only the headers are read."""
     highest, kind, largest = -1.0, np.dtype(np.uint16), 0
     sizes: list[tuple[int, int] | None] = []
@@ -256,7 +258,7 @@ def survey(sources: Sequence[Source]) -> Survey:
 
 
 def learn_normalization(
-    sources: Sequence[Source], preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
+    sources: Sequence[PictureSource], preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
 ) -> Normalization:
     """Normalization to the light of good pictures, those that can be read. InputError where none can."""
 
@@ -275,26 +277,30 @@ def learn_normalization(
     return Normalization.of(measured(), share)
 
 
-def learn_reference(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Reference:
+def learn_pose_reference(
+    sources: Sequence[PictureSource], preprocess: Preprocess, kind: PoseKind
+) -> PoseReference:
     """Reference for the poses of the parts, from the pictures that can be read.
 
     Raises:
         InputError: they are too few, or show no part that can be found.
     """
     small = [preprocess.small(one) for source in sources if (one := decoded_or_none(source)) is not None]
-    return learn(small, kind)
+    return learn_reference(small, kind)
 
 
-def learn_part_finding(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Learnt:
+def learn_part_finding(
+    sources: Sequence[PictureSource], preprocess: Preprocess, kind: PoseKind
+) -> LearnedParts:
     """Learns how several parts in each picture are found, from the pictures that can be read; others are
-    `UNREAD`. InputError: as `learn_several`."""
+    `UNREAD`. InputError: as `learn_several_parts`."""
     overviews = {
-        i: preprocess.small(one, OVERVIEW)
+        i: preprocess.small(one, OVERVIEW_SIDE)
         for i, source in enumerate(sources)
         if (one := decoded_or_none(source)) is not None
     }
     read = [*overviews]
-    found = learn_several(
+    found = learn_several_parts(
         [*overviews.values()], lambda k, side: preprocess.small(decode(sources[read[k]]), side), kind
     )
     counts, wrong = dict(zip(read, found.counts, strict=True)), dict(zip(read, found.wrong, strict=True))
@@ -304,7 +310,7 @@ def learn_part_finding(sources: Sequence[Source], preprocess: Preprocess, kind: 
     )
 
 
-def decoded_or_none(source: Source) -> NDArray[Any] | None:
+def decoded_or_none(source: PictureSource) -> NDArray[Any] | None:
     try:
         return decode(source)
     except (InputError, MemoryError):
@@ -338,12 +344,12 @@ class ReaderFindings:
     """Findings of one part about its pictures, by their numbers, as `Reader` has them."""
 
     hashes: dict[int, str]
-    measured: dict[int, Measures]
+    measured: dict[int, FeatureValues]
     failures: dict[int, str]
     copies: list[int]
 
 
-class RemoteWorkers(Workers):
+class RemoteWorkers(PartExecutor):
     """Runs `Task.workers` in a pool: findings about the pictures come back with the result.
 
     A part is worked on as if it were the only one, and so misses pictures whose pixels an earlier part has.
@@ -351,7 +357,7 @@ class RemoteWorkers(Workers):
     parts one after the other.
     """
 
-    def __init__(self, pool: Pool, reader: Reader, step: Step):
+    def __init__(self, pool: Pool, reader: Reader, step: ProgressCallback):
         self.pool, self.reader, self.step = pool, reader, step
         self.count, self.memory = pool.count, pool.memory
         self.first_index: dict[str, int] = {}  # the first picture with these pixels
@@ -360,7 +366,7 @@ class RemoteWorkers(Workers):
         self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
     ) -> Iterator[R]:
         held = pickle.dumps((self.reader, work))
-        advance = Advance(self.step, stage, len(parts))
+        advance = ProgressCounter(self.step, stage, len(parts))
         answers = self.pool.map(_run_part, held, [(part, ()) for part in parts], peak)
         for part, (found, notes) in zip(parts, answers, strict=True):
             if known := self._hashes_of_others(notes):

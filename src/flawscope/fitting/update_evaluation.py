@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import Source
+from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 
 CORRECTIONS = "corrections"  # among a model's facts
 WEAKER_SHARE = 0.5  # of a known defect's severity: with less, it is said that it stands out less
-KEPT = 0.98  # of the defects that the model before finds: with less, the update has lost power
+MIN_KEPT_SHARE = 0.98  # of the defects that the model before finds: with less, the update has lost power
 SIGNIFICANCE = 0.01  # level of the test whether a sample is as fair as the calibration pictures
 KNOWN, SIMULATED, THRESHOLD = "known", "simulated", "threshold"
 
 
 @dataclass(frozen=True)
-class Reviewed:
+class ReviewedPicture:
     """Picture with a person's judgement.
 
     number: of the inspection. source: the picture's file. name: as its sender calls it, for groups.
@@ -35,7 +35,7 @@ class Reviewed:
     """
 
     number: int
-    source: Source
+    source: PictureSource
     good: bool
     name: str = ""
     learn: bool = False
@@ -68,7 +68,10 @@ class Score(NamedTuple):
 
 
 def score_pictures(
-    predictor: Predictor, pictures: Sequence[Reviewed], known: dict[str, float], step: Step = silent
+    predictor: Predictor,
+    pictures: Sequence[ReviewedPicture],
+    known: dict[str, float],
+    step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
     """Scores of pictures by their numbers, each as if the model had never learnt from it. Those are left out
     that cannot be judged, or that the model has learnt from and cannot leave out.
@@ -145,7 +148,7 @@ class Update:
     predictor: Predictor
     how: str
     active: Calibration
-    pictures: Sequence[Reviewed]
+    pictures: Sequence[ReviewedPicture]
     before: dict[int, Score]
     after: dict[int, Score]
     simulated: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -209,7 +212,7 @@ class Update:
         """Names the losses for which it is refused: known or simulated defects, the threshold's meaning."""
         counts = self.found
         lost = [name for name in (KNOWN, SIMULATED) if name in counts]
-        lost = [name for name in lost if counts[name][1] < KEPT * counts[name][0]]
+        lost = [name for name in lost if counts[name][1] < MIN_KEPT_SHARE * counts[name][0]]
         return [*lost, *([THRESHOLD] if self.unlike else [])]
 
     @property

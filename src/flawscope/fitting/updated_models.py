@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flawscope.artefact.model_file import Artefact, Picture
-from flawscope.calibration import needed_for
+from flawscope.calibration import min_calibration_size
 from flawscope.datasets import group_numbers
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
 from flawscope.fitting.training_pictures import Pool
-from flawscope.fitting.update_evaluation import CORRECTIONS, Reviewed, Score, score_pictures
+from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
-from flawscope.progress import Step
+from flawscope.progress import ProgressCallback
 from flawscope.runtime.torch import TorchSession
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
@@ -31,7 +31,7 @@ UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the nex
 
 Values = Mapping[str, tuple[float, float]]  # score and maximum of the map by the picture's hash
 # A model, and what gives its scores of pictures as if it had never learnt from them
-Candidate = tuple[Predictor, Callable[[Sequence[Reviewed]], dict[int, Score]]]
+Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Score]]]
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Job:
 
     old: Artefact
     active: Predictor
-    pictures: Sequence[Reviewed]
-    wanted: Sequence[Reviewed]
+    pictures: Sequence[ReviewedPicture]
+    wanted: Sequence[ReviewedPicture]
     before: Mapping[int, Score]
     good: Sequence[str]
     device: str
     check: bool
     pool: Pool | None
     say: Say
-    step: Step
+    step: ProgressCallback
 
 
 # ------------------------------------------------------------------------------------------------- extended
@@ -95,14 +95,14 @@ def extend_bank(job: Job) -> list[Candidate]:
     return [(one, lambda several, one=one: score_pictures(one, several, known, job.step)) for one in models]  # type: ignore[misc]
 
 
-def learn_pictures(old: Artefact, pictures: Sequence[Reviewed], **how: Any) -> Predictor:
+def learn_pictures(old: Artefact, pictures: Sequence[ReviewedPicture], **how: Any) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
     sources, names = [one.source for one in pictures], [one.name for one in pictures]
     group = part_groups(old, pictures)[0]
     return partial_fit(old, sources, group=group, names=names, **how)
 
 
-def part_groups(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
+def part_groups(old: Artefact, pictures: Sequence[ReviewedPicture]) -> tuple[str | None, list[int]]:
     """Pattern of the model for pictures that show one part, None where it does not fit all names; and a
     number for each picture, the same for all pictures of a part."""
     names, group = [one.name for one in pictures], old.manifest.facts.get("group")
@@ -190,7 +190,7 @@ def recalibrate_model(job: Job) -> list[Candidate]:
     """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
     drawn = [one.source for one in job.pictures if one.drawn and one.good]
     rate = job.old.manifest.calibration.rate
-    needed = needed_for(rate)
+    needed = min_calibration_size(rate)
     if len(drawn) < needed:
         raise InputError(
             f"{pluralize(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
@@ -241,7 +241,7 @@ def retrain_model(job: Job) -> list[Candidate]:
         fold: train(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
     }
 
-    def scores(several: Sequence[Reviewed]) -> dict[int, Score]:
+    def scores(several: Sequence[ReviewedPicture]) -> dict[int, Score]:
         found = score_pictures(model, [one for one in several if one.digest not in folds], {}, job.step)
         for fold, other in others.items():
             own = [one for one in several if folds.get(one.digest) == fold]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.settings import PictureSettings
-from flawscope.pictures.views import GREY
+from flawscope.pictures.views import HIDDEN_GREY
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -94,7 +94,7 @@ class Detector(nn.Module, ABC):
         Pixels outside the region of interest get the value of the nearest pixel inside, and in tiles they are
         grey, so that they decide nothing through the networks' receptive fields."""
         if self.config.hidden and self.config.tile is not None:
-            return torch.where(images < 0, GREY, images)
+            return torch.where(images < 0, HIDDEN_GREY, images)
         images = torch.where(images < 0, -1 - images, images) if self.config.pads else images
         return images if self.nearest is None else images.flatten(2)[:, :, self.nearest].view(images.shape)
 
@@ -199,7 +199,7 @@ def without_tf32(device: torch.device) -> AbstractContextManager[None]:
     )
 
 
-def device_for(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
     InputError where torch has no such device."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -13,7 +13,7 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
 GPU_BATCH = 32
@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
-Load = Callable[[int], Tensor | None]
+LoadPicture = Callable[[int], Tensor | None]
 # Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
 StoreFeatures = Callable[[int, Tensor, Tensor | None], None]
 
@@ -41,10 +41,10 @@ def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
 
 def embed_pictures(
     model: Detector,
-    load: Load,
+    load: LoadPicture,
     indices: Sequence[int],
     store: StoreFeatures,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     stage: str = "features",
 ) -> None:
     """Embed the pictures `indices`; `store` is called once for each that could be loaded, in any order."""
@@ -69,7 +69,7 @@ def process_blocks(
     work: Callable[[Sequence[T], list[R]], W],
     take: Callable[[Sequence[T], W], None],
     device: torch.device,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     stage: str = "",
 ) -> None:
     """Call `take(block, work(block, loaded))` for every block of `size` items. `take` gets the blocks one

@@ -19,11 +19,11 @@ from flawscope.artefact.model_file import pack_images, unpack_images
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import Load, StoreFeatures, embed_pictures, process_blocks
+from flawscope.methods.extract import LoadPicture, StoreFeatures, embed_pictures, process_blocks
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import to_eight_bits
-from flawscope.pictures.views import unmarked
-from flawscope.progress import Advance, Step
+from flawscope.pictures.views import remove_padding_marks
+from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.synthesis import Foreground
 from flawscope.synthesis.masks import bounding_box
 
@@ -39,7 +39,7 @@ class GoodPictures:
 
     numbers: list[int]
 
-    def __init__(self, load: Load, count: int, room: int):
+    def __init__(self, load: LoadPicture, count: int, room: int):
         """
         Args:
             load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be used.
@@ -50,14 +50,14 @@ class GoodPictures:
         self.numbers, self._held_out = list(range(count)), frozenset[int]()
         self._hashes: dict[int, bytes] = {}
 
-    def read(self, step: Step) -> list[int]:
+    def read(self, step: ProgressCallback) -> list[int]:
         """Read every picture once, and return the numbers of those that can be used."""
-        advance = Advance(step, "pictures", self.count)
+        advance = ProgressCounter(step, "pictures", self.count)
 
         def look(index: int) -> None:
             image = self.load(index)
             if image is not None:
-                kept = packed(image)
+                kept = pack_image(image)
                 self._hashes[index] = hashlib.sha256(kept.numpy().tobytes()).digest()
                 if (index + 1) * kept.nbytes <= self.max_bytes:  # the first ones, whichever thread is first
                     self.kept[index] = kept
@@ -68,7 +68,7 @@ class GoodPictures:
         self.numbers = usable = sorted(self._hashes)
         return usable
 
-    def set_apart(self, learnt: Sequence[int]) -> Load:
+    def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
         """Refuse all pictures but `learnt` from now on, and return the function that loads the others."""
         self.numbers, self._held_out = [*learnt], frozenset(self._hashes).difference(learnt)
         return self._image
@@ -108,8 +108,8 @@ class HeldOut:
 
     parts: list[list[int]]
     rate: float
-    step: Step
-    _load: Load
+    step: ProgressCallback
+    _load: LoadPicture
 
     @property
     def numbers(self) -> list[int]:
@@ -228,7 +228,7 @@ class FeatureCache(ABC):
         """A picture's maps `[C, H, W]` as `__getitem__` returns them, from those computed or kept."""
         return maps
 
-    def moments(self, step: Step, stage: str) -> list[Moments]:
+    def moments(self, step: ProgressCallback, stage: str) -> list[Moments]:
         """Moments of each map's cells that count, over all pictures. Keeps the maps that have room."""
         found: list[Moments] = []
 
@@ -267,13 +267,13 @@ class FeatureCache(ABC):
         return [values[k].half().to(self.cache_device) for values in maps[: self.scales]]
 
 
-def packed(image: Tensor) -> Tensor:
+def pack_image(image: Tensor) -> Tensor:
     """An image in fewer bytes, where that loses nothing."""
     return torch.from_numpy(pack_images(image.numpy()))
 
 
 def unpack_image(image: Tensor) -> Tensor:
-    """Unpack an image of `packed`."""
+    """Unpack an image of `pack_image`."""
     return torch.from_numpy(unpack_images(image.numpy()))
 
 
@@ -299,7 +299,7 @@ class PartMasks:
         self.images, self.region = images, region
         self.shape = (0, 0)  # of the pictures, all alike
         few = learnt[:: -(-len(learnt) // most)] if most else ()
-        self.foreground = Foreground.of(unpadded(images[i])[0] for i in few) if few else Foreground()
+        self.foreground = Foreground.of(crop_padding(images[i])[0] for i in few) if few else Foreground()
         self.kept: dict[int, Pixels] = {}  # eight pixels a byte
 
     def __getitem__(self, index: int) -> Mask:
@@ -317,11 +317,11 @@ class PartMasks:
 
 def to_pixels(image: Tensor) -> tuple[Pixels, Mask]:
     """An image `[3, H, W]` as `[H, W, 3]` uint8, and the mask `[H, W]` bool of what is not padding."""
-    plain, inside = unmarked(image.numpy())
+    plain, inside = remove_padding_marks(image.numpy())
     return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
 
 
-def unpadded(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
+def crop_padding(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
     """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and its window in the image."""
     pixels, inside = to_pixels(image)
     box = bounding_box(inside)

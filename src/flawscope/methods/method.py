@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flawscope.methods.detector import Detector
-    from flawscope.methods.task import Fitted, Task, Undecided
+    from flawscope.methods.task import AutoSettingsTask, Fitted, Task
 
 WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
@@ -98,7 +98,7 @@ class Method:
     fits_in_parts: bool = False
     joins: bool = False
     peak: Callable[[Any, Task], int] | None = None
-    choose: Callable[[Any, Undecided], Any] | None = None
+    choose: Callable[[Any, AutoSettingsTask], Any] | None = None
     candidates: Sequence[Mapping[str, Any]] = ()
     rehearse: Callable[[Any, float], Mapping[str, Any]] | None = None
     options: Sequence[Option] = ()
@@ -110,7 +110,7 @@ class Method:
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         found = apply_tile_scale(self.presets[preset], values or {})
-        return settings.build(self.config, round_to_patches(self.config, found))
+        return settings.build_config(self.config, round_to_patches(self.config, found))
 
     def fitted(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
@@ -118,7 +118,7 @@ class Method:
 
     def stored(self, values: Mapping[str, Any]) -> Any:
         """Settings as a model file holds them. Settings that have since gone are ignored."""
-        return settings.build(self.config, settings.known(self.config, values))
+        return settings.build_config(self.config, settings.keep_known_settings(self.config, values))
 
 
 def deferred(where: str) -> Callable[..., Any]:

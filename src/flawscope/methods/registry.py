@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flawscope import config as settings
-from flawscope.errors import InputError, nearest, one_line
+from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 
@@ -49,14 +49,14 @@ def method(name: str) -> Method:
         return found
     entry = _installed().get(name)
     if entry is None:
-        hint = nearest(str(name), names())
+        hint = suggest_name(str(name), names())
         raise InputError(
             f"no method called {name!s:.60}: {hint}; others come with packages of their own: install theirs"
         )
     try:
         found = entry.load()
     except Exception as error:
-        reason = one_line(error)
+        reason = one_line_message(error)
         raise InputError(
             f"method {name} cannot be loaded from {entry.value} ({reason}): mend that package"
         ) from error
@@ -65,7 +65,7 @@ def method(name: str) -> Method:
     return found
 
 
-def loadable() -> list[Method]:
+def loadable_methods() -> list[Method]:
     """Every method that can be loaded."""
     found = []
     for name in names():
@@ -76,20 +76,20 @@ def loadable() -> list[Method]:
     return found
 
 
-def chosen(name: str | None, preset: str) -> str:
+def default_method_name(name: str | None, preset: str) -> str:
     """The name of the method that is meant: the one that is named, else patchcore, or where it has no such
     preset the only one that has."""
     if name is not None or preset in method(DEFAULT).presets:
         return name or DEFAULT
-    having = [one.name for one in loadable() if preset in one.presets]
+    having = [one.name for one in loadable_methods() if preset in one.presets]
     return having[0] if len(having) == 1 else DEFAULT
 
 
 def configure(method: Method, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
     """`Method.configure`; InputError names the methods that have a setting which this one has not."""
     for key in values or {}:
-        if key not in settings.names(method.config):
-            others = [one.name for one in loadable() if key in settings.names(one.config)]
+        if key not in settings.setting_names(method.config):
+            others = [one.name for one in loadable_methods() if key in settings.setting_names(one.config)]
             if others:
                 raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
     return method.configure(preset, values)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from inspect import get_annotations
 from typing import Any, ClassVar, Literal
 
-from flawscope.config import convert, parse_assignments, read_config
+from flawscope.config import convert_value, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
+from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
 
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)
@@ -39,7 +39,9 @@ class PictureSettings:
     seed: int = 0
     # (H, W) in the picture of tiles, seen beside the whole picture and scaled to `size` too; None: no tiles
     tile: tuple[int, int] | None = None
-    overlap: str = str(OVERLAP)  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
+    overlap: str = str(
+        DEFAULT_OVERLAP
+    )  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
     masked: bool = False  # what does not count is marked as padding: set for a region in tiles, and to align
     upright: bool = False  # parts are turned to lie at one angle: set by an alignment that turns them
     hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest
@@ -87,14 +89,14 @@ class PictureSettings:
         yield self.seed >= 0, "seed must be at least 0"
         yield self.tile is None or self.crop is None, "crop and tile do not go together: leave one out"
         yield (
-            overlap_of(self.overlap, self.tile or (1, 1)) is not None,
-            f"overlap must be a share of a tile from 0 to {MOST_OVERLAP}, or pixels such as 128px",
+            parse_overlap(self.overlap, self.tile or (1, 1)) is not None,
+            f"overlap must be a share of a tile from 0 to {MAX_OVERLAP}, or pixels such as 128px",
         )
 
     @property
     def shared(self) -> float:
         """The share of a tile that its neighbour shows, too."""
-        return overlap_of(self.overlap, self.tile or (1, 1)) or 0.0
+        return parse_overlap(self.overlap, self.tile or (1, 1)) or 0.0
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -133,7 +135,7 @@ class PictureSettings:
         return self.view_sizes[-1]
 
 
-def given(
+def merge_settings(
     file: str | None, flags: Mapping[str, Any], assignments: Iterable[str], category: str | None = None
 ) -> dict[str, Any]:
     """Merge the settings of a call: YAML file, flags, `key=value`; later ones win."""
@@ -159,7 +161,7 @@ def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dic
             raise InputError("setting scale: it follows from tile and size; leave one of the three out")
         return values
     try:
-        tile, by = convert(values["tile"], tuple[int, int]), 1.0 if scale is None else float(scale)
+        tile, by = convert_value(values["tile"], tuple[int, int]), 1.0 if scale is None else float(scale)
         height, width = (round(side / by) for side in tile)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return {**values, **({} if scale is None else {"scale": scale})}  # whose type is checked later

@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.state_file import log_of
+from flawscope.artefact.state_file import training_log_path
 from flawscope.calibration import hold_out
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import Load, check_region_visible
+from flawscope.methods.extract import LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 
-EVERY = 60.0  # seconds between checkpoints
+CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Workers:
+class PartExecutor:
     """Works on the parts of a stage; here in this process, one after the other.
 
     count: how many parts are worked on at once.
@@ -47,14 +47,14 @@ class Workers:
         return map(work, parts)
 
 
-IN_PROCESS = Workers()
+IN_PROCESS = PartExecutor()
 
 
-class Left(Exception):
+class WorkerFinished(Exception):
     """Raised after a training in all processes but the first, which have nothing left to do. No error."""
 
 
-class Together:
+class ProcessGroup:
     """The processes that learn one model, seen from one of them; here the only one. All call `mean` and
     `first` in the same order. One that raises an error leaves the others waiting: whoever started them ends
     them all.
@@ -74,13 +74,13 @@ class Together:
         return make()
 
     def leave(self) -> None:
-        """Let the first process go on alone. Raises `Left` in the others."""
+        """Let the first process go on alone. Raises `WorkerFinished` in the others."""
 
 
-ALONE = Together()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class Group(Together):
+class DistributedGroup(ProcessGroup):
     """The processes of torch.distributed's default group, which has been set up."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Group(Together):
 
     def leave(self) -> None:
         if self.rank:
-            raise Left
+            raise WorkerFinished
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,17 @@ class Budget:
     minutes: float | None = None
     checkpoint: Path | None = None
     resume: bool = False
-    every: float = EVERY
+    every: float = CHECKPOINT_INTERVAL
     later: int = 0
     checked: int = 0
     tensorboard: Path | None = None
-    together: Together = ALONE
+    together: ProcessGroup = SINGLE_PROCESS
     begun: float = field(default_factory=time.monotonic)
 
     @property
     def log(self) -> Path | None:
         """The training log, a CSV file beside the checkpoint, which stays."""
-        return None if self.checkpoint is None else log_of(self.checkpoint)
+        return None if self.checkpoint is None else training_log_path(self.checkpoint)
 
     @property
     def until(self) -> float | None:
@@ -145,7 +145,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Defect:
+class SeenDefect:
     """A defect that was seen, for methods that learn from them too.
 
     kept: [3, H, W], as the network sees it: uint8 where that loses nothing, else float32 in 0..1.
@@ -163,7 +163,7 @@ class Defect:
 
 
 @dataclass(frozen=True)
-class Places:
+class TilePositions:
     """Places of a task's views in their pictures, if places are learnt apart.
 
     count: places that are told apart.
@@ -202,31 +202,31 @@ class Task:
     say, step: get lines for a person and progress.
     """
 
-    load: Load
+    load: LoadPicture
     count: int
     rate: float
     groups: Sequence[int] = ()
     drop_suspects: bool = False
     reserved: Sequence[int] = ()
     settle: Callable[[list[int]], list[int]] = list
-    seen: Sequence[Defect] = ()
+    seen: Sequence[SeenDefect] = ()
     old: Artefact | None = None
     decoded: int = 0
     views: float = 1
-    places: Places | None = None
+    places: TilePositions | None = None
     enough: int | None = None
     budget: Budget = Budget()
-    workers: Workers = IN_PROCESS
+    workers: PartExecutor = IN_PROCESS
     say: Callable[[str], None] = lambda line: None
-    step: Step = silent
-    _full_load: Load | None = None  # of a task without `load`
+    step: ProgressCallback = ignore_progress
+    _full_load: LoadPicture | None = None  # of a task without `load`
 
     def __post_init__(self) -> None:
         if not len(self.groups):
             object.__setattr__(self, "groups", range(self.count))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "workers": IN_PROCESS, "say": _drop_line, "step": silent}
+        return {**vars(self), "workers": IN_PROCESS, "say": _drop_line, "step": ignore_progress}
 
     def without_load(self) -> Task:
         """The task without `load`, so that a method that holds pictures out cannot learn from them."""
@@ -235,7 +235,7 @@ class Task:
     def with_pictures(self, change: Callable[[Tensor], Tensor]) -> Task:
         """The task with every picture changed, such as to another size; without `load` if it was."""
 
-        def changed(load: Load) -> Load:
+        def changed(load: LoadPicture) -> LoadPicture:
             return lambda index: None if (image := load(index)) is None else change(image)
 
         return replace(self, load=changed(self.load), _full_load=self._full_load and changed(self._full_load))
@@ -290,7 +290,7 @@ def _drop_line(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Undecided:
+class AutoSettingsTask:
     """Input of `Method.choose`.
 
     decoded: picture i as `decode` gives it, or None where it cannot be read.
@@ -309,7 +309,7 @@ class Undecided:
     model: Detector | None = None
     task: Task | None = None
     say: Callable[[str], None] = lambda line: None
-    step: Step = silent
+    step: ProgressCallback = ignore_progress
 
 
 @dataclass

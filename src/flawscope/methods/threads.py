@@ -105,7 +105,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_pools)
 
 
-def use_threads(count: int | None) -> None:
+def set_thread_count(count: int | None) -> None:
     """Set the number of torch's threads in the whole process; None leaves it."""
     if count is not None:
         torch.set_num_threads(count)

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flawscope.artefact.state_file import found_checkpoint
+from flawscope.artefact.state_file import load_checkpoint
 from flawscope.errors import pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut, PictureValues
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import TrainingSettings
-from flawscope.methods.task import Defect, Fitted, Task
+from flawscope.methods.task import Fitted, SeenDefect, Task
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import thin_curve
-from flawscope.methods.training_state import digest_of, json_settings, to_arrays, to_tensors
-from flawscope.progress import Step, duration, silent
+from flawscope.methods.training_state import json_settings, network_digest, to_arrays, to_tensors
+from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
 CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
 TIMED_PICTURES = 2  # by which the time of the work after the training is measured
@@ -44,7 +44,7 @@ class TrainedFit:
 
     def __init__(self, method: str, model: Detector, task: Task):
         self.method, self.model, self.task = method, model, task
-        self.checkpoint = found_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
+        self.checkpoint = load_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
         self.max_bytes = int(self.config.memory * 2**30)  # bytes
@@ -60,7 +60,10 @@ class TrainedFit:
         """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after
         `divide`. They come from its backbone in its precision, which therefore decide the result too."""
         assert isinstance(self.model, PatchDetector)
-        self.deciding_facts = {"backbone": digest_of(self.model.backbone), "precision": self.config.precision}
+        self.deciding_facts = {
+            "backbone": network_digest(self.model.backbone),
+            "precision": self.config.precision,
+        }
         return PatchFeatures(self.model, self.images, self.max_bytes - self.images.bytes, self.task.step)
 
     @property
@@ -106,7 +109,7 @@ class TrainedFit:
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
         """Seconds of the work after the training, measured on a few pictures, and of the check."""
-        budget, held, self.held.step = self.task.budget, self.held.numbers, silent
+        budget, held, self.held.step = self.task.budget, self.held.numbers, ignore_progress
         some = held[:TIMED_PICTURES]
         begun = time.monotonic()
         if calibrate is None:
@@ -141,7 +144,7 @@ class TrainedFit:
             "seconds": {"training": round(trainer.seconds, 1)},
         }
         learnt = learnt or self.task.pluralize(len(numbers))
-        summary = f"trained {pluralize(steps, 'step')} in {duration(trainer.seconds)} on {learnt}"
+        summary = f"trained {pluralize(steps, 'step')} in {format_duration(trainer.seconds)} on {learnt}"
         if trainer.planned_steps is not None:
             planned = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
@@ -163,7 +166,7 @@ class PatchFeatures(FeatureCache):
     statistics: moments of the D numbers, over the patches that count of all pictures.
     """
 
-    def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: Step):
+    def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: ProgressCallback):
         (self.view,), self.model = model.views, model
         shape = (model.width, *self.view.grid)
         super().__init__(images, images.numbers, model.roi.device, [shape], max(0, room))
@@ -186,5 +189,5 @@ def _tensor_digest(values: Tensor) -> str:
     return sha256(values.cpu().numpy().tobytes()).hexdigest()
 
 
-def _defect_digest(defect: Defect) -> str:
+def _defect_digest(defect: SeenDefect) -> str:
     return sha256(defect.image.numpy().tobytes() + defect.mask.tobytes()).hexdigest()

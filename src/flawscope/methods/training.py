@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from flawscope.artefact.state_file import Arrays, put_aside
+from flawscope.artefact.state_file import Arrays, set_aside_checkpoint
 from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.methods.task import ALONE, Budget, Together
+from flawscope.methods.task import SINGLE_PROCESS, Budget, ProcessGroup
 from flawscope.methods.time_budget import Pace, learning_rate_share
 from flawscope.methods.training_log import TrainingLog
 from flawscope.methods.training_state import WORKERS_KEY, TrainingState, describe_difference
-from flawscope.progress import Step, duration, noted_interrupts
+from flawscope.progress import ProgressCallback, defer_interrupts, format_duration
 
 CURVE_POINTS = 20  # of the loss curve
 TIMED_STEPS = 3  # of which the last one's time counts
@@ -51,7 +51,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     DIVIDED: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
     checks = CURVE_POINTS
-    together: Together = ALONE
+    together: ProcessGroup = SINGLE_PROCESS
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         settings: Any,
         device: torch.device,
         say: Callable[[str], None],
-        step: Step,
+        step: ProgressCallback,
     ):
         super().__init__(networks, settings, device)
         self.say, self.step = say, step
@@ -116,7 +116,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         if kept is None and budget.until is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
             steps = pluralize(self.steps, "step")
-            self.say(f"{steps} of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+            self.say(f"{steps} of {per_step:.2f} s: about {format_duration(self.steps * per_step)}")
             return
         later, aside = after()
         until, used = (budget.until or 0) - aside, 0.0
@@ -127,10 +127,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         fitting = int(left / per_step)
-        self.say(
-            f"about {pluralize(fitting, 'step')} of {per_step:.2f} s in {duration(max(left, 0))}, planned "
-            "again while it runs"
-        )
+        planned = f"{pluralize(fitting, 'step')} of {per_step:.2f} s"
+        self.say(f"about {planned} in {format_duration(max(left, 0))}, planned again while it runs")
         if self.planned_steps is None:
             self.steps = self.planned_steps = fitting
 
@@ -175,7 +173,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         known = {**identity, "minutes": budget.minutes}
         unasked = None if budget.resume else budget.checkpoint
         if found is not None and unasked and (other := describe_difference(found[1], known)):
-            put_aside(unasked, f"there is an unfinished run with {other}", self.say)
+            set_aside_checkpoint(unasked, f"there is an unfinished run with {other}", self.say)
             found = None
         found = self.together.first(lambda: found)
         if found is not None:
@@ -196,7 +194,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             network.train()
         names = (self.LOSSES, self.MEASUREMENTS, budget.tensorboard)
         self.log = TrainingLog(budget.log, *names, known=self.log.losses, done=self.done)
-        with noted_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
+        with defer_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
             waiting = ahead.submit(self._own_batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flawscope.artefact.files import atomic
-from flawscope.errors import FlawscopeError, needs
+from flawscope.artefact.files import atomic_write
+from flawscope.errors import FlawscopeError, missing_library_error
 
 MAX_POINTS = 200  # points of the thinned curve
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0  # after which rows are written: reading a loss makes a device wait
@@ -138,7 +138,7 @@ class TrainingLog:
                 kept = [row for row in kept if int(row[0]) <= done]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.columns, *kept])
-        with atomic(path) as out:
+        with atomic_write(path) as out:
             out.write(text.getvalue().encode())
 
 
@@ -149,8 +149,8 @@ def _format_value(name: str, value: float | None) -> str:
     return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"
 
 
-def board_in(folder: str | os.PathLike[str] | None) -> Path | None:
+def tensorboard_folder(folder: str | os.PathLike[str] | None) -> Path | None:
     """The folder for TensorBoard's events. InputError where TensorBoard is not installed."""
     if folder is not None and importlib.util.find_spec("tensorboard") is None:
-        raise needs("--tensorboard", "tensorboard", extras="tensorboard")
+        raise missing_library_error("--tensorboard", "tensorboard", extras="tensorboard")
     return None if folder is None else Path(folder)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.artefact.state_file import Arrays, pack
+from flawscope.artefact.state_file import Arrays, write_state
 from flawscope.errors import CheckpointError, FlawscopeError, InputError, pluralize
 from flawscope.methods.time_budget import Pace
 from flawscope.methods.training_log import TrainingLog
@@ -41,7 +41,7 @@ def move_to_device(network: nn.Module, device: torch.device) -> None:
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def uploaded(values: Tensor, device: torch.device) -> Tensor:
+def upload(values: Tensor, device: torch.device) -> Tensor:
     """The values on the device. A GPU gets them from pinned memory, so that the CPU does not wait."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
@@ -79,7 +79,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             )
 
 
-def digest_of(network: nn.Module) -> str:
+def network_digest(network: nn.Module) -> str:
     """SHA-256 of a network's weights."""
     digest = hashlib.sha256()
     for values in network.state_dict().values():
@@ -98,7 +98,7 @@ def to_tensors(found: Arrays) -> dict[str, Tensor]:
 
 
 @contextmanager
-def restoring() -> Iterator[None]:
+def checkpoint_errors() -> Iterator[None]:
     """Context that turns errors of a checkpoint that does not fit into a one-line CheckpointError."""
     try:
         yield
@@ -134,7 +134,7 @@ def restore_adam(
 def describe_difference(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """Describe the first difference between a checkpoint's run and this one, "another rate 0.1, this one has
     0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
-    with restoring():
+    with checkpoint_errors():
         theirs = {WORKERS_KEY: 1, **facts["identity"]}  # earlier versions knew one alone
     for key, mine in identity.items():
         if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
@@ -253,13 +253,13 @@ class TrainingState:
             known = self.optimiser.state.get(values, {})
             tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
         kept = {**to_arrays(tensors), LOSSES_KEY: np.array(self.log.losses)}
-        pack(path, kept, "checkpoint", facts)
+        write_state(path, kept, "checkpoint", facts)
 
     def restore(
         self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
     ) -> dict[str, float] | None:
         """Go on from a checkpoint of `save`, if it belongs to this run. Returns the state of the pace."""
-        with restoring():
+        with checkpoint_errors():
             if other := describe_difference(facts, identity):
                 raise CheckpointError(
                     f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"

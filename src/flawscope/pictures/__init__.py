@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-OVERLAP = 0.25  # of a tile
-MOST_OVERLAP = 0.75
+DEFAULT_OVERLAP = 0.25  # of a tile
+MAX_OVERLAP = 0.75
 
 
-def overlap_of(text: str, tile: Sequence[int]) -> float | None:
+def parse_overlap(text: str, tile: Sequence[int]) -> float | None:
     """Reads "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
     text = text.strip().lower()
     try:
@@ -21,4 +21,4 @@ def overlap_of(text: str, tile: Sequence[int]) -> float | None:
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         return None
-    return share if 0 <= share <= MOST_OVERLAP else None
+    return share if 0 <= share <= MAX_OVERLAP else None

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEY = "appearance"  # of the range among a model's facts
+APPEARANCE_KEY = "appearance"  # of the range among a model's facts
 SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
 MIN_SAMPLES = 16  # measured pixels that must show the product
 MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
@@ -44,11 +44,11 @@ FEATURES = (
     Feature("fine_detail", "less fine detail", "more fine detail", 0.1),  # log2 of the mean step between
     Feature("coarse_detail", "less coarse detail", "more coarse detail", 0.1),  # pixels, and grid points
 )
-Measures = tuple[float, ...]
+FeatureValues = tuple[float, ...]
 """A number for each of `FEATURES`; empty where nothing was measured."""
 
 
-def measure(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> Measures:
+def measure_appearance(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> FeatureValues:
     """Measures a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
 
     Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
@@ -87,21 +87,21 @@ def _adjacent_pairs(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Appearance:
+class AppearanceRange:
     """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures."""
 
     ranges: tuple[tuple[float, float], ...]
     pictures: int
 
     @classmethod
-    def of(cls, measured: Iterable[Measures]) -> Appearance | None:
+    def of(cls, measured: Iterable[FeatureValues]) -> AppearanceRange | None:
         """Returns the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
         rows = [one for one in measured if one]
         if len(rows) < MIN_PICTURES:
             return None
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
-    def shifts(self, measured: Measures) -> Measures:
+    def shifts(self, measured: FeatureValues) -> FeatureValues:
         """Returns distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
         found = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
@@ -109,7 +109,7 @@ class Appearance:
             found.append(outside / max(high - low, feature.min_width))
         return tuple(found)
 
-    def widened(self, shifts: Iterable[Measures]) -> Appearance:
+    def widened(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
         """Returns the range of these pictures and of others, which are given by their `shifts`."""
         rows = [one for one in shifts if one]
         ranges = list(self.ranges)
@@ -117,7 +117,7 @@ class Appearance:
             for k, (shift, (low, high)) in enumerate(zip(one, self.ranges, strict=True)):
                 reach = shift * max(high - low, FEATURES[k].min_width)
                 ranges[k] = min(ranges[k][0], low + reach), max(ranges[k][1], high + reach)
-        return Appearance(tuple(ranges), self.pictures + len(rows))
+        return AppearanceRange(tuple(ranges), self.pictures + len(rows))
 
     # ---- facts of a model
 
@@ -129,10 +129,10 @@ class Appearance:
         return {"ranges": ranges, "pictures": self.pictures}
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Appearance | None:
+    def from_facts(cls, facts: Mapping[str, Any]) -> AppearanceRange | None:
         """Reads the range from a model's facts; None where there is none, or another kind."""
         try:
-            kept = facts[KEY]
+            kept = facts[APPEARANCE_KEY]
             pairs = [tuple(map(float, kept["ranges"][feature.name])) for feature in FEATURES]
             if not all(len(p) == 2 and p[0] <= p[1] and all(map(math.isfinite, p)) for p in pairs):
                 return None
@@ -141,7 +141,7 @@ class Appearance:
             return None
 
 
-def describe_shifts(shifts: Sequence[Measures]) -> str:
+def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
     """Names the features in which most of these pictures lie outside of the range: at most three, farthest
     first."""
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)

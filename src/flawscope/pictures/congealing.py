@@ -17,10 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.pose import HALF_SIDE, SIDE, SPREAD_SCALE, Float32, Kind, Pose, Reference, align
+from flawscope.pictures.pose import (
+    HALF_SIDE,
+    SIDE,
+    SPREAD_SCALE,
+    Float32,
+    Pose,
+    PoseKind,
+    PoseReference,
+    align,
+)
 
 MAX_PICTURES = 40  # pictures that the reference is learnt from
-LEAST = 8
+MIN_REFERENCE_PICTURES = 8
 _SEED_CANDIDATES = 5  # pictures that are tried as the first reference
 _SEED_COMPARISONS = 12  # other pictures that each is tried on
 _ROUNDS = 3
@@ -36,13 +45,16 @@ _PERIODS = (1, 2, 3, 4, 6, 8)
 _FOLDS = 10  # of the cross-validation
 
 
-def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
+def learn_reference(pictures: Sequence[Float32], kind: PoseKind) -> PoseReference:
     return learn_cross_validated(pictures, kind)[0]
 
 
 def learn_cross_validated(
-    pictures: Sequence[Float32], kind: Kind, ground: float | None = None, groups: Sequence[int] | None = None
-) -> tuple[Reference, dict[int, Reference]]:
+    pictures: Sequence[Float32],
+    kind: PoseKind,
+    ground: float | None = None,
+    groups: Sequence[int] | None = None,
+) -> tuple[PoseReference, dict[int, PoseReference]]:
     """Learns the reference, with the errors of good parts that were left out of it (10-fold); and for each
     group whose pictures it was learnt from, a reference that was learnt without them.
 
@@ -58,10 +70,10 @@ def learn_cross_validated(
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
     """
-    if len(pictures) < LEAST:
+    if len(pictures) < MIN_REFERENCE_PICTURES:
         raise InputError(
-            f"aligning parts takes at least {LEAST} good pictures, and there are {len(pictures)}: give more, "
-            "or leave out --align"
+            f"aligning parts takes at least {MIN_REFERENCE_PICTURES} good pictures, and there are "
+            f"{len(pictures)}: give more, or leave out --align"
         )
     count = len(pictures)
     chosen = np.unique(np.linspace(0, count - 1, min(MAX_PICTURES, count)).astype(int)).tolist()
@@ -73,7 +85,7 @@ def learn_cross_validated(
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
     levels, poses = _border_quantiles(selected), [reference.find(one) for one in selected]
     numbers = chosen if groups is None else [groups[i] for i in chosen]
-    order, held_out = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, Reference]()
+    order, held_out = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, PoseReference]()
     folds = [order[group] % _FOLDS for group in numbers]
     for fold in range(min(_FOLDS, len(order)) if len(order) > 1 else 0):
         pairs = zip(selected, poses, folds, strict=True)
@@ -95,7 +107,9 @@ def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     return 0
 
 
-def _congeal(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1) -> Reference:
+def _congeal(
+    pictures: Sequence[Float32], kind: PoseKind, ground: float | None, period: int = 1
+) -> PoseReference:
     """Aligns all pictures to one of them, then to their average, again and again."""
     reference = _seed_reference(pictures, kind, ground, period)
     levels = _border_quantiles(pictures)
@@ -112,11 +126,13 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
     return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
 
 
-def _seed_reference(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int) -> Reference:
+def _seed_reference(
+    pictures: Sequence[Float32], kind: PoseKind, ground: float | None, period: int
+) -> PoseReference:
     """Returns the picture to which the others can be aligned best, as the first reference."""
     from scipy import ndimage
 
-    found: list[tuple[float, Reference]] = []
+    found: list[tuple[float, PoseReference]] = []
     every = [align(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
     whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
     if ground is None:
@@ -147,7 +163,9 @@ def _seed_reference(pictures: Sequence[Float32], kind: Kind, ground: float | Non
     return min(found, key=lambda one: one[0])[1]
 
 
-def _average(pictures: Sequence[tuple[Float32, Pose]], previous: Reference, levels: Float32) -> Reference:
+def _average(
+    pictures: Sequence[tuple[Float32, Pose]], previous: PoseReference, levels: Float32
+) -> PoseReference:
     """Returns the median of the pictures, aligned by their poses to the previous reference. levels: as
     `_border_quantiles` gives them."""
     from scipy import ndimage
@@ -202,8 +220,8 @@ def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float
 
 
 def _build_reference(
-    kind: Kind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
-) -> Reference:
+    kind: PoseKind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
+) -> PoseReference:
     """A reference of levels 0..1 and standard deviations, 0 where a pixel does not count."""
     spread = np.clip(np.rint(deviation * SPREAD_SCALE), deviation > 0, 255).astype(np.uint8)
-    return Reference(kind, np.rint(levels * 255).clip(0, 255).astype(np.uint8), spread, extent, period)
+    return PoseReference(kind, np.rint(levels * 255).clip(0, 255).astype(np.uint8), spread, extent, period)

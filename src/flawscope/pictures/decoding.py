@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image, features
 
-from flawscope.errors import InputError, installing
+from flawscope.errors import InputError, install_command
 from flawscope.pictures.files import TRUNCATED, apply_orientation, find_damage
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"
 FRAME_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".webp", ".avif"})  # may hold several pictures
 
 PillowSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
-Source: TypeAlias = PillowSource | np.ndarray[Any, Any]
+PictureSource: TypeAlias = PillowSource | np.ndarray[Any, Any]
 
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
 _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]
@@ -61,7 +61,7 @@ def is_encoded(head: bytes) -> bool:
     return head.startswith(_MAGIC) or head[4:12] in (*_AVIF, *_HEIF)
 
 
-def frames(path: str | os.PathLike[str]) -> int:
+def count_frames(path: str | os.PathLike[str]) -> int:
     """The number of pictures in a file, of which the first is read; 1 where it cannot be opened."""
     if Path(path).suffix.lower() not in FRAME_SUFFIXES:
         return 1
@@ -75,7 +75,7 @@ def frames(path: str | os.PathLike[str]) -> int:
 # ---------------------------------------------------------------------------------------------- decoding
 
 
-def decode(source: Source, *, name: str | None = None) -> NDArray[Any]:
+def decode(source: PictureSource, *, name: str | None = None) -> NDArray[Any]:
     """A picture as an array [H, W, 3] RGB or [H, W, 1] deep grey; dtype uint8, uint16 or float32.
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
@@ -90,7 +90,7 @@ def decode(source: Source, *, name: str | None = None) -> NDArray[Any]:
     `name` stands in the error for sources without a path. Raises InputError for anything missing, damaged,
     truncated or not a picture; never returns a partly decoded picture.
     """
-    loaded = load(source, name)
+    loaded = load_picture(source, name)
     if isinstance(loaded, Image.Image):
         return _rgb_view(np.asarray(loaded))
     return loaded
@@ -118,9 +118,9 @@ def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> ND
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
-def load(source: Source, name: str | None) -> Image.Image | NDArray[Any]:
+def load_picture(source: PictureSource, name: str | None) -> Image.Image | NDArray[Any]:
     """A PIL image of mode L or RGB for 8-bit pictures in files, an array as `decode` returns it otherwise."""
-    name = name or name_of(source)
+    name = name or source_name(source)
     if isinstance(source, np.ndarray):
         return _from_numpy(source, name)
     image = _open(source, name)
@@ -159,17 +159,19 @@ def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise cannot(
+        raise picture_error(
             name,
             f"its shape is {list(array.shape)}",
             "give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], one picture at a time, channels last",
         )
     if array.size == 0:
-        raise cannot(name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels")
+        raise picture_error(
+            name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
+        )
     if array.dtype.kind == "f":
         array = _check_finite(array.astype(np.float32, copy=False), name)
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
-        raise cannot(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
+        raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.shape[2] == 4:
@@ -195,22 +197,22 @@ def _rgb_view(array: NDArray[Any]) -> NDArray[Any]:
 
 def _check_finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
-        raise cannot(name, "some pixels are not finite numbers", "replace NaN and infinity first")
+        raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
     return values
 
 
-def cannot(name: str, reason: str, remedy: str) -> InputError:
+def picture_error(name: str, reason: str, remedy: str) -> InputError:
     return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
 
 
-def reason(error: Exception, name: str) -> str:
+def error_reason(error: Exception, name: str) -> str:
     """Says what is wrong with a picture that cannot be decoded, in one line."""
     if isinstance(error, MemoryError):
         return f"{name}: not enough memory to decode it; make it smaller"
     return str(error)
 
 
-def name_of(source: Source) -> str:
+def source_name(source: PictureSource) -> str:
     if isinstance(source, np.ndarray):
         return "(a numpy array)"
     if isinstance(source, Image.Image):
@@ -227,20 +229,20 @@ def _open(source: PillowSource, name: str) -> Image.Image:
     if isinstance(source, bytes):
         return _open_stream(io.BytesIO(source), name)
     if not isinstance(source, str | os.PathLike):
-        raise cannot(name, f"it is a {type(source).__name__}", "give a path, bytes, PIL or numpy")
+        raise picture_error(name, f"it is a {type(source).__name__}", "give a path, bytes, PIL or numpy")
     try:
         stream = open(source, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
-        raise cannot(name, "there is no such file", "check the path") from None
+        raise picture_error(name, "there is no such file", "check the path") from None
     except IsADirectoryError:
-        raise cannot(name, "it is a folder", "name the pictures in it") from None
+        raise picture_error(name, "it is a folder", "name the pictures in it") from None
     except (OSError, ValueError) as error:
-        raise cannot(name, getattr(error, "strerror", None) or str(error), "check the path") from None
+        raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
     suffix = Path(source).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        raise cannot(name, "it is a video", "take single pictures out of it")
+        raise picture_error(name, "it is a video", "take single pictures out of it")
     if suffix in RAW_SUFFIXES:
-        raise cannot(name, "it is a camera's raw file", "develop it, and store it as PNG or TIFF")
+        raise picture_error(name, "it is a camera's raw file", "develop it, and store it as PNG or TIFF")
     with stream:
         return _open_stream(stream, name)
 
@@ -272,7 +274,7 @@ class Header(NamedTuple):
     memory: int  # bytes that decoding takes at most
 
 
-def header(data: bytes, name: str) -> Header:
+def read_picture_header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
     image = _open_header(io.BytesIO(data), name)
     costly = image.format in _MEMORY_HUNGRY or image.mode[0] in "IF"
@@ -284,16 +286,16 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
     image = _open_header(stream, name)
     loaded = _load_upright(image, name)
     if damage := find_damage(stream, image.format or ""):
-        raise cannot(name, damage, _COPY_AGAIN)
+        raise picture_error(name, damage, _COPY_AGAIN)
     return loaded
 
 
-def most_pixels() -> int:
+def max_pixels() -> int:
     """Number of pixels up to which a picture is read."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
-def allow_pixels(most: int) -> None:
+def raise_pixel_limit(most: int) -> None:
     """Lets this process read pictures of up to `most` pixels, beyond Pillow's limit of 178 million."""
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
 
@@ -301,7 +303,7 @@ def allow_pixels(most: int) -> None:
 def _open_header(stream: IO[bytes], name: str) -> Image.Image:
     head = stream.read(12)
     if not head:
-        raise cannot(name, "it is empty", _COPY_AGAIN)
+        raise picture_error(name, "it is empty", _COPY_AGAIN)
     stream.seek(0)
     if is_heif := head[4:] in _HEIF:
         _register_heif(name)
@@ -309,18 +311,18 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
-            limit = most_pixels() // 1_000_000
-            raise cannot(name, f"it has more than {limit} megapixels", "cut it into parts") from None
+            limit = max_pixels() // 1_000_000
+            raise picture_error(name, f"it has more than {limit} megapixels", "cut it into parts") from None
         except MemoryError:
             raise
         except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
             if head[4:] in _AVIF and not features.check("avif"):
-                raise cannot(
+                raise picture_error(
                     name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG"
                 ) from None
             if is_encoded(head):
-                raise cannot(name, "the file is truncated or damaged", _COPY_AGAIN) from None
-            raise cannot(name, "it is not a picture we know", "convert it to PNG") from None
+                raise picture_error(name, "the file is truncated or damaged", _COPY_AGAIN) from None
+            raise picture_error(name, "it is not a picture we know", "convert it to PNG") from None
     return image
 
 
@@ -329,8 +331,8 @@ def _register_heif(name: str) -> None:
     try:
         import pillow_heif
     except ImportError:
-        remedy = f"{installing('pillow-heif', extras='heic')}, or convert it to JPEG"
-        raise cannot(name, "HEIC needs pillow-heif", remedy) from None
+        remedy = f"{install_command('pillow-heif', extras='heic')}, or convert it to JPEG"
+        raise picture_error(name, "HEIC needs pillow-heif", remedy) from None
     with _WARNINGS_LOCK:
         if "HEIF" not in Image.OPEN:
             pillow_heif.register_heif_opener()
@@ -338,7 +340,7 @@ def _register_heif(name: str) -> None:
 
 def _load_upright(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
-        raise cannot(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
+        raise picture_error(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
     large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)  # TIFF warns here once more
     try:
         with without_warnings() if large else nullcontext():
@@ -347,7 +349,7 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
-        raise cannot(name, reason, _COPY_AGAIN) from None
+        raise picture_error(name, reason, _COPY_AGAIN) from None
     return apply_orientation(image)
 
 
@@ -359,7 +361,7 @@ def read_mask(path: PillowSource) -> Mask:
 
     Alpha is ignored, unless the colours are the same everywhere and alpha is not: then alpha above 0 counts.
     """
-    name = name_of(path)
+    name = source_name(path)
     image = _open(path, name)
     if image.mode in ("PA", "La", "RGBa"):
         image = image.convert("RGBA")
@@ -378,13 +380,17 @@ def read_mask(path: PillowSource) -> Mask:
 
 def read_labels(path: PillowSource) -> NDArray[np.int32]:
     """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
-    name = name_of(path)
+    name = source_name(path)
     image = _open(path, name)
     if image.mode in ("L", "P", "I") or image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.int32)
     if image.mode == "F":
-        raise cannot(name, "labels are whole numbers, the file holds floats", "store it as 8 or 16 bits")
+        raise picture_error(
+            name, "labels are whole numbers, the file holds floats", "store it as 8 or 16 bits"
+        )
     rgb = np.asarray(image.convert("RGB"))
     if (rgb != rgb[:, :, :1]).any():
-        raise cannot(name, "labels are grey values, the file has colours", "store it as a grey picture")
+        raise picture_error(
+            name, "labels are grey values, the file has colours", "store it as a grey picture"
+        )
     return rgb[:, :, 0].astype(np.int32)

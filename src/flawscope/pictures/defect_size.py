@@ -30,10 +30,10 @@ MAX_ENLARGEMENT = 2.0  # times
 DEFAULT_SIZE = (384, 384)  # the larger of PatchCore's two
 TILE_SIZE = 512  # of a tile at the network
 MIN_REMARKED_REDUCTION = 4.0  # times reduced: from here on a picture deserves a remark
-SMALL = 20.0  # pixels: the defect that `lost` speaks of
+SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of
 
 
-def pixels_of(text: str | float) -> float:
+def parse_pixels(text: str | float) -> float:
     """20, "20" or "20px" as a number of pixels. InputError: any other text, and values not above 0."""
     try:
         value = float(str(text).strip().lower().removesuffix("px"))
@@ -52,7 +52,7 @@ def pixels_left(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> f
     return defect * min(small / large for small, large in zip(network, picture, strict=True))
 
 
-def tile_for(
+def choose_tile(
     min_defect: float, pictures: Sequence[Size], whole: Size = DEFAULT_SIZE
 ) -> tuple[int, float] | None:
     """Returns the tile's side in picture pixels, and the scale (picture pixels to one of the network) at
@@ -72,7 +72,7 @@ def tile_for(
     return min(round(TILE_SIZE * scale), shortest), scale
 
 
-def lost(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
+def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
     """Describes the effect of scaling whole pictures on a defect of `SMALL` pixels in the largest, and
     the remedy; None where a picture is reduced less than `MIN_REMARKED_REDUCTION` times.
 

@@ -75,7 +75,7 @@ def check_range(share: float) -> None:
         raise InputError(f"light {share:.0%}: a range above {MAX_RANGE:.0%} is no small change; give 10%")
 
 
-def lights_within(share: float) -> list[Light]:
+def light_variations(share: float) -> list[Light]:
     """Ends of a range of light: brightness and contrast from 1 - share to 1 + share, white balance from
     -share / 2 to share / 2; one change at a time, the unchanged light first."""
     factors, balances = (1 - share, 1 + share), (-share / 2, share / 2)
@@ -117,7 +117,7 @@ class Normalization:
     channel become those of the middle one (Reinhard et al., Color Transfer between Images, IEEE CG&A 21,
     2001), as far as light within a range explains them. So content is not explained away.
 
-    share: range of the light (`lights_within`), 0..1.
+    share: range of the light (`light_variations`), 0..1.
     means, deviations: of the good pictures, for each channel, 0..1.
     """
 

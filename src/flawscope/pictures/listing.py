@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from flawscope.errors import InputError, some
-from flawscope.pictures.decoding import PICTURE_SUFFIXES, Source, is_picture
+from flawscope.errors import InputError, join_names
+from flawscope.pictures.decoding import PICTURE_SUFFIXES, PictureSource, is_picture
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 IGNORED_NAMES = frozenset(
@@ -21,11 +21,11 @@ IGNORED_NAMES = frozenset(
 )
 
 # What lies beside pictures and shows no part: labels, notes, tables, models
-SIDE_SUFFIXES = frozenset(
+COMPANION_SUFFIXES = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
 )
-OWN_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
+OUTPUT_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
 
 StrPath = str | os.PathLike[str]
 AnyPath = TypeVar("AnyPath", bound=StrPath)
@@ -44,7 +44,7 @@ def natural_key(path: str | Path) -> NaturalKey:
     return tuple(key)
 
 
-def is_litter(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in IGNORED_NAMES
 
 
@@ -52,7 +52,7 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
     """Entries of a folder, without litter, in natural order. InputError if it cannot be read."""
     try:
         with os.scandir(folder) as listing:
-            return sorted((e for e in listing if not is_litter(e.name)), key=lambda e: natural_key(e.name))
+            return sorted((e for e in listing if not is_ignored(e.name)), key=lambda e: natural_key(e.name))
     except OSError as error:
         raise folder_error(folder, error) from error
 
@@ -89,11 +89,11 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def own_files(folder: Path) -> list[str]:
+def read_output_list(folder: Path) -> list[str]:
     """Relative paths of the files that flawscope wrote to a folder of results, by its list; paths that lead
     out of the folder are ignored. Empty for any other folder."""
     try:
-        lines = (folder / OWN_LIST).read_text(encoding="ascii").splitlines()
+        lines = (folder / OUTPUT_LIST).read_text(encoding="ascii").splitlines()
         names = [json.loads(line) for line in lines]
     except (OSError, ValueError):  # there is none, or it is not ours
         return []
@@ -110,14 +110,14 @@ def _is_below(path: str, folder: Path) -> bool:
     return Path(path).is_relative_to(os.path.realpath(folder))
 
 
-def walked(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path) -> Iterator[Path]:
     """Yields every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
     followed, each real folder once. Flawscope's own files in folders of results are passed over."""
     entered: set[str] = set()
 
     def walk(here: Path, own: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
-        own |= {here / name for name in own_files(here)}
+        own |= {here / name for name in read_output_list(here)}
         for entry in list_entries(here):
             path = Path(here, entry.name)
             if not _is_folder(entry):
@@ -133,12 +133,12 @@ def walked(folder: Path) -> Iterator[Path]:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures below a folder, by suffix, in natural order."""
-    return [path for path in walked(folder) if is_picture(path)]
+    return [path for path in walk_files(folder) if is_picture(path)]
 
 
 def not_pictures_in(folder: Path) -> list[Path]:
     """The other files below a folder, in natural order."""
-    return [path for path in walked(folder) if not is_picture(path)]
+    return [path for path in walk_files(folder) if not is_picture(path)]
 
 
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
@@ -150,7 +150,7 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
     """Lists like `list_pictures`, but every file that may show a part, whatever its suffix: reading tells its
-    fault. Files that lie beside pictures (`SIDE_SUFFIXES`) are returned apart."""
+    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`) are returned apart."""
     inputs: list[Path] = []
     beside: list[Path] = []
     for path, outright in _unique_files(spec):
@@ -166,7 +166,7 @@ def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
 
 
 def _is_companion(path: Path, outright: bool) -> bool:
-    return not outright and path.suffix.lower() in SIDE_SUFFIXES
+    return not outright and path.suffix.lower() in COMPANION_SUFFIXES
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
@@ -180,21 +180,21 @@ def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, boo
 def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     path = Path(spec)
     if path.is_dir():
-        inside = with_pictures(walked(path), f"{path}: no pictures in this folder")
+        inside = require_picture(walk_files(path), f"{path}: no pictures in this folder")
         yield from ((one, False) for one in inside)
     elif os.path.lexists(path):
         yield path, True
     elif glob.has_magic(str(spec)):
         matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
-        shown = (match for match in matches if not is_litter(match.name))
-        found = chain.from_iterable(walked(match) if match.is_dir() else [match] for match in shown)
-        inside = with_pictures(found, f"{spec}: the pattern matches no picture")
+        shown = (match for match in matches if not is_ignored(match.name))
+        found = chain.from_iterable(walk_files(match) if match.is_dir() else [match] for match in shown)
+        inside = require_picture(found, f"{spec}: the pattern matches no picture")
         yield from ((one, False) for one in inside)
     else:
         raise InputError(f"{path}: no such file or folder; check the path")
 
 
-def with_pictures(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
+def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
     """Passes the files on; InputError with this text if none is a picture."""
     before = []
     for path in files:
@@ -209,7 +209,7 @@ def with_pictures(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
 
 def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
     """InputError with the names of the files that are there instead."""
-    found = f", only {some([os.path.basename(path) for path in others])}" if others else ""
+    found = f", only {join_names([os.path.basename(path) for path in others])}" if others else ""
     return InputError(f"{text}{found}; known formats: {known_formats()}")
 
 
@@ -232,7 +232,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def names_of(sources: Sequence[Source]) -> list[str]:
+def relative_names(sources: Sequence[PictureSource]) -> list[str]:
     """Paths of files, relative to the folder of all of them; "picture 3" for a source that is no file."""
     paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
     common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Pose, Reference, reduced_size
+from flawscope.pictures.pose import SIDE, Pose, PoseReference, reduced_size
 from flawscope.pictures.resampling import Raster, picture_size, small_grey, warp_view
-from flawscope.pictures.several_parts import OVERVIEW, PartDetections, SeveralParts
-from flawscope.pictures.views import Fusion, Run, Views, write_planes
+from flawscope.pictures.several_parts import OVERVIEW_SIDE, PartDetections, SeveralParts
+from flawscope.pictures.views import Fusion, RunModel, Views, write_planes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,7 @@ class PartPose:
 
     @classmethod
     def of(
-        cls, pose: Pose, reference: Reference, picture_size: tuple[int, int], side: int = SIDE
+        cls, pose: Pose, reference: PoseReference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
         """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
         small = reduced_size(picture_size, side)
@@ -107,11 +107,11 @@ class PartViews(Views):
     def images(self, numbers: Iterable[int]) -> Float32:
         return self.every[list(numbers)]
 
-    def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+    def answer(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         scores, drawn = self.answers(run, batch)
         return float(scores.max()), drawn
 
-    def answers(self, run: Run, batch: int | None = None) -> tuple[NDArray[Any], Float32]:
+    def answers(self, run: RunModel, batch: int | None = None) -> tuple[NDArray[Any], Float32]:
         """Scores of all parts [n], and the picture's map: the largest value where views overlap, and the
         middle one where there is none. batch: parts that are computed together; None: all."""
         step = batch or len(self)
@@ -134,12 +134,12 @@ class PartViews(Views):
 
 
 def cut_part_views(
-    picture: Raster, divisor: float, size: tuple[int, int], reference: Reference, several: SeveralParts
+    picture: Raster, divisor: float, size: tuple[int, int], reference: PoseReference, several: SeveralParts
 ) -> PartViews:
     """Finds the parts in a picture, and cuts a view (H, W) of each."""
     whole = picture_size(picture)
     small = small_grey(picture, divisor, several.side)
-    found = several.find(small, small_grey(picture, divisor, OVERVIEW), reference)
+    found = several.find(small, small_grey(picture, divisor, OVERVIEW_SIDE), reference)
     placed = [reference.geometry(pose, whole, size, several.side) for pose in found.poses or [Pose(0, 0)]]
     images = np.empty((len(placed), 3, *size), np.float32)
     for image, here, (others, body) in zip(images, placed, _part_masks(found), strict=True):
@@ -181,7 +181,7 @@ def _fill_hidden(image: Float32, hidden: Mask, ground: Mask) -> None:
 
 
 def _map_geometry(
-    whole: tuple[int, int], size: tuple[int, int], reference: Reference, several: SeveralParts
+    whole: tuple[int, int], size: tuple[int, int], reference: PoseReference, several: SeveralParts
 ) -> Geometry:
     """Place of the map of a picture (H, W): as fine as the views of the parts, no finer than the picture."""
     placed = reference.geometry(Pose(0, 0, error=0.0), whole, size, several.side)

@@ -28,7 +28,7 @@ from flawscope.pictures.geometry import Geometry
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Kind = Literal["shift", "turn", "full"]
+PoseKind = Literal["shift", "turn", "full"]
 
 SIDE = 128  # of small pictures and of the reference
 HALF_SIDE = SIDE / 2
@@ -84,7 +84,7 @@ class _Samples(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class PoseReference:
     """The good part: its grey levels, and how far good parts are from them.
 
     kind: poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
@@ -95,7 +95,7 @@ class Reference:
     errors: of good parts that the reference did not know, ascending.
     """
 
-    kind: Kind
+    kind: PoseKind
     levels: NDArray[np.uint8]
     spread: NDArray[np.uint8]
     extent: float
@@ -104,12 +104,14 @@ class Reference:
 
     def __post_init__(self) -> None:
         arrays = all(a.shape == (SIDE, SIDE) and a.dtype == np.uint8 for a in (self.levels, self.spread))
-        right = arrays and self.kind in get_args(Kind) and 1 <= self.extent <= HALF_SIDE and self.period >= 0
+        right = (
+            arrays and self.kind in get_args(PoseKind) and 1 <= self.extent <= HALF_SIDE and self.period >= 0
+        )
         if not right or not self.spread.any():
             raise InputError("the model's reference for poses is damaged: fit anew")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reference) and self.to_dict() == other.to_dict()
+        return isinstance(other, PoseReference) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
         return hash((self.kind, self.extent, self.levels.tobytes()))
@@ -327,7 +329,7 @@ class Reference:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Reference:
+    def from_dict(cls, data: Mapping[str, Any]) -> PoseReference:
         """Reads what `to_dict` returned. InputError where it is damaged."""
         try:
             unpacker = zlib.decompressobj()

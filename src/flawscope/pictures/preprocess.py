@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from flawscope.errors import InputError, nearest
-from flawscope.pictures import MOST_OVERLAP, OVERLAP
-from flawscope.pictures.decoding import Source, cannot, load, name_of
+from flawscope.errors import InputError, suggest_name
+from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
+from flawscope.pictures.decoding import PictureSource, load_picture, picture_error, source_name
 from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Normalization, ToneCorrection
 from flawscope.pictures.part_views import cut_part_views
-from flawscope.pictures.pose import SIDE, Pose, Reference
+from flawscope.pictures.pose import SIDE, Pose, PoseReference
 from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
-from flawscope.pictures.views import Grid, Views, write_planes
+from flawscope.pictures.views import TileGrid, Views, write_planes
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -67,10 +67,10 @@ class Preprocess:
     white_level: float | None = None
     marks_padding: bool = True
     tile: tuple[int, int] | None = None
-    overlap: float = OVERLAP
+    overlap: float = DEFAULT_OVERLAP
     positions: tuple[int, int] | None = None
     normalization: Normalization | None = None
-    reference: Reference | None = None
+    reference: PoseReference | None = None
     several: SeveralParts | None = None
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class Preprocess:
             if self.tile is None:
                 raise InputError("positions are those of tiles, and there are none")
         share = self.overlap
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MOST_OVERLAP:
-            raise InputError(f"overlap is {share!r:.25}; give a share of a tile from 0 to {MOST_OVERLAP}")
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MAX_OVERLAP:
+            raise InputError(f"overlap is {share!r:.25}; give a share of a tile from 0 to {MAX_OVERLAP}")
         if self.white_level is not None:
             level = self.white_level
             if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < math.inf:
@@ -121,7 +121,7 @@ class Preprocess:
         """The preprocessing of the whole picture, without tiles."""
         return self if self.tile is None else replace(self, tile=None, positions=None)
 
-    def __call__(self, source: Source, name: str | None = None) -> tuple[Float32, Geometry]:
+    def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
         """Turns a source that `decode` reads into [T, 3, H, W] float32 in 0..1, RGB, padding marked, and the
         geometry of its map. T is 1 without tiles; `views` reads large pictures in parts."""
         views = self.views(source, name)
@@ -131,7 +131,7 @@ class Preprocess:
         """Preprocesses a picture that `decode` returned, like a call."""
         return self(picture, name)
 
-    def views(self, source: Source, name: str | None = None, counted: Mask | None = None) -> Views:
+    def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
         """Cuts a picture into the network's views.
 
         Args:
@@ -141,8 +141,8 @@ class Preprocess:
         Raises:
             InputError: it cannot be read, or is smaller than a tile.
         """
-        name = name or name_of(source)
-        picture = load(source, name)
+        name = name or source_name(source)
+        picture = load_picture(source, name)
         divisor = self._divisor(picture, name)
         if self.several is not None and self.reference is not None:
             return cut_part_views(picture, divisor, self.network_size, self.reference, self.several)
@@ -158,19 +158,19 @@ class Preprocess:
         size = placed.picture_size
         grid, canvas = self.grid(size), self.canvas(size)
         if grid is None:
-            raise cannot(
+            raise picture_error(
                 name,
                 f"it has {size[1]} x {size[0]} pixels, less than a tile of {self.tile[1]} x {self.tile[0]}",
                 "fit with a smaller --tile",
             )
         if math.prod(canvas) > max(MAX_CANVAS_PIXELS, math.prod(size)):
-            raise cannot(
+            raise picture_error(
                 name,
                 f"for its tiles it would be enlarged to {canvas[1]} x {canvas[0]} pixels",
                 "fit with a larger --tile or a smaller --size",
             )
         if self.positions is not None and grid.shape != self.positions:
-            raise cannot(
+            raise picture_error(
                 name,
                 f"it has {size[1]} x {size[0]} pixels, {_rows_and_columns(grid.shape)} tiles, and the model "
                 f"knows the places of {_rows_and_columns(self.positions)}",
@@ -202,12 +202,12 @@ class Preprocess:
         )
         return height, width
 
-    def grid(self, picture_size: tuple[int, int]) -> Grid | None:
+    def grid(self, picture_size: tuple[int, int]) -> TileGrid | None:
         """Grid of the tiles of a picture of (H, W) pixels; None where the picture is smaller than a tile."""
         canvas = self.canvas(picture_size)
         if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
             return None
-        return Grid(canvas, self.size, self.overlap)
+        return TileGrid(canvas, self.size, self.overlap)
 
     def geometry(self, picture_size: tuple[int, int]) -> Geometry:
         """Place of the map in an upright picture of (H, W) pixels, computed without the picture: it is not
@@ -252,8 +252,8 @@ class Preprocess:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
-            raise InputError(f"unknown preprocess key {unknown[0]!r}; {nearest(unknown[0], known)}")
-        parts: Any = {"normalization": Normalization, "reference": Reference, "several": SeveralParts}
+            raise InputError(f"unknown preprocess key {unknown[0]!r}; {suggest_name(unknown[0], known)}")
+        parts: Any = {"normalization": Normalization, "reference": PoseReference, "several": SeveralParts}
         found = {name: data[name] for name in parts if data.get(name) is not None}
         read = {name: parts[name].from_dict(value) for name, value in found.items()}
         return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
@@ -291,7 +291,7 @@ class Preprocess:
         return tensor, self.whole.geometry(size)
 
     def _aligned_view(
-        self, picture: Raster, divisor: float, pose: Pose, reference: Reference
+        self, picture: Raster, divisor: float, pose: Pose, reference: PoseReference
     ) -> tuple[Float32, Geometry]:
         """View of the part [1, 3, H, W], as the reference shows it."""
         placed = reference.geometry(pose, picture_size(picture), self.network_size)
@@ -308,11 +308,11 @@ class Preprocess:
             return self.white_level or 65535.0
         largest = float(picture.max())
         if self.white_level is None and largest > 1:
-            raise cannot(
+            raise picture_error(
                 name, f"its floats go up to {largest:g} and no white level is set", "divide it first"
             )
         if self.white_level is not None and self.white_level >= 255 and 0 < largest <= 1:
-            raise cannot(
+            raise picture_error(
                 name, f"its floats are in 0..1, the white level is {self.white_level:g}", "multiply it"
             )
         return self.white_level or 1.0

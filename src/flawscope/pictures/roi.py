@@ -22,7 +22,7 @@ _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
 
 
-def roi_from(spec: str | os.PathLike[str] | NDArray[Any], preprocess: Preprocess) -> Mask:
+def read_roi(spec: str | os.PathLike[str] | NDArray[Any], preprocess: Preprocess) -> Mask:
     """The region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
     `spec` is a mask at the pictures' size (array or file; above 0 counts), or a box "x0,y0,x1,y1": fractions

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, Reference, blur
+from flawscope.pictures.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
 
-OVERVIEW = 256  # pixels of the longer side of the picture in which the ground is found
+OVERVIEW_SIDE = 256  # pixels of the longer side of the picture in which the ground is found
 _OUTLIER_DISTANCE, _ITERATIONS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
 MIN_DISTANCE = 5.0  # spreads by which a pixel differs from the ground
 _MIN_SPREAD = 0.004
@@ -99,9 +99,9 @@ class SeveralParts:
         """Longer side of the small picture."""
         return round(SIDE / self.span)
 
-    def find(self, small: Float32, overview: Float32, reference: Reference) -> PartDetections:
+    def find(self, small: Float32, overview: Float32, reference: PoseReference) -> PartDetections:
         """Finds parts and other objects. small: [h, w] float32 in 0..1, the longer side `side`. overview:
-        the same picture, the longer side `OVERVIEW`."""
+        the same picture, the longer side `OVERVIEW_SIDE`."""
         finder = _matcher(reference)
         covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
         padded = np.pad(blur(small), SIDE // 2, mode="edge")
@@ -147,7 +147,7 @@ class SeveralParts:
         return [
             (columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
             for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1)
-            if inner[number] and sizes[number] >= self.object_area * OVERVIEW**2
+            if inner[number] and sizes[number] >= self.object_area * OVERVIEW_SIDE**2
         ]
 
 
@@ -164,10 +164,10 @@ def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
 class _PartMatcher:
     """Matches a reference with pictures at every place.
 
-    part_points: [2, N] the part's pixels, from the middle. pose_angles: poses of `Reference.kernels`.
+    part_points: [2, N] the part's pixels, from the middle. pose_angles: poses of `PoseReference.kernels`.
     """
 
-    reference: Reference
+    reference: PoseReference
     part_points: Float32
     pose_angles: list[Pose]
 
@@ -229,7 +229,7 @@ class _PartMatcher:
 
 
 @lru_cache(maxsize=8)
-def _matcher(reference: Reference) -> _PartMatcher:
+def _matcher(reference: PoseReference) -> _PartMatcher:
     from scipy import ndimage
 
     counted = reference.spread > 0
@@ -241,7 +241,7 @@ def _matcher(reference: Reference) -> _PartMatcher:
 
 @lru_cache(maxsize=3)  # some 40 MB each
 def _spectra(
-    reference: Reference, whole: tuple[int, ...]
+    reference: PoseReference, whole: tuple[int, ...]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
     """Spectra of the reference and of its weights, by angle and side, for pictures of this size."""
     from scipy import fft

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.congealing import LEAST, learn_cross_validated
-from flawscope.pictures.pose import SIDE, Float32, Kind, Reference
+from flawscope.pictures.congealing import MIN_REFERENCE_PICTURES, learn_cross_validated
+from flawscope.pictures.pose import SIDE, Float32, PoseKind, PoseReference
 from flawscope.pictures.several_parts import (
     MAX_SIDE,
     MAX_SOUGHT,
     MIN_DISTANCE,
-    OVERVIEW,
+    OVERVIEW_SIDE,
     SeveralParts,
     ground_distance,
 )
@@ -62,12 +62,12 @@ def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Compon
     return labels, found
 
 
-class Learnt(NamedTuple):
+class LearnedParts(NamedTuple):
     """settings, reference: find the parts. counts: of parts in each good picture. wrong: what is wrong with
     each count by a model that was learnt without the picture; empty: nothing."""
 
     settings: SeveralParts
-    reference: Reference
+    reference: PoseReference
     counts: list[int]
     wrong: list[str]
 
@@ -77,11 +77,13 @@ class Learnt(NamedTuple):
         return f"several parts: {self.settings.count_text} in a picture, {counted_wrong}"
 
 
-def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind) -> Learnt:
+def learn_several_parts(
+    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
+) -> LearnedParts:
     """Learns the reference from good pictures with several parts each, and how many these are.
 
     Args:
-        overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW`.
+        overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW_SIDE`.
         small: returns picture `i` [h, w] float32 in 0..1 with this longer side.
         kind: poses that occur.
 
@@ -102,19 +104,19 @@ def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Floa
         for one in several
         if _SINGLE_PART_AREA[0] * typical_area < one.area < _SINGLE_PART_AREA[1] * typical_area
     ]
-    if len(single_parts) < LEAST:
+    if len(single_parts) < MIN_REFERENCE_PICTURES:
         raise InputError(
             f"{pluralize(len(single_parts), 'part')} of about one size that touch nothing stand out in the "
-            f"good pictures, and learning them takes at least {LEAST}: give more pictures, or "
-            "parts that lie apart"
+            f"good pictures, and learning them takes at least {MIN_REFERENCE_PICTURES}: give more pictures, "
+            "or parts that lie apart"
         )
-    span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW
+    span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW_SIDE
     if not SIDE / MAX_SIDE <= span <= 1:
         size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
     most = max(1, round(max(sum(one.area for one in several) for _, several in components) / typical_area))
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
-    object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW**2)
+    object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
     settings = SeveralParts(span, object_area, sought, most=min(most, sought))
     rows = np.unique(np.linspace(0, len(single_parts) - 1, min(_MAX_CROPS, len(single_parts))).astype(int))
     crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
@@ -130,11 +132,11 @@ def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Floa
 
 def _count_parts(
     settings: SeveralParts,
-    reference: Reference,
-    held_out: Mapping[int, Reference],
+    reference: PoseReference,
+    held_out: Mapping[int, PoseReference],
     overviews: Sequence[Float32],
     small: Callable[[int, int], Float32],
-) -> Learnt:
+) -> LearnedParts:
     """Counts the parts of all good pictures by the reference, and by those that were learnt without them."""
     found, left_out = {}, {}
     # one reference after the other
@@ -160,7 +162,7 @@ def _count_parts(
             f"parts are counted wrong in most good pictures, such as {next(filter(None, wrong))}: take "
             "pictures of these parts alone that lie apart, or leave out --several"
         )
-    return Learnt(settings, reference, counts, wrong)
+    return LearnedParts(settings, reference, counts, wrong)
 
 
 def _crop_part(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:

@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """Places of tiles on a canvas: rows of tiles from the top, from the left in each. The last ones are
     moved inwards, so that nothing is padded."""
 
@@ -142,7 +142,7 @@ class Fusion:
         return cls(data["score"], float(numbers[0]), float(numbers[1]))
 
 
-class Region:
+class RegionOfInterest:
     """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
 
     mask: [H, W], as the view of the whole picture shows it. whole: where that view lies in the picture.
@@ -156,18 +156,20 @@ class Region:
         """Mask [height, width] of the region at this place."""
         return self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
 
-    def tiles(self, grid: Grid) -> list[int]:
+    def tiles(self, grid: TileGrid) -> list[int]:
         """Numbers of the tiles that show a pixel of the region."""
         return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
 
 
-class Blended:
+class TileBlender:
     """Map and score of a picture, put together from its views one by one.
 
     whole: where the view of the whole picture lies in it. region: pixels that count; None: all.
     """
 
-    def __init__(self, grid: Grid, whole: Geometry, fusion: Fusion, region: Region | None = None):
+    def __init__(
+        self, grid: TileGrid, whole: Geometry, fusion: Fusion, region: RegionOfInterest | None = None
+    ):
         self.grid, self.whole, self.fusion, self.region = grid, whole, fusion, region
         self.tiles = np.zeros(grid.canvas, np.float32)  # blended
         self.lowest = math.inf  # of the tiles' maps
@@ -218,11 +220,11 @@ class Blended:
         return (largest if fusion.score == "map" else score), picture_map
 
 
-GREY = 128 / 255  # of tiles outside of the region of interest
+HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
 
 # Runs a model: images [n, 3, H, W], and their places in the picture [n] int64 or None -> scores [n], maps
 # [n, H, W]
-Run = Callable[[Any, Any], Any]
+RunModel = Callable[[Any, Any], Any]
 
 
 class Views:
@@ -240,7 +242,7 @@ class Views:
         first: Float32,
         geometry: Geometry,
         whole: Geometry | None = None,
-        grid: Grid | None = None,
+        grid: TileGrid | None = None,
         canvas: NDArray[Any] | None = None,
         divisor: float = 255.0,
         located: bool = False,
@@ -251,7 +253,7 @@ class Views:
         self.grid = None if grid is None or len(grid) == 1 else grid
         self.canvas, self.divisor, self.located, self.tone = canvas, divisor, located, tone
         self.pose = pose
-        self.region: Region | None = None
+        self.region: RegionOfInterest | None = None
 
     @property
     def unusable(self) -> str:
@@ -267,7 +269,7 @@ class Views:
         """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
         are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
         if mask is not None:
-            self.region = Region(mask, self.whole, self.geometry.size)
+            self.region = RegionOfInterest(mask, self.whole, self.geometry.size)
         return self
 
     def __len__(self) -> int:
@@ -285,13 +287,13 @@ class Views:
         images = [self._view_image(number) for number in numbers]
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
-    def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+    def answer(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """The picture's score, and its map at `geometry.size`. `run` is given the views' numbers too where
         the model knows where a tile lies; `fusion` None: there is one view. batch: views run at a time."""
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]), None)
             return float(scores[0]), maps[0]
-        blended, numbers = Blended(self.grid, self.whole, fusion, self.region), self.numbers()
+        blended, numbers = TileBlender(self.grid, self.whole, fusion, self.region), self.numbers()
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
             where = np.array(these, np.int64) if self.located else None
@@ -338,17 +340,17 @@ def write_planes(planes: NDArray[Any], divisor: float, target: Float32) -> None:
         np.clip(target, 0, 1, out=target)
 
 
-def unmarked(images: Float32) -> tuple[Float32, Mask]:
+def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
     """Removes the marks of padding: images `[..., 3, H, W]` in 0..1, and a mask `[..., H, W]` bool of the
     pixels that are not padding."""
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
 
 
-def hidden(image: Float32, source: NDArray[np.int64] | None) -> Float32:
+def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
     """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked. source:
     [H W], the index of the pixel whose value each pixel gets; None: the image is a tile's, which is grey
     where it is marked."""
     if source is None:
-        return np.where(image < 0, -1 - GREY, image)
+        return np.where(image < 0, -1 - HIDDEN_GREY, image)
     return image.reshape(3, -1)[:, source].reshape(image.shape)

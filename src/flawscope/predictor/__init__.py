@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
-from flawscope.artefact.files import EXPORTED
+from flawscope.artefact.files import EXPORTED_SUFFIX
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
-from flawscope.calibration.power import described, update_detection_facts
+from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.threshold import Calibration, Rate
-from flawscope.errors import InputError, LeftOut
-from flawscope.pictures.appearance import Appearance, measure
-from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
+from flawscope.errors import ExcludedPictureError, InputError
+from flawscope.pictures.appearance import AppearanceRange, measure_appearance
+from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose, PartViews
-from flawscope.pictures.views import Region, Views
-from flawscope.predictor.parts import Parts, pattern_of
+from flawscope.pictures.views import RegionOfInterest, Views
+from flawscope.predictor.parts import PartCollector, stored_part_pattern
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
 from flawscope.predictor.streaming import (
     Loaded,
     LoadResult,
-    Prepared,
+    PreparedPicture,
     SourceResult,
     collect_predictions,
     from_bgr,
@@ -40,10 +40,10 @@ from flawscope.predictor.streaming import (
     resolve_pictures,
     stream_predictions,
 )
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import NEARBY, SLIGHT, Prediction
+from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, PEAK_RADIUS, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
@@ -70,7 +70,7 @@ def load(
     return predictor
 
 
-def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
+def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
     """Returns the artefact of a fitted model, given its file, the artefact or an open predictor.
 
     Raises:
@@ -79,7 +79,7 @@ def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
     if isinstance(model, Artefact):
         return model
     suffix = model.session.suffix if isinstance(model, Predictor) else os.path.splitext(model)[1].lower()
-    if suffix == EXPORTED:
+    if suffix == EXPORTED_SUFFIX:
         name = "this" if isinstance(model, Predictor) else os.fspath(model)
         raise InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
@@ -104,7 +104,7 @@ class Predictor:
             )
         self.artefact = artefact
         self.session = session
-        self.appearance = Appearance.from_facts(artefact.manifest.facts)
+        self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
@@ -131,13 +131,13 @@ class Predictor:
 
     def _repr_html_(self) -> str:
         """Shows a notebook the model's facts and the pictures that it holds."""
-        found = described(self.manifest.facts, self.calibration)
+        found = describe_detection(self.manifest.facts, self.calibration)
         rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
         samples = self.artefact.tensors.get("samples")
         pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
         shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
-        return html.table(rows) + "".join(html.image_tag(html.small(one)) for one in shown)
+        return html.table(rows) + "".join(html.image_tag(html.shrink(one)) for one in shown)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
@@ -148,10 +148,12 @@ class Predictor:
         self.session.save(self.artefact, path)
 
     @overload
-    def predict(self, pictures: Source, *, bgr: bool = False) -> Prediction: ...
+    def predict(self, pictures: PictureSource, *, bgr: bool = False) -> Prediction: ...
     @overload
-    def predict(self, pictures: list[Source], *, bgr: bool = False) -> list[Prediction]: ...
-    def predict(self, pictures: Source | list[Source], *, bgr: bool = False) -> Prediction | list[Prediction]:
+    def predict(self, pictures: list[PictureSource], *, bgr: bool = False) -> list[Prediction]: ...
+    def predict(
+        self, pictures: PictureSource | list[PictureSource], *, bgr: bool = False
+    ) -> Prediction | list[Prediction]:
         """Judges pictures: a `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
 
         Args:
@@ -164,7 +166,7 @@ class Predictor:
 
     def stream(
         self,
-        pictures: Iterable[Source] | Source,
+        pictures: Iterable[PictureSource] | PictureSource,
         batch: int | None = None,
         *,
         bgr: bool = False,
@@ -181,7 +183,7 @@ class Predictor:
             batch: pictures that are computed together, by default as many as are fastest; with 1, each is
                 answered as soon as it is given.
             bgr: the pictures are numpy arrays with the channels in OpenCV's order.
-            leave_out: pictures whose decoded pixels have one of these hashes get a `LeftOut`.
+            leave_out: pictures whose decoded pixels have one of these hashes get a `ExcludedPictureError`.
 
         Raises:
             InputError: there is no such folder, or no picture in it.
@@ -190,21 +192,21 @@ class Predictor:
         tiled = self.manifest.preprocess.tile is not None
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.session, batch, tiled)
 
-    def parts(self) -> Parts | None:
+    def parts(self) -> PartCollector | None:
         """Returns a collector of predictions that decides on each part; None where the model was fitted
         without `part`. InputError: it was calibrated on pictures whose names tell no part."""
-        return None if pattern_of(self.manifest) is None else Parts(self.manifest)
+        return None if stored_part_pattern(self.manifest) is None else PartCollector(self.manifest)
 
-    def predict_part(self, views: Mapping[str, Source], part: str = "") -> PartPrediction:
+    def predict_part(self, views: Mapping[str, PictureSource], part: str = "") -> PartPrediction:
         """Judges a part by pictures of its views, by their names. A view may be missing.
 
         Raises:
             InputError: the model was fitted without `part`, knows no such view, or a picture cannot be read.
         """
         found = zip(views, self.predict([*views.values()]), strict=True)
-        return Parts(self.manifest).decide(part, dict(found))
+        return PartCollector(self.manifest).decide(part, dict(found))
 
-    def prepare(self, picture: Source) -> Prepared:
+    def prepare(self, picture: PictureSource) -> PreparedPicture:
         """Decodes a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
 
         Raises:
@@ -213,13 +215,13 @@ class Predictor:
         source, loaded = self.load(picture)
         if isinstance(loaded, InputError):
             raise loaded
-        return Prepared(source, loaded)
+        return PreparedPicture(source, loaded)
 
     def load(
-        self, source: Source, bgr: bool = False, leave_out: Collection[str] = ()
-    ) -> tuple[Source, LoadResult]:
+        self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
+    ) -> tuple[PictureSource, LoadResult]:
         """Reads a picture as the network sees it, or says why it cannot be read."""
-        if isinstance(source, Prepared):
+        if isinstance(source, PreparedPicture):
             return source.source, self.normalize_light(source.seen)
         try:
             given = from_bgr(source) if bgr else source
@@ -227,19 +229,19 @@ class Predictor:
                 return source, self._load_views(given, None)
             picture = decode(given)
             if pixel_hash(picture) in leave_out:
-                return source, LeftOut(f"{source!s:.200} is one of the pictures to leave out")
+                return source, ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
             return source, self._load_views(picture, name)
         except InputError as error:
             return source, error
         except MemoryError as error:
-            return source, InputError(reason(error, f"{source!s:.200}"))
+            return source, InputError(error_reason(error, f"{source!s:.200}"))
 
-    def _load_views(self, picture: Source, name: str | None) -> Loaded:
+    def _load_views(self, picture: PictureSource, name: str | None) -> Loaded:
         """Computes a picture's views, and its appearance as a whole."""
         counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
         views = self.manifest.preprocess.views(picture, name, counted).within(region)
-        return views, measure(views.images([0])[0], counted)
+        return views, measure_appearance(views.images([0])[0], counted)
 
     def normalize_light(self, seen: Loaded) -> Loaded:
         """Normalises the light of a picture that was loaded without, if this model does so."""
@@ -247,7 +249,7 @@ class Predictor:
         if how.normalization is None or views.tone is not None:
             return seen
         first, tone = how.lit(views.first, counted)
-        return Views(first, views.geometry, tone=tone), measure(first[0], counted)
+        return Views(first, views.geometry, tone=tone), measure_appearance(first[0], counted)
 
     def without_light(self) -> Predictor:
         """Returns the model without its normalisation of light."""
@@ -264,7 +266,7 @@ class Predictor:
         scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 
-    def judge(self, batch: Sequence[tuple[Source, LoadResult]], run: Run) -> list[SourceResult]:
+    def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
         """Judges pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
@@ -275,7 +277,7 @@ class Predictor:
             return memory_errors(batch, error)
         return self.decide(batch, scores, maps)
 
-    def _judge_parts(self, source: Source, one: LoadResult, run: Run) -> Prediction | InputError:
+    def _judge_parts(self, source: PictureSource, one: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
@@ -286,7 +288,10 @@ class Predictor:
         return with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
 
     def decide(
-        self, batch: Sequence[tuple[Source, LoadResult]], scores: NDArray[Any], maps: Sequence[NDArray[Any]]
+        self,
+        batch: Sequence[tuple[PictureSource, LoadResult]],
+        scores: NDArray[Any],
+        maps: Sequence[NDArray[Any]],
     ) -> list[SourceResult]:
         """Decides by the scores and maps of the pictures that could be read."""
         c = self.calibration
@@ -298,7 +303,14 @@ class Predictor:
         ]
 
     def _prediction(
-        self, source: Source, seen: Loaded, score: Any, map_: Any, p_value: Any, severity: Any, anomalous: Any
+        self,
+        source: PictureSource,
+        seen: Loaded,
+        score: Any,
+        map_: Any,
+        p_value: Any,
+        severity: Any,
+        anomalous: Any,
     ) -> Prediction | InputError:
         views, measured = seen
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -313,7 +325,7 @@ class Predictor:
             part_pose = PartPose.of(pose, reference, size) if pose.found else None
         if part_p_value is not None and part_pose is None:  # a picture without its part is not good
             p_value, anomalous = min(p_value, part_p_value), True
-            severity = max(severity, SLIGHT)
+            severity = max(severity, MIN_ANOMALOUS_SEVERITY)
         return Prediction(
             score=float(score),
             p_value=float(p_value),
@@ -327,7 +339,7 @@ class Predictor:
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
             outline=self.calibration.outline,
-            nearby=NEARBY * max(self.session.size) / max(map_.shape),
+            nearby=PEAK_RADIUS * max(self.session.size) / max(map_.shape),
             brightness=measured[0] if measured else None,
             outside_light=None if views.tone is None else not views.tone.inside,
             part_found=None if pose is None else pose.found,
@@ -345,7 +357,9 @@ class Predictor:
         """Returns the model with another target false-alarm rate, 0.05 or "5%"."""
         return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
 
-    def calibrate(self, good: Iterable[Source] | Source, step: Step = silent) -> Predictor:
+    def calibrate(
+        self, good: Iterable[PictureSource] | PictureSource, step: ProgressCallback = ignore_progress
+    ) -> Predictor:
         """Returns the model with thresholds from new good pictures: the camera or the light has changed.
 
         Pictures that the model was fitted on would score too low, and copies would count twice: both are
@@ -372,7 +386,7 @@ class Predictor:
         if region is None:
             return np.ones(geometry.size, np.bool_)
         whole = how.whole.geometry(geometry.picture_size)
-        return Region(region, whole, geometry.size).window(0, 0, *geometry.size)
+        return RegionOfInterest(region, whole, geometry.size).window(0, 0, *geometry.size)
 
     def self_test(self) -> Certificate:
         """Runs the artefact's sample pictures on this machine, and compares the answers with the trained
@@ -380,4 +394,4 @@ class Predictor:
         return certify_samples(self.session, self.artefact)
 
 
-__all__ = ["Predictor", "Prepared", "load", "read_manifest"]
+__all__ = ["Predictor", "PreparedPicture", "load", "read_manifest"]

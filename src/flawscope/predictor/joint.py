@@ -18,16 +18,22 @@ from flawscope.artefact import joint_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import unpack_images
-from flawscope.calibration.recognition import Recognised
+from flawscope.calibration.recognition import Recognition
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source
+from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor import Predictor
-from flawscope.predictor.parts import JointParts, Parts, no_parts_error, pattern_of, unknown_view_error
+from flawscope.predictor.parts import (
+    JointParts,
+    PartCollector,
+    no_parts_error,
+    stored_part_pattern,
+    unknown_view_error,
+)
 from flawscope.predictor.streaming import (
     Loaded,
     LoadResult,
-    Prepared,
+    PreparedPicture,
     SourceResult,
     collect_predictions,
     memory_errors,
@@ -35,12 +41,12 @@ from flawscope.predictor.streaming import (
     stream_predictions,
 )
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import SLIGHT, Prediction
+from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, Prediction
 from flawscope.runtime import JointSession, check_threads, open_joint_session
 
 Run = Callable[..., Any]
 Result = Prediction | InputError
-RecognisedAnswer = tuple[Recognised, Loaded, Any, Any]  # product, picture as loaded, score, map
+RecognisedAnswer = tuple[Recognition, Loaded, Any, Any]  # product, picture as loaded, score, map
 
 
 def load(
@@ -122,14 +128,14 @@ class JointPredictor:
         self.artefact.product(name)
         return self.products[name]
 
-    def prepare(self, picture: Source) -> Prepared:
+    def prepare(self, picture: PictureSource) -> PreparedPicture:
         """Decodes a picture, to be judged later: `stream`, and that of each product's model, takes it in the
         picture's place. InputError: the picture cannot be read."""
         return self._first.prepare(picture)
 
-    def recognising(self, name: str) -> Recognising:
+    def recognising(self, name: str) -> RecognisingPredictor:
         """The model of one product, which recognises the products of pictures that show this one."""
-        return Recognising(self, name)
+        return RecognisingPredictor(self, name)
 
     def with_rate(self, false_alarm_rate: Rate) -> JointPredictor:
         """Returns the model with another target false-alarm rate for all products, 0.05 or "5%"."""
@@ -149,13 +155,15 @@ class JointPredictor:
         return found
 
     @overload
-    def predict(self, pictures: Source, *, product: str | None = None, bgr: bool = False) -> Prediction: ...
+    def predict(
+        self, pictures: PictureSource, *, product: str | None = None, bgr: bool = False
+    ) -> Prediction: ...
     @overload
     def predict(
-        self, pictures: list[Source], *, product: str | None = None, bgr: bool = False
+        self, pictures: list[PictureSource], *, product: str | None = None, bgr: bool = False
     ) -> list[Prediction]: ...
     def predict(
-        self, pictures: Source | list[Source], *, product: str | None = None, bgr: bool = False
+        self, pictures: PictureSource | list[PictureSource], *, product: str | None = None, bgr: bool = False
     ) -> Prediction | list[Prediction]:
         """Judges pictures, as `Predictor.predict` does.
 
@@ -169,7 +177,7 @@ class JointPredictor:
 
     def stream(
         self,
-        pictures: Iterable[Source] | Source,
+        pictures: Iterable[PictureSource] | PictureSource,
         batch: int | None = None,
         *,
         product: str | None = None,
@@ -195,7 +203,7 @@ class JointPredictor:
         judge = self._judge_by_view if self.of_views else self._judge
         return stream_predictions(resolve_pictures(pictures), load, judge, self.session, batch, tiled=False)
 
-    def _judge(self, batch: Sequence[tuple[Source, LoadResult]], run: Run) -> list[SourceResult]:
+    def _judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
         """Judges pictures that are computed together, each by the product that it is most like."""
         try:
             answers = iter(self._recognise([one for _, one in batch if not isinstance(one, InputError)], run))
@@ -234,7 +242,7 @@ class JointPredictor:
         own = self.session.products[name]
         return own.run_alone if run == self.session.run_alone else own.run
 
-    def _view(self, source: Source) -> str:
+    def _view(self, source: PictureSource) -> str:
         """View that a picture shows, by its name. InputError where the name tells none that is known."""
         assert self.artefact.views is not None
         if not isinstance(source, str | os.PathLike):
@@ -245,7 +253,7 @@ class JointPredictor:
             raise unknown_view_error(name, view, self.products)
         return view
 
-    def _check_view(self, source: Source, result: Result, view: str) -> Result:
+    def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
         """The result, or an error where the picture's name tells another view than was said."""
         try:
             told = self._view(source) if isinstance(source, str | os.PathLike) else view
@@ -254,13 +262,15 @@ class JointPredictor:
         said = f"{source!s:.200} shows view {told}, and product={view} was said: leave it out"
         return result if told == view else InputError(said)
 
-    def _load(self, source: Source, **how: Any) -> tuple[Source, LoadResult]:
+    def _load(self, source: PictureSource, **how: Any) -> tuple[PictureSource, LoadResult]:
         try:
             return self.products[self._view(source)].load(source, **how)
         except InputError as error:
             return source, error
 
-    def _judge_by_view(self, batch: Sequence[tuple[Source, LoadResult]], run: Run) -> list[SourceResult]:
+    def _judge_by_view(
+        self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run
+    ) -> list[SourceResult]:
         """Judges pictures that are computed together, each by the model of its view."""
         judged: dict[int, SourceResult] = {}
         rows: dict[str, list[int]] = {}
@@ -274,18 +284,18 @@ class JointPredictor:
             judged |= zip(own, found, strict=True)
         return [judged[k] for k in range(len(batch))]
 
-    def parts(self) -> Parts | None:
+    def parts(self) -> PartCollector | None:
         """Returns a collector of predictions that decides on each part, as `Predictor.parts` does."""
         manifests = {name: one.manifest for name, one in self.products.items()}
         if self.artefact.views is not None:
-            return Parts(manifests, self.artefact.views)
-        if pattern_of(self._first.manifest) is None:
+            return PartCollector(manifests, self.artefact.views)
+        if stored_part_pattern(self._first.manifest) is None:
             return None
         again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
         return JointParts(manifests, self.artefact.recogniser, again)
 
     def predict_part(
-        self, views: Mapping[str, Source], part: str = "", *, product: str | None = None
+        self, views: Mapping[str, PictureSource], part: str = "", *, product: str | None = None
     ) -> PartPrediction:
         """Judges a part by pictures of its views, by their names. A view may be missing.
 
@@ -310,7 +320,7 @@ def _with_product(result: Prediction | InputError, product: str) -> Prediction |
     return replace(result, product=product) if isinstance(result, Prediction) else result
 
 
-def _with_recognition(result: Prediction | InputError, shown: Recognised) -> Prediction | InputError:
+def _with_recognition(result: Prediction | InputError, shown: Recognition) -> Prediction | InputError:
     """The prediction with the product that was recognised. What is none of the products is no good part."""
     if not isinstance(result, Prediction):
         return result
@@ -323,10 +333,10 @@ def _with_recognition(result: Prediction | InputError, shown: Recognised) -> Pre
     )
     if shown.product is not None:
         return result
-    return replace(result, is_anomalous=True, severity=max(result.severity, SLIGHT))
+    return replace(result, is_anomalous=True, severity=max(result.severity, MIN_ANOMALOUS_SEVERITY))
 
 
-class Recognising(Predictor):
+class RecognisingPredictor(Predictor):
     """Model of one product, whose `stream` recognises the products of pictures that are known to show this
     one, and judges those that are mistaken for another as this product's.
 
@@ -347,7 +357,7 @@ class Recognising(Predictor):
 
     def stream(
         self,
-        pictures: Iterable[Source] | Source,
+        pictures: Iterable[PictureSource] | PictureSource,
         batch: int | None = None,
         *,
         bgr: bool = False,

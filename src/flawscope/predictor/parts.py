@@ -9,10 +9,10 @@ from pathlib import PurePath
 import numpy as np
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.parts import PartCalibration, Pattern, View
-from flawscope.calibration.recognition import Recognised, Recogniser
+from flawscope.calibration.parts import PartCalibration, PartPattern, View
+from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source
+from flawscope.pictures.decoding import PictureSource
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 
@@ -20,13 +20,13 @@ PART = "part"  # in the manifest's facts
 Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
 
 
-def pattern_of(manifest: Manifest) -> Pattern | None:
+def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
     """Pattern by which a model tells parts and views apart; None: it judges single pictures."""
     known = manifest.facts.get(PART)
     if known is None:
         return None
     try:
-        return Pattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
+        return PartPattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
     except (KeyError, TypeError):
         raise InputError("the model's parts are damaged: fit again") from None
 
@@ -39,7 +39,7 @@ def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError
     return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
 
 
-def part_calibration(models: Manifests, pattern: Pattern) -> PartCalibration:
+def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration:
     """Calibration of parts: the calibrations' scores, by the names of their pictures.
 
     Raises:
@@ -62,7 +62,7 @@ def _calibration_names(manifest: Manifest) -> list[str]:
     return [names.get(digest, "") for digest in manifest.facts.get("calibration_pictures", [])]
 
 
-class Parts:
+class PartCollector:
     """Collects predictions until all views of their part are there.
 
     Args:
@@ -72,8 +72,10 @@ class Parts:
         InputError: the model was fitted without --part, or as `part_calibration`.
     """
 
-    def __init__(self, models: Manifests, pattern: Pattern | None = None):
-        if pattern is None and (not isinstance(models, Manifest) or (pattern := pattern_of(models)) is None):
+    def __init__(self, models: Manifests, pattern: PartPattern | None = None):
+        if pattern is None and (
+            not isinstance(models, Manifest) or (pattern := stored_part_pattern(models)) is None
+        ):
             raise no_parts_error()
         self.calibration, self.pattern = part_calibration(models, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
@@ -112,7 +114,7 @@ class Parts:
             yield self.decide(part, self._open.pop(part))
 
     def decide(
-        self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
+        self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
         """Decides on a part by its views' predictions.
 
@@ -137,7 +139,7 @@ class Parts:
         return self.calibration
 
 
-class JointParts(Parts):
+class JointParts(PartCollector):
     """Collects predictions of a joint model. A part's product is recognised from all its views together, and
     where one of them shows none of the products, or lies too far from the part's, the part is anomalous.
 
@@ -148,7 +150,7 @@ class JointParts(Parts):
         self,
         models: Mapping[str, Manifest],
         recogniser: Recogniser,
-        judge: Callable[[Source, str], Prediction],
+        judge: Callable[[PictureSource, str], Prediction],
     ):
         super().__init__(next(iter(models.values())))
         self.calibrations = {name: part_calibration(one, self.pattern) for name, one in models.items()}
@@ -160,18 +162,18 @@ class JointParts(Parts):
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibrations[self._recognise_product(views).nearest]
 
-    def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognised:
+    def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognition:
         """Product that the views show together, among those that have these views, if any has."""
         given = [one.product for one in views.values() if one.product and not one.product_distances]
         if given:  # the caller named the product of all pictures
-            return Recognised(given[0], given[0], 1.0)
+            return Recognition(given[0], given[0], 1.0)
         among = [name for name, one in self.calibrations.items() if {*views} <= {*one.views}]
         distances = np.array([one.product_distances for one in views.values()])
         found = self._recogniser.recognise_group(distances, among or None)
         return found if all(one.product for one in views.values()) else found._replace(product=None)
 
     def decide(
-        self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
+        self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
         shown, same_product = self._recognise_product(views), dict[str, Prediction]()
         for view, one in views.items():

@@ -11,27 +11,27 @@ import numpy as np
 from flawscope.artefact.model_file import Picture
 from flawscope.calibration.threshold import envelope, from_values
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.appearance import KEY as APPEARANCE
-from flawscope.pictures.decoding import Source, decode, pixel_hash
-from flawscope.pictures.light import Normalization, lights_within
-from flawscope.pictures.listing import names_of
+from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
+from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
+from flawscope.pictures.light import Normalization, light_variations
+from flawscope.pictures.listing import relative_names
 from flawscope.predictor.streaming import SourceResult
-from flawscope.progress import Step
+from flawscope.progress import ProgressCallback
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 CalibrationValues = list[tuple[float, float, float]]  # score, and the map's maximum and median
-Stream = Callable[[Iterable[Source]], Iterator[SourceResult]]
+Stream = Callable[[Iterable[PictureSource]], Iterator[SourceResult]]
 
 
-def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Predictor:
+def recalibrate(predictor: Predictor, good: Sequence[PictureSource], step: ProgressCallback) -> Predictor:
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`)."""
     others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
     known, hashes = {p.hash for p in others}, list[str]()
 
-    def new_pictures() -> Iterator[Source]:
+    def new_pictures() -> Iterator[PictureSource]:
         for source in good:
             try:
                 digest = pixel_hash(decode(source))
@@ -42,7 +42,7 @@ def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Pre
                 hashes.append(digest)
                 yield source
 
-    values, used, used_hashes, shifts, failures = [], list[Source](), [], [], []
+    values, used, used_hashes, shifts, failures = [], list[PictureSource](), [], [], []
     miscounted = 0
     for done, (source, result) in enumerate(predictor.stream(new_pictures()), start=1):
         if done < len(good):
@@ -89,7 +89,7 @@ def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Pre
     facts["calibration_pictures"] = used_hashes
     if predictor.appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = predictor.appearance.widened(shifts).to_dict()
-    own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, names_of(used), strict=True))
+    own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, relative_names(used), strict=True))
     manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
@@ -97,14 +97,17 @@ def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Pre
 
 
 def _calibrate_in_each_light(
-    stream: Stream, pictures: Sequence[Source], values: CalibrationValues, normalization: Normalization | None
+    stream: Stream,
+    pictures: Sequence[PictureSource],
+    values: CalibrationValues,
+    normalization: Normalization | None,
 ) -> tuple[CalibrationValues, str]:
     """Returns the values for a calibration, and the calibration's method: with `normalization` the envelopes
     of scores and maxima over the lights of its range. InputError: a picture cannot be read again."""
     if normalization is None:
         return values, "held out"
     found = [[(score, maximum) for score, maximum, _ in values]]
-    for light in lights_within(normalization.share)[1:]:
+    for light in light_variations(normalization.share)[1:]:
         results = stream(light(decode(one)) for one in pictures)
         found.append([_score_and_maximum(result) for _, result in results])
     scores, maxima = (envelope(part.T) for part in np.moveaxis(np.array(found), 2, 0))

@@ -13,7 +13,7 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.found_parts import FoundPart, FoundParts
-from flawscope.results.prediction import SLIGHT, Prediction
+from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, Prediction
 
 
 def with_parts(
@@ -41,5 +41,5 @@ def with_parts(
     )
     if not views.wrong:
         return found
-    p_value, severity = min(found.p_value, lost), max(found.severity, SLIGHT)
+    p_value, severity = min(found.p_value, lost), max(found.severity, MIN_ANOMALOUS_SEVERITY)
     return replace(found, p_value=p_value, severity=severity, is_anomalous=True)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pictures.appearance import Measures
-from flawscope.pictures.decoding import Source, reason
+from flawscope.pictures.appearance import FeatureValues
+from flawscope.pictures.decoding import PictureSource, error_reason
 from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
@@ -28,23 +28,23 @@ LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone
 
 T = TypeVar("T")
 
-Loaded = tuple[Views, Measures]  # a picture's views, and its appearance as a whole
+Loaded = tuple[Views, FeatureValues]  # a picture's views, and its appearance as a whole
 LoadResult = Loaded | InputError
-SourceResult = tuple[Source, Prediction | InputError]
+SourceResult = tuple[PictureSource, Prediction | InputError]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPicture:
     """Picture as the network sees it."""
 
-    source: Source = field(repr=False)
+    source: PictureSource = field(repr=False)
     seen: Loaded = field(repr=False)
 
 
 def stream_predictions(
-    pictures: Iterable[Source],
-    load: Callable[[Source], tuple[Source, LoadResult]],
-    judge: Callable[[Sequence[tuple[Source, LoadResult]], Callable[..., Any]], list[SourceResult]],
+    pictures: Iterable[PictureSource],
+    load: Callable[[PictureSource], tuple[PictureSource, LoadResult]],
+    judge: Callable[[Sequence[tuple[PictureSource, LoadResult]], Callable[..., Any]], list[SourceResult]],
     session: Runner,
     batch: int | None,
     tiled: bool,
@@ -59,7 +59,7 @@ def stream_predictions(
             yield from judge([load(source)], session.run)
     elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
 
-        def answer(source: Source) -> tuple[bool, list[SourceResult]]:
+        def answer(source: PictureSource) -> tuple[bool, list[SourceResult]]:
             loaded = load(source)
             return _is_small(loaded), judge([loaded], session.run_alone)
 
@@ -74,8 +74,8 @@ def stream_predictions(
 
 
 def _prefetch(
-    sources: Iterator[Source],
-    work: Callable[[Source], T],
+    sources: Iterator[PictureSource],
+    work: Callable[[PictureSource], T],
     threads: int,
     ahead: int,
     may_go_on: Callable[[T], bool],
@@ -97,18 +97,19 @@ def _prefetch(
                 future.cancel()
 
 
-def _is_small(loaded: tuple[Source, LoadResult]) -> bool:
+def _is_small(loaded: tuple[PictureSource, LoadResult]) -> bool:
     """Whether another picture may be held beside this one."""
     one = loaded[1]
     return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
 
 
-def _always_true(loaded: tuple[Source, LoadResult]) -> bool:
+def _always_true(loaded: tuple[PictureSource, LoadResult]) -> bool:
     return True
 
 
 def collect_predictions(
-    pictures: Source | list[Source], stream: Callable[[list[Source]], Iterator[SourceResult]]
+    pictures: PictureSource | list[PictureSource],
+    stream: Callable[[list[PictureSource]], Iterator[SourceResult]],
 ) -> Prediction | list[Prediction]:
     """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`. InputError: a picture
     cannot be read."""
@@ -127,15 +128,17 @@ def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
     return result
 
 
-def memory_errors(batch: Sequence[tuple[Source, LoadResult]], error: MemoryError) -> list[SourceResult]:
+def memory_errors(
+    batch: Sequence[tuple[PictureSource, LoadResult]], error: MemoryError
+) -> list[SourceResult]:
     """Results for pictures for which there is not enough memory: errors."""
     return [
-        (source, one if isinstance(one, InputError) else InputError(reason(error, f"{source!s:.200}")))
+        (source, one if isinstance(one, InputError) else InputError(error_reason(error, f"{source!s:.200}")))
         for source, one in batch
     ]
 
 
-def resolve_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
+def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Iterable[PictureSource]:
     """Resolves the argument of `stream`: a folder's pictures, a single picture, or any number of them."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
@@ -144,7 +147,7 @@ def resolve_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
     return pictures
 
 
-def from_bgr(source: Source) -> NDArray[Any]:
+def from_bgr(source: PictureSource) -> NDArray[Any]:
     """Converts a picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, to RGB order."""
     if not isinstance(source, np.ndarray):
         raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")

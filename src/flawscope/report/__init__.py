@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.errors import InputError, require_installed
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from flawscope import Predictor
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
 
-NAME = "report.html"
+REPORT_NAME = "report.html"
 
-__all__ = ["NAME", "require", "write", "write_report"]
+__all__ = ["REPORT_NAME", "require_libraries", "write_page", "write_report"]
 
 
-def require(*, plots: bool = True) -> None:
+def require_libraries(*, plots: bool = True) -> None:
     """InputError where a library that a page needs is not installed. plots: the page has curves."""
     from PIL import features
 
@@ -40,7 +40,7 @@ def write_report(
     dataset: Dataset,
     *,
     model: str = "",
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> Path:
     """Writes the report of `evaluate(predictor, dataset)` to `path`, atomically, and returns it.
 
@@ -51,7 +51,7 @@ def write_report(
         InputError: matplotlib, Jinja2 or WebP is missing.
         FlawscopeError: the file cannot be written.
     """
-    require()
+    require_libraries()
     from flawscope.report.collect import compute_figures
     from flawscope.report.page import evaluation_page
     from flawscope.report.thumbnails import thumbnails
@@ -61,13 +61,13 @@ def write_report(
     found = compute_figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
     layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.white_level, step)
     about = collect_facts(result, manifest, dataset, predictor.session.runtime, model)
-    return write(path, evaluation_page(result, found, about, layers, manifest))
+    return write_page(path, evaluation_page(result, found, about, layers, manifest))
 
 
-def write(path: str | os.PathLike[str], text: str) -> Path:
+def write_page(path: str | os.PathLike[str], text: str) -> Path:
     """Writes a page to `path`, atomically, and returns it. FlawscopeError: it cannot be written."""
-    from flawscope.artefact.files import atomic
+    from flawscope.artefact.files import atomic_write
 
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
     return Path(path)

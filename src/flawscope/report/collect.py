@@ -13,7 +13,7 @@ from flawscope import metrics
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import pluralize
-from flawscope.evaluation import NAMES, Evaluation
+from flawscope.evaluation import METRIC_NAMES, Evaluation
 from flawscope.evaluation.intervals import (
     PRO_LIMIT,
     Interval,
@@ -23,7 +23,7 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.pictures.listing import printable
-from flawscope.pictures.pose import MAX_ERROR, Reference
+from flawscope.pictures.pose import MAX_ERROR, PoseReference
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.thumbnails import image_uri
 from flawscope.report.words import (
@@ -82,7 +82,7 @@ class Figures:
 
 
 def compute_figures(
-    result: Evaluation, calibration: Calibration, dataset: Dataset, reference: Reference | None = None
+    result: Evaluation, calibration: Calibration, dataset: Dataset, reference: PoseReference | None = None
 ) -> Figures:
     """Counts everything once. reference: of the parts' poses, where they are looked for."""
     rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
@@ -106,7 +106,7 @@ def compute_figures(
     return Figures(rows, table, _kind_rows(result, rows), tally, plots, parts, aligned)
 
 
-def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Reference) -> dict[str, Any]:
+def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: PoseReference) -> dict[str, Any]:
     """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
     errors = np.array([_alignment_error(one.prediction) for one in result.pictures])
     several = any(one.prediction.found_parts for one in result.pictures)
@@ -203,7 +203,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
             notes.append(interval.how)
         else:
             notes.append(
-                f"no interval: {'too few pictures or mistakes' if name in NAMES else 'not computed'}"
+                f"no interval: {'too few pictures or mistakes' if name in METRIC_NAMES else 'not computed'}"
             )
         if name == "image_auroc" and pairs:
             step = f"{1 / pairs:.2g}"
@@ -212,7 +212,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
             notes.append(str(result.labels[name]))
         found.append(
             Metric(
-                NAMES.get(name, name.replace("_", " ")),
+                METRIC_NAMES.get(name, name.replace("_", " ")),
                 "not measured" if value is None else f"{value:.4f}",
                 f"{interval.low:.3f} to {interval.high:.3f}" if interval else "",
                 step,

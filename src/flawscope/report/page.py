@@ -133,21 +133,21 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
     """
     from markupsafe import Markup
 
-    script = "\n".join(map(text_of, scripts))
-    environment = html.environment(text_of)
+    script = "\n".join(map(read_asset, scripts))
+    environment = html.environment(read_asset)
     environment.globals |= {"rates": range_text, "count": pluralize, "percent": percent}
     text: str = environment.get_template(template).render(
-        style=Markup(text_of("pages.css")),
+        style=Markup(read_asset("pages.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        data=html.for_script(pictures),
+        data=html.script_json(pictures),
         ramp=", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17)),
         **(context | {"views": json.dumps(context["views"])}),
     )
     return text
 
 
-def text_of(name: str) -> str:
+def read_asset(name: str) -> str:
     """Text of a template, style or script in this folder."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 

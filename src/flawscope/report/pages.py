@@ -15,17 +15,17 @@ from PIL import Image
 
 from flawscope.datasets import Item
 from flawscope.errors import pluralize
-from flawscope.evaluation.comparison import RATES, Comparison, Judged, described
-from flawscope.evaluation.result import Evaluated
+from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
+from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.listing import printable
-from flawscope.progress import Step, silent
-from flawscope.report import require
+from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.report import require_libraries
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
 from flawscope.report.thumbnails import MAX_SIDE, PAGE_FULL, Layers, image_uri, thumbnails
 from flawscope.report.words import MAX_PARTS, part_cards, percent, pose_facts, score_facts, size_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome
-from flawscope.results.table import Row
+from flawscope.results.table import ResultRow
 
 MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
 MAX_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
@@ -34,11 +34,11 @@ MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 
 def predictions_page(
-    table: Sequence[Row],
+    table: Sequence[ResultRow],
     shown: Sequence[Prediction],
     facts: Mapping[str, Any],
     white: float | None = None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
@@ -50,11 +50,11 @@ def predictions_page(
         white: the level of a deep picture that is shown white (`Preprocess.white_level`).
         parts: that were decided on, where the model decides on parts.
     """
-    require(plots=False)
+    require_libraries(plots=False)
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
     rows, maps = judged[:MAX_ROWS], {str(p.path): p for p in shown}
     wanted = [maps[row.path] for row in rows if row.path in maps]
-    seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
+    seen = [EvaluatedPicture(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
     made = thumbnails(seen, range(len(seen)), white, step)
     layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
     common = _common_folder([row.path for row in rows])
@@ -105,7 +105,7 @@ def _common_folder(paths: Sequence[str]) -> str:
         return ""
 
 
-def _row_entry(row: Row, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
+def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
     numbers = {key: getattr(row, key) or 0.0 for key in ("severity", "p_value", "score")}
     name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix() if common else row.path
     size = size_text(found) if found else ""
@@ -134,9 +134,9 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 # ----------------------------------------------------------------------------------------------- two models
 
 
-def comparison_page(comparison: Comparison, step: Step = silent) -> str:
+def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_progress) -> str:
     """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
-    require(plots=False)
+    require_libraries(plots=False)
     order = _display_order(comparison)
     (first, second), sentence = comparison.evaluations, comparison.sentence()
     white = comparison.predictors[0].manifest.preprocess.white_level
@@ -221,9 +221,10 @@ def _model_summary(comparison: Comparison, index: int) -> dict[str, Any]:
     predictor, letter = comparison.predictors[index], "ab"[index]
     values = {one.name: getattr(one, letter) for one in comparison.differences}
     rates = {
-        name: "not measured" if (value := values.get(name)) is None else percent(value) for name in RATES
+        name: "not measured" if (value := values.get(name)) is None else percent(value)
+        for name in RATE_LABELS
     }
-    known = {"file": comparison.names[index], **described(predictor)}
+    known = {"file": comparison.names[index], **describe_model(predictor)}
     height, width = known["size"]
     known["size"] = f"{width} × {height} pixels"
     shown = {k: f"{value:.4g}" if isinstance(value, float) else str(value) for k, value in known.items()}
@@ -239,7 +240,7 @@ def _model_summary(comparison: Comparison, index: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Reviewed:
+class ReviewedPicture:
     """Picture that a person judged, with two models' answers.
 
     before: the drawing that the earlier run left, if it did. after: without its map. learnt: the new model
@@ -270,7 +271,7 @@ class Reviewed:
         }
 
 
-class Count(NamedTuple):
+class DecisionCounts(NamedTuple):
     """Number of some pictures, and how many of them each model called anomalous."""
 
     pictures: int
@@ -278,26 +279,28 @@ class Count(NamedTuple):
     after: int
 
 
-def count_of(pictures: Iterable[Reviewed], *, defective: bool, learnt: bool | None = None) -> Count:
+def count_decisions(
+    pictures: Iterable[ReviewedPicture], *, defective: bool, learnt: bool | None = None
+) -> DecisionCounts:
     """Counts good or defective pictures. learnt: only those that the new model has learnt from, or the
     others."""
     own = [one for one in pictures if one.defective == defective and learnt in (None, one.learnt)]
-    return Count(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))
+    return DecisionCounts(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))
 
 
-def sentences_of(pictures: Sequence[Reviewed]) -> list[str]:
+def review_sentences(pictures: Sequence[ReviewedPicture]) -> list[str]:
     """Sentences that sum up the new model's effect on the reviewed pictures."""
     good = [one for one in pictures if not one.defective]
-    alarms = count_of(pictures, defective=False).before
+    alarms = count_decisions(pictures, defective=False).before
     gone = sum(one.called_before and not one.after.is_anomalous for one in good)
     new = sum(one.after.is_anomalous and not one.called_before for one in good)
-    found = count_of(pictures, defective=True)
+    found = count_decisions(pictures, defective=True)
     lines = [
         f"{gone} of {pluralize(alarms, 'false alarm')} gone" + (f", {new} new" if new else ""),
         f"{found.after} of {pluralize(found.pictures, 'defect')} found, {found.before} before",
     ]
     for what, defective in (("good pictures", False), ("defects", True)):
-        if learnt := count_of(pictures, defective=defective, learnt=True).pictures:
+        if learnt := count_decisions(pictures, defective=defective, learnt=True).pictures:
             lines.append(
                 f"the new model has learnt from {learnt} of the {what}: that it is right about these "
                 "says little about new ones"
@@ -305,12 +308,15 @@ def sentences_of(pictures: Sequence[Reviewed]) -> list[str]:
     return lines
 
 
-def again_page(
-    model: str, pictures: Sequence[Reviewed], seen: Sequence[Evaluated], white: float | None = None
+def review_comparison_page(
+    model: str,
+    pictures: Sequence[ReviewedPicture],
+    seen: Sequence[EvaluatedPicture],
+    white: float | None = None,
 ) -> str:
     """Renders the page, mistakes of the new model first. seen: the same pictures with their maps."""
     layers = thumbnails(seen, range(len(seen)), white)
-    sentences = sentences_of(pictures)
+    sentences = review_sentences(pictures)
     for one, made in zip(pictures[:MAX_BEFORE], layers, strict=False):
         if isinstance(made, dict) and one.before is not None:
             made["before"] = image_uri(np.asarray(Image.open(one.before).convert("RGB")), MAX_SIDE)
@@ -330,15 +336,15 @@ def again_page(
         },
         headline="; ".join(sentences[:2]),
         sentences=sentences,
-        good=count_of(pictures, defective=False),
-        defects=count_of(pictures, defective=True),
+        good=count_decisions(pictures, defective=False),
+        defects=count_decisions(pictures, defective=True),
         rows=shown,
         order=order,
         left_out=layers.count(PAGE_FULL),
     )
 
 
-def _review_entry(one: Reviewed, layers: Layers | str) -> dict[str, Any]:
+def _review_entry(one: ReviewedPicture, layers: Layers | str) -> dict[str, Any]:
     before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
     facts = [
         ("Reviewed as", "defect" if one.defective else "fine"),

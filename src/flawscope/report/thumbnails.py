@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.datasets.masks import Mask, union
+from flawscope.datasets.masks import Mask, union_masks
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation.result import Evaluated
+from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.progress import Step, silent
+from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 
@@ -48,12 +48,12 @@ where one is known. heat_b, line_b: a second model's findings.
 
 
 def thumbnails(
-    pictures: Sequence[Evaluated],
+    pictures: Sequence[EvaluatedPicture],
     order: Sequence[int],
     white: float | None = None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
     *,
-    others: Sequence[Evaluated] = (),
+    others: Sequence[EvaluatedPicture] = (),
 ) -> list[Layers | str]:
     """Layers of every picture, `MAX_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
     why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated;
@@ -112,8 +112,8 @@ def picture_layers(
         found |= {"heat_b": second["heat"], "line_b": second["line"]}
     with suppress(InputError):
         if masks:
-            small = drawing.shrink_mask(union(masks, prediction.geometry.picture_size), size)
-            line = partial(drawing.contour, mask=small, colour=drawing.TRUTH, dashed=True)
+            small = drawing.shrink_mask(union_masks(masks, prediction.geometry.picture_size), size)
+            line = partial(drawing.contour, mask=small, colour=drawing.TRUTH_COLOUR, dashed=True)
             found["truth"] = _webp_uri(rgba_layer(line, size))
     return found
 
@@ -124,7 +124,7 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
     def outlined(picture: Pixels) -> Pixels:
-        found = drawing.squares(drawing.contour(picture, marked), prediction.squares(size))
+        found = drawing.draw_squares(drawing.contour(picture, marked), prediction.squares(size))
         return drawing.draw_note(found, prediction.remark)
 
     low, high = prediction.colour_range
@@ -160,7 +160,7 @@ def _fit_area(picture: Pixels, side: int) -> Pixels:
     height, width = picture.shape[:2]
     scale = min(side / math.sqrt(height * width), MAX_ASPECT * side / max(height, width))
     cell = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return np.asarray(drawing.fitted(picture, cell))
+    return np.asarray(drawing.fit_into(picture, cell))
 
 
 def _webp_uri(image: Image.Image, quality: int | None = None) -> str:

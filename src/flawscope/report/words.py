@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 from flawscope import metrics
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.power import described
+from flawscope.calibration.power import describe_detection
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation
-from flawscope.machine import GIB, cores, peak_memory, processor
+from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.progress import duration
+from flawscope.progress import format_duration
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MISSED, Prediction
 
@@ -207,7 +207,7 @@ def collect_facts(
     }
     inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
     return {
-        "model": [(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],
+        "model": [(what, printable(value)) for what, value in [("file", model), *model_facts(manifest)]],
         "run": _run_facts(result, dataset, runtime),
         "config": [(key, printable(value)) for key, value in config.items()],
         "notes": [printable(note) for note in manifest.notes],
@@ -216,7 +216,7 @@ def collect_facts(
     }
 
 
-def of_model(manifest: Manifest) -> Pairs:
+def model_facts(manifest: Manifest) -> Pairs:
     """Describes a model and its origin."""
     c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
     roles = Counter(picture.role for picture in manifest.pictures)
@@ -241,17 +241,17 @@ def of_model(manifest: Manifest) -> Pairs:
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fitted", line) for line in facts.get("summary", ())],
     ]
-    if found := described(facts, c):
+    if found := describe_detection(facts, c):
         rows.append(("simulated defects found", found))
     if "seconds_total" in facts:
-        rows.append(("time of the fit", duration(facts["seconds_total"])))
+        rows.append(("time of the fit", format_duration(facts["seconds_total"])))
     rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
 
 
 def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     images, left, unread = len(result.pictures), len(result.left_out_items), len(result.unjudged)
-    each = 1000 * result.seconds / max(images, 1)
+    took, each = format_duration(result.seconds), 1000 * result.seconds / max(images, 1)
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -260,9 +260,9 @@ def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
         ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
         ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
-        ("time", f"{duration(result.seconds)}, {each:.0f} ms a picture, reading, metrics and files included"),
+        ("time", f"{took}, {each:.0f} ms a picture, reading, metrics and files included"),
         *([("peak memory", f"{peak / GIB:.2f} GiB")] if (peak := peak_memory()) else []),
         ("runtime", runtime),
-        ("machine", f"{processor()}, {pluralize(cores(), 'core')}, {platform.system()}"),
+        ("machine", f"{processor_name()}, {pluralize(usable_cores(), 'core')}, {platform.system()}"),
         ("versions", ", ".join(packages)),
     ]

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import InputError, some
-from flawscope.pictures.congealing import learn
+from flawscope.errors import InputError, join_names
+from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.part_views import PartPose, PartViews
-from flawscope.pictures.pose import MAX_ERROR, SIDE, Kind, Reference
+from flawscope.pictures.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import picture_size
-from flawscope.pictures.several_parts import OVERVIEW
-from flawscope.pictures.several_parts_learning import Learnt, learn_several
+from flawscope.pictures.several_parts import OVERVIEW_SIDE
+from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.results import drawing
-from flawscope.results.contact_sheet import Line, contact_sheet
+from flawscope.results.contact_sheet import SheetRow, contact_sheet
 from flawscope.results.prediction import NO_PART
 
 CELL, COLUMNS = 200, 6
@@ -45,17 +45,17 @@ class Poses:
 class Alignment:
     """Poses of the parts in the pictures of a data set."""
 
-    reference: Reference
+    reference: PoseReference
     poses: dict[Path, Poses]
     root: Path
-    learnt: Learnt | None = None
+    learnt: LearnedParts | None = None
 
     @classmethod
     def of(
         cls,
         good: Sequence[Path],
         others: Sequence[Path],
-        kind: Kind,
+        kind: PoseKind,
         root: Path,
         progress: Callable[[int, int], None],
         several: bool = False,
@@ -67,7 +67,7 @@ class Alignment:
         for done, path in enumerate([*good, *others], start=1):
             try:
                 picture = decode(path)
-                small[path] = Preprocess().small(picture, OVERVIEW if several else SIDE)
+                small[path] = Preprocess().small(picture, OVERVIEW_SIDE if several else SIDE)
                 sizes[path] = picture_size(picture)
             except InputError:
                 continue  # the check names it
@@ -78,7 +78,7 @@ class Alignment:
             def reduced(i: int, side: int) -> NDArray[np.float32]:
                 return Preprocess().small(decode(known[i]), side)
 
-            learnt = learn_several([small[path] for path in known], reduced, kind)
+            learnt = learn_several_parts([small[path] for path in known], reduced, kind)
             reference = learnt.reference
             how = Preprocess(reference=reference, several=learnt.settings)
             found = {path: how.views(path) for path in small}
@@ -88,7 +88,7 @@ class Alignment:
                 if isinstance(views, PartViews)
             }
             return cls(reference, every, root, learnt)
-        reference = learn([small[path] for path in known], kind)
+        reference = learn_reference([small[path] for path in known], kind)
         poses = {path: reference.find(one) for path, one in small.items()}
         return cls(
             reference,
@@ -113,7 +113,7 @@ class Alignment:
             *([] if self.learnt is None else [self.learnt.described()]),
             self.reference.described(),
             f"{self._found_line}; spreads off: {far}",
-            *([f"{lost} in {some(self.lost)}"] if self.lost else []),
+            *([f"{lost} in {join_names(self.lost)}"] if self.lost else []),
         ]
 
     @property
@@ -150,12 +150,15 @@ class Alignment:
             small.thumbnail((CELL, CELL))
             scale = small.width / width, small.height / height
             corners = [pose.corners() * scale for pose in one.poses]
-            images.append(drawing.draw_note(drawing.squares(np.asarray(small), corners), one.problem))
+            images.append(drawing.draw_note(drawing.draw_squares(np.asarray(small), corners), one.problem))
             words.append(f"{self._name(path)}\n{one.problem or f'{one.error:.2f} spreads off'}")
-        frames = [None, *(drawing.BAD if one.problem else drawing.GOOD for _, one in order[:MAX_PICTURES])]
+        frames = [
+            None,
+            *(drawing.BAD_COLOUR if one.problem else drawing.GOOD_COLOUR for _, one in order[:MAX_PICTURES]),
+        ]
         rows = range(0, len(images), COLUMNS)
         lines = [
-            Line(images[k : k + COLUMNS], words[k : k + COLUMNS], frames=frames[k : k + COLUMNS])
+            SheetRow(images[k : k + COLUMNS], words[k : k + COLUMNS], frames=frames[k : k + COLUMNS])
             for k in rows
         ]
         return contact_sheet(lines, (CELL, CELL), title=f"{self._found_line}\n{self.reference.described()}")

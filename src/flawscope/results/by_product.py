@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from flawscope.results.prediction import NONE, Mismatch, Prediction
+from flawscope.results.prediction import NO_PRODUCT_NAME, MismatchDetector, Prediction
 
 
 @dataclass
-class ByProduct(Mismatch):
+class ProductCounts(MismatchDetector):
     """Collects predictions of a joint model, and counts the pictures of each product.
 
     shown: pictures by product. found: anomalous ones among them.
@@ -26,11 +26,11 @@ class ByProduct(Mismatch):
     @property
     def shown_none(self) -> int:
         """Number of pictures that show none of the products."""
-        return self.shown[NONE]
+        return self.shown[NO_PRODUCT_NAME]
 
     def lines(self) -> str:
         """Counts of each product, for a person."""
         return ", ".join(
-            f"{name} {self.found[name]} of {count}" if name != NONE else f"{name} {count}"
+            f"{name} {self.found[name]} of {count}" if name != NO_PRODUCT_NAME else f"{name} {count}"
             for name, count in sorted(self.shown.items())
         )

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results import drawing
-from flawscope.results.drawing import MUTED, TEXT, WHITE, Colour, Drawable, fitted, load_font
+from flawscope.results.drawing import MUTED, TEXT, WHITE, Colour, Drawable, fit_into, load_font
 
 
-class Line(NamedTuple):
+class SheetRow(NamedTuple):
     """Row of a contact sheet.
 
     captions: one for each image, perhaps of several lines. frames: colours around the images, or None; empty:
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def contact_sheet(
-    lines: Sequence[Line], cell: tuple[int, int], *, title: str = "", bar: Image.Image | None = None
+    lines: Sequence[SheetRow], cell: tuple[int, int], *, title: str = "", bar: Image.Image | None = None
 ) -> Image.Image:
     """Draws rows of images on white, each fitted into `cell` (height, width), its caption below.
 
@@ -68,10 +68,10 @@ def contact_sheet(
     return sheet
 
 
-def _draw_row(line: Line, cell: tuple[int, int], text: int) -> Image.Image:
+def _draw_row(line: SheetRow, cell: tuple[int, int], text: int) -> Image.Image:
     """Images side by side with their frames and captions, and around all of them room for the frames."""
     font, step, gap, edge = load_font(text), round(text * 1.35), max(8, text), max(2, text // 5)
-    images = [fitted(image, cell) for image in line.images]
+    images = [fit_into(image, cell) for image in line.images]
     tall = max((image.height for image in images), default=0)  # no gap under flat pictures
     below = step * max((caption.count("\n") + 1 for caption in line.captions if caption), default=0)
     width = max(len(images) * (cell[1] + gap) - gap, 0)
@@ -131,7 +131,7 @@ def make_shot(
     name: str, picture: Pixels, heat: Pixels, mask: NDArray[np.bool_], verdict: str, *, is_anomalous: bool
 ) -> Shot:
     """Makes a shot of a picture [H, W, 3], its heat map [H, W, 3] and its marked pixels [H, W] bool."""
-    small, small_heat = (np.asarray(fitted(image, SHOT_SIZE)) for image in (picture, heat))
+    small, small_heat = (np.asarray(fit_into(image, SHOT_SIZE)) for image in (picture, heat))
     panels = (small, small_heat, drawing.contour(small, mask, width=OUTLINE_WIDTH))
     return Shot(name, panels, verdict, is_anomalous)
 
@@ -179,7 +179,7 @@ def animate(
     return pictures, times
 
 
-def _animation_row(shots: Sequence[Shot], step: int, size: tuple[int, int]) -> Line:
+def _animation_row(shots: Sequence[Shot], step: int, size: tuple[int, int]) -> SheetRow:
     """Row of an animation's picture, in cells of one size (height, width); the last step has the verdicts."""
     last = step == len(PANELS) - 1
     images = []
@@ -189,8 +189,8 @@ def _animation_row(shots: Sequence[Shot], step: int, size: tuple[int, int]) -> L
         images[-1].paste(panel, ((size[1] - panel.width) // 2, (size[0] - panel.height) // 2))
     # the second line keeps its place while it is empty, or the frames would differ in height
     captions = [f"{one.name}\n{one.verdict if last else ' '}" for one in shots]
-    frames = [drawing.BAD if one.is_anomalous else drawing.GOOD for one in shots]
-    return Line(images, captions, frames=frames if last else ())
+    frames = [drawing.BAD_COLOUR if one.is_anomalous else drawing.GOOD_COLOUR for one in shots]
+    return SheetRow(images, captions, frames=frames if last else ())
 
 
 def save_animation(

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ Colour: TypeAlias = tuple[int, int, int]
 Drawable: TypeAlias = np.ndarray[Any, Any] | Image.Image
 """uint8 [H, W, 3] or [H, W]; bool [H, W] (black and white); or a PIL image."""
 
-GOOD: Colour = (0, 114, 178)
-BAD: Colour = (213, 94, 0)
+GOOD_COLOUR: Colour = (0, 114, 178)
+BAD_COLOUR: Colour = (213, 94, 0)
 """Frames; blue and vermilion, which colour-blind people tell apart (Okabe and Ito)."""
 
 _OUTLINE: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
-TRUTH: Colour = (255, 0, 170)
+TRUTH_COLOUR: Colour = (255, 0, 170)
 """The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
-POSE: Colour = (124, 255, 124)
+POSE_COLOUR: Colour = (124, 255, 124)
 """The square around a part that was found."""
 _RIM_DARKENING = 5  # times: an outline's rim is the darkened picture, so that it shows on bright metal, too
 _TRANSPARENT_SHARE = 0.15  # share of a heat map's scale up to which it is transparent: good parts stay clear
@@ -169,7 +169,9 @@ def contour(
     return out
 
 
-def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbered: bool = False) -> Pixels:
+def draw_squares(
+    picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbered: bool = False
+) -> Pixels:
     """A copy of the picture [H, W, 3] with the squares around parts: corners (x, y) [4, 2] each. A dot marks
     the first corner, which is the reference's upper left one, so that turn and side can be told. numbered:
     with the number of each, from 1."""
@@ -178,13 +180,15 @@ def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbe
     font = load_font(max(10, round(min(image.size) / 16)))
     for number, one in enumerate(corners, 1):
         points = [(float(x), float(y)) for x, y in one]
-        for colour, thick in ((TEXT, 3 * width), (POSE, width)):
+        for colour, thick in ((TEXT, 3 * width), (POSE_COLOUR, width)):
             draw.line([*points, points[0], points[1]], fill=colour, width=thick)
         (x, y), reach = points[0], 3 * width + 1
-        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=POSE, outline=TEXT, width=width)
+        draw.ellipse(
+            (x - reach, y - reach, x + reach, y + reach), fill=POSE_COLOUR, outline=TEXT, width=width
+        )
         if numbered:
             draw.rectangle(draw.textbbox(points[2], f" {number} ", font, "mm"), fill=TEXT)
-            draw.text(points[2], str(number), POSE, font, "mm")
+            draw.text(points[2], str(number), POSE_COLOUR, font, "mm")
     return np.asarray(image)
 
 
@@ -196,7 +200,7 @@ def draw_note(picture: Pixels, words: str) -> Pixels:
     font = load_font(max(10, round(min(image.size) / 14)))
     draw = ImageDraw.Draw(image)
     box = draw.textbbox((4, 2), words, font)
-    draw.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=BAD)
+    draw.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=BAD_COLOUR)
     draw.text((4, 2), words, WHITE, font)
     return np.asarray(image)
 
@@ -217,7 +221,7 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     return drawn
 
 
-def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
+def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
     """Scales an image to fit into `cell` (height, width), proportions kept; RGB."""
     image = _as_image(image)
     scale = min(cell[0] / image.height, cell[1] / image.width)
@@ -294,7 +298,7 @@ def _save(
     try:
         image.save(path, file_format, **options)
     except OSError as error:
-        reason = error.strerror or one_line(error)
+        reason = error.strerror or one_line_message(error)
         if isinstance(path, str | os.PathLike):
             with suppress(OSError):
                 os.unlink(path)  # the rest of a broken write

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import Source, decode, to_eight_bits
+from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
 from flawscope.pictures.listing import natural_key
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import (
     MAX_SHOTS,
-    Line,
+    SheetRow,
     Shot,
     animate,
     contact_sheet,
@@ -30,7 +30,7 @@ from flawscope.results.contact_sheet import (
     shots_per_kind,
 )
 from flawscope.results.prediction import Prediction, outcome
-from flawscope.results.table import OwnFiles, write_error
+from flawscope.results.table import OutputFiles, write_error
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
 
@@ -107,7 +107,7 @@ class KindExamples:
         return f"{self.anomalous} of {self.count} called anomalous"
 
 
-class Drawn(NamedTuple):
+class RenderedPrediction(NamedTuple):
     """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
     pixels [H, W] bool, and a reason for the decision other than the score."""
 
@@ -117,7 +117,7 @@ class Drawn(NamedTuple):
     remark: str
 
     @classmethod
-    def of(cls, source: Source, prediction: Prediction) -> Drawn:
+    def of(cls, source: PictureSource, prediction: Prediction) -> RenderedPrediction:
         """Draws a prediction. InputError or MemoryError where the picture cannot be read again."""
         shown = to_eight_bits(decode(source))
         factor = MAX_SIDE / max(shown.shape[:2])
@@ -133,7 +133,7 @@ class Drawn(NamedTuple):
 
 
 @dataclass
-class Pictures:
+class PictureWriter:
     """Writes under `out`: overlays/, maps/ and masks/, in the folders' own names, and collects a contact
     sheet and an animation. Memory does not grow with the number of pictures.
 
@@ -151,10 +151,10 @@ class Pictures:
     scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
     failures: list[str] = field(default_factory=list)
-    own: OwnFiles = field(init=False)
+    own: OutputFiles = field(init=False)
 
     def __post_init__(self) -> None:
-        self.own = OwnFiles(self.out)
+        self.own = OutputFiles(self.out)
 
     def add(
         self,
@@ -164,7 +164,7 @@ class Pictures:
         *,
         expected: bool | None = None,
         truth: MaskReader | None = None,
-        source: Source | None = None,
+        source: PictureSource | None = None,
     ) -> None:
         """Writes the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `truth` reads
         the mask of the defect, where one is known. `source`: the picture itself, where nothing lies at
@@ -172,7 +172,7 @@ class Pictures:
         name = self.name(path)
         drawn = None
         try:
-            drawn = Drawn.of(path if source is None else source, prediction)
+            drawn = RenderedPrediction.of(path if source is None else source, prediction)
         except (InputError, MemoryError) as error:  # such as a picture that was moved
             self.failures.append(f"{error or path} (scored, but not drawn)")
         self._write(name, prediction, drawn)
@@ -216,11 +216,11 @@ class Pictures:
             for start in range(0, len(chosen), columns):
                 row = chosen[start : start + columns]
                 lines.append(
-                    Line(
+                    SheetRow(
                         [e.strip for e in row],
                         [f"{os.path.relpath(e.name, common)}\n{e.verdict}" for e in row],
                         heading="" if start else f"{name}: {kind.count_text()}",
-                        frames=[drawing.BAD if e.is_anomalous else drawing.GOOD for e in row],
+                        frames=[drawing.BAD_COLOUR if e.is_anomalous else drawing.GOOD_COLOUR for e in row],
                         width=width,
                     )
                 )
@@ -231,7 +231,7 @@ class Pictures:
         self,
         name: str,
         caption: str,
-        drawn: Drawn,
+        drawn: RenderedPrediction,
         prediction: Prediction,
         truth: MaskReader | None,
         expected: bool | None,
@@ -239,13 +239,13 @@ class Pictures:
         bad, verdict, severity = prediction.is_anomalous, prediction.decision, prediction.severity
         remark = outcome(expected, bad) if expected is not None and expected != bad else ""
         # outlined at its small size: a thin line would be lost in shrinking
-        small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, PANEL_SIZE)), drawn.marked)
+        small = drawing.contour(np.asarray(drawing.fit_into(drawn.heat, PANEL_SIZE)), drawn.marked)
         small = drawing.draw_note(small, drawn.remark)
         with suppress(InputError):  # the evaluation reports it
             if truth:
                 marked = drawing.shrink_mask(truth(), small.shape[:2])
-                small = drawing.contour(small, marked, drawing.TRUTH, dashed=True)
-        picture = np.asarray(drawing.fitted(drawn.picture, PANEL_SIZE))
+                small = drawing.contour(small, marked, drawing.TRUTH_COLOUR, dashed=True)
+        picture = np.asarray(drawing.fit_into(drawn.picture, PANEL_SIZE))
         gap = np.full((picture.shape[0], GAP, 3), 255, np.uint8)
         new_shot = None
         if self.animation != "none":
@@ -255,7 +255,7 @@ class Pictures:
         words += f"\nseverity {severity:+.1f}, p = {prediction.p_value:.3f}"
         return Example(name, prediction.score, np.hstack([picture, gap, small]), words, bad, new_shot)
 
-    def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
+    def _write(self, name: str, prediction: Prediction, drawn: RenderedPrediction | None) -> None:
         try:
             if drawn:
                 drawing.save_png(self.own.path(f"overlays/{name}.png"), drawn.overlay)
@@ -301,8 +301,8 @@ class Pictures:
         return f"{full.parent.name}/{full.stem}".lstrip("/")
 
 
-def folder_of(paths: Sequence[Path]) -> Path | None:
-    """The folder that the pictures outside the working folder have in common, as a `root` for `Pictures`."""
+def common_folder(paths: Sequence[Path]) -> Path | None:
+    """The folder that the pictures outside the working folder share, a `root` for `PictureWriter`."""
     here = _absolute(Path())
     outside = {full.parent for full in map(_absolute, paths) if not full.is_relative_to(here)}
     with suppress(ValueError):  # none, or on several drives

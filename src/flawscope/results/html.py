@@ -33,7 +33,7 @@ def environment(text_of: Callable[[str], str]) -> Any:
     )
 
 
-def for_script(value: Any) -> Any:
+def script_json(value: Any) -> Any:
     """Markup of a JSON value that can stand inside <script>: no text ends the element or opens a comment."""
     from markupsafe import Markup
 
@@ -41,7 +41,7 @@ def for_script(value: Any) -> Any:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Scales a picture down to [H, W, 3] of at most `MAX_SIDE` high and wide."""
     image = Image.fromarray(picture)
     image.thumbnail((MAX_SIDE, MAX_SIDE))

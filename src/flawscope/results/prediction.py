@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.appearance import FEATURES, Measures, describe_shifts
-from flawscope.pictures.decoding import Source, decode, to_eight_bits
+from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
+from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
@@ -23,9 +23,11 @@ from flawscope.results.found_parts import FoundParts
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
 NO_PART = "part not found"
-NONE = "none of these"  # of a joint model's products
-SLIGHT = 0.001  # severity of a picture that is anomalous by another reason than its score: above 0
-NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
+NO_PRODUCT_NAME = "none of these"  # of a joint model's products
+MIN_ANOMALOUS_SEVERITY = (
+    0.001  # severity of a picture that is anomalous by another reason than its score: above 0
+)
+PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class Prediction:
     mask_threshold: float
     colour_range: tuple[float, float]
     path: str | None = None
-    shifts: Measures = ()
+    shifts: FeatureValues = ()
     outline: float = 0.0
-    nearby: float = NEARBY
+    nearby: float = PEAK_RADIUS
     brightness: float | None = None
     outside_light: bool | None = None
     product: str | None = None
@@ -122,7 +124,7 @@ class Prediction:
     @property
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
-        return self.product or ("" if self.product_p_value is None else NONE)
+        return self.product or ("" if self.product_p_value is None else NO_PRODUCT_NAME)
 
     @property
     def threshold(self) -> float:
@@ -202,7 +204,7 @@ class Prediction:
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat, marked = drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
         numbered = self.found_parts is not None
-        return drawing.squares(heat, self.squares(heat.shape[:2]), numbered), marked
+        return drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered), marked
 
     def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
         """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
@@ -212,7 +214,7 @@ class Prediction:
         height, width = self.geometry.picture_size
         return [corners * (size[1] / width, size[0] / height) for corners in found]
 
-    def draw(self, picture: Source | None = None) -> NDArray[np.uint8]:
+    def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
         """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
 
         Args:
@@ -275,7 +277,7 @@ class Prediction:
         return {"product": self.product, "product_p_value": self.product_p_value}
 
 
-def prediction_html(prediction: Prediction, caption: str = "", source: Source | None = None) -> str:
+def prediction_html(prediction: Prediction, caption: str = "", source: PictureSource | None = None) -> str:
     """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
     caption: beside the decision. source: the picture; by default the file that the prediction is of."""
     name = prediction.path or ""
@@ -296,19 +298,19 @@ def prediction_html(prediction: Prediction, caption: str = "", source: Source | 
     return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
 
 
-def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]:
+def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.uint8]]:
     picture_source = found.path if source is None else source
     try:
         if picture_source is None:
             raise InputError("not known")
-        picture = html.small(to_eight_bits(decode(picture_source)))
+        picture = html.shrink(to_eight_bits(decode(picture_source)))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
-        return [html.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
+        return [html.shrink(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
 
 
-LEAST = 4  # pictures that a warning needs
-REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
+MIN_WARNING_PICTURES = 4  # pictures that a warning needs
+MAX_REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
 FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
 MAJORITY = 0.5  # share of such pictures
 MIN_ANOMALOUS_SHARE = 0.9  # share of anomalous pictures
@@ -326,7 +328,7 @@ CHANGED_LIGHT_REMEDY = (
 
 
 @dataclass
-class Mismatch:
+class MismatchDetector:
     """Collects predictions, and warns of pictures that do not belong to the model.
 
     rate: share of good pictures that is expected to be called anomalous.
@@ -339,8 +341,8 @@ class Mismatch:
     defective: bool = False
     count: int = 0
     anomalous: int = 0
-    severities: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    shifts: deque[Measures] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
+    shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
     def add(self, prediction: Prediction) -> None:
         self.count += 1
@@ -351,7 +353,7 @@ class Mismatch:
 
     def line(self) -> str:
         """Warning for a person; empty where there is no reason for one."""
-        if self.count < LEAST:
+        if self.count < MIN_WARNING_PICTURES:
             return ""
         far = [one for one in self.shifts if max(map(abs, one)) > FAR_SHIFT]
         if self.shifts and len(far) >= MAJORITY * len(self.shifts):

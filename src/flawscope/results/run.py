@@ -9,31 +9,31 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.files import atomic
-from flawscope.results.folder import Pictures
+from flawscope.artefact.files import atomic_write
+from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import OwnFiles, Table, Unjudged, write_error
+from flawscope.results.table import OutputFiles, TableWriter, Unjudged, write_error
 
-RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
-PARTS = "parts.csv"  # a row for each part, where the model decides on parts
+PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
+PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
 MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
 
 
 def refuse_foreign(out: Path, *names: str) -> None:
     """InputError where a file of somebody else has the name of a run's main file or is one of `names`."""
-    own = OwnFiles(out)
-    for name in (TABLE, FACTS, *names):
+    own = OutputFiles(out)
+    for name in (TABLE_NAME, SUMMARY_NAME, *names):
         own.refuse_foreign(name)
 
 
-class Results:
+class ResultsFolder:
     """Results folder. Files of an earlier run are removed, of which `say` gets a line; files of others stay.
     InputError where one of them has the name of a file that is to be written.
 
     shown: predictions for a page with their maps, at most `MAX_MAP_BYTES` bytes of them, most severe first.
 
     Args:
-        root, maps, animation: as `Pictures` takes them. products, aligned: as `Table` takes them.
+        root, maps, animation: as `PictureWriter` takes them. products, aligned: as `TableWriter` takes them.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Results:
         products: bool = False,
         aligned: bool = False,
     ):
-        self.out, self.pictures = out, Pictures(out, root, maps, animation)
+        self.out, self.pictures = out, PictureWriter(out, root, maps, animation)
         self.own = self.pictures.own
         self.own.begin(say)
-        self.own.path(FACTS)  # refused now if it cannot be written
-        self.table = Table(self.own.path(TABLE), products=products, aligned=aligned)
+        self.own.path(SUMMARY_NAME)  # refused now if it cannot be written
+        self.table = TableWriter(self.own.path(TABLE_NAME), products=products, aligned=aligned)
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 
@@ -63,7 +63,7 @@ class Results:
             if isinstance(result, Prediction):
                 self._keep_severest(result)
             name = self.pictures.name(Path(result.path or "picture"))
-            self._write_json(f"{RESULTS}/{name}.json", result.to_dict())
+            self._write_json(f"{PREDICTIONS_FOLDER}/{name}.json", result.to_dict())
 
     @property
     def shown(self) -> list[Prediction]:
@@ -75,7 +75,7 @@ class Results:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Writes the summary, `results.json`."""
-        with atomic(self.own.path(FACTS)) as file:
+        with atomic_write(self.own.path(SUMMARY_NAME)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
 
     def _keep_severest(self, prediction: Prediction) -> None:

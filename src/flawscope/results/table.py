@@ -12,15 +12,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flawscope.artefact.files import atomic
+from flawscope.artefact.files import atomic_write
 from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
-from flawscope.errors import FlawscopeError, InputError, needs, pluralize
-from flawscope.pictures.listing import OWN_LIST, own_files
+from flawscope.errors import FlawscopeError, InputError, missing_library_error, pluralize
+from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
 from flawscope.pictures.part_views import PartPose
 from flawscope.results.prediction import Prediction
 
-TABLES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
+TABLE_SUFFIXES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
 ROWS_PER_GROUP = 10_000  # of a Parquet file
 
 
@@ -36,7 +36,7 @@ class Unjudged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """Row of a table: an input, or one of several parts that were found in it. Of an unjudged one only the
     path and the error are known.
 
@@ -69,7 +69,7 @@ class Row:
     part_count: float | None = None
 
     @classmethod
-    def of(cls, result: Prediction | Unjudged) -> Row:
+    def of(cls, result: Prediction | Unjudged) -> ResultRow:
         if isinstance(result, Unjudged):
             return cls(result.path, error=result.error)
         return cls(
@@ -87,7 +87,7 @@ class Row:
         )
 
     @classmethod
-    def of_parts(cls, result: Prediction) -> Iterator[Row]:
+    def of_parts(cls, result: Prediction) -> Iterator[ResultRow]:
         """Yields a row for each part, where an input has several."""
         for one in result.found_parts.parts if result.found_parts else ():
             facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
@@ -106,21 +106,25 @@ def _part_columns(found: bool | None, p_value: float | None, pose: PartPose | No
     facts: dict[str, Any] = {"found": found, "p_value": p_value}
     facts |= pose.to_dict() if pose else {}
     texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}
-    return {name: text for name, text in texts.items() if name in OF_PARTS}
+    return {name: text for name, text in texts.items() if name in PART_COLUMNS}
 
 
 PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint model's table has
-OF_PARTS = tuple(field.name for field in fields(Row) if field.name.startswith("part_"))  # where it aligns
-COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*PRODUCT_COLUMNS, *OF_PARTS))
-FLOAT_COLUMNS = tuple(field.name for field in fields(Row) if field.type == "float | None")
+PART_COLUMNS = tuple(
+    field.name for field in fields(ResultRow) if field.name.startswith("part_")
+)  # where it aligns
+COLUMNS = tuple(
+    field.name for field in fields(ResultRow) if field.name not in (*PRODUCT_COLUMNS, *PART_COLUMNS)
+)
+FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
 
 
-def columns_of(*, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
-    """Columns of a table, as `Table` has them."""
-    return (*COLUMNS, *(PRODUCT_COLUMNS if products else ()), *(OF_PARTS if aligned else ()))
+def table_columns(*, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
+    """Columns of a table, as `TableWriter` has them."""
+    return (*COLUMNS, *(PRODUCT_COLUMNS if products else ()), *(PART_COLUMNS if aligned else ()))
 
 
-class Table:
+class TableWriter:
     """A table to write, .csv or .parquet; an earlier file is replaced. In a CSV file a row is there as
     soon as it is added; a Parquet file appears when it is closed.
 
@@ -142,25 +146,25 @@ class Table:
         products: bool = False,
         aligned: bool = False,
     ):
-        self.path, self.stack, self.pending_rows = Path(path), ExitStack(), list[Row]()
-        self.columns = columns_of(products=products, aligned=aligned)
+        self.path, self.stack, self.pending_rows = Path(path), ExitStack(), list[ResultRow]()
+        self.columns = table_columns(products=products, aligned=aligned)
         suffix = self.path.suffix.lower()
-        if suffix not in TABLES or (append and suffix != ".csv"):
-            ends = " or ".join(TABLES)
+        if suffix not in TABLE_SUFFIXES or (append and suffix != ".csv"):
+            ends = " or ".join(TABLE_SUFFIXES)
             raise InputError(f"{path}: a table ends in {ends}, and only a .csv goes on at its end")
         self.schema = parquet_schema(self.columns) if suffix == ".parquet" else None
         with self._report_errors():
             if self.schema is not None:
                 from pyarrow import parquet
 
-                whole = self.stack.enter_context(atomic(path))
+                whole = self.stack.enter_context(atomic_write(path))
                 self.parquet = self.stack.enter_context(parquet.ParquetWriter(whole, self.schema))
                 return
             # a name that is not UTF-8 is written escaped
             mode = "a" if append else "w"
             there = self._header() if append else None
             kinds = ("one product", "several products"), ("parts as they lie", "aligned parts")
-            for (first, *_), kind in zip((PRODUCT_COLUMNS, OF_PARTS), kinds, strict=True):
+            for (first, *_), kind in zip((PRODUCT_COLUMNS, PART_COLUMNS), kinds, strict=True):
                 if there is not None and (first in there) != (first in self.columns):
                     begun = kind[first in there]
                     raise InputError(f"{path} was begun by a model of {begun}: choose another table")
@@ -179,11 +183,11 @@ class Table:
 
     def take(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""
-        self.add(Row.of(result))
-        for row in Row.of_parts(result) if isinstance(result, Prediction) else ():
+        self.add(ResultRow.of(result))
+        for row in ResultRow.of_parts(result) if isinstance(result, Prediction) else ():
             self.add(row)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ResultRow) -> None:
         if self.schema is None:
             with self._report_errors():
                 self._write([getattr(row, name) for name in self.columns])
@@ -224,12 +228,12 @@ def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise needs("writing .parquet", "pyarrow", extras="parquet") from None
+        raise missing_library_error("writing .parquet", "pyarrow", extras="parquet") from None
     kinds = {name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns}
     return pyarrow.schema(list(kinds.items()))
 
 
-def read_table(path: str | os.PathLike[str]) -> list[Row]:
+def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
     """Reads the inputs' rows of a `results.csv`, as they were written. InputError: there is no such file,
     or it is no table of results."""
     try:
@@ -248,22 +252,22 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
         raise InputError(f"cannot read {path}: {error}; run `predict --out` again") from None
 
 
-def _parse_row(values: dict[str, str | None]) -> Row:
-    known = [field.name for field in fields(Row) if field.name in values]
+def _parse_row(values: dict[str, str | None]) -> ResultRow:
+    known = [field.name for field in fields(ResultRow) if field.name in values]
     floats = [name for name in known if name in FLOAT_COLUMNS]
     numbers = {name: float(text) if (text := values[name]) else None for name in floats}
     texts = {name: from_csv_cell(values[name] or "") for name in known if name not in FLOAT_COLUMNS}
-    return Row(**texts, **numbers)  # type: ignore[arg-type]
+    return ResultRow(**texts, **numbers)  # type: ignore[arg-type]
 
 
-class OwnFiles:
-    """Files that flawscope wrote to a folder, by the list `OWN_LIST` in it. A file is listed before it is
+class OutputFiles:
+    """Files that flawscope wrote to a folder, by the list `OUTPUT_LIST` in it. A file is listed before it is
     written, so that the next run also knows those of an interrupted run. Listed pictures are nobody's input:
     `pictures.listing.walked` passes them over."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.known = set(own_files(folder))
+        self.known = set(read_output_list(folder))
 
     def begin(self, say: Callable[[str], None]) -> None:
         """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: they
@@ -284,7 +288,7 @@ class OwnFiles:
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(OSError):  # other files lie in it
                 (self.folder / folder).rmdir()
-        (self.folder / OWN_LIST).unlink(missing_ok=True)
+        (self.folder / OUTPUT_LIST).unlink(missing_ok=True)
         self.known = set()
         if removed:
             say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
@@ -308,7 +312,7 @@ class OwnFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             if name not in self.known:
                 self.refuse_foreign(name)
-                with open(self.folder / OWN_LIST, "a", encoding="ascii") as file:
+                with open(self.folder / OUTPUT_LIST, "a", encoding="ascii") as file:
                     file.write(json.dumps(name) + "\n")
                 self.known.add(name)
         except OSError as error:

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 from flawscope.artefact import model_file
-from flawscope.artefact.files import ENGINES, TRAINED, suffix_of
+from flawscope.artefact.files import ENGINES, TRAINED_SUFFIX, suffix_of
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.errors import InputError, needs
+from flawscope.errors import InputError, missing_library_error
 from flawscope.runtime import onnx_file
 from flawscope.runtime.session import (
     Engine,
@@ -25,7 +25,9 @@ from flawscope.runtime.session import (
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest of a model file of either kind. Weights are neither read nor checked."""
-    return model_file.read_manifest(path) if suffix_of(path) == TRAINED else onnx_file.read_manifest(path)
+    return (
+        model_file.read_manifest(path) if suffix_of(path) == TRAINED_SUFFIX else onnx_file.read_manifest(path)
+    )
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -34,7 +36,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     Raises:
         InputError: one line that says what is wrong with the file.
     """
-    return model_file.read(path) if suffix_of(path) == TRAINED else onnx_file.read(path)
+    return model_file.read(path) if suffix_of(path) == TRAINED_SUFFIX else onnx_file.read(path)
 
 
 def open_session(
@@ -53,7 +55,9 @@ def open_session(
         InputError: the engine does not run such a file or is not installed, or it cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
-    if (chosen := _choose_engine(f"model {path}", suffix_of(path) == TRAINED, precision, engine)) == "torch":
+    if (
+        chosen := _choose_engine(f"model {path}", suffix_of(path) == TRAINED_SUFFIX, precision, engine)
+    ) == "torch":
         return _import_torch_runtime().TorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
     return ExportedSession.from_file(exported_engine(chosen), artefact, path, device, threads, precision)
 
@@ -72,7 +76,7 @@ def _import_torch_runtime() -> Any:
     try:
         return import_module("flawscope.runtime.torch")
     except ImportError:
-        raise needs("running a .safetensors model", "torch", extras="train") from None
+        raise missing_library_error("running a .safetensors model", "torch", extras="train") from None
 
 
 def exported_engine(name: str) -> Engine:

@@ -64,14 +64,14 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         try:
             onnx_check.check(data)
         except ValueError as error:
-            raise files.refused(path, f"{error}; export it anew") from None
+            raise files.unusable_file_error(path, f"{error}; export it anew") from None
         return Artefact(manifest, _unpack_tensors(entries, manifest, path))
 
 
 def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
     """Writes a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
     entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
-    with files.atomic(path) as file:
+    with files.atomic_write(path) as file:
         write_entries(file, without_metadata(network), entries)
 
 
@@ -99,7 +99,9 @@ class NetworkFile:
         """Writes the network with another manifest; weights are copied byte by byte."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
-                raise files.refused(self.path, "it has changed since it was opened; open it again")
+                raise files.unusable_file_error(
+                    self.path, "it has changed since it was opened; open it again"
+                )
             write(artefact, data, path)
 
 
@@ -168,7 +170,7 @@ def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     try:
         found = Manifest.from_dict(content)
     except InputError as error:
-        raise files.refused(path, str(error)) from None
+        raise files.unusable_file_error(path, str(error)) from None
     if metadata_hash(entries) != entries.get(METADATA_SHA256):
         raise files.damaged_error(path, "its manifest was altered or damaged")
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 
 from flawscope.errors import InputError
-from flawscope.machine import all_threads
+from flawscope.machine import default_thread_count
 from flawscope.runtime.session import Engine, Graph
 
 INPUT_TYPES = {"tensor(float)": "f32", "tensor(int64)": "i64"}
@@ -32,7 +32,7 @@ class OnnxRuntime(Engine):
             return Graph(inputs, results, on_cpu, run)
         # all calls of an engine share its threads and wait for each other's: a second engine, of one thread
         beside = lambda: partial(_open_session(network, "cpu", 1).run, results)  # noqa: E731
-        return Graph(inputs, results, on_cpu, run, threads or all_threads(), beside)
+        return Graph(inputs, results, on_cpu, run, threads or default_thread_count(), beside)
 
 
 def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:

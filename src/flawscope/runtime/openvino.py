@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import FlawscopeError, InputError, needs, one_line
-from flawscope.machine import all_threads
+from flawscope.errors import FlawscopeError, InputError, missing_library_error, one_line_message
+from flawscope.machine import default_thread_count
 from flawscope.runtime.session import Compute, Engine, Graph
 
 STEP_INPUTS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
 # has it. A network in int8, or with weights in fp16 (older files), says by itself where it is.
-HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
+PRECISION_HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
 # -------------------------------------------------------------------------------------------- OpenVINO itself
 
@@ -53,11 +53,11 @@ def import_openvino() -> Any:
             with without_telemetry():
                 import openvino
     except ImportError:
-        raise needs("running a model in OpenVINO", "openvino", extras="openvino") from None
+        raise missing_library_error("running a model in OpenVINO", "openvino", extras="openvino") from None
     return openvino
 
 
-def core() -> Any:
+def shared_core() -> Any:
     """Returns OpenVINO's `Core`: one, for the life of the process.
 
     Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
@@ -76,7 +76,7 @@ def core() -> Any:
             try:
                 _run_once(created)
             except Exception as error:  # RuntimeError, or whatever its binding makes of one
-                raise FlawscopeError(f"OpenVINO cannot run here: {one_line(error)}") from None
+                raise FlawscopeError(f"OpenVINO cannot run here: {one_line_message(error)}") from None
             _core = created
         return _core
 
@@ -99,20 +99,20 @@ def _run_once(core: Any) -> None:
 
 
 class OpenVino(Engine):
-    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions `HINTS`."""
+    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions `PRECISION_HINTS`."""
 
     runtime, name = "openvino", "OpenVINO"
 
     def __init__(self) -> None:
-        core()  # InputError where OpenVINO is missing, before any model is blamed
+        shared_core()  # InputError where OpenVINO is missing, before any model is blamed
 
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        device = _find_device(core(), device)
-        hint = _precision_hint(core(), device, precision)
+        device = _find_device(shared_core(), device)
+        hint = _precision_hint(shared_core(), device, precision)
         # not converted: converting makes constants of tensors computed from the memory bank, too
-        model = core().read_model(network)
+        model = shared_core().read_model(network)
         inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
         results = [one.get_any_name() for one in model.outputs]
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
@@ -123,7 +123,7 @@ class OpenVino(Engine):
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
             # Two calls for each thread: while one waits, the thread computes the other
-            count = threads or all_threads()
+            count = threads or default_thread_count()
             lanes = 2 * count if count > 1 else 1
         parts = [model]
         if hint == "bf16" and len(results) > 1:  # of the features alone, as it was exported
@@ -133,7 +133,10 @@ class OpenVino(Engine):
             """Compiles the network's parts; all but the first compute in fp32."""
             chosen = options | others
             rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
-            made = [core().compile_model(part, device, rest if k else chosen) for k, part in enumerate(parts)]
+            made = [
+                shared_core().compile_model(part, device, rest if k else chosen)
+                for k, part in enumerate(parts)
+            ]
             return partial(_run_parts, made, results)
 
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}  # each thread has one
@@ -193,8 +196,10 @@ def _find_device(core: Any, name: str) -> str:
 
 
 def _precision_hint(core: Any, device: str, precision: str) -> str:
-    if precision not in HINTS:
-        raise InputError(f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(HINTS)}")
+    if precision not in PRECISION_HINTS:
+        raise InputError(
+            f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(PRECISION_HINTS)}"
+        )
     if precision == "bf16" and "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
         raise InputError(f"it is of precision bf16, which this {device} lacks; export it in another one")
-    return HINTS[precision]
+    return PRECISION_HINTS[precision]

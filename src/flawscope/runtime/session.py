@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import files, joint_file
-from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, JointArtefact, Recognised
+from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, JointArtefact, Recognition
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_file import NetworkFile
 
-FEW, MANY = 8, 64  # batch sizes for 256 x 256 pixels: `MANY` for torch on a GPU
+SMALL_BATCH, LARGE_BATCH = 8, 64  # batch sizes for 256 x 256 pixels: `LARGE_BATCH` for torch on a GPU
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
-JointAnswers = tuple[list[Recognised], NDArray[np.float32], NDArray[np.float32]]
+JointAnswers = tuple[list[Recognition], NDArray[np.float32], NDArray[np.float32]]
 
 
 class Runner(Protocol):
@@ -81,7 +81,7 @@ class JointSession(Runner, Protocol):
         """Writes the model file, atomically."""
 
 
-def together(size: tuple[int, int], most: int) -> int:
+def batch_size_for(size: tuple[int, int], most: int) -> int:
     """Batch size that is fastest for pictures of this height and width; `most` for 256 x 256 pixels."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
@@ -133,7 +133,7 @@ class Engine(ABC):
         except InputError as error:
             raise InputError(f"cannot use {what}: {error}") from None
         except Exception as error:  # engines have no common class of errors
-            raise InputError(f"{self.name} cannot use {what}: {one_line(error)}") from None
+            raise InputError(f"{self.name} cannot use {what}: {one_line_message(error)}") from None
         if [*graph.results] != results:
             raise mismatch_error(what)
         return graph
@@ -143,7 +143,7 @@ class Engine(ABC):
         try:
             return [one.astype(np.float32, copy=False) for one in run(given)]
         except Exception as error:  # engines have no common class of errors
-            raise FlawscopeError(f"{self.name} failed: {one_line(error)}") from None
+            raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 
     def score(self, run: Compute, given: Inputs, count: int, size: tuple[int, int]) -> Answers:
         """Scores and maps of so many pictures. FlawscopeError where there are other results."""
@@ -189,7 +189,9 @@ class ExportedSession:
         """The session of the artefact that was read from `path`. InputError if they do not fit."""
         session, seen = cls(engine, path, *how), artefact.manifest.preprocess
         if (session.size, session.takes_positions) != (tuple(seen.network_size), seen.positions is not None):
-            raise files.refused(path, "its size or its tiles are not its manifest's; export it anew")
+            raise files.unusable_file_error(
+                path, "its size or its tiles are not its manifest's; export it anew"
+            )
         session.network = NetworkFile.open(path)
         return session
 
@@ -197,7 +199,7 @@ class ExportedSession:
     def batch(self) -> int:
         """Batch size that is fastest. On a CPU one picture keeps all threads busy, and more only take memory
         (bench/latency.py)."""
-        return 1 if self.graph.on_cpu else together(self.size, FEW)
+        return 1 if self.graph.on_cpu else batch_size_for(self.size, SMALL_BATCH)
 
     @property
     def lanes(self) -> int:
@@ -246,7 +248,7 @@ class JointExportedSession:
         precision = first.manifest.calibration.precision  # of the features; scores are computed in fp32
         results = ["features", "descriptors"]
         self._embed = self._open_checked(first, EMBED_GRAPH, results, device, threads, precision)
-        self.batch = 1 if self._embed.on_cpu else together(self.size, FEW)
+        self.batch = 1 if self._embed.on_cpu else batch_size_for(self.size, SMALL_BATCH)
         self.products = {
             name: ProductSession(self, self._open_checked(one, SCORE_GRAPH, RESULTS, device, threads))
             for name, one in artefact.products.items()

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact import joint_file, model_file
-from flawscope.artefact.joint_file import JointArtefact, Recognised, Recogniser
+from flawscope.artefact.joint_file import JointArtefact, Recogniser, Recognition
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.methods.detector import Detector, device_for
-from flawscope.methods.threads import use_threads, workers
-from flawscope.runtime.session import FEW, MANY, Answers, JointAnswers, together
+from flawscope.methods.detector import Detector, resolve_device
+from flawscope.methods.threads import set_thread_count, workers
+from flawscope.runtime.session import LARGE_BATCH, SMALL_BATCH, Answers, JointAnswers, batch_size_for
 
 
 class TorchSession:
@@ -28,14 +28,14 @@ class TorchSession:
     suffix = ".safetensors"
 
     def __init__(self, model: Detector, device: str = "auto"):
-        self.device = device_for(device)
+        self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
         self.size = model.size
 
     @classmethod
     def open(cls, artefact: Artefact, device: str = "auto", threads: int | None = None) -> TorchSession:
         """Opens a session of an artefact. `threads` holds for all that torch does in this process."""
-        use_threads(threads)
+        set_thread_count(threads)
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
             model = registry.method(artefact.manifest.method).rebuild(artefact.manifest.config, tensors)
@@ -52,7 +52,7 @@ class TorchSession:
     @property
     def batch(self) -> int:
         """Batch size that is fastest."""
-        return together(self.size, FEW if self.device.type == "cpu" else MANY)
+        return batch_size_for(self.size, SMALL_BATCH if self.device.type == "cpu" else LARGE_BATCH)
 
     @property
     def lanes(self) -> int:
@@ -135,7 +135,7 @@ class JointTorchSession:
         with torch.inference_mode():
             return _to_numpy(*self._answers(batch.to(self.first.device)))
 
-    def _answers(self, images: Tensor) -> tuple[list[Recognised], Tensor, Tensor]:
+    def _answers(self, images: Tensor) -> tuple[list[Recognition], Tensor, Tensor]:
         model = self.first.model
         features, inside = model.embed(images), model.inside(images)
         found = self.recogniser.recognise(model.descriptor(features, inside).float().cpu().numpy())
@@ -150,5 +150,5 @@ class JointTorchSession:
         joint_file.write(artefact, path)
 
 
-def _to_numpy(found: list[Recognised], scores: Tensor, maps: Tensor) -> JointAnswers:
+def _to_numpy(found: list[Recognition], scores: Tensor, maps: Tensor) -> JointAnswers:
     return found, scores.float().cpu().numpy(), maps.float().cpu().numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 
-PATIENCE = 30.0  # seconds to wait for the end of a thread
+STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
 
 
 class Backoff:
@@ -31,7 +31,7 @@ class Backoff:
         return pause * random.uniform(1 - self.spread, 1 + self.spread)
 
 
-class Background:
+class BackgroundThread:
     """Thread that can be woken and ended; derived classes define its work."""
 
     def __init__(self, name: str):
@@ -50,7 +50,7 @@ class Background:
         self._ended.set()
         self.wake()
 
-    def stop(self, seconds: float | None = PATIENCE) -> None:
+    def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
         """End the thread; return when its work is done, or after `seconds`. None: no limit."""
         self.end()
         if self._thread.is_alive():

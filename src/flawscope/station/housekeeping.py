@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from flawscope.errors import FlawscopeError, one_line
-from flawscope.station.access.audit import trim
+from flawscope.errors import FlawscopeError, one_line_message
+from flawscope.station.access.audit import trim_events
 from flawscope.station.access.users import Access
-from flawscope.station.background import Background
-from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.background import BackgroundThread
+from flawscope.station.inspecting.writer import RecordedInspection
 from flawscope.station.problems import Action
-from flawscope.station.settings.station import Keep
+from flawscope.station.settings.station import RetentionSettings
 from flawscope.station.store.files import Files
-from flawscope.station.store.records import REMOVED, Store
+from flawscope.station.store.records import REMOVED_EVENT, Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.station_identity import Clock
 
@@ -24,27 +24,29 @@ CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 EARLY_REMOVAL_SHARE = 0.01  # share of `keep: space` that must be written before a removal comes sooner
 
 
-class Housekeeping(Background):
+class Housekeeping(BackgroundThread):
     """Checks the clock and removes what is kept too long.
 
     Args:
         report: reports a problem, as `Station.report`.
     """
 
-    def __init__(self, store: Store, files: Files, keep: Keep, access: Access, report: Callable[..., None]):
+    def __init__(
+        self, store: Store, files: Files, keep: RetentionSettings, access: Access, report: Callable[..., None]
+    ):
         super().__init__("housekeeping")
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
         self._files, self._new_bytes = files, 0  # bytes of pictures since the last removal
         self._make_retention(keep)
 
-    def set_retention(self, keep: Keep) -> None:
+    def set_retention(self, keep: RetentionSettings) -> None:
         """Use other times of keeping from the next removal on."""
         used = self._retention.used
         self._make_retention(keep)
         self._retention.used = used
 
-    def _make_retention(self, keep: Keep) -> None:
+    def _make_retention(self, keep: RetentionSettings) -> None:
         self._retention = Retention(self.database, self._files, keep, self.clock, self._ended)
         self._space = keep.space_bytes
 
@@ -57,7 +59,7 @@ class Housekeeping(Background):
         with suppress(FlawscopeError):
             self.clock.close()
 
-    def count_bytes(self, recorded: Recorded) -> None:
+    def count_bytes(self, recorded: RecordedInspection) -> None:
         """Count a new picture's bytes; remove old pictures now where there is no space for it."""
         self._new_bytes += recorded.taken.bytes
         if self._exceeds_space():
@@ -89,9 +91,9 @@ class Housekeeping(Background):
             summary = self._retention.run()
             problem = summary.problem
             if line := summary.line():
-                self.store.note_event(REMOVED, "station", f"removed {line}, as `keep` says")
+                self.store.note_event(REMOVED_EVENT, "station", f"removed {line}, as `keep` says")
             self.access.remove_ended()
-            trim(self.database)
+            trim_events(self.database)
         except Exception as error:  # tried again in an hour; inspections go on
-            problem = f"what is kept too long cannot be removed: {one_line(error)}"
+            problem = f"what is kept too long cannot be removed: {one_line_message(error)}"
         self.report("retention", problem or None)

@@ -20,15 +20,22 @@ from urllib.parse import unquote
 
 from sqlalchemy import select, update
 
-from flawscope.config import build
+from flawscope.config import build_config
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.audit import CHANGED
-from flawscope.station.settings.plugins import SINKS, SOURCES, plugin
-from flawscope.station.settings.sinks import mqtt_of
-from flawscope.station.settings.sources import VIDEO, CameraOf, FolderOf, SourceOf, kind_of, shown_address
-from flawscope.station.settings.station import Product, Settings, check, read_product
+from flawscope.station.access.audit import SETTINGS_CHANGED
+from flawscope.station.settings.plugins import SINK_GROUP, SOURCE_GROUP, load_plugin
+from flawscope.station.settings.sinks import read_mqtt
+from flawscope.station.settings.sources import (
+    VIDEO,
+    CameraSourceSettings,
+    FolderSourceSettings,
+    SourceSettings,
+    address_kind,
+    redact_camera_address,
+)
+from flawscope.station.settings.station import ProductSettings, Settings, check_settings, read_product
 from flawscope.station.settings.values import with_password
-from flawscope.station.setup.drafts import Drafts, TakenError
+from flawscope.station.setup.drafts import Drafts, NameTakenError
 from flawscope.station.sinks import Sinks
 from flawscope.station.sources import Sources
 from flawscope.station.store.addresses import Addresses
@@ -37,10 +44,10 @@ from flawscope.station.store.files import Files
 from flawscope.station.store.records import NotFoundError, Store
 from flawscope.station.store.schema import products, stations, versions
 
-MADE_HERE = "made on the station's pages"  # origin of versions whose product no settings need to name
+MADE_ON_PAGES = "made on the station's pages"  # origin of versions whose product no settings need to name
 SECRETS_FOLDER = "secrets"  # folder of passwords, below the station's
 RawDict = dict[str, Any]  # settings as in `station.yaml`: a station's, or below a product's name
-PLUGIN_GROUPS = {"sources": SOURCES, "sinks": SINKS}  # groups of plugins
+PLUGIN_GROUPS = {"sources": SOURCE_GROUP, "sinks": SINK_GROUP}  # groups of plugins
 KEEP, MQTT = "keep", "mqtt"
 SECTIONS = ("limits", KEEP, MQTT)  # of the station's settings, which pages change
 ADDRESS_HINT = "password: write the address as rtsp://USER@HOST/PATH"
@@ -83,7 +90,7 @@ class PageProducts:
             .join(versions, versions.c.product_id == products.c.id)
             .join(stations, stations.c.id == products.c.station_id)
             .where(stations.c.name == self.store.database.station)
-            .where(versions.c.origin == MADE_HERE, products.c.active_version_id.is_not(None))
+            .where(versions.c.origin == MADE_ON_PAGES, products.c.active_version_id.is_not(None))
             .where(products.c.name.not_in(self.by_file))
             .order_by(versions.c.id)
         )
@@ -92,7 +99,7 @@ class PageProducts:
         home = self.files.folder
         return {name: PageProduct(home / file, *_parse_settings(kept)) for name, file, kept in rows}
 
-    def products(self) -> dict[str, Product]:
+    def products(self) -> dict[str, ProductSettings]:
         """Return the settings of these products; those that are not allowed any more are left out."""
         found = {}
         for name, product in self.all().items():
@@ -100,7 +107,7 @@ class PageProducts:
                 found[name] = self._read_product(name, product, product.raw_settings)
             except InputError as error:
                 self.say(f"{name}: {error}; its settings from the pages are left out")
-                found[name] = Product(str(product.model))
+                found[name] = ProductSettings(str(product.model))
         return found
 
     def _page_product(self, name: str) -> PageProduct:
@@ -108,21 +115,21 @@ class PageProducts:
         if found is not None:
             return found
         self.addresses.product_id(name)
-        raise TakenError(f"{name} was not made on these pages: change it in the settings file")
+        raise NameTakenError(f"{name} was not made on these pages: change it in the settings file")
 
-    def _read_product(self, name: str, product: PageProduct, raw: RawDict) -> Product:
+    def _read_product(self, name: str, product: PageProduct, raw: RawDict) -> ProductSettings:
         return read_product(name, {"model": str(product.model), **raw}, self._folder)
 
     def plugged(self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any) -> RawDict:
         """Return a plugin's entry for `station.yaml`. more: keys beside the plugin's settings. InputError."""
-        check_absolute(*(given.get(path) for path in plugin(PLUGIN_GROUPS[kind], wanted).paths))
+        check_absolute(*(given.get(path) for path in load_plugin(PLUGIN_GROUPS[kind], wanted).paths))
         return {wanted: move_secrets_to_files(self.files, name, given), **more}
 
     def entry(self, name: str, given: Mapping[str, Any]) -> RawDict:
         """Return an entry as `station.yaml` would have it: a password goes into a file, also one in the
         address of a camera. InputError where a password has no user, or a path is not whole."""
         entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
-        check_absolute(camera if kind_of(camera) == VIDEO else given.get("folder"))
+        check_absolute(camera if address_kind(camera) == VIDEO else given.get("folder"))
         entry.pop("password", None)
         entry = move_secrets_to_files(self.files, name, entry)
         if found := _USER_AND_PASSWORD.match(camera):
@@ -191,7 +198,7 @@ class PageProducts:
             raise
         changed = " and ".join(kind for kind in PLUGIN_GROUPS if raw.get(kind) != made.raw_settings.get(kind))
         with suppress(FlawscopeError):  # it is done
-            self.store.note_event(CHANGED, who, f"{changed or 'nothing'} of {name} changed", number)
+            self.store.note_event(SETTINGS_CHANGED, who, f"{changed or 'nothing'} of {name} changed", number)
         self.tidy(name)
 
     def tidy(self, name: str) -> None:
@@ -200,7 +207,7 @@ class PageProducts:
         with self._lock:  # else that of a change under way
             remove_unused_secrets(self.files, name, self.all().get(name, ())[1:], draft)
 
-    def _apply(self, name: str, number: int, product: Product, *, told: bool = False) -> None:
+    def _apply(self, name: str, number: int, product: ProductSettings, *, told: bool = False) -> None:
         before = self.addresses.configured[name]
         self.addresses.configured[name] = self.addresses.settings[name] = product
         if product.sinks != before.sinks:
@@ -242,12 +249,12 @@ class PageSettings:
         for section, section_settings in (self.raw_settings if raw is None else raw).items():
             if section not in self.by_file:
                 read: Any = (
-                    mqtt_of(section_settings, home)
+                    read_mqtt(section_settings, home)
                     if section == MQTT
-                    else getattr(build(Settings, {section: section_settings}), section)
+                    else getattr(build_config(Settings, {section: section_settings}), section)
                 )
                 found = replace(found, **{section: read})
-        return check(found)
+        return check_settings(found)
 
     def set(self, section: str, given: Mapping[str, Any] | None, who: str) -> None:
         """Set a section, as it would stand in `station.yaml`; None: remove it. A password goes into
@@ -260,7 +267,7 @@ class PageSettings:
         """
         with self._lock:
             if section in self.by_file:
-                raise TakenError(f"{section} stands in the settings file: change it there")
+                raise NameTakenError(f"{section} stands in the settings file: change it there")
             raw = {one: kept for one, kept in self.raw_settings.items() if one != section}
             if given is not None:
                 raw[section] = self._entry(section, given)
@@ -299,7 +306,7 @@ class PageSettings:
             if now.get(key, ...) != then.get(key, ...)  # null is a value, too
         ]
         with suppress(FlawscopeError):  # it is done
-            self.store.note_event(CHANGED, who, f"{', '.join(changed) or 'nothing'} changed")
+            self.store.note_event(SETTINGS_CHANGED, who, f"{', '.join(changed) or 'nothing'} changed")
         self.tidy()
 
     def tidy(self) -> None:
@@ -313,7 +320,8 @@ def check_absolute(*paths: Any) -> None:
     for path in paths:
         if path and not Path(str(path)).is_absolute():
             raise InputError(
-                f"{shown_address(str(path))} is no whole path: write where it lies on the station's computer"
+                f"{redact_camera_address(str(path))} is no whole path: write where it lies on the station's "
+                "computer"
             )
 
 
@@ -330,11 +338,11 @@ def move_secrets_to_files(files: Files, name: str, given: Mapping[str, Any]) -> 
     return entry
 
 
-def describe_source(source: SourceOf) -> str:
+def describe_source(source: SourceSettings) -> str:
     """Return a source's folder, address or name, without secrets."""
-    if isinstance(source, FolderOf):
+    if isinstance(source, FolderSourceSettings):
         return source.folder
-    return f"{source.shown} ({source.every})" if isinstance(source, CameraOf) else source.name
+    return f"{source.shown} ({source.every})" if isinstance(source, CameraSourceSettings) else source.name
 
 
 # ---------------------------------------------------------------------------------------------- as it is kept

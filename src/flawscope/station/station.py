@@ -14,37 +14,37 @@ from typing import Any
 from sqlalchemy import text
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.machine import cores
-from flawscope.pictures.decoding import allow_pixels
-from flawscope.station.access.audit import note_settings
+from flawscope.machine import usable_cores
+from flawscope.pictures.decoding import raise_pixel_limit
+from flawscope.station.access.audit import note_changed_settings
 from flawscope.station.access.users import Access
 from flawscope.station.connections import Connections, Timing
 from flawscope.station.drift.camera_monitor import CameraMonitor
 from flawscope.station.drift.monitor import DriftMonitor
 from flawscope.station.housekeeping import Housekeeping
-from flawscope.station.inspecting.capacity import Memory
+from flawscope.station.inspecting.capacity import MemoryBudget
 from flawscope.station.inspecting.parts import PartDeadlines
-from flawscope.station.inspecting.renderings import Shown
+from flawscope.station.inspecting.renderings import InspectionRenderer
 from flawscope.station.inspecting.worker import Inspector
-from flawscope.station.inspecting.writer import Recorded, Recorder
+from flawscope.station.inspecting.writer import RecordedInspection, Recorder
 from flawscope.station.learning.learning import Learning
 from flawscope.station.live import EventBroadcaster, Gauges, Metrics, ReviewLeases
-from flawscope.station.page_settings import MADE_HERE, MQTT, PageProducts, PageSettings
+from flawscope.station.page_settings import MADE_ON_PAGES, MQTT, PageProducts, PageSettings
 from flawscope.station.problems import PROBLEM_ACKNOWLEDGED, Problem, Problems
-from flawscope.station.settings.station import Product, Settings
+from flawscope.station.settings.station import ProductSettings, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
 from flawscope.station.shifts.reports import ShiftReporter
-from flawscope.station.sinks import BROKER, Sinks
-from flawscope.station.sources import Sources, camera_of
-from flawscope.station.sources.source import AWAY, Line, State, Triggered
+from flawscope.station.sinks import BROKER_KEY, Sinks
+from flawscope.station.sources import Sources, find_camera
+from flawscope.station.sources.source import AWAY, Line, State, TriggeredSource
 from flawscope.station.store.addresses import STATION_USER, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import ModelRegistry
-from flawscope.station.store.records import Store, fresh
+from flawscope.station.store.records import Store, describe_new
 from flawscope.station.store.search import Filters, InspectionPage, search, trends
-from flawscope.station.store.station_identity import CONFIRMED, address_of, claim_identity
+from flawscope.station.store.station_identity import CLOCK_CONFIRMED, claim_identity, public_address
 
 LATE_SECONDS = 600.0  # seconds for which a late picture is reported as a problem
 CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
@@ -75,15 +75,15 @@ class Station:
         self.files.sweep()
         self.database = Database(settings.url, settings.name)
         self.database.migrate()
-        claim_identity(self.database, self.files, address_of(settings))
-        note_settings(self.database, settings, STATION_USER)
+        claim_identity(self.database, self.files, public_address(settings))
+        note_changed_settings(self.database, settings, STATION_USER)
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
         self.made_settings = PageSettings(self.store, self.files, settings, self.say)
         self.made_settings.use = self.apply_settings
         settings = self.made_settings.settings()
         # of judging; one core is left for requests, for which computing threads would wait
-        threads = settings.threads or max(1, cores() - 1)
+        threads = settings.threads or max(1, usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
         self.made = PageProducts(self.store, self.files, settings.products.keys(), self.say)
         with_made = replace(settings, products={**self.made.products(), **settings.products})
@@ -95,8 +95,8 @@ class Station:
         """Make the parts above the store, each with those that it calls."""
         settings, limits = self.settings, self.settings.limits
         given = {self.products[name]: product for name, product in settings.products.items()}
-        allow_pixels(limits.pixels)
-        memory = Memory(limits.decoding_bytes)
+        raise_pixel_limit(limits.pixels)
+        memory = MemoryBudget(limits.decoding_bytes)
         self.recorder = Recorder(self.store, self._on_recorded)
         names, trouble = self._names, partial(self.report, "model_failed")
         self.inspector = Inspector(
@@ -105,10 +105,10 @@ class Station:
         seconds = {number: one.part_seconds for number, one in given.items()}
         self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         # showing and telling
-        self.shown = Shown(self.store, self.inspector)
+        self.shown = InspectionRenderer(self.store, self.inspector)
         self.live, self.timing = EventBroadcaster(), Timing()
         self._handed = ReviewLeases()
-        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER,))}
+        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER_KEY,))}
         wired = self.products, self.store, self.shown, self.report
         self.sinks = Sinks(settings, self.files.identity(), *wired, self.problems, by_pages)
         self.shifts = None if settings.shifts is None else ShiftReporter(settings.shifts, *wired)
@@ -181,7 +181,7 @@ class Station:
             self.sinks.renew_broker(settings)
         if keep != self.settings.keep:
             self.housekeeping.set_retention(keep)
-        allow_pixels(limits.pixels)
+        raise_pixel_limit(limits.pixels)
         self.inspector.memory.most = limits.decoding_bytes
         self.inspector.limits = self.sources.share.limits = limits
         self.drafts.use(limits)
@@ -209,7 +209,7 @@ class Station:
             raise InputError(f"{name} has no model yet: let it learn first")
         before, camera = set(self._names), self.drafts.captures.lines_to_live(draft)
         self.sources.setdefault(name, [])
-        version = self.addresses.add_product(name, Product(str(draft.model)), MADE_HERE, who)
+        version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)
         self._watch_new_products(before)
         if camera is not None:
             self.made.add(name, "sources", camera, who)
@@ -266,10 +266,10 @@ class Station:
             "timing": self.timing.facts(entry),
         }
 
-    def camera(self, name: str, number: int | None = None) -> Triggered:
+    def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one."""
         self.addresses.address_id(name)
-        return camera_of(name, self.sources[self.addresses.configured_name(name)], number)
+        return find_camera(name, self.sources[self.addresses.configured_name(name)], number)
 
     # ---- queries of pages and API
 
@@ -304,7 +304,7 @@ class Station:
 
     # ---- events and state
 
-    def _on_recorded(self, recorded: Recorded) -> None:
+    def _on_recorded(self, recorded: RecordedInspection) -> None:
         taken = recorded.taken
         name = self._names[taken.product_id]
         self.metrics.inspections.labels(name, "anomalous" if taken.anomalous else "good").inc()
@@ -315,7 +315,11 @@ class Station:
             self.part_deadlines.wake()
         if self.live.listeners:
             alone = taken.parts is None  # else the store knows whether the part is decided on
-            item = fresh(recorded.number, taken, name) if alone else self.inspection(name, recorded.number)
+            item = (
+                describe_new(recorded.number, taken, name)
+                if alone
+                else self.inspection(name, recorded.number)
+            )
             self.live.publish(taken.product_id, item)
         self.drifts.mark_new(taken.product_id)
         self.looks.enqueue(recorded)
@@ -327,7 +331,7 @@ class Station:
 
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock as right. StoreError."""
-        self.store.note_event(CONFIRMED, who, self.housekeeping.clock.problem)
+        self.store.note_event(CLOCK_CONFIRMED, who, self.housekeeping.clock.problem)
         self.housekeeping.clock.confirm()
         self.report("clock", None)
 

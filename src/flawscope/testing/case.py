@@ -18,7 +18,7 @@ from PIL import Image
 
 from flawscope import Dataset, InputError, Predictor, load, open_dataset
 from flawscope.methods.method import Method
-from flawscope.pictures.decoding import Source, decode
+from flawscope.pictures.decoding import PictureSource, decode
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ class Case:
         )
 
     @property
-    def good(self) -> list[Source]:
+    def good(self) -> list[PictureSource]:
         return [item.path for item in self.dataset.train[:GOOD_COUNT]]
 
     @property
-    def probes(self) -> list[Source]:
+    def probes(self) -> list[PictureSource]:
         """Pictures to predict, which no model has seen: good ones and defects."""
         defects = [item.path for item in self.dataset.test if item.anomalous]
         others = [item.path for item in self.dataset.test if not item.anomalous]
@@ -116,7 +116,7 @@ class Case:
         names = [re.escape(Path(cast(Path, source)).name) for source in self.good]
         return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
 
-    def training_pictures(self, variant: str) -> list[Source]:
+    def training_pictures(self, variant: str) -> list[PictureSource]:
         """Pictures that the model is fitted on: among others a copy, and something that is not a picture."""
         if variant == "strips":
             return [cut_strip(source) for source in self.good]
@@ -133,7 +133,9 @@ class Case:
         common = {"method": self.method.name, "device": "cpu", "samples": 1}
         return {**common, **self.settings, **of_variant.get(variant, {})}
 
-    def fit(self, pictures: Sequence[Source] | None = None, variant: str = "plain", **more: Any) -> Predictor:
+    def fit(
+        self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: Any
+    ) -> Predictor:
         from flawscope import fit
 
         given = self.training_pictures(variant) if pictures is None else list(pictures)
@@ -148,7 +150,7 @@ class Case:
                 "step": lambda *report: progress.append(report),
             }
             fitted = self.fit(variant=variant, **given)
-            said = answers(fitted, self.shown(variant))
+            said = predict_scores_and_maps(fitted, self.shown(variant))
             path = Path(self._temporary_folder.name) / f"{variant}.safetensors"
             fitted.save(path)
             read = load(path, device="cpu")
@@ -164,7 +166,7 @@ class Case:
         """The model's answers for each of `shown` before it was saved."""
         return self.fit_result(variant).outputs
 
-    def shown(self, variant: str = "plain") -> list[Source]:
+    def shown(self, variant: str = "plain") -> list[PictureSource]:
         """Pictures that the model of a variant predicts: of strips, also a picture without padding."""
         return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
 
@@ -178,21 +180,23 @@ class Case:
         return path
 
 
-def cut_strip(source: Source) -> NDArray[np.uint8]:
+def cut_strip(source: PictureSource) -> NDArray[np.uint8]:
     """Cut a strip from the middle, as 320x80: a model that keeps the aspect pads it above and below."""
     middle = decode(source)
     high = middle.shape[0] // 4
     return np.asarray(Image.fromarray(middle[high : 3 * high]).resize((320, 80)))
 
 
-def tensors(model: Predictor, pictures: Sequence[Source]) -> Floats:
+def preprocess_pictures(model: Predictor, pictures: Sequence[PictureSource]) -> Floats:
     """Preprocess pictures as the network takes them, `[N, 3, H, W]`."""
     return np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
 
 
-def answers(model: Predictor, pictures: Sequence[Source], batch: int = 1) -> ScoresAndMaps:
+def predict_scores_and_maps(
+    model: Predictor, pictures: Sequence[PictureSource], batch: int = 1
+) -> ScoresAndMaps:
     """Predict scores `[N]` and maps `[N, H, W]`, in batches."""
-    images = tensors(model, pictures)
+    images = preprocess_pictures(model, pictures)
     parts = [model.session.run(images[k : k + batch]) for k in range(0, len(images), batch)]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps

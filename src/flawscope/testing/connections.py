@@ -20,10 +20,10 @@ from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import must, must_refuse
 
 if TYPE_CHECKING:
-    from flawscope.station.settings.plugins import Plugged, Plugin
+    from flawscope.station.settings.plugins import ConfiguredPlugin, Plugin
     from flawscope.station.station import Station
 
-PATIENCE = 60.0  # seconds that `_wait_for` waits
+WAIT_TIMEOUT = 60.0  # seconds that `_wait_for` waits
 STOP_TIMEOUT = 35.0  # seconds in which a source or sink must end
 PRODUCT = "plate"
 
@@ -46,7 +46,7 @@ def check_source(
     Raises:
         AssertionError: what does not hold.
     """
-    from flawscope.station.sources.source import RUNNING, Triggered
+    from flawscope.station.sources.source import RUNNING, TriggeredSource
     from flawscope.station.store.search import Filters
 
     given = _read_settings(plugin, settings)
@@ -54,7 +54,7 @@ def check_source(
         (source,), product = station.sources[PRODUCT], station.products[PRODUCT]
         state = source.state.to_dict()
         must(json.dumps(state) and all(state[name] for name in ("kind", "name", "place")), "an empty state")
-        if isinstance(source, Triggered):
+        if isinstance(source, TriggeredSource):
             _check_triggers(station)
         _wait_for(lambda: station.store.totals(product)["inspections"], "it gives no picture")
         _wait_for(
@@ -77,14 +77,14 @@ def check_source(
 def _check_triggers(station: Station) -> None:
     """Each trigger is an inspection of its own, also of several at once, and is withdrawn without harm."""
     from flawscope.station.sources.trigger import shoot
-    from flawscope.station.store.inspection import labelled
+    from flawscope.station.store.inspection import make_label
 
     find = partial(station.camera, PRODUCT)
     find().forget(find().next_shot())
 
     async def several() -> list[Any]:
-        due = time.monotonic() + PATIENCE
-        labels = [labelled(f"P{number}", None) for number in range(4)]
+        due = time.monotonic() + WAIT_TIMEOUT
+        labels = [make_label(f"P{number}", None) for number in range(4)]
         return await asyncio.gather(*(shoot(station, PRODUCT, find, one, due) for one in labels))
 
     found = asyncio.run(several())
@@ -94,20 +94,20 @@ def _check_triggers(station: Station) -> None:
 
 def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
     """A camera that is away is a state and a problem, refuses triggers, and comes back by itself."""
-    from flawscope.station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, Triggered
+    from flawscope.station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, TriggeredSource
 
     (source,) = station.sources[PRODUCT]
 
     def is_refused() -> bool:
-        assert isinstance(source, Triggered)
+        assert isinstance(source, TriggeredSource)
         try:
-            source.next_shot().result(PATIENCE)
+            source.next_shot().result(WAIT_TIMEOUT)
         except (AwayError, NoFrameError):
             return True
         return False
 
     away()
-    if isinstance(source, Triggered):
+    if isinstance(source, TriggeredSource):
         _wait_for(is_refused, "a trigger is not refused with AwayError while the camera is away")
     _wait_for(lambda: source.state.state == AWAY, f"its state is not {AWAY} while the camera is away")
     must(bool(source.state.why), "its state does not say why it is away")
@@ -132,9 +132,9 @@ def check_sink(
         AssertionError: what does not hold.
     """
     from flawscope.station.inspecting.picture import Picture
-    from flawscope.station.settings.sinks import PluginSink
+    from flawscope.station.settings.sinks import PluginSinkSettings
 
-    sinks = (PluginSink(plugin=_read_settings(plugin, settings)),)
+    sinks = (PluginSinkSettings(plugin=_read_settings(plugin, settings)),)
     rng, received_before = np.random.default_rng(0), list(received())
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
@@ -145,7 +145,7 @@ def check_sink(
                 pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
                 sent = [Picture(number, one, "Größe 7.png", "http", part="4711") for one in pictures]
                 for answer in station.inspector.submit(sent):
-                    station.store.decide(number, answer.result(PATIENCE).number, "good", "anna")
+                    station.store.decide(number, answer.result(WAIT_TIMEOUT).number, "good", "anna")
                     station.spoken(number)
                 _wait_for(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
                 must(delivery.error is None, f"an error stays: {delivery.error}")
@@ -163,7 +163,7 @@ def check_sink(
     must(numbers == sorted(numbers), "their order is lost")
 
 
-def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
+def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> ConfiguredPlugin:
     """Check a plugin's settings, and return them as a station reads them."""
     from flawscope.station.settings.plugins import Plugin as Wanted
 
@@ -179,10 +179,10 @@ def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
 @contextmanager
 def _station(folder: Path, model: Path, **given: Any) -> Iterator[Station]:
     """Run a station with one product and without a web server."""
-    from flawscope.station.settings.station import Product, Settings
+    from flawscope.station.settings.station import ProductSettings, Settings
     from flawscope.station.station import Station
 
-    product = Product(str(model), drift=None, camera_checks=False, **given)
+    product = ProductSettings(str(model), drift=None, camera_checks=False, **given)
     station = Station(Settings({PRODUCT: product}, store=str(folder / "store"), device="cpu", threads=1))
     try:
         station.start()
@@ -200,7 +200,7 @@ def _draw_png(rng: np.random.Generator, folder: Path) -> bytes:
 
 
 def _wait_for(condition: Callable[[], Any], message: str) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + WAIT_TIMEOUT
     while not condition():
         must(time.monotonic() < end, message)
         time.sleep(0.02)

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from flawscope import Predictor
 from flawscope.methods import registry
 from flawscope.methods.settings import AUTO, PictureSettings, TrainingSettings
-from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
     Case,
-    answers,
     detector_of,
     must,
     must_be_close,
     must_refuse,
-    tensors,
+    predict_scores_and_maps,
+    preprocess_pictures,
     torch_threads,
 )
 
@@ -134,11 +134,11 @@ def calibration_is_honest(case: Case) -> None:
             must(left > 0.999 * stored, f"{variant}: `left_out` leaves nothing out")
 
 
-def _score_and_map_levels(model: Predictor, source: Source) -> tuple[float, float, float]:
+def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[float, float, float]:
     """Score of a picture, and maximum and median of its map inside the region that counts."""
     import torch
 
-    detector, image = detector_of(model), torch.from_numpy(tensors(model, [source]))
+    detector, image = detector_of(model), torch.from_numpy(preprocess_pictures(model, [source]))
     with torch.inference_mode():
         inside = detector.inside(image)
         scores, maps = detector.score(detector.embed(image), inside)
@@ -146,11 +146,11 @@ def _score_and_map_levels(model: Predictor, source: Source) -> tuple[float, floa
     return float(scores[0]), float(drawn.max()), float(drawn.median())
 
 
-def _left_out_score(model: Predictor, source: Source, group: int) -> float | None:
+def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
     """Score of a picture by `Detector.left_out`; None where the method has none."""
     import torch
 
-    detector, image = detector_of(model), torch.from_numpy(tensors(model, [source]))
+    detector, image = detector_of(model), torch.from_numpy(preprocess_pictures(model, [source]))
     kept = {k: torch.from_numpy(np.asarray(v)) for k, v in model.artefact.tensors.items()}
     with torch.inference_mode():
         found = detector.left_out(detector.embed(image), group, kept, detector.inside(image))
@@ -309,20 +309,23 @@ def takes_seen_defects(case: Case) -> None:
     model = case.fit(seen=pairs, samples=0)
     seen = {p.hash for p in model.manifest.pictures if p.role == "seen"}
     must(seen == {pixel_hash(picture) for picture, _ in pairs}, "they are not remembered")
-    _, maps = answers(model, case.probes[:1])
-    must(not np.array_equal(maps, answers(case.fitted(), case.probes[:1])[1]), "they change nothing")
+    _, maps = predict_scores_and_maps(model, case.probes[:1])
+    must(
+        not np.array_equal(maps, predict_scores_and_maps(case.fitted(), case.probes[:1])[1]),
+        "they change nothing",
+    )
 
 
 def chooses_its_size(case: Case) -> None:
     """`size=auto` becomes a size that the settings take, the same for the same pictures; or it is refused."""
-    from flawscope.methods.task import Undecided
+    from flawscope.methods.task import AutoSettingsTask
 
     choose = case.method.choose
     if choose is None:
         must_refuse(lambda: case.method.configure(values={"size": AUTO}), "size=auto")
         return
     config = case.method.configure(values={**case.settings, "size": AUTO})
-    pictures = Undecided(lambda i: decode(case.good[i]), len(case.good))
+    pictures = AutoSettingsTask(lambda i: decode(case.good[i]), len(case.good))
     chosen = [choose(config, pictures).size for _ in range(2)]
     must(chosen[0] == chosen[1] != AUTO, f"chose {chosen}")
 

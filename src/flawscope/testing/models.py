@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import Predictor, load
-from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.testing.case import (
     Case,
     Floats,
-    answers,
     detector_of,
     must,
     must_be_close,
     must_refuse,
-    tensors,
+    predict_scores_and_maps,
+    preprocess_pictures,
     torch_threads,
 )
 
@@ -31,7 +31,10 @@ def answers_have_their_form(case: Case) -> None:
     `embed`, in eval mode, and changes neither the images nor the model."""
     import torch
 
-    detector, images = detector_of(case.fitted()), torch.from_numpy(tensors(case.fitted(), case.probes[::2]))
+    detector, images = (
+        detector_of(case.fitted()),
+        torch.from_numpy(preprocess_pictures(case.fitted(), case.probes[::2])),
+    )
     before, given = {k: v.clone() for k, v in detector.state_dict().items()}, images.clone()
     with torch.inference_mode():
         scores, maps = detector(images)
@@ -53,7 +56,7 @@ def answers_have_their_form(case: Case) -> None:
 def any_batch(case: Case) -> None:
     """A picture has the same score and map in any batch."""
     scores, maps = case.said()
-    images = tensors(case.fitted(), case.probes)
+    images = preprocess_pictures(case.fitted(), case.probes)
     for batch in (3, 8):
         chosen = np.arange(batch) % len(images)
         found = case.fitted().session.run(images[chosen])
@@ -65,7 +68,7 @@ def saved_and_read(case: Case) -> None:
     """A model that was saved and read says the same, bit for bit, and passes its self-test."""
     for variant in ("strips", "region", "plain"):
         model, (scores, maps) = case.fitted(variant), case.said(variant)
-        found = answers(model, case.shown(variant)[:2])
+        found = predict_scores_and_maps(model, case.shown(variant)[:2])
         must(np.array_equal(found[0], scores[:2]), f"{variant}: other scores")
         must(np.array_equal(found[1], maps[:2]), f"{variant}: other maps")
         must(model.manifest.method == case.method.name, "another method")
@@ -109,7 +112,7 @@ def region_of_interest(case: Case) -> None:
     maps = case.said("region")[1]
     _must_be_lowest_outside(maps, np.broadcast_to(roi, maps.shape))
     plain = case.fitted()
-    images = torch.from_numpy(tensors(plain, [case.defect]))
+    images = torch.from_numpy(preprocess_pictures(plain, [case.defect]))
     with torch.inference_mode():
         score, drawn = detector_of(plain)(images)
         for side in (0, 1):
@@ -137,7 +140,10 @@ def padding(case: Case) -> None:
     import torch
 
     model = case.fitted("strips")
-    detector, images = detector_of(model), torch.from_numpy(tensors(model, case.shown("strips")[:2]))
+    detector, images = (
+        detector_of(model),
+        torch.from_numpy(preprocess_pictures(model, case.shown("strips")[:2])),
+    )
     with torch.inference_mode():
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
@@ -161,7 +167,9 @@ def many_threads_predict(case: Case) -> None:
 
     model, (scores, maps) = case.fitted(), case.said()
     with torch_threads(2), ThreadPoolExecutor(4) as pool:
-        tasks = [pool.submit(answers, model, case.probes[:2], batch) for batch in (1, 2, 1, 2)]
+        tasks = [
+            pool.submit(predict_scores_and_maps, model, case.probes[:2], batch) for batch in (1, 2, 1, 2)
+        ]
         for task in tasks:
             must_be_close(task.result()[0], scores[:2], "scores")
             must_be_close(task.result()[1], maps[:2], "maps")
@@ -193,7 +201,7 @@ def _check_export(case: Case, variant: str, engine: str) -> None:
     must(model.calibration.scores == trained.calibration.scores, "another calibration")
     scores, maps = case.said(variant)
     for batch in (1, 3):
-        found = answers(model, shown, batch)
+        found = predict_scores_and_maps(model, shown, batch)
         np.testing.assert_allclose(found[0], scores, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found[1], maps, rtol=1e-3, atol=1e-3)
 
@@ -214,7 +222,7 @@ def held_out_is_not_learnt(case: Case) -> None:
     model = case.fitted()
     learnt = {p.hash for p in model.manifest.pictures if p.role in ("train", "duplicate")}
 
-    def changed(source: Source) -> Source:
+    def changed(source: PictureSource) -> PictureSource:
         if isinstance(source, bytes):
             return source
         picture = decode(source)
@@ -230,13 +238,15 @@ def outside_is_not_learnt(case: Case) -> None:
     that `Detector.inside` counts."""
     options: dict[str, Any] = {"group": None, "samples": 0}
     model = case.fit(case.good, "region", **options)
-    hidden: list[Source] = [_network_view(model, source) for source in case.good]
+    hidden: list[PictureSource] = [_network_view(model, source) for source in case.good]
     _must_learn_same(case, model, case.fit(hidden, "region", **options), "other pixels outside of the region")
     shown = [np.array(decode(source)) for source in case.probes]
     for picture in shown:
         outside = picture[:, picture.shape[1] * 5 // 8 :]  # scaling takes a little from across the border
         outside[:] = outside.max() - outside
-    same = zip(answers(model, shown), answers(model, case.probes), strict=True)
+    same = zip(
+        predict_scores_and_maps(model, shown), predict_scores_and_maps(model, case.probes), strict=True
+    )
     must(all(np.array_equal(*pair) for pair in same), "pixels outside of the region change the answer")
     other = case.fit(hidden, **options)
     _must_learn_other(case, model, other, "as much is learnt from outside of the region")
@@ -246,16 +256,16 @@ def padding_is_not_learnt(case: Case) -> None:
     """Padding is no part of what is learnt: of the same pixels as a picture without padding other tensors are
     learnt. Learn from the cells that `Detector.inside` counts."""
     model = case.fitted("strips")
-    whole: list[Source] = [_network_view(model, source) for source in case.training_pictures("strips")]
+    whole: list[PictureSource] = [_network_view(model, source) for source in case.training_pictures("strips")]
     other = case.fit(whole, "strips", samples=0)
     _must_learn_other(case, model, other, "as much is learnt from padding")
 
 
-def _network_view(model: Predictor, source: Source) -> NDArray[np.float32]:
+def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32]:
     """Picture [H, W, 3] at the network's size, with padding and outside filled (`Detector.filled`)."""
     import torch
 
-    image = detector_of(model).filled(torch.from_numpy(tensors(model, [source])))
+    image = detector_of(model).filled(torch.from_numpy(preprocess_pictures(model, [source])))
     return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
 
 

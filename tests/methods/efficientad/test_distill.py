@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flawscope.artefact.state_file import checkpoint_of, read_checkpoint
+from flawscope.artefact.state_file import checkpoint_path, read_checkpoint
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import Recipe
 from flawscope.methods.efficientad.distill import distill
-from flawscope.methods.efficientad.networks import expansion_matrix, normalised, pdn, read_teacher
+from flawscope.methods.efficientad.networks import expansion_matrix, normalise, pdn, read_teacher
 from flawscope.methods.features.weights import PACKAGED
 
 with_lite0 = pytest.mark.skipif(
@@ -93,12 +93,12 @@ def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) 
     assert "579344248a93" in stored["backbone"]["origin"]
     assert stored["recipe"]["steps"] == 60
     assert str(photographs) not in str(stored)
-    assert not checkpoint_of(tmp_path / "t.safetensors").exists()
+    assert not checkpoint_path(tmp_path / "t.safetensors").exists()
     # 384 outputs that span 152 dimensions, and those that were promised
     teacher = pdn("s", width=64)
     teacher.load_state_dict(state)
     with torch.no_grad():
-        said = teacher(normalised(torch.rand(1, 3, 120, 120)))[0].flatten(1)  # [384, N]
+        said = teacher(normalise(torch.rand(1, 3, 120, 120)))[0].flatten(1)  # [384, N]
     span = expansion_matrix(152)
     outside = said - span @ (span.T @ said) * (152 / 384)
     assert float(outside.norm() / said.norm()) < 2e-3
@@ -115,12 +115,12 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs: Path, tmp_path:
         # the step that is stopped is lost: its checkpoint would have come after it
         distill(pictures(photographs), recipe, parts, every=0.0, step=stopping_after(stop + 1))
     assert not parts.exists()
-    assert read_checkpoint(checkpoint_of(parts))[1]["done"] == stop
+    assert read_checkpoint(checkpoint_path(parts))[1]["done"] == stop
     said: list[str] = []
     distill(pictures(photographs), recipe, parts, resume=True, say=said.append)
     assert f"goes on after step {stop} of {recipe.steps}" in said
     assert same(parts, whole)
-    assert not checkpoint_of(parts).exists()
+    assert not checkpoint_path(parts).exists()
 
 
 @pytest.mark.usefixtures("quick")
@@ -143,7 +143,7 @@ def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> N
         distill(pictures(photographs), recipe, out, minutes=0.001)
     with pytest.raises(KeyboardInterrupt):
         distill(pictures(photographs), recipe, out, minutes=2, every=0.0, step=stopping_after(2))
-    assert read_checkpoint(checkpoint_of(out))[1]["steps"] > 10
+    assert read_checkpoint(checkpoint_path(out))[1]["steps"] > 10
 
 
 @pytest.mark.usefixtures("quick")

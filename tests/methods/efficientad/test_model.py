@@ -16,7 +16,13 @@ from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import Config
 from flawscope.methods.efficientad.model import Model, compact_teacher, create
-from flawscope.methods.efficientad.networks import expansion_matrix, narrowed, normalised, pdn, pdn_grid
+from flawscope.methods.efficientad.networks import (
+    expansion_matrix,
+    normalise,
+    pdn,
+    pdn_grid,
+    replace_last_layer,
+)
 from flawscope.runtime.torch import TorchSession
 
 RANK = 8
@@ -45,7 +51,7 @@ def plain(teacher_path: Path) -> Model:
 @pytest.mark.parametrize("size", ["s", "m"])
 def test_a_compact_teacher_tells_apart_what_the_whole_one_does(size: str) -> None:
     torch.manual_seed(4)
-    narrow = narrowed(pdn(size), RANK)
+    narrow = replace_last_layer(pdn(size), RANK)
     state = narrow.state_dict()
     weight, bias = list(state)[-2:]
     wide = {**state, weight: torch.einsum("oc,cikl->oikl", expansion_matrix(RANK), state[weight])}
@@ -105,7 +111,7 @@ def test_the_maps_are_the_equations(plain: Model) -> None:
     with torch.inference_mode():
         features = plain.embed(images)
         teacher, student, autoencoder = (
-            network.double()(normalised(images.double()))[0]
+            network.double()(normalise(images.double()))[0]
             for network in (plain.teacher, plain.student, plain.autoencoder)
         )
         for network in (plain.teacher, plain.student, plain.autoencoder):

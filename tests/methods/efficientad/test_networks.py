@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from flawscope.artefact.state_file import pack, read_checkpoint
+from flawscope.artefact.state_file import read_checkpoint, write_state
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import WIDTHS, Config, Size
 from flawscope.methods.efficientad.model import create
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
     decoder_sizes,
-    packaged,
+    packaged_teacher,
     pdn,
     pdn_grid,
     read_teacher,
@@ -148,7 +148,7 @@ def test_other_networks_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not those of a PDN-S or PDN-M with 384 channels"):
         read_teacher(tmp_path / "student.pth")
     for facts in ({**FACTS, "size": "m"}, {**FACTS, "size": "x"}, {}):
-        pack(tmp_path / "t.safetensors", pdn("s").state_dict(), "teacher", facts)
+        write_state(tmp_path / "t.safetensors", pdn("s").state_dict(), "teacher", facts)
         with pytest.raises(InputError, match="its tensors are not those of a teacher"):
             read_teacher(tmp_path / "t.safetensors")
     state = pdn("s").state_dict()
@@ -170,7 +170,7 @@ def test_a_changed_byte_and_a_file_cut_short_are_noticed(written: Path, tmp_path
 
 @pytest.mark.parametrize("size", ["xs", "s"])
 def test_the_packaged_teachers_are_those_of_their_card(size: Size) -> None:
-    path = packaged(size)
+    path = packaged_teacher(size)
     card = Path(__file__).parents[3] / "docs" / "teacher.md"
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card.read_text(encoding="utf-8")
     state, facts = read_teacher(path)
@@ -190,7 +190,7 @@ def test_a_setting_names_a_packaged_teacher() -> None:
 
 def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.safetensors"
-    pack(path, {"a": np.ones(2, np.float32)}, "checkpoint", {})
+    write_state(path, {"a": np.ones(2, np.float32)}, "checkpoint", {})
     assert read_checkpoint(path)[0]["a"].tolist() == [1.0, 1.0]
     with pytest.raises(InputError, match="it is a checkpoint, not a teacher"):
         read_teacher(path)
@@ -205,9 +205,9 @@ def test_own_files_may_be_large_if_they_are_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of a wide backbone has some GiB; a teacher never has."""
-    monkeypatch.setattr("flawscope.artefact.state_file.LARGEST", 100)
+    monkeypatch.setattr("flawscope.artefact.state_file.MAX_TEACHER_BYTES", 100)
     path = tmp_path / "t.safetensors"
-    pack(path, {"a": np.ones(99, np.float32), "b": np.ones(1, np.float32)}, "checkpoint", {})
+    write_state(path, {"a": np.ones(99, np.float32), "b": np.ones(1, np.float32)}, "checkpoint", {})
     assert read_checkpoint(path)[0]["a"].tolist() == [1.0] * 99
     whole = path.read_bytes()
     for body in (whole + bytes(8), whole[:-4], bytes(500), b"\xff" * 500):

@@ -21,12 +21,12 @@ from flawscope.methods.efficientad.training_pictures import (
     DefectOutputs,
     GeneratedPictures,
     TeacherOutputs,
-    other_pictures,
+    natural_pictures,
     recolour,
 )
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Budget, Task
-from flawscope.progress import silent
+from flawscope.progress import ignore_progress
 
 PLENTY = 2**30
 FORGETTING = PRESETS["quick"]  # the student starts as the teacher, and forgets
@@ -39,7 +39,7 @@ def trainer_of(
     shots: Shots,
     *,
     rooms: tuple[int, int] = (PLENTY, PLENTY),
-    step: Callable[[str, int, int], None] = silent,
+    step: Callable[[str, int, int], None] = ignore_progress,
     roi: torch.Tensor | None = None,
     **changes: Any,
 ) -> Trainer:
@@ -47,10 +47,10 @@ def trainer_of(
     config = Config(**{**settings, "border": 0, "natural": "none", **changes})
     model, _ = create(config, roi)
     images = GoodPictures(shots.__getitem__, len(shots), rooms[0])
-    taught = TeacherOutputs(model, images, images.read(silent), rooms[1])
-    taught.measure(silent)
+    taught = TeacherOutputs(model, images, images.read(ignore_progress), rooms[1])
+    taught.measure(ignore_progress)
     task = Task(images.load, len(shots), rate=0.05, step=step)
-    return Trainer(model, images, taught, other_pictures(config.natural), task)
+    return Trainer(model, images, taught, natural_pictures(config.natural), task)
 
 
 # ------------------------------------------------------------------------------------------------ losses

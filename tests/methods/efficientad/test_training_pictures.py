@@ -16,12 +16,12 @@ from flawscope.methods.efficientad.training_pictures import (
     DefectSimulator,
     GeneratedPictures,
     NaturalPictures,
-    other_pictures,
+    natural_pictures,
     outputs_seeing,
     recolour,
 )
 from flawscope.methods.good_pictures import GoodPictures
-from flawscope.progress import silent
+from flawscope.progress import ignore_progress
 
 Shots = list[torch.Tensor]
 
@@ -67,14 +67,14 @@ def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over
     folder.mkdir()
     for k in range(3):
         Image.fromarray(np.full((20, 30 + k, 3), 40 * k, np.uint8)).save(folder / f"{k}.png")
-    found = other_pictures(str(folder))
+    found = natural_pictures(str(folder))
     assert isinstance(found, NaturalPictures)
     assert found.name.startswith("3 pictures of folder photographs (")
     assert str(tmp_path) not in found.name
     (folder / "2.png").unlink()
-    assert other_pictures(str(folder)).name != found.name
-    assert other_pictures("none") is None
-    assert isinstance(other_pictures("generated"), GeneratedPictures)
+    assert natural_pictures(str(folder)).name != found.name
+    assert natural_pictures("none") is None
+    assert isinstance(natural_pictures("generated"), GeneratedPictures)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "a.png")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:4000])  # its header is whole
@@ -85,7 +85,7 @@ def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over
     (empty / "broken.png").write_bytes(b"no picture")
     for wrong in (empty, tmp_path / "nowhere"):
         with pytest.raises(InputError):
-            other_pictures(str(wrong))
+            natural_pictures(str(wrong))
 
 
 @pytest.mark.parametrize("border", [0, 8])
@@ -111,7 +111,7 @@ def test_defects_lie_where_anything_counts_and_nothing_else_changes(shots: Shots
     region = np.zeros((256, 256), np.bool_)
     region[:128] = True
     images = GoodPictures([image].__getitem__, 1, 2**30)
-    spoiler = DefectSimulator(images, images.read(silent), region, 2)
+    spoiler = DefectSimulator(images, images.read(ignore_progress), region, 2)
     places = np.zeros((256, 256), int)
     for k in range(12):
         spoilt, mask = spoiler(0, np.random.default_rng(k))

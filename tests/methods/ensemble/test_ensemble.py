@@ -15,7 +15,7 @@ from flawscope.methods import registry
 from flawscope.methods.ensemble import METHOD, Config, format_member
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.testing import Case
-from flawscope.testing.case import answers, detector_of, tensors
+from flawscope.testing.case import detector_of, predict_scores_and_maps, preprocess_pictures
 from flawscope.testing.fits import same_again
 
 torch = pytest.importorskip("torch")
@@ -58,10 +58,14 @@ def test_a_member_is_the_same_after_it_was_written() -> None:
 
 
 def test_the_preset_chooses_the_method_where_none_is_named() -> None:
-    assert registry.chosen(None, "default") == registry.chosen(None, "small") == "patchcore"
-    assert registry.chosen(None, "accurate") == "ensemble"
-    assert registry.chosen("prnet", "accurate") == "prnet"  # which then says that it has none
-    assert registry.chosen(None, "no such preset") == "patchcore"
+    assert (
+        registry.default_method_name(None, "default")
+        == registry.default_method_name(None, "small")
+        == "patchcore"
+    )
+    assert registry.default_method_name(None, "accurate") == "ensemble"
+    assert registry.default_method_name("prnet", "accurate") == "prnet"  # which then says that it has none
+    assert registry.default_method_name(None, "no such preset") == "patchcore"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def test_the_mean_of_what_members_say_counts(case: Case, outlines: str) -> None:
         whole = np.stack([np.asarray(_resized(one, detector.size)) for one in drawn.numpy()])
         maps.append(_compressed((whole - n[0]) / n[1]))
         drawings.append(whole)
-    found = answers(model, case.probes)
+    found = predict_scores_and_maps(model, case.probes)
     deciding = [scores[k] for k in detector.config.deciding_members]
     np.testing.assert_allclose(found[0], np.mean(deciding, 0), atol=0.05)  # Pillow rounds to whole numbers
     whole = np.exp(maps[0]) * (1 + drawings[1]) if outlines else np.mean(maps, 0)
@@ -115,7 +119,7 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
     detector, held = detector_of(model), set(model.manifest.facts["calibration_pictures"])
     shown = [source for source in case.good if pixel_hash(decode(source)) in held]
     assert len(shown) == len(held) > 1
-    images = torch.from_numpy(tensors(model, shown))
+    images = torch.from_numpy(preprocess_pictures(model, shown))
     with torch.inference_mode():
         said = detector.each(detector.embed(images))
     for (scores, maps), n in zip(said, detector.normal, strict=True):
@@ -127,7 +131,10 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
 
 def test_padding_is_marked_at_the_members_size(case: Case) -> None:
     model = case.fitted("strips")
-    detector, images = detector_of(model), torch.from_numpy(tensors(model, case.shown("strips")[:1]))
+    detector, images = (
+        detector_of(model),
+        torch.from_numpy(preprocess_pictures(model, case.shown("strips")[:1])),
+    )
     inside = detector.pixel_mask(images)
     assert inside is not None
     for member in detector.members:

@@ -11,7 +11,7 @@ from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import auto_settings as choosing
 from flawscope.methods.patchcore.auto_settings import Trial
-from flawscope.methods.task import Undecided
+from flawscope.methods.task import AutoSettingsTask
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
@@ -36,7 +36,7 @@ def _small(monkeypatch, backbone):
 
 def choose(pictures, region=None) -> tuple[str, list[str]]:
     lines: list[str] = []
-    undecided = Undecided(pictures.__getitem__, len(pictures), roi=region, say=lines.append)
+    undecided = AutoSettingsTask(pictures.__getitem__, len(pictures), roi=region, say=lines.append)
     return choosing.choose(Config(size="auto"), undecided).size, lines
 
 

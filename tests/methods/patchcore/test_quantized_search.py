@@ -22,14 +22,14 @@ from flawscope.methods.patchcore.quantized_search import (
     HALF_MARGIN,
     KEPT_GROUPS,
     MAX_FLIPPED,
+    MIN_BANK,
     QUERY_MAX,
-    SMALLEST,
     ByteScreen,
     group_minima,
 )
 from flawscope.runtime import Session
 
-COUNT = SMALLEST + 77  # the last block is not full
+COUNT = MIN_BANK + 77  # the last block is not full
 WIDTH = 24
 
 
@@ -182,8 +182,8 @@ def test_what_all_elements_lose_alike_is_not_trusted() -> None:
     half a step, are not. Only the loss that is allowed for says that they may be nearer."""
     step = 1.0 / ELEMENT_MAX
     for whole in range(10, 40):
-        bank = torch.full((SMALLEST, 1), (whole + 0.49) * step)
-        columns = torch.arange(SMALLEST) % (BLOCK // GROUP_SIZE)  # what stands in one is a group
+        bank = torch.full((MIN_BANK, 1), (whole + 0.49) * step)
+        columns = torch.arange(MIN_BANK) % (BLOCK // GROUP_SIZE)  # what stands in one is a group
         bank[columns == KEPT_GROUPS - 1] = (whole + 0.3) * step
         bank[columns < (KEPT_GROUPS - 1) // 2] = whole * step
         bank[0] = 1.0
@@ -257,7 +257,7 @@ def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name: str) -> 
 @pytest.mark.parametrize("name", BANKS)
 def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
     """Processors without VNNI add products of adjacent rows in 16 bits; engines add 128 to a query."""
-    bank = BANKS[name](SMALLEST, width)
+    bank = BANKS[name](MIN_BANK, width)
     screen = Searched(bank).screen
     weights = screen.weights(bank).long()
     assert int(weights[:, :width].abs().max()) <= ELEMENT_MAX
@@ -327,12 +327,12 @@ def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> Non
     view = model.views[0]
     other = Model(model.config, Unshuffled())  # type: ignore[arg-type]
     bank = view.bank + view.centre
-    for count in (SMALLEST - 1, SMALLEST):
+    for count in (MIN_BANK - 1, MIN_BANK):
         other.views[0].set_bank(bank[:count])
         assert other.views[0].screen is None
         other.for_export()
-        assert (other.views[0].screen is not None) == (count == SMALLEST)
-    other.views[0].extend_bank(bank[SMALLEST:])  # that of the smaller bank would be wrong
+        assert (other.views[0].screen is not None) == (count == MIN_BANK)
+    other.views[0].extend_bank(bank[MIN_BANK:])  # that of the smaller bank would be wrong
     assert other.views[0].screen is None
 
 
@@ -356,7 +356,7 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
 
     def fill(folder: Path) -> None:
         steps = onnx_graph.trace(model, onnx_translations())
-        (folder / "model.onnx").write_bytes(onnx_graph.join(*steps).SerializeToString())
+        (folder / "model.onnx").write_bytes(onnx_graph.join_graphs(*steps).SerializeToString())
 
     return shared("screen", fill) / "model.onnx"
 
@@ -447,14 +447,14 @@ def test_engines_multiply_the_largest_bytes_exactly() -> None:
     expected = expected.amin(2).flatten(1).numpy()
 
     module = Minima(weights.to(torch.int8))
-    proto = onnx_graph._traced(module, {"queries": queries.float()}, ["minima"], onnx_translations())
+    proto = onnx_graph._trace_module(module, {"queries": queries.float()}, ["minima"], onnx_translations())
     assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
     data, given = proto.SerializeToString(), {"queries": queries.float().numpy()}
     np.testing.assert_array_equal(onnxruntime.InferenceSession(data).run(None, given)[0], expected)
     pytest.importorskip("openvino")
-    from flawscope.runtime.openvino import HINTS, core
+    from flawscope.runtime.openvino import PRECISION_HINTS, shared_core
 
-    compiled = core().compile_model(
-        core().read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": HINTS["fp32"]}
+    compiled = shared_core().compile_model(
+        shared_core().read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": PRECISION_HINTS["fp32"]}
     )
     np.testing.assert_array_equal(compiled(given)[0], expected)

@@ -16,10 +16,10 @@ from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.fit import find_prototypes
 from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
-from flawscope.methods.task import Defect, Task
+from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
+from flawscope.methods.task import SeenDefect, Task
 from flawscope.predictor import Predictor
-from flawscope.progress import silent
+from flawscope.progress import ignore_progress
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 Settings = dict[str, Any]
@@ -57,7 +57,7 @@ def pictures_of(few: Pictures, defects: Pairs) -> Callable[..., TrainingPictures
         shots = shots or [tensor(picture) for picture in few]
         images = GoodPictures(shots.__getitem__, len(shots), PLENTY)
         return TrainingPictures(
-            Config(**{**QUICK, **settings}), images, images.read(silent), seen_of(defects[:seen])
+            Config(**{**QUICK, **settings}), images, images.read(ignore_progress), seen_of(defects[:seen])
         )
 
     return make
@@ -71,15 +71,15 @@ def trainer_of(few: Pictures, pictures_of: Callable[..., TrainingPictures]) -> C
     def make(
         pictures: int = 6,
         seen: int = 3,
-        step: Callable[[str, int, int], None] = silent,
+        step: Callable[[str, int, int], None] = ignore_progress,
         room: int = PLENTY,
         **settings: Any,
     ) -> Trainer:
         drawn = pictures_of([tensor(picture) for picture in few[:pictures]], seen, **settings)
         model, _ = create(drawn.config)
-        features = FeatureCache(model, drawn.images, drawn.learnt, room)
-        features.measure(silent)
-        clusters = find_prototypes(drawn.config, features, silent)
+        features = ScaleFeatureCache(model, drawn.images, drawn.learnt, room)
+        features.measure(ignore_progress)
+        clusters = find_prototypes(drawn.config, features, ignore_progress)
         for scale, one in zip(model.scales, clusters, strict=True):
             scale.prototypes = one.prototypes
         task = Task(drawn.images.load, pictures, rate=0.05, step=step)
@@ -116,5 +116,5 @@ def tensor(picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
 
-def seen_of(pairs: Pairs) -> Sequence[Defect]:
-    return [Defect(tensor(p), mask, f"defect {k}") for k, (p, mask) in enumerate(pairs)]
+def seen_of(pairs: Pairs) -> Sequence[SeenDefect]:
+    return [SeenDefect(tensor(p), mask, f"defect {k}") for k, (p, mask) in enumerate(pairs)]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import flawscope
-from flawscope.artefact.state_file import pack, read_checkpoint
+from flawscope.artefact.state_file import read_checkpoint, write_state
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import prepare
@@ -197,6 +197,6 @@ def test_a_damaged_file_of_prototypes_is_refused(
             fit_small(prototypes=str(path))
         assert "\n" not in str(told.value)
     for tensors, facts in (({}, {}), ({}, {"backbone": "0", "scales": 3})):
-        pack(path, tensors or {"a": torch.zeros(1)}, "set of prototypes", facts)
+        write_state(path, tensors or {"a": torch.zeros(1)}, "set of prototypes", facts)
         with pytest.raises(InputError, match="is of another backbone, size or version"):
             fit_small(prototypes=str(path))

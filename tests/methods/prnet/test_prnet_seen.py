@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import pairs_of, read_defects
+from flawscope.fitting.training_pictures import read_defects, seen_defect_pairs
 from flawscope.methods.prnet import METHOD
-from flawscope.methods.task import Defect
+from flawscope.methods.task import SeenDefect
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
@@ -22,9 +22,9 @@ Pictures = list[np.ndarray]
 SIZE = Preprocess((64, 64))
 
 
-def read(seen: object) -> tuple[dict[str, Defect], list[str]]:
+def read(seen: object) -> tuple[dict[str, SeenDefect], list[str]]:
     """By hash what `--seen` means, each as one, and what cannot be used."""
-    found, unusable = read_defects(pairs_of(seen, METHOD, 0, None), SIZE)  # type: ignore[arg-type]
+    found, unusable = read_defects(seen_defect_pairs(seen, METHOD, 0, None), SIZE)  # type: ignore[arg-type]
     return {digest: one for digest, (one,) in found.items()}, unusable
 
 

@@ -14,9 +14,9 @@ from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.network import prn_loss
 from flawscope.methods.prnet.prototypes import leave_one_out_residual
 from flawscope.methods.prnet.trainer import Batch, Trainer
-from flawscope.methods.prnet.training_pictures import FeatureCache
+from flawscope.methods.prnet.training_pictures import ScaleFeatureCache
 from flawscope.methods.task import Budget
-from flawscope.progress import silent
+from flawscope.progress import ignore_progress
 
 Make = Callable[..., Trainer]
 Pictures = list[np.ndarray]
@@ -80,8 +80,8 @@ def test_only_what_counts_is_measured(few: Pictures, limit: str) -> None:
         Config(size="64", width=0.25, keep_aspect=limit == "padding"), None if limit == "padding" else roi
     )
     images = GoodPictures(shots.__getitem__, 6, 2**30)
-    features = FeatureCache(model, images, images.read(silent), 2**30)
-    features.measure(silent)
+    features = ScaleFeatureCache(model, images, images.read(ignore_progress), 2**30)
+    features.measure(ignore_progress)
     with torch.inference_mode():
         maps = model.features(model.filled(torch.stack(shots)))
     for k, (scale, own) in enumerate(zip([*model.scales, model.last], maps, strict=True)):

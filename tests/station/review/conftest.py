@@ -11,9 +11,9 @@ from PIL import Image
 
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Prediction
-from flawscope.results.run import Results
+from flawscope.results.run import ResultsFolder
 from flawscope.results.table import Unjudged
-from flawscope.station.review import Session, read_flagged
+from flawscope.station.review import ReviewSession, read_review_pictures
 
 SIZE = (48, 64)  # of a picture
 NAMES = {"a/part.png": 0.9, "b/part.png": 0.8, "b/part.jpg": 0.7, "fine.png": 0.2}  # name -> score
@@ -41,7 +41,7 @@ def predicted(
 @pytest.fixture(scope="session")
 def _run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("review")
-    results = Results(root / "results", root / "in", lambda line: None, maps="none")
+    results = ResultsFolder(root / "results", root / "in", lambda line: None, maps="none")
     rng = np.random.default_rng(0)
     for name, score in NAMES.items():
         path = root / "in" / name
@@ -69,5 +69,5 @@ def run(_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(run: Path) -> Session:
-    return Session(read_flagged(run / "results"), run / "results/review")
+def session(run: Path) -> ReviewSession:
+    return ReviewSession(read_review_pictures(run / "results"), run / "results/review")

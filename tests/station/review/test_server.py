@@ -21,15 +21,15 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
-from flawscope.station.review import DEFECT, FINE, Session
-from flawscope.station.review.server import Review
+from flawscope.station.review import DEFECT, GOOD, ReviewSession
+from flawscope.station.review.server import ReviewServer
 
 pytest.importorskip("jinja2")
 
 
 @pytest.fixture
-def review(session: Session) -> Iterator[Review]:
-    review = Review(session, "results")
+def review(session: ReviewSession) -> Iterator[ReviewServer]:
+    review = ReviewServer(session, "results")
     thread = threading.Thread(target=review.serve)
     thread.start()
     yield review
@@ -39,7 +39,7 @@ def review(session: Session) -> Iterator[Review]:
 
 
 def ask(
-    review: Review, path: str, sent: Any = None, **headers: str
+    review: ReviewServer, path: str, sent: Any = None, **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
     """`path` is below the token, or absolute. Sends JSON where there is something to send."""
     parts = urlsplit(review.url)
@@ -57,14 +57,14 @@ def ask(
     return answer.status, answer.headers, body
 
 
-def verdict(review: Review, number: int, word: str, **more: Any) -> tuple[int, dict[str, Any]]:
+def verdict(review: ReviewServer, number: int, word: str, **more: Any) -> tuple[int, dict[str, Any]]:
     """Of the picture with this number, from 0; pages count from 1."""
     sent = {"verdict": word, "mask": None, "note": "", **more}
     status, _, body = ask(review, f"api/inspections/{number + 1}/verdict", sent)
     return status, json.loads(body)
 
 
-def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> None:
+def test_the_page_has_its_pictures_and_nothing_from_outside(review: ReviewServer) -> None:
     status, headers, body = ask(review, "", Accept_Language="de")
     text = body.decode()
     assert status == 200
@@ -90,7 +90,7 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> N
     assert review.server.server_address[0] == "127.0.0.1"
 
 
-def test_other_paths_show_nothing(review: Review) -> None:
+def test_other_paths_show_nothing(review: ReviewServer) -> None:
     paths = [f"api/inspections/{one}" for one in ("99/view", "0/view", "-1/view", "x/view", "1/x")]
     paths += ["/", "/wrong/", "/wrong/api/review", "../x", "x", "api/review?limit=x"]
     for path in (*paths, "static/", "static/../pages.py", "static/base.html.j2"):
@@ -99,18 +99,18 @@ def test_other_paths_show_nothing(review: Review) -> None:
         assert len(body) < 100
 
 
-def test_other_pages_decide_nothing_even_with_the_token(review: Review) -> None:
+def test_other_pages_decide_nothing_even_with_the_token(review: ReviewServer) -> None:
     """A name that was made to point here, another page, and what its form could send without being asked."""
     kinds = [{"Content_Type": kind} for kind in ("text/plain", "application/x-www-form-urlencoded")]
     hosts = [{"Host": host} for host in ("evil.example", "evil.example:80")]
     for headers in (*kinds, *hosts, {"Origin": "http://evil.example"}):
-        assert ask(review, "api/inspections/1/verdict", {"verdict": FINE}, **headers)[0] == 403
+        assert ask(review, "api/inspections/1/verdict", {"verdict": GOOD}, **headers)[0] == 403
         assert ask(review, "api/done", {}, **headers)[0] == 403
     assert review.session.decided() == {}
     assert ask(review, "")[0] == 200  # it still runs
 
 
-def test_decisions_are_made_and_taken_back(review: Review) -> None:
+def test_decisions_are_made_and_taken_back(review: ReviewServer) -> None:
     assert verdict(review, 1, DEFECT)[0] == 200
     assert (review.session.out / "defect/b_part.png").is_file()
     assert verdict(review, 2, "skip")[0] == 200
@@ -123,7 +123,7 @@ def test_decisions_are_made_and_taken_back(review: Review) -> None:
     assert json.loads(ask(review, "api/review?limit=9")[2])["waiting"] == 3
 
 
-def test_an_outline_that_is_drawn_is_kept(review: Review) -> None:
+def test_an_outline_that_is_drawn_is_kept(review: ReviewServer) -> None:
     drawn, file = np.zeros((24, 32), np.uint8), io.BytesIO()  # half as large as the picture
     drawn[5, 7] = 255
     Image.fromarray(drawn).save(file, "PNG")
@@ -138,28 +138,28 @@ def test_an_outline_that_is_drawn_is_kept(review: Review) -> None:
     assert review.session.decided() == {0: DEFECT}
 
 
-def test_what_no_page_sends_is_refused(review: Review) -> None:
+def test_what_no_page_sends_is_refused(review: ReviewServer) -> None:
     for sent in (b"", b"{", b"[]", b"null", b" " * 9_000_000):
         with suppress(ConnectionError):  # what is too long is not read
             assert ask(review, "api/inspections/1/verdict", sent)[0] == 400
-    assert verdict(review, 99, FINE)[0] == 404
+    assert verdict(review, 99, GOOD)[0] == 404
     assert verdict(review, 0, "../x")[0] == 409
     assert ask(review, "api/inspections/1/verdict", {"number": "x"})[0] == 409
     assert review.session.decided() == {}
 
 
-def test_what_cannot_be_kept_is_said_to_the_page(review: Review) -> None:
+def test_what_cannot_be_kept_is_said_to_the_page(review: ReviewServer) -> None:
     review.session.pictures[0].path.unlink()
-    status, said = verdict(review, 0, FINE)
+    status, said = verdict(review, 0, GOOD)
     assert status == 409
     assert "is it there" in said["error"]
     assert ask(review, "api/inspections/1/view")[0] == 409
 
 
-def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session: Session) -> None:
-    review = Review(session, "results")
+def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session: ReviewSession) -> None:
+    review = ReviewServer(session, "results")
     with pytest.raises(InputError, match="--port"):
-        Review(session, "results", int(review.server.server_address[1]))
+        ReviewServer(session, "results", int(review.server.server_address[1]))
     thread = threading.Thread(target=review.serve)
     thread.start()
     assert ask(review, "api/done", {})[0] == 200
@@ -167,7 +167,9 @@ def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session: Session) 
     assert not thread.is_alive()
 
 
-def test_a_browser_that_goes_away_is_no_error(review: Review, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_browser_that_goes_away_is_no_error(
+    review: ReviewServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     """It is not interested in a picture any more: the connection is reset while it is sent."""
     parts = urlsplit(review.url)
     for _ in range(3):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flawscope.config import build
+from flawscope.config import build_config
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Command, Method, Option, deferred
@@ -92,11 +92,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(preset: str, values: Mapping[str, Any]) -> Recipe:
+def make_recipe(preset: str, values: Mapping[str, Any]) -> Recipe:
     """Settings of the preset, then `values`. InputError names what is wrong."""
     if preset not in RECIPES:
         raise InputError(f"there is no preset {preset}: choose of {', '.join(RECIPES)}")
-    return build(Recipe, {**RECIPES[preset], **values})
+    return build_config(Recipe, {**RECIPES[preset], **values})
 
 
 PAPER_STEPS = 70_000

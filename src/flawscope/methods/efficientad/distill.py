@@ -19,19 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.artefact.model_file import versions
-from flawscope.artefact.state_file import checkpoint_of, found_checkpoint
+from flawscope.artefact.model_file import package_versions
+from flawscope.artefact.state_file import checkpoint_path, load_checkpoint
 from flawscope.errors import InputError, pluralize
-from flawscope.methods.detector import device_for
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.efficientad import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.methods.efficientad.networks import (
     compact_teacher,
-    expanded,
+    expand_teacher,
     expansion_matrix,
-    narrowed,
-    normalised,
+    normalise,
     pdn,
     read_teacher,
+    replace_last_layer,
     write_teacher,
 )
 from flawscope.methods.efficientad.targets import (
@@ -43,11 +43,11 @@ from flawscope.methods.efficientad.targets import (
     ViewPool,
 )
 from flawscope.methods.features.backbone import Backbone, load_backbone
-from flawscope.methods.task import EVERY, Budget
+from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import board_in, thin_curve
+from flawscope.methods.training_log import tensorboard_folder, thin_curve
 from flawscope.methods.training_state import json_settings, move_to_device, pick_precision
-from flawscope.progress import Step, duration, silent
+from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
 MIN_PICTURES = 20  # pictures: one of them is held out
 MAX_HELD_OUT = 256
@@ -64,10 +64,10 @@ def distill(
     minutes: float | None = None,
     resume: bool = False,
     device: str = "auto",
-    every: float = EVERY,
+    every: float = CHECKPOINT_INTERVAL,
     tensorboard: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
-    step: Step = silent,
+    step: ProgressCallback = ignore_progress,
 ) -> tuple[dict[str, Any], list[str]]:
     """Make a teacher and write it to `out`.
 
@@ -95,11 +95,11 @@ def distill(
         InputError: too few pictures, no such backbone or weights, or a checkpoint of another run.
         FlawscopeError: NaN loss, or the file cannot be written.
     """
-    where = device_for(device)
+    where = resolve_device(device)
     recipe = replace(recipe, precision=pick_precision(recipe.precision, where))
-    store = checkpoint_of(out)
-    budget = Budget(minutes, store, resume, every, tensorboard=board_in(tensorboard))
-    found = found_checkpoint(store, resume, say)
+    store = checkpoint_path(out)
+    budget = Budget(minutes, store, resume, every, tensorboard=tensorboard_folder(tensorboard))
+    found = load_checkpoint(store, resume, say)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (BACKBONE_SIDE, BACKBONE_SIDE), weights)
     pictures = PictureSet.read(paths, step)
     if len(pictures.paths) < MIN_PICTURES:
@@ -135,13 +135,13 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         device: torch.device,
         *,
         say: Callable[[str], None],
-        step: Step,
+        step: ProgressCallback,
     ):
         self.recipe, self.pictures, self.origin = recipe, pictures, origin
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self.target = TargetFeatures(backbone, recipe.neighbourhood, dtype).to(device)
         self.renderer = Renderer(pictures, self.target, device)
-        self.net = narrowed(pdn(recipe.size, width=recipe.width), self.target.channels)
+        self.net = replace_last_layer(pdn(recipe.size, width=recipe.width), self.target.channels)
         super().__init__([self.net], recipe, device, say, step)
         self.initialise(START)
         move_to_device(self.net, device)
@@ -224,7 +224,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             self.pool = None  # freed before the next one is made
             chosen = self._views(range(wanted * views, (wanted + 1) * views))
             # a new stage would start the remaining time anew
-            self.pool = self.renderer.pool(chosen, silent if self.current_round >= 0 else self.step)
+            self.pool = self.renderer.pool(chosen, ignore_progress if self.current_round >= 0 else self.step)
             self.current_round = wanted
 
     def _views(self, numbers: Sequence[int]) -> list[PictureView]:
@@ -240,7 +240,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         return [F.mse_loss(self._forward(networks[0], pixels), targets)]
 
     def _forward(self, net: nn.Module, pixels: Tensor) -> Tensor:
-        images = normalised(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+        images = normalise(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             described: Tensor = net(images)  # [B, C, n, n]
         return described.float()
@@ -266,7 +266,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     def write(self, out: str | os.PathLike[str]) -> dict[str, Any]:
         """Write the teacher in fp16 with 384 outputs, and return its facts with the loss after rounding."""
-        whole = expanded(self.net.state_dict(), self.target.channels)
+        whole = expand_teacher(self.net.state_dict(), self.target.channels)
         state = {k: v.half() for k, v in whole.items()}
         teacher = pdn(self.recipe.size, width=self.recipe.width)
         teacher.load_state_dict(state)
@@ -291,10 +291,9 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             "seconds": round(self.seconds, 1),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
-            "versions": versions(),
+            "versions": package_versions(),
         }
         write_teacher(out, state, facts)
-        self.say(
-            f"held-out loss {facts['loss']:.4f} (1 is what the mean picture gets), {duration(self.seconds)}"
-        )
+        took = format_duration(self.seconds)
+        self.say(f"held-out loss {facts['loss']:.4f} (1 is what the mean picture gets), {took}")
         return facts

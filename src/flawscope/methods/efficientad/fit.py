@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.calibration import ENOUGH, needed_for
+from flawscope.calibration import MIN_FOR_FULL_RATE, min_calibration_size
 from flawscope.methods.efficientad import GENERATED
-from flawscope.methods.efficientad.model import Model, bordered
-from flawscope.methods.efficientad.networks import normalised
+from flawscope.methods.efficientad.model import Model, mirror_border
+from flawscope.methods.efficientad.networks import normalise
 from flawscope.methods.efficientad.trainer import Trainer
-from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
+from flawscope.methods.efficientad.training_pictures import TeacherOutputs, natural_pictures
 from flawscope.methods.good_pictures import PictureValues, measure_picture
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.trained_fit import TrainedFit
-from flawscope.methods.training_state import digest_of
+from flawscope.methods.training_state import network_digest
 
 WEIGHING_PICTURES = 24  # at most, by which differences are weighed
 MIN_GAP = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
@@ -30,7 +30,7 @@ POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does
 def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures, of which some are held out, and calibrate it on those."""
     config, run = model.config, TrainedFit("efficientad", model, task)
-    other = other_pictures(config.natural)
+    other = natural_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
     penalty = " and ".join(unknown) or "none"
     parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
@@ -54,7 +54,7 @@ def fit(model: Model, task: Task) -> Fitted:
             differ(learnt[: len(some)])
         calibrate(run, model, HeldOutSplit([*some], [*some]))
 
-    run.train(trainer, rehearse, POST_TRAINING, teacher=digest_of(model.teacher), penalty=penalty)
+    run.train(trainer, rehearse, POST_TRAINING, teacher=network_digest(model.teacher), penalty=penalty)
     if config.weighed:
         whiten_outputs(model, differ(learnt[:: -(-len(learnt) // WEIGHING_PICTURES)]))
     said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
@@ -108,12 +108,12 @@ def split_held_out(
     count = round(sum(map(len, parts)) / views)  # pictures
     few = max(MIN_QUANTILE_PICTURES, count // 5)
     apart = parts[0][0] in reserved
-    enough = count - few >= needed_for(rate) if apart else usable / views >= ENOUGH
+    enough = count - few >= min_calibration_size(rate) if apart else usable / views >= MIN_FOR_FULL_RATE
     everything = sorted(i for part in parts for i in part)
     if not enough or len(parts) < 2:
         return HeldOutSplit(everything, everything)
     for_quantiles: list[int] = []
-    left, needed = len(everything), min(needed_for(rate) * views, len(everything))
+    left, needed = len(everything), min(min_calibration_size(rate) * views, len(everything))
     while len(parts) > 1 and len(for_quantiles) < few * views:
         if left - len(parts[-1]) < needed:  # a large group would leave the threshold too few
             break
@@ -181,8 +181,8 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
     image = image[None].to(model.mean.device)
     valid_mask = model.valid_mask(model.inside(image)).view(model.grid)
     with torch.inference_mode():
-        seen = normalised(model.filled(image)).contiguous(memory_format=torch.channels_last)
-        mirrored = bordered(seen, model.config.border)
+        seen = normalise(model.filled(image)).contiguous(memory_format=torch.channels_last)
+        mirrored = mirror_border(seen, model.config.border)
         learnt, taught = model.student(mirrored), model.standardise(model.teacher(mirrored))
         local = taught - learnt[:, : model.channels]
         distant = model.autoencoder(seen) - learnt[:, model.channels :]

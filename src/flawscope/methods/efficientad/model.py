@@ -17,12 +17,12 @@ from flawscope.methods.efficientad import CHANNELS, FIRST_LAYERS, METHOD, STRIDE
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
     compact_teacher,
-    narrowed,
-    normalised,
-    packaged,
+    normalise,
+    packaged_teacher,
     pdn,
     pdn_grid,
     read_teacher,
+    replace_last_layer,
     width_of,
 )
 from flawscope.methods.features.embedding import smooth_matrix
@@ -64,8 +64,8 @@ class Model(Detector):
         """
         super().__init__(config, roi)
         self.channels = channels
-        self.teacher = narrowed(pdn(network, width=width), channels).requires_grad_(False)
-        self.student = narrowed(pdn(network, 2 * CHANNELS, width=width), 2 * channels)
+        self.teacher = replace_last_layer(pdn(network, width=width), channels).requires_grad_(False)
+        self.student = replace_last_layer(pdn(network, 2 * CHANNELS, width=width), 2 * channels)
         self.autoencoder = Autoencoder(channels, border=config.border)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.zeros(channels))
@@ -88,8 +88,8 @@ class Model(Detector):
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into the local and the global map `[B, 2, h, w]` float32: squared
         differences, averaged over the channels."""
-        seen = normalised(self.filled(images)).contiguous(memory_format=torch.channels_last)
-        mirrored = bordered(seen, self.config.border)
+        seen = normalise(self.filled(images)).contiguous(memory_format=torch.channels_last)
+        mirrored = mirror_border(seen, self.config.border)
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
         with self.reduced():
             begun = self.teacher[:same](mirrored)
@@ -159,7 +159,7 @@ class Model(Detector):
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
     """A model with its teacher, untrained otherwise, and the teacher's name, origin and licence."""
-    path = config.teacher or packaged(config.network or "s")
+    path = config.teacher or packaged_teacher(config.network or "s")
     state, facts = read_teacher(path)
     network: Size = facts["size"]
     if config.network not in (None, network):
@@ -179,7 +179,7 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
     }
 
 
-def bordered(images: Tensor, border: int) -> Tensor:
+def mirror_border(images: Tensor, border: int) -> Tensor:
     """Images `[B, 3, H, W]`, mirrored outwards by `border` pixels, so that a PDN's outputs are as near to
     the picture's edges as to any other place."""
     return F.pad(images, (border,) * 4, mode="reflect") if border else images

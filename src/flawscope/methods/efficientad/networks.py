@@ -1,7 +1,7 @@
 """EfficientAD's networks: the patch description network (PDN) as teacher and as student, and the autoencoder
 (Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1, tables 5 to 7); and the file of a teacher.
 
-All networks take pictures as `normalised` returns them, as the published teachers do.
+All networks take pictures as `normalise` returns them, as the published teachers do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WID
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     """Images `[B, 3, H, W]` in 0..1, RGB, to the networks' input."""
     return (images - _channels(MEAN, images)) / _channels(STD, images)
 
@@ -76,7 +76,7 @@ def width_of(first: Tensor | NDArray[Any] | None, size: Size) -> int | None:
     return width if 1 <= width <= WIDTHS[size] else None
 
 
-def narrowed(network: nn.Sequential, channels: int) -> nn.Sequential:
+def replace_last_layer(network: nn.Sequential, channels: int) -> nn.Sequential:
     """Give a PDN a new last layer with `channels` outputs, in place."""
     last = network[-1]
     assert isinstance(last, nn.Conv2d)
@@ -170,13 +170,13 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     path = Path(path)
     if not path.exists():
         raise InputError(f"there is no teacher {path}: check the path, or make one with `flawscope distill`")
-    body = packed.read(path, "teacher")
+    body = packed.read_state_bytes(path, "teacher")
     origin = f"file {path.name} sha256 {hashlib.sha256(body).hexdigest()}"
     if path.suffix in (".pth", ".pt"):
         state, size = _read_published(path, body)
         unknown = {"name": "unknown", "origin": "unknown", "licence": "as the file's owner says"}
         return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
-    tensors, facts = packed.unpack(path, body, "teacher", REMEDY)
+    tensors, facts = packed.parse_state(path, body, "teacher", REMEDY)
     kind = facts.get("size")
     wanted = {}
     if kind in WIDTHS and (width := width_of(tensors.get("conv1.weight"), kind)):
@@ -192,7 +192,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     return state, {**facts, "origin": origin}
 
 
-def packaged(size: Size) -> Path:
+def packaged_teacher(size: Size) -> Path:
     """The file of the teacher that comes with flawscope. InputError where there is none of this size."""
     path = Path(__file__).parent / "weights" / f"pdn_{size}.safetensors"
     if not path.exists():
@@ -207,7 +207,7 @@ def write_teacher(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
     """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
-    packed.pack(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
+    packed.write_state(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
 
 
 def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
@@ -244,7 +244,7 @@ def compact_teacher(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tu
     return state, channels
 
 
-def expanded(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
     """Undo `compact_teacher`: 384 outputs of a network with fewer, on the CPU."""
     widen, wide = expansion_matrix(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
     weight, bias = list(wide)[-2:]
@@ -261,7 +261,7 @@ def _read_published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
         found = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         values = [v for v in found.values() if isinstance(v, Tensor)]
     except Exception:  # pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ...
-        raise files.refused(
+        raise files.unusable_file_error(
             path, "it holds more than tensors, or is damaged: give the state dict of a PDN", "teacher"
         ) from None
     sizes: tuple[Size, ...] = ("s", "m")
@@ -269,8 +269,10 @@ def _read_published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
         wanted = pdn(size).state_dict()
         if [v.shape for v in values] == [v.shape for v in wanted.values()]:
             return {k: v.float() for k, v in zip(wanted, values, strict=True)}, size
-    raise files.refused(path, "its tensors are not those of a PDN-S or PDN-M with 384 channels", "teacher")
+    raise files.unusable_file_error(
+        path, "its tensors are not those of a PDN-S or PDN-M with 384 channels", "teacher"
+    )
 
 
 def _bad_file(path: Path, reason: str) -> InputError:
-    return files.refused(path, f"{reason}; {REMEDY}", "teacher")
+    return files.unusable_file_error(path, f"{reason}; {REMEDY}", "teacher")

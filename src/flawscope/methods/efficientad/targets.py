@@ -35,7 +35,7 @@ from flawscope.methods.features.embedding import PatchEmbedding
 from flawscope.methods.good_pictures import Moments
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import decode
-from flawscope.progress import Advance, Step, silent
+from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 
 Pixels = NDArray[np.uint8]
 
@@ -61,9 +61,9 @@ class PictureSet:
     failures: list[str]
 
     @classmethod
-    def read(cls, paths: Sequence[Path], step: Step = silent) -> PictureSet:
+    def read(cls, paths: Sequence[Path], step: ProgressCallback = ignore_progress) -> PictureSet:
         """Read every file once, and keep the pictures that can be decoded."""
-        advance = Advance(step, "pictures", len(paths))
+        advance = ProgressCounter(step, "pictures", len(paths))
 
         def look(path: Path) -> tuple[str, tuple[int, int]] | str:
             try:
@@ -191,7 +191,7 @@ class Renderer:
         views: Sequence[PictureView],
         compute: Callable[[Tensor], Tensor],
         take: Callable[[slice, Tensor, Tensor], None],
-        step: Step,
+        step: ProgressCallback,
         stage: str,
     ) -> None:
         """Call `take(which, small, computed)` for every block of views: `small` is `[n, 3, 252, 252]` uint8,
@@ -211,7 +211,7 @@ class Renderer:
 
         process_blocks(range(len(views)), self.block, rendered, work, store, self.device, step, stage)
 
-    def measure(self, chosen: Sequence[int], step: Step) -> None:
+    def measure(self, chosen: Sequence[int], step: ProgressCallback) -> None:
         """Set the targets' mean and spread to those of these pictures, whole and with their colours."""
         moments = Moments()
 
@@ -223,7 +223,9 @@ class Renderer:
         self.target.mean.copy_(moments.mean)
         self.target.std.copy_(moments.spread())
 
-    def pool(self, views: Sequence[PictureView], step: Step = silent, stage: str = "targets") -> ViewPool:
+    def pool(
+        self, views: Sequence[PictureView], step: ProgressCallback = ignore_progress, stage: str = "targets"
+    ) -> ViewPool:
         """Render the views and compute their targets."""
         count, channels, cells = len(views), self.target.channels, USED_CELLS
         pool = ViewPool(

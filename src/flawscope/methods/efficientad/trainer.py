@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from flawscope.methods import training, training_state
 from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE
-from flawscope.methods.efficientad.model import Model, bordered
-from flawscope.methods.efficientad.networks import count_outputs, normalised
+from flawscope.methods.efficientad.model import Model, mirror_border
+from flawscope.methods.efficientad.networks import count_outputs, normalise
 from flawscope.methods.efficientad.training_pictures import (
     DefectOutputs,
     DefectSimulator,
@@ -145,7 +145,7 @@ class Trainer(training.Trainer[Batch]):
 
     def _cut_windows(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
         """The windows `[B, 3, h, w]` of pictures [B, 3, H, W], as the PDNs see them."""
-        seen = bordered(images, self.config.border)
+        seen = mirror_border(images, self.config.border)
         height, width = self.window_pixels
         parts = [
             image[:, STRIDE * y : STRIDE * y + height, STRIDE * x : STRIDE * x + width]
@@ -157,12 +157,12 @@ class Trainer(training.Trainer[Batch]):
         """L_hard, the penalty, L_AE and L_STAE (3.2 and 3.3)."""
         student, autoencoder = cast(nn.Sequential, networks[0]), networks[1]
         count = len(batch.images)
-        images = normalised(training_state.uploaded(batch.images, self.device))
-        changed = normalised(training_state.uploaded(batch.recoloured, self.device))
+        images = normalise(training_state.upload(batch.images, self.device))
+        changed = normalise(training_state.upload(batch.recoloured, self.device))
         windows, changed_windows = (self._cut_windows(part, batch.cells) for part in (images, changed))
         seen = [windows]
         if batch.natural is not None:
-            seen.append(normalised(training_state.uploaded(batch.natural, self.device).float() / 255))
+            seen.append(normalise(training_state.upload(batch.natural, self.device).float() / 255))
         together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             first, second, taught, changed_taught = self._forward(student, together, batch)
@@ -199,7 +199,7 @@ class Trainer(training.Trainer[Batch]):
             asked = begun[-count:] if known is not None else torch.cat([begun[:count], begun[-count:]])
             answers = teacher[same:](asked).float()
         if known is not None:
-            answers = torch.cat([training_state.uploaded(known, self.device).float(), answers])
+            answers = torch.cat([training_state.upload(known, self.device).float(), answers])
         taught = self.model.standardise(answers)
         # the last layer's two halves see different windows
         last, described = _last_layer(student), student[same:-1](begun)
@@ -224,7 +224,7 @@ class Trainer(training.Trainer[Batch]):
         would wait until the GPU has counted its elements."""
         if valid_mask is None or self.device.type != "cuda":
             return None if valid_mask is None else valid_mask.to(self.device)
-        return tuple(training_state.uploaded(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
+        return tuple(training_state.upload(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
 
     def _reconstruct(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """Outputs of the autoencoder; its dropout depends on the step alone."""

@@ -20,13 +20,13 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.detector import without_tf32
 from flawscope.methods.efficientad import GENERATED, NONE, RECEPTIVE_FIELD, STRIDE
-from flawscope.methods.efficientad.model import Model, bordered
-from flawscope.methods.efficientad.networks import normalised
+from flawscope.methods.efficientad.model import Model, mirror_border
+from flawscope.methods.efficientad.networks import normalise
 from flawscope.methods.good_pictures import FeatureCache, GoodPictures, PartMasks, to_pixels
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import list_pictures
-from flawscope.pictures.views import unmarked
-from flawscope.progress import Step
+from flawscope.pictures.views import remove_padding_marks
+from flawscope.progress import ProgressCallback
 from flawscope.synthesis import DefectScale, fractal_noise, generated_texture, simulate_defect
 
 Pixels = NDArray[np.uint8]
@@ -46,14 +46,14 @@ class TeacherOutputs(FeatureCache):
         self.padded: dict[int, Tensor] = {}
         self.region = None if model.config.pads or model.roi.all() else model.valid_mask().cpu()
 
-    def measure(self, step: Step) -> None:
+    def measure(self, step: ProgressCallback) -> None:
         """Set the model's teacher statistics (A.1), and keep as many outputs as there is room for."""
         (moments,) = self.moments(step, "teacher statistics")
         self.model.mean.copy_(moments.mean)
         self.model.std.copy_(moments.spread())
 
     def compute(self, images: Tensor) -> list[Tensor]:
-        seen = bordered(normalised(self.model.filled(images)), self.model.config.border)
+        seen = mirror_border(normalise(self.model.filled(images)), self.model.config.border)
         with without_tf32(images.device):
             return [self.model.teacher(seen).float()]
 
@@ -74,7 +74,7 @@ class TeacherOutputs(FeatureCache):
 # ------------------------------------------------------------------------------------------- other pictures
 
 
-def other_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None:
+def natural_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None:
     """Source of the pictures that the student must not learn, by the setting `natural`."""
     if natural == NONE:
         return None
@@ -179,12 +179,12 @@ class DefectSimulator:
             pixels, where = made.picture, where | made.mask
         changed = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(where)
-        return torch.where(mask, changed, torch.from_numpy(unmarked(image.numpy())[0])), mask
+        return torch.where(mask, changed, torch.from_numpy(remove_padding_marks(image.numpy())[0])), mask
 
 
 def outputs_seeing(defects: Tensor, border: int) -> DefectOutputs:
     """PDN outputs that see the defects [H, W] bool of a picture that is mirrored outwards."""
-    seen = bordered(defects[None, None].float(), border)
+    seen = mirror_border(defects[None, None].float(), border)
     edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2
     anywhere = F.max_pool2d(seen, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0
     within = F.max_pool2d(F.pad(seen, (-edge,) * 4), MIDDLE_SIDE, STRIDE)[0, 0] > 0

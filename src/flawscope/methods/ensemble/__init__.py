@@ -91,7 +91,7 @@ def format_member(method: Method, config: PictureSettings) -> str:
 def _operators() -> Mapping[Any, Any]:
     """Collect those of all methods: any can be a member."""
     found: dict[Any, Any] = {}
-    for method in registry.loadable():
+    for method in registry.loadable_methods():
         if method.name != NAME and method.operators is not None:
             found |= method.operators()
     return found

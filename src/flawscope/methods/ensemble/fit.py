@@ -11,9 +11,9 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.ensemble import format_member
 from flawscope.methods.ensemble.model import Member, Model
-from flawscope.methods.good_pictures import GoodPictures, HeldOut, packed
+from flawscope.methods.good_pictures import GoodPictures, HeldOut, pack_image
 from flawscope.methods.method import Method
-from flawscope.methods.task import Budget, Defect, Fitted, Task
+from flawscope.methods.task import Budget, Fitted, SeenDefect, Task
 
 MEMBER_PICTURES = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
 # Least spread in shares of the mean: of a map's values, so that distances count in units of the usual one;
@@ -76,9 +76,9 @@ def _member_task(
     return replace(own, load=lambda i: sized(images[i]) if i in learnt else None, reserved=())
 
 
-def _resize_defect(defect: Defect, member: Member, sized: Callable[[Tensor], Tensor]) -> Defect:
+def _resize_defect(defect: SeenDefect, member: Member, sized: Callable[[Tensor], Tensor]) -> SeenDefect:
     mask = member.resize_mask(torch.from_numpy(defect.mask)[None].to(member.down_rows.device))[0]
-    return Defect(packed(sized(defect.image)), mask.cpu().numpy(), defect.name)
+    return SeenDefect(pack_image(sized(defect.image)), mask.cpu().numpy(), defect.name)
 
 
 def _measure_normal(model: Model, held: HeldOut) -> Tensor:

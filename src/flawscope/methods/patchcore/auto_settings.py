@@ -29,11 +29,10 @@ from flawscope.methods.patchcore.leave_one_out import nearest_distance
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import FitJob, collect_patches, to_grid
 from flawscope.methods.settings import PATCH_SIZE_IN_NAME
-from flawscope.methods.task import Task, Undecided
+from flawscope.methods.task import AutoSettingsTask, Task
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import roi_from
-from flawscope.progress import Step
+from flawscope.pictures.roi import read_roi
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
 
@@ -51,7 +50,7 @@ COMPARED_PICTURES = 16  # whose tiles at those places are compared
 Pixels = NDArray[Any]
 
 
-def choose(config: Config, undecided: Undecided) -> Config:
+def choose(config: Config, undecided: AutoSettingsTask) -> Config:
     """The settings with `size`, or, where there is a detector, with `positions` decided."""
     if undecided.model is None or undecided.task is None:
         return replace(config, size=choose_size(config, undecided))
@@ -91,7 +90,7 @@ class Trial:
         return sum(size * size for size in self.sizes)
 
 
-def choose_size(config: Config, task: Undecided) -> str:
+def choose_size(config: Config, task: AutoSettingsTask) -> str:
     """Choose the best `size` by simulated defects in the region of interest, and say why in one line."""
     if PATCH_SIZE_IN_NAME.match(config.backbone):
         raise InputError(f"size: auto is for convolutional backbones: give --size for {config.backbone}")
@@ -153,7 +152,7 @@ def _reduce(picture: Pixels) -> Sample:
 
 
 def simulate_defects(
-    config: Config, held: Sequence[Sample], learnt: Sequence[Pixels], task: Undecided
+    config: Config, held: Sequence[Sample], learnt: Sequence[Pixels], task: AutoSettingsTask
 ) -> tuple[list[Pixels], float]:
     """Put a defect of each scale on every picture held out, on the part and in the region of interest.
     Return these pictures, and the longer side of the smallest defect in pixels of the user's pictures."""
@@ -163,7 +162,7 @@ def simulate_defects(
         if task.roi is not None:
             preprocess = Preprocess((CANDIDATE_SIDES[-1],) * 2, config.keep_aspect, None, task.white_level)
             geometry = preprocess.geometry((picture.shape[0], picture.shape[1]))
-            inside = geometry.warp_mask(roi_from(task.roi, preprocess))
+            inside = geometry.warp_mask(read_roi(task.roi, preprocess))
             within = within & inside if (within & inside).any() else inside
         for j, scale in enumerate(DefectScale):
             rng = np.random.default_rng([config.seed, k, j])
@@ -181,26 +180,28 @@ def try_sizes(
     learnt: Sequence[Pixels],
     shown: Sequence[Pixels],
     held: int,
-    task: Undecided,
+    task: AutoSettingsTask,
 ) -> Trial:
     """Fit a model of these sizes and measure how well it tells good pictures from defective ones. `shown`:
     uint8, first those held out, then the same with a defect of each scale in turn."""
     trial = replace(config, size="+".join(map(str, sizes)), count=TRIAL_BANK_SIZE, memory=None)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
-    region = None if task.roi is None else torch.from_numpy(roi_from(task.roi, preprocess))
+    region = None if task.roi is None else torch.from_numpy(read_roi(task.roi, preprocess))
     model = Model(trial, backbone, region).to(backbone.mean.device)
 
     def tensors(pictures: Sequence[Pixels]) -> Callable[[int], Tensor]:
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
 
-    quiet: Step = lambda stage, done, total: task.step(f"choosing a size: {trial.size}", done, total)  # noqa: E731
-    fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=quiet))
+    def step(stage: str, done: int, total: int) -> None:
+        task.step(f"choosing a size: {trial.size}", done, total)
+
+    fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=step))
     scores = np.zeros(len(shown))
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
         scores[index] = float(model.score(features[None], None if inside is None else inside[None])[0])
 
-    embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
+    embed_pictures(model, tensors(shown), range(len(shown)), store, step)
     good, bad = scores[:held], scores[held:].reshape(held, -1)
     labels = np.repeat([False, True], held)
     return Trial(sizes, tuple(float(auroc(labels, np.concatenate([good, column]))) for column in bad.T))

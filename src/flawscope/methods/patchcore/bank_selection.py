@@ -23,10 +23,14 @@ MIB, GIB = 2**20, 2**30
 MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
 KERNEL_BYTES = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
 ACTIVATION_FACTOR = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
-FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
+MIN_FINE_BANK = (
+    2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
+)
 MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the default backbone
 MIN_OF_POSITION = 500  # of a place, however many there are
-KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
+MAX_KEPT_BYTES = (
+    1 * GIB
+)  # of patches of some places that stay, to leave pictures out of their banks once more
 MIN_PART = 16  # pictures that a part for a worker has at least
 
 
@@ -44,7 +48,7 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     elif config.view_specs[view][0] == config.view_sizes[0]:
         wanted = round(config.ratio * patches)
     else:
-        wanted = max(round(config.fine_ratio * patches), FEWEST)
+        wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
     if positions is not None and config.count is None:
         wanted = min(wanted, max(MAX_OF_ALL_POSITIONS // positions, MIN_OF_POSITION))
     return max(1, min(wanted, config.cap, patches))
@@ -112,10 +116,10 @@ class MemoryPlan:
 def predict_peak(model: Model, task: Task) -> int:
     """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
     copies = () if task.places is not None else few_shot.choose_orientations(FitJob(model, task))
-    return plan(model, task, task.count * (1 + len(copies))).peak
+    return plan_memory(model, task, task.count * (1 + len(copies))).peak
 
 
-def plan(model: Model, task: Task, count: int) -> MemoryPlan:
+def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     """Predict the peak of a process, and split the pictures until it fits.
 
     Args:
@@ -163,7 +167,7 @@ def plan(model: Model, task: Task, count: int) -> MemoryPlan:
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (places or 1) * width * 4
     if places is not None:  # some places' patches, distances of all
-        kept = min(KEPT, features) + 4 * sum(patches) * count
+        kept = min(MAX_KEPT_BYTES, features) + 4 * sum(patches) * count
     else:  # the coresets of the shards
         kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
     most = base + features // shards + embedding + selecting + installing + kept

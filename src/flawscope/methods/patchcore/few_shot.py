@@ -15,11 +15,11 @@ from flawscope.methods.patchcore.leave_one_out import (
     calibrate,
     valid_mask_of,
 )
-from flawscope.methods.patchcore.patches import FitJob, Patches, turned
+from flawscope.methods.patchcore.patches import FitJob, Patches, orient
 from flawscope.methods.threads import workers
 
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
-FEW = 10  # pictures up to which `auto` tries copies
+FEW_PICTURES = 10  # pictures up to which `auto` tries copies
 COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
 FARTHEST_PATCHES = 64  # of them, whose distances are compared
 # From which share on copies are kept. Products whose parts always lie alike have 0 to 0.07, and copies do not
@@ -28,7 +28,7 @@ MIN_GAIN = 0.08
 SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 BLOCK_ROWS = 512  # patches compared at once
 # A way to turn a picture, 1 to 7: its bits mirror the rows, mirror the columns, and, first, swap both
-WAYS: dict[str, tuple[int, ...]] = {
+ORIENTATIONS: dict[str, tuple[int, ...]] = {
     "none": (),
     "turn": (3, 5, 6),
     "mirror": (1, 2),
@@ -49,9 +49,9 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """
     old, roi, augment = job.task.old, job.model.roi, job.config.augment
     if augment == "auto":
-        few = job.task.count <= FEW if old is None else old.manifest.facts.get("augment") == "all"
-        return possible("all" if few and not job.config.upright else "none", roi)
-    found = possible(augment, roi)
+        few = job.task.count <= FEW_PICTURES if old is None else old.manifest.facts.get("augment") == "all"
+        return possible_orientations("all" if few and not job.config.upright else "none", roi)
+    found = possible_orientations(augment, roi)
     if not found and augment != "none":
         raise InputError(
             f"setting augment: {augment} is not possible: a copy does not fit the picture size or the region "
@@ -60,9 +60,9 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
     return found
 
 
-def possible(augment: str, roi: Tensor) -> tuple[int, ...]:
+def possible_orientations(augment: str, roi: Tensor) -> tuple[int, ...]:
     """The ways that leave a region of interest [H, W] bool as it is."""
-    return tuple(way for way in WAYS[augment] if torch.equal(turned(roi, way), roi))
+    return tuple(way for way in ORIENTATIONS[augment] if torch.equal(orient(roi, way), roi))
 
 
 def augment_name(job: FitJob) -> str:
@@ -127,7 +127,7 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
         inside, found = patches.pixel_mask(i), []
         for view, own, known in zip(job.views, patches.features, learnt, strict=True):
             region = view.inside.bool()
-            away = elsewhere([own[j] for j in range(count)], view.grid, region, i)
+            away = distances_elsewhere([own[j] for j in range(count)], view.grid, region, i)
             away[region] = torch.maximum(away[region], known[i])
             away = away * valid_mask_of(view, inside)
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
@@ -138,7 +138,9 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
         return calibrate(job, each(raw, range(count)))
 
 
-def elsewhere(features: Sequence[Tensor], grid: tuple[int, int], region: Tensor, picture: int) -> Tensor:
+def distances_elsewhere(
+    features: Sequence[Tensor], grid: tuple[int, int], region: Tensor, picture: int
+) -> Tensor:
     """Distances [P] from each patch of one picture to the nearest of all pictures, but for those around it; 0
     outside the region, and where there is no other patch.
 

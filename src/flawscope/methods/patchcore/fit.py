@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.threshold import from_values, suspects
+from flawscope.calibration.threshold import find_suspects, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import GPU_BATCH, embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
-from flawscope.methods.patchcore.bank_selection import MemoryPlan, bank_size, plan, select_bank, select_banks
+from flawscope.methods.patchcore.bank_selection import (
+    MemoryPlan,
+    bank_size,
+    plan_memory,
+    select_bank,
+    select_banks,
+)
 from flawscope.methods.patchcore.leave_one_out import (
     GoodValues,
     LeftOutPicture,
@@ -40,10 +46,10 @@ def fit(model: Model, task: Task) -> Fitted:
     by_place, old = task.places is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
     job.orientations = () if by_place else few_shot.choose_orientations(job)
-    planned = plan(model, task, task.count * (1 + len(job.orientations)))
+    planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
         job.orientations = ()  # `keep_helpful_copies` needs all features in memory
-        planned = plan(model, task, task.count)
+        planned = plan_memory(model, task, task.count)
     task.say(planned.describe())
     if planned.shards > 1 and task.drop_suspects:
         raise InputError(
@@ -104,7 +110,9 @@ def _suspicion_limit(job: FitJob, good: GoodValues) -> float:
 
 def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> dict[int, float]:
     """Suspicious pictures among those calibrated on, with their scores."""
-    return {pictures[i]: float(good.scores[i]) for i in suspects(good.scores, _suspicion_limit(job, good))}
+    return {
+        pictures[i]: float(good.scores[i]) for i in find_suspects(good.scores, _suspicion_limit(job, good))
+    }
 
 
 def _make_result(
@@ -212,7 +220,7 @@ def _calibrate(
 
 def _fit_by_position(job: FitJob, blocks: int) -> Fitted:
     """A memory bank for each place in the pictures, one block of places after the other."""
-    found = places.fill(job, blocks)
+    found = places.fill_position_banks(job, blocks)
     used = sorted(found.left_out)
     _require_pictures(used)
     job.record_time("features, coresets and leave-one-out")

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from flawscope.calibration.threshold import fence
+from flawscope.calibration.threshold import upper_fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, BankView
 from flawscope.methods.patchcore.model import Model, top_count, top_mean
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
 from flawscope.methods.threads import workers
-from flawscope.progress import Advance
+from flawscope.progress import ProgressCounter
 
 FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
 FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
@@ -182,7 +182,7 @@ def leave_one_out(
 ) -> GoodValues:
     """Calibrate on the pictures `chosen`, each against the banks as if its group had never been there."""
     distances = distances_to_others(patches, selections)
-    advance = Advance(job.task.step, "leave-one-out", len(chosen))
+    advance = ProgressCounter(job.task.step, "leave-one-out", len(chosen))
 
     def raw(i: int) -> LeftOutPicture:
         found = [
@@ -273,7 +273,7 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 def _fence(model: Model, strengths: np.ndarray) -> float:
     """The highest of the sizes' fences on the scale of the scores, from strengths `[N, sizes]`: beyond it a
     picture is far out at any size."""
-    limits = [fence(column) for column in strengths.T]
+    limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
     part = slice(0, 2) if model.config.score in ("map", "map_top") else slice(2, 4)

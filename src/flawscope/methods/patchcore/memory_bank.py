@@ -15,7 +15,7 @@ from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchView
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.quantized_search import GROUP_SIZE, KEPT_GROUPS, SMALLEST, ByteScreen
+from flawscope.methods.patchcore.quantized_search import GROUP_SIZE, KEPT_GROUPS, MIN_BANK, ByteScreen
 from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
@@ -130,7 +130,7 @@ class BankView(PatchView):
         if self.positions is not None:  # each bank is small
             return
         # with norms that are not finite there is no bound
-        bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
+        bounded = len(self.bank) >= MIN_BANK and bool(self.norms.isfinite().all())
         confirmed = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4  # bytes a picture
         self.screen = ByteScreen(self.bank, self.norms) if bounded and confirmed <= MAX_CONFIRMED else None
 

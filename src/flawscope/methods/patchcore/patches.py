@@ -182,8 +182,8 @@ class Patches:
         )
 
 
-def turned(image: Tensor, way: int) -> Tensor:
-    """Image [..., H, W] turned by quarters and mirrored, in one of the ways of `few_shot.WAYS`."""
+def orient(image: Tensor, way: int) -> Tensor:
+    """Image [..., H, W] turned by quarters and mirrored, in one of the ways of `few_shot.ORIENTATIONS`."""
     if way & 4:
         image = image.transpose(-1, -2)
     return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
@@ -219,7 +219,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
         image = task.load(index)
         if job.config.pads:
             image = check_region_visible(image, roi)
-        return image if image is None or not way else turned(image, way)
+        return image if image is None or not way else orient(image, way)
 
     def store(number: int, one: Tensor, seen: Tensor | None) -> None:
         if not bool(one.sum().isfinite()):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.bank_selection import KEPT, select_banks
+from flawscope.methods.patchcore.bank_selection import MAX_KEPT_BYTES, select_banks
 from flawscope.methods.patchcore.leave_one_out import (
     LeftOutPicture,
     SelectedBank,
@@ -65,7 +65,7 @@ class PositionBanks:
         return None if raw is None else raw.combine(model)
 
 
-def fill(job: FitJob, blocks: int) -> PositionBanks:
+def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
     """Give the model a memory bank for every position.
 
     Args:
@@ -74,7 +74,7 @@ def fill(job: FitJob, blocks: int) -> PositionBanks:
     assert job.task.places is not None
     model, where, total = job.model, np.asarray(job.task.places.of), job.task.places.count
     order = np.random.default_rng([job.config.seed, RNG_STREAM]).permutation(total)
-    found, models, room = PositionBanks(radii=[0.0] * len(job.views)), {}, float(KEPT)
+    found, models, room = PositionBanks(radii=[0.0] * len(job.views)), {}, float(MAX_KEPT_BYTES)
     highest: dict[tuple[int, int], float] = {}  # of tiles
     # selections of the first places of a random order are kept
     for block, positions in enumerate(np.array_split(order, min(blocks, total))):

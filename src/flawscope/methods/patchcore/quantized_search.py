@@ -21,7 +21,7 @@ from flawscope.methods.threads import MapBlocks
 BLOCK = 1024  # bank elements multiplied at once
 GROUP_SIZE = 4  # of them share one bound
 KEPT_GROUPS = 12  # groups a query confirms in fp32
-SMALLEST = 2 * BLOCK  # bank: below, the plain search is as fast
+MIN_BANK = 2 * BLOCK  # bank: below, the plain search is as fast
 QUERY_MAX = 127  # largest number of a query
 # Largest of an element: processors without VNNI add two neighbouring products of bytes in 16 bits, up to
 # 32,767, the engines adding 128 to a query. 2 * 255 * 63 fits there, and so does 255 * 63 + 129 * 126, where

@@ -5,17 +5,17 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from flawscope.artefact.state_file import pack, read, unpack
+from flawscope.artefact.state_file import parse_state, read_state_bytes, write_state
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.prototypes import KMeansResult, k_means
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
+from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.trained_fit import TrainedFit
-from flawscope.methods.training_state import digest_of, to_arrays, to_tensors
-from flawscope.progress import Step
+from flawscope.methods.training_state import network_digest, to_arrays, to_tensors
+from flawscope.progress import ProgressCallback
 
 POST_TRAINING = ("top",)  # settings that training does not depend on
 
@@ -32,7 +32,7 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt), 'good')} to learn from, {len(held)} held out for the threshold; "
         f"{pluralize(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
     )
-    features = FeatureCache(model, run.images, learnt, run.max_bytes // 2)
+    features = ScaleFeatureCache(model, run.images, learnt, run.max_bytes // 2)
     features.measure(task.step)
     if made is not None:
         clusters, digest = made
@@ -65,7 +65,9 @@ UNSEEN_NOTE = "no seen defects were given (--seen): it knows simulated ones only
 # ---------------------------------------------------------------------------------------------- prototypes
 
 
-def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[KMeansResult]:
+def find_prototypes(
+    config: Config, features: ScaleFeatureCache, step: ProgressCallback
+) -> list[KMeansResult]:
     """Find the prototypes of each scale (3.2)."""
     found = []
     for scale in range(3):
@@ -79,7 +81,7 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
     """Write the prototypes that `fit` would find to a file that it takes."""
     run = TrainedFit("prnet", model, task)
     held, learnt = run.divide().numbers, run.images.numbers
-    features = FeatureCache(model, run.images, learnt, run.max_bytes // 2)
+    features = ScaleFeatureCache(model, run.images, learnt, run.max_bytes // 2)
     features.measure(task.step)
     clusters = find_prototypes(model.config, features, task.step)
     tensors = {}
@@ -93,12 +95,12 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
             f"objective {one.objective:.6g} after {pluralize(one.iterations, 'iteration')}"
         )
     facts = {
-        "backbone": digest_of(model.backbone),
+        "backbone": network_digest(model.backbone),
         "digest": run.digest,
         "scales": [{"objective": c.objective, "history": list(c.history)} for c in clusters],
         "held_out": len(held),
     }
-    pack(out, to_arrays(tensors), FILE_KIND, facts)
+    write_state(out, to_arrays(tensors), FILE_KIND, facts)
 
 
 FILE_KIND = "set of prototypes"
@@ -107,10 +109,10 @@ FILE_KIND = "set of prototypes"
 def read_prototypes(path: Path, model: Model) -> tuple[list[KMeansResult], str]:
     """Read a file of `write_prototypes`: the prototypes, and the digest of their pictures and region of
     interest. InputError where the file is not for this model."""
-    found, facts = unpack(path, read(path, FILE_KIND), FILE_KIND, "make it anew")
+    found, facts = parse_state(path, read_state_bytes(path, FILE_KIND), FILE_KIND, "make it anew")
     tensors = to_tensors(found)
     other = InputError(f"{path} is of another backbone, size or version: make it anew with the same settings")
-    if facts.get("backbone") != digest_of(model.backbone):
+    if facts.get("backbone") != network_digest(model.backbone):
         raise other
     try:
         clusters = [

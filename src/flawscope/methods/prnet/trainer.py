@@ -13,7 +13,7 @@ from flawscope.methods import training, training_state
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.network import prn_loss
 from flawscope.methods.prnet.prototypes import KMeansResult, leave_one_out_residual
-from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPicture, TrainingPictures
+from flawscope.methods.prnet.training_pictures import ScaleFeatureCache, TrainingPicture, TrainingPictures
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # RNG streams, one for each purpose
@@ -45,7 +45,7 @@ class Trainer(training.Trainer[Batch]):
         self,
         model: Model,
         pictures: TrainingPictures,
-        features: FeatureCache,
+        features: ScaleFeatureCache,
         clusters: Sequence[KMeansResult],
         task: Task,
     ):
@@ -101,7 +101,7 @@ class Trainer(training.Trainer[Batch]):
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """The loss of the map, SmoothL1 and focal (3.5)."""
         (network,) = networks
-        images, masks = (training_state.uploaded(part, self.device) for part in (batch.images, batch.masks))
+        images, masks = (training_state.upload(part, self.device) for part in (batch.images, batch.masks))
         inside = self.model.inside(images)
         with self.autocast():
             with torch.no_grad():
@@ -143,14 +143,14 @@ class Trainer(training.Trainer[Batch]):
                 mine = clusters >= 0
                 if mine.any():
                     originals = batch.originals[scale][mine[based >= 0]]
-                    rows = training_state.uploaded(mine.nonzero()[:, 0], self.device)
+                    rows = training_state.upload(mine.nonzero()[:, 0], self.device)
                     plain[rows] = leave_one_out_residual(
                         maps[scale][rows],
                         prototypes.prototypes,
                         prototypes.std,
-                        training_state.uploaded(originals, self.device).float(),
-                        training_state.uploaded(clusters[mine], self.device),
-                        training_state.uploaded(self.cluster_sizes[scale], self.device),
+                        training_state.upload(originals, self.device).float(),
+                        training_state.upload(clusters[mine], self.device),
+                        training_state.upload(self.cluster_sizes[scale], self.device),
                         valid_mask=None if cells is None else cells[rows],
                     )
                 found.append(plain)

@@ -17,8 +17,8 @@ from flawscope.methods.detector import without_tf32
 from flawscope.methods.good_pictures import GoodPictures, PartMasks, to_pixels
 from flawscope.methods.prnet import GENERATED, Config
 from flawscope.methods.prnet.model import Model, valid_cells
-from flawscope.methods.task import Defect
-from flawscope.progress import Step
+from flawscope.methods.task import SeenDefect
+from flawscope.progress import ProgressCallback
 from flawscope.synthesis import TextureFolder, extend_defect, simulate_defect
 
 PART_PICTURES = 40  # that the foreground is learnt from, at most
@@ -41,7 +41,7 @@ class TrainingPictures:
     config: Config
     images: GoodPictures
     learnt: Sequence[int]  # numbers of the good pictures
-    seen: Sequence[Defect]
+    seen: Sequence[SeenDefect]
     within: NDArray[np.bool_] | None = None  # [H, W]: where defects are put; None or empty: everywhere
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ def _mask_tensor(mask: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(mask)[None].float()
 
 
-class FeatureCache(good_pictures.FeatureCache):
+class ScaleFeatureCache(good_pictures.FeatureCache):
     """Maps of the three scales with prototypes. Cells that do not count hold their channel's mean."""
 
     def __init__(self, model: Model, images: GoodPictures, learnt: Sequence[int], room: int):
@@ -96,7 +96,7 @@ class FeatureCache(good_pictures.FeatureCache):
         self.model = model
         self.all_cells_count = not model.config.pads and bool(model.roi.all())
 
-    def measure(self, step: Step) -> None:
+    def measure(self, step: ProgressCallback) -> None:
         """Set the model's means and spreads, and keep what there is room for."""
         for scale, one in zip(
             [*self.model.scales, self.model.last], self.moments(step, "features"), strict=True

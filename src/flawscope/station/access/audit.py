@@ -18,20 +18,20 @@ from flawscope.errors import InputError
 from flawscope.station.access.users import SIGN_IN_FAILED
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database
-from flawscope.station.store.model_registry import ACTIVATED, ADDED
-from flawscope.station.store.records import REMOVED, VERDICT, add_event, iso
+from flawscope.station.store.model_registry import VERSION_ACTIVATED, VERSION_ADDED
+from flawscope.station.store.records import REMOVED_EVENT, VERDICT_EVENT, add_event, iso
 from flawscope.station.store.schema import events, products, stations
-from flawscope.station.store.station_identity import CONFIRMED
+from flawscope.station.store.station_identity import CLOCK_CONFIRMED
 
-CHANGED = "settings_changed"  # event
+SETTINGS_CHANGED = "settings_changed"  # event
 SUBJECTS = {  # subject of a search -> kinds of its events
     "sign-ins": ("sign_in", SIGN_IN_FAILED),
     "users": ("user_added", "password_changed", "user_removed"),
     "tokens": ("token_added", "token_removed"),
-    "settings": (CHANGED, CONFIRMED),
-    "versions": (ADDED, ACTIVATED),
-    "verdicts": (VERDICT,),
-    "deletions": (REMOVED,),
+    "settings": (SETTINGS_CHANGED, CLOCK_CONFIRMED),
+    "versions": (VERSION_ADDED, VERSION_ACTIVATED),
+    "verdicts": (VERDICT_EVENT,),
+    "deletions": (REMOVED_EVENT,),
 }
 MAX_FAILED_SIGN_INS, MAX_EVENTS = 100_000, 500_000  # events that are kept: failed sign-ins, others
 MAX_NAMED = 20  # settings that one event of changed settings names
@@ -81,7 +81,7 @@ def search(
     return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
 
 
-def trim(database: Database) -> None:
+def trim_events(database: Database) -> None:
     """Remove the oldest records beyond the bounds."""
     for kinds, limit in (([SIGN_IN_FAILED], MAX_FAILED_SIGN_INS), (_BOUNDED_KINDS, MAX_EVENTS)):
         is_of_kinds = events.c.kind.in_(kinds)
@@ -93,7 +93,7 @@ def trim(database: Database) -> None:
                 connection.execute(delete(events).where(is_of_kinds, events.c.id <= last))
 
 
-def note_settings(database: Database, settings: Settings, who: str) -> None:
+def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
     """Add an event that names the settings that have changed since the station's last start. The store has
     only 16 bits of a hash of each value, from which nobody gets a password."""
     values = dict(_flatten(asdict(settings)))
@@ -108,7 +108,7 @@ def note_settings(database: Database, settings: Settings, who: str) -> None:
         if changed:
             more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
             text = f"settings of {database.station} changed: {', '.join(changed[:MAX_NAMED])}{more}"
-            add_event(connection, CHANGED, who, text)
+            add_event(connection, SETTINGS_CHANGED, who, text)
         connection.execute(update(stations).where(is_own_row).values(settings=json.dumps(hashes)))
 
 

@@ -30,7 +30,7 @@ from flawscope.station.access.sign_in import (
     subnet,
 )
 from flawscope.station.store.database import Database, StoreError, now, upsert
-from flawscope.station.store.records import ADDRESS, add_event, iso
+from flawscope.station.store.records import SENDER_ADDRESS, add_event, iso
 from flawscope.station.store.schema import sessions, tokens, users
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ class Access:
 
     def _note_invalid_token(self, name: str, at: int) -> None:
         """Add an event of an unknown or expired token, once a minute for each address."""
-        address = subnet(ADDRESS.get() or "")
+        address = subnet(SENDER_ADDRESS.get() or "")
         if abs(at - self._last_noted.get(address, 0)) > _USE_INTERVAL:
             if len(self._last_noted) > MAX_CACHED:
                 self._last_noted.clear()

@@ -22,8 +22,8 @@ from urllib.parse import quote
 import httpx
 
 from flawscope._version import __version__
-from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.pictures.decoding import Source
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pictures.decoding import PictureSource
 from flawscope.station.client.messages import (
     check_token,
     encode_mask,
@@ -33,7 +33,7 @@ from flawscope.station.client.messages import (
     parse,
     read_file,
 )
-from flawscope.station.settings.values import shown
+from flawscope.station.settings.values import redact_address
 from flawscope.station.store.inspection import Inspection
 from flawscope.station.web.schemas import Part, PartWithInspections, Product, Version
 
@@ -104,7 +104,7 @@ class Client:
 
     def inspect(
         self,
-        picture: Source,
+        picture: PictureSource,
         product: str | None = None,
         name: str | None = None,
         key: str | None = None,
@@ -139,12 +139,12 @@ class Client:
         return parse(Inspection, answer)
 
     def inspect_many(
-        self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
-    ) -> Iterator[tuple[Source, Inspection | InputError]]:
+        self, pictures: Iterable[PictureSource], product: str | None = None, workers: int = 4
+    ) -> Iterator[tuple[PictureSource, Inspection | InputError]]:
         """Yield each picture with its inspection, in order; with an InputError if it is invalid or refused.
         At most `workers` pictures are sent at a time; `pictures` is read no further ahead."""
         product = self._product_name(product, joint=True)
-        pending: deque[tuple[Source, Future[Inspection | InputError]]] = deque()
+        pending: deque[tuple[PictureSource, Future[Inspection | InputError]]] = deque()
         pool = ThreadPoolExecutor(max(1, workers), "send")
         try:
             for picture in pictures:
@@ -156,7 +156,7 @@ class Client:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _inspect_or_error(self, picture: Source, product: str) -> Inspection | InputError:
+    def _inspect_or_error(self, picture: PictureSource, product: str) -> Inspection | InputError:
         try:
             return self.inspect(picture, product)
         except RefusedError as error:
@@ -320,7 +320,7 @@ class Client:
             names = list(dict.fromkeys(names))
             if len(names) != 1:
                 problem = f"several products: name one of {', '.join(names)}" if names else "no product yet"
-                raise InputError(f"{shown(self.url)} has {problem}")
+                raise InputError(f"{redact_address(self.url)} has {problem}")
             self._default_products[joint] = names[0]
         return self._default_products[joint]
 
@@ -332,7 +332,7 @@ class Client:
         try:
             return response.json()
         except ValueError:
-            text = f"{shown(self.url)} answers otherwise than a station: check the address"
+            text = f"{redact_address(self.url)} answers otherwise than a station: check the address"
             raise FlawscopeError(text) from None
 
     def _request(
@@ -346,9 +346,9 @@ class Client:
                 response = self._http.request(method, path, params=params, **request)
             except httpx.TransportError as error:
                 if not tries_left:
-                    problem = f"cannot be reached ({one_line(error)[:160]})"
+                    problem = f"cannot be reached ({one_line_message(error)[:160]})"
                     remedy = "check the address, http or https, and that `flawscope serve` runs"
-                    raise FlawscopeError(f"{shown(self.url)} {problem}: {remedy}") from None
+                    raise FlawscopeError(f"{redact_address(self.url)} {problem}: {remedy}") from None
                 wait = None
             else:
                 if response.status_code not in _RETRY_STATUSES or not tries_left:
@@ -366,7 +366,7 @@ class Client:
         except (ValueError, KeyError, TypeError, AttributeError):
             moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
             message, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
-        text = f"{shown(self.url)}: {' '.join(message.split())}"
+        text = f"{redact_address(self.url)}: {' '.join(message.split())}"
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
 
 

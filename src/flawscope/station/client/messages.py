@@ -15,8 +15,8 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import Source, decode
-from flawscope.station.settings.values import shown
+from flawscope.pictures.decoding import PictureSource, decode
+from flawscope.station.settings.values import redact_address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,9 @@ def normalize_url(url: str) -> str:
     except ValueError:
         is_valid = False
     if not is_valid or parts.query or parts.fragment or not full.isprintable() or " " in full:
-        raise InputError(f"{shown(full)} is no address of a station: write for example http://127.0.0.1:8080")
+        raise InputError(
+            f"{redact_address(full)} is no address of a station: write for example http://127.0.0.1:8080"
+        )
     return full.rstrip("/")
 
 
@@ -44,7 +46,7 @@ def check_token(text: str) -> str:
     return token
 
 
-def encode_picture(picture: Source) -> tuple[bytes, str]:
+def encode_picture(picture: PictureSource) -> tuple[bytes, str]:
     """Return a picture as an encoded file, and its name."""
     if isinstance(picture, str | os.PathLike):
         return read_file(Path(picture), "picture"), os.path.basename(picture)

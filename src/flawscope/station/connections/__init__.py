@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flawscope.station.settings.plugins import Plugged
-from flawscope.station.sources.source import Triggered
+from flawscope.station.settings.plugins import ConfiguredPlugin
+from flawscope.station.sources.source import TriggeredSource
 from flawscope.station.sources.trigger import InspectingStation
 
 MAX_TIMES = 1000  # latest times of a product, which are kept
@@ -71,7 +71,7 @@ class Floor(InspectingStation, Protocol):
 
     timing: Timing
 
-    def camera(self, name: str, number: int | None = None) -> Triggered:
+    def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one.
         InputError, NotFoundError."""
 
@@ -100,7 +100,7 @@ class Connections:
         InputError: the settings do not fit the station.
     """
 
-    def __init__(self, plugins: Sequence[Plugged], floor: Floor):
+    def __init__(self, plugins: Sequence[ConfiguredPlugin], floor: Floor):
         self._all: list[Connection] = [one.open(floor, one.values) for one in plugins]
 
     def start(self) -> None:

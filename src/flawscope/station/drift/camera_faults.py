@@ -25,11 +25,11 @@ FROZEN_PICTURES = 10  # equal pictures in a row are a frozen camera
 FROZEN_SECONDS = 30.0  # least time from the first to the last of them
 DARK, COVERED, BLURRED, MOVED, FROZEN = "dark", "covered", "blurred", "moved", "frozen"
 FAULT_KINDS = (DARK, COVERED, BLURRED, MOVED, FROZEN)
-BLACK = 0.02  # brightness, 0..1, below which a picture shows nothing
+MIN_BRIGHTNESS = 0.02  # brightness, 0..1, below which a picture shows nothing
 MAX_CLIPPED_SHARE = 0.98  # share of clipped pixels above which it shows nothing either
 MIN_SHARE = 0.25  # share of the least brightness or detail of the reference
 MIN_CONTRAST_SHARE = 0.5  # share of the least contrast of the reference
-SOFT = 0.45  # octaves of sharpness that a blurred picture loses, at least
+BLUR_OCTAVES = 0.45  # octaves of sharpness that a blurred picture loses, at least
 FINE_EDGE_OCTAVES = 1.0  # or octaves of fine edges: a fine texture has no coarse edges that would stay
 MIN_TRAINING_SHIFT = -2.0  # widths below the range of the training pictures, for models that know it
 MIN_CLARITY = 0.15  # least clarity of a shift that is believed; equal pictures have 1
@@ -39,7 +39,7 @@ MIN_MOVE = 0.012  # share of the longer side beyond the reference's own shifts
 GreyPicture = NDArray[np.float32]
 
 
-class Look(NamedTuple):
+class PictureMeasurements(NamedTuple):
     """Measurements of a picture.
 
     brightness, contrast: mean and standard deviation of the grey values, 0..1. white: share of clipped
@@ -59,7 +59,7 @@ class Look(NamedTuple):
     small: GreyPicture
 
 
-def look(image: Image.Image, white_level: float | None = None) -> Look:
+def measure_picture(image: Image.Image, white_level: float | None = None) -> PictureMeasurements:
     """Measure a picture, decoded at a reduced size where its format allows that.
 
     Args:
@@ -76,7 +76,7 @@ def look(image: Image.Image, white_level: float | None = None) -> Look:
     scale = min(1.0, SHIFT_SIDE / max(picture.size))
     width, height = (max(2, round(side * scale)) for side in picture.size)
     small = np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32)
-    return Look(
+    return PictureMeasurements(
         brightness,
         float(grey.std(dtype=np.float64)),
         float((grey >= 0.995).mean()),
@@ -146,13 +146,13 @@ class Reference:
         still: whether they show the same content in the same place, so that a moved camera can be detected.
     """
 
-    def __init__(self, looks: Sequence[Look]):
+    def __init__(self, looks: Sequence[PictureMeasurements]):
         self.looks = tuple(looks)
         numbers = np.array([one[:-1] for one in looks])
-        self.least = Look._make([*numbers.min(0).tolist(), looks[0].small])
+        self.least = PictureMeasurements._make([*numbers.min(0).tolist(), looks[0].small])
         self.white = float(numbers[:, 2].max())
         sharp, fine = np.ptp(numbers[:, 4:], axis=0).tolist()
-        self.sharpness = self.least.sharpness - max(sharp, SOFT)
+        self.sharpness = self.least.sharpness - max(sharp, BLUR_OCTAVES)
         self.fine = self.least.fine - max(fine, FINE_EDGE_OCTAVES)
         self.is_still = all(one.small.shape == looks[0].small.shape for one in looks)
         if self.is_still:
@@ -168,7 +168,7 @@ class Reference:
         self.min_clarity = max(MIN_CLARITY, MIN_CLARITY_SHARE * float(clarity.min()))
         self.is_still = self.max_shift <= MAX_STILL_SHIFT and bool(clarity.min() >= MIN_CLARITY)
 
-    def camera_shift(self, looks: Sequence[Look]) -> float:
+    def camera_shift(self, looks: Sequence[PictureMeasurements]) -> float:
         """Return the shift of the mean of pictures, as a share of the longer side; 0 where it is no larger
         than within the reference, or cannot be measured."""
         if not self.is_still or any(one.small.shape != self.mean.shape for one in looks):
@@ -190,13 +190,15 @@ class CameraCheck:
 
     def __init__(self, reference: Reference | None = None):
         self.reference = reference
-        self.first_pictures: list[Look] = []  # pictures of the reference, while it is not complete
+        self.first_pictures: list[
+            PictureMeasurements
+        ] = []  # pictures of the reference, while it is not complete
         self.faults: dict[str, float] = {}
-        self._last_pictures: deque[Look] = deque(maxlen=PICTURES_IN_ROW)
+        self._last_pictures: deque[PictureMeasurements] = deque(maxlen=PICTURES_IN_ROW)
         self._last_faults: deque[str | None] = deque(maxlen=PICTURES_IN_ROW)  # by picture
         self._equal_count, self._equal_since = 0, 0.0
 
-    def add(self, measured: Look, at: float, good: bool, shifts: Sequence[float] = ()) -> None:
+    def add(self, measured: PictureMeasurements, at: float, good: bool, shifts: Sequence[float] = ()) -> None:
         """Check the next picture.
 
         Args:
@@ -230,10 +232,10 @@ class CameraCheck:
             return 0.0
         return self.reference.camera_shift(self._last_pictures)
 
-    def _fault_of(self, measured: Look, shifts: Sequence[float]) -> str | None:
+    def _fault_of(self, measured: PictureMeasurements, shifts: Sequence[float]) -> str | None:
         reference = self.reference
-        usual = 2 * BLACK if reference is None else reference.least.brightness
-        if measured.brightness < max(MIN_SHARE * usual, min(BLACK, usual / 2)):
+        usual = 2 * MIN_BRIGHTNESS if reference is None else reference.least.brightness
+        if measured.brightness < max(MIN_SHARE * usual, min(MIN_BRIGHTNESS, usual / 2)):
             return DARK
         usual_white = 0.0 if reference is None else reference.white
         if measured.white > MAX_CLIPPED_SHARE and usual_white < MAX_CLIPPED_SHARE / 2:

@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flawscope.errors import with_kind
+from flawscope.errors import message_with_type
 from flawscope.pictures.decoding import without_warnings
-from flawscope.station.background import Background
+from flawscope.station.background import BackgroundThread
 from flawscope.station.drift import camera_faults
-from flawscope.station.drift.camera_faults import FAULT_KINDS, REFERENCE, CameraCheck, Look, Reference
+from flawscope.station.drift.camera_faults import (
+    FAULT_KINDS,
+    REFERENCE,
+    CameraCheck,
+    PictureMeasurements,
+    Reference,
+)
 from flawscope.station.drift.sequential_tests import DriftTests
-from flawscope.station.inspecting.capacity import BusyError, Memory
-from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.inspecting.capacity import BusyError, MemoryBudget
+from flawscope.station.inspecting.writer import RecordedInspection
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import PICTURES, Files
 
@@ -29,14 +35,14 @@ MAX_CPU_SHARE = 0.1  # of one processor that the checks take, at most
 ReferenceKey = tuple[int, int]  # version, and the inspection after which its tests began
 
 
-class CameraMonitor(Background):
+class CameraMonitor(BackgroundThread):
     """Checks the newest pictures of products for faults of the camera.
 
     Args:
         watched, names: numbers of the products to check; names by product.
         tests_of: returns a product's drift tests, with which the camera checks begin anew.
         report: reports a problem, as `Station.report`.
-        white_level_of: returns a product's white level, for `look`.
+        white_level_of: returns a product's white level, for `measure_picture`.
     """
 
     def __init__(
@@ -46,7 +52,7 @@ class CameraMonitor(Background):
         names: Mapping[int, str],
         tests_of: Callable[[int], DriftTests | None],
         report: Callable[[str, str | None], None],
-        memory: Memory,
+        memory: MemoryBudget,
         white_level_of: Callable[[int], float | None] = lambda product_id: None,
     ):
         super().__init__("camera")
@@ -55,10 +61,10 @@ class CameraMonitor(Background):
         self.names = {number: names[number] for number in watched}
         self.min_interval = MIN_INTERVAL
         self._checks: dict[int, tuple[ReferenceKey, CameraCheck]] = {}
-        self._newest: dict[int, Recorded] = {}  # the newest one of each product
+        self._newest: dict[int, RecordedInspection] = {}  # the newest one of each product
         self._checked_at: dict[int, float] = {}
 
-    def enqueue(self, recorded: Recorded) -> None:
+    def enqueue(self, recorded: RecordedInspection) -> None:
         """Queue the picture of an inspection, unless one was checked a moment ago."""
         product_id = recorded.taken.product_id
         since = time.monotonic() - self._checked_at.get(product_id, -MIN_INTERVAL)
@@ -81,7 +87,7 @@ class CameraMonitor(Background):
                 self._check(product_id, self._newest.pop(product_id))
                 self._ended.wait((time.monotonic() - begun) * (1 / MAX_CPU_SHARE - 1))
 
-    def _check(self, product_id: int, recorded: Recorded) -> None:
+    def _check(self, product_id: int, recorded: RecordedInspection) -> None:
         """Check a picture and report the faults, or why it cannot be checked."""
         name = self.names[product_id]
         try:
@@ -92,7 +98,7 @@ class CameraMonitor(Background):
         except (StoreError, BusyError):
             return  # a removed file, or large pictures before it, say nothing about the camera
         except Exception as error:
-            why = f"{name}: the camera is not checked: {with_kind(error)}"
+            why = f"{name}: the camera is not checked: {message_with_type(error)}"
             self.report(f"camera_unknown_{product_id}", why)
             return
         self.report(f"camera_unknown_{product_id}", None)
@@ -101,7 +107,7 @@ class CameraMonitor(Background):
             fault = None if shift is None else f"{name}: {camera_faults.describe_fault(kind, shift)}"
             self.report(f"camera_{kind}_{product_id}", fault)
 
-    def _add_to_check(self, product_id: int, key: ReferenceKey, recorded: Recorded) -> CameraCheck:
+    def _add_to_check(self, product_id: int, key: ReferenceKey, recorded: RecordedInspection) -> CameraCheck:
         measurements, taken = self._measure(recorded), recorded.taken
         if product_id not in self._checks or self._checks[product_id][0] != key:
             self._checks[product_id] = key, CameraCheck(self._load_reference(product_id, key))
@@ -113,13 +119,13 @@ class CameraMonitor(Background):
             self._save_reference(product_id, key, check.reference)
         return check
 
-    def _measure(self, recorded: Recorded) -> Look:
+    def _measure(self, recorded: RecordedInspection) -> PictureMeasurements:
         data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
         with without_warnings():  # about large pictures: they were accepted
             image = Image.open(io.BytesIO(data))
         # only large pictures share their memory with the inspections
         with image, self.memory.hold(data, "the picture"):
-            return camera_faults.look(image, self.white_level_of(recorded.taken.product_id))
+            return camera_faults.measure_picture(image, self.white_level_of(recorded.taken.product_id))
 
     # ---- over a restart: without the file, or where it is damaged, a new reference is begun
 
@@ -137,7 +143,7 @@ class CameraMonitor(Background):
         with suppress(Exception), np.load(self._path(product_id), allow_pickle=False) as kept:
             if tuple(kept["key"]) == key:
                 rows = zip(kept["numbers"].tolist(), kept["smalls"], strict=True)
-                return Reference([Look._make([*numbers, small]) for numbers, small in rows])
+                return Reference([PictureMeasurements._make([*numbers, small]) for numbers, small in rows])
         return None
 
     # ---- as the API shows it

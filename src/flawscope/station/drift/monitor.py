@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from flawscope.errors import InputError, with_kind
-from flawscope.station.background import Background
+from flawscope.errors import InputError, message_with_type
+from flawscope.station.background import BackgroundThread
 from flawscope.station.drift.sequential_tests import LIGHT_CHANGES, SHARE_CHANGES, Change, DriftTests
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.open_models import NoModelError
@@ -27,7 +27,7 @@ _ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (\d+)")
 _CHANGE_PATTERN = re.compile(r"at inspection (\d+):")
 
 
-class DriftMonitor(Background):
+class DriftMonitor(BackgroundThread):
     """Reads inspections in the order of their numbers and tests them for drift. Inspections from before a
     restart are read again, so that the results are the same, bit for bit.
 
@@ -83,7 +83,7 @@ class DriftMonitor(Background):
                 try:
                     self.update(product_id)
                 except Exception as error:  # such as a data base that is away: the rest is read later
-                    trouble = with_kind(error)
+                    trouble = message_with_type(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
             self._ended.wait(self.pause)

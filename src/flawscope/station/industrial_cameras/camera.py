@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from flawscope.errors import InputError, nearest, pluralize, some
+from flawscope.errors import InputError, join_names, pluralize, suggest_name
 from flawscope.station.background import Backoff
 from flawscope.station.industrial_cameras import SOFTWARE_TRIGGER, IndustrialCameraSettings
 from flawscope.station.sources.camera import CHECK_INTERVAL, LiveCamera, Shot
@@ -58,7 +58,7 @@ def frames_after(last: int, number: int) -> int:
 
 def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int:
     """Return the index of the camera that the settings name. CameraLostError where it is not there."""
-    found = some(serials) or "none"
+    found = join_names(serials) or "none"
     if settings.serial is not None:
         if settings.serial not in serials:
             raise CameraLostError(f"there is no such camera: {found} found; see its cable, power and network")
@@ -72,7 +72,7 @@ def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int
 def check_pixel_format(name: str, known: list[str]) -> None:
     """Raise InputError for a pixel format that the camera does not have."""
     if name not in known:
-        raise InputError(f"format: the camera has no {name:.60}: {nearest(name, known)}")
+        raise InputError(f"format: the camera has no {name:.60}: {suggest_name(name, known)}")
 
 
 class IndustrialCamera(LiveCamera):

@@ -8,7 +8,7 @@ from typing import Any
 from av import VideoFrame
 from pypylon import genicam, pylon
 
-from flawscope.errors import InputError, one_line
+from flawscope.errors import InputError, one_line_message
 from flawscope.station.industrial_cameras import IndustrialCameraSettings
 from flawscope.station.industrial_cameras.camera import NumberedFrame, check_pixel_format, select_camera
 from flawscope.station.sources.frames import CameraLostError
@@ -110,5 +110,5 @@ class PylonDevice:
 
 def _error_text(error: Exception) -> str:
     """Return the text of an error, without the place in pylon's own files."""
-    text = one_line(error)
+    text = one_line_message(error)
     return re.sub(r" : \w+ thrown .*", "", text)

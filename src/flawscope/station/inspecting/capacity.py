@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from flawscope.errors import FlawscopeError
-from flawscope.pictures.decoding import Header, header
+from flawscope.pictures.decoding import Header, read_picture_header
 
 J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
@@ -98,12 +98,12 @@ class FairQueue(Generic[J]):
 # ----------------------------------------------------------------------------------------------------- memory
 
 MIB = 1 << 20
-MEMORY_TIMEOUT = 5.0  # seconds that `Memory.hold` waits
+MEMORY_TIMEOUT = 5.0  # seconds that `MemoryBudget.hold` waits
 LARGE_PIXELS = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
 
 
-def give_back() -> bool:
+def limit_malloc() -> bool:
     """Let glibc keep little free memory; return False without glibc, or where its environment sets that.
 
     By default it has up to eight heaps for each core, each of which keeps up to 64 MiB after a large picture
@@ -134,7 +134,7 @@ class BusyError(FlawscopeError):
         self.seconds = seconds
 
 
-class Memory:
+class MemoryBudget:
     """Bytes for decoding large pictures, all together. Pictures wait for room in the order in which they
     came. One that needs more than `most` bytes is decoded alone."""
 
@@ -164,7 +164,7 @@ class Memory:
     @contextmanager
     def hold(self, data: bytes, name: str) -> Iterator[None]:
         """Hold memory to decode a picture; small ones do not wait. BusyError after `MEMORY_TIMEOUT`."""
-        count = decoding_bytes(header(data, name))
+        count = decoding_bytes(read_picture_header(data, name))
         if not count:
             yield
             return
@@ -181,7 +181,7 @@ def decoding_bytes(picture: Header) -> int:
     return picture.memory if picture.height * picture.width > LARGE_PIXELS else 0
 
 
-def light(error: E) -> E:
+def without_traceback(error: E) -> E:
     """Return the error without its frames, to be kept: they hold the picture, and often what holds the error.
     Python collects such circles only now and then, thousands of pictures later."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

@@ -16,8 +16,8 @@ from typing import Any
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.predictor.parts import Parts, pattern_of
-from flawscope.station.background import Background
+from flawscope.predictor.parts import PartCollector, stored_part_pattern
+from flawscope.station.background import BackgroundThread
 from flawscope.station.inspecting.picture import Picture, with_part_and_view
 from flawscope.station.store.database import Database
 from flawscope.station.store.insert import DEADLINE, decide_part, lock_products
@@ -35,22 +35,24 @@ class PartsCache:
     def __init__(self, versions: ModelRegistry):
         self.versions = versions
         self._lock = threading.Lock()
-        self._cache: OrderedDict[int, Parts | None] = OrderedDict()
+        self._cache: OrderedDict[int, PartCollector | None] = OrderedDict()
 
-    def for_version(self, product_id: int, version: int, manifest: Manifest | None = None) -> Parts | None:
+    def for_version(
+        self, product_id: int, version: int, manifest: Manifest | None = None
+    ) -> PartCollector | None:
         """Return how a version decides on parts; None where it judges single pictures. InputError where the
         version's parts are damaged. manifest: of the version; None: its model is opened."""
         with suppress(KeyError):
             return self._cache[version]
         manifest = manifest or self.versions.open(product_id, version).manifest
-        found = None if pattern_of(manifest) is None else Parts(manifest)
+        found = None if stored_part_pattern(manifest) is None else PartCollector(manifest)
         with self._lock:
             self._cache[version] = found
             while len(self._cache) > CACHE_SIZE:
                 self._cache.popitem(last=False)
         return found
 
-    def for_active_version(self, product_id: int) -> Parts | None:
+    def for_active_version(self, product_id: int) -> PartCollector | None:
         """Return how the version that judges decides on parts. NoModelError; InputError as `for_version`."""
         number, predictor = self.versions.active(product_id)
         return self.for_version(product_id, number, predictor.manifest)
@@ -69,7 +71,7 @@ class PartsCache:
             with_part_and_view(picture, self.for_active_version(picture.product_id))
 
 
-class PartDeadlines(Background):
+class PartDeadlines(BackgroundThread):
     """Decides on parts whose deadline has passed, and announces all decisions in their order.
 
     Args:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Header, header
-from flawscope.predictor.parts import Parts
-from flawscope.results.prediction import NONE, Prediction
+from flawscope.pictures.decoding import Header, read_picture_header
+from flawscope.predictor.parts import PartCollector
+from flawscope.results.prediction import NO_PRODUCT_NAME, Prediction
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.insert import NewInspection
-from flawscope.station.store.inspection import Request, labelled
+from flawscope.station.store.inspection import KeyedRequest, make_label
 from flawscope.station.store.open_models import ProductModel
 
 SUFFIXES = {
@@ -49,7 +49,7 @@ class Picture:
     part: str | None = None
     batch: str | None = None
     view: str | None = None
-    request: Request | None = None
+    request: KeyedRequest | None = None
     hash: str = ""
     triggers: int | None = None
     due: float = math.inf
@@ -70,7 +70,7 @@ def new_inspection(
     product: ProductModel,
     result: Prediction,
     near: float,
-    parts: Parts | None = None,
+    parts: PartCollector | None = None,
 ) -> NewInspection:
     """Record of a judged picture, whose file is still being written.
 
@@ -104,7 +104,7 @@ def new_inspection(
         regions=[region.to_dict() for region in result.regions],
         brightness=result.brightness,
         request_hash=None if picture.request is None else picture.request.hash,
-        shows=product.name and (product.name if result.product else NONE),
+        shows=product.name and (product.name if result.product else NO_PRODUCT_NAME),
         product_p_value=result.product_p_value,
         part_found=result.part_found,
         part_pose=None if result.part_pose is None else result.part_pose.to_dict(),
@@ -114,7 +114,7 @@ def new_inspection(
     )
 
 
-def with_part_and_view(picture: Picture, parts: Parts | None) -> Picture:
+def with_part_and_view(picture: Picture, parts: PartCollector | None) -> Picture:
     """Return a picture with its part and view: the sender's, else those in the picture's name.
 
     Raises:
@@ -139,22 +139,22 @@ def with_part_and_view(picture: Picture, parts: Parts | None) -> Picture:
             f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
         )
     parts.check(picture.name, view)
-    return replace(picture, **labelled(part, picture.batch, view)._asdict())
+    return replace(picture, **make_label(part, picture.batch, view)._asdict())
 
 
-def last_part(name: str) -> str:
+def base_name(name: str) -> str:
     """Return the last part of what a sender calls a picture, without characters that cannot be shown."""
     return "".join(c for c in re.split(r"[/\\]", name)[-1] if unicodedata.category(c)[0] != "C")
 
 
-def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
+def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
     """Return the ending of the kept file, and the picture's header; nothing is decoded.
 
     Raises:
         InputError: the data is no picture.
         TooLargeError: it has too many pixels.
     """
-    about = header(data, name)
+    about = read_picture_header(data, name)
     if (pixels := about.height * about.width) > limits.pixels:
         raise TooLargeError(
             f"{name} has {pixels / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError
-from flawscope.pictures.decoding import decode, load, to_eight_bits
+from flawscope.pictures.decoding import decode, load_picture, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing
 from flawscope.results.found_parts import FoundParts
 from flawscope.results.prediction import Prediction
-from flawscope.station.inspecting.capacity import Memory
+from flawscope.station.inspecting.capacity import MemoryBudget
 from flawscope.station.inspecting.worker import Inspector
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.store.files import MASK, MASKS, PICTURES
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.store.files import MASK_SUFFIX, MASKS, PICTURES
 from flawscope.station.store.records import NotFoundError, PictureRecord, Store
 
 CACHE_SIZE = 64  # predictions in memory: people look at the latest
@@ -34,7 +34,7 @@ PREDICTION_TIMEOUT = 60.0  # seconds to wait for a picture to be judged again
 _SAVED_FIELDS = ("score_threshold", "mask_threshold", "outline", "nearby")  # fields in a map's file
 
 
-class Shown:
+class InspectionRenderer:
     """Renders pictures of inspections. Maps to be reviewed are kept as files, others computed again."""
 
     def __init__(self, store: Store, inspector: Inspector):
@@ -49,7 +49,7 @@ class Shown:
 
     # ---- as inspections come
 
-    def keep_map(self, recorded: Recorded) -> None:
+    def keep_map(self, recorded: RecordedInspection) -> None:
         """Keep the map in memory for a while, and as a file where the picture is to be reviewed."""
         taken, prediction = recorded.taken, recorded.prediction
         if prediction is None:
@@ -84,13 +84,13 @@ class Shown:
 
     def view(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
-        return webp(self._reduced_picture(self._row(product_id, number), side))
+        return encode_webp(self._reduced_picture(self._row(product_id, number), side))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture with heat map, outlines and part's square. NotFoundError as above."""
         row = self._row(product_id, number)
         prediction, picture = self._prediction(product_id, row), self._reduced_picture(row, side)
-        return webp(drawing.contour(*prediction.over(picture)))
+        return encode_webp(drawing.contour(*prediction.over(picture)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
@@ -98,15 +98,15 @@ class Shown:
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         share = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-        return png(np.round(share * 65535).astype(np.uint16)), low, high
+        return encode_png(np.round(share * 65535).astype(np.uint16)), low, high
 
     def mask(self, product_id: int, number: int) -> bytes:
         """Return PNG at the picture's size, 255 at the defect, as a person drew it, else as the model did."""
         row = self._row(product_id, number)
         if drawn := self.store.mask_hash(number):
-            return self.files.read(MASKS, drawn, MASK)
+            return self.files.read(MASKS, drawn, MASK_SUFFIX)
         mask = self._prediction(product_id, row).picture_mask()
-        return png(mask.astype(np.uint8) * np.uint8(255))
+        return encode_png(mask.astype(np.uint8) * np.uint8(255))
 
     def _row(self, product_id: int, number: int) -> PictureRecord:
         row = self.store.picture(product_id, number)
@@ -115,7 +115,9 @@ class Shown:
         return row
 
     def _reduced_picture(self, row: PictureRecord, side: int) -> NDArray[np.uint8]:
-        return reduced(self.files.read(PICTURES, row.hash, row.suffix), row.name, side, self.inspector.memory)
+        return reduce_picture(
+            self.files.read(PICTURES, row.hash, row.suffix), row.name, side, self.inspector.memory
+        )
 
     def _prediction(self, product_id: int, row: PictureRecord) -> Prediction:
         """Return a version's prediction: from memory, from its file, or computed again."""
@@ -154,10 +156,10 @@ def _read_map(path: Path) -> Prediction | None:
         return None
 
 
-def reduced(data: bytes, name: str, side: int, memory: Memory) -> NDArray[np.uint8]:
+def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> NDArray[np.uint8]:
     """Return a picture upright, the longer side at most `side` pixels. InputError where it is damaged."""
     with memory.hold(data, name):
-        picture = load(data, name)  # a large one stays encoded until it is resized
+        picture = load_picture(data, name)  # a large one stays encoded until it is resized
         if not isinstance(picture, Image.Image):
             picture = Image.fromarray(to_eight_bits(decode(picture)))
         share = min(1.0, side / max(picture.size))
@@ -166,13 +168,13 @@ def reduced(data: bytes, name: str, side: int, memory: Memory) -> NDArray[np.uin
     return np.asarray(small.convert("RGB"))
 
 
-def webp(picture: NDArray[np.uint8]) -> bytes:
+def encode_webp(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
     return buffer.getvalue()
 
 
-def png(values: NDArray[Any]) -> bytes:
+def encode_png(values: NDArray[Any]) -> bytes:
     """Encode a grey picture [H, W], uint8 or uint16."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG", compress_level=3)

@@ -16,13 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from flawscope.errors import FlawscopeError, InputError, with_kind
-from flawscope.pictures.decoding import Source
-from flawscope.predictor import Prepared
-from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, decoding_bytes, light
+from flawscope.errors import FlawscopeError, InputError, message_with_type
+from flawscope.pictures.decoding import PictureSource
+from flawscope.predictor import PreparedPicture
+from flawscope.station.inspecting.capacity import (
+    BusyError,
+    FairQueue,
+    MemoryBudget,
+    decoding_bytes,
+    without_traceback,
+)
 from flawscope.station.inspecting.parts import PartsCache
-from flawscope.station.inspecting.picture import Picture, checked, new_inspection
-from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
+from flawscope.station.inspecting.picture import Picture, check_picture, new_inspection
+from flawscope.station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.files import PICTURES, Files
@@ -49,15 +55,15 @@ class _Job:
     picture: Picture
     suffix: str
     file_hash: Future[str]
-    answer: Future[Recorded]
+    answer: Future[RecordedInspection]
     at: int
-    prepared: tuple[Model, Prepared] | None = None
+    prepared: tuple[Model, PreparedPicture] | None = None
     is_judged: bool = False
 
-    def model_input(self, model: Model) -> Source:
+    def model_input(self, model: Model) -> PictureSource:
         """The picture as decoded for this model, else its data."""
         if self.prepared is not None and self.prepared[0] is model:
-            return cast(Source, self.prepared[1])
+            return cast(PictureSource, self.prepared[1])
         return self.picture.data
 
 
@@ -79,7 +85,7 @@ class Inspector:
         limits: Limits,
         near: float,
         products: Collection[int],
-        memory: Memory,
+        memory: MemoryBudget,
         report_error: Callable[[str], None] = lambda text: None,
     ):
         self.versions, self.recorder, self.files = versions, recorder, files
@@ -91,7 +97,7 @@ class Inspector:
         self._changed = threading.Condition()
         self._unanswered: Counter[int] = Counter()  # by product: pictures that are not answered yet
         self._unanswered_bytes = 0  # of the data of these pictures
-        self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
+        self._by_key: dict[tuple[int, str], tuple[Picture, Future[RecordedInspection]]] = {}
         self._answer_times: dict[int, deque[float]] = {}  # when, by product
         self._late_times: dict[int, float] = {}  # when, by product
         self._ending = False
@@ -102,7 +108,7 @@ class Inspector:
 
     # ---- taking
 
-    def submit(self, pictures: Sequence[Picture]) -> list[Future[Recorded]]:
+    def submit(self, pictures: Sequence[Picture]) -> list[Future[RecordedInspection]]:
         """Take pictures, all or none; an answer is there when the inspection is on the disk.
 
         Each future raises InputError where the picture cannot be read, KeyUsedError, ModelError, or
@@ -167,7 +173,7 @@ class Inspector:
         if left <= delay:
             raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
-    def give_up(self, answer: Future[Recorded], product_id: int) -> LateError:
+    def give_up(self, answer: Future[RecordedInspection], product_id: int) -> LateError:
         """End a picture whose deadline has passed; its place is free again unless it is being judged."""
         with self._changed:
             jobs = self._queue.remove(lambda job: job.answer is answer)
@@ -180,11 +186,11 @@ class Inspector:
         self._late_times[product_id] = time.monotonic()
         return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
 
-    def _accept(self, picture: Picture) -> Future[Recorded]:
+    def _accept(self, picture: Picture) -> Future[RecordedInspection]:
         known = (picture.product_id, picture.key) if picture.key else None
         if known in self._by_key:
             return self._by_key[known][1]
-        answer: Future[Recorded] = Future()
+        answer: Future[RecordedInspection] = Future()
         answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
         self._unanswered_bytes += len(picture.data)
         self._unanswered[picture.product_id] += 1
@@ -194,7 +200,9 @@ class Inspector:
         self._pool.submit(self._receive, picture, answer, now())
         return answer
 
-    def _release(self, picture: Picture, known: tuple[int, str] | None, answer: Future[Recorded]) -> None:
+    def _release(
+        self, picture: Picture, known: tuple[int, str] | None, answer: Future[RecordedInspection]
+    ) -> None:
         is_known = answer.exception() is None
         product_id = answer.result().taken.product_id if is_known else picture.product_id
         with self._changed:
@@ -205,15 +213,15 @@ class Inspector:
             self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
             self._changed.notify_all()
 
-    def _receive(self, picture: Picture, answer: Future[Recorded], at: int) -> None:
+    def _receive(self, picture: Picture, answer: Future[RecordedInspection], at: int) -> None:
         """Check and queue a picture, then write its file while it waits. Runs in a thread of the pool."""
         kept: Future[str] = Future()
         try:
             self.check_disk()
-            suffix, about = checked(picture.data, picture.name, self.limits)
+            suffix, about = check_picture(picture.data, picture.name, self.limits)
             self.parts.check(picture)
         except Exception as error:
-            answer.set_exception(light(error))
+            answer.set_exception(without_traceback(error))
             return
         job = _Job(picture, suffix, kept, answer, at)
         if memory := decoding_bytes(about):
@@ -223,12 +231,12 @@ class Inspector:
         try:
             digest = self.files.keep(PICTURES, picture.data, suffix, hold=True, known=picture.hash)
         except Exception as error:
-            kept.set_exception(light(error))
+            kept.set_exception(without_traceback(error))
             return
         answer.add_done_callback(lambda done: self._release_file(digest, suffix, done))
         kept.set_result(digest)
 
-    def _release_file(self, digest: str, suffix: str, answer: Future[Recorded]) -> None:
+    def _release_file(self, digest: str, suffix: str, answer: Future[RecordedInspection]) -> None:
         """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
         self.files.release(digest)
         if answer.exception() is not None:
@@ -251,9 +259,9 @@ class Inspector:
                 job.prepared = model, model.prepare(job.picture.data)
             self._enqueue(job)
         except InputError as error:
-            job.answer.set_exception(job.picture.decoding_error(light(error)))
+            job.answer.set_exception(job.picture.decoding_error(without_traceback(error)))
         except Exception as error:
-            job.answer.set_exception(light(error))
+            job.answer.set_exception(without_traceback(error))
 
     # ---- judging
 
@@ -270,8 +278,8 @@ class Inspector:
         try:
             self._judge(jobs)
         except Exception as error:
-            text = f"the model failed: {with_kind(error)}"
-            failure = light(error) if isinstance(error, FlawscopeError) else ModelError(text)
+            text = f"the model failed: {message_with_type(error)}"
+            failure = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(text)
             self.report_error(str(failure))
             for job in jobs:
                 if not job.is_judged:
@@ -307,7 +315,7 @@ class Inspector:
             try:
                 answer.set_result(function())
             except Exception as error:
-                answer.set_exception(light(error))
+                answer.set_exception(without_traceback(error))
 
         with self._changed:
             if self._ending:
@@ -325,7 +333,7 @@ class Inspector:
             job = jobs[number]
             job.is_judged = True
             if isinstance(result, InputError):
-                job.answer.set_exception(job.picture.decoding_error(light(result)))
+                job.answer.set_exception(job.picture.decoding_error(without_traceback(result)))
                 continue
             works = True
             try:
@@ -333,15 +341,15 @@ class Inspector:
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
                 record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
-                job.answer.set_exception(light(error))
+                job.answer.set_exception(without_traceback(error))
                 continue
-            self.recorder.add(Judged(record, result, job.file_hash, job.answer))
+            self.recorder.add(JudgedPicture(record, result, job.file_hash, job.answer))
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
         if works:
             self.report_error("")
 
-    def _feed(self, jobs: list[_Job], model: Model) -> Iterator[Source]:
+    def _feed(self, jobs: list[_Job], model: Model) -> Iterator[PictureSource]:
         """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
         when it is another product's turn, and after `MAX_PICTURES_PER_TURN`: another model may be active."""
         yield jobs[0].model_input(model)

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
-from flawscope.station.inspecting.capacity import light
+from flawscope.station.inspecting.capacity import without_traceback
 from flawscope.station.store.insert import NewInspection
 from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.records import Store
@@ -20,7 +20,7 @@ MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedInspection:
     """Inspection that is on the disk. is_new: False where its key had been taken before."""
 
     number: int
@@ -30,13 +30,13 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPicture:
     """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
 
     taken: NewInspection
     prediction: Prediction
     file_hash: Future[str]
-    answer: Future[Recorded]
+    answer: Future[RecordedInspection]
 
 
 class Recorder:
@@ -46,13 +46,13 @@ class Recorder:
         announce: gets every new inspection after it was recorded.
     """
 
-    def __init__(self, store: Store, announce: Callable[[Recorded], None]):
+    def __init__(self, store: Store, announce: Callable[[RecordedInspection], None]):
         self.store, self.announce = store, announce
-        self._queue: SimpleQueue[Judged | None] = SimpleQueue()
+        self._queue: SimpleQueue[JudgedPicture | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: JudgedPicture) -> None:
         self._queue.put(judged)
 
     def close(self) -> None:
@@ -75,24 +75,24 @@ class Recorder:
         self._record([one for one in group if one is not None])
         return None not in group
 
-    def _record(self, group: list[Judged]) -> None:
+    def _record(self, group: list[JudgedPicture]) -> None:
         ready = []
         for one in group:
             try:
                 ready.append(replace(one, taken=replace(one.taken, picture=one.file_hash.result())))
             except Exception as error:
-                one.answer.set_exception(light(error))
+                one.answer.set_exception(without_traceback(error))
         if not ready:
             return
         try:
             found = self.store.record([one.taken for one in ready])
         except FlawscopeError as error:
             for one in ready:
-                one.answer.set_exception(light(error))
+                one.answer.set_exception(without_traceback(error))
             return
         except Exception as error:
             if len(ready) == 1:
-                ready[0].answer.set_exception(light(error))
+                ready[0].answer.set_exception(without_traceback(error))
                 return
             for one in ready:  # an error of one does not harm the others
                 self._record([one])
@@ -101,7 +101,7 @@ class Recorder:
             if not is_new and (used := self._key_conflict(one.taken)) is not None:
                 one.answer.set_exception(used)
                 continue
-            recorded = Recorded(number, one.taken, is_new, one.prediction)
+            recorded = RecordedInspection(number, one.taken, is_new, one.prediction)
             one.answer.set_result(recorded)
             if is_new:
                 with suppress(Exception):  # a listener's error does not harm the answers
@@ -112,7 +112,7 @@ class Recorder:
         try:
             rows = self.store.find_by_keys(taken.address or taken.product_id, [taken.key or ""])
         except Exception as error:
-            return light(error)
+            return without_traceback(error)
         if all(row.request_hash == taken.request_hash for row in rows):
             return None
         return KeyUsedError(f"request, inspection {rows[0].id}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select, update
 
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.records import VERDICT, add_event, fetch_row, iso
+from flawscope.station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
 from flawscope.station.store.schema import candidates, events, inspections, products, verdicts
 
 Facts = Mapping[str, Any]
@@ -135,7 +135,7 @@ def inspections_at_risk(judgement: Facts) -> list[int]:
     return [*judgement.get("lost", []), *(judgement["responsible"] if "simulated" in refused else [])]
 
 
-def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
+def describe_candidate(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
     """Return a candidate as the API shows it."""
     facts = json.loads(row.facts)
     return {
@@ -158,9 +158,12 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
     }
 
 
-def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
+def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
-    own = events.c.product_id == product_id, events.c.kind != VERDICT  # verdicts come from their own table
+    own = (
+        events.c.product_id == product_id,
+        events.c.kind != VERDICT_EVENT,
+    )  # verdicts come from their own table
     happened = select(events).where(*own).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Row
 
-from flawscope.errors import FlawscopeError, InputError, pluralize, with_kind
-from flawscope.machine import cores
-from flawscope.station.background import Background
+from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
+from flawscope.machine import usable_cores
+from flawscope.station.background import BackgroundThread
 from flawscope.station.learning import candidates
 from flawscope.station.learning.plan import (
     ActiveVersion,
@@ -24,7 +24,7 @@ from flawscope.station.learning.plan import (
     reason_not_to_learn,
 )
 from flawscope.station.learning.process import StoppedError, Worker, make_candidate
-from flawscope.station.settings.station import Learn
+from flawscope.station.settings.station import LearningSettings
 from flawscope.station.store.addresses import CANNOT_LEARN
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.model_registry import ModelRegistry
@@ -36,7 +36,7 @@ RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
 RULE_USER = "rule"  # user name in events: the rule acted, no person
 
 
-class LosesError(InputError):
+class DefectsLostError(InputError):
     """A version would lose known defects, or too many simulated ones.
 
     Attributes:
@@ -56,7 +56,7 @@ class CannotLearnError(InputError):
     """The product cannot learn, or not in the way that was asked for."""
 
 
-class Learning(Background):
+class Learning(BackgroundThread):
     """Makes candidates, and activates them by the rule.
 
     Args:
@@ -70,7 +70,7 @@ class Learning(Background):
         self,
         versions: ModelRegistry,
         products: Mapping[str, int],
-        settings: Mapping[str, Learn | None],
+        settings: Mapping[str, LearningSettings | None],
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
@@ -98,13 +98,13 @@ class Learning(Background):
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
             if row.status == candidates.QUEUED:
-                return candidates.shown(row)
+                return candidates.describe_candidate(row)
         if not self._read_verdicts(product_id).judged:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
         self.wake()
-        return candidates.shown(self.candidates.row(product_id, number))
+        return candidates.describe_candidate(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
         """Reject a candidate that is queued, ready or failed. InputError for any other."""
@@ -114,7 +114,7 @@ class Learning(Background):
         if not self.candidates.change(number, candidates.REJECTED, only=allowed, **event):
             raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
-        return candidates.shown(self.candidates.row(product_id, number))
+        return candidates.describe_candidate(self.candidates.row(product_id, number))
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
         """Activate a version.
@@ -126,7 +126,7 @@ class Learning(Background):
         judged = {} if candidate is None else json.loads(candidate.facts).get("judgement") or {}
         missing = sorted(set(candidates.inspections_at_risk(judged)) - set(losing))
         if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
-            raise LosesError(number, missing)
+            raise DefectsLostError(number, missing)
         self.versions.activate(product_id, number, who)
         if candidate is not None:
             self.candidates.change(candidate.id, candidates.LIVE, only=candidates.UNUSED)
@@ -149,7 +149,7 @@ class Learning(Background):
             "misses": sum(verdict.verdict == "defect" for verdict in valid.corrections),
             "new": self._count_new(valid, rows),
             "contradictory": valid.contradictory,
-            "candidates": [candidates.shown(row, self._steps.get(row.id)) for row in rows],
+            "candidates": [candidates.describe_candidate(row, self._steps.get(row.id)) for row in rows],
         }
 
     @staticmethod
@@ -172,7 +172,7 @@ class Learning(Background):
             if "product" in self.versions.active_facts(product_id):
                 raise CannotLearnError(CANNOT_LEARN)
             active = ActiveVersion.read(number, self.versions.path(product_id, number))
-        why = reason_not_to_learn(active, self.settings.get(product_id) or Learn(), how)
+        why = reason_not_to_learn(active, self.settings.get(product_id) or LearningSettings(), how)
         if active is None or why is not None:
             raise CannotLearnError(why)
         return active
@@ -193,9 +193,9 @@ class Learning(Background):
                 self._ended.wait(RETRY_SECONDS)
                 self.wake()
             except Exception as error:  # later corrections are learnt all the same
-                self.say(f"learning: {with_kind(error)}")
+                self.say(f"learning: {message_with_type(error)}")
 
-    def _queue_if_enough(self, product_id: int, learn: Learn) -> None:
+    def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> None:
         """Queue a candidate where enough was corrected; report a model that cannot be read."""
         why = None
         try:
@@ -209,7 +209,7 @@ class Learning(Background):
         except CannotLearnError:
             pass
         except Exception as error:
-            why = f"no version can be made from corrections: {with_kind(error)}"
+            why = f"no version can be made from corrections: {message_with_type(error)}"
         # a code of its own: `learning_` is the problem of the last candidate, which may still hold
         self.report(f"learning_model_{product_id}", why)
 
@@ -218,7 +218,7 @@ class Learning(Background):
         product_id, number = row.product_id, row.id
         if not self.candidates.change(number, candidates.RUNNING, only=candidates.UNFINISHED):
             return  # it was rejected
-        learn = self.settings.get(product_id) or Learn()
+        learn = self.settings.get(product_id) or LearningSettings()
         begun, out = time.monotonic(), self.files.temporary("model")
         try:
             if (full := self._disk_full_error(product_id)) is not None:
@@ -237,7 +237,7 @@ class Learning(Background):
                 "strict": learn.rule == "auto",
                 "pictures": plan.pictures,
                 "good": learn.pictures if how == "retrained" else None,
-                "threads": max(1, cores() // 2),
+                "threads": max(1, usable_cores() // 2),
                 "engine": self.versions.engine_for(active.file),
                 "device": self.versions.device,
             }
@@ -248,7 +248,7 @@ class Learning(Background):
         except Exception as error:  # any: else the candidate would be running for ever
             store_error = error if isinstance(error, StoreError) else self._disk_full_error(product_id)
             if store_error is None:
-                self._note_failure(row, error, with_kind(error).replace(str(out.parent), ""))
+                self._note_failure(row, error, message_with_type(error).replace(str(out.parent), ""))
                 return
             if store_error.code == "disk_full":
                 why = f"a version waits to be made from corrections: {store_error}"
@@ -292,7 +292,7 @@ class Learning(Background):
         row: Row[Any],
         plan: Plan,
         active: ActiveVersion,
-        learn: Learn,
+        learn: LearningSettings,
         judgement: dict[str, Any],
         out: Path,
         begun: float,

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from flawscope.artefact.files import TRAINED
-from flawscope.errors import installing
+from flawscope.artefact.files import TRAINED_SUFFIX
+from flawscope.errors import install_command
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
 from flawscope.station.learning.candidates import candidate_of_version
-from flawscope.station.settings.station import Learn
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
+from flawscope.station.settings.station import LearningSettings
+from flawscope.station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope.station.store.records import DEFECT, GOOD, verdict_stacks
 from flawscope.station.store.schema import inspections, pictures
 
@@ -49,15 +49,17 @@ class ActiveVersion:
     @property
     def is_trained(self) -> bool:
         """Whether the file is the trained model itself; else it is an export."""
-        return self.file.suffix == TRAINED
+        return self.file.suffix == TRAINED_SUFFIX
 
 
-def reason_not_to_learn(active: ActiveVersion | None, learn: Learn, how: str = "") -> str | None:
+def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, how: str = "") -> str | None:
     """Return the reason why a product cannot learn, one line; None: it can."""
     if active is None:
         return "no model is open: activate a version"
     if importlib.util.find_spec("torch") is None:
-        return f"learning needs torch, and it is not installed here: {installing('torch', extras='train')}"
+        return (
+            f"learning needs torch, and it is not installed here: {install_command('torch', extras='train')}"
+        )
     if how == "retrained" and learn.pictures is None:
         return (
             "a training needs the pictures that the model was fitted on: name their folder as "
@@ -232,7 +234,7 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
                 "learn": is_good and verdict.is_correction and verdict.number not in already_learnt,
                 "sure": verdict.is_confirmed,
                 "drawn": is_good and line_pictures.pop(verdict.number, None) is not None,
-                "mask": None if verdict.mask is None else str(files.path(MASKS, verdict.mask, MASK)),
+                "mask": None if verdict.mask is None else str(files.path(MASKS, verdict.mask, MASK_SUFFIX)),
                 "before": row.score if row.version_id == active.number else None,
             }
         )

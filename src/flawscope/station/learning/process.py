@@ -15,13 +15,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from flawscope.errors import FlawscopeError, InputError, with_kind
-from flawscope.pictures.decoding import allow_pixels, most_pixels
+from flawscope.errors import FlawscopeError, InputError, message_with_type
+from flawscope.pictures.decoding import max_pixels, raise_pixel_limit
 
 IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
-Step = Callable[[str, int, int], None]
-JobFunction = Callable[[dict[str, Any], Step], dict[str, Any]]
+ProgressCallback = Callable[[str, int, int], None]
+JobFunction = Callable[[dict[str, Any], ProgressCallback], dict[str, Any]]
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -57,7 +57,7 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, job: dict[str, Any], step: Step) -> dict[str, Any]:
+    def run(self, job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         """Return the result of `make_candidate` for a job.
 
         Raises:
@@ -89,7 +89,7 @@ class Worker:
                 raise StoppedError("the station ends")
             if self._pipe is None or self.pid is None:
                 self._pipe, child_pipe = SPAWN_CONTEXT.Pipe()
-                arguments = child_pipe, most_pixels(), self._work
+                arguments = child_pipe, max_pixels(), self._work
                 process = SPAWN_CONTEXT.Process(target=run_jobs, args=arguments, daemon=True)
                 process.start()
                 self._process = process
@@ -136,7 +136,7 @@ def run_jobs(pipe: Connection, pixels: int, work: JobFunction) -> None:
         os.nice(19)
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    allow_pixels(pixels)
+    raise_pixel_limit(pixels)
     threading.Thread(target=_end_with_station, daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
@@ -164,37 +164,37 @@ def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[
     except MemoryError:
         return "error", "there is not enough memory to learn; learn when there is more"
     except Exception as error:
-        return "error", with_kind(error)
+        return "error", message_with_type(error)
 
 
-def make_candidate(job: dict[str, Any], step: Step) -> dict[str, Any]:
+def make_candidate(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Make a candidate's model file, and return its judgement.
 
     Args:
         job: `active`, `trained` (None: the same) and `out`, files of models; `how`, `strict`; `pictures`,
-            each with the fields of `Reviewed`; `good`, a folder; `engine`, `device`, `threads`.
+            each with the fields of `ReviewedPicture`; `good`, a folder; `engine`, `device`, `threads`.
 
     Raises:
         InputError: no candidate can be made.
     """
     from flawscope.artefact import model_file
     from flawscope.export.export import export
-    from flawscope.fitting.incremental_update import files_in, update
-    from flawscope.fitting.update_evaluation import Reviewed
-    from flawscope.methods.threads import use_threads
+    from flawscope.fitting.incremental_update import good_picture_files, update
+    from flawscope.fitting.update_evaluation import ReviewedPicture
+    from flawscope.methods.threads import set_thread_count
     from flawscope.predictor import load
 
-    use_threads(job["threads"])
+    set_thread_count(job["threads"])
     active = load(job["active"], engine=job["engine"], device=job["device"], threads=job["threads"])
     same = job["trained"] in (None, job["active"])
     old = active.artefact if same else model_file.read(job["trained"])
     made = update(
         old,
         active,
-        [Reviewed(**one) for one in job["pictures"]],
+        [ReviewedPicture(**one) for one in job["pictures"]],
         how=job["how"],
         strict=job["strict"],
-        good=files_in(job["good"], old.manifest.category) if job["good"] else (),
+        good=good_picture_files(job["good"], old.manifest.category) if job["good"] else (),
         device=job["device"],
         step=step,
     )

@@ -89,9 +89,9 @@ class ModbusSettings(PlcSettings):
         super().__post_init__()
         if (self.listen is None) == (self.connect is None):
             raise InputError("write either `listen: HOST:PORT` or `connect: HOST:PORT`")
-        from flawscope.station.plc.signals import TO_PLC, TO_STATION, count
+        from flawscope.station.plc.signals import TO_PLC, TO_STATION, register_count
 
-        ends = self.inputs + count(TO_STATION), self.outputs + count(TO_PLC)
+        ends = self.inputs + register_count(TO_STATION), self.outputs + register_count(TO_PLC)
         if min(self.inputs, self.outputs) < 0 or max(ends) > MAX_RECIPE + 1:
             raise InputError(f"inputs and outputs must lie in registers 0 to {MAX_RECIPE}")
         if self.inputs < ends[1] and self.outputs < ends[0]:

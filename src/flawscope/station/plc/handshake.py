@@ -89,7 +89,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class RecipeLoaded:
     """Recipe whose model was opened, or cannot be (`code`)."""
 
     recipe: int
@@ -97,7 +97,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """Observations since the last step.
 
     now: seconds of a monotonic clock. plc: None where it could not be read. fault: why no picture could be
@@ -107,7 +107,7 @@ class Seen:
     now: float
     plc: Inputs | None = None
     answer: Answer | None = None
-    loaded: Loaded | None = None
+    loaded: RecipeLoaded | None = None
     fault: Code = Code.NONE
 
 
@@ -156,7 +156,7 @@ class State:
         return self.plc is not None and self.plc.trigger
 
 
-def step(state: State, observation: Seen, rules: Rules) -> State:
+def step(state: State, observation: Observation, rules: Rules) -> State:
     """Return the next state. The caller inspects for a new `job` while Busy, and loads a new
     `requested_recipe` other than 0; the inspection of a phase that is over is of no use any more."""
     state = _apply_observation(state, observation, rules)
@@ -207,7 +207,7 @@ def outputs(state: State, rules: Rules) -> Outputs:
     )
 
 
-def _apply_observation(state: State, observation: Seen, rules: Rules) -> State:
+def _apply_observation(state: State, observation: Observation, rules: Rules) -> State:
     """Note the PLC's signals, whether its heartbeat beats, and whether a model was loaded."""
     now = max(state.now, observation.now)
     plc = observation.plc or state.plc

@@ -13,31 +13,31 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
-from flawscope.results.prediction import NONE
+from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
+from flawscope.results.prediction import NO_PRODUCT_NAME
 from flawscope.station.background import Backoff
 from flawscope.station.connections import Floor
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import LateError, ModelError
-from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.inspecting.writer import RecordedInspection
 from flawscope.station.plc import PlcSettings, gate
 from flawscope.station.plc.handshake import (
     Answer,
     Code,
     Inputs,
-    Loaded,
+    Observation,
     Outputs,
     Phase,
+    RecipeLoaded,
     Rules,
-    Seen,
     State,
     outputs,
     step,
 )
-from flawscope.station.sources.source import AWAY, AwayError, NoFrameError, Triggered
+from flawscope.station.sources.source import AWAY, AwayError, NoFrameError, TriggeredSource
 from flawscope.station.sources.trigger import shoot
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.inspection import labelled
+from flawscope.station.store.inspection import make_label
 from flawscope.station.store.open_models import NoModelError
 
 TICK = 0.02  # seconds between two steps, at most
@@ -103,7 +103,7 @@ class PlcLine:
         self._problem = f"plc_away_{first}"
         self.state = State(now=time.monotonic())
         self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
-        self._events: deque[Answer | Loaded] = deque()
+        self._events: deque[Answer | RecipeLoaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault, self._last_check = Code.NONE, 0.0
         self._trigger_time: float | None = None  # of the part that is not answered yet
@@ -118,7 +118,7 @@ class PlcLine:
         if self._thread.is_alive():
             self._thread.join(STOP_TIMEOUT)
 
-    def _camera(self, product: str) -> Triggered:
+    def _camera(self, product: str) -> TriggeredSource:
         return self.floor.camera(self.settings.camera_product(product), self.settings.camera_number)
 
     # ---- the loop
@@ -135,7 +135,9 @@ class PlcLine:
                     await self._exchange(transport)
                 await transport.exchange()
             except Exception as error:
-                text = one_line(error) if isinstance(error, TransportError) else with_kind(error)
+                text = (
+                    one_line_message(error) if isinstance(error, TransportError) else message_with_type(error)
+                )
                 self._report(f"{text}; it is tried again by itself")
             finally:
                 with suppress(Exception):
@@ -170,7 +172,7 @@ class PlcLine:
         while True:
             event, before = self._events.popleft() if self._events else None, self.state
             answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
-            observation = Seen(time.monotonic(), plc, answer, loaded, self._fault)
+            observation = Observation(time.monotonic(), plc, answer, loaded, self._fault)
             self.state = state = step(before, observation, self.rules)
             if self.gate is not None:
                 self.gate = gate.step(self.gate, before, state)
@@ -199,7 +201,7 @@ class PlcLine:
         task.add_done_callback(self._tasks.discard)
         self._changed.set()
 
-    def _post_event(self, event: Answer | Loaded) -> None:
+    def _post_event(self, event: Answer | RecipeLoaded) -> None:
         self._events.append(event)
         self._changed.set()
 
@@ -208,7 +210,7 @@ class PlcLine:
     async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
         """Inspect the part that lies under the camera."""
         try:
-            label = labelled(part, None)
+            label = make_label(part, None)
             found = await shoot(self.floor, product, partial(self._camera, product), label, due)
             answer = _answer_of_inspection(job, found)
         except Exception as error:
@@ -218,7 +220,7 @@ class PlcLine:
     async def _load_recipe(self, recipe: int) -> None:
         """Open the model of a recipe, unless it is open."""
         code = await asyncio.to_thread(self._open_model, self.settings.recipes[recipe])
-        self._post_event(Loaded(recipe, code))
+        self._post_event(RecipeLoaded(recipe, code))
 
     def _open_model(self, product: str) -> Code:
         number, versions = self.floor.addresses.address_id(product), self.floor.addresses.versions
@@ -252,13 +254,13 @@ class PlcLine:
         return Code.NONE
 
 
-def _answer_of_inspection(job: int, inspection: Recorded | int) -> Answer:
+def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
-    assert isinstance(inspection, Recorded), "a trigger of a PLC has no key"
+    assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
     outcome = inspection.taken
     if outcome.parts is not None:  # one view says nothing about the part
         return Answer(job, None, Code.NO_MODEL)
-    good = not outcome.anomalous and outcome.part_found is not False and outcome.shows != NONE
+    good = not outcome.anomalous and outcome.part_found is not False and outcome.shows != NO_PRODUCT_NAME
     return Answer(job, good, Code.NONE, outcome.score, len(outcome.regions), inspection.number)
 
 

@@ -22,8 +22,8 @@ from flawscope.station.plc.signals import (
     TO_PLC_WITHOUT_GATE,
     TO_STATION,
     TO_STATION_WITHOUT_GATE,
-    count,
     pack,
+    register_count,
     unpack,
 )
 
@@ -38,8 +38,8 @@ class ModbusServer:
 
     def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
         self.settings, self._handle_inputs = settings, handle_inputs
-        self._input_registers: list[int] = [0] * count(TO_STATION)
-        self._output_registers: list[int] = [0] * count(TO_PLC)
+        self._input_registers: list[int] = [0] * register_count(TO_STATION)
+        self._output_registers: list[int] = [0] * register_count(TO_PLC)
         self._is_written = False
 
     async def open(self) -> None:
@@ -102,7 +102,7 @@ class ModbusClient:
             raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 
     async def exchange(self) -> None:
-        settings, length, unit = self.settings, count(self._inputs), self.settings.unit
+        settings, length, unit = self.settings, register_count(self._inputs), self.settings.unit
         request = self._client.read_holding_registers(settings.inputs, count=length, device_id=unit)
         response = await _await_response(request)
         outputs = self._handle_inputs(Inputs(**unpack(response.registers, self._inputs)))

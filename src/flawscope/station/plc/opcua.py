@@ -15,7 +15,7 @@ from asyncua.common.node import Node
 from flawscope.station.plc import OpcUaSettings
 from flawscope.station.plc.handshake import Inputs, Outputs
 from flawscope.station.plc.line import InputsHandler, TransportError
-from flawscope.station.plc.signals import HOME, NAMESPACE, TO_PLC, TO_STATION, TYPES, Signal
+from flawscope.station.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, Signal
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
 
@@ -87,14 +87,16 @@ def write_order(before: Outputs, now: Outputs) -> list[str]:
 async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
     """Add the nodes to a server; return those of the inputs and of the outputs by signal."""
     space = await server.register_namespace(NAMESPACE)
-    home = await server.nodes.objects.add_object(_node_id(HOME, space), ua.QualifiedName(HOME, space))
+    home = await server.nodes.objects.add_object(
+        _node_id(ROOT_NODE, space), ua.QualifiedName(ROOT_NODE, space)
+    )
     both: list[Nodes] = []
     for folder, signals, start in (("Inputs", TO_STATION, Inputs()), ("Outputs", TO_PLC, Outputs())):
-        name = f"{HOME}.{folder}"
+        name = f"{ROOT_NODE}.{folder}"
         parent = await home.add_folder(_node_id(name, space), ua.QualifiedName(folder, space))
         found: Nodes = {}
         for one in signals:
-            kind = ua.VariantType[TYPES[one.kind]]
+            kind = ua.VariantType[OPC_UA_TYPES[one.kind]]
             named = _node_id(f"{name}.{one.node}", space), ua.QualifiedName(one.node, space)
             node = await parent.add_variable(*named, getattr(start, one.name), kind)
             text = ua.DataValue(ua.Variant(ua.LocalizedText(one.meaning)))

@@ -13,10 +13,16 @@ from flawscope.station.plc.handshake import Code, Inputs, Outputs
 
 SignalKind = Literal["bit", "word", "real", "long", "text"]
 REGISTERS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
-TYPES = {"bit": "Boolean", "word": "UInt16", "real": "Float", "long": "UInt32", "text": "String"}  # of OPC UA
+OPC_UA_TYPES = {
+    "bit": "Boolean",
+    "word": "UInt16",
+    "real": "Float",
+    "long": "UInt32",
+    "text": "String",
+}  # of OPC UA
 MAX_PART_LENGTH = 32  # of a part's number
 NAMESPACE = "urn:flawscope:plc"
-HOME = "Flawscope"  # object of the nodes
+ROOT_NODE = "Flawscope"  # object of the nodes
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Signal:
 
     @property
     def node(self) -> str:
-        """Name of the node below `HOME`."""
+        """Name of the node below `ROOT_NODE`."""
         return self.name.upper() if self.name in ("ok", "nok") else self.name.title().replace("_", "")
 
 
@@ -66,14 +72,14 @@ TO_PLC = (
 TO_STATION_WITHOUT_GATE, TO_PLC_WITHOUT_GATE = TO_STATION[:-1], TO_PLC[:-2]
 
 
-def count(signals: Sequence[Signal]) -> int:
+def register_count(signals: Sequence[Signal]) -> int:
     """Return the number of registers of one side."""
     return max(one.register + REGISTERS[one.kind] for one in signals)
 
 
 def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
     """Return the registers of signals: numbers high word first, two letters in each, the first one high."""
-    words = [0] * count(signals)
+    words = [0] * register_count(signals)
     for signal in signals:
         value: Any = getattr(values, signal.name)
         if signal.kind == "bit":
@@ -107,7 +113,7 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
     return values
 
 
-def table(inputs: int = 0, outputs: int = 100) -> str:
+def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
     """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -118,8 +124,8 @@ def table(inputs: int = 0, outputs: int = 100) -> str:
     ):
         for signal in signals:
             place = first + signal.register, "" if signal.bit is None else signal.bit, REGISTERS[signal.kind]
-            node = f"{HOME}.{folder}.{signal.node}"
-            writer.writerow((side, signal.node, TYPES[signal.kind], *place, node, signal.meaning))
+            node = f"{ROOT_NODE}.{folder}.{signal.node}"
+            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, node, signal.meaning))
     return text.getvalue()
 
 

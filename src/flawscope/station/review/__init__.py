@@ -27,25 +27,25 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode, read_mask
 from flawscope.results import drawing
-from flawscope.results.run import RESULTS, TABLE
-from flawscope.results.table import OwnFiles, Row, csv_cell, from_csv_cell, read_table
+from flawscope.results.run import PREDICTIONS_FOLDER, TABLE_NAME
+from flawscope.results.table import OutputFiles, ResultRow, csv_cell, from_csv_cell, read_table
 
-FINE, DEFECT, UNDONE = "good", "defect", "undone"
+GOOD, DEFECT, UNDONE = "good", "defect", "undone"
 DECISIONS_FILE = "review.csv"  # `open_dataset` recognizes the folder by this file
 
 
 @dataclass(frozen=True)
-class Flagged:
+class ReviewPicture:
     """Picture of a run. name: of its files in the results. overlay, mask: such files; None: not written."""
 
-    row: Row
+    row: ResultRow
     path: Path
     name: str
     overlay: Path | None = None
     mask: Path | None = None
 
 
-def read_flagged(results: str | os.PathLike[str], *, every: bool = False) -> list[Flagged]:
+def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
     """Return the anomalous pictures of a run, most severe first; each path once, as it was judged last.
 
     Args:
@@ -56,7 +56,7 @@ def read_flagged(results: str | os.PathLike[str], *, every: bool = False) -> lis
         InputError: there is no table, or none of its pictures is there.
     """
     folder = Path(results)
-    table = folder / TABLE if folder.is_dir() else folder
+    table = folder / TABLE_NAME if folder.is_dir() else folder
     judged_rows = (row for row in read_table(table) if row.score is not None and row.severity is not None)
     last_rows = {row.path: row for row in judged_rows}
     names = _result_names(folder)
@@ -75,25 +75,25 @@ def read_flagged(results: str | os.PathLike[str], *, every: bool = False) -> lis
     return sorted(pictures, key=lambda picture: -(picture.row.severity or 0.0))
 
 
-def _read_picture(row: Row, folder: Path, name: str | None) -> Flagged:
+def _read_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPicture:
     path = Path(row.path)
     if name is None:
-        return Flagged(row, path, path.stem)
+        return ReviewPicture(row, path, path.stem)
     files = (folder / kind / f"{name}.png" for kind in ("overlays", "masks"))
-    return Flagged(row, path, name, *(file if file.is_file() else None for file in files))
+    return ReviewPicture(row, path, name, *(file if file.is_file() else None for file in files))
 
 
 def _result_names(folder: Path) -> dict[str, str]:
     """Map each picture's path to the name of its result files, as the JSON files of the run tell."""
     names = {}
-    for file in (folder / RESULTS).rglob("*.json"):
+    for file in (folder / PREDICTIONS_FOLDER).rglob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             path = str(json.loads(file.read_text(encoding="utf-8"))["path"])
-            names[path] = file.relative_to(folder / RESULTS).with_suffix("").as_posix()
+            names[path] = file.relative_to(folder / PREDICTIONS_FOLDER).with_suffix("").as_posix()
     return names
 
 
-def proposed_mask(picture: Flagged) -> NDArray[np.bool_] | None:
+def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
     """Return the model's mask, [H, W] bool at the picture's size; None where it outlined nothing.
 
     The run's mask has the network's size, the boxes of its regions are in the picture's pixels. So the mask's
@@ -136,7 +136,7 @@ class Decision:
 COLUMNS = tuple(field.name for field in fields(Decision))
 
 
-class Decisions:
+class DecisionLog:
     """File `review.csv`: lines are only added, and are on the disk when `add` returns. The last decision on
     a picture counts; `undone` takes it back.
 
@@ -157,7 +157,7 @@ class Decisions:
         if rows and tuple(rows[0]) != COLUMNS:
             raise InputError(f"{path} is not a file of decisions: move it, or choose another --out")
         # a line that was being written when the power failed is left out
-        valid = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[2] in (FINE, DEFECT, UNDONE)]
+        valid = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[2] in (GOOD, DEFECT, UNDONE)]
         self.lines = [Decision(*map(from_csv_cell, row)) for row in valid]
 
     @property
@@ -192,7 +192,7 @@ class Decisions:
         self.lines.append(line)
 
 
-class Session:
+class ReviewSession:
     """Pictures of a review by number, from 0, with decisions and copies. Thread-safe.
 
     A new session copies again what earlier decisions need and `out` lacks. Only copies that the file names
@@ -204,10 +204,10 @@ class Session:
         problems: copies of earlier decisions that could not be made again.
     """
 
-    def __init__(self, pictures: Sequence[Flagged], out: Path):
+    def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
         self.pictures, self.out = pictures, out
         out.mkdir(parents=True, exist_ok=True)
-        self.log, self._own_files = Decisions(out / DECISIONS_FILE), OwnFiles(out)
+        self.log, self._own_files = DecisionLog(out / DECISIONS_FILE), OutputFiles(out)
         self._number_by_path = {picture.row.path: number for number, picture in enumerate(pictures)}
         self._lock = threading.RLock()
         self.problems: list[str] = []
@@ -228,7 +228,7 @@ class Session:
         """Count the good pictures and the defects."""
         return Counter(self.decided().values())
 
-    def copies(self) -> list[tuple[Flagged, str, Path]]:
+    def copies(self) -> list[tuple[ReviewPicture, str, Path]]:
         """Return picture, good or defect, and path of the copy for each decision."""
         chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
         return [(picture, kind, self.out / kind / self._copy_name(picture)) for picture, kind in chosen]
@@ -243,7 +243,7 @@ class Session:
         Raises:
             FlawscopeError: it cannot be recorded; nothing has changed.
         """
-        if decision not in (FINE, DEFECT) or not 0 <= number < len(self.pictures):
+        if decision not in (GOOD, DEFECT) or not 0 <= number < len(self.pictures):
             raise InputError(f"no decision {decision!r} on picture {number}")
         picture = self.pictures[number]
         with self._lock:
@@ -261,7 +261,7 @@ class Session:
         """Return the path of a picture's mask, which need not exist."""
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
-    def _copy_name(self, picture: Flagged) -> str:
+    def _copy_name(self, picture: ReviewPicture) -> str:
         """Return the name of the picture's copy: that of an earlier decision, else a new one, which is unique
         also without its suffix, since masks are called after it."""
         copies = {line.path: line.copy for line in self.log.lines}
@@ -277,7 +277,7 @@ class Session:
 
     def _save_copy(
         self,
-        picture: Flagged,
+        picture: ReviewPicture,
         decision: str,
         copy: str,
         mask: NDArray[np.bool_] | None = None,
@@ -299,7 +299,7 @@ class Session:
             ) from None
         finally:
             partial.unlink(missing_ok=True)
-        self._remove_copy(FINE if decision == DEFECT else DEFECT, copy)
+        self._remove_copy(GOOD if decision == DEFECT else DEFECT, copy)
         mask_path = self.out / _mask_name(copy)
         if decision == DEFECT and (mask is not None or not mask_path.exists()):  # a person may have drawn it
             mask_to_save = proposed_mask(picture) if mask is None else mask

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.decoding import decode, read_mask, to_eight_bits
 from flawscope.pictures.files import upright_size
 from flawscope.results import drawing
-from flawscope.station.review import Flagged, Session, proposed_mask
+from flawscope.station.review import ReviewPicture, ReviewSession, proposed_mask
 from flawscope.station.web import templates
 
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
@@ -39,7 +39,7 @@ MAX_REQUEST_BYTES = 8 * 1024**2  # of a decision, perhaps with a mask
 Response = tuple[str, bytes]  # media type, body
 
 
-class Review:
+class ReviewServer:
     """Serves a session until `stop`, or until the person ends it in the page.
 
     Args:
@@ -49,7 +49,7 @@ class Review:
         InputError: the port is taken.
     """
 
-    def __init__(self, session: Session, title: str, port: int = 0):
+    def __init__(self, session: ReviewSession, title: str, port: int = 0):
         self.session, self.title = session, title
         self.token = secrets.token_urlsafe(24)
         self._skipped: set[int] = set()  # numbers of pictures; forgotten when the program ends
@@ -161,7 +161,7 @@ class Review:
             return "image/png", file.getvalue()
         image = {"view": _read_picture, "overlay": _draw_overlay}[layer](picture)
         max_side = min(max(side, 1), MAX_SIDE, max(image.shape[:2]))
-        drawing.fitted(image, (max_side, max_side)).save(file, "WEBP", quality=WEBP_QUALITY, method=2)
+        drawing.fit_into(image, (max_side, max_side)).save(file, "WEBP", quality=WEBP_QUALITY, method=2)
         return "image/webp", file.getvalue()
 
 
@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be idle
 
-    def __init__(self, review: Review, *rest: Any):
+    def __init__(self, review: ReviewServer, *rest: Any):
         self.review = review
         super().__init__(*rest)
 
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._refuse(400, "this is not what the page sends")
         except (FlawscopeError, OSError, MemoryError) as error:
-            self._refuse(507, one_line(error))
+            self._refuse(507, one_line_message(error))
         else:
             self._send(200, response)
 
@@ -248,12 +248,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Print no log: the terminal is for the person."""
 
 
-def _read_picture(picture: Flagged) -> NDArray[np.uint8]:
+def _read_picture(picture: ReviewPicture) -> NDArray[np.uint8]:
     """Return the picture alone, [H, W, 3]."""
     return to_eight_bits(decode(picture.path))
 
 
-def _draw_overlay(picture: Flagged) -> NDArray[np.uint8]:
+def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
     """Return the run's overlay, [H, W, 3]; where there is none, the picture with outlines of its regions."""
     if picture.overlay is not None:
         return np.asarray(Image.open(picture.overlay).convert("RGB"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from flawscope.config import build
+from flawscope.config import build_config
 from flawscope.errors import InputError, require_installed
 from flawscope.station.settings.values import resolve_paths
 
@@ -16,7 +16,7 @@ Role = Literal["viewer", "operator", "engineer", "admin"]
 
 
 @dataclass(frozen=True)
-class OpenId:
+class OpenIdSettings:
     """Settings of an OpenID Connect provider, such as Entra ID, Keycloak, Okta.
 
     issuer: address of the provider, below which `.well-known/openid-configuration` stands.
@@ -48,7 +48,7 @@ class OpenId:
             raise InputError("scope: begin it with openid")
 
 
-def read_openid(given: Any, home: Path) -> OpenId | None:
+def read_openid(given: Any, home: Path) -> OpenIdSettings | None:
     """Read the setting `openid`; paths are relative to `home`. InputError."""
     if given is None:
         return None
@@ -56,6 +56,6 @@ def read_openid(given: Any, home: Path) -> OpenId | None:
     try:
         if not isinstance(given, dict):
             raise InputError("write `issuer: https://...` below it")
-        return resolve_paths(build(OpenId, given), home, "secret_file", "ca_file")
+        return resolve_paths(build_config(OpenIdSettings, given), home, "secret_file", "ca_file")
     except InputError as error:
         raise InputError(f"openid: {error}") from None

@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flawscope.config import build
-from flawscope.errors import InputError, nearest, one_line
+from flawscope.config import build_config
+from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope.station.settings.values import resolve_paths
 
-SOURCES, SINKS, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
+SOURCE_GROUP, SINK_GROUP, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Plugin:
     open: Callable[..., Any]
     paths: tuple[str, ...] = ()
 
-    def read(self, given: Any, home: Path) -> Plugged:
+    def read(self, given: Any, home: Path) -> ConfiguredPlugin:
         """Read its settings; paths are relative to `home`. InputError."""
         first = fields(self.settings)[0].name if fields(self.settings) else ""
         values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
         try:
-            settings = resolve_paths(build(self.settings, values), home, *self.paths)
+            settings = resolve_paths(build_config(self.settings, values), home, *self.paths)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
-        return Plugged(self.name, settings, self.open)
+        return ConfiguredPlugin(self.name, settings, self.open)
 
 
 @dataclass(frozen=True)
-class Plugged:
+class ConfiguredPlugin:
     """Plugin with its settings, as `station.yaml` gives them."""
 
     name: str
@@ -56,32 +56,34 @@ class Plugged:
     open: Callable[..., Any]
 
 
-def names(group: str) -> list[str]:
+def plugin_names(group: str) -> list[str]:
     """Return the names of the installed plugins of a group."""
     return sorted({entry.name for entry in metadata.entry_points(group=group)})
 
 
-def plugin(group: str, name: str) -> Plugin:
+def load_plugin(group: str, name: str) -> Plugin:
     """Load a plugin. InputError where it is not installed, or its package is broken."""
     kind = group.removeprefix("flawscope.").removesuffix("s")
     entry = next(iter(metadata.entry_points(group=group, name=name)), None)
     if entry is None:
-        hint = nearest(name, names(group))
+        hint = suggest_name(name, plugin_names(group))
         raise InputError(f"no {kind} called {name:.60}: {hint}; others come with packages of their own")
     try:
         found = entry.load()
     except Exception as error:
-        raise InputError(
-            f"{kind} {name} cannot be loaded from {entry.value} ({one_line(error)}): mend that package"
-        ) from error
+        reason = one_line_message(error)
+        text = f"{kind} {name} cannot be loaded from {entry.value} ({reason}): mend that package"
+        raise InputError(text) from error
     if not isinstance(found, Plugin) or found.name != name:
         raise InputError(f"{entry.value} is not a {kind} called {name}: it must be a `Plugin` of that name")
     return found
 
 
-def read_connections(given: Any, home: Path) -> tuple[Plugged, ...]:
+def read_connections(given: Any, home: Path) -> tuple[ConfiguredPlugin, ...]:
     """Read the setting `connections` of a station. InputError."""
     entries = given or []
     if not isinstance(entries, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in entries):
         raise InputError("connections must be a list: write `- NAME:` and its settings below it")
-    return tuple(plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in entries for name in one)
+    return tuple(
+        load_plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in entries for name in one
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flawscope.config import build
+from flawscope.config import build_config
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.values import resolve_paths
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[\w-]{1,30}")
 
 
 @dataclass(frozen=True)
-class Shifts:
+class ShiftSettings:
     """Settings of shifts.
 
     begin: when each begins, by name, such as `early: "06:00"`; it ends where the next one begins.
@@ -73,14 +73,16 @@ class Shifts:
         return SinkSettings(self.webhook, secret_file=self.secret_file, ca_file=self.ca_file)
 
 
-def read_shifts(given: Any, home: Path) -> Shifts | None:
+def read_shifts(given: Any, home: Path) -> ShiftSettings | None:
     """Read the setting `shifts`; paths are relative to `home`. InputError."""
     if given is None:
         return None
     if not isinstance(given, dict):
         raise InputError('shifts: write `begin: {early: "06:00", late: "14:00"}` below it')
     begin = {str(name): _clock_text(one) for name, one in dict(given.get("begin") or {}).items()}
-    return resolve_paths(build(Shifts, {**given, "begin": begin}), home, "folder", "secret_file", "ca_file")
+    return resolve_paths(
+        build_config(ShiftSettings, {**given, "begin": begin}), home, "folder", "secret_file", "ca_file"
+    )
 
 
 def _clock_text(given: Any) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from flawscope.config import build, known, named
-from flawscope.errors import InputError, nearest
-from flawscope.station.settings.plugins import SINKS, Plugged, names, plugin
-from flawscope.station.settings.values import resolve_paths, secret, shown
+from flawscope.config import build_config, keep_known_settings, redact_value
+from flawscope.errors import InputError, suggest_name
+from flawscope.station.settings.plugins import SINK_GROUP, ConfiguredPlugin, load_plugin, plugin_names
+from flawscope.station.settings.values import redact_address, resolve_paths, secret
 
 MessageFilter = Literal["all", "anomalous"]
 PictureChoice = Literal["none", "picture", "overlay", "both"]
@@ -51,7 +51,7 @@ class SinkSettings:
             return
         parts = _split_address(self.webhook, "webhook")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"webhook: {shown(self.webhook)!r} is not https://host/path")
+            raise InputError(f"webhook: {redact_address(self.webhook)!r} is not https://host/path")
         if parts.username is not None or parts.password is not None:
             why = "leave the password out of the address; `secret_file` signs what is sent"
             raise InputError(f"webhook: {why}")
@@ -59,7 +59,7 @@ class SinkSettings:
     @property
     def label(self) -> str:
         """Name for people, without what may be secret in an address."""
-        return self.name or (self.folder if self.webhook is None else shown(self.webhook)) or ""
+        return self.name or (self.folder if self.webhook is None else redact_address(self.webhook)) or ""
 
     @property
     def kind(self) -> str:
@@ -76,13 +76,13 @@ class SinkSettings:
 
 
 @dataclass(frozen=True)
-class PluginSink:
+class PluginSinkSettings:
     """Settings of a sink of a plugin; name, only and verdicts as of `SinkSettings`."""
 
     name: str | None = None
     only: MessageFilter = "all"
     verdicts: bool = True
-    plugin: Plugged | None = None
+    plugin: ConfiguredPlugin | None = None
 
     @property
     def kind(self) -> str:
@@ -122,7 +122,9 @@ class MqttSettings:
         if parts.username is not None or parts.password is not None:
             raise InputError("broker: write `user` and `password_file` instead of a password in the address")
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise InputError(f"broker: {shown(self.broker)!r} is not mqtt://host:1883 or mqtts://host:8883")
+            raise InputError(
+                f"broker: {redact_address(self.broker)!r} is not mqtt://host:1883 or mqtts://host:8883"
+            )
         if self.password_file is not None and self.user is None:
             raise InputError("password_file wants a `user`")
         if (self.certificate_file is None) != (self.key_file is None):
@@ -140,14 +142,14 @@ class MqttSettings:
 
     @property
     def label(self) -> str:
-        return shown(self.broker)
+        return redact_address(self.broker)
 
     def password(self) -> str | None:
         """Return the line in `password_file`. InputError."""
         return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
 
 
-def read_sinks(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
+def read_sinks(given: Any, home: Path) -> tuple[SinkSettings | PluginSinkSettings, ...]:
     """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
     if not isinstance(given or [], list):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
@@ -162,22 +164,22 @@ def read_sinks(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
     return found
 
 
-def _read_sink(given: Any, home: Path) -> SinkSettings | PluginSink:
+def _read_sink(given: Any, home: Path) -> SinkSettings | PluginSinkSettings:
     if not isinstance(given, dict):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     _check_keys(given)
     own = {"webhook", "folder"} & given.keys()
-    if not own and (name := next((name for name in names(SINKS) if name in given), None)):
-        common = build(PluginSink, {key: one for key, one in given.items() if key != name})
-        return replace(common, plugin=plugin(SINKS, name).read(given[name], home))
-    settings = known(SinkSettings, given)
+    if not own and (name := next((name for name in plugin_names(SINK_GROUP) if name in given), None)):
+        common = build_config(PluginSinkSettings, {key: one for key, one in given.items() if key != name})
+        return replace(common, plugin=load_plugin(SINK_GROUP, name).read(given[name], home))
+    settings = keep_known_settings(SinkSettings, given)
     if not own and (wrong := next((str(key) for key in given if key not in settings), None)):
-        hint = nearest(wrong, ["webhook", "folder", *names(SINKS)])
-        raise InputError(f"no sink called {named(wrong)}: {hint}")
-    return resolve_paths(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
+        hint = suggest_name(wrong, ["webhook", "folder", *plugin_names(SINK_GROUP)])
+        raise InputError(f"no sink called {redact_value(wrong)}: {hint}")
+    return resolve_paths(build_config(SinkSettings, given), home, "folder", "secret_file", "ca_file")
 
 
-def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
+def read_mqtt(given: Any, home: Path) -> MqttSettings | None:
     """Read the setting `mqtt`; a text is the broker. InputError."""
     if given is None:
         return None
@@ -186,7 +188,7 @@ def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
         raise InputError("mqtt has no broker: write `broker: mqtt://HOST` below it")
     try:
         _check_keys(values)
-        found = build(MqttSettings, values)
+        found = build_config(MqttSettings, values)
     except InputError as error:
         raise InputError(f"mqtt: {error}") from None
     return resolve_paths(found, home, "password_file", "ca_file", "certificate_file", "key_file")

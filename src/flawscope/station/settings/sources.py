@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flawscope.config import build, named
-from flawscope.errors import InputError, nearest
-from flawscope.station.settings.plugins import SOURCES, Plugged, names, plugin
-from flawscope.station.settings.values import resolve_paths, secret, shown, time_of, with_password
+from flawscope.config import build_config, redact_value
+from flawscope.errors import InputError, suggest_name
+from flawscope.station.settings.plugins import SOURCE_GROUP, ConfiguredPlugin, load_plugin, plugin_names
+from flawscope.station.settings.values import redact_address, resolve_paths, secret, time_of, with_password
 
 PASSWORD_HINT = "password_file: write the address as rtsp://USER@HOST/PATH"
 STREAM, DEVICE, VIDEO = "stream", "device", "video"  # kinds
@@ -42,7 +42,7 @@ EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
 
-def kind_of(address: str) -> str:
+def address_kind(address: str) -> str:
     if "://" in address:
         return STREAM
     return DEVICE if _split_device(address) else VIDEO
@@ -58,7 +58,7 @@ def _split_device(address: str) -> tuple[str, str] | None:
 
 def check_address(address: str) -> str:
     """Return the kind of an address. InputError."""
-    kind = kind_of(address)
+    kind = address_kind(address)
     if not address or not address.isprintable():
         raise InputError("camera has no address: write rtsp://HOST/PATH, /dev/video0 or a video file")
     if kind != STREAM:
@@ -79,10 +79,12 @@ def check_address(address: str) -> str:
     return kind
 
 
-def shown_address(address: str) -> str:
+def redact_camera_address(address: str) -> str:
     """Return an address without secrets: a device's or file's name; of a stream only the host."""
-    is_stream = kind_of(address) == STREAM or re.search(r":[^@]*@", address)  # a stream without its rtsp://
-    return shown(address) if is_stream else address
+    is_stream = address_kind(address) == STREAM or re.search(
+        r":[^@]*@", address
+    )  # a stream without its rtsp://
+    return redact_address(address) if is_stream else address
 
 
 def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[str, str]]:
@@ -95,7 +97,7 @@ def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[st
     device = _split_device(address) if "://" not in address else None
     if device is not None:
         return device[1], device[0], {}
-    if kind_of(address) == VIDEO:
+    if address_kind(address) == VIDEO:
         name = address if sys.platform == "win32" else f"file:{address}"  # a colon is part of the name
         return name, None, {"protocol_whitelist": "file", "format_whitelist": ALLOWED_FORMATS}
     scheme = urlsplit(address).scheme
@@ -111,7 +113,7 @@ def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[st
 
 
 @dataclass(frozen=True)
-class FolderOf:
+class FolderSourceSettings:
     """Settings of a folder of pictures.
 
     then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder to move to.
@@ -127,7 +129,7 @@ class FolderOf:
 
 
 @dataclass(frozen=True)
-class CameraOf:
+class CameraSourceSettings:
     """Settings of a camera or a video file.
 
     camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`, `avfoundation:NAME`,
@@ -149,7 +151,7 @@ class CameraOf:
     @property
     def is_video(self) -> bool:
         """Whether this is a video file, of which no frame is left out."""
-        return kind_of(self.camera) == VIDEO
+        return address_kind(self.camera) == VIDEO
 
     @property
     def frame_interval(self) -> float | None:
@@ -163,7 +165,7 @@ class CameraOf:
     @property
     def shown(self) -> str:
         """Address without secrets."""
-        return shown_address(self.camera)
+        return redact_camera_address(self.camera)
 
     @property
     def url(self) -> str:
@@ -174,30 +176,32 @@ class CameraOf:
         return with_password(self.camera, password, PASSWORD_HINT)
 
 
-SourceOf = FolderOf | CameraOf | Plugged
+SourceSettings = FolderSourceSettings | CameraSourceSettings | ConfiguredPlugin
 
 
-def read_source(value: Any, home: Path) -> SourceOf:
+def read_source(value: Any, home: Path) -> SourceSettings:
     """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
     if not isinstance(value, Mapping):
-        given = named(f"{value!r:.80}")
+        given = redact_value(f"{value!r:.80}")
         raise InputError(f"source {given} is no source: write `- folder: DIR` or `- camera: ADDRESS`")
     kinds = [kind for kind in ("folder", "camera") if kind in value]
     if len(kinds) == 2:
         raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
-    if not kinds and (name := next((key for key in value if key in names(SOURCES)), None)):
+    if not kinds and (name := next((key for key in value if key in plugin_names(SOURCE_GROUP)), None)):
         if len(value) > 1:
             raise InputError(f"{name}: write its settings below it, and nothing beside it")
-        return plugin(SOURCES, name).read(value[name], home)
+        return load_plugin(SOURCE_GROUP, name).read(value[name], home)
     if not kinds:
-        known = ("folder", "camera", *names(SOURCES))
-        hint = nearest(str(next(iter(value))), known) if value else "it names neither `folder` nor `camera`"
-        raise InputError(f"source with {', '.join(map(named, value)) or 'nothing'}: {hint}")
+        known = ("folder", "camera", *plugin_names(SOURCE_GROUP))
+        hint = (
+            suggest_name(str(next(iter(value))), known) if value else "it names neither `folder` nor `camera`"
+        )
+        raise InputError(f"source with {', '.join(map(redact_value, value)) or 'nothing'}: {hint}")
     return _read_folder(value, home) if kinds == ["folder"] else _read_camera(value, home)
 
 
-def _read_folder(value: Mapping[str, Any], home: Path) -> FolderOf:
-    given = build(FolderOf, value)
+def _read_folder(value: Mapping[str, Any], home: Path) -> FolderSourceSettings:
+    given = build_config(FolderSourceSettings, value)
     folder = str(home / given.folder)
     _check_pattern(given)
     if given.then in (KEEP, DELETE):
@@ -217,7 +221,7 @@ def _read_folder(value: Mapping[str, Any], home: Path) -> FolderOf:
     return replace(given, folder=folder, then=then)
 
 
-def _check_pattern(given: FolderOf) -> None:
+def _check_pattern(given: FolderSourceSettings) -> None:
     if given.pattern is None:
         return
     try:
@@ -232,7 +236,7 @@ def _check_pattern(given: FolderOf) -> None:
         )
 
 
-def _read_camera(value: Mapping[str, Any], home: Path) -> CameraOf:
+def _read_camera(value: Mapping[str, Any], home: Path) -> CameraSourceSettings:
     address, options = str(value["camera"] or ""), value.get("options") or {}
     try:
         if not isinstance(options, Mapping):
@@ -240,16 +244,16 @@ def _read_camera(value: Mapping[str, Any], home: Path) -> CameraOf:
         if own := [name for name in options if name in _OPTIONS_OF_STATION]:
             raise InputError(f"option {own[0]} is the station's own; leave it out")
         plain = {key: one for key, one in value.items() if key != "options"}
-        given = build(CameraOf, {**plain, "camera": address})
+        given = build_config(CameraSourceSettings, {**plain, "camera": address})
         _check_camera(given)
     except InputError as error:
-        raise InputError(f"camera {shown_address(address)}: {error}") from None
+        raise InputError(f"camera {redact_camera_address(address)}: {error}") from None
     pairs = tuple(sorted((str(name), str(text)) for name, text in options.items()))
     paths = ("camera", "password_file") if given.is_video else ("password_file",)
     return resolve_paths(replace(given, options=pairs), home, *paths)
 
 
-def _check_camera(given: CameraOf) -> None:
+def _check_camera(given: CameraSourceSettings) -> None:
     kind = check_address(given.camera)
     if given.every not in (EVERY_FRAME, ON_TRIGGER):
         time_of(given.every, "every", "frame, trigger, or a time such as 1 s")

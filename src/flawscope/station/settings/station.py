@@ -9,27 +9,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flawscope.artefact.files import ENGINES, suffix_of
-from flawscope.config import build, read_config
+from flawscope.config import build_config, read_config
 from flawscope.errors import InputError
-from flawscope.station.settings.openid import OpenId, read_openid
-from flawscope.station.settings.plugins import Plugged, read_connections
-from flawscope.station.settings.shifts import Shifts, read_shifts
-from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings, mqtt_of, read_sinks
-from flawscope.station.settings.sources import FolderOf, SourceOf, read_source
+from flawscope.station.settings.openid import OpenIdSettings, read_openid
+from flawscope.station.settings.plugins import ConfiguredPlugin, read_connections
+from flawscope.station.settings.shifts import ShiftSettings, read_shifts
+from flawscope.station.settings.sinks import (
+    MqttSettings,
+    PluginSinkSettings,
+    SinkSettings,
+    read_mqtt,
+    read_sinks,
+)
+from flawscope.station.settings.sources import FolderSourceSettings, SourceSettings, read_source
 from flawscope.station.settings.values import (
-    age_of,
+    parse_age,
     parse_share,
     parse_size,
+    redact_address,
     resolve_paths,
     secret,
-    shown,
     time_of,
     with_password,
 )
 
-NAME = "station"  # default name of a station
-FOLDER = "station"  # default folder of the store
-DATABASE = "station.sqlite"  # in the store
+DEFAULT_NAME = "station"  # default name of a station
+DEFAULT_FOLDER = "station"  # default folder of the store
+DATABASE_FILE = "station.sqlite"  # in the store
 MIN_UPLOAD_BYTES, MIN_STALLED_SECONDS = 64 * 1024, 0.1  # bytes, seconds
 RESERVED_NAMES = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,7 +43,7 @@ _NAME_RULE = "use letters, digits, dot, dash and underscore, 64 at most"
 
 
 @dataclass(frozen=True)
-class Learn:
+class LearningSettings:
     """Settings of learning from verdicts.
 
     rule: `ask`: a version waits for a click; `auto`: it goes live where it loses no known defect and has
@@ -60,7 +66,7 @@ class Learn:
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductSettings:
     """Settings of an inspected product.
 
     model: a model file of any kind; a joint one stands for all of its products, which have these settings.
@@ -80,9 +86,9 @@ class Product:
     drift: str | None = "1 %"
     light: bool = True
     camera_checks: bool = True
-    sinks: tuple[SinkSettings | PluginSink, ...] = ()
-    sources: tuple[SourceOf, ...] = ()
-    learn: Learn | None = None
+    sinks: tuple[SinkSettings | PluginSinkSettings, ...] = ()
+    sources: tuple[SourceSettings, ...] = ()
+    learn: LearningSettings | None = None
     deadline: str | None = None
     part_deadline: str = "10 s"
 
@@ -100,9 +106,9 @@ class Product:
         return None if self.drift is None else parse_share(self.drift, "drift")
 
     @property
-    def all_sources(self) -> tuple[SourceOf, ...]:
+    def all_sources(self) -> tuple[SourceSettings, ...]:
         """All sources, `folder` first."""
-        return self.sources if self.folder is None else (FolderOf(self.folder), *self.sources)
+        return self.sources if self.folder is None else (FolderSourceSettings(self.folder), *self.sources)
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Keep:
+class RetentionSettings:
     """Times for which pictures are kept, by kind; null is for ever. Records stay when a picture is removed.
 
     good: the model passed it, and nobody reviewed it.
@@ -152,7 +158,7 @@ class Keep:
     def seconds(self, kind: str) -> float | None:
         """Return the time for which a kind is kept; None: for ever."""
         value = getattr(self, kind)
-        return None if value is None else age_of(value, f"keep: {kind}")
+        return None if value is None else parse_age(value, f"keep: {kind}")
 
     @property
     def space_bytes(self) -> int | None:
@@ -179,9 +185,9 @@ class Settings:
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
     """
 
-    products: Mapping[str, Product] = field(default_factory=dict)
-    name: str = NAME
-    store: str = FOLDER
+    products: Mapping[str, ProductSettings] = field(default_factory=dict)
+    name: str = DEFAULT_NAME
+    store: str = DEFAULT_FOLDER
     database: str | None = None
     password_file: str | None = None
     host: str = "127.0.0.1"
@@ -193,11 +199,11 @@ class Settings:
     threads: int | None = None
     near: float = 1.5
     limits: Limits = Limits()
-    keep: Keep = Keep()
+    keep: RetentionSettings = RetentionSettings()
     mqtt: MqttSettings | None = None
-    connections: tuple[Plugged, ...] = ()
-    shifts: Shifts | None = None
-    openid: OpenId | None = None
+    connections: tuple[ConfiguredPlugin, ...] = ()
+    shifts: ShiftSettings | None = None
+    openid: OpenIdSettings | None = None
 
     @property
     def url(self) -> str:
@@ -207,10 +213,12 @@ class Settings:
                 raise InputError(
                     "setting password_file is PostgreSQL's: name its `database`, or leave it out"
                 )
-            return f"sqlite:///{Path(self.store).resolve() / DATABASE}"
+            return f"sqlite:///{Path(self.store).resolve() / DATABASE_FILE}"
         scheme, found, rest = self.database.partition("://")
         if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
-            raise InputError(f"setting database: {shown(self.database)!r} is not postgresql://user@host/name")
+            raise InputError(
+                f"setting database: {redact_address(self.database)!r} is not postgresql://user@host/name"
+            )
         url = f"postgresql+psycopg://{rest}"
         if self.password_file is None:
             return url
@@ -230,20 +238,20 @@ def read_settings(path: str | Path) -> Settings:
     if not isinstance(products, dict):
         raise InputError(f"{path}: `products` must map a name to its model")
     try:
-        mqtt = mqtt_of(values.pop("mqtt", None), home)
+        mqtt = read_mqtt(values.pop("mqtt", None), home)
         connections = read_connections(values.pop("connections", None), home)
         shifts = read_shifts(values.pop("shifts", None), home)
         openid = read_openid(values.pop("openid", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
-        settings = resolve_paths(build(Settings, given), home, "store", "password_file")
+        settings = resolve_paths(build_config(Settings, given), home, "store", "password_file")
         read = {check_product_name(str(key)): read_product(key, one, home) for key, one in products.items()}
         settings = replace(settings, products=read, mqtt=mqtt, connections=connections)
-        return check(replace(settings, shifts=shifts, openid=openid))
+        return check_settings(replace(settings, shifts=shifts, openid=openid))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def check(settings: Settings) -> Settings:
+def check_settings(settings: Settings) -> Settings:
     """Return the same settings. InputError where a value is not allowed."""
     if not _NAME.fullmatch(settings.name):
         raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_NAME_RULE}")
@@ -279,24 +287,26 @@ def check_product_name(name: str) -> str:
     return name
 
 
-def named(text: str) -> str:
+def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 
 
-def single(model: str, name: str, folder: str | None = None) -> Settings:
+def single_product_settings(model: str, name: str, folder: str | None = None) -> Settings:
     """Return the settings of a station for one model file."""
     suffix_of(model)
-    return Settings(products={check_product_name(name): Product(model, folder)})
+    return Settings(products={check_product_name(name): ProductSettings(model, folder)})
 
 
-def overridden(settings: Settings, **values: Any) -> Settings:
+def override_settings(settings: Settings, **values: Any) -> Settings:
     """Return the settings with the values that are not None, as the command line gives them."""
-    return check(replace(settings, **{name: value for name, value in values.items() if value is not None}))
+    return check_settings(
+        replace(settings, **{name: value for name, value in values.items() if value is not None})
+    )
 
 
-def read_product(name: str, value: Any, home: Path) -> Product:
+def read_product(name: str, value: Any, home: Path) -> ProductSettings:
     """Read what stands below a product's name; paths are relative to `home`. InputError."""
     given = {"model": value} if isinstance(value, str) else value
     if not isinstance(given, dict) or "model" not in given:
@@ -306,7 +316,7 @@ def read_product(name: str, value: Any, home: Path) -> Product:
         if not isinstance(listed, list):
             raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
         plain = {key: one for key, one in given.items() if key not in ("sources", "sinks")}
-        found = resolve_paths(build(Product, plain), home, "model", "folder")
+        found = resolve_paths(build_config(ProductSettings, plain), home, "model", "folder")
         sinks, sources = read_sinks(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None

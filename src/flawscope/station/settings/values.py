@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from flawscope.errors import InputError, one_line
+from flawscope.errors import InputError, one_line_message
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
     return seconds
 
 
-def age_of(text: str, what: str) -> float:
+def parse_age(text: str, what: str) -> float:
     """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError."""
     match = _AGE.fullmatch(str(text))
     if not match:
@@ -64,7 +64,7 @@ def resolve_paths(settings: T, home: Path, *names: str) -> T:
     return replace(settings, **found)  # type: ignore[type-var]
 
 
-def shown(address: str) -> str:
+def redact_address(address: str) -> str:
     """Return scheme, host and port of an address. The rest may be secret: user and password, path (of Slack's
     and Teams' webhooks), query, fragment. `…` stands in its place, also for the host where an @ leaves open
     which part that is."""
@@ -79,8 +79,8 @@ def shown(address: str) -> str:
 
 
 def redact_text(text: str, address: str) -> str:
-    """Replace in a text of the other side those parts of the address that are not `shown`."""
-    redacted, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
+    """Replace in a text of the other side those parts of the address that are not `redact_address`."""
+    redacted, parts = redact_address(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= _MIN_SECRET_LENGTH and part not in redacted:
@@ -122,7 +122,7 @@ def with_password(address: str, password: str, right: str) -> str:
     return f"{match[1]}{match[2]}:{quote(password, safe='')}@{address[match.end() :]}"
 
 
-def trusting(
+def tls_context(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
     """Return a TLS context that trusts the system and `ca_file`, with an own certificate. InputError."""
@@ -138,4 +138,4 @@ def trusting(
 
 
 def error_text(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or one_line(error)
+    return (isinstance(error, OSError) and error.strerror) or one_line_message(error)

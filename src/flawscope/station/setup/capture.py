@@ -18,12 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import FlawscopeError, InputError, require_installed, with_kind
+from flawscope.errors import FlawscopeError, InputError, message_with_type, require_installed
 from flawscope.pictures.near_duplicates import near_duplicates, thumbnail
-from flawscope.station.background import Background
-from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
-from flawscope.station.inspecting.renderings import reduced
-from flawscope.station.settings.sources import ON_TRIGGER, CameraOf, FolderOf, read_source
+from flawscope.station.background import BackgroundThread
+from flawscope.station.drift.camera_faults import (
+    BLUR_OCTAVES,
+    MIN_BRIGHTNESS,
+    PictureMeasurements,
+    measure_picture,
+)
+from flawscope.station.inspecting.renderings import reduce_picture
+from flawscope.station.settings.sources import (
+    ON_TRIGGER,
+    CameraSourceSettings,
+    FolderSourceSettings,
+    read_source,
+)
 from flawscope.station.settings.station import Limits
 from flawscope.station.setup.draft import BUSY_STAGES, AddedPicture, Draft
 from flawscope.station.sources.camera import FfmpegCamera
@@ -36,7 +46,7 @@ CAMERA_IDLE_SECONDS = 60.0  # after which a camera that nobody looks through is 
 CAMERA_STOP_SECONDS = 5.0  # in which a camera must end
 RECENT_PICTURES = 24  # pictures that a new one is compared with
 COMPARED_SIDE = 1024  # pixels of the longer side at which they are compared
-DARK_BRIGHTNESS = 2 * BLACK  # brightness below which a picture is dark, whatever the others are like
+DARK_BRIGHTNESS = 2 * MIN_BRIGHTNESS  # brightness below which a picture is dark, whatever the others are like
 MAX_CLIPPED_SHARE = 0.2  # share of clipped pixels that are too many, where earlier pictures have none
 BRIGHTNESS_TOLERANCE = 0.15  # share by which brightness may differ without a hint
 
@@ -44,7 +54,7 @@ BRIGHTNESS_TOLERANCE = 0.15  # share by which brightness may differ without a hi
 class Measurements(NamedTuple):
     """Measurements of a picture. thumbnail: for the search for near duplicates."""
 
-    look: Look
+    look: PictureMeasurements
     thumbnail: NDArray[np.float16]
 
 
@@ -56,7 +66,7 @@ class DraftFeed:
     ended: the video was read to its end.
     """
 
-    source: FolderOf | CameraOf | None
+    source: FolderSourceSettings | CameraSourceSettings | None
     arrivals: Arrivals | None = None
     taken: int = 0
     refused: int = 0
@@ -64,7 +74,7 @@ class DraftFeed:
     ended: bool = False
 
 
-class Captures(Background):
+class Captures(BackgroundThread):
     """Cameras, folders and videos of drafts, and the latest pictures that new ones are compared with.
 
     Args:
@@ -104,22 +114,28 @@ class Captures(Background):
         """
         if given:
             found = self._read(given)
-            place = found.folder if isinstance(found, FolderOf) else found.camera if found.is_video else None
+            place = (
+                found.folder
+                if isinstance(found, FolderSourceSettings)
+                else found.camera
+                if found.is_video
+                else None
+            )
             if place is not None and not Path(place).exists():
                 raise InputError(f"there is no {place} on the station's computer: look at the path")
         draft.change(source=dict(given) or None)
         self.close(draft)
         self.wake()
 
-    def _read(self, given: Mapping[str, Any]) -> FolderOf | CameraOf:
+    def _read(self, given: Mapping[str, Any]) -> FolderSourceSettings | CameraSourceSettings:
         settings = read_source(given, self.home)
-        if not isinstance(settings, FolderOf | CameraOf):
+        if not isinstance(settings, FolderSourceSettings | CameraSourceSettings):
             raise InputError("name a folder, a camera or a video file here")
-        if isinstance(settings, CameraOf):
+        if isinstance(settings, CameraSourceSettings):
             require_installed("a camera or a video file", "av", extras="station")
         return settings
 
-    def source(self, draft: Draft) -> FolderOf | CameraOf | None:
+    def source(self, draft: Draft) -> FolderSourceSettings | CameraSourceSettings | None:
         """Return the source of a draft. InputError where it is not allowed any more."""
         given = draft.state.get("source")
         return self._read(given) if given else None
@@ -128,7 +144,9 @@ class Captures(Background):
         """Close a draft's source; return its camera, as in `station.yaml`, for the product that goes live."""
         found = self.source(draft)
         self.close(draft)
-        return draft.state["source"] if isinstance(found, CameraOf) and not found.is_video else None
+        return (
+            draft.state["source"] if isinstance(found, CameraSourceSettings) and not found.is_video else None
+        )
 
     def close(self, draft: Draft) -> None:
         """Close the camera, so that others can open it, and the folder."""
@@ -141,7 +159,7 @@ class Captures(Background):
     def camera(self, draft: Draft) -> FfmpegCamera:
         """Open the camera of a draft and return it. InputError where it has none."""
         found = self.source(draft)
-        if not isinstance(found, CameraOf) or found.is_video:
+        if not isinstance(found, CameraSourceSettings) or found.is_video:
             raise InputError(f"{draft.name} has no camera of its own: name one first")
         with self._lock:
             camera, _ = self._cameras.get(draft, (None, 0.0))
@@ -163,7 +181,7 @@ class Captures(Background):
             if found is None:
                 return None
             feed = self._feeds.get(draft, feed)
-            if isinstance(found, FolderOf):
+            if isinstance(found, FolderSourceSettings):
                 kind, place = "folder", found.folder
             else:
                 kind, place = "video" if found.is_video else "camera", found.shown
@@ -192,13 +210,13 @@ class Captures(Background):
             found = self.source(draft)
         except InputError:
             return  # the page says it
-        if found is None or (isinstance(found, CameraOf) and not found.is_video):
+        if found is None or (isinstance(found, CameraSourceSettings) and not found.is_video):
             return
         feed = self._feeds.get(draft)
         if feed is None or feed.source != found:  # another one may have been named since `close`
             feed = self._feeds[draft] = DraftFeed(found)
         try:
-            if isinstance(found, FolderOf):
+            if isinstance(found, FolderSourceSettings):
                 self._take_files(draft, feed, found.folder)
             elif not feed.ended:
                 self._take_frames(draft, feed, found)
@@ -206,7 +224,7 @@ class Captures(Background):
         except FlawscopeError as error:  # a folder that is away, a full disk: tried again
             feed.why = str(error)
         except Exception as error:
-            feed.why = with_kind(error)
+            feed.why = message_with_type(error)
 
     def _take_files(self, draft: Draft, feed: DraftFeed, folder: str) -> None:
         if feed.arrivals is None:
@@ -224,7 +242,7 @@ class Captures(Background):
             else:
                 feed.arrivals.done(path)
 
-    def _take_frames(self, draft: Draft, feed: DraftFeed, camera: CameraOf) -> None:
+    def _take_frames(self, draft: Draft, feed: DraftFeed, camera: CameraSourceSettings) -> None:
         slot, seconds = -1, camera.frame_interval or SCAN_INTERVAL
         with closing(FrameReader(camera, self.limits.pixels)) as frames:
             for number, frame in enumerate(frames):
@@ -265,8 +283,8 @@ class Captures(Background):
         }
 
     def _measure(self, draft: Draft, data: bytes, name: str) -> Measurements:
-        picture = reduced(data, name, COMPARED_SIDE, draft.memory)
-        return Measurements(look(Image.fromarray(picture)), thumbnail(picture))
+        picture = reduce_picture(data, name, COMPARED_SIDE, draft.memory)
+        return Measurements(measure_picture(Image.fromarray(picture)), thumbnail(picture))
 
     def _measure_recent(self, draft: Draft, excluded: str) -> dict[str, Measurements]:
         """Return the measurements of the latest pictures of a draft, each measured once."""
@@ -280,7 +298,7 @@ class Captures(Background):
         return found
 
 
-def quality_hints(now: Look, earlier: Sequence[Look]) -> list[str]:
+def quality_hints(now: PictureMeasurements, earlier: Sequence[PictureMeasurements]) -> list[str]:
     """Return faults of focus and light, compared with the earlier pictures: dark, glare, darker, brighter,
     softer, sharper (then the earlier ones were soft)."""
     if now.brightness < DARK_BRIGHTNESS:
@@ -292,7 +310,7 @@ def quality_hints(now: Look, earlier: Sequence[Look]) -> list[str]:
     if abs(now.brightness - usual) > max(spread, BRIGHTNESS_TOLERANCE * usual):
         found.append("brighter" if now.brightness > usual else "darker")
     usual, spread = _median_and_range([one.sharpness for one in earlier])
-    if abs(now.sharpness - usual) > max(spread, SOFT):
+    if abs(now.sharpness - usual) > max(spread, BLUR_OCTAVES):
         found.append("sharper" if now.sharpness > usual else "softer")
     return found
 

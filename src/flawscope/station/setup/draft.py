@@ -19,15 +19,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from flawscope.artefact.files import sync_folder
-from flawscope.artefact.state_file import checkpoint_of
+from flawscope.artefact.state_file import checkpoint_path
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import RAW_SUFFIXES, header, is_picture
-from flawscope.pictures.listing import is_litter, natural_key
-from flawscope.station.inspecting.capacity import Memory
-from flawscope.station.inspecting.picture import checked, last_part
-from flawscope.station.inspecting.renderings import reduced, webp
+from flawscope.pictures.decoding import RAW_SUFFIXES, is_picture, read_picture_header
+from flawscope.pictures.listing import is_ignored, natural_key
+from flawscope.station.inspecting.capacity import MemoryBudget
+from flawscope.station.inspecting.picture import base_name, check_picture
+from flawscope.station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope.station.settings.station import Limits
-from flawscope.station.store.files import Files, give_name, unwritable
+from flawscope.station.store.files import Files, rename_without_overwrite, write_error
 from flawscope.station.store.records import NotFoundError
 
 DRAFTS_FOLDER = "new"  # of all drafts, in the station's folder
@@ -66,7 +66,7 @@ class Draft:
         folder: of the pictures. model: file that is learnt. version: grows with each change of the pictures.
     """
 
-    def __init__(self, files: Files, name: str, limits: Limits, memory: Memory):
+    def __init__(self, files: Files, name: str, limits: Limits, memory: MemoryBudget):
         self.files, self.name, self.limits, self.memory = files, name, limits, memory
         self.home = files.folder / DRAFTS_FOLDER / name
         self.folder, self.left_out_folder = self.home / name, self.home / LEFT_OUT_FOLDER
@@ -122,8 +122,10 @@ class Draft:
         """
         if Path(name).suffix.lower() in RAW_SUFFIXES:
             raise InputError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
-        suffix, _ = checked(data, name, self.limits)
-        small = webp(reduced(data, name, THUMBNAIL_SIDE, self.memory))  # all of it can be decoded
+        suffix, _ = check_picture(data, name, self.limits)
+        small = encode_webp(
+            reduce_picture(data, name, THUMBNAIL_SIDE, self.memory)
+        )  # all of it can be decoded
         with self._lock:
             if self._is_gone:
                 raise NotFoundError(f"{self.name} was removed: begin it again")
@@ -181,11 +183,11 @@ class Draft:
                 paths = self._by_size[path.stat().st_size]
                 try:
                     target.mkdir(exist_ok=True)
-                    give_name(path, target / name)
+                    rename_without_overwrite(path, target / name)
                     sync_folder(target)
                     sync_folder(source)
                 except OSError as error:
-                    raise unwritable(target / name, error) from None
+                    raise write_error(target / name, error) from None
                 paths[paths.index(path)] = target / name
                 self.version += 1
 
@@ -202,14 +204,14 @@ class Draft:
         path, kept = self.path(name), self.home / THUMBNAILS_FOLDER / f"{name}.webp"
         if side <= THUMBNAIL_SIDE and kept.is_file():
             return kept.read_bytes()
-        return webp(reduced(path.read_bytes(), name, side, self.memory))
+        return encode_webp(reduce_picture(path.read_bytes(), name, side, self.memory))
 
     def odd_sizes(self) -> list[str]:
         """List the pictures to learn from that do not have the usual size."""
         sizes = {}
         for name in self.pictures():
             with suppress(InputError, OSError):
-                info = header((self.folder / name).read_bytes(), name)
+                info = read_picture_header((self.folder / name).read_bytes(), name)
                 sizes[name] = info.width, info.height
         usual = Counter(sizes.values()).most_common(1)
         return [name for name, size in sizes.items() if size != usual[0][0]]
@@ -219,11 +221,11 @@ class Draft:
     @property
     def can_resume(self) -> bool:
         """Whether a training that was cut off can go on."""
-        return checkpoint_of(self.model).is_file()
+        return checkpoint_path(self.model).is_file()
 
     def discard_training(self) -> None:
         """Remove the checkpoint of a training, and the model."""
-        checkpoint_of(self.model).unlink(missing_ok=True)
+        checkpoint_path(self.model).unlink(missing_ok=True)
         self.model.unlink(missing_ok=True)
 
     @property
@@ -234,7 +236,7 @@ class Draft:
 
 def file_name(name: str, suffix: str) -> str:
     """Return the file name of a picture: the last part of the name that it was sent with, with an ending."""
-    last = "".join(c for c in last_part(name) if c not in '<>:"|?*').strip(" .") or "picture"
+    last = "".join(c for c in base_name(name) if c not in '<>:"|?*').strip(" .") or "picture"
     given = Path(last).suffix if is_picture(last) else suffix
     return f"{last.removesuffix(given)[:MAX_NAME_LENGTH]}{given}"
 
@@ -275,7 +277,7 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
 
 def _is_litter_path(name: str) -> bool:
     """Whether an operating system put this file beside the others."""
-    return any(is_litter(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
+    return any(is_ignored(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
 
 
 def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes | InputError:

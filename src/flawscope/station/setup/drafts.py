@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flawscope.errors import FlawscopeError, InputError, nearest, with_kind
-from flawscope.machine import cores
+from flawscope.errors import FlawscopeError, InputError, message_with_type, suggest_name
+from flawscope.machine import usable_cores
 from flawscope.methods import registry
-from flawscope.station.background import Background
-from flawscope.station.inspecting.capacity import Memory
+from flawscope.station.background import BackgroundThread
+from flawscope.station.inspecting.capacity import MemoryBudget
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Limits, check_product_name
 from flawscope.station.setup import draft as draft_module
@@ -40,11 +40,11 @@ OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `
 CHECK_CODE = "import os, sys; getattr(os, 'nice', int)(19); from flawscope import cli; cli.main(sys.argv[1:])"
 
 
-class TakenError(InputError):
+class NameTakenError(InputError):
     """The name belongs to a product that was not made here."""
 
 
-class Drafts(Background):
+class Drafts(BackgroundThread):
     """Drafts by name; models are learnt one after another, in a process beside the station.
 
     Args:
@@ -57,7 +57,7 @@ class Drafts(Background):
         self,
         files: Files,
         limits: Limits,
-        memory: Memory,
+        memory: MemoryBudget,
         device: str,
         is_busy: Callable[[], bool],
         say: Callable[[str], None],
@@ -108,7 +108,9 @@ class Drafts(Background):
     def draft(self, name: str) -> Draft:
         """Return the draft of a name. NotFoundError names the nearest."""
         if name not in self._drafts:
-            raise NotFoundError(f"no new product is called {name!r:.80}: {nearest(name, list(self._drafts))}")
+            raise NotFoundError(
+                f"no new product is called {name!r:.80}: {suggest_name(name, list(self._drafts))}"
+            )
         return self._drafts[name]
 
     def begin(self, name: str, who: str, products: Sequence[str]) -> Draft:
@@ -126,10 +128,10 @@ class Drafts(Background):
             alike = [one for one in self._drafts if one.lower() == name.lower()]  # one folder on some disks
             if alike:
                 if alike[0] != name:
-                    raise TakenError(f"there is a new product {alike[0]} already: choose another name")
+                    raise NameTakenError(f"there is a new product {alike[0]} already: choose another name")
                 return self._drafts[name]
             if name in products:
-                raise TakenError(f"this station has a product {name} already: choose another name")
+                raise NameTakenError(f"this station has a product {name} already: choose another name")
             draft = self._load_draft(name)
             draft.change(stage=draft_module.COLLECTING, by=who, at=iso(now()))
             self._drafts[name] = draft
@@ -208,7 +210,7 @@ class Drafts(Background):
                 try:
                     self._run_job(*found)
                 except FlawscopeError as error:  # a full disk: tried again at the next look
-                    self.say(f"new product {found[0].name}: {with_kind(error)}")
+                    self.say(f"new product {found[0].name}: {message_with_type(error)}")
                     break
 
     def _next_job(self) -> tuple[Draft, str] | None:
@@ -236,7 +238,7 @@ class Drafts(Background):
             "given": {key: state[key] for key in FIT_OPTIONS if state.get(key) is not None},
             "resume": draft.can_resume,
             "device": self.device,
-            "threads": max(1, cores() // 2) if self.is_busy() else cores(),
+            "threads": max(1, usable_cores() // 2) if self.is_busy() else usable_cores(),
         }
         try:
             found = self.worker.run(job, self._note_progress)
@@ -244,7 +246,7 @@ class Drafts(Background):
             return  # by a person, who said so in the state; or by the station's end: it goes on at the start
         except Exception as error:
             found = {"curve": {}, "tested": {}}
-            said = OPTION_PREFIX.sub("", with_kind(error).replace(str(draft.folder), draft.name))
+            said = OPTION_PREFIX.sub("", message_with_type(error).replace(str(draft.folder), draft.name))
             change: dict[str, Any] = {"stage": draft_module.FAILED, "error": said}
         else:
             change = {"stage": READY, "result": found}
@@ -276,7 +278,7 @@ class Drafts(Background):
         if len(sent) > MAX_TRIED:
             raise InputError(f"{len(sent)} pictures are too many at once: send {MAX_TRIED} or fewer")
         job: dict[str, Any] = {"do": "try", "model": str(draft.model), "sent": list(sent)}
-        job |= {"device": self.device, "threads": max(1, cores() // 2)}
+        job |= {"device": self.device, "threads": max(1, usable_cores() // 2)}
         with self._trial_lock:
             results: list[dict[str, Any]] = self.trier.run(job, lambda *step: None)["results"]
         return results
@@ -321,7 +323,7 @@ def _needs_learning_curve(draft: Draft) -> bool:
     return draft.state.get("learns_from") == draft.pictures() and draft.state.get("minutes") is None
 
 
-class Checks(Background):
+class Checks(BackgroundThread):
     """Thread that checks the pictures of drafts on request, as `flawscope data check` does."""
 
     def __init__(self, drafts: Drafts):

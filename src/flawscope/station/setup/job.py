@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flawscope.station.learning.process import Step
+from flawscope.station.learning.process import ProgressCallback
 
 EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
@@ -18,7 +18,7 @@ INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures 
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
 
 
-def run_job(job: dict[str, Any], step: Step) -> dict[str, Any]:
+def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Run a job and return its results.
 
     Args:
@@ -27,18 +27,18 @@ def run_job(job: dict[str, Any], step: Step) -> dict[str, Any]:
     Raises:
         InputError: it cannot be done.
     """
-    from flawscope.methods.threads import use_threads
+    from flawscope.methods.threads import set_thread_count
 
-    use_threads(job["threads"])
+    set_thread_count(job["threads"])
     return {"fit": _fit, "worth": _learning_curve, "try": _try}[job["do"]](job, step)
 
 
-def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
+def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements."""
-    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.artefact.state_file import checkpoint_path
     from flawscope.fitting import fitting
 
-    checkpoint = checkpoint_of(job["model"])
+    checkpoint = checkpoint_path(job["model"])
     made = fitting.fit(
         job["pictures"],
         device=job["device"],
@@ -74,9 +74,9 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
 
 def _expected_false_alarms(predictor: Any) -> dict[str, Any]:
     """Return the expected rate of false alarms, and the number of good pictures, or parts, behind it."""
-    from flawscope.predictor.parts import part_calibration, pattern_of
+    from flawscope.predictor.parts import part_calibration, stored_part_pattern
 
-    calibration, pattern = predictor.calibration, pattern_of(predictor.manifest)
+    calibration, pattern = predictor.calibration, stored_part_pattern(predictor.manifest)
     if pattern is None:
         promised, count, missing = calibration.promised, calibration.count, calibration.pictures_missing
     else:
@@ -92,20 +92,20 @@ def _found_by_size(predictor: Any) -> dict[str, list[int]]:
     return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
 
 
-def _draw_examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
+def _draw_examples(predictor: Any, folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
     """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from flawscope.fitting.simulated_defects import SIZES, compared, on_samples
-    from flawscope.station.inspecting.renderings import webp
+    from flawscope.fitting.simulated_defects import DEFECT_SIZES, defects_on_samples, score_with_models
+    from flawscope.station.inspecting.renderings import encode_webp
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    defects = on_samples(predictor.artefact, "cpu")
+    defects = defects_on_samples(predictor.artefact, "cpu")
     if defects is None:
         return []
-    scores = compared(defects, [defects.model], range(EXAMPLE_COUNT), step)
+    scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
     found = []
     for number, (score,) in scores.items():
         image, before = defects.load(number), defects.shown(defects.picture(number))
@@ -118,19 +118,24 @@ def _draw_examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, A
             box = columns.min() - reach, rows.min() - reach, columns.max() + reach, rows.max() + reach
             ImageDraw.Draw(picture).ellipse([int(value) for value in box], outline=(0, 216, 216), width=3)
         name = f"{number}.webp"
-        (folder / name).write_bytes(webp(np.asarray(picture)))
+        (folder / name).write_bytes(encode_webp(np.asarray(picture)))
         is_found = not score <= predictor.calibration.score_threshold
-        found.append({"file": name, "size": str(SIZES[number % len(SIZES)]), "found": is_found})
+        found.append({"file": name, "size": str(DEFECT_SIZES[number % len(DEFECT_SIZES)]), "found": is_found})
     return sorted(found, key=lambda one: one["found"])
 
 
-def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
+def _learning_curve(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Measure what more pictures bring: models of a quarter and half of the pictures judge the same simulated
     defects on pictures that neither has learnt from. `curve`: share found at the same false-alarm rate, by
     number of pictures; `tested`: found and all by size, of the larger model at its own rate. Both are empty
     where the models cannot be compared."""
     from flawscope.fitting import fitting
-    from flawscope.fitting.simulated_defects import SIZES, Defects, compared, detector_of
+    from flawscope.fitting.simulated_defects import (
+        DEFECT_SIZES,
+        SimulatedDefects,
+        open_detector,
+        score_with_models,
+    )
     from flawscope.fitting.training_pictures import Reader
     from flawscope.pictures.listing import pictures_in
 
@@ -142,7 +147,7 @@ def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
         if len(subset := paths[::stride]) >= MIN_SUBSET:
             options = {"device": job["device"], "samples": 0, "check": False, "step": step}
             models[len(subset)] = fitting.fit(subset, **options, **job["given"])
-    detectors = [detector_of(one.artefact, "cpu") for one in models.values()]
+    detectors = [open_detector(one.artefact, "cpu") for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return {"curve": {}, "tested": {}}
     first, (one, *_) = detectors[0], models.values()
@@ -154,16 +159,16 @@ def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
         hidden=first.config.hidden,
         nearest=None if first.nearest is None else first.nearest.numpy(),
     )
-    defects = Defects(first, reader.load, range(len(unseen)))
-    scores = compared(defects, detectors, range(COMPARED_DEFECTS), step)
+    defects = SimulatedDefects(first, reader.load, range(len(unseen)))
+    scores = score_with_models(defects, detectors, range(COMPARED_DEFECTS), step)
     calibrations = [one.calibration for one in models.values()]
     rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
     limits = [replace(one, rate=rate).score_threshold for one in calibrations]
     shares = [sum(not one[k] <= limit for one in scores.values()) for k, limit in enumerate(limits)]
     limit = calibrations[-1].score_threshold
     tested = {
-        str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(SIZES) == k]
-        for k, size in enumerate(SIZES)
+        str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(DEFECT_SIZES) == k]
+        for k, size in enumerate(DEFECT_SIZES)
     }
     return {
         "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
@@ -171,23 +176,23 @@ def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
     }
 
 
-def _try(job: dict[str, Any], step: Step) -> dict[str, Any]:
+def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Judge pictures with the model; return decisions, scores, and pictures with outlines."""
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import load
     from flawscope.results import drawing
-    from flawscope.station.inspecting.capacity import Memory
-    from flawscope.station.inspecting.renderings import reduced, webp
+    from flawscope.station.inspecting.capacity import MemoryBudget
+    from flawscope.station.inspecting.renderings import encode_webp, reduce_picture
 
-    predictor, memory, found = load(job["model"], device=job["device"]), Memory(0), []
+    predictor, memory, found = load(job["model"], device=job["device"]), MemoryBudget(0), []
     for done, (name, data) in enumerate(job["sent"]):
         step("try", done, len(job["sent"]))
         try:
             result = predictor.predict(data)
-            drawn = drawing.contour(*result.over(reduced(data, name, OVERLAY_SIDE, memory)))
+            drawn = drawing.contour(*result.over(reduce_picture(data, name, OVERLAY_SIDE, memory)))
         except FlawscopeError as error:
             found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
             continue
         told = {"decision": result.decision, "score": result.score, "severity": result.severity}
-        found.append({"name": name, **told, "overlay": webp(drawn)})
+        found.append({"name": name, **told, "overlay": encode_webp(drawn)})
     return {"results": found}

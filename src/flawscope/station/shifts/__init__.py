@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from flawscope.station.settings.shifts import Shifts
+from flawscope.station.settings.shifts import ShiftSettings
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import HOUR
 
@@ -27,7 +27,7 @@ class Shift(NamedTuple):
         return {"name": self.name, "since": iso(self.since), "until": iso(self.until)}
 
 
-def ended(shifts: Shifts | None, at: int, days: int = REPORT_DAYS) -> list[Shift]:
+def ended_shifts(shifts: ShiftSettings | None, at: int, days: int = REPORT_DAYS) -> list[Shift]:
     """Return the shifts that ended in the last days before `at`, microseconds since 1970, oldest first."""
     if shifts is None:
         return []
@@ -37,7 +37,7 @@ def ended(shifts: Shifts | None, at: int, days: int = REPORT_DAYS) -> list[Shift
     return [one for one in each if at - days * DAY < one.until <= at]
 
 
-def _shift_starts(shifts: Shifts, last: datetime, days: int) -> Iterator[tuple[int, str]]:
+def _shift_starts(shifts: ShiftSettings, last: datetime, days: int) -> Iterator[tuple[int, str]]:
     """Beginnings of the shifts of these days, by the clocks of the zone."""
     for back in range(-1, days + 2):
         day = (last - timedelta(days=back)).date()

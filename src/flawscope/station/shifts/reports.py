@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flawscope.artefact.files import atomic
+from flawscope.artefact.files import atomic_write
 from flawscope.errors import FlawscopeError
 from flawscope.results import drawing
-from flawscope.station.background import Background
-from flawscope.station.inspecting.renderings import Shown, webp
-from flawscope.station.settings.shifts import Shifts
-from flawscope.station.shifts import Shift, ended
+from flawscope.station.background import BackgroundThread
+from flawscope.station.inspecting.renderings import InspectionRenderer, encode_webp
+from flawscope.station.settings.shifts import ShiftSettings
+from flawscope.station.shifts import Shift, ended_shifts
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.webhook import Webhook
 from flawscope.station.store.database import now
 from flawscope.station.store.records import Store, iso
-from flawscope.station.store.search import COUNT_NAMES, Box, Summary, summary
+from flawscope.station.store.search import COUNT_NAMES, Box, PeriodSummary, summarize_period
 
 MESSAGE_TYPE, EVENT_KIND, STATION_USER = "shift.ended", "shift", "station"
 CHECK_INTERVAL, RETRY_INTERVAL = 30.0, 300.0  # seconds between two checks, and after a failure
 HEAT_MAP_SIDE, OVERLAY_SIDE = 640, 320  # pixels of the heat map's picture, and of others
 HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
 
-Render = Callable[[str, str, Shift, Summary, dict[str, Any]], str]
+Render = Callable[[str, str, Shift, PeriodSummary, dict[str, Any]], str]
 
 
-class ShiftReporter(Background):
+class ShiftReporter(BackgroundThread):
     """Thread that reports shifts.
 
     Args:
@@ -49,10 +49,10 @@ class ShiftReporter(Background):
 
     def __init__(
         self,
-        settings: Shifts,
+        settings: ShiftSettings,
         products: Mapping[str, int],
         store: Store,
-        pictures: Shown,
+        pictures: InspectionRenderer,
         report: Callable[[str, str | None], None],
     ):
         super().__init__("shifts")
@@ -72,7 +72,7 @@ class ShiftReporter(Background):
         for product, number in self.products.items():
             try:
                 reported = {row.text for row in self.store.events(EVENT_KIND, number)}
-                for shift in ended(self.settings, at):
+                for shift in ended_shifts(self.settings, at):
                     key = f"{shift.name} {iso(shift.since)}"
                     if key in reported or (number, key) in self._empty:
                         continue
@@ -87,28 +87,28 @@ class ShiftReporter(Background):
 
     def _report(self, product: str, number: int, shift: Shift) -> bool:
         """Whether there was something to report."""
-        found = summary(self.store.database, number, shift.since, shift.until)
+        found = summarize_period(self.store.database, number, shift.since, shift.until)
         if not found.counts["inspected"]:
             return False
         if self.settings.folder is not None and self.render is not None:
             folder = Path(self.settings.folder)
             folder.mkdir(parents=True, exist_ok=True)
             day = datetime.fromtimestamp(shift.since / 1e6, UTC).astimezone(self.settings.tz).date()
-            name, drawn = f"{day}-{shift.name}-{product}", images(self.pictures, number, found)
+            name, drawn = f"{day}-{shift.name}-{product}", report_images(self.pictures, number, found)
             page = self.render(self.settings.language, product, shift, found, drawn)
-            for suffix, text in ((".csv", table(found)), (".html", page)):
-                with atomic(folder / f"{name}{suffix}") as file:
+            for suffix, text in ((".csv", hourly_csv(found)), (".html", page)):
+                with atomic_write(folder / f"{name}{suffix}") as file:
                     file.write(text.encode())
         if (hook := self.settings.hook) is not None:
             webhook = Webhook(hook)
             try:
-                webhook.send(message(product, number, shift, found))
+                webhook.send(shift_message(product, number, shift, found))
             finally:
                 webhook.close()
         return True
 
 
-def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
+def shift_message(product: str, number: int, shift: Shift, found: PeriodSummary) -> Message:
     """Message about a shift, with the same id whenever it is sent again."""
     told = shift.to_dict()
     data = {"product": product, "shift": told.pop("name"), **told}
@@ -116,20 +116,20 @@ def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
     return Message(known, MESSAGE_TYPE, shift.until, number, 0, None, {**data, **found.counts})
 
 
-def rows(found: Summary) -> list[list[Any]]:
+def hourly_rows(found: PeriodSummary) -> list[list[Any]]:
     """Counts of each hour, below a header."""
     hours = ([iso(hour["at"]), *(hour[name] for name in COUNT_NAMES)] for hour in found.hours)
     return [["hour", *COUNT_NAMES], *hours]
 
 
-def table(found: Summary) -> str:
+def hourly_csv(found: PeriodSummary) -> str:
     """Counts of each hour as CSV."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows(found))
+    csv.writer(text, lineterminator="\n").writerows(hourly_rows(found))
     return text.getvalue()
 
 
-def images(pictures: Shown, product_id: int, found: Summary) -> dict[str, Any]:
+def report_images(pictures: InspectionRenderer, product_id: int, found: PeriodSummary) -> dict[str, Any]:
     """Pictures of a report as data URLs: `heat`, None where no part is there to draw it on, and `worst`, by
     the numbers of their inspections."""
     heat, worst = None, dict[int, str]()
@@ -137,7 +137,7 @@ def images(pictures: Shown, product_id: int, found: Summary) -> dict[str, Any]:
         with suppress(FlawscopeError):  # its picture was removed meanwhile
             part = pictures.view(product_id, found.good, HEAT_MAP_SIDE)
             picture = np.asarray(Image.open(io.BytesIO(part)).convert("RGB"))
-            heat = _data_url(webp(heat_map(picture, found.boxes)))
+            heat = _data_url(encode_webp(heat_map(picture, found.boxes)))
     for number in found.worst:
         with suppress(FlawscopeError):
             worst[number] = _data_url(pictures.overlay(product_id, number, OVERLAY_SIDE))

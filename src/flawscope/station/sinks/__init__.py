@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from flawscope.errors import InputError
-from flawscope.station.inspecting.renderings import Shown
-from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings
+from flawscope.station.inspecting.renderings import InspectionRenderer
+from flawscope.station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
 from flawscope.station.settings.station import Settings
 from flawscope.station.sinks.delivery import Delivery, MessagePictures, Sink
 from flawscope.station.sinks.folder import FolderSink
@@ -17,11 +17,11 @@ from flawscope.station.sinks.outbox import Message, Outbox, cursor_key, delete_o
 from flawscope.station.sinks.webhook import Webhook
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import Store
-from flawscope.station.store.station_identity import address_of
+from flawscope.station.store.station_identity import public_address
 
 UNDELIVERED = "undelivered"  # event
 EVENT_SOURCE = "station"  # who notes the event
-BROKER = "~broker"  # stands for the broker among names of products; none can be called so
+BROKER_KEY = "~broker"  # stands for the broker among names of products; none can be called so
 SENDER_DIGITS = 12  # of the station's identity in the ids of messages
 STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
 
@@ -46,7 +46,7 @@ class Sinks:
         identity: str,
         products: dict[str, int],
         store: Store,
-        pictures: Shown,
+        pictures: InspectionRenderer,
         report: Callable[[str, str | None], None],
         problems: Callable[[], list[Any]],
         by_pages: Collection[str] = (),
@@ -60,7 +60,7 @@ class Sinks:
             self.deliveries += self._make_deliveries(name, told=name in by_pages)
             cursors |= {(products[name], cursor_key(one.kind, one.cursor_name)) for one in product.sinks}
         if settings.mqtt is not None:
-            self.deliveries.append(self._make_mqtt_delivery(settings.mqtt, check=BROKER not in by_pages))
+            self.deliveries.append(self._make_mqtt_delivery(settings.mqtt, check=BROKER_KEY not in by_pages))
             cursors |= {(outbox.product_id, outbox.key) for outbox in self.deliveries[-1].outboxes}
         delete_other_cursors(store.database, cursors)
 
@@ -162,7 +162,9 @@ class Sinks:
                 self.report(code, f"{one.label}: {error}")
         return made
 
-    def _make_delivery(self, name: str, position: int, settings: SinkSettings | PluginSink) -> Delivery:
+    def _make_delivery(
+        self, name: str, position: int, settings: SinkSettings | PluginSinkSettings
+    ) -> Delivery:
         number = self.products[name]
         sink = self._make_sink(settings)
         key = cursor_key(sink.kind, settings.cursor_name)
@@ -180,8 +182,8 @@ class Sinks:
 
         return Delivery(sink, [outbox], lambda why: self.report(f"sink_{number}_{position}", why), refused)
 
-    def _make_sink(self, settings: SinkSettings | PluginSink) -> Sink:
-        if isinstance(settings, PluginSink):
+    def _make_sink(self, settings: SinkSettings | PluginSinkSettings) -> Sink:
+        if isinstance(settings, PluginSinkSettings):
             assert settings.plugin is not None
             sink: Sink = settings.plugin.open(settings.plugin.values, self._pictures)
             sink.kind, sink.label = settings.plugin.name, settings.label
@@ -200,7 +202,9 @@ class Sinks:
             sink.make_client()
         return Delivery(sink, outboxes, lambda why: self.report("mqtt_away", why))
 
-    def _make_outbox(self, name: str, key: str, settings: SinkSettings | PluginSink | MqttSettings) -> Outbox:
+    def _make_outbox(
+        self, name: str, key: str, settings: SinkSettings | PluginSinkSettings | MqttSettings
+    ) -> Outbox:
         return Outbox(
             self.store.database,
             self.products[name],
@@ -209,7 +213,7 @@ class Sinks:
             settings,
             station=self.settings.name,
             sender=self._sender_id,
-            address=address_of(self.settings),
+            address=public_address(self.settings),
         )
 
 

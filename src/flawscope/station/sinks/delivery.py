@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from flawscope.errors import FlawscopeError, pluralize, with_kind
-from flawscope.station.background import PATIENCE, Background, Backoff
-from flawscope.station.inspecting.renderings import Shown
+from flawscope.errors import FlawscopeError, message_with_type, pluralize
+from flawscope.station.background import STOP_TIMEOUT, BackgroundThread, Backoff
+from flawscope.station.inspecting.renderings import InspectionRenderer
 from flawscope.station.sinks.outbox import MAX_COUNTED, Batch, Message, Outbox
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import NotFoundError
@@ -27,7 +27,7 @@ MAX_REFUSALS = 6  # of a message that the other side refuses
 class MessagePictures:
     """Pictures of messages; None where there is none: `missing_picture_fields` says why."""
 
-    def __init__(self, renderings: Shown):
+    def __init__(self, renderings: InspectionRenderer):
         self.renderings = renderings
 
     def original(self, message: Message) -> tuple[bytes, str] | None:
@@ -113,7 +113,7 @@ class Sink:
         """End the connection; nothing is sent any more."""
 
 
-class Delivery(Background):
+class Delivery(BackgroundThread):
     """Thread that sends to a sink the messages in the store that it has not had, a page at a time.
 
     Args:
@@ -139,7 +139,7 @@ class Delivery(Background):
         self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
         self._behind_since: float | None = None  # time since which messages have always waited
 
-    def stop(self, seconds: float | None = PATIENCE) -> None:
+    def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
         """End; a message under way has so many seconds, or is sent again after the next start."""
         super().stop(seconds)
         self.sink.close()
@@ -163,7 +163,7 @@ class Delivery(Background):
                 requested = error.retry_after
                 self._report_error(str(error))
             except Exception as error:  # such as a store that is away: inspections go on
-                self._report_error(with_kind(error))
+                self._report_error(message_with_type(error))
             self._ended.wait(max(requested, self._backoff.next()))
 
     def _deliver_pages(self) -> float:

@@ -11,12 +11,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.files import PART, sync_folder
+from flawscope.artefact.files import PARTIAL_SUFFIX, sync_folder
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope.station.sinks.outbox import INSPECTION, PART_DECISION, Message
-from flawscope.station.store.files import give_name
+from flawscope.station.store.files import rename_without_overwrite
 from flawscope.station.store.records import iso
 
 MAX_NAME_LENGTH = 60  # characters of the sender's name
@@ -105,7 +105,7 @@ def _holds_message(path: Path, id: str) -> bool:
 def _write_new_file(path: Path, data: bytes, id: str) -> bool:
     """Write a whole file, flushed; return False where another one is there. id: of the message: what a killed
     station had begun is overwritten. OSError."""
-    temporary = path.parent / f".{path.name}.{id}{PART}"
+    temporary = path.parent / f".{path.name}.{id}{PARTIAL_SUFFIX}"
     try:
         if not path.exists():
             with open(temporary, "wb") as file:
@@ -113,7 +113,7 @@ def _write_new_file(path: Path, data: bytes, id: str) -> bool:
                 file.flush()
                 os.fsync(file.fileno())
             with suppress(FileExistsError):
-                give_name(temporary, path)
+                rename_without_overwrite(temporary, path)
                 return True
     finally:
         with suppress(OSError):

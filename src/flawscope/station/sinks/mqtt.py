@@ -16,14 +16,14 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import func, select
 
-from flawscope.errors import one_line
+from flawscope.errors import one_line_message
 from flawscope.station.settings.sinks import MqttSettings
-from flawscope.station.settings.values import error_text, trusting
+from flawscope.station.settings.values import error_text, tls_context
 from flawscope.station.sinks.delivery import Sink, UndeliveredError
 from flawscope.station.sinks.outbox import Cursor, Message, Outbox
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.parts import last_decided
-from flawscope.station.store.records import described, shown
+from flawscope.station.store.parts import last_decided_part
+from flawscope.station.store.records import describe_inspections, inspection_query
 from flawscope.station.store.schema import HOUR, hours, inspections, products
 
 ONLINE, OFFLINE = "online", "offline"
@@ -122,7 +122,7 @@ class MqttSink(Sink):
                     raise UndeliveredError(self._lost_reason)
                 sent.wait_for_publish(0.5)
         except (RuntimeError, ValueError) as error:  # of the library: the connection went away meanwhile
-            self._lost_reason = self._lost_reason or one_line(error)
+            self._lost_reason = self._lost_reason or one_line_message(error)
             raise UndeliveredError(self._lost_reason) from None
 
     # ---- the connection
@@ -174,7 +174,7 @@ class MqttSink(Sink):
             client.username_pw_set(settings.user, settings.password())
         if settings.address[2]:
             files = settings.ca_file, settings.certificate_file, settings.key_file
-            client.tls_set_context(trusting(*files))
+            client.tls_set_context(tls_context(*files))
         return client
 
 
@@ -183,17 +183,22 @@ def _product_state(box: Outbox) -> dict[str, Any]:
     product_id = box.product_id
     conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
     sums = func.coalesce(func.sum(hours.c.inspected), 0), func.coalesce(func.sum(hours.c.anomalous), 0)
-    query = shown().where(inspections.c.product_id == product_id).order_by(inspections.c.id.desc()).limit(1)
+    query = (
+        inspection_query()
+        .where(inspections.c.product_id == product_id)
+        .order_by(inspections.c.id.desc())
+        .limit(1)
+    )
     active = select(products.c.active_version_id).where(products.c.id == product_id)
     with database.reading() as connection:
         total, anomalous = connection.execute(select(*sums).where(conditions)).one()
         of_day = select(*sums).where(conditions, hours.c.hour >= since)
         day_total, day_anomalous = connection.execute(of_day).one()
-        found = described(connection, connection.execute(query).all())
+        found = describe_inspections(connection, connection.execute(query).all())
         version = connection.execute(active).scalar_one_or_none()
     return {
         **{name: found[0][name] if found else None for name in _STATE_FIELDS},
-        "last_part": last_decided(database, product_id),
+        "last_part": last_decided_part(database, product_id),
         "version": version,
         "inspections": int(total),
         "anomalous": int(anomalous),

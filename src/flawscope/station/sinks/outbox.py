@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from flawscope.results.part import GOOD
-from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings
+from flawscope.station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
 from flawscope.station.store.database import Database, upsert
-from flawscope.station.store.parts import all_parts, described_parts
-from flawscope.station.store.records import described, iso, microseconds, shown
+from flawscope.station.store.parts import describe_parts, part_query
+from flawscope.station.store.records import describe_inspections, inspection_query, iso, parse_time
 from flawscope.station.store.schema import deliveries, inspections, parts, verdicts
 
 INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
@@ -98,7 +98,7 @@ class Outbox:
         product_id: int,
         product: str,
         key: str,
-        settings: SinkSettings | PluginSink | MqttSettings,
+        settings: SinkSettings | PluginSinkSettings | MqttSettings,
         *,
         station: str,
         sender: str,
@@ -123,9 +123,9 @@ class Outbox:
         about. StoreError."""
         cursor = self.place
         with self.database.reading() as connection:
-            query = shown().where(*self._inspection_conditions(cursor))
+            query = inspection_query().where(*self._inspection_conditions(cursor))
             rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
-            messages = [self._inspection_message(one) for one in described(connection, rows)]
+            messages = [self._inspection_message(one) for one in describe_inspections(connection, rows)]
             if len(rows) == limit:
                 return Batch(messages, cursor._replace(inspection=rows[-1].id), False)
             # unwanted records are passed over
@@ -186,8 +186,10 @@ class Outbox:
 
     def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
         found = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
-        rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in found}))).all()
-        described_by_id = {one["id"]: one for one in described(connection, rows)}
+        rows = connection.execute(
+            inspection_query().where(inspections.c.id.in_({row.of for row in found}))
+        ).all()
+        described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}
         return [self._verdict_message(row, described_by_id[row.of]) for row in found]
 
     def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
@@ -195,9 +197,9 @@ class Outbox:
         return conditions if self.only == "all" else [*conditions, parts.c.decision != GOOD]
 
     def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
-        query = all_parts().where(*self._part_conditions(cursor)).order_by(parts.c.number).limit(limit)
+        query = part_query().where(*self._part_conditions(cursor)).order_by(parts.c.number).limit(limit)
         rows = connection.execute(query).all()
-        found = described_parts(connection, rows)
+        found = describe_parts(connection, rows)
         return [self._part_message(row.number, one) for row, one in zip(rows, found, strict=True)]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:
@@ -210,7 +212,7 @@ class Outbox:
     # ---- messages
 
     def _inspection_message(self, one: dict[str, Any]) -> Message:
-        number, at = int(one["id"]), microseconds(one["at"])
+        number, at = int(one["id"]), parse_time(one["at"])
         id = self._message_id("inspection", number, at)
         data = {**one, **self._common_fields(number)}
         return Message(id, INSPECTION, at, self.product_id, number, None, data)
@@ -222,7 +224,7 @@ class Outbox:
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
     def _part_message(self, decision: int, one: dict[str, Any]) -> Message:
-        number, at, views = int(one["id"]), microseconds(one["decided_at"]), one["views"]
+        number, at, views = int(one["id"]), parse_time(one["decided_at"]), one["views"]
         shows = views.get(one["worst"]) or min(views.values(), default=None)  # None: it was removed
         data = {**one, **self._common_fields(shows)}
         id = self._message_id("part", number, at)

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 
 from flawscope._version import __version__
-from flawscope.errors import InputError, one_line
+from flawscope.errors import InputError, one_line_message
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.values import redact_text, trusting
+from flawscope.station.settings.values import redact_text, tls_context
 from flawscope.station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope.station.sinks.outbox import PART_DECISION, Message
 
@@ -41,7 +41,7 @@ class Webhook(Sink):
         if settings.secret_file is not None:
             read_secrets(settings.secret_file)
         self._client = httpx.Client(
-            verify=trusting(settings.ca_file),
+            verify=tls_context(settings.ca_file),
             timeout=TIMEOUTS,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=60.0),
@@ -59,7 +59,7 @@ class Webhook(Sink):
         except httpx.TimeoutException:
             raise UndeliveredError("it does not answer in time") from None
         except Exception as error:  # odd addresses raise others than httpx.HTTPError
-            text = redact_text(one_line(error), self.address)
+            text = redact_text(one_line_message(error), self.address)
             raise UndeliveredError(f"it cannot be reached: {text}") from None
         raise _refused_error(answer, first_line)
 

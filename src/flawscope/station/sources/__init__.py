@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from flawscope.errors import InputError, nearest, require_installed
-from flawscope.station.settings.plugins import Plugged
-from flawscope.station.settings.sources import DELETE, KEEP, CameraOf, FolderOf
-from flawscope.station.settings.station import Limits, Product
+from flawscope.errors import InputError, require_installed, suggest_name
+from flawscope.station.settings.plugins import ConfiguredPlugin
+from flawscope.station.settings.sources import DELETE, KEEP, CameraSourceSettings, FolderSourceSettings
+from flawscope.station.settings.station import Limits, ProductSettings
 from flawscope.station.sources.camera import FfmpegCamera
 from flawscope.station.sources.folder import FolderSource
-from flawscope.station.sources.source import Line, QueueShare, ReportProblem, Source, Submit, Triggered
+from flawscope.station.sources.source import Line, QueueShare, ReportProblem, Source, Submit, TriggeredSource
 from flawscope.station.sources.video import VideoSource
 from flawscope.station.store.records import NotFoundError, Store
 
@@ -27,7 +27,10 @@ class Sources(dict[str, list[Source]]):
         self._problem_codes: dict[str, set[str]] = {}  # by product
 
     def open(
-        self, products: Mapping[str, Product], numbers: Mapping[str, int], by_pages: Collection[str] = ()
+        self,
+        products: Mapping[str, ProductSettings],
+        numbers: Mapping[str, int],
+        by_pages: Collection[str] = (),
     ) -> None:
         """Make all sources, then start them.
 
@@ -52,7 +55,7 @@ class Sources(dict[str, list[Source]]):
         for source in self._all_sources():
             source.start()
 
-    def renew(self, name: str, product: Product, number: int) -> None:
+    def renew(self, name: str, product: ProductSettings, number: int) -> None:
         """End the sources of a product, and start those of its new settings. InputError as above."""
         sources = self._make_sources(name, product, number, _folders_moved_to([product]))
         _stop_all(self[name])
@@ -68,8 +71,10 @@ class Sources(dict[str, list[Source]]):
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
-    def _make_sources(self, name: str, product: Product, number: int, excluded: list[str]) -> list[Source]:
-        if any(isinstance(settings, CameraOf) for settings in product.all_sources):
+    def _make_sources(
+        self, name: str, product: ProductSettings, number: int, excluded: list[str]
+    ) -> list[Source]:
+        if any(isinstance(settings, CameraSourceSettings) for settings in product.all_sources):
             require_installed("a camera or a video file", "av", extras="station")
         codes = self._problem_codes.setdefault(name, set())
 
@@ -80,22 +85,26 @@ class Sources(dict[str, list[Source]]):
         line, counts = Line(number, self._submit, report, self._store, self.share), Counter[bool]()
         made: list[Source] = []
         for settings in product.all_sources:
-            is_folder = isinstance(settings, FolderOf)
+            is_folder = isinstance(settings, FolderSourceSettings)
             counts[is_folder] += 1
             place = counts[is_folder]
-            if isinstance(settings, Plugged):
+            if isinstance(settings, ConfiguredPlugin):
                 made.append(settings.open(line, settings.values, place))
-            elif isinstance(settings, FolderOf):
+            elif isinstance(settings, FolderSourceSettings):
                 made.append(FolderSource(line, settings, place, excluded))
             else:
                 made.append((VideoSource if settings.is_video else FfmpegCamera)(line, settings, place))
         return made
 
 
-def _folders_moved_to(products: Iterable[Product]) -> list[str]:
+def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
     """Return the folders that pictures are moved to: no source takes them again."""
     sources = [one for product in products for one in product.all_sources]
-    return [one.then for one in sources if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
+    return [
+        one.then
+        for one in sources
+        if isinstance(one, FolderSourceSettings) and one.then not in (KEEP, DELETE)
+    ]
 
 
 def _stop_all(sources: Sequence[Source]) -> None:
@@ -104,14 +113,16 @@ def _stop_all(sources: Sequence[Source]) -> None:
             pool.submit(source.stop)
 
 
-def camera_of(name: str, sources: Sequence[Source], number: int | None = None) -> Triggered:
+def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:
     """Return a product's triggered camera by its number; None: the only one. InputError, NotFoundError."""
-    cameras = {one.number: one for one in sources if isinstance(one, Triggered)}
+    cameras = {one.number: one for one in sources if isinstance(one, TriggeredSource)}
     if not cameras:
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
     if number is None and len(cameras) > 1:
         raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
     camera = cameras.get(next(iter(cameras)) if number is None else number)
     if camera is None:
-        raise NotFoundError(f"{name} has no live camera {number}: {nearest(str(number), map(str, cameras))}")
+        raise NotFoundError(
+            f"{name} has no live camera {number}: {suggest_name(str(number), map(str, cameras))}"
+        )
     return camera

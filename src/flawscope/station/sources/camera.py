@@ -16,12 +16,12 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import EVERY_FRAME, ON_TRIGGER, CameraOf
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.settings.sources import EVERY_FRAME, ON_TRIGGER, CameraSourceSettings
 from flawscope.station.sources.frames import FrameReader, encode_png
 from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, State, to_utf8
 from flawscope.station.store.database import now
-from flawscope.station.store.inspection import Request
+from flawscope.station.store.inspection import KeyedRequest
 from flawscope.station.store.records import iso
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Shot:
 
 
 class LiveCameraSettings(Protocol):
-    """Settings of a live camera, as `CameraOf` has them."""
+    """Settings of a live camera, as `CameraSourceSettings` has them."""
 
     @property
     def view(self) -> str | None: ...
@@ -100,7 +100,7 @@ class LiveCamera:
 
     # ---- triggers
 
-    def next_shot(self, request: Request | None = None) -> Future[Shot]:
+    def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
         """Return the first frame that is decoded from now on. AwayError where the camera is lost."""
         if self.state.state == AWAY:
             raise AwayError(f"{self._label} is away: {self.state.why}; trigger again when it is back")
@@ -220,7 +220,7 @@ class LiveCamera:
             self.line.share.release(size)
             return False
 
-        def answered(done: Future[Recorded]) -> None:
+        def answered(done: Future[RecordedInspection]) -> None:
             self.line.share.release(size)
             error = done.exception()
             if error is None:
@@ -263,7 +263,7 @@ class LiveCamera:
 class FfmpegCamera(LiveCamera):
     """Camera that FFmpeg reads."""
 
-    def __init__(self, line: Line, settings: CameraOf, number: int):
+    def __init__(self, line: Line, settings: CameraSourceSettings, number: int):
         super().__init__(line, settings, number)
         self._stream_settings = settings
 

@@ -23,20 +23,20 @@ from typing import Any
 
 from sqlalchemy import select
 
-from flawscope.artefact.files import PART, sync_folder
-from flawscope.errors import InputError, pluralize, with_kind
-from flawscope.station.background import Background, Backoff
+from flawscope.artefact.files import PARTIAL_SUFFIX, sync_folder
+from flawscope.errors import InputError, message_with_type, pluralize
+from flawscope.station.background import BackgroundThread, Backoff
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import DELETE, KEEP, FolderOf
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, to_utf8
 from flawscope.station.store.database import now
-from flawscope.station.store.files import give_name
-from flawscope.station.store.insert import is_of
-from flawscope.station.store.inspection import Label, labelled
+from flawscope.station.store.files import rename_without_overwrite
+from flawscope.station.store.insert import is_at_address
+from flawscope.station.store.inspection import Label, make_label
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections
-from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
+from flawscope.watch import MIN_PAUSE_RATIO, PATIENCE, SETTLE, Arrivals, FileStamp
 
 SOURCE = "folder"  # of an inspection
 UNREADABLE, VANISHED = "unreadable", "gone"  # events; the first is also a folder below the target
@@ -55,13 +55,13 @@ class _ProblemFile:
     """File that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
-    stamp: Stamp
+    stamp: FileStamp
     why: str = ""
     backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
     since: float = field(default_factory=time.monotonic)
 
 
-class FolderSource(Background):
+class FolderSource(BackgroundThread):
     """Source of the pictures of a folder and its subfolders, the oldest first, those already there included.
 
     Args:
@@ -73,7 +73,7 @@ class FolderSource(Background):
     def __init__(
         self,
         line: Line,
-        settings: FolderOf,
+        settings: FolderSourceSettings,
         number: int,
         excluded: Iterable[str] = (),
         *,
@@ -111,7 +111,7 @@ class FolderSource(Background):
                 self.state.state, self.state.why = AWAY, why
                 self._report("folder_away", why)
             except Exception as error:  # such as a store that is away: the next round tries again
-                self._report(CODE_WAITING, f"pictures wait in {self.folder}: {with_kind(error)}")
+                self._report(CODE_WAITING, f"pictures wait in {self.folder}: {message_with_type(error)}")
             self._ended.wait(pause)
 
     def _scan(self) -> float:
@@ -124,13 +124,13 @@ class FolderSource(Background):
         self._inspect_files(arrivals, found, time.monotonic() + seconds)
         self._report_scan(arrivals)
         is_busy = arrivals.waiting > len(self._problem_files)
-        return max(self.poll, (REST if is_busy else IDLE_RATIO) * arrivals.took)
+        return max(self.poll, (MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
 
     # ---- pictures
 
-    def _inspect_files(self, arrivals: Arrivals, found: Mapping[Path, Stamp], deadline: float) -> None:
+    def _inspect_files(self, arrivals: Arrivals, found: Mapping[Path, FileStamp], deadline: float) -> None:
         """Inspect pictures, several at once, and wait for the answers."""
-        in_flight: deque[tuple[Path, Future[Recorded]]] = deque()
+        in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
         self._is_blocked = False
         for path, is_known in self._match_known_keys(found):
             if self._ended.is_set() or time.monotonic() > deadline or self._is_blocked:
@@ -144,7 +144,7 @@ class FolderSource(Background):
         for one in in_flight:
             self._handle_answer(arrivals, *one)
 
-    def _match_known_keys(self, found: Mapping[Path, Stamp]) -> Iterator[tuple[Path, bool]]:
+    def _match_known_keys(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, bool]]:
         """Yield each picture, and whether the store has its key, that is, it was inspected before."""
         paths = list(found)
         for first in range(0, len(paths), LOOKUP_BATCH):
@@ -153,7 +153,9 @@ class FolderSource(Background):
             known = self.line.store.numbers_of(self.line.product_id, list(keys.values()))
             yield from ((path, key in known) for path, key in keys.items())
 
-    def _submit_file(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
+    def _submit_file(
+        self, arrivals: Arrivals, path: Path, stamp: FileStamp
+    ) -> Future[RecordedInspection] | None:
         """Read a picture and submit it; return None where it is not submitted, or not now."""
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
@@ -174,12 +176,12 @@ class FolderSource(Background):
         one = Picture(self.line.product_id, data, name, SOURCE, key, **self._parse_label(name)._asdict())
         return self.line.hand_in(one, self._ended)
 
-    def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[Recorded]) -> None:
+    def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[RecordedInspection]) -> None:
         error = future.exception()
         if isinstance(error, InputError):
             self._handle_unreadable(arrivals, path, error)
         elif error is not None:
-            self._retry_later(arrivals, path, CODE_WAITING, with_kind(error))
+            self._retry_later(arrivals, path, CODE_WAITING, message_with_type(error))
         else:
             self.state.taken, self.state.last = self.state.taken + 1, now()
             self._finish_file(arrivals, path)
@@ -233,10 +235,10 @@ class FolderSource(Background):
         found = self.pattern.search(name) if self.pattern is not None else None
         groups = {} if found is None else found.groupdict()
         with suppress(InputError):
-            return labelled(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
+            return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
         return Label(view=self.view)
 
-    def _picture_key(self, path: Path, stamp: Stamp) -> str:
+    def _picture_key(self, path: Path, stamp: FileStamp) -> str:
         name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
         ends = f":{stamp.changed}:{stamp.size}"
         key = f"{self._key_prefix}{name}{ends}"
@@ -244,10 +246,10 @@ class FolderSource(Background):
             return key
         return f"{self._key_prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
 
-    def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
+    def _was_moved(self, data: bytes, stamp: FileStamp) -> bool:
         """Whether this file was inspected under another name, now gone: programs sort files into folders."""
         query = select(inspections.c.key).where(
-            is_of(self.line.product_id),
+            is_at_address(self.line.product_id),
             inspections.c.picture == hashlib.sha256(data).hexdigest(),
             inspections.c.source == SOURCE,
         )
@@ -289,26 +291,26 @@ class FolderSource(Background):
 # ------------------------------------------------------------------------------------------------------ files
 
 
-def read_unchanged(path: Path, stamp: Stamp) -> bytes | None:
+def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     """Return the file's bytes; None where it changed or went away. OSError."""
     try:
         with open(path, "rb") as file:
             data = file.read(stamp.size + 1)
-            is_whole = len(data) == stamp.size and Stamp.of(os.fstat(file.fileno()))[:2] == stamp[:2]
+            is_whole = len(data) == stamp.size and FileStamp.of(os.fstat(file.fileno()))[:2] == stamp[:2]
             return data if is_whole else None
     except FileNotFoundError:
         return None
 
 
-def is_unchanged(path: Path, stamp: Stamp) -> bool:
+def is_unchanged(path: Path, stamp: FileStamp) -> bool:
     """Whether the file is there and unchanged."""
     try:
-        return Stamp.of(os.stat(path))[:2] == stamp[:2]
+        return FileStamp.of(os.stat(path))[:2] == stamp[:2]
     except OSError:
         return False
 
 
-def move_unchanged(path: Path, stamp: Stamp, target: Path) -> Path | None:
+def move_unchanged(path: Path, stamp: FileStamp, target: Path) -> Path | None:
     """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
@@ -336,11 +338,11 @@ def _link_or_copy(path: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # on another disk, or one without hard links
-        part = target.with_name(f".{target.name}{PART}")
+        part = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
         try:
             shutil.copy2(path, part)
             with open(part, "rb+") as file:
                 os.fsync(file.fileno())
-            give_name(part, target)
+            rename_without_overwrite(part, target)
         finally:
             part.unlink(missing_ok=True)

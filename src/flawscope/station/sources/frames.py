@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flawscope.errors import InputError, needs
+from flawscope.errors import InputError, missing_library_error
 from flawscope.station.inspecting.picture import TooLargeError
-from flawscope.station.settings.sources import CameraOf, ffmpeg_input
+from flawscope.station.settings.sources import CameraSourceSettings, ffmpeg_input
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -38,11 +38,11 @@ class FrameReader:
         InputError: a password cannot be read, or PyAV is not installed.
     """
 
-    def __init__(self, settings: CameraOf, pixels: int):
+    def __init__(self, settings: CameraSourceSettings, pixels: int):
         try:
             import av
         except ImportError:
-            raise needs("a camera or a video file", "av", extras="station") from None
+            raise missing_library_error("a camera or a video file", "av", extras="station") from None
         self.settings, self.pixels, self.broken = settings, pixels, 0
         self._library_errors: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
         timeout = settings.frame_timeout

@@ -12,15 +12,15 @@ from flawscope.errors import FlawscopeError
 from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.inspecting.writer import RecordedInspection
 from flawscope.station.settings.station import Limits
-from flawscope.station.store.inspection import Request
+from flawscope.station.store.inspection import KeyedRequest
 from flawscope.station.store.records import Store, iso
 
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
 
-Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
+Submit = Callable[[Sequence[Picture]], list[Future[RecordedInspection]]]
 ReportProblem = Callable[[str, str | None], None]
 
 
@@ -66,7 +66,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Triggered(Source, Protocol):
+class TriggeredSource(Source, Protocol):
     """Source that takes a picture when it is told to: a camera.
 
     Attributes:
@@ -75,7 +75,7 @@ class Triggered(Source, Protocol):
 
     number: int
 
-    def next_shot(self, request: Request | None = None) -> Future[Any]:
+    def next_shot(self, request: KeyedRequest | None = None) -> Future[Any]:
         """Return the first frame that is exposed from now on; a request that is sent again counts once.
         AwayError where the camera is lost."""
 
@@ -144,7 +144,7 @@ class Line:
         ending = "" if number is None else f"_{number}"
         self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
 
-    def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
+    def hand_in(self, picture: Picture, ended: threading.Event) -> Future[RecordedInspection] | None:
         """Submit a picture as soon as there is room for it; return None where the source ends before."""
         size = len(picture.data)
         if not self.share.acquire(size, ended):

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.worker import Inspector
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.sources.source import NoFrameError, Triggered
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.sources.source import NoFrameError, TriggeredSource
 from flawscope.station.store.addresses import Addresses
-from flawscope.station.store.inspection import KeyUsedError, Label, Request
+from flawscope.station.store.inspection import KeyedRequest, KeyUsedError, Label
 from flawscope.station.store.records import Store
 
 
@@ -31,12 +31,12 @@ class InspectingStation(Protocol):
 async def shoot(
     station: InspectingStation,
     name: str,
-    find: Callable[[], Triggered],
+    find: Callable[[], TriggeredSource],
     label: Label,
     due: float,
     seconds: float = 5.0,
-    request: Request | None = None,
-) -> Recorded | int:
+    request: KeyedRequest | None = None,
+) -> RecordedInspection | int:
     """Inspect the next frame of a camera; return the inspection, which is on the disk, or the number of the
     one that answered the same request before.
 
@@ -56,14 +56,14 @@ async def shoot(
         return answered[0]
     camera = find()
     station.inspector.check_room(product_id, due)
-    shot = await shot_of(camera, min(seconds, due - time.monotonic()), request)
+    shot = await wait_for_shot(camera, min(seconds, due - time.monotonic()), request)
     picture = await asyncio.to_thread(camera.picture, shot, None if request is None else request.key_of(0))
     to_submit = replace(picture, product_id=product_id, request=request, due=due, **label.given())
-    answered, answers = await submitted(station, product_id, request, [to_submit])
-    return answered[0] if answered else await in_time(station, product_id, next(answers), due)
+    answered, answers = await submit_request(station, product_id, request, [to_submit])
+    return answered[0] if answered else await wait_for_inspection(station, product_id, next(answers), due)
 
 
-async def shot_of(camera: Triggered, seconds: float, request: Request | None) -> Any:
+async def wait_for_shot(camera: TriggeredSource, seconds: float, request: KeyedRequest | None) -> Any:
     """Return the first frame of a camera from now on. NoFrameError, AwayError."""
     waiting = camera.next_shot(request)
     try:
@@ -76,9 +76,9 @@ async def shot_of(camera: Triggered, seconds: float, request: Request | None) ->
         camera.forget(waiting)
 
 
-async def submitted(
-    station: InspectingStation, product_id: int, request: Request | None, pictures: Sequence[Picture]
-) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
+async def submit_request(
+    station: InspectingStation, product_id: int, request: KeyedRequest | None, pictures: Sequence[Picture]
+) -> tuple[dict[int, int], Iterator[Future[RecordedInspection]]]:
     """Submit the pictures of a request that were not answered before; return the numbers of inspections that
     answered the others, by place, and the futures of those submitted.
 
@@ -86,7 +86,7 @@ async def submitted(
         KeyUsedError: another request has come under its key.
     """
 
-    async def begin() -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
+    async def begin() -> tuple[dict[int, int], Iterator[Future[RecordedInspection]]]:
         answered = await asyncio.to_thread(station.store.answered, product_id, request) if request else {}
         left = [picture for place, picture in enumerate(pictures) if place not in answered]
         return answered, iter(station.inspector.submit(left))
@@ -97,9 +97,9 @@ async def submitted(
         return await begin()
 
 
-async def in_time(
-    station: InspectingStation, product_id: int, answer: Future[Recorded], due: float
-) -> Recorded:
+async def wait_for_inspection(
+    station: InspectingStation, product_id: int, answer: Future[RecordedInspection], due: float
+) -> RecordedInspection:
     """Wait for the inspection. LateError where it is not recorded in time."""
     try:
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):

@@ -15,11 +15,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.errors import InputError, pluralize, with_kind
-from flawscope.station.background import Background, Backoff
+from flawscope.errors import InputError, message_with_type, pluralize
+from flawscope.station.background import BackgroundThread, Backoff
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import CameraOf
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.settings.sources import CameraSourceSettings
 from flawscope.station.sources.frames import CameraLostError, FrameReader, encode_png
 from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, to_utf8
 from flawscope.station.store.database import now
@@ -35,15 +35,15 @@ MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a failed file is t
 HASHED_BYTES = 1 << 20  # bytes of a file's beginning and its end that identify it
 
 
-class VideoSource(Background):
+class VideoSource(BackgroundThread):
     """Source of the frames of a file, and of one that replaces it later."""
 
-    def __init__(self, line: Line, settings: CameraOf, number: int):
+    def __init__(self, line: Line, settings: CameraSourceSettings, number: int):
         super().__init__(f"video-{number}")
         self.line, self.settings, self.number = line, settings, number
         name = to_utf8(Path(settings.shown).name)
         self.state = State(SOURCE, name, to_utf8(settings.shown), settings.every)
-        self._in_flight: deque[tuple[int, Future[Recorded]]] = deque()
+        self._in_flight: deque[tuple[int, Future[RecordedInspection]]] = deque()
 
     def _work(self) -> None:
         backoff, last_stamp, inspected_stamp = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY), None, None
@@ -147,7 +147,7 @@ class VideoSource(Background):
 
     def _report_failure(self, error: Exception) -> None:
         if not isinstance(error, InputError):
-            self._report("camera_waits", f"frames of {self.state.name} wait: {with_kind(error)}")
+            self._report("camera_waits", f"frames of {self.state.name} wait: {message_with_type(error)}")
         elif self.state.state != ENDED:  # else nobody needs it any more
             self.state.state, self.state.why = AWAY, to_utf8(str(error))
             called = f"camera {self.number} ({self.settings.shown})"

@@ -13,8 +13,8 @@ from dataclasses import replace
 from sqlalchemy import select
 
 from flawscope.artefact import joint_file
-from flawscope.errors import InputError, nearest
-from flawscope.station.settings.station import Product, Settings, named
+from flawscope.errors import InputError, suggest_name
+from flawscope.station.settings.station import ProductSettings, Settings, suggest_product_name
 from flawscope.station.store.inspection import ENTRY, HTTP
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import NotFoundError, Store
@@ -40,7 +40,7 @@ class Addresses:
     def __init__(self, settings: Settings, store: Store, versions: ModelRegistry, say: Callable[[str], None]):
         self.store, self.versions, self.say = store, versions, say
         self.configured = dict(settings.products)
-        self.settings: dict[str, Product] = {}
+        self.settings: dict[str, ProductSettings] = {}
         self.products: dict[str, int] = {}
         self.entries: dict[str, int] = {}
         self.names: dict[int, str] = {}
@@ -101,7 +101,7 @@ class Addresses:
             )
         found: dict[str, str] = {}
         for name in joint_file.read_manifests(model):
-            station_name = named(name)
+            station_name = suggest_product_name(name)
             known = station_name in found.values() or station_name in self.configured
             if known or self._entry_of.get(station_name, entry) != entry:
                 raise InputError(
@@ -130,7 +130,7 @@ class Addresses:
         for name, product in self.configured.items():
             self._open(name, product)
 
-    def _open(self, name: str, product: Product) -> None:
+    def _open(self, name: str, product: ProductSettings) -> None:
         number = self.address_id(name)
         try:
             is_new, added = self._added.get(name) or self._add_model(name)
@@ -167,7 +167,7 @@ class Addresses:
         self._load_products(entry)
         return added[product_id]
 
-    def add_product(self, name: str, product: Product, origin: str, who: str) -> int:
+    def add_product(self, name: str, product: ProductSettings, origin: str, who: str) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.
         Return the number of the version. InputError where the model cannot be opened."""
         number = self.store.add_product(name)
@@ -192,7 +192,9 @@ class Addresses:
                 f"{name} finds the product of a picture and is none itself: ask for one of {own}"
             )
         if name not in self.products:
-            raise NotFoundError(f"there is no product {name!r:.80}: {nearest(name, list(self.products))}")
+            raise NotFoundError(
+                f"there is no product {name!r:.80}: {suggest_name(name, list(self.products))}"
+            )
         return self.products[name]
 
     def address_id(self, name: str) -> int:

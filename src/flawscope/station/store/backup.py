@@ -23,12 +23,19 @@ from typing import IO, Any, BinaryIO
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, update
 
 from flawscope._version import __version__
-from flawscope.artefact.files import atomic, sync_folder
+from flawscope.artefact.files import PARTIAL_SUFFIX, atomic_write, sync_folder
 from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.station.settings.station import DATABASE, Settings
+from flawscope.station.settings.station import DATABASE_FILE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files, StrayFiles
+from flawscope.station.store.files import (
+    MASK_SUFFIX,
+    MASKS,
+    MODELS,
+    PICTURES,
+    Files,
+    StrayFiles,
+)
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
 from flawscope.station.store.station_identity import adopt_identity
@@ -84,14 +91,14 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> Contents:
     path, home = Path(target).absolute(), Path(settings.store)
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}: make it first")
-    if not home.is_dir() or (settings.database is None and not (home / DATABASE).is_file()):
+    if not home.is_dir() or (settings.database is None and not (home / DATABASE_FILE).is_file()):
         raise InputError(f"there is no station in {home}: name its folder with --station, or --settings FILE")
     _check_absent(path)
     try:
         with (
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=".backup-", suffix=PART) as folder,
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=".backup-", suffix=PARTIAL_SUFFIX) as folder,
             dump.copy_database(settings, Path(folder)) as (copy, connection, own),
-            atomic(path) as file,
+            atomic_write(path) as file,
         ):
             if hasattr(os, "fchmod"):  # it holds password hashes
                 os.fchmod(file.fileno(), 0o600)
@@ -224,7 +231,7 @@ def _content_files(connection: Connection, own: IdQuery, files: Files) -> Iterat
     drawn = select(verdicts.c.mask).join(inspections).distinct().order_by(verdicts.c.mask)
     drawn = drawn.where(inspections.c.product_id.in_(own), verdicts.c.mask.is_not(None))
     for mask in connection.execute(drawn).scalars().all():
-        yield files.path(MASKS, mask, MASK).relative_to(files.folder).as_posix(), mask
+        yield files.path(MASKS, mask, MASK_SUFFIX).relative_to(files.folder).as_posix(), mask
 
 
 def _still_needed(settings: Settings, missing: list[tuple[str, str]]) -> set[str]:
@@ -268,7 +275,7 @@ def _new_folder(home: Path) -> Iterator[Path]:
     """Make a temporary folder in `home`, which is empty or new. When the block ends well, the contents of the
     folder move up to `home`; else all is as it was before."""
     is_new = not home.exists()
-    folder = home / f".restored{PART}"
+    folder = home / f".restored{PARTIAL_SUFFIX}"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if {entry.name for entry in home.iterdir()} - IGNORED_ENTRIES:
@@ -318,7 +325,7 @@ def _unpack(path: Path, tar: tarfile.TarFile, settings: Settings) -> tuple[Path,
             if part.name not in dump.COPY_NAMES:
                 raise _damaged_error(path, "it begins with no data base")
             dump.check_empty(settings, part.name)
-            copy = target = target.with_suffix(PART)
+            copy = target = target.with_suffix(PARTIAL_SUFFIX)
         elif not (content or MODEL_PATTERN.fullmatch(part.name)):  # only names that a station gives
             raise _damaged_error(path, f"{part.name!r:.60} is no part of a station")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.station.settings.station import NAME
-from flawscope.station.settings.values import shown
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.station.settings.station import DEFAULT_NAME
+from flawscope.station.settings.values import redact_address
 from flawscope.station.store.migrations import UnknownVersionError, is_current, migrate
 from flawscope.station.store.schema import products, stations
 
@@ -60,13 +60,15 @@ class Database:
         InputError: the URL is not the address of a data base.
     """
 
-    def __init__(self, url: str, station: str = NAME):
+    def __init__(self, url: str, station: str = DEFAULT_NAME):
         self.url, self.station, self.full = url, station, ""
         try:
             self.engine = _create_engine(url)
         except (ArgumentError, ValueError):  # the errors' texts hold the URL
-            raise InputError(f"{shown(url)} is no address of a data base: check host and port") from None
-        self.name = url if self.is_sqlite else shown(url)
+            raise InputError(
+                f"{redact_address(url)} is no address of a data base: check host and port"
+            ) from None
+        self.name = url if self.is_sqlite else redact_address(url)
         self._writer = self.engine.execution_options(writes=True)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
@@ -100,7 +102,7 @@ class Database:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
             origin = getattr(error, "orig", None)
-            reason = one_line(origin or error)
+            reason = one_line_message(origin or error)
             if "disk is full" in reason or getattr(origin, "sqlstate", "") == "53100":
                 self.full = f"the disk of {self.name} is full; free some space"
                 raise StoreError(self.full, "disk_full") from None
@@ -140,7 +142,7 @@ class Database:
         except StoreError as error:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:
-            raise InputError(f"{self.name} is no store of flawscope: {one_line(error)}") from None
+            raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
 
     def _check_encoding(self, connection: Connection) -> None:
         """Raise InputError unless the data base stores all letters: names of pictures may have any."""

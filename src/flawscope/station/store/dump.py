@@ -14,14 +14,14 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Select, inspect, make_url, text
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.settings.station import DATABASE, Settings
-from flawscope.station.settings.values import shown
+from flawscope.station.settings.station import DATABASE_FILE, Settings
+from flawscope.station.settings.values import redact_address
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.schema import REPORT_VIEW
 from flawscope.station.store.station_identity import check_station_exists
 
 POSTGRES_COPY = "station.pgdump"  # in pg_dump's custom format
-COPY_NAMES = (DATABASE, POSTGRES_COPY)
+COPY_NAMES = (DATABASE_FILE, POSTGRES_COPY)
 
 
 @contextmanager
@@ -36,8 +36,8 @@ def copy_database(settings: Settings, folder: Path) -> Iterator[tuple[Path, Conn
         FlawscopeError: pg_dump failed.
     """
     if settings.database is None:
-        path = folder / DATABASE
-        _copy_sqlite(Path(settings.store) / DATABASE, path)
+        path = folder / DATABASE_FILE
+        _copy_sqlite(Path(settings.store) / DATABASE_FILE, path)
         copy = Database(f"sqlite:///{path.absolute()}", settings.name)
         try:
             copy.check_current()
@@ -68,7 +68,7 @@ def check_empty(settings: Settings, copy: str) -> None:
                 "this backup is of PostgreSQL: name an empty data base as `database` in a file for --settings"
             )
         return
-    name = shown(settings.database)
+    name = redact_address(settings.database)
     if copy != POSTGRES_COPY:
         raise InputError(f"this backup is of SQLite, and the settings name {name}: leave `database` out")
     _find_program("pg_restore")
@@ -85,7 +85,7 @@ def restore_database(settings: Settings, copy: Path) -> None:
     """Restore the data base from a copy. InputError where damaged, FlawscopeError where pg_restore fails."""
     if settings.database is None:
         _check_sqlite(copy)
-        os.replace(copy, Path(settings.store) / DATABASE)
+        os.replace(copy, Path(settings.store) / DATABASE_FILE)
         return
     options = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
     _run_program(settings, "pg_restore", *options, str(copy))

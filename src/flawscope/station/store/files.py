@@ -20,18 +20,17 @@ from typing import IO
 
 from sqlalchemy import select
 
-from flawscope.artefact.files import PART as PART
-from flawscope.artefact.files import replacing, sync_folder
+from flawscope.artefact.files import PARTIAL_SUFFIX, replace_file, sync_folder
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.schema import inspections, pictures, verdicts, versions
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
-MASK = ".png"  # suffix of a mask
+MASK_SUFFIX = ".png"  # suffix of a mask
 MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
 LOCK_FILE = ".lock"  # locked by the station that runs
 IDENTITY_FILE = ".station"  # file with the folder's identity
-ROOM = 16 * 1024**2  # bytes that must stay free for the data base and the rest
+RESERVED_BYTES = 16 * 1024**2  # bytes that must stay free for the data base and the rest
 STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
 FILES_PER_QUERY = 500  # files of one query
 _DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
@@ -53,7 +52,7 @@ class Files:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # verdicts and pictures are private
             for name in (PICTURES, MASKS, MAPS, MODELS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{secrets.token_hex(4)}{PART}"
+            probe = self.folder / f".{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -170,12 +169,12 @@ class Files:
             path.parent.mkdir(parents=True, exist_ok=True)
             if is_new and durable:
                 sync_folder(path.parent.parent)
-            with replacing(path, durable=durable) as file:
+            with replace_file(path, durable=durable) as file:
                 file.write(data)
             if durable:
                 sync_folder(path.parent)
         except OSError as error:
-            raise unwritable(path, error) from None
+            raise write_error(path, error) from None
 
     def read(self, kind: str, digest: str, suffix: str) -> bytes:
         """Read a file. StoreError where it cannot be read."""
@@ -187,14 +186,14 @@ class Files:
 
     def temporary(self, name: str) -> Path:
         """Path of a temporary file, in a folder of its own that the caller makes; `drop` removes both."""
-        return self.folder / MODELS / f".{secrets.token_hex(8)}{PART}" / name
+        return self.folder / MODELS / f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}" / name
 
     def drop(self, temporary: Path) -> None:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove unfinished files of an earlier run that was cut off."""
-        for left in list(self.folder.rglob(f".*{PART}")):
+        for left in list(self.folder.rglob(f".*{PARTIAL_SUFFIX}")):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
@@ -205,8 +204,8 @@ class Files:
 
     def check_room(self, size: int) -> None:
         """Raise StoreError where a file of `size` bytes could fill the disk."""
-        if self.free_bytes() < size + ROOM:
-            least = f"{(size + ROOM) / 1024**2:.0f} MB"
+        if self.free_bytes() < size + RESERVED_BYTES:
+            least = f"{(size + RESERVED_BYTES) / 1024**2:.0f} MB"
             text = f"less than {least} are free on the disk of {self.folder}; free some space"
             raise StoreError(text, "disk_full")
 
@@ -282,13 +281,13 @@ def _lock_file(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def unwritable(path: Path, error: OSError) -> StoreError:
+def write_error(path: Path, error: OSError) -> StoreError:
     if error.errno in _DISK_FULL_ERRORS:
         return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full")
     return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
 
 
-def give_name(part: Path, path: Path) -> None:
+def rename_without_overwrite(part: Path, path: Path) -> None:
     """Rename a file without overwriting another: FileExistsError where there is one; OSError."""
     try:
         os.link(part, path)  # unlike a renaming, it overwrites nothing

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, text, update
 
 from flawscope.errors import InputError
-from flawscope.predictor.parts import Parts
+from flawscope.predictor.parts import PartCollector
 from flawscope.results.part import ANOMALOUS, INCOMPLETE, PartPrediction
-from flawscope.results.prediction import NONE as NO_PRODUCT
+from flawscope.results.prediction import NO_PRODUCT_NAME as NO_PRODUCT
 from flawscope.station.store.database import now, upsert
 from flawscope.station.store.schema import HOUR, inspections, parts, pictures, products
 from flawscope.station.store.station_identity import get_or_add_station
@@ -68,7 +68,7 @@ class NewInspection:
     found_parts: dict[str, Any] | None = None
     address: int | None = None
     view: str | None = None
-    parts: Parts | None = field(default=None, repr=False, compare=False)
+    parts: PartCollector | None = field(default=None, repr=False, compare=False)
 
 
 _FIELDS = tuple(field.name for field in fields(NewInspection))
@@ -148,7 +148,7 @@ def add_product(connection: Connection, station: str, name: str, entry_id: int |
     return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
 
 
-def is_of(address: int) -> ColumnElement[bool]:
+def is_at_address(address: int) -> ColumnElement[bool]:
     """Condition that an inspection is of the product with this number, or of one that this entry finds."""
     where = or_(products.c.id == address, products.c.entry_id == address)
     return inspections.c.product_id.in_(select(products.c.id).where(where))
@@ -156,7 +156,7 @@ def is_of(address: int) -> ColumnElement[bool]:
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
     """Number of the inspection under a key; None where there is none."""
-    return connection.scalar(select(inspections.c.id).where(is_of(address), inspections.c.key == key))
+    return connection.scalar(select(inspections.c.id).where(is_at_address(address), inspections.c.key == key))
 
 
 def review_state(one: NewInspection | Row[Any], is_worst: bool = False) -> str:
@@ -184,7 +184,7 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ parts
 
 
-def _add_view(connection: Connection, inspection: NewInspection, number: int, judge: Parts) -> None:
+def _add_view(connection: Connection, inspection: NewInspection, number: int, judge: PartCollector) -> None:
     """Let a view join the open round of its part; decide on the part where it is complete. A view that is
     there already closes the round as it is, and opens the next."""
     place = {name: getattr(inspection, name) for name in ("product_id", "version_id", "part", "batch")}
@@ -205,7 +205,7 @@ def _add_view(connection: Connection, inspection: NewInspection, number: int, ju
         decide_part(connection, row.id, judge, COMPLETE)
 
 
-def decide_part(connection: Connection, number: int, judge: Parts | None, reason: str) -> None:
+def decide_part(connection: Connection, number: int, judge: PartCollector | None, reason: str) -> None:
     """Decide on a part by the views that are there, in a transaction after `lock_products`. Does nothing
     where it is decided already. The worst view of an anomalous part waits for a review.
     judge: None: the version's model is lost, and the part is incomplete."""

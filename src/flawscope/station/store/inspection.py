@@ -124,10 +124,10 @@ class Inspection(BaseModel):
 
 
 HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
-SENT = f"{HTTP}:"  # prefix of senders' keys
-MOST_FILES = 100  # files of a form
+HTTP_PREFIX = f"{HTTP}:"  # prefix of senders' keys
+MAX_FILES = 100  # files of a form
 UNANSWERED_REQUEST = "request, which is not answered yet"
-MOST_LABEL = 100  # characters of a part's number, and of a batch
+MAX_LABEL_LENGTH = 100  # characters of a part's number, and of a batch
 
 
 class KeyUsedError(InputError):
@@ -152,17 +152,19 @@ class Label(NamedTuple):
         return {name: text for name, text in self._asdict().items() if text is not None}
 
 
-def labelled(part: str | None, batch: str | None, view: str | None = None) -> Label:
+def make_label(part: str | None, batch: str | None, view: str | None = None) -> Label:
     """Label of a picture; empty texts become None. InputError where one is too long or cannot be printed."""
     found = Label(*((text or "").strip() or None for text in (part, batch, view)))
     for name, text in found._asdict().items():
-        if text and (len(text) > MOST_LABEL or not text.isprintable()):
-            raise InputError(f"{name}={text!r:.60} has not 1 to {MOST_LABEL} characters that can be printed")
+        if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable()):
+            raise InputError(
+                f"{name}={text!r:.60} has not 1 to {MAX_LABEL_LENGTH} characters that can be printed"
+            )
     return found
 
 
 @dataclass(frozen=True)
-class Request:
+class KeyedRequest:
     """Request under a key.
 
     key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; a trigger has none.
@@ -181,7 +183,7 @@ class Request:
 
     def possible_keys(self) -> list[str]:
         """Keys in the store under which any request with the sender's key may have been recorded."""
-        form, places = replace(self, is_form=True), MOST_FILES if self.is_form else 1
+        form, places = replace(self, is_form=True), MAX_FILES if self.is_form else 1
         return [replace(self, is_form=False).key_of(0), *map(form.key_of, range(places))]
 
     def matches(self, row: Any) -> bool:
@@ -193,17 +195,19 @@ class Request:
         return bool(same) and not self.is_form
 
 
-def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP) -> Request:
+def upload_request(
+    key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP
+) -> KeyedRequest:
     """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     said = *label[:2], *pictures, *_view_fields(label)
-    return Request(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
+    return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
 
 
-def triggered(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> Request:
+def trigger_request(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> KeyedRequest:
     """Request that takes a frame of a camera."""
     said = None if camera is None else str(camera), *label[:2], *_view_fields(label)
-    return Request(key, _hash("trigger", *said), scheme=scheme)
+    return KeyedRequest(key, _hash("trigger", *said), scheme=scheme)
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
-from flawscope.artefact.files import EXPORTED, digest_of
+from flawscope.artefact.files import EXPORTED_SUFFIX, file_sha256
 from flawscope.artefact.joint_file import read_manifests
 from flawscope.artefact.model_file import Manifest
 from flawscope.errors import InputError
@@ -24,7 +24,7 @@ from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
 from flawscope.station.store.insert import add_product, lock_products
 from flawscope.station.store.open_models import AddressModel, Model, OpenModels, ProductModel
-from flawscope.station.store.records import REMOVED, add_event, fetch_row, iso
+from flawscope.station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
 from flawscope.station.store.schema import (
     candidates,
     events,
@@ -34,7 +34,7 @@ from flawscope.station.store.schema import (
     versions,
 )
 
-ADDED, ACTIVATED = "version added", "version activated"  # events
+VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
 
 
 class ModelRegistry:
@@ -69,7 +69,7 @@ class ModelRegistry:
         """
         path = Path(model)
         manifest = read_manifest(path)
-        digest = digest_of(path)
+        digest = file_sha256(path)
         if (existing := self._find_by_hash(product_id, digest)) is not None:
             return existing
         with self._copied_file(path, digest, origin) as file, self.database.writing() as connection:
@@ -92,7 +92,7 @@ class ModelRegistry:
         path = Path(model)
         manifests = read_manifests(path)
         with (
-            self._copied_file(path, digest_of(path), origin) as file,
+            self._copied_file(path, file_sha256(path), origin) as file,
             self.database.writing() as connection,
         ):
             self._lock_all(connection, [entry_id])
@@ -140,7 +140,7 @@ class ModelRegistry:
         learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
         if pixel_rows := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
             connection.execute(learnt_pixels.insert(), pixel_rows)
-        add_event(connection, ADDED, who, f"version {number} from {file['origin']}", product_id)
+        add_event(connection, VERSION_ADDED, who, f"version {number} from {file['origin']}", product_id)
         return int(number)
 
     def _find_by_hash(self, product_id: int, digest: str) -> int | None:
@@ -164,7 +164,9 @@ class ModelRegistry:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             connection.execute(delete(versions).where(versions.c.id == number))
-            add_event(connection, REMOVED, "station", f"version {number}, which was never used", product_id)
+            add_event(
+                connection, REMOVED_EVENT, "station", f"version {number}, which was never used", product_id
+            )
 
         def is_unused() -> bool:
             with self.database.reading() as connection:
@@ -207,7 +209,7 @@ class ModelRegistry:
                 for row in rows:
                     where = products.c.id == row.product_id
                     connection.execute(update(products).where(where).values(active_version_id=row.id))
-                    add_event(connection, ACTIVATED, who, str(row.id), row.product_id)
+                    add_event(connection, VERSION_ACTIVATED, who, str(row.id), row.product_id)
             self.models.activate(models)
         return True
 
@@ -290,7 +292,7 @@ class ModelRegistry:
 
     def engine_for(self, path: Path) -> str | None:
         """Engine to open a model file with; None: the default."""
-        return self.engine if path.suffix.lower() == EXPORTED else None
+        return self.engine if path.suffix.lower() == EXPORTED_SUFFIX else None
 
     # ---- facts for people
 
@@ -322,7 +324,7 @@ class ModelRegistry:
         """Number of the version that was active before `active`; None: there was none."""
         query = (
             select(events.c.text)
-            .where(events.c.kind == ACTIVATED, events.c.product_id == product_id)
+            .where(events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id)
             .where(events.c.text != str(active))
             .order_by(events.c.id.desc())
             .limit(1)
@@ -361,7 +363,7 @@ def _activations(
 ) -> dict[int, list[dict[str, str]]]:
     """Time and person of each activation by version; number: of this version alone."""
     query = select(events.c.text, events.c.at, events.c.who).where(
-        events.c.kind == ACTIVATED, events.c.product_id == product_id
+        events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id
     )
     if number is not None:
         query = query.where(events.c.text == str(number))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, and_, false, func, or_, select
 
 from flawscope.station.store.database import Database
 from flawscope.station.store.insert import IS_OPEN
-from flawscope.station.store.records import NotFoundError, described, iso, shown
+from flawscope.station.store.records import NotFoundError, describe_inspections, inspection_query, iso
 from flawscope.station.store.schema import inspections, parts, products
 from flawscope.station.store.search import decode_cursor, encode_cursor
 
@@ -38,28 +38,28 @@ def decisions(database: Database, after: Mapping[int, int]) -> Iterator[tuple[in
     later = (
         and_(parts.c.product_id == product, parts.c.number > number) for product, number in after.items()
     )
-    query = all_parts().where(or_(false(), *later)).order_by(parts.c.product_id, parts.c.number)
+    query = part_query().where(or_(false(), *later)).order_by(parts.c.product_id, parts.c.number)
     with database.reading() as connection:
         rows = connection.execute(query).all()
-        found = described_parts(connection, rows)
+        found = describe_parts(connection, rows)
     yield from ((row.product_id, row.number, part) for row, part in zip(rows, found, strict=True))
 
 
-def last_decided(database: Database, product_id: int) -> dict[str, Any] | None:
+def last_decided_part(database: Database, product_id: int) -> dict[str, Any] | None:
     """The part that was decided on last, as the API shows it; None where there is none."""
     last = last_decision_numbers(database, [product_id]).get(product_id, 0)
     return next((part for *_, part in decisions(database, {product_id: last - 1})), None)
 
 
-def part_of(database: Database, product_id: int, number: int) -> dict[str, Any]:
+def find_part(database: Database, product_id: int, number: int) -> dict[str, Any]:
     """A part as the API shows it, with its views' inspections. NotFoundError."""
-    query = all_parts().where(parts.c.product_id == product_id, parts.c.id == number)
-    views = shown().where(inspections.c.part_id == number).order_by(inspections.c.id)
+    query = part_query().where(parts.c.product_id == product_id, parts.c.id == number)
+    views = inspection_query().where(inspections.c.part_id == number).order_by(inspections.c.id)
     with database.reading() as connection:
-        found = described_parts(connection, connection.execute(query).all())
+        found = describe_parts(connection, connection.execute(query).all())
         if not found:
             raise NotFoundError(f"there is no part {number}: it is the `part_id` of an inspection")
-        return {**found[0], "inspections": described(connection, connection.execute(views).all())}
+        return {**found[0], "inspections": describe_inspections(connection, connection.execute(views).all())}
 
 
 def search_parts(
@@ -72,7 +72,7 @@ def search_parts(
     limit: int = 50,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return parts as the API shows them, the newest first, and the next cursor. InputError: the cursor."""
-    query = all_parts().where(parts.c.product_id == product_id).order_by(parts.c.id.desc())
+    query = part_query().where(parts.c.product_id == product_id).order_by(parts.c.id.desc())
     if part:
         query = query.where(parts.c.part == part)
     if decision:
@@ -81,16 +81,16 @@ def search_parts(
         query = query.where(parts.c.id < decode_cursor(cursor))
     with database.reading() as connection:
         rows = connection.execute(query.limit(limit + 1)).all()
-        found = described_parts(connection, rows[:limit])
+        found = describe_parts(connection, rows[:limit])
     return found, encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
 
 
-def all_parts() -> Select[Any]:
-    """Query of the columns that `described_parts` needs."""
+def part_query() -> Select[Any]:
+    """Query of the columns that `describe_parts` needs."""
     return select(parts, products.c.name.label("product")).join_from(parts, products)
 
 
-def described_parts(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def describe_parts(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Parts as the API shows them."""
     views: dict[int, dict[str, int]] = defaultdict(dict)
     query = select(inspections.c.part_id, inspections.c.view, inspections.c.id).order_by(inspections.c.id)

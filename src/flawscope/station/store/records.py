@@ -22,11 +22,11 @@ from flawscope.station.store.insert import (
     add_product,
     insert_inspections,
     inspection_columns,
-    is_of,
+    is_at_address,
     is_worst_view,
     review_state,
 )
-from flawscope.station.store.inspection import Inspection, KeyUsedError, Request, format_time
+from flawscope.station.store.inspection import Inspection, KeyedRequest, KeyUsedError, format_time
 from flawscope.station.store.schema import (
     HOUR,
     events,
@@ -42,13 +42,13 @@ from flawscope.station.store.station_identity import find_other_station
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
-VERDICT, REMOVED = "verdict", "removed"  # events
+VERDICT_EVENT, REMOVED_EVENT = "verdict", "removed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
 _FIELDS = tuple(Inspection.model_fields)
 # Address of the current request's sender, for the events that it causes in any thread
-ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
+SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
 
 class NotFoundError(InputError):
@@ -79,7 +79,7 @@ def fetch_row(database: Database, table: Table, product_id: int, number: int) ->
     return row
 
 
-def microseconds(text: str) -> int:
+def parse_time(text: str) -> int:
     """Microseconds since 1970 of a date, or date and time, in UTC by default. InputError for other texts."""
     try:
         moment = datetime.fromisoformat(text)
@@ -89,7 +89,7 @@ def microseconds(text: str) -> int:
         raise InputError(f"{text!r:.60} is not a time: write 2026-11-22 or 2026-11-22T14:30:00Z") from None
 
 
-def holdable(number: int) -> int:
+def valid_id_or_zero(number: int) -> int:
     """The number if a column can hold it, else 0, which no record has."""
     return number if 0 <= number < 2**63 else 0
 
@@ -137,13 +137,13 @@ class Store:
         return {str(row.key): int(row.id) for row in self.find_by_keys(product_id, keys)}
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
-        """Inspections under these keys, with the columns that `Request.is_of` needs."""
+        """Inspections under these keys, with the columns that `KeyedRequest.is_of` needs."""
         columns = (inspections.c[name] for name in ("id", "key", "picture", "source", "request_hash"))
-        query = select(*columns).where(is_of(product_id), inspections.c.key.in_(keys))
+        query = select(*columns).where(is_at_address(product_id), inspections.c.key.in_(keys))
         with self.database.reading() as connection:
             return connection.execute(query).all()
 
-    def answered(self, product_id: int, request: Request) -> dict[int, int]:
+    def answered(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
         """Inspections that a request led to before: place of its picture -> number.
 
         Raises:
@@ -158,18 +158,22 @@ class Store:
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
         """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
-        query = shown().where(is_of(product_id), inspections.c.id == number)
+        query = inspection_query().where(is_at_address(product_id), inspections.c.id == number)
         with self.database.reading() as connection:
-            found = described(connection, connection.execute(query).all())
+            found = describe_inspections(connection, connection.execute(query).all())
         if not found:
             raise NotFoundError(self._not_found_text(number))
         return found[0]
 
     def several(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
         """Inspections as the API shows them, by number; numbers without an inspection are left out."""
-        query = shown().where(inspections.c.product_id == product_id, inspections.c.id.in_(numbers))
+        query = inspection_query().where(
+            inspections.c.product_id == product_id, inspections.c.id.in_(numbers)
+        )
         with self.database.reading() as connection:
-            return {one["id"]: one for one in described(connection, connection.execute(query).all())}
+            return {
+                one["id"]: one for one in describe_inspections(connection, connection.execute(query).all())
+            }
 
     def _not_found_text(self, number: int) -> str:
         """Text of the error that the product has no such inspection; names the station that has it."""
@@ -188,13 +192,15 @@ class Store:
             last: numbers of inspections that are returned only where there are no others.
         """
         where = inspections.c.product_id == product_id, IS_WAITING
-        query = shown().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        query = (
+            inspection_query().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        )
         with self.database.reading() as connection:
             rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
             if not rows and last:
                 rows = connection.execute(query).all()
             count = _waiting_count(connection, product_id)
-            return {"inspections": described(connection, rows), "waiting": count}
+            return {"inspections": describe_inspections(connection, rows), "waiting": count}
 
     def has_picture(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
@@ -255,10 +261,10 @@ class Store:
                     raise InputError(f"inspection {number} has no verdict to take back")
                 values = {**content, "inspection_id": number, "at": now(), "who": who, "key": key}
                 connection.execute(verdicts.insert().values(values))
-                add_event(connection, VERDICT, who, f"{verdict} on inspection {number}", product_id)
+                add_event(connection, VERDICT_EVENT, who, f"{verdict} on inspection {number}", product_id)
                 _apply_verdicts(connection, row)
-            rows = connection.execute(shown().where(inspections.c.id == number)).all()
-            return described(connection, rows)[0]
+            rows = connection.execute(inspection_query().where(inspections.c.id == number)).all()
+            return describe_inspections(connection, rows)[0]
 
     def mask_hash(self, number: int) -> str | None:
         """Hash of the mask of the last verdict; None where it has none."""
@@ -294,7 +300,7 @@ def add_event(
     address: str | None = None,
 ) -> None:
     """Record an event in the transaction of its cause. address: None: that of the current request."""
-    address = address or ADDRESS.get()
+    address = address or SENDER_ADDRESS.get()
     row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
     connection.execute(events.insert().values(**row, address=address and address[:64]))
 
@@ -359,8 +365,8 @@ def _verdict_counts(is_anomalous: bool, verdict: str | None) -> dict[str, int]:
 # -------------------------------------------------------------------------------------------------- as shown
 
 
-def shown() -> Select[Any]:
-    """Query of the columns that `described` needs."""
+def inspection_query() -> Select[Any]:
+    """Query of the columns that `describe_inspections` needs."""
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
     more = products.c.name.label("product"), parts.c.decision.label("part_decision")
     there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
@@ -368,14 +374,14 @@ def shown() -> Select[Any]:
     return select(inspections, *of_picture, *more).select_from(there)
 
 
-def fresh(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
+def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
     facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     alone = {"verdict": None, "part_id": None, "part_decision": None}  # of a picture that is judged alone
     return _describe(SimpleNamespace(**facts, **alone), None)
 
 
-def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def describe_inspections(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
     return [_describe(row, last.get(row.id)) for row in rows]

@@ -33,9 +33,9 @@ from sqlalchemy import (
 
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.station.settings.station import Keep
+from flawscope.station.settings.station import RetentionSettings
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, StrayFiles
+from flawscope.station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files, StrayFiles
 from flawscope.station.store.insert import lock_products
 from flawscope.station.store.schema import (
     deliveries,
@@ -113,7 +113,7 @@ class Retention:
         self,
         database: Database,
         files: Files,
-        keep: Keep,
+        keep: RetentionSettings,
         clock: Clock,
         ended: threading.Event | None = None,
     ):
@@ -244,7 +244,7 @@ class Retention:
             is_named = or_(exists().where(_SAME_PICTURE), _IS_LEARNT)
             connection.execute(delete(pictures).where(_PICTURE.in_(gone), ~is_named))
         for mask in masks:
-            self._stray_files.discard(MASKS, mask, MASK)
+            self._stray_files.discard(MASKS, mask, MASK_SUFFIX)
         self._pause(time.monotonic() - begun)
         return len(numbers)
 

@@ -26,10 +26,18 @@ from sqlalchemy import (
 
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.records import DEFECT, GOOD, described, holdable, iso, microseconds, shown
+from flawscope.station.store.records import (
+    DEFECT,
+    GOOD,
+    describe_inspections,
+    inspection_query,
+    iso,
+    parse_time,
+    valid_id_or_zero,
+)
 from flawscope.station.store.schema import HOUR, hours, inspections, pictures, versions
 
-MOST = 500  # inspections of a page
+MAX_PAGE_SIZE = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
 _UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
 _PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
@@ -42,7 +50,7 @@ _NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], st
     "score_min": (float, math.isfinite, "a number"),
     "score_max": (float, math.isfinite, "a number"),
     "version": (int, lambda number: 0 <= number < 2**63, "a number"),
-    "limit": (int, lambda number: 1 <= number <= MOST, f"a number from 1 to {MOST}"),
+    "limit": (int, lambda number: 1 <= number <= MAX_PAGE_SIZE, f"a number from 1 to {MAX_PAGE_SIZE}"),
 }
 
 
@@ -98,15 +106,17 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
         rows = connection.execute(query.limit(filters.limit + 1)).all()
         more = len(rows) > filters.limit
         rows = rows[: filters.limit]
-        found = described(connection, rows)
+        found = describe_inspections(connection, rows)
     return InspectionPage(found, encode_cursor(rows[-1].id) if more else None)
 
 
-def every(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
+def iterate_inspections(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
     """All inspections that match, read page by page."""
     cursor: str | None = filters.cursor
     while True:
-        page = search(database, product_id, Filters(**{**vars(filters), "cursor": cursor, "limit": MOST}))
+        page = search(
+            database, product_id, Filters(**{**vars(filters), "cursor": cursor, "limit": MAX_PAGE_SIZE})
+        )
         yield from page.inspections
         if (cursor := page.next) is None:
             return
@@ -147,7 +157,7 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     if asked.verdict == "none":
         wanted.append(column.verdict.is_(None))
     wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
-    return shown().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
+    return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
 
 def _text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
@@ -173,7 +183,7 @@ def _prefix_end(begin: str) -> str | None:
 
 def _parse_filter(name: str, text: str) -> Any:
     if name in ("since", "until"):
-        return microseconds(text)
+        return parse_time(text)
     if name in _CHOICES and text not in _CHOICES[name]:
         raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
     if name in _NUMBER_FILTERS:
@@ -196,7 +206,7 @@ def encode_cursor(number: int) -> str:
 def decode_cursor(cursor: str) -> int:
     try:
         number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
-        if holdable(number) != number:
+        if valid_id_or_zero(number) != number:
             raise ValueError
         return number
     except ValueError:  # also `binascii.Error`
@@ -331,7 +341,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Summary:
+class PeriodSummary:
     """Inspections between two times.
 
     counts: by `COUNT_NAMES`. hours: the same of each hour, with its beginning as `at`, microseconds since
@@ -348,7 +358,7 @@ class Summary:
     boxes: list[Box]
 
 
-def summary(database: Database, product_id: int, since: int, until: int) -> Summary:
+def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
     """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
     column = inspections.c
     within = (column.product_id == product_id, column.at >= since, column.at < until)
@@ -381,4 +391,4 @@ def summary(database: Database, product_id: int, since: int, until: int) -> Summ
         numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
     totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
-    return Summary(totals, by_hour, versions, numbers, example, boxes)
+    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes)

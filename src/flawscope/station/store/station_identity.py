@@ -108,7 +108,7 @@ def find_other_station(database: Database, number: int) -> str | None:
     return f"{row.name} ({row.address})" if row.address else str(row.name)
 
 
-def others(database: Database) -> list[dict[str, str]]:
+def products_elsewhere(database: Database) -> list[dict[str, str]]:
     """Products of the other stations whose address is known: name, station, address."""
     if database.is_sqlite:
         return []
@@ -124,7 +124,7 @@ def others(database: Database) -> list[dict[str, str]]:
         return [dict(row._mapping) for row in connection.execute(query)]
 
 
-def address_of(settings: Settings) -> str | None:
+def public_address(settings: Settings) -> str | None:
     """Address at which others reach the pages; None: there is none."""
     bound = settings.host not in ("", "0.0.0.0", "::", *LOOPBACK) and settings.port
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -135,7 +135,7 @@ def address_of(settings: Settings) -> str | None:
     return name.rstrip("/") if has_scheme else f"{'https' if settings.proxy else 'http'}://{name}"
 
 
-CONFIRMED = "clock_confirmed"  # event
+CLOCK_CONFIRMED = "clock_confirmed"  # event
 CLOCK_TOLERANCE = HOUR  # by which a clock may be set while the station runs
 SETTLING_TIME = HOUR // 6  # time after the start in which a time server may correct the clock
 

@@ -15,15 +15,15 @@ from fastapi.dependencies.models import Dependant
 from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
-from flawscope.errors import InputError, nearest
+from flawscope.errors import InputError, suggest_name
 from flawscope.station.access.roles import ADMIN, ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.files import MASK, MASKS
-from flawscope.station.store.inspection import SENT, Inspection
-from flawscope.station.store.records import holdable, microseconds
-from flawscope.station.store.search import MOST, Filters
+from flawscope.station.store.files import MASK_SUFFIX, MASKS
+from flawscope.station.store.inspection import HTTP_PREFIX, Inspection
+from flawscope.station.store.records import parse_time, valid_id_or_zero
+from flawscope.station.store.search import MAX_PAGE_SIZE, Filters
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.middleware import require_role
 
@@ -49,7 +49,7 @@ async def check_query_names(request: Request) -> None:
         if given.count(name) > 1:
             raise InputError(f"query parameter {name:.60} is given more than once: send one value")
         if name not in known:
-            raise InputError(f"there is no query parameter {name!r:.60}: {nearest(name, known)}")
+            raise InputError(f"there is no query parameter {name!r:.60}: {suggest_name(name, known)}")
 
 
 def _query_names(dependant: Dependant) -> set[str]:
@@ -148,7 +148,7 @@ def confirm_clock(station: StationDep, person: Engineer) -> Any:
 
 def parse_filters(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
     since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
     until: Annotated[str | None, Query(description="before this time")] = None,
@@ -180,7 +180,7 @@ def find_inspections(name: str, station: StationDep, filters: FiltersDep) -> Any
 
 @product_router.get("/inspections/{number}", response_model=Inspection)
 def one_inspection(name: str, number: int, station: StationDep) -> Any:
-    return station.inspection(name, holdable(number))
+    return station.inspection(name, valid_id_or_zero(number))
 
 
 # --------------------------------------------------------------------------------------------------- pictures
@@ -189,7 +189,7 @@ def one_inspection(name: str, number: int, station: StationDep) -> Any:
 @product_router.get("/inspections/{number}/picture", response_class=Response)
 def picture(name: str, number: int, station: StationDep) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, sent_name = station.shown.picture(station.product_id(name), holdable(number))
+    data, suffix, sent_name = station.shown.picture(station.product_id(name), valid_id_or_zero(number))
     stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
@@ -198,14 +198,14 @@ def picture(name: str, number: int, station: StationDep) -> Response:
 @product_router.get("/inspections/{number}/view", response_class=Response)
 def view(name: str, number: int, station: StationDep, side: Side = DEFAULT_SIDE) -> Response:
     """Return the picture upright, as WebP."""
-    data = station.shown.view(station.product_id(name), holdable(number), side)
+    data = station.shown.view(station.product_id(name), valid_id_or_zero(number), side)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
 @product_router.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(name: str, number: int, station: StationDep, side: Side = DEFAULT_SIDE) -> Response:
     """Return the picture with heat map and outlines, as WebP."""
-    data = station.shown.overlay(station.product_id(name), holdable(number), side)
+    data = station.shown.overlay(station.product_id(name), valid_id_or_zero(number), side)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
@@ -213,7 +213,7 @@ def overlay(name: str, number: int, station: StationDep, side: Side = DEFAULT_SI
 def anomaly_map(name: str, number: int, station: StationDep) -> Response:
     """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
     0 and 65535."""
-    data, low, high = station.shown.map(station.product_id(name), holdable(number))
+    data, low, high = station.shown.map(station.product_id(name), valid_id_or_zero(number))
     headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_CACHE_A_DAY}
     return Response(data, media_type="image/png", headers=headers)
 
@@ -222,7 +222,7 @@ def anomaly_map(name: str, number: int, station: StationDep) -> Response:
 def mask(name: str, number: int, station: StationDep) -> Response:
     """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
     defect is."""
-    data = station.shown.mask(station.product_id(name), holdable(number))
+    data = station.shown.mask(station.product_id(name), valid_id_or_zero(number))
     return Response(data, media_type="image/png")
 
 
@@ -239,12 +239,16 @@ def decide(
     name: str, number: int, request: Request, verdict: schemas.Verdict, station: StationDep, person: Operator
 ) -> Any:
     """Give a verdict on an inspection; `undo` takes the last verdict back."""
-    product_id, number, key = station.product_id(name), holdable(number), uploads.idempotency_key(request)
+    product_id, number, key = (
+        station.product_id(name),
+        valid_id_or_zero(number),
+        uploads.idempotency_key(request),
+    )
     mask_hash = None
     if verdict.mask is not None:
         mask_hash = _store_mask(station, product_id, number, verdict.mask)
     try:
-        details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{SENT}{key}"
+        details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{HTTP_PREFIX}{key}"
         inspection = station.store.decide(product_id, number, *details)
     finally:
         if mask_hash is not None:
@@ -264,7 +268,7 @@ def _store_mask(station: Station, product_id: int, number: int, encoded: str) ->
     except (binascii.Error, ValueError):
         raise InputError("the mask is not base64: send a PNG in base64") from None
     mask = uploads.normalize_mask(data, inspection["width"], inspection["height"], station.settings.limits)
-    return station.files.keep(MASKS, mask, MASK, hold=True)
+    return station.files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
 
 
 @product_router.get("/review", response_model=schemas.WaitingInspections)
@@ -272,7 +276,7 @@ def review(
     name: str,
     request: Request,
     station: StationDep,
-    limit: Annotated[int, Query(ge=1, le=MOST)] = 20,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 20,
     after: RecordNumber = 0,
     reader: Annotated[
         str, Query(max_length=64, description="of several at a time, any text of its own")
@@ -287,7 +291,7 @@ def review(
 @product_router.get("/trends", response_model=schemas.Trends)
 def trends(name: str, station: StationDep, since: str | None = None, until: str | None = None) -> Any:
     """Return scores over time: single inspections where they are few."""
-    bounds = (microseconds(text) if text else None for text in (since, until))
+    bounds = (parse_time(text) if text else None for text in (since, until))
     return station.trends(name, *bounds)
 
 

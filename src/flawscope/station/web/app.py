@@ -26,7 +26,7 @@ from flawscope.errors import InputError
 from flawscope.station.access.roles import PERSON_KEY
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
-from flawscope.station.store.files import ROOM
+from flawscope.station.store.files import RESERVED_BYTES
 from flawscope.station.web import (
     api,
     inspect_api,
@@ -216,7 +216,7 @@ class HttpServer(uvicorn.Server):
             raise InputError(f"{listen_address} cannot be used: {reason}") from None
 
 
-class Server(HttpServer):
+class StationServer(HttpServer):
     """HTTP server of a station. Shutdown ends the streams of open pages, which would go on for ever."""
 
     def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
@@ -257,7 +257,7 @@ class Server(HttpServer):
         await super().shutdown(sockets)
 
 
-def wait_for_room(settings: Settings, say: Callable[[str], None]) -> None:
+def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
     """Wait until the disk has room for a station to start.
 
     Raises:
@@ -276,11 +276,13 @@ def wait_for_room(settings: Settings, say: Callable[[str], None]) -> None:
 def has_disk_space(settings: Settings) -> bool:
     folder = Path(settings.store).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    return shutil.disk_usage(existing).free >= ROOM
+    return shutil.disk_usage(existing).free >= RESERVED_BYTES
 
 
 def disk_full_text(settings: Settings) -> str:
-    return f"less than {ROOM // 1024**2} MB are free on the disk of {settings.store}; free some space"
+    return (
+        f"less than {RESERVED_BYTES // 1024**2} MB are free on the disk of {settings.store}; free some space"
+    )
 
 
 class DiskFullServer(HttpServer):

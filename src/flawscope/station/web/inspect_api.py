@@ -12,13 +12,13 @@ from fastapi import Depends, Query, Request, Response
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.access.roles import SENDER
-from flawscope.station.inspecting.capacity import light
+from flawscope.station.inspecting.capacity import without_traceback
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.sources.trigger import in_time, shoot, submitted
+from flawscope.station.inspecting.writer import RecordedInspection
+from flawscope.station.sources.trigger import shoot, submit_request, wait_for_inspection
 from flawscope.station.station import Station
-from flawscope.station.store.inspection import Inspection, Label, triggered, uploaded
-from flawscope.station.store.records import fresh
+from flawscope.station.store.inspection import Inspection, Label, trigger_request, upload_request
+from flawscope.station.store.records import describe_new
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import PictureName, StationDep, api_router, file_body_schema, key_header_schema
 from flawscope.station.web.refusals import count_refusal, error_response, status_and_code
@@ -70,7 +70,7 @@ async def inspect(
         files, is_form = await uploads.read_uploads(request, file)
         key, data = uploads.idempotency_key(request), [picture.data for picture in files]
         scheme = station.addresses.scheme(name)
-        keyed = await asyncio.to_thread(uploaded, key, data, is_form, label, scheme) if key else None
+        keyed = await asyncio.to_thread(upload_request, key, data, is_form, label, scheme) if key else None
         pictures = [
             Picture(product_id, item.data, item.name, "http", due=due, **label.given()) for item in files
         ]
@@ -79,7 +79,7 @@ async def inspect(
                 replace(picture, key=keyed.key_of(place), request=keyed, hash=keyed.pictures[place])
                 for place, picture in enumerate(pictures)
             ]
-        numbers, answers = await submitted(station, product_id, keyed, pictures)
+        numbers, answers = await submit_request(station, product_id, keyed, pictures)
     except FlawscopeError as error:
         count_refusal(station, name, error)
         raise
@@ -91,13 +91,13 @@ async def inspect(
             if place in numbers:
                 inspection = await asyncio.to_thread(station.store.inspection, product_id, numbers[place])
             else:
-                recorded = await in_time(station, product_id, next(answers), due)
+                recorded = await wait_for_inspection(station, product_id, next(answers), due)
                 is_new |= recorded.is_new
                 inspection = await inspection_answer(station, product_id, recorded)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
-            code = count_refusal(station, name, light(error))
+            code = count_refusal(station, name, without_traceback(error))
             results.append({"name": picture.name, "error": str(error), "code": code})
     if first_error is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
@@ -109,12 +109,14 @@ async def inspect(
     return {"results": results} if is_form else results[0]["inspection"]
 
 
-async def inspection_answer(station: Station, product_id: int, recorded: Recorded) -> dict[str, Any]:
+async def inspection_answer(
+    station: Station, product_id: int, recorded: RecordedInspection
+) -> dict[str, Any]:
     """Return an inspection as the API answers it; of a view the store knows whether its part is decided on.
     product_id: of the product or joint model to which the request went."""
     if recorded.is_new and recorded.taken.parts is None:
         name = station.addresses.names[recorded.taken.product_id]
-        return fresh(recorded.number, recorded.taken, name)
+        return describe_new(recorded.number, recorded.taken, name)
     return await asyncio.to_thread(station.store.inspection, product_id, recorded.number)
 
 
@@ -151,7 +153,7 @@ async def trigger(
     try:
         product_id, due = station.addresses.address_id(name), station.due(name, deadline)
         key, scheme = uploads.idempotency_key(request), station.addresses.scheme(name)
-        keyed = triggered(key, camera, label, scheme) if key else None
+        keyed = trigger_request(key, camera, label, scheme) if key else None
         find_camera = partial(station.camera, name, camera)
         recorded = await shoot(station, name, find_camera, label, due, seconds, keyed)
         if isinstance(recorded, int):
@@ -160,7 +162,7 @@ async def trigger(
         inspection = await inspection_answer(station, product_id, recorded)
     except FlawscopeError as error:
         count_refusal(station, name, error)
-        return error_response(light(error))  # not raised: the traceback would hold the picture
+        return error_response(without_traceback(error))  # not raised: the traceback would hold the picture
     station.metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if recorded.is_new else 200
     return inspection

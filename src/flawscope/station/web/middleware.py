@@ -21,9 +21,9 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from flawscope.errors import InputError
 from flawscope.station.access.roles import LOCAL_PERSON, PERSON_KEY, VIEWER, Person, has_role
 from flawscope.station.access.users import SESSION_SECONDS, Access, ExpiredError
-from flawscope.station.settings.station import FOLDER, Settings
+from flawscope.station.settings.station import DEFAULT_FOLDER, Settings
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.records import ADDRESS
+from flawscope.station.store.records import SENDER_ADDRESS
 from flawscope.station.web.refusals import RefusedError, error_headers, error_response
 from flawscope.station.web.templates import SECURITY_HEADERS
 
@@ -86,7 +86,7 @@ def check_listen_address(settings: Settings, access: Access) -> None:
     if _is_loopback(_strip_brackets(settings.host)) or not access.is_open:
         return
     options = f"--station {settings.store}" if settings.database is None else "--settings station.yaml"
-    options = "" if options == f"--station {FOLDER}" else f" {options}"
+    options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
     raise InputError(
         f"host {settings.host} can be reached from other machines, and this station has no users: add one "
         f"with `flawscope station user add NAME --role admin{options}`, or listen on 127.0.0.1"
@@ -114,7 +114,7 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request = HTTPConnection(scope)
-        ADDRESS.set(client_ip(request))
+        SENDER_ADDRESS.set(client_ip(request))
         send_with_headers = _with_security_headers(scope, send)
         try:
             refusal = await self._check(request)

@@ -11,11 +11,11 @@ from fastapi import Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from flawscope.artefact.files import SUFFIXES
+from flawscope.artefact.files import MODEL_SUFFIXES
 from flawscope.errors import InputError
-from flawscope.station.learning.candidates import shown, trail
-from flawscope.station.store.files import unwritable
-from flawscope.station.store.records import holdable
+from flawscope.station.learning.candidates import describe_candidate, list_history
+from flawscope.station.store.files import write_error
+from flawscope.station.store.records import valid_id_or_zero
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Engineer, StationDep, api_router, file_body_schema, refusals
 from flawscope.station.web.refusals import RefusedError
@@ -183,8 +183,10 @@ async def add_version(
     """Add a model file as a version, which judges nothing until it is activated."""
     station.product_id(name)
     file_name = uploads.clean_name(file)
-    if PurePosixPath(file_name).suffix.lower() not in SUFFIXES or not re.fullmatch(r"\w[\w. -]*", file_name):
-        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(SUFFIXES)}")
+    if PurePosixPath(file_name).suffix.lower() not in MODEL_SUFFIXES or not re.fullmatch(
+        r"\w[\w. -]*", file_name
+    ):
+        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(MODEL_SUFFIXES)}")
     temporary = station.files.temporary(file_name)
     try:
         await save_body(request, temporary)
@@ -208,7 +210,7 @@ async def save_body(request: Request, path: Path) -> None:
             async for chunk in request.stream():
                 await asyncio.to_thread(file.write, chunk)
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise write_error(path, error) from None
 
 
 @router.post("/versions/{number}/activate", response_model=schemas.Product)
@@ -219,14 +221,14 @@ def activate(
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
     inspections."""
     losing = [] if options is None else options.losing
-    station.learning.activate(station.product_id(name), holdable(number), person.name, losing)
+    station.learning.activate(station.product_id(name), valid_id_or_zero(number), person.name, losing)
     return station.product_facts(name)
 
 
 @router.get("/versions/{number}/file", response_class=FileResponse)
 def version_file(name: str, number: int, station: StationDep, person: Engineer) -> FileResponse:
     """Return the model file of a version."""
-    path = station.versions.path(station.product_id(name), holdable(number))
+    path = station.versions.path(station.product_id(name), valid_id_or_zero(number))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
@@ -245,16 +247,18 @@ def learn(name: str, station: StationDep, person: Engineer, options: LearnOption
 
 @router.get("/candidates/{number}", response_model=Candidate)
 def candidate(name: str, number: int, station: StationDep) -> Any:
-    return shown(station.learning.candidates.row(station.product_id(name), holdable(number)))
+    return describe_candidate(
+        station.learning.candidates.row(station.product_id(name), valid_id_or_zero(number))
+    )
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
 def reject(name: str, number: int, station: StationDep, person: Engineer) -> Any:
     """Reject a candidate. Its version can still be activated."""
-    return station.learning.reject(station.product_id(name), holdable(number), person.name)
+    return station.learning.reject(station.product_id(name), valid_id_or_zero(number), person.name)
 
 
 @router.get("/trail", response_model=AuditTrail)
 def audit_trail(name: str, station: StationDep, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> Any:
     """List who added and activated versions, made candidates and gave verdicts, the latest first."""
-    return {"entries": trail(station.database, station.product_id(name), limit)}
+    return {"entries": list_history(station.database, station.product_id(name), limit)}

@@ -10,16 +10,16 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from flawscope.config import known
+from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
-from flawscope.station.learning.candidates import advice, trail
-from flawscope.station.shifts import Shift, ended
+from flawscope.station.learning.candidates import advice, list_history
+from flawscope.station.shifts import Shift, ended_shifts
 from flawscope.station.store.database import StoreError, now
-from flawscope.station.store.parts import last_decided, part_of
-from flawscope.station.store.records import NotFoundError, holdable, iso
+from flawscope.station.store.parts import find_part, last_decided_part
+from flawscope.station.store.records import NotFoundError, iso, valid_id_or_zero
 from flawscope.station.store.search import Filters
-from flawscope.station.store.station_identity import others
+from flawscope.station.store.station_identity import products_elsewhere
 from flawscope.station.web import templates
 from flawscope.station.web.middleware import require_role
 from flawscope.station.web.templates import Texts, quote_segment
@@ -105,7 +105,7 @@ class Page:
     def _other_stations(self) -> list[Any]:
         """Return products of other stations; none while the store is away."""
         try:
-            return list(others(self.station.database))
+            return list(products_elsewhere(self.station.database))
         except StoreError:
             return []
 
@@ -169,7 +169,7 @@ def live(product: str, page: Annotated[Page, product_page("live")]) -> Response:
     facts = {**page.station.flow(product), "waiting": page.station.store.waiting_count(page.product_id)}
     del facts["problem"]  # that is for engineers
     views = page.station.inspector.parts.views(page.product_id)
-    part = last_decided(page.station.database, page.product_id) if views else None
+    part = last_decided_part(page.station.database, page.product_id) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
     return page.render("live", sections=("live",), data={**data, "views": views, "part": part})
 
@@ -177,7 +177,7 @@ def live(product: str, page: Annotated[Page, product_page("live")]) -> Response:
 @page_router.get("/{product}/review")
 def review(product: str, page: Annotated[Page, product_page("review")], only: int | None = None) -> Response:
     """Show the review; only: number of one inspection, whether it waits or not."""
-    inspection = None if only is None else page.station.inspection(product, holdable(only))
+    inspection = None if only is None else page.station.inspection(product, valid_id_or_zero(only))
     return page.render("review", sections=("review",), data={"only": inspection})
 
 
@@ -232,7 +232,7 @@ def _report_periods(station: Station, seconds: float | None) -> list[dict[str, s
     """Return the periods that a report can be of: the range on the page, and the last shifts."""
     time = now()
     range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    return [shift.to_dict() for shift in (*range_period, *ended(station.settings.shifts, time)[::-1])]
+    return [shift.to_dict() for shift in (*range_period, *ended_shifts(station.settings.shifts, time)[::-1])]
 
 
 @page_router.get("/{product}/models")
@@ -251,7 +251,7 @@ def models(page: Annotated[Page, product_page("models")]) -> Response:
         learning=learning,
         candidates=candidates,
         newest=candidates[0]["id"] if candidates else None,
-        trail=trail(station.database, product_id, 100),
+        trail=list_history(station.database, product_id, 100),
         active=active,
         others=[v for v in versions["versions"] if v is not active and v["id"] not in ready_versions],
         advice={c["id"]: advice(c, versions["active"]) for c in candidates},
@@ -283,8 +283,8 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)]) -> Response:
 
 @page_router.get("/{product}/inspections/{number}")
 def inspection(product: str, number: int, page: Annotated[Page, product_page("inspection")]) -> Response:
-    item = page.station.inspection(product, holdable(number))
-    part = part_of(page.station.database, page.product_id, item["part_id"]) if item["part_id"] else None
+    item = page.station.inspection(product, valid_id_or_zero(number))
+    part = find_part(page.station.database, page.product_id, item["part_id"]) if item["part_id"] else None
     return page.render("inspection", sections=("inspection",), item=item, whole=part, data={"id": number})
 
 
@@ -293,14 +293,16 @@ def compare(product: str, page: Annotated[Page, product_page("compare")]) -> Res
     """Compare two inspections: a and b, or `id` twice, which the history's boxes send without a script."""
     query = page.request.query_params
     sent_ids = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
-    numbers = [holdable(int(text)) for text in sent_ids if text.isdecimal() and len(text) < 20][:2]
+    numbers = [valid_id_or_zero(int(text)) for text in sent_ids if text.isdecimal() and len(text) < 20][:2]
     pair = [page.station.inspection(product, number) for number in numbers]
     return page.render("compare", sections=("inspection",), pair=pair if len(pair) == 2 else None)
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
     """Return filters as a query of the API, whose `name` is the product's: `file` is the picture's."""
-    return {"file" if key == "name" else key: text for key, text in known(Filters, query).items()}
+    return {
+        "file" if key == "name" else key: text for key, text in keep_known_settings(Filters, query).items()
+    }
 
 
 def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:

@@ -23,9 +23,9 @@ from flawscope.station.access import audit
 from flawscope.station.access.roles import ADMIN
 from flawscope.station.store.database import Database
 from flawscope.station.store.inspection import Inspection
-from flawscope.station.store.parts import part_of, search_parts
-from flawscope.station.store.records import holdable, microseconds
-from flawscope.station.store.search import MOST, Filters, every
+from flawscope.station.store.parts import find_part, search_parts
+from flawscope.station.store.records import parse_time, valid_id_or_zero
+from flawscope.station.store.search import MAX_PAGE_SIZE, Filters, iterate_inspections
 from flawscope.station.web import schemas
 from flawscope.station.web.api import Engineer, FiltersDep, StationDep, api_router, attachment
 from flawscope.station.web.pages import Page, html_router
@@ -76,7 +76,7 @@ class AuditPage(BaseModel):
 def find_parts(
     name: str,
     station: StationDep,
-    limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     part: Annotated[str, Query(description="its number")] = "",
     decision: Literal["", "good", "anomalous", "incomplete", "open"] = "",
@@ -92,7 +92,7 @@ def find_parts(
 @router.get("/parts/{number}", response_model=schemas.PartWithInspections)
 def one_part(name: str, number: int, station: StationDep) -> Any:
     """Return a part with its views' inspections, by its id."""
-    return part_of(station.database, station.product_id(name), holdable(number))
+    return find_part(station.database, station.product_id(name), valid_id_or_zero(number))
 
 
 @router.get(
@@ -127,12 +127,12 @@ def audit_log(
     since: TimeQuery = "",
     until: TimeQuery = "",
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
 ) -> Any:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
-    ends = {"since": microseconds(since) if since else None, "until": microseconds(until) if until else None}
-    last_id = None if before is None else holdable(before)
+    ends = {"since": parse_time(since) if since else None, "until": parse_time(until) if until else None}
+    last_id = None if before is None else valid_id_or_zero(before)
     found = audit.search(station.database, text=text, about=about, **ends, before=last_id, limit=limit + 1)
     has_more = len(found) > limit
     return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}
@@ -163,7 +163,7 @@ def audit_page(request: Request) -> Response:
 def table_rows(database: Database, product_id: int, filters: Filters) -> Iterator[Sequence[Any]]:
     """Yield the header of a spreadsheet, then a row for each inspection."""
     yield COLUMNS
-    for inspection in every(database, product_id, filters):
+    for inspection in iterate_inspections(database, product_id, filters):
         yield [_text_cell(name, inspection[name]) for name in COLUMNS]
 
 
@@ -179,7 +179,7 @@ def write_parquet(database: Database, product_id: int, filters: Filters) -> IO[b
 
     schema = pa.schema([(name, column_type(name, field)) for name, field in Inspection.model_fields.items()])
     file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by whoever reads it)
-    rows = every(database, product_id, filters)
+    rows = iterate_inspections(database, product_id, filters)
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, ROW_GROUP_SIZE)):
             columns = {name: [_json_cell(name, inspection[name]) for inspection in group] for name in COLUMNS}

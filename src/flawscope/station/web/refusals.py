@@ -17,8 +17,8 @@ from flawscope.station.access.users import ExpiredError
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.inspecting.worker import LateError, ModelError
-from flawscope.station.learning.learning import LosesError
-from flawscope.station.setup.drafts import TakenError
+from flawscope.station.learning.learning import DefectsLostError
+from flawscope.station.setup.drafts import NameTakenError
 from flawscope.station.sources.source import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.inspection import KeyUsedError
@@ -40,8 +40,8 @@ _CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
     (NoFrameError, 504, "no_frame"),
     (TooLargeError, 422, "too_many_pixels"),
     (KeyUsedError, 409, "key_used"),
-    (TakenError, 409, "name_taken"),
-    (LosesError, 409, "loses_defects"),
+    (NameTakenError, 409, "name_taken"),
+    (DefectsLostError, 409, "loses_defects"),
     (InputError, 422, "invalid"),
 )
 

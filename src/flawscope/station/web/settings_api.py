@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from flawscope.config import is_needed
+from flawscope.config import is_required
 from flawscope.errors import InputError
 from flawscope.station.access.roles import ADMIN, ROLES
 from flawscope.station.settings import plugins
 from flawscope.station.settings.sinks import MqttSettings
-from flawscope.station.settings.station import Keep, Limits
+from flawscope.station.settings.station import Limits, RetentionSettings
 from flawscope.station.station import Station
 from flawscope.station.store.records import iso
 from flawscope.station.web.api import Admin, StationDep, api_router
@@ -253,16 +253,16 @@ def _form_fields(settings_class: type[Any], current: Any = None) -> Iterator[dic
             "choices": get_args(hint) if get_origin(hint) is Literal else (),
             "default": field.default if current is None and field.default is not MISSING else None,
             "value": None if is_secret else getattr(current, field.name, None),
-            "needed": is_needed(field),
+            "needed": is_required(field),
         }
 
 
 def _plugin_forms(group: str) -> dict[str, list[dict[str, Any]]]:
     """Return the form fields of each installed plugin that can be loaded."""
     forms = {}
-    for name in plugins.names(group):
+    for name in plugins.plugin_names(group):
         with suppress(Exception):
-            forms[name] = list(_form_fields(plugins.plugin(group, name).settings))
+            forms[name] = list(_form_fields(plugins.load_plugin(group, name).settings))
     return forms
 
 
@@ -273,8 +273,11 @@ def settings_page(request: Request) -> Response:
     current = page.station.settings
     facts["forms"] = {
         "limits": list(_form_fields(Limits, current.limits)),
-        "keep": list(_form_fields(Keep, current.keep)),
+        "keep": list(_form_fields(RetentionSettings, current.keep)),
         "mqtt": list(_form_fields(MqttSettings, current.mqtt)),
     }
-    facts["plugins"] = {"sources": _plugin_forms(plugins.SOURCES), "sinks": _plugin_forms(plugins.SINKS)}
+    facts["plugins"] = {
+        "sources": _plugin_forms(plugins.SOURCE_GROUP),
+        "sinks": _plugin_forms(plugins.SINK_GROUP),
+    }
     return page.render("settings", sections=("settings",), settings=facts)

@@ -14,11 +14,11 @@ from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.station.access.roles import ADMIN, ENGINEER, has_role
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.inspecting.renderings import reduced, webp
+from flawscope.station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope.station.setup.draft import READY, Draft
-from flawscope.station.sources.source import Triggered
-from flawscope.station.sources.trigger import shot_of
-from flawscope.station.store.records import REMOVED, NotFoundError
+from flawscope.station.sources.source import TriggeredSource
+from flawscope.station.sources.trigger import wait_for_shot
+from flawscope.station.store.records import REMOVED_EVENT, NotFoundError
 from flawscope.station.web import schemas, setup_schemas, uploads
 from flawscope.station.web.api import (
     DEFAULT_SIDE,
@@ -88,7 +88,7 @@ def remove_draft(name: str, station: StationDep, person: Engineer) -> None:
     """Remove a product that was begun, with its pictures. What went live stays."""
     station.drafts.remove(name)
     station.made.tidy(name)
-    station.store.note_event(REMOVED, person.name, f"pictures of the new product {name}")
+    station.store.note_event(REMOVED_EVENT, person.name, f"pictures of the new product {name}")
 
 
 # --------------------------------------------------------------------------------------------------- pictures
@@ -142,7 +142,7 @@ async def preview(
     picture = await _capture(station, draft, product, camera)
 
     def preview_facts() -> dict[str, Any]:
-        webp_bytes = webp(reduced(picture.data, picture.name, PREVIEW_SIDE, draft.memory))
+        webp_bytes = encode_webp(reduce_picture(picture.data, picture.name, PREVIEW_SIDE, draft.memory))
         comparison = station.drafts.captures.seen(draft, picture.data)
         return {**comparison, "picture": base64.b64encode(webp_bytes).decode()}
 
@@ -152,10 +152,10 @@ async def preview(
 async def _capture(station: StationDep, draft: Draft, product: str | None, number: int | None) -> Picture:
     """Take a picture with a camera: number `number` of a product, or the draft's own."""
     if product is None:
-        camera: Triggered = await asyncio.to_thread(station.drafts.captures.camera, draft)
+        camera: TriggeredSource = await asyncio.to_thread(station.drafts.captures.camera, draft)
     else:
         camera = station.camera(product, number)
-    return await asyncio.to_thread(camera.picture, await shot_of(camera, FRAME_SECONDS, None), None)
+    return await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
 
 
 @router.put("/{name}/source", response_model=setup_schemas.NewProductState)
@@ -298,12 +298,12 @@ def new_page(request: Request) -> Response:
 def draft_page(name: str, request: Request) -> Response:
     page = Page(request, "new")
     state = page.station.drafts.facts(page.station.drafts.draft(name))
-    methods = {method.name: method.learns_in_steps for method in registry.loadable()}
+    methods = {method.name: method.learns_in_steps for method in registry.loadable_methods()}
     cameras = [
         (product, source.number)
         for product, sources in page.station.sources.items()
         for source in sources
-        if isinstance(source, Triggered)
+        if isinstance(source, TriggeredSource)
     ]
     facts: dict[str, Any] = {"name": name, "methods": methods, "cameras": cameras}
     facts["may_name"] = has_role(page.person, ADMIN)

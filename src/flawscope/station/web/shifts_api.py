@@ -9,12 +9,12 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from flawscope.errors import InputError
-from flawscope.station.shifts import DAY, Shift, ended
-from flawscope.station.shifts.reports import images, message, rows, table
+from flawscope.station.shifts import DAY, Shift, ended_shifts
+from flawscope.station.shifts.reports import hourly_csv, hourly_rows, report_images, shift_message
 from flawscope.station.station import Station
 from flawscope.station.store.database import now
-from flawscope.station.store.records import iso, microseconds
-from flawscope.station.store.search import Summary, summary
+from flawscope.station.store.records import iso, parse_time
+from flawscope.station.store.search import PeriodSummary, summarize_period
 from flawscope.station.web import schemas
 from flawscope.station.web.api import StationDep, api_router, attachment
 from flawscope.station.web.pages import Page
@@ -30,7 +30,7 @@ router = api_router()
 def shifts(name: str, station: StationDep) -> Any:
     """List the shifts that ended in the last days, the latest first; none where the settings name none."""
     station.product_id(name)
-    return [shift.to_dict() for shift in ended(station.settings.shifts, now())[::-1]]
+    return [shift.to_dict() for shift in ended_shifts(station.settings.shifts, now())[::-1]]
 
 
 @router.get(
@@ -48,22 +48,22 @@ def shift_report(
 ) -> Response:
     """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
     for Excel, or the counts as the webhook gets them."""
-    product_id, begin, end = station.product_id(name), microseconds(since), microseconds(until)
+    product_id, begin, end = station.product_id(name), parse_time(since), parse_time(until)
     if not begin < end <= begin + MAX_REPORT_DAYS * DAY:
         raise InputError(f"until must be later than since, by {MAX_REPORT_DAYS} days at most")
-    found = summary(station.store.database, product_id, begin, end)
-    recent_shifts = ended(station.settings.shifts, now())
+    found = summarize_period(station.store.database, product_id, begin, end)
+    recent_shifts = ended_shifts(station.settings.shifts, now())
     shift_name = next((recent.name for recent in recent_shifts if recent[1:] == (begin, end)), "")
     shift = Shift(shift_name, begin, end)
     file = f"{name}-{iso(begin)[:10]}{shift_name and '-'}{shift_name}"
     if format == "csv":
-        return Response(table(found), media_type=CSV, headers=attachment(f"{file}.csv"))
+        return Response(hourly_csv(found), media_type=CSV, headers=attachment(f"{file}.csv"))
     if format == "xlsx":
-        content, headers = write_workbook(rows(found)).read(), attachment(f"{file}.xlsx")
+        content, headers = write_workbook(hourly_rows(found)).read(), attachment(f"{file}.xlsx")
         return Response(content, media_type=XLSX, headers=headers)
     if format == "json":
-        return JSONResponse(message(name, product_id, shift, found).data)
-    drawings = images(station.shown, product_id, found)
+        return JSONResponse(shift_message(name, product_id, shift, found).data)
+    drawings = report_images(station.shown, product_id, found)
     document = render_report(station, Page(request, "trends").texts, name, shift, found, drawings)
     return Response(document, media_type="text/html", headers=attachment(f"{file}.html"))
 
@@ -77,7 +77,7 @@ def install_report_renderer(station: Station) -> None:
 
 
 def render_report(
-    station: Station, words: Texts, product: str, shift: Shift, found: Summary, drawings: dict[str, Any]
+    station: Station, words: Texts, product: str, shift: Shift, found: PeriodSummary, drawings: dict[str, Any]
 ) -> str:
     """Render a report as one HTML file."""
     settings = station.settings.shifts

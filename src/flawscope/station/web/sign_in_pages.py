@@ -18,11 +18,11 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.station.access.roles import ROLES
 from flawscope.station.access.sign_in import SignInError
-from flawscope.station.settings.openid import OpenId
-from flawscope.station.settings.values import secret, trusting
+from flawscope.station.settings.openid import OpenIdSettings
+from flawscope.station.settings.values import secret, tls_context
 from flawscope.station.station import Station
 from flawscope.station.web.middleware import COMPANY_PATH, client_ip, delete_cookie, local_path, set_cookie
 from flawscope.station.web.pages import Page
@@ -108,12 +108,12 @@ class CompanyMember:
 class OpenIdProvider:
     """An OpenID Connect provider. Methods raise ProviderError."""
 
-    def __init__(self, settings: OpenId):
+    def __init__(self, settings: OpenIdSettings):
         from authlib.integrations.starlette_client import OAuth  # of an extra
 
         self._settings = settings
         try:
-            certificates = trusting(settings.ca_file)
+            certificates = tls_context(settings.ca_file)
         except InputError as error:
             raise InputError(f"openid: ca_file: {error}") from None
         file = settings.secret_file
@@ -171,10 +171,10 @@ class OpenIdProvider:
 
 
 def _to_provider_error(error: Exception) -> ProviderError:
-    return ProviderError(one_line(error) or type(error).__name__)
+    return ProviderError(one_line_message(error) or type(error).__name__)
 
 
-def company_sign_in_app(station: Station, settings: OpenId) -> ASGIApp:
+def company_sign_in_app(station: Station, settings: OpenIdSettings) -> ASGIApp:
     """Make the pages below `COMPANY` that lead to a company's sign-in and back. Their own cookie, which a
     provider's redirect brings along, keeps state, nonce and code verifier."""
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra

@@ -150,5 +150,5 @@ def quote_segment(name: str | None) -> str:
 def _environment() -> Any:
     environment = html.environment(lambda name: (_ASSETS / name).read_text(encoding="utf-8"))
     environment.filters["part"] = quote_segment
-    environment.globals |= {"tabs": TABS, "languages": LANGUAGES, "for_script": html.for_script}
+    environment.globals |= {"tabs": TABS, "languages": LANGUAGES, "for_script": html.script_json}
     return environment

@@ -19,10 +19,10 @@ from starlette.requests import Request
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.station.access.roles import PERSON_KEY, SENDER
-from flawscope.station.inspecting.picture import checked, last_part
-from flawscope.station.inspecting.renderings import png
+from flawscope.station.inspecting.picture import base_name, check_picture
+from flawscope.station.inspecting.renderings import encode_png
 from flawscope.station.settings.station import Limits
-from flawscope.station.store.inspection import MOST_FILES, MOST_LABEL, Label, labelled
+from flawscope.station.store.inspection import MAX_FILES, MAX_LABEL_LENGTH, Label, make_label
 from flawscope.station.web.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]
 async def _read_form(request: Request) -> list[Upload]:
     try:
         async with request.form(
-            max_files=MOST_FILES, max_fields=20, max_part_size=get_body(request).max_bytes
+            max_files=MAX_FILES, max_fields=20, max_part_size=get_body(request).max_bytes
         ) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             for name in Label._fields:
@@ -194,7 +194,7 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
     Raises:
         InputError: the mask is no PNG, or of another shape.
     """
-    suffix, facts = checked(data, "the mask", limits)
+    suffix, facts = check_picture(data, "the mask", limits)
     rows, columns = facts.height, facts.width
     if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
@@ -204,12 +204,12 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
     image = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.NEAREST)
-    return png(np.asarray(image))
+    return encode_png(np.asarray(image))
 
 
 def clean_name(name: str) -> str:
     """Return the last part of the path that a sender gave, 200 characters at most."""
-    return last_part(name).strip()[:200]
+    return base_name(name).strip()[:200]
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -227,11 +227,11 @@ def idempotency_key(request: Request) -> str | None:
 
 
 async def parse_label(
-    part: Annotated[str, Query(description=f"its number; {MOST_LABEL} characters at most")] = "",
+    part: Annotated[str, Query(description=f"its number; {MAX_LABEL_LENGTH} characters at most")] = "",
     batch: Annotated[str, Query(description="that the part belongs to")] = "",
     view: Annotated[
         str, Query(description="of the part, where the model judges parts in several views")
     ] = "",
 ) -> Label:
     """Dependency: return the label of a request's pictures. InputError where it is invalid."""
-    return labelled(part, batch, view)
+    return make_label(part, batch, view)

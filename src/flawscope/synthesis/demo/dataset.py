@@ -69,7 +69,7 @@ def draw_picture(
     part, light, flaw = (int(s) for s in rng.integers(2**63, size=3))
 
     def shoot(canvas: Floats) -> Picture:
-        return scene.sensor(canvas, np.random.default_rng(light))
+        return scene.simulate_sensor(canvas, np.random.default_rng(light))
 
     canvas = known.render(size, np.random.default_rng(part), None)
     good = shoot(canvas)

@@ -30,7 +30,7 @@ _ZOOM = 2  # drawn at this multiple of the size, then averaged
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
     """A piece of fabric as light, `[size, size, 3]` float32; with a flaw, otherwise the same piece."""
     fine = size * _ZOOM
-    frame = scene.place(fine, rng, shift=2 * _PITCH, degrees=2)
+    frame = scene.random_frame(fine, rng, shift=2 * _PITCH, degrees=2)
     wander = [perlin_noise((size, size), (4, 4), rng).repeat(_ZOOM, 0).repeat(_ZOOM, 1) for _ in range(2)]
     x = frame.u / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[0]
     y = frame.v / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[1]
@@ -125,7 +125,7 @@ def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float
     distance = distance * np.exp(0.45 * fractal_noise((size, size), (10, 10), rng, octaves=3))
     canvas *= 1 - 0.35 * smooth((1.45 - distance) / 0.45)[..., None]
     ground = 26 + 10 * smooth(distance) + 14 * np.maximum(-scene.light_on_slope(x, y), 0) * smooth(distance)
-    scene.lay(canvas, ground[..., None] * np.asarray((1, 0.97, 0.92)), smooth((1.06 - distance) / 0.12))
+    scene.composite(canvas, ground[..., None] * np.asarray((1, 0.97, 0.92)), smooth((1.06 - distance) / 0.12))
     for _ in range(int(5 + radius)):
         angle = rng.uniform(0, 2 * np.pi)
         root = np.asarray([math.sin(angle), math.cos(angle)]) * radius * rng.uniform(0.9, 1.15)
@@ -135,4 +135,4 @@ def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float
         path = root + steps * np.stack([np.sin(bend), np.cos(bend)], 1) + (centre[0] + 0.5, centre[1] + 0.5)
         colour = (_WARP if rng.random() < 0.5 else _WEFT) * rng.uniform(0.5, 0.95)
         widths = np.linspace(1.3, 0.5, 6) * max(scale, 0.5)
-        scene.lay(canvas, colour, 0.85 * line_coverage((size, size), path, widths))
+        scene.composite(canvas, colour, 0.85 * line_coverage((size, size), path, widths))

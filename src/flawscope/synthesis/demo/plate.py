@@ -14,7 +14,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.synthesis.demo import scene
-from flawscope.synthesis.demo.scene import Flaw, Frame, cover, lay, light_on_slope, rounded_box, smooth
+from flawscope.synthesis.demo.scene import (
+    Flaw,
+    Frame,
+    composite,
+    light_on_slope,
+    pixel_coverage,
+    rounded_box,
+    smooth,
+)
 from flawscope.synthesis.masks import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
@@ -51,7 +59,7 @@ class _PlateVariation(NamedTuple):
 
 
 def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
-    frame = scene.place(size, rng, shift=4, degrees=2)
+    frame = scene.random_frame(size, rng, shift=4, degrees=2)
     return _PlateVariation(
         frame,
         _brushed(frame, size, rng),
@@ -98,7 +106,9 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     slope_y, slope_x = np.gradient(edge)
     facing = (slope_x * scene.LIGHT[0] + slope_y * scene.LIGHT[1]) * scale
     face += 52 * facing * smooth(1 + edge / 5) - 14 * np.exp(-(((edge + 5.2) / 0.8) ** 2))
-    lay(canvas, face[..., None] * np.asarray((0.985, 1.0, 1.02), np.float32), cover(edge, scale))
+    composite(
+        canvas, face[..., None] * np.asarray((0.985, 1.0, 1.02), np.float32), pixel_coverage(edge, scale)
+    )
 
     _draw_boss(canvas, part)
     missing = _choose_missing(flaw) if flaw and name == "missing_part" else ""
@@ -130,42 +140,56 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     face += 9 * np.interp(radius * 3, np.arange(260), part.grooves).astype(np.float32)
     face += 46 * towards * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
     face -= 60 * towards * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards
-    lay(
+    composite(
         canvas,
         face[..., None] * np.asarray((1.0, 1.0, 1.01), np.float32),
-        cover(radius - _BOSS_RADIUS, scale),
+        pixel_coverage(radius - _BOSS_RADIUS, scale),
     )
     wall = smooth((radius - 0.7 * _BORE) / (0.3 * _BORE))
     depth = 17 + 40 * wall * np.maximum(-towards, 0) ** 2 + 8 * wall
-    lay(canvas, depth[..., None] * np.asarray((0.95, 1.0, 1.08), np.float32), cover(radius - _BORE, scale))
+    composite(
+        canvas,
+        depth[..., None] * np.asarray((0.95, 1.0, 1.08), np.float32),
+        pixel_coverage(radius - _BORE, scale),
+    )
 
 
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
     """A drilled hole with a chamfer."""
     distance, towards = np.hypot(u, v), light_on_slope(u, v)
-    lay(canvas, (150 - 70 * towards)[..., None], cover(distance - np.float32(radius + 1.8), scale))
+    composite(
+        canvas, (150 - 70 * towards)[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale)
+    )
     depth = 20 + 46 * np.maximum(-towards, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
-    lay(canvas, depth[..., None], cover(distance - np.float32(radius), scale))
+    composite(canvas, depth[..., None], pixel_coverage(distance - np.float32(radius), scale))
 
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
     """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance, towards = np.hypot(u, v), light_on_slope(u, v)
-    lay(canvas, (96 - 62 * towards)[..., None], cover(distance - np.float32(_SCREW_RADIUS + 2.6), scale))
-    lay(canvas, np.full(3, 34.0), cover(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
+    composite(
+        canvas,
+        (96 - 62 * towards)[..., None],
+        pixel_coverage(distance - np.float32(_SCREW_RADIUS + 2.6), scale),
+    )
+    composite(canvas, np.full(3, 34.0), pixel_coverage(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
     if not there:
         floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
-        lay(canvas, floor[..., None], cover(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
+        composite(canvas, floor[..., None], pixel_coverage(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
         _draw_hole(canvas, u, v, 5.0, scale)
         return
     brass = np.asarray((1.0, 0.84, 0.53), np.float32)
     dome = 184 + 62 * towards * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
     dome += 26 * np.exp(-((u + 4) ** 2 + (v + 5) ** 2) / 22)
-    lay(canvas, dome[..., None] * brass, cover(distance - np.float32(_SCREW_RADIUS), scale))
+    composite(canvas, dome[..., None] * brass, pixel_coverage(distance - np.float32(_SCREW_RADIUS), scale))
     socket = scene.hexagon(u, v, 6.0, turn)
-    lay(canvas, (150 - 60 * towards)[..., None] * brass, cover(socket - np.float32(0.9), scale))
+    composite(
+        canvas, (150 - 60 * towards)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
+    )
     deep = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
-    lay(canvas, deep[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), cover(socket, scale))
+    composite(
+        canvas, deep[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -217,7 +241,7 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     window = (slice(top, top + rows), slice(left, left + columns))
     grain = part.grain[window]
     for channel, ink in enumerate(_INKS):
-        lay(canvas[window], ink + 3 * grain[..., None], 0.93 * coverage[..., channel])
+        composite(canvas[window], ink + 3 * grain[..., None], 0.93 * coverage[..., channel])
 
 
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:

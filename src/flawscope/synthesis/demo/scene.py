@@ -54,7 +54,7 @@ class Frame(NamedTuple):
         return y * self.scale, x * self.scale
 
 
-def place(size: int, rng: np.random.Generator, *, shift: float, degrees: float) -> Frame:
+def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: float) -> Frame:
     """A frame moved by up to `shift` units and turned by up to `degrees` either way."""
     dx, dy = (float(d) for d in rng.uniform(-shift, shift, 2))
     angle = math.radians(float(rng.uniform(-degrees, degrees)))
@@ -93,7 +93,7 @@ def hexagon(u: Floats, v: Floats, radius: float, angle: float) -> Floats:
     return np.asarray(np.hypot(u, v) * np.cos(turn) - radius, np.float32)
 
 
-def cover(distance: NDArray[np.floating], scale: float) -> Floats:
+def pixel_coverage(distance: NDArray[np.floating], scale: float) -> Floats:
     """The share of each pixel that a shape covers, 0..1, from its signed distance in units."""
     return np.asarray(np.clip(0.5 - distance * np.float32(scale), 0, 1), np.float32)
 
@@ -110,12 +110,12 @@ def light_on_slope(u: Floats, v: Floats) -> Floats:
     return np.asarray((u * LIGHT[0] + v * LIGHT[1]) / radius, np.float32)
 
 
-def lay(canvas: Floats, colour: NDArray[np.floating], opacity: NDArray[np.floating]) -> None:
+def composite(canvas: Floats, colour: NDArray[np.floating], opacity: NDArray[np.floating]) -> None:
     """Lay a colour (`[3]` or `[H, W, 3]`) over the canvas, in place."""
     canvas += opacity[..., None] * (np.asarray(colour, np.float32) - canvas)
 
 
-def sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
+def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Light as a camera gives it: brightness within 5 %, uneven light, a vignette, shot and read noise."""
     height, width = canvas.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -201,9 +201,9 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
         angle = np.arctan2(y, x)
         uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
-        edge = cover(distance - np.float32(radius), 1 / (1 + soft * radius))
+        edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + soft * radius))
         facet = 1 + 0.5 * light_on_slope(x, y) * smooth(distance / np.float32(radius))
-        lay(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
+        composite(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
 
 
 def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw: Flaw, scale: float) -> None:
@@ -246,5 +246,5 @@ def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours
     widths = np.full(60, width)
     shadow = line_coverage(allowed.shape, path + 0.7 * width, 1.3 * widths)
     canvas *= 1 - 0.45 * shadow[..., None]
-    lay(canvas, np.asarray(colour) * 0.72, line_coverage(allowed.shape, path, widths))
-    lay(canvas, np.asarray(colour), line_coverage(allowed.shape, path - 0.15 * width, 0.55 * widths))
+    composite(canvas, np.asarray(colour) * 0.72, line_coverage(allowed.shape, path, widths))
+    composite(canvas, np.asarray(colour), line_coverage(allowed.shape, path - 0.15 * width, 0.55 * widths))
