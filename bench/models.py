@@ -166,7 +166,7 @@ def exported(model: Path, runtime: str, precision: str, root: Path) -> Path:
         certificate = export(model, out, precision=precision, pictures=good)
     except (FlawscopeError, ImportError) as error:
         raise SystemExit(f"there is no {runtime} model of {precision}: {error}") from error
-    common.say(f"  {runtime} {precision}: {certificate.line()}")
+    common.say(f"  {runtime} {precision}: {certificate.describe()}")
     return out
 
 

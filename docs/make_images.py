@@ -60,7 +60,7 @@ def aligned(folder: Path) -> None:
             x, y = (int(rng.integers(0, side - length)) for length in turned.size)
             ground.paste(turned, (x, y), turned)
         ground.save(path)
-    found = Alignment.of(paths[:-2], paths[-2:], "turn", root, lambda done, total: None)
+    found = Alignment.learn(paths[:-2], paths[-2:], "turn", root, lambda done, total: None)
     save(found.sheet(), "alignment.png")
 
 

@@ -105,7 +105,7 @@ def stamp(picture: Image.Image, rng: np.random.Generator) -> None:
 def learn(station: Station) -> None:
     """A version from the corrections, which waits for a click."""
     number = station.product_id(PRODUCT)
-    station.learning.ask(number, "anna")
+    station.learning.request_candidate(number, "anna")
     while station.learning.facts(number)["candidates"][0]["status"] in ("queued", "running"):
         time.sleep(0.5)
     print(station.learning.facts(number)["candidates"][0]["status"])

@@ -280,8 +280,8 @@ def test_in_cpp_the_tensors_of_a_model_that_was_fitted_on_tiles(
         picture = Image.open(path)
         picture.save(tmp_path / "a.ppm")
         lines(program, fitted, tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")
-        views = model.manifest.preprocess.views(picture).within(model.artefact.tensors.get("region"))
-        expected = views.images(views.numbers())
+        views = model.manifest.preprocess.views(picture).with_roi(model.artefact.tensors.get("region"))
+        expected = views.images(views.view_numbers())
         np.testing.assert_array_equal(np.fromfile(tmp_path / "a.f32", np.float32), expected.ravel())
 
 

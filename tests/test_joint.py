@@ -239,18 +239,18 @@ def test_a_product_is_added_and_extended_without_touching_the_others(
     joint_path: Path, two_products: Path, singles: Path
 ) -> None:
     both = joint_file.read(joint_path)
-    first = joint_file.JointArtefact(*({"fabric": d["fabric"]} for d in (both.products, both.known)))
+    first = joint_file.JointArtefact(*({"fabric": d["fabric"]} for d in (both.products, both.descriptors)))
     described = joint.describe_product(both.product("plate"), two_products / "plate", device="cpu")
     products = {**first.products, "plate": both.product("plate")}
-    added = joint.join_artefacts(products, {**first.known, "plate": described}, "cpu").artefact
+    added = joint.join_artefacts(products, {**first.descriptors, "plate": described}, "cpu").artefact
     assert [*added.products] == ["fabric", "plate"]
     for name in PRODUCTS:
-        found, expected = (one.known[name].leave_one_out[0] for one in (added, both))
+        found, expected = (one.descriptors[name].leave_one_out[0] for one in (added, both))
         np.testing.assert_allclose(found, expected, atol=1e-6)
     more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
     longer = flawscope.extend(both.product("plate"), more, device="cpu", check=False, force=True)
     new = joint.describe_product(longer.artefact, more, device="cpu")
-    assert len(both.known["plate"].joined(new).good) == 15
+    assert len(both.descriptors["plate"].merged(new).good) == 15
 
 
 def test_other_methods_say_why_not() -> None:

@@ -41,11 +41,11 @@ class FileStamp(NamedTuple):
     """Identity of a file, whatever its name. `inode` is 0 where the file system has none."""
 
     size: int
-    changed: int  # ns
+    modified_ns: int  # ns
     inode: int
 
     @classmethod
-    def of(cls, facts: os.stat_result) -> FileStamp:
+    def from_stat(cls, facts: os.stat_result) -> FileStamp:
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
@@ -136,7 +136,7 @@ class Arrivals:
             elif now >= pending.retry_at:
                 ready.append(path)
         self._forget(present)
-        return sorted(ready, key=lambda path: (present[path].changed, path))
+        return sorted(ready, key=lambda path: (present[path].modified_ns, path))
 
     def stamp(self, path: Path) -> FileStamp:
         """Return the stamp, in the last scan, of a picture that was given out and not answered."""
@@ -229,7 +229,7 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Fil
                 elif entry.is_file() and entry.path not in own:
                     yield (
                         Path(entry.path),
-                        FileStamp.of(os.stat(entry.path)),
+                        FileStamp.from_stat(os.stat(entry.path)),
                     )  # on Windows entries have no inode
 
 

@@ -164,7 +164,7 @@ def test_ties_are_listed_and_not_counted() -> None:
     found = compared(scores, Fixed(other), ties=ties)
     assert found.passed
     assert (found.ties, found.decisions, found.score, found.pictures) == ((1, 2), 0, 0.0, 3)
-    assert found.line().endswith("; scores of ties, not compared: 1, 2")
+    assert found.describe().endswith("; scores of ties, not compared: 1, 2")
     assert not compared(scores, Fixed(other), ties=np.array([False, True, False])).passed
     nothing = compared(scores, Fixed([9.0, 9.0, 9.0]), ties=np.ones(3, bool))
     assert (nothing.score, nothing.passed) == (0.0, False)

@@ -79,7 +79,7 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
     assert whole["fit"]["resumed"] is False
     assert whole["fit"]["seconds"] > 0
     task = task_for(two, tmp_path / "broken", **training)
-    learn, learnt = Trainer._learn, []
+    learn, learnt = Trainer._optimise, []
 
     def stopping(self, networks, optimiser, batch, step):
         if step == 2 and 2 not in learnt:
@@ -89,7 +89,7 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
         return learn(self, networks, optimiser, batch, step)
 
     monkeypatch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
-    monkeypatch.setattr(Trainer, "_learn", stopping)
+    monkeypatch.setattr(Trainer, "_optimise", stopping)
     with pytest.raises(Stop):
         run(task)
     assert not task.out.exists()

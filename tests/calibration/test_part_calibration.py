@@ -23,21 +23,21 @@ NAMES = ("a", "b", "c")
     ],
 )
 def test_names_tell_part_and_view(part: str, view: str | None, name: str, expected: View) -> None:
-    assert PartPattern(part, view).of(name) == expected
+    assert PartPattern(part, view).parse(name) == expected
 
 
 def test_names_that_do_not_tell_are_named() -> None:
     with pytest.raises(InputError, match=r"--view '\(' is not a regular expression"):
         PartPattern("p", "(")
     with pytest.raises(InputError, match=r"x\.png: --part 'p\\d' matches nothing"):
-        PartPattern(r"p\d").read(["p1.png", "x.png"])
+        PartPattern(r"p\d").parse_all(["p1.png", "x.png"])
     with pytest.raises(InputError, match=r"p1_a\.png and q/p1_a\.png both show view a of part p1"):
-        PartPattern(r"p\d").read(["p1_a.png", "q/p1_a.png"])
-    assert PartPattern(r"p\d").groups(["p1_a.png", "p2_a.png", "p1_b.png"]) == [0, 1, 0]
+        PartPattern(r"p\d").parse_all(["p1_a.png", "q/p1_a.png"])
+    assert PartPattern(r"p\d").part_numbers(["p1_a.png", "p2_a.png", "p1_b.png"]) == [0, 1, 0]
     with pytest.raises(InputError, match="matches another text in each name"):
-        PartPattern(r"p\d").groups(["p1_a.png", "p2_a.png"])
+        PartPattern(r"p\d").part_numbers(["p1_a.png", "p2_a.png"])
     with pytest.raises(InputError, match="matches the same text in each name"):
-        PartPattern("p").groups(["p1_a.png", "p2_a.png"])
+        PartPattern("p").part_numbers(["p1_a.png", "p2_a.png"])
 
 
 def drawn(rng: np.random.Generator, count: int, views: int) -> np.ndarray:

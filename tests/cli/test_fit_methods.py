@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
     run: Run, efficientad: list[Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, checkpoint = tmp_path / "m.safetensors", tmp_path / "m.checkpoint.safetensors"
-    call, learn = [*efficientad, "--steps", "3", "--quiet"], Trainer._learn
+    call, learn = [*efficientad, "--steps", "3", "--quiet"], Trainer._optimise
 
     def stopping(self: Any, networks: Any, optimiser: Any, batch: Any, step: int) -> Any:
         if step == 1:
@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
         return learn(self, networks, optimiser, batch, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_learn", stopping)
+        patch.setattr(Trainer, "_optimise", stopping)
         code, _, err = run(*call)
     assert (code, err) == (130, "flawscope: interrupted: step 1 of 3 kept; go on with --resume\n")
     assert sorted(tmp_path.iterdir()) == [checkpoint, out.with_suffix(".training.csv")]

@@ -188,7 +188,7 @@ def test_update_adds_a_product_and_pictures_of_one(
     code, _, said = run("fit", *call, *quick)
     assert code == 0, said
     longer = joint_file.read(three)
-    assert len(longer.known["plate"].good) == len(added.known["plate"].good) + 3
+    assert len(longer.descriptors["plate"].good) == len(added.descriptors["plate"].good) + 3
     model_file.write(added.product("fabric"), tmp_path / "before")
     model_file.write(longer.product("fabric"), tmp_path / "after")
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()

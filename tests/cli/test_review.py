@@ -41,7 +41,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ReviewServer]:
         seen.append(review)
         review.server.server_close()
         for number, decision in enumerate((GOOD, DEFECT)):
-            if not review.session.decided().get(number):
+            if not review.session.decisions().get(number):
                 review.session.decide(number, decision)
 
     monkeypatch.setattr(ReviewServer, "serve", serve)

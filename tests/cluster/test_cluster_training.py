@@ -66,8 +66,8 @@ class Process:
 
     def learn(self, make: Callable[[], Trainer[Any]], late: float = 0.0, **budget: Any) -> Named:
         """What a training of some steps leaves behind. late: seconds by which this process's clock is."""
-        trainer, budget = make(), Budget(together=self.together, **budget)
-        object.__setattr__(budget, "begun", budget.begun - late * self.together.rank)
+        trainer, budget = make(), Budget(process_group=self.together, **budget)
+        object.__setattr__(budget, "started", budget.begun - late * self.together.rank)
         trainer.learn(budget, None, {})
         return left_by(trainer)
 
@@ -210,7 +210,7 @@ class Line(Trainer[Tensor]):
 
     NETWORKS, LOSSES = ("line",), ("loss",)
     CPU_STEPS = GPU_STEPS = 30
-    DIVIDED = True
+    DIVIDES_BATCHES = True
 
     def __init__(self, **settings: Any):
         config = TrainingSettings(**{"steps": 6, "rate": 0.05, "training": "fp32", "batch": 4, **settings})
@@ -220,14 +220,14 @@ class Line(Trainer[Tensor]):
         self.initialise(0)
 
     def batch(self, step: int) -> Tensor:
-        return torch.from_numpy(self.rng(1, step).random((4, 1, 2, 2), np.float32))[list(self.mine(4))]
+        return torch.from_numpy(self.rng(1, step).random((4, 1, 2, 2), np.float32))[list(self.own_samples(4))]
 
     def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
         return [(networks[0](batch) - 2 * batch).square().mean()]
 
 
 class Whole(Line):
-    DIVIDED = None
+    DIVIDES_BATCHES = None
 
 
 @dataclass
@@ -244,7 +244,7 @@ class Second:
     def mean(self, tensors: Any, weight: float) -> None:
         raise AssertionError
 
-    leave = DistributedGroup.leave
+    leave = DistributedGroup.end_other_processes
 
 
 def test_the_first_ones_clock_is_everybodys(pair: Callable[..., list[Any]]) -> None:
@@ -284,14 +284,14 @@ def test_what_workers_cannot_learn_together_is_refused(tmp_path: Path) -> None:
     ):
         facts = {"training set": "b"} if said and not resume else {}
         with pytest.raises(FlawscopeError, match=wrong):
-            make().learn(Budget(resume=resume, together=Second(said)), None, facts)
+            make().learn(Budget(resume=resume, process_group=Second(said)), None, facts)
 
 
 def test_only_the_first_one_goes_on() -> None:
     with pytest.raises(WorkerFinished):
         Second([]).leave()
-    assert SINGLE_PROCESS.first(lambda: 3) == 3
-    SINGLE_PROCESS.leave()
+    assert SINGLE_PROCESS.on_first_process(lambda: 3) == 3
+    SINGLE_PROCESS.end_other_processes()
 
 
 # ------------------------------------------------------------------------------------------- on the cluster

@@ -310,7 +310,7 @@ def test_maps_that_find_no_room_are_one_line(root: Path, monkeypatch: pytest.Mon
 
 def test_what_is_kept_is_read_as_it_was() -> None:
     rng = np.random.default_rng(0)
-    kept, geometry = PictureStore(Geometry.inside), Preprocess((30, 50)).geometry((30, 50))
+    kept, geometry = PictureStore(Geometry.visible_mask), Preprocess((30, 50)).geometry((30, 50))
     maps = rng.normal(size=(9, 30, 50)).astype(np.float32)
     truths = [None if k == 4 else rng.random((30, 50)) < k / 9 for k in range(9)]
     for values, truth in zip(maps, truths, strict=True):

@@ -59,7 +59,7 @@ def test_separated_classes_are_no_certainty() -> None:
     assert found is not None
     assert found.low == pytest.approx(0.025 ** (1 / 5))
     assert found.high == 1
-    assert "5 separate pairs" in found.how
+    assert "5 separate pairs" in found.method
     upside_down = auroc_interval(labels, -1.0 * labels)
     assert upside_down is not None
     assert (upside_down.low, upside_down.high) == (0, pytest.approx(1 - 0.025 ** (1 / 5)))

@@ -464,7 +464,7 @@ def test_export_and_info_in_a_reduced_precision(
     argv = ["export", str(model_path), "--precision", "int8", "--out", str(out)]
     assert main([*argv, "--pictures", str(drawn / "plate/train/good")]) == 0
     printed, said = capsys.readouterr()
-    lines = [certificate.line() for certificate in certificates_from_facts(read_manifest(out).facts)]
+    lines = [certificate.describe() for certificate in certificates_from_facts(read_manifest(out).facts)]
     assert printed.splitlines() == lines
     assert f"wrote {out}" in said
     assert {p.name for p in tmp_path.iterdir()} == {out.name}

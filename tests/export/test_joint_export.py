@@ -214,7 +214,7 @@ def test_another_precision_is_calibrated_and_recognised_anew(
             assert one.calibration.precision == precision
             np.testing.assert_allclose(one.calibration.scores, before.scores, rtol=0.1)
             assert certificates_from_facts(one.manifest.facts)[0].mistaken == 0
-            now, then = model.artefact.known[name], trained.artefact.known[name]
+            now, then = model.artefact.descriptors[name], trained.artefact.descriptors[name]
             assert now.groups.tolist() == then.groups.tolist()
             np.testing.assert_allclose(now.leave_one_out, then.leave_one_out, atol=0.05)
             assert len(now.defective) == len(then.defective)

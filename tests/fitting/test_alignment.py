@@ -66,7 +66,10 @@ def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> Non
         assert math.dist(middle, (pose.x, pose.y)) < 0.01
         corner = back.to_network((0, 0, 0, 0))[:2]
         assert math.dist(pose.corners()[0], corner) < 0.1
-        assert (ResultRow.of(found).part_angle, ResultRow.of(found).part_found) == (pose.angle, "true")
+        assert (ResultRow.from_result(found).part_angle, ResultRow.from_result(found).part_found) == (
+            pose.angle,
+            "true",
+        )
         assert found.to_dict()["part_pose"] == pose.to_dict()
         square = drawing.draw_squares(np.zeros_like(picture), [pose.corners()])
         assert (square == drawing.POSE_COLOUR).all(2).sum() > 100
@@ -84,7 +87,7 @@ def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor: Predicto
     assert found.part_p_value == 1 / 17
     assert found.to_dict()["part_found"] is False
     assert found.to_dict()["part_pose"] is None
-    assert ResultRow.of(found).part_found == "false"
+    assert ResultRow.from_result(found).part_found == "false"
     assert not np.array_equal(
         found.draw(part(200, empty=True)[0])[:8, :20], found.over(part(200)[0])[0][:8, :20]
     )

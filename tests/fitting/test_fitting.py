@@ -579,7 +579,7 @@ def measured(paths: list[Path], preprocess: object, roi: np.ndarray | None = Non
 def test_the_range_is_that_of_the_training_pictures(model_path: Path, drawn: Path) -> None:
     artefact = read(model_path)
     train = sorted((drawn / "plate/train/good").glob("*.png"))
-    wanted = AppearanceRange.of(measured(train, artefact.manifest.preprocess))
+    wanted = AppearanceRange.from_measures(measured(train, artefact.manifest.preprocess))
     found = AppearanceRange.from_facts(artefact.manifest.facts)
     assert wanted is not None
     assert found is not None
@@ -596,7 +596,7 @@ def test_outside_the_region_anything_may_be(drawn: Path) -> None:
     )
     roi = model.artefact.tensors["roi"]
     found = AppearanceRange.from_facts(model.manifest.facts)
-    wanted = AppearanceRange.of(measured(train, model.manifest.preprocess, roi))
+    wanted = AppearanceRange.from_measures(measured(train, model.manifest.preprocess, roi))
     assert found is not None
     assert wanted is not None
     np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)

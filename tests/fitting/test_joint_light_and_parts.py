@@ -117,7 +117,7 @@ def test_each_product_of_a_joint_model_keeps_its_own_light_and_thresholds(
         line.products[name].save(tmp_path / "part.safetensors")
         single = (all_three / f"{name}.safetensors").read_bytes()
         assert (tmp_path / "part.safetensors").read_bytes() == single
-    known = line.artefact.known["block"]
+    known = line.artefact.descriptors["block"]
     assert np.bincount(known.lights).tolist() == [2 * PARTS] * len(LIGHTS)
     assert len(np.unique(known.groups)) == PARTS  # copies in other light vouch for no picture of their part
     apart = known.good @ known.good.T
@@ -313,7 +313,7 @@ def test_views_are_recognised_together(line: flawscope.JointPredictor, tmp_path:
         found.append(line.predict(path))
     near, far = found[0].product_distances
     wrong = line.predict(tmp_path / "p09_top.png", product="rings")
-    limits = line.artefact.known
+    limits = line.artefact.descriptors
     close = min(limits["block"].limit, limits["rings"].limit) / 2
     nearer = {"product_distances": (close + 1e-3, close), "nearest": "rings"}
     mistaken = replace(wrong, product="rings", product_p_value=0.5, **nearer)
@@ -344,7 +344,7 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(run: Run, data: P
         "joint model of 2 views: side, top\nparts of 2 views (side, top): 4.8% (1/21) of good parts"
     )
     artefact = joint_file.read(model)
-    assert not artefact.known
+    assert not artefact.descriptors
     for name in VIEWS:
         pictures = sorted((root / "train/good").glob(f"*_{name}.png"))
         alone = fit(pictures, group=PATTERN, **{**SETTINGS, "samples": 3})

@@ -53,7 +53,7 @@ def test_light_within_the_range_is_undone_and_more_is_not() -> None:
     how = Preprocess((64, 64))
     shown = [how(p)[0][0] for p in pictures]
     found = [s for s in map(channel_statistics, shown) if s is not None]
-    light = Normalization.of(found, 0.1)
+    light = Normalization.from_statistics(found, 0.1)
     how = Preprocess((64, 64), normalization=light)
     assert Preprocess.from_dict(how.to_dict()) == how
     same = how(pictures[0])[0]

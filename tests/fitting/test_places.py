@@ -122,7 +122,7 @@ def test_places_that_nothing_counts_in_are_not_learnt(tmp_path):
     bank = model.artefact.tensors["views.0.bank"]
     learnt = np.abs(bank).sum((1, 2)) > 0
     region = model.artefact.tensors["region"]
-    counted = model.manifest.preprocess.views(still()[0]).within(region).numbers()
+    counted = model.manifest.preprocess.views(still()[0]).with_roi(region).view_numbers()
     assert np.flatnonzero(learnt).tolist() == counted
     assert len(counted) < 10
     model.save(tmp_path / "m.safetensors")

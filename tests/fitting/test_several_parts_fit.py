@@ -121,13 +121,13 @@ def test_tables_have_a_row_for_each_part_and_are_read_back_as_pictures(
 ) -> None:
     found = predictor.predict(drawn(230, range(4))[0])
     table = TableWriter(tmp_path / "table.csv", aligned=True)
-    table.take(found)
+    table.add_result(found)
     table.close()
     rows = (tmp_path / "table.csv").read_text().splitlines()
     assert len(rows) == 1 + 1 + 4
     (row,) = read_table(tmp_path / "table.csv")
     assert (row.part_count, row.part_index, row.decision) == (4, None, "anomalous")
-    parts = list(ResultRow.of_parts(found))
+    parts = list(ResultRow.part_rows(found))
     assert found.found_parts is not None
     assert [one.part_x for one in parts] == [one.part_pose.x for one in found.found_parts.parts]
     assert [one.part_index for one in parts] == [1, 2, 3, 4]

@@ -253,7 +253,7 @@ def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
 
     scores = (0.0,) * 4
     fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3], left_out=left_out)
-    fitted.first_group = 100
+    fitted.group_offset = 100
     task = Task(lambda i: good, 4, rate=0.05)
     found = score_simulated_defects(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
     assert found is not None

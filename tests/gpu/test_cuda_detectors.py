@@ -153,7 +153,7 @@ def test_a_step_does_not_wait(
 ) -> None:
     method, settings = learner
     per_step: list[list[str]] = []
-    learn = Trainer._learn
+    learn = Trainer._optimise
 
     def watched(self: Any, *given: Any) -> Any:
         with waits() as found:
@@ -161,7 +161,7 @@ def test_a_step_does_not_wait(
         per_step.append(found)
         return losses
 
-    monkeypatch.setattr(Trainer, "_learn", watched)
+    monkeypatch.setattr(Trainer, "_optimise", watched)
     fit(drawn, method=method, device="cuda", steps=6, **settings)
     assert len(per_step) == 6
     assert per_step[2:] == [[]] * 4  # the first ones choose algorithms

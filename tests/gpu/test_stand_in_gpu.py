@@ -129,7 +129,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
     trainer = efficientad_trainer(kind, quick_settings, shots)
     batch = trainer.batch(0)
     assert (batch.valid_mask is not None) == (kind == "region")
-    assert (batch.spoilt is not None) == (kind == "defects")
+    assert (batch.defect_outputs is not None) == (kind == "defects")
     wanted = trainer.losses(trainer.networks, batch, 0)
     torch.stack(wanted).sum().backward()
     of_cpu = [v.grad.clone() for v in trainer.networks[0].parameters() if v.grad is not None]
@@ -140,7 +140,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
     trainer.device = torch.device("cuda")
     found = trainer.losses(trainer.networks, batch, 0)
-    assert isinstance(trainer._chosen(torch.ones(1, 2, 2, dtype=torch.bool)), tuple)
+    assert isinstance(trainer._cell_index(torch.ones(1, 2, 2, dtype=torch.bool)), tuple)
     torch.stack(found).sum().backward()
     assert [float(v.detach()) for v in found] == [float(v.detach()) for v in wanted]
     of_gpu = [v.grad for v in trainer.networks[0].parameters() if v.grad is not None]

@@ -38,7 +38,9 @@ def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(
     of = {p.name: p.role for p in model.manifest.pictures}
     learnt = [name for name, role in of.items() if role == "train"][:1]
     held = [name for name, role in of.items() if role == "calibration"][:2]
-    pictures = [path for path in case.good if Path(str(path)).name in (*learnt, *held)] + case.probes[:1]
+    pictures = [
+        path for path in case.good_pictures if Path(str(path)).name in (*learnt, *held)
+    ] + case.probes[:1]
     certificate = export(model.artefact, out, precision="int8", pictures=pictures)
     assert certificate.passed
     exported = flawscope.load(out)

@@ -64,7 +64,7 @@ class Line(Trainer[Tensor]):
 
 
 def run(trainer: Line, checkpoint: Path | None = None, found: Any = None, **identity: Any) -> Line:
-    trainer.learn(Budget(checkpoint=checkpoint, every=0.0), found, identity)
+    trainer.learn(Budget(checkpoint=checkpoint, checkpoint_interval=0.0), found, identity)
     return trainer
 
 
@@ -269,7 +269,9 @@ def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
 
 def trained(clock: Clock, found: Any = None, checkpoint: Path | None = None, **settings: Any) -> Timed:
     trainer = Timed(clock, **settings)
-    trainer.learn(Budget(2.0, checkpoint, every=0.0, begun=clock.now), found, {}, trainer.after)
+    trainer.learn(
+        Budget(2.0, checkpoint, checkpoint_interval=0.0, started=clock.now), found, {}, trainer.after
+    )
     return trainer
 
 
@@ -316,7 +318,7 @@ def test_a_resumed_training_takes_the_time_that_it_had_left(
     clock_of: Callable[..., Clock], tmp_path: Path
 ) -> None:
     path, clock = tmp_path / "c.safetensors", clock_of(*SPEEDS["slower"])
-    learn = Timed._learn
+    learn = Timed._optimise
 
     def stopping(self: Timed, *given: Any) -> Tensor:
         if self.clock.now > 50:
@@ -339,9 +341,9 @@ def test_a_resumed_training_takes_the_time_that_it_had_left(
     assert last < 0.01 * 0.05
     assert resumed.minutes == 2.0
     with pytest.raises(InputError, match=r"another minutes 2.0, this one has 3.0: give the same"):
-        Timed(clock).learn(Budget(3.0, begun=clock.now), found, {})
+        Timed(clock).learn(Budget(3.0, started=clock.now), found, {})
     alone = Timed(clock)
-    alone.learn(Budget(begun=clock.now), found, {})  # --resume alone goes on as it began
+    alone.learn(Budget(started=clock.now), found, {})  # --resume alone goes on as it began
     assert alone.minutes == 2.0
     assert alone.seconds == pytest.approx(resumed.seconds, rel=0.05)
 
@@ -424,7 +426,7 @@ def press_at(count: int) -> Callable[[str, int, int], None]:
 def test_ctrl_c_keeps_every_step_that_is_done(tmp_path: Path, stop: int) -> None:
     """However long ago the last checkpoint was written, and after the last step, too."""
     path, whole = tmp_path / "c.checkpoint.safetensors", run(Line())
-    budget = Budget(checkpoint=path, every=1e9)
+    budget = Budget(checkpoint=path, checkpoint_interval=1e9)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=f"step {stop} of 6 is kept"):
         Line(step=press_at(stop)).learn(budget, None, {"seed": 0})
@@ -446,7 +448,7 @@ def test_the_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 
     path = tmp_path / "c.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        Line(step=twice).learn(Budget(checkpoint=path, every=1e9), None, {})
+        Line(step=twice).learn(Budget(checkpoint=path, checkpoint_interval=1e9), None, {})
     assert not path.exists()
 
 

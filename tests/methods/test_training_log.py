@@ -73,7 +73,7 @@ def test_a_resumed_log_has_no_step_twice(tmp_path: Path, stop: int) -> None:
         file.write("7,0.5,0.1,3.0\n8,0.")  # of later steps, the last one cut off
     found = read_checkpoint(path)
     resumed = Line(steps=9)
-    resumed.learn(Budget(checkpoint=path, every=1e9), found, {"seed": 0})
+    resumed.learn(Budget(checkpoint=path, checkpoint_interval=1e9), found, {"seed": 0})
     mine, theirs = rows(log), rows(tmp_path / "whole.training.csv")
     assert [row["step"] for row in mine] == [str(k) for k in range(1, 10)]
     assert [(row["loss"], row["rate"]) for row in mine] == [(row["loss"], row["rate"]) for row in theirs]

@@ -168,7 +168,7 @@ def test_letterbox_repeats_the_edge():
     np.testing.assert_allclose(tensor[0, 0, :, 0], marked)
     plain, inside = remove_padding_marks(tensor)
     np.testing.assert_allclose(plain[0, 0, :, 0], [0.2] * 4 + [0.8] * 4, atol=1e-7)
-    np.testing.assert_array_equal(inside[0], geometry.inside())
+    np.testing.assert_array_equal(inside[0], geometry.visible_mask())
     before = replace(Preprocess(size=(8, 8), keep_aspect=True), marks_padding=False)(wide)[0]
     np.testing.assert_allclose(plain, before, atol=1e-7)
     assert geometry.scale == (1, 1)

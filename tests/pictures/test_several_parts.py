@@ -19,7 +19,7 @@ def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
     )
     settings, reference = learnt.settings, learnt.reference
     assert (learnt.counts, settings.least, settings.most) == ([5] * 8, 5, 5)
-    assert learnt.wrong == [""] * 8
+    assert learnt.count_errors == [""] * 8
     assert SeveralParts.from_dict(settings.to_dict()) == settings
     assert reference.period == 1
     for cells, other in (

@@ -37,11 +37,11 @@ def test_tiles_cover_the_canvas_and_their_weights_sum_to_one(canvas, tile, overl
     np.testing.assert_allclose(total, 1, atol=1e-6)
     for k, window in enumerate(windows):
         alone = np.zeros(tile, np.bool_)
-        alone[grid.alone(k)] = True
+        alone[grid.unshared_window(k)] = True
         np.testing.assert_array_equal(alone, shown[window] == 1)
     for y, x in np.random.default_rng(0).integers(canvas, size=(5, 2)):
         held = [k for k, (v, u) in enumerate(windows) if v.start <= y < v.stop and u.start <= x < u.stop]
-        assert grid.showing(y, x) == held
+        assert grid.tiles_at(y, x) == held
     for axis in (0, 1):
         steps = np.diff(grid.starts[axis])
         assert (steps <= tile[axis] - round(overlap * tile[axis])).all()
@@ -143,8 +143,8 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
     shown = picture(128, 128)
     mask = np.zeros((32, 32), np.bool_)
     mask[:, :8] = True  # the left quarter: 32 pixels of the picture
-    views = Preprocess((32, 32), tile=(32, 32), overlap=0.0).views(shown).within(mask)
-    assert views.numbers() == [0, 1, 5, 9, 13]
+    views = Preprocess((32, 32), tile=(32, 32), overlap=0.0).views(shown).with_roi(mask)
+    assert views.view_numbers() == [0, 1, 5, 9, 13]
     image = views.images([1])[0]
     np.testing.assert_array_equal(image, shown[:32, :32].transpose(2, 0, 1) / np.float32(255))
     outside = views.images([2])[0]

@@ -243,7 +243,7 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
     pages = (
         write_page(
             tmp_path / "predictions.html",
-            predictions_page([*map(ResultRow.of, predictions)], predictions, facts),
+            predictions_page([*map(ResultRow.from_result, predictions)], predictions, facts),
         ),
         write_page(tmp_path / "comparison.html", comparison_page(same)),
         write_page(tmp_path / "again.html", review_comparison_page("new.safetensors", again, seen, None)),
@@ -266,7 +266,7 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
 
 def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, tmp_path: Path) -> None:
     """Each decision is kept at once, and the page ends the review."""
-    rows = [ResultRow.of(seen.prediction) for seen in hostile.result.pictures]
+    rows = [ResultRow.from_result(seen.prediction) for seen in hostile.result.pictures]
     pictures = [ReviewPicture(row, Path(row.path), Path(row.path).stem) for row in rows[:4]]
     session = ReviewSession(pictures, tmp_path / "review")
     review = ReviewServer(session, "results")
@@ -279,7 +279,7 @@ def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, 
         page = browser.find_element(By.TAG_NAME, "body")
 
         def decided(wanted: dict[int, str], shown: int | None = None) -> None:
-            WebDriverWait(browser, 5).until(lambda _: session.decided() == wanted)
+            WebDriverWait(browser, 5).until(lambda _: session.decisions() == wanted)
             if shown is not None:
                 seen = "return document.getElementById('layers').dataset.id"
                 WebDriverWait(browser, 5).until(lambda d: d.execute_script(seen) == str(shown + 1))

@@ -46,7 +46,7 @@ def predictions(hostile: Any) -> list[Any]:
 
 def test_every_input_is_listed_and_the_most_severe_is_first(predictions: list[Any]) -> None:
     broken = Unjudged(f"{HOSTILE}.heic", f"{HOSTILE}.heic is no picture")
-    table = [*map(ResultRow.of, predictions), ResultRow.of(broken)]
+    table = [*map(ResultRow.from_result, predictions), ResultRow.from_result(broken)]
     text = predictions_page(table, predictions[:3], FACTS)
     check_safe(text)
     pictures = pictures_in(text)
@@ -143,7 +143,7 @@ def test_a_page_shows_names_as_they_are_and_what_is_missing(
     monkeypatch.setattr("flawscope.report.pages.MAX_PARTS", 1)
     first = decided(predictions, HOSTILE, 0.01, missing=(HOSTILE,))
     gone = replace(first, views={"top": replace(predictions[1], path="gone.png")})
-    rows = [ResultRow.of(one) for one in predictions]
+    rows = [ResultRow.from_result(one) for one in predictions]
     text = " ".join(predictions_page(rows, [], FACTS, parts=[first, replace(gone, p_value=0.5)]).split())
     assert "<img" not in text.partition("<main>")[2].partition("</main>")[0]
     assert "no picture" in text

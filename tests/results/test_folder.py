@@ -178,7 +178,7 @@ def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path) -> None:
 def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     first = predicted('a "quoted", name.png', picture=(32, 64))
-    rows = [ResultRow.of(first), ResultRow.of(Unjudged("b\nb.png", "empty; copy it again"))]
+    rows = [ResultRow.from_result(first), ResultRow.from_result(Unjudged("b\nb.png", "empty; copy it again"))]
     for row in rows:
         table = TableWriter(path, append=True)
         table.add(row)
@@ -209,14 +209,14 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     first = ResultsFolder(tmp_path, None, pytest.fail)
     for name in ("a.png", "line\nbreak.png", "deep/c.png"):
         first.add(predicted(name))
-    first.write_facts({})
+    first.write_summary({})
     first.finish()
     for mine in ("notes.txt", "break.png", "predictions/mine.json"):
         (tmp_path / mine).write_text("mine")
     said: list[str] = []
     second = ResultsFolder(tmp_path, None, said.append)
     second.add(predicted("b.png"))
-    second.write_facts({})
+    second.write_summary({})
     second.finish()
     mine = {"notes.txt", "break.png", "predictions/mine.json"}
     assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
@@ -235,7 +235,7 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None
     named = ["../other/x.png", str(other / "x.png"), "link/x.png", "a/../x.png", 3, ""]
     (out / OUTPUT_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
     said: list[str] = []
-    OutputFiles(out).begin(said.append)
+    OutputFiles(out).remove_earlier(said.append)
     assert said == [f"{out}: 1 other file left alone"]
     assert (other / "x.png").exists()
     (out / "results.csv").write_text("mine")  # of somebody else: never replaced

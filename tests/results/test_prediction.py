@@ -123,7 +123,7 @@ def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(
     assert not made.picture_mask().any()
     picture = np.full((size[0] // shown, size[1] // shown, 3), 100, np.uint8)
     changed = (made.draw(picture) != 100).any(axis=2)
-    seen = geometry.at(picture.shape[:2]).warp_mask(np.ones((20, 20), bool))
+    seen = geometry.with_picture_size(picture.shape[:2]).warp_mask(np.ones((20, 20), bool))
     np.testing.assert_array_equal(changed, seen)
 
 
@@ -223,7 +223,7 @@ def line(severities: tuple[float, ...], shifts: tuple[float, ...], **given: bool
     found = MismatchDetector(0.05, **given)
     for severity in severities:
         found.add(one(severity, shifts))
-    return found.line()
+    return found.warning()
 
 
 OTHERWISE = "8 of 8 pictures are anomalous, although light, colour and detail are as in the training"
@@ -261,7 +261,7 @@ def test_a_few_odd_pictures_are_no_mismatch() -> None:
     found = MismatchDetector(0.05)
     for k in range(20):
         found.add(one(-1.0, DARKER if k < 9 else AS_TRAINED))
-    assert found.line() == ""
+    assert found.warning() == ""
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures() -> None:

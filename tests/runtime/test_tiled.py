@@ -79,17 +79,17 @@ def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown() -> Non
     views = how.views(picture)
     assert len(views) == 1
     assert views.geometry == how.geometry((96, 48)) == how.whole.geometry((96, 48))
-    np.testing.assert_array_equal(views.images([0])[0, 0] >= 0, views.geometry.inside())
-    assert views.geometry.inside().mean() == 0.5
+    np.testing.assert_array_equal(views.images([0])[0, 0] >= 0, views.geometry.visible_mask())
+    assert views.geometry.visible_mask().mean() == 0.5
 
 
 def test_batches_of_tiles_change_nothing(tiled: Tiled, pictures: list[Path]) -> None:
     model = flawscope.load(tiled(".onnx", roi=ROI))
     for path in pictures[:3]:
-        views = model.manifest.preprocess.views(path).within(model.artefact.tensors["region"])
-        score, drawn = views.answer(model.session.run, model.manifest.fusion, 1)
+        views = model.manifest.preprocess.views(path).with_roi(model.artefact.tensors["region"])
+        score, drawn = views.predict(model.session.run, model.manifest.fusion, 1)
         for batch in (3, 8, 100):
-            other, also = views.answer(model.session.run, model.manifest.fusion, batch)
+            other, also = views.predict(model.session.run, model.manifest.fusion, batch)
             assert other == pytest.approx(score, rel=1e-5)
             np.testing.assert_allclose(also, drawn, rtol=1e-4, atol=1e-4)
 
@@ -242,7 +242,7 @@ def test_a_tile_is_compared_with_its_own_place_alone(engine: str, tiled: Tiled, 
         scores, _ = model.session.run(images, where)
         np.testing.assert_allclose(scores, trained.run(images, where)[0], rtol=1e-4)
         alone = [
-            float(trained.model.at(place)(trained_image)[0])
+            float(trained.model.at_position(place)(trained_image)[0])
             for trained_image in torch.from_numpy(images).split(1)
         ]
         np.testing.assert_allclose(scores, alone, rtol=1e-4)

@@ -80,7 +80,7 @@ class Versions:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.database, self.now = database, {1: 1, 2: 1}
-        self.files = SimpleNamespace(temporary=lambda name: folder / name, drop=lambda path: None)
+        self.files = SimpleNamespace(temporary_path=lambda name: folder / name, remove_temporary=lambda path: None)
         self.cannot: Exception | None = None
 
     def is_open(self, product_id: int) -> bool:
@@ -294,11 +294,11 @@ def test_a_process_stays_for_the_next_job_and_not_for_ever(
     assert steps == [("echo", 1, 1)]
     first = worker.pid
     assert first is not None
-    worker.rest()
+    worker.end_if_idle()
     assert worker.run({"number": 2}, lambda *step: None) == {"job": {"number": 2}}
     assert worker.pid == first
     monkeypatch.setattr(process, "IDLE_SECONDS", 0.0)
-    worker.rest()
+    worker.end_if_idle()
     assert worker.pid is None
     assert worker.run({"number": 3}, lambda *step: None) == {"job": {"number": 3}}
 
@@ -340,7 +340,7 @@ def test_words_are_what_holds(database: Database) -> None:
     said = {a: "good good", b: "good undo", c: "good", again: "defect", d: "defect", e: "defect", f: "good"}
     for number, several in said.items():
         for word in several.split():
-            store.decide(product, number, word, "anna")
+            store.add_verdict(product, number, word, "anna")
     with database.writing() as connection:
         gone = pictures.update().where(pictures.c.hash == "f" * 64)
         connection.execute(gone.values(removed_at=1))
@@ -362,8 +362,8 @@ def test_the_drawn_pictures_are_a_fair_sample(database: Database) -> None:
     numbers = [number for number, _ in store.record(made)]
     flagged = numbers[::10]
     for number in flagged[:50]:  # half of them are reviewed yet
-        store.decide(product_id, number, "good", "anna")
-    store.decide(product_id, numbers[1], "defect", "anna")
+        store.add_verdict(product_id, number, "good", "anna")
+    store.add_verdict(product_id, numbers[1], "defect", "anna")
     with database.reading() as connection:
         draws = [plans.draw_good_pictures(connection, product_id, 200, seed) for seed in range(20)]
         rows = [row for drawn in draws for row in drawn]

@@ -346,7 +346,7 @@ def test_two_reviewers_are_given_different_pictures(
     for number in numbers[:2]:
         api.post(f"{INSPECTIONS}/{number}/verdict", json={"verdict": "defect"})
     assert given("carl", 6) == numbers[2:]
-    clock = running.station._handed
+    clock = running.station._leases
     clock._clock = lambda: time.monotonic() + 301
     assert given("dora") == numbers[2:4], "after some minutes they are anybody's"
 

@@ -49,7 +49,7 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
     for k in range(6):
         facts = {"key": f"key {k}", "anomalous": bool(k % 2)}
         store.record([taken_file(files, plate, one, f"picture {k}".encode(), k, **facts)])
-    store.decide(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
+    store.add_verdict(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
     Access(database).add_user("anna", "a long password", "admin")
     database.close()
     return settings

@@ -64,11 +64,11 @@ def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: ht
     assert http.get(f"{NEW}/plate").json()["source"] is None
 
     station = empty.station
-    station.made.add("plate", "sinks", {"folder": str(station.files.folder.parent / "out")}, "anna")
+    station.page_products.add("plate", "sinks", {"folder": str(station.files.folder.parent / "out")}, "anna")
     until(lambda: list((station.files.folder.parent / "out").rglob("*.json")))
-    station.made.remove("plate", "sources", 1, "anna")
+    station.page_products.remove("plate", "sources", 1, "anna")
     assert http.get("/api/v1/products/plate").json()["sources"] == []
-    station.made.undo("plate", "anna")
+    station.page_products.undo("plate", "anna")
     assert http.get("/api/v1/products/plate").json()["sources"][0]["state"] in ("waiting", "running")
     said = http.get("/api/v1/audit", params={"about": "settings"}).json()["entries"]
     assert [one["text"] for one in said[:2]] == ["sources of plate changed"] * 2

@@ -30,7 +30,7 @@ Open = Callable[..., Running]
 def held(running: Running) -> Iterator[None]:
     """Nothing is judged meanwhile."""
     going, begun = threading.Event(), threading.Event()
-    running.station.inspector.aside(lambda: (begun.set(), going.wait(60)))
+    running.station.inspector.run_between(lambda: (begun.set(), going.wait(60)))
     assert begun.wait(60)
     try:
         yield
@@ -174,10 +174,10 @@ def test_a_flooded_product_leaves_room_and_turns(
 
 def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
     memory, got = MemoryBudget(100), []
-    assert memory.take(60)
+    assert memory.acquire(60)
 
     def ask(count: int) -> None:
-        memory.take(count)
+        memory.acquire(count)
         got.append(count)
 
     threads = []
@@ -185,12 +185,12 @@ def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
         threads.append(threading.Thread(target=ask, args=(count,)))
         threads[-1].start()
         until(lambda: len(memory._waiting) == len(threads))
-    assert not memory.take(10, 0.01), "two are before"
+    assert not memory.acquire(10, 0.01), "two are before"
     assert got == []
     assert len(memory._waiting) == 2
-    memory.give(60)
+    memory.release(60)
     until(lambda: got == [500])  # more than all of it: alone
-    memory.give(500)
+    memory.release(500)
     until(lambda: got == [500, 30])
     for thread in threads:
         thread.join()
@@ -205,7 +205,7 @@ def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
     data = png(Image.open(io.BytesIO(parts[-1])).resize((1000, 700)).convert(mode))
     running = open_station()
     memory = running.station.inspector.memory
-    memory.take(memory.most)
+    memory.acquire(memory.limit)
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(post, running, data)
         until(lambda: memory._waiting)
@@ -213,7 +213,7 @@ def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
         assert not large.done()
         with pytest.raises(BusyError), memory.hold(data, "large"):
             pass
-        memory.give(memory.most)
+        memory.release(memory.limit)
         found = large.result().json()
     expected = load(model_file, device="cpu", threads=1).predict(data)
     assert found["score"] == expected.score
@@ -240,5 +240,5 @@ def test_nobody_waits_for_a_picture_that_another_thread_decodes(parts: list[byte
 
     before = list(warnings.filters)
     with without_warnings(), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(read_picture_header, parts[0], "a.png").result(60).kind == "PNG"
+        assert pool.submit(read_picture_header, parts[0], "a.png").result(60).format == "PNG"
     assert list(warnings.filters) == before

@@ -67,7 +67,7 @@ def record(
     ]
     for start in range(0, len(made), 64):
         station.store.record(made[start : start + 64])
-    station.drifts.mark_new(number)
+    station.drift_monitor.mark_new(number)
 
 
 def drift(http: httpx.Client, pictures: int) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def test_another_version_begins_anew(open_station: Any, other_model: Path) -> No
         until(lambda: codes(station) == {"drift_1"})
         other = station.versions.add(number, other_model, "test", "test")
         station.versions.activate(number, other, "test")
-        station.drifts.mark_new(number)
+        station.drift_monitor.mark_new(number)
         until(lambda: codes(station) == set())
         record(station, shifted()[:100], first=900)
         facts = drift(http, 100)

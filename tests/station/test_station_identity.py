@@ -104,7 +104,7 @@ def test_while_the_first_one_is_judged_others_are_refused(
     api: httpx.Client, running: Any, parts: list[bytes]
 ) -> None:
     go = threading.Event()
-    running.station.inspector.aside(lambda: go.wait(60))
+    running.station.inspector.run_between(lambda: go.wait(60))
     with ThreadPoolExecutor() as pool:
         first = pool.submit(post, api, parts[0], key="k")
         form = pool.submit(post, api, parts[0], parts[1], key="f", form=True)
@@ -142,7 +142,7 @@ def test_a_key_that_was_recorded_on_the_way_is_refused(
     inspector, product = running.station.inspector, running.station.product_id("plate")
     for data in (parts[0], parts[-1]):
         request = upload_request("k", [data], False, Label())
-        picture = Picture(product, data, "a", "http", request.key_of(0), request=request)
+        picture = Picture(product, data, "a", "http", request.picture_key(0), request=request)
         (answer,) = inspector.submit([picture])
         if data == parts[0]:
             assert answer.result(60).number == first["id"]

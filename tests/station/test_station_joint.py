@@ -67,7 +67,7 @@ def joint_models(small_backbone: dict[str, str], shared: Shared) -> Path:
         made.save(folder / "trained.safetensors")
         export_joint(folder / "trained.safetensors", folder / "three.safetensors")
         three = joint_file.read(folder / "three.safetensors")
-        both = ({name: of[name] for name in PRODUCTS[:2]} for of in (three.products, three.known))
+        both = ({name: of[name] for name in PRODUCTS[:2]} for of in (three.products, three.descriptors))
         joint_file.write(joint_file.JointArtefact(*both), folder / "two.safetensors")
         two = flawscope.load(folder / "two.safetensors", device="cpu", threads=1)
         two.with_rate("30%").save(folder / "other.safetensors")
@@ -239,11 +239,11 @@ def test_a_version_is_switched_for_all_products_and_back(open_line: Any, joint_m
     number = before["plate"]["id"]
     assert line.http.get(f"plate/inspections/{number}/map").status_code == 200
     models = line.station.versions.models
-    assert len({id(models.judging(n).model) for n in line.station.addresses.entries.values()}) == 1
-    joint_model = models.judging(line.station.addresses.entries["line"]).model
+    assert len({id(models.model_of(n).model) for n in line.station.addresses.entries.values()}) == 1
+    joint_model = models.model_of(line.station.addresses.entries["line"]).model
     assert isinstance(joint_model, JointPredictor)
     for name, product in line.station.products.items():
-        assert models.judging(product).model is joint_model.products[name]
+        assert models.model_of(product).model is joint_model.products[name]
     # back, exactly, by the other product
     assert line.http.post(f"fabric/versions/{versions['fabric']}/activate").status_code == 200
     for name in PRODUCTS[:2]:

@@ -151,5 +151,5 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, r
     tablet.press(Keys.ENTER)
     tablet.wait(lambda: tablet.text("#drift-said") == "Begun anew.")
     tablet.wait(lambda: not tablet.find("#drift-normal").is_displayed())
-    assert running.station.drifts.facts(number)["alarm"] is None
+    assert running.station.drift_monitor.facts(number)["alarm"] is None
     assert tablet.complaints() == []

@@ -351,13 +351,13 @@ def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(database: Any) -
         for name, score in (("a", 0.5), ("b", 2.0))
     ]
     (first, _), (second, _) = store.record(both)
-    found = store.several(product, [first, second])
+    found = store.inspections_by_number(product, [first, second])
     assert [found[number]["review"] for number in (first, second)] == ["none", "waiting"]
     assert {one["part_decision"] for one in found.values()} == {"anomalous"}
-    store.decide(product, second, "good", "anna")
-    assert store.decide(product, second, "undo", "anna")["review"] == "waiting"
-    store.decide(product, first, "good", "anna")
-    assert store.decide(product, first, "undo", "anna")["review"] == "none"
+    store.add_verdict(product, second, "good", "anna")
+    assert store.add_verdict(product, second, "undo", "anna")["review"] == "waiting"
+    store.add_verdict(product, first, "good", "anna")
+    assert store.add_verdict(product, first, "undo", "anna")["review"] == "none"
 
 
 def test_every_sink_gets_each_part_once(line: Callable[..., Running], tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Held:
             self.begun.set()
             self._go.wait(60)
 
-        self._done = played.running.station.inspector.aside(wait)
+        self._done = played.running.station.inspector.run_between(wait)
         assert self.begun.wait(30)
 
     def release(self) -> None:

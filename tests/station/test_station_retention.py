@@ -91,7 +91,7 @@ class World:
 
     def decide(self, number: int, word: str, mask: str | None = None) -> None:
         kept = self.files.keep(MASKS, mask.encode(), ".png") if mask else None
-        self.store.decide(self.product, number, word, "anna", kept)
+        self.store.add_verdict(self.product, number, word, "anna", kept)
 
     def path(self, data: str | bytes) -> Path:
         digest = hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()

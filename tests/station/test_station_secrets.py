@@ -76,7 +76,7 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
     texts += [said(of_broker, address(scheme)) for scheme in ("mqtt", "h")]
     for source in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
         texts.append(said(read_source, source, Path()))
-    texts += [repr(CameraSourceSettings(address("rtsp"))), CameraSourceSettings(address("rtsp")).shown]
+    texts += [repr(CameraSourceSettings(address("rtsp"))), CameraSourceSettings(address("rtsp")).display_name]
     texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
     texts.append(said(lambda: redact_address(of_station(address("http")))))
     texts.append(redact_text(f"Cannot POST {address('https')}: 404", address("https")))

@@ -51,7 +51,7 @@ class Filled:
             self.reviews[number] = "waiting" if one.anomalous or one.near else "none"
 
     def decide(self, number: int, verdict: str) -> None:
-        self.store.decide(self.product, number, verdict, "anna")
+        self.store.add_verdict(self.product, number, verdict, "anna")
         self.verdicts[number] = None if verdict == "skip" else verdict
         self.reviews[number] = "skipped" if verdict == "skip" else "done"
 
@@ -218,7 +218,7 @@ def test_verdicts_at_the_same_time_are_all_counted(filled: Filled) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(
             pool.map(
-                lambda number: filled.store.decide(filled.product, number, "defect", "anna"), filled.rows
+                lambda number: filled.store.add_verdict(filled.product, number, "defect", "anna"), filled.rows
             )
         )
     found = trends(filled.database, filled.product, BEGIN - DAY, BEGIN + DAY)["totals"]
@@ -234,7 +234,7 @@ def test_what_is_not_there_is_said(filled: Filled) -> None:
         for ask in (
             filled.store.inspection,
             filled.store.picture,
-            lambda product, number: filled.store.decide(product, number, "good", "anna"),
+            lambda product, number: filled.store.add_verdict(product, number, "good", "anna"),
         ):
             with pytest.raises(InputError, match="there is no inspection"):
                 ask(filled.product, number)
@@ -266,7 +266,7 @@ def test_a_key_is_taken_once_whoever_sends_it_and_when(filled: Filled) -> None:
         counted = select(func.sum(hours.c.inspected)).where(hours.c.product_id == filled.product)
         assert connection.execute(counted).scalar_one() == 10
     there = {key: next(iter(several)) for key, several in numbers.items()}
-    assert filled.store.numbers_of(filled.product, [*map(str, there), "k10"]) == there
+    assert filled.store.numbers_by_key(filled.product, [*map(str, there), "k10"]) == there
     without = [replace(base[0], key=None)] * 3
     assert len({number for number, is_new in filled.store.record(without) if is_new}) == 3
 

@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
         batch = self.outbox.read_batch(limit)
         if is_kept:
             self.delivered += [(one.verdict or one.number, one.verdict is not None) for one in batch.messages]
-            self.outbox.move(batch.end)
+            self.outbox.advance(batch.end)
             self.outbox.save()
 
     # ---- what holds

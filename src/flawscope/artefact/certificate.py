@@ -83,7 +83,7 @@ class Certificate:
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
 
-    def line(self) -> str:
+    def describe(self) -> str:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         changed = pluralize(self.decisions, "decision") if self.decisions else "no decision"

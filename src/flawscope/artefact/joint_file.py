@@ -56,12 +56,12 @@ class JointArtefact:
     """
 
     products: Mapping[str, Artefact]
-    known: Mapping[str, ProductDescriptors]
+    descriptors: Mapping[str, ProductDescriptors]
     views: PartPattern | None = None
 
     def __post_init__(self) -> None:
         """InputError where the models do not see pictures alike."""
-        if not self.products or [*self.known] != ([*self.products] if self.views is None else []):
+        if not self.products or [*self.descriptors] != ([*self.products] if self.views is None else []):
             raise InputError("a joint model needs a model and good pictures of each product")
         if not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):
             raise InputError(f"each {self.kind} of a joint model needs a name")
@@ -83,7 +83,7 @@ class JointArtefact:
 
     @cached_property
     def recogniser(self) -> Recogniser:
-        return Recogniser(self.known)
+        return Recogniser(self.descriptors)
 
     @property
     def kind(self) -> str:
@@ -141,8 +141,8 @@ def write(artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         runs.append(run)
         for key, values in product.tensors.items():
             tensors[f"shared.{key}" if _is_shared(key) else f"products.{k}.{key}"] = values
-        for one in fields(ProductDescriptors) if name in artefact.known else ():
-            tensors[f"recognition.{k}.{one.name}"] = getattr(artefact.known[name], one.name)
+        for one in fields(ProductDescriptors) if name in artefact.descriptors else ():
+            tensors[f"recognition.{k}.{one.name}"] = getattr(artefact.descriptors[name], one.name)
     document = {"format": JOINT_FORMAT, "versions": package_versions(), "products": parts}
     if artefact.views is not None:
         document["views"] = asdict(artefact.views)

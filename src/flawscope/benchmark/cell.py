@@ -81,7 +81,7 @@ def fit_and_evaluate(
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
     opened = load(model, device=cell.device, threads=threads)
-    joint = None if isinstance(opened, Predictor) else opened.recognising(cell.category)
+    joint = None if isinstance(opened, Predictor) else opened.recognising_predictor(cell.category)
     predictor = opened if joint is None else joint
     assert isinstance(predictor, Predictor)
     lights = () if cell.light is None else light_variations(cell.light)

@@ -295,7 +295,7 @@ def _learns_in_steps(method: str) -> bool:
 
 def can_join(method: str) -> bool:
     """Whether a method's models of several categories can be joined into one."""
-    return registry.method(method).joins
+    return registry.method(method).supports_joint
 
 
 def _learns_from_defects(method: str) -> bool:

@@ -52,7 +52,7 @@ class PartPattern:
                 raise InputError(f"{flag} is no text: fit anew")
             compile_pattern(flag, pattern)
 
-    def of(self, name: str) -> View:
+    def parse(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
         part = _search_pattern("--part", self.part, name)
         if self.view is None:
@@ -64,7 +64,7 @@ class PartPattern:
         """Reads the part alone, where the view is known. InputError where the pattern does not match."""
         return _matched_text(_search_pattern("--part", self.part, name))
 
-    def read(self, names: Iterable[str]) -> list[View]:
+    def parse_all(self, names: Iterable[str]) -> list[View]:
         """Reads the names of good pictures.
 
         Raises:
@@ -72,17 +72,17 @@ class PartPattern:
         """
         found: dict[View, str] = {}
         for name in names:
-            if (other := found.setdefault(self.of(name), name)) is not name:
-                view = self.of(name)
+            if (other := found.setdefault(self.parse(name), name)) is not name:
+                view = self.parse(name)
                 raise InputError(
                     f"{other} and {name} both show view {view.view} of part {view.part}: correct the pattern"
                 )
         return list(found)
 
-    def groups(self, names: Iterable[str]) -> list[int]:
+    def part_numbers(self, names: Iterable[str]) -> list[int]:
         """Numbers the parts that the names tell, in the order of the names. InputError: as `read`."""
         numbers: dict[str, int] = {}
-        found = [numbers.setdefault(part, len(numbers)) for part, _ in self.read(names)]
+        found = [numbers.setdefault(part, len(numbers)) for part, _ in self.parse_all(names)]
         if len(found) > 1 and len(numbers) in (1, len(found)):
             same = "the same" if len(numbers) == 1 else "another"
             raise InputError(
@@ -165,27 +165,27 @@ class PartCalibration:
         return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(z[-1].argmax())])
 
     @property
-    def whole(self) -> int:
+    def complete_count(self) -> int:
         """Number of parts with all views."""
         return self.count(self.views)
 
     @property
     def expected_rate(self) -> float:
         """Share of new good parts with all views that are expected to be called anomalous."""
-        return self._rank / (self.whole + 1)
+        return self._rank / (self.complete_count + 1)
 
     @property
-    def missing(self) -> int:
+    def parts_missing(self) -> int:
         """Number of parts more that the rate needs."""
-        return max(0, min_calibration_size(self.rate) - self.whole)
+        return max(0, min_calibration_size(self.rate) - self.complete_count)
 
     @property
     def _rank(self) -> int:
-        return max(1, int(self.rate * (self.whole + 1) + 1e-9))
+        return max(1, int(self.rate * (self.complete_count + 1) + 1e-9))
 
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""
-        count = self.whole
+        count = self.complete_count
         views = f"{pluralize(len(self.views), 'view')} ({', '.join(self.views)})"
         if count < 2:
             return f"parts of {views}: no promise, {pluralize(count, 'good part')} with all views"
@@ -193,6 +193,8 @@ class PartCalibration:
             f"parts of {views}: {self.expected_rate:.1%} ({self._rank}/{count + 1}) of good parts expected "
             f"to be called anomalous, from {pluralize(count, 'good part')}"
         )
-        if self.missing:
-            text += f"; {self.rate:.1%} cannot be promised from {count}: {self.missing} more parts would do"
+        if self.parts_missing:
+            text += (
+                f"; {self.rate:.1%} cannot be promised from {count}: {self.parts_missing} more parts would do"
+            )
         return text

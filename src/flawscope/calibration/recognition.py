@@ -64,7 +64,7 @@ class ProductDescriptors:
         if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
             raise InputError("the lights of its good pictures are damaged")
 
-    def joined(self, others: ProductDescriptors) -> ProductDescriptors:
+    def merged(self, others: ProductDescriptors) -> ProductDescriptors:
         """Returns these pictures and others of the same product, which show other parts."""
         if not len(others.good):
             return self

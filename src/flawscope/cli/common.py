@@ -221,7 +221,7 @@ def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
     from flawscope.methods import registry
 
     group = manifest.facts.get("group")
-    seed = int(registry.method(manifest.method).stored(manifest.config).seed)
+    seed = int(registry.method(manifest.method).parse_stored(manifest.config).seed)
     return seed, group if isinstance(group, str) else None
 
 

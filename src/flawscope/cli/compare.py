@@ -63,7 +63,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
 
     say = common.say_unless_quiet(args)
     own = OutputFiles(Path(args.out))
-    own.begin(say)
+    own.remove_earlier(say)
     with atomic_write(own.path(SUMMARY_NAME)) as file:
         file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
     common.write_csv(own.path(PICTURES_FILE), _picture_rows(document))

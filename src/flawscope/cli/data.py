@@ -111,7 +111,7 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
     others = [item.path for item in dataset.test]
     root = dataset.root
     say = lambda done, all_: step("alignment", done, all_)  # noqa: E731
-    found = Alignment.of(good, others, args.align, root, say, several=args.several)
+    found = Alignment.learn(good, others, args.align, root, say, several=args.several)
     if args.out:
         save_png(args.out, found.sheet())
     return found

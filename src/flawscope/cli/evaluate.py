@@ -115,7 +115,7 @@ def evaluate_model(
     elif args.out:
         table = TableWriter(args.out, aligned=result.aligned)
         for _, one in all_results(result):
-            table.take(one)
+            table.add_result(one)
         table.close()
     if args.submission:
         from flawscope.evaluation.submission import write_submission
@@ -142,12 +142,12 @@ def _write_results(
     say = common.say_unless_quiet(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
     results = ResultsFolder(folder, dataset.root, say, maps=maps, animation=animation, aligned=result.aligned)
-    results.write_facts(result.to_dict())
+    results.write_summary(result.to_dict())
     for _, one in all_results(result):
         results.add(one)
     results.finish()
     if result.judged_parts:
-        decided = (one.found for one in result.judged_parts)
+        decided = (one.prediction for one in result.judged_parts)
         common.write_csv(results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         size = prediction.geometry.picture_size

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--joint",
         action="store_true",
         help="one model of all the categories: `predict` recognises which one a picture shows "
-        f"({_methods_with('joins')})",
+        f"({_methods_with('supports_joint')})",
     )
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--each-view",
         action="store_true",
         help="--part: learn each view by itself, in one file: for cameras that see quite different things "
-        f"({_methods_with('joins')})",
+        f"({_methods_with('supports_joint')})",
     )
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"

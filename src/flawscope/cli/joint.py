@@ -64,7 +64,7 @@ def fit(args: argparse.Namespace) -> int:
     for one in settings.values():
         joint.check_joinable(one.method)
     say(f"{pluralize(len(calls), kind)}, in {out}: {', '.join(calls)}")
-    products, known = ({}, {}) if old is None else (dict(old.products), dict(old.known))
+    products, known = ({}, {}) if old is None else (dict(old.products), dict(old.descriptors))
     rows, failures = [], []
     for name, call in calls.items():
         began = time.monotonic()
@@ -72,7 +72,7 @@ def fit(args: argparse.Namespace) -> int:
         predictor, new = _fit_product(call, settings[name], old, name, step, dataset)
         products[name] = predictor.artefact
         if new is not None:
-            known[name] = known[name].joined(new) if name in known else new
+            known[name] = known[name].merged(new) if name in known else new
         took = format_duration(time.monotonic() - began)
         say(f"{name}: {predictor.calibration.promise()}")
         if power := describe_detection(predictor.manifest.facts, predictor.calibration):
@@ -105,14 +105,16 @@ def _split_views(args: argparse.Namespace) -> tuple[PartPattern, dict[str, Datas
     seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     dataset = open_dataset(args.data, args.category, seed=seed, group=args.part)
     pattern = PartPattern(args.part, args.view)
-    pattern.groups(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
+    pattern.part_numbers(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
     return pattern, split_by_view(dataset, pattern, "train", "validation")
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
     """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
     views = {
-        item: pattern.of(dataset.relative(item.path)).view for one in splits for item in dataset.splits[one]
+        item: pattern.parse(dataset.relative(item.path)).view
+        for one in splits
+        for item in dataset.splits[one]
     }
 
     def of(view: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -217,7 +219,7 @@ class Summary:
         totals, calibrations = self.totals, self.calibrations
         each: dict[str, dict[str, Any]] = {}
         for name, one in calibrations.items():
-            shown, found = totals.shown[name], totals.found[name]
+            shown, found = totals.pictures_by_product[name], totals.anomalous_by_product[name]
             each[name] = {
                 **({"pictures": shown, "anomalous": found} if self.products else {}),
                 "target_rate": one.rate,
@@ -234,12 +236,12 @@ class Summary:
             "judged": totals.count,
             "anomalous": totals.anomalous,
             "unjudged": unjudged,
-            **({"none_of_these": totals.shown_none} if self.products else {}),
+            **({"none_of_these": totals.unrecognised} if self.products else {}),
             "products" if self.products else "views": each,
             "expected_rate": max(one.expected_rate for one in calibrations.values()),
             "promise": "; ".join(f"{name}: {one.promise()}" for name, one in calibrations.items()),
             "promised": all(one.promised for one in calibrations.values()),
-            "warning": totals.line() or None,
+            "warning": totals.warning() or None,
             "flawscope": __version__,
         }
 

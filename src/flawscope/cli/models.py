@@ -44,7 +44,7 @@ def info(args: argparse.Namespace) -> int:
     results = {"": model.self_test()} if isinstance(model, Predictor) else model.self_test()
     for name, result in results.items():
         of = f"{name}: " if name else ""
-        common.say(f"{of}self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
+        common.say(f"{of}self-test {'passed' if result.passed else 'FAILED'}: {result.describe()}")
     return 0 if all(result.passed for result in results.values()) else 1
 
 
@@ -86,7 +86,7 @@ def certificate_lines(facts: Mapping[str, Any]) -> list[str]:
     from flawscope.artefact.certificate import certificates_from_facts
 
     try:
-        return [certificate.line() for certificate in certificates_from_facts(facts)]
+        return [certificate.describe() for certificate in certificates_from_facts(facts)]
     except (KeyError, TypeError, ValueError, OverflowError):
         return ["its certificate is damaged"]
 
@@ -198,7 +198,7 @@ def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, 
     for source, found in load_joint(args.model).stream(list_pictures(args.pictures)):
         if not isinstance(found, Prediction):
             continue
-        shown = found.product if joint.views is None else joint.views.of(str(found.path)).view
+        shown = found.product if joint.views is None else joint.views.parse(str(found.path)).view
         if shown:
             of[shown].append(source)
     return of
@@ -211,7 +211,7 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
     say, engines = common.say_unless_quiet(args), ""
     for name, manifest in manifests.items():
         for certificate in certificates_from_facts(manifest.facts):
-            common.show(f"{name}: {certificate.line()}" if name else certificate.line())
+            common.show(f"{name}: {certificate.describe()}" if name else certificate.describe())
             engines += certificate.runtime
     if "openvino" not in engines:
         say("OpenVINO is not installed here: not compared with it")

@@ -166,7 +166,7 @@ class Output:
         if isinstance(result, Unjudged):
             self._fail(result.error)
         if table := self.table:
-            self._try_write("rows", lambda: table.take(result))
+            self._try_write("rows", lambda: table.add_result(result))
         if results := self.results:
             self._try_write("rows", lambda: results.add(result, details=shown))
             if shown and not isinstance(result, Unjudged):
@@ -209,13 +209,13 @@ class Output:
         """
         from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME
 
-        for found in self.parts.rest() if self.parts else ():
+        for found in self.parts.decide_incomplete() if self.parts else ():
             self._add_part(found)
         try:
             if self.table:
                 self.table.close()
             if self.results:
-                self.results.write_facts(facts)
+                self.results.write_summary(facts)
                 self.results.finish()
                 if self.parts:
                     rows = part_rows(self.decided_parts, self.products)
@@ -306,7 +306,7 @@ def run_facts(
         "mask_threshold": calibration.mask_threshold,
         "promise": calibration.promise(),
         "promised": calibration.promised,
-        "warning": totals.line() or None,
+        "warning": totals.warning() or None,
         "flawscope": __version__,
     }
 
@@ -330,5 +330,5 @@ def say_remarks(several: Sequence[str], beside: Sequence[str], totals: MismatchD
     """Prints remarks on unread files, and a warning where the pictures are unlike those learnt."""
     for line in file_remarks(several, beside):
         common.say(line)
-    if line := totals.line():
+    if line := totals.warning():
         common.say(f"warning: {line}")

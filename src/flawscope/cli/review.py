@@ -110,10 +110,10 @@ def _judge_again(args: argparse.Namespace, session: ReviewSession) -> int:
     from flawscope.predictor import load
     from flawscope.report.pages import review_comparison_page, review_sentences
 
-    if not session.decided():
+    if not session.decisions():
         raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
     predictor = load(args.after, engine=args.engine, device=args.device, threads=args.threads)
-    kept = PictureStore(lambda geometry: geometry.inside())
+    kept = PictureStore(lambda geometry: geometry.visible_mask())
     failures: list[str] = []
     pictures = list(_judge_copies(session, predictor, kept, failures, common.progress_for(args)))
     if not pictures:

@@ -177,7 +177,7 @@ def _prepare_files(args: argparse.Namespace, kinds: Sequence[str]) -> OutputFile
         for index in range(args.count):
             for kind in {kinds[index % len(kinds)], "spot"}:  # a spot, where that fails
                 own.refuse_foreign(_file_name(folder, index, kind))
-    own.begin(common.say_unless_quiet(args))
+    own.remove_earlier(common.say_unless_quiet(args))
     return own
 
 

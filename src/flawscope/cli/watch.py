@@ -225,7 +225,7 @@ class WatchLoop:
 
         show_result(result, as_json=self.as_json, flush=True)
         if self.table is not None:
-            self.table.take(result)
+            self.table.add_result(result)
         if not isinstance(result, Prediction):
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")
@@ -248,7 +248,7 @@ class WatchLoop:
                 self.others.add(ending)
                 what = f"{ending} is" if ending else "names without an ending are"
                 self.say(f"{path} is not judged: {what} not a picture's")
-        if (line := self.totals.line()) and not self.warned:
+        if (line := self.totals.warning()) and not self.warned:
             self.say(f"warning: {line}")
         self.warned = bool(line)
 

@@ -208,12 +208,12 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
-            rows += [asdict(ResultRow.of(named)) | more, *map(asdict, ResultRow.of_parts(named))]
+            rows += [asdict(ResultRow.from_result(named)) | more, *map(asdict, ResultRow.part_rows(named))]
         else:
             text = errors.get(number) or str(result)
             if isinstance(source, bytes):
                 text = text.replace(source_name(source), entry.path)
-            rows.append(asdict(ResultRow.of(Unjudged(path, printable(" ".join(text.split()))))))
+            rows.append(asdict(ResultRow.from_result(Unjudged(path, printable(" ".join(text.split()))))))
     aligned = predictor.manifest.preprocess.reference is not None
     store.write(shard_path(shard), encode_shard(rows, remarks, table_columns(aligned=aligned)))
 
@@ -222,7 +222,7 @@ def _write_overlay(store: FileStore, name: str, source: PictureSource, result: P
     """Writes an overlay; returns the reason where it cannot be drawn, else an empty text."""
     file = io.BytesIO()
     try:
-        save_png(file, RenderedPrediction.of(source, result).overlay)
+        save_png(file, RenderedPrediction.render(source, result).overlay)
     except (InputError, MemoryError) as error:
         return str(error)
     store.write(name, file.getvalue())

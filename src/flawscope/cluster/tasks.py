@@ -72,7 +72,7 @@ def _fit_memory(fits: Mapping[str, Mapping[str, Any]], resources: TaskResources)
     import ray
 
     found = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
-    if not resources.gpus and any(registry.method(fit["method"]).peak for fit in fits.values()):
+    if not resources.gpus and any(registry.method(fit["method"]).predict_peak for fit in fits.values()):
         task = ray.remote(max_calls=1)(_predict_memory).options(num_cpus=resources.threads)
         with suppress(ray.exceptions.RayTaskError, ray.exceptions.WorkerCrashedError):
             memory: dict[str, int] = ray.get(task.remote(dict(fits)))

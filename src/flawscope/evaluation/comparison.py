@@ -295,7 +295,7 @@ def _interval(name: str, resampled: list[dict[str, Floats]]) -> tuple[tuple[floa
         return None, "no interval: too few pictures"
     differences = resampled[1][name] - resampled[0][name]
     if (found := percentile_interval(differences, len(differences))) is not None:
-        return (found.low, found.high), f"paired {found.how}"
+        return (found.low, found.high), f"paired {found.method}"
     is_constant = not np.isnan(differences).any()
     return None, f"no interval: {'the same in every draw' if is_constant else 'too few pictures'}"
 

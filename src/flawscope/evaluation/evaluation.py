@@ -45,7 +45,7 @@ class _TestPictures:
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     """Mask [H, W] bool of the pixels that count, at the size of a prediction's map: they show the picture
     (not a letterbox's border) and lie inside the model's region of interest."""
-    return predictor.valid_mask(geometry) & geometry.inside()
+    return predictor.valid_mask(geometry) & geometry.visible_mask()
 
 
 def evaluate(
@@ -222,7 +222,7 @@ def judge_parts(
             decisions.append(parts.add(prediction))
         except InputError as error:
             failures.append(str(error))
-    found = [*filter(None, decisions), *parts.rest()]
+    found = [*filter(None, decisions), *parts.decide_incomplete()]
     return tuple(JudgedPart(one, any(view.path in defective for view in one.views.values())) for one in found)
 
 
@@ -231,10 +231,10 @@ def part_statistics(predictor: Predictor | JointPredictor, judged: Sequence[Judg
     if (parts := predictor.parts()) is None:
         return {}
     anomalous = np.array([one.anomalous for one in judged], bool)
-    decisions = np.array([one.found.is_anomalous for one in judged], bool)
+    decisions = np.array([one.prediction.is_anomalous for one in judged], bool)
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(decisions & ~anomalous))
-    auroc = metrics.image_metrics(anomalous, np.array([one.found.score for one in judged])).auroc
+    auroc = metrics.image_metrics(anomalous, np.array([one.prediction.score for one in judged])).auroc
     return {
         "good": good,
         "false_alarms": alarms,
@@ -242,7 +242,7 @@ def part_statistics(predictor: Predictor | JointPredictor, judged: Sequence[Judg
         "promise": parts.promise(),
         "defective": len(judged) - good,
         "found": int(np.count_nonzero(decisions & anomalous)),
-        "incomplete": sum(one.found.decision == INCOMPLETE for one in judged),
+        "incomplete": sum(one.prediction.decision == INCOMPLETE for one in judged),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 
@@ -258,7 +258,7 @@ def _mismatch_warning(kept: PictureStore, predictor: Predictor) -> str:
     )
     for prediction in good if enough else kept.predictions:
         mismatch.add(prediction)
-    return mismatch.line()
+    return mismatch.warning()
 
 
 def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:

@@ -35,7 +35,7 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-    how: str
+    method: str
 
 
 def delong_auroc(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:

@@ -175,12 +175,12 @@ LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 class JudgedPart(NamedTuple):
     """Decision on a part, and whether it is defective: whether any of its pictures is."""
 
-    found: PartPrediction
+    prediction: PartPrediction
     anomalous: bool
 
     @property
     def outcome(self) -> str:
-        return outcome(self.anomalous, self.found.is_anomalous)
+        return outcome(self.anomalous, self.prediction.is_anomalous)
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class Evaluation:
         columns = (*COLUMNS, *PART_COLUMNS) if self.aligned else COLUMNS
         rows = []
         for item, said in all_results(self):
-            row = ResultRow.of(said)
+            row = ResultRow.from_result(said)
             values = {name: getattr(row, name) for name in columns}
             path = values.pop("path") or str(item.path)
             rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})

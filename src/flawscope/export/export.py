@@ -127,7 +127,7 @@ def certify_export(
     for certificate in certificates:
         if not certificate.passed:
             raise FlawscopeError(
-                f"the exported model is not the trained one, nothing written: {certificate.line()}"
+                f"the exported model is not the trained one, nothing written: {certificate.describe()}"
             )
     manifest = exported.manifest
     made_by = {one.runtime: engine_version(one.runtime) for one in made.sessions}

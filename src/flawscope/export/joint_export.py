@@ -89,7 +89,7 @@ def export_joint(
     opened = replace(artefact, products=_with_networks(artefact.products, networks, precision))
     engines = map(exported_engine, engines_for(precision))
     sessions = [JointExportedSession(engine, opened, "cpu") for engine in engines]
-    known = dict(artefact.known)
+    known = dict(artefact.descriptors)
     if precision != "fp32" and artefact.views is None:  # another network, with descriptors of its own
         known = {name: _describe_product(sessions[0], one) for name, one in given.items()}
     rule, certificates = Recogniser(known), dict[str, Certificate]()
@@ -101,7 +101,7 @@ def export_joint(
         with _name_product_in_errors(name):
             mistaken = None if artefact.views else _mistake_counter(trained, rule, name, shown[name])
             products[name], (certificates[name], *_) = certify_export(made, good, shown[name], step, mistaken)
-    joint_file.write(replace(artefact, products=_with_networks(products, networks), known=known), out)
+    joint_file.write(replace(artefact, products=_with_networks(products, networks), descriptors=known), out)
     return certificates
 
 

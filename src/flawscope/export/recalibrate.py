@@ -131,7 +131,7 @@ class ExportPictures:
         each = 1 if self.artefact.manifest.preprocess.tile is None else 2
         few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
         for place, (_, views) in enumerate(self.read(few, failures)):
-            first, *tiles = views.numbers()
+            first, *tiles = views.view_numbers()
             count = min(max(each, most // len(few)) - 1, len(tiles))
             turn = place * GOLDEN_SECTION % 1  # of a step from one tile to the next
             yield views, [first, *(tiles[int((k + turn) * len(tiles) / count)] for k in range(count))]
@@ -155,7 +155,7 @@ class ExportPictures:
                 (self.failures if failures is None else failures).append(error_reason(error, name))
                 continue
             del picture  # a large one need not be held beside its tiles
-            yield digest, views.within(self.artefact.tensors.get("region"))
+            yield digest, views.with_roi(self.artefact.tensors.get("region"))
 
 
 def change_light(image: NDArray[np.float32], light: Light) -> NDArray[np.float32]:
@@ -315,7 +315,7 @@ def _answer_pictures(
             inside = inside & model.roi.numpy()
 
         def answered(*runs: tuple[RunModel, int]) -> tuple[Answer, Answer]:
-            new, old = (_summarise_map(*views.answer(run, fusion, batch), inside) for run, batch in runs)
+            new, old = (_summarise_map(*views.predict(run, fusion, batch), inside) for run, batch in runs)
             return new, old
 
         if digest in groups:
@@ -353,7 +353,7 @@ def _leave_one_out_run(
     def run(
         images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        own_model = model if positions is None else model.at(int(positions[0]))
+        own_model = model if positions is None else model.at_position(int(positions[0]))
         with torch.inference_mode():
             found = own_model.left_out(embed(images), group, kept, own_model.inside(torch.from_numpy(images)))
         if found is None:

@@ -103,7 +103,7 @@ def _split_pictures(
     held_out = numbers[order[first:]]
     found: tuple[list[Pixels], list[Pixels]] = ([], [])
     for i in order:
-        if (picture := task.decoded(int(i))) is not None:
+        if (picture := task.decode_picture(int(i))) is not None:
             found[bool(np.isin(numbers[i], held_out))].append(_downscale(picture, task.white_level))
     return found
 
@@ -147,7 +147,7 @@ def _run_trial(
         return torch.from_numpy(views.images([0])[0]) if not views.unusable else None
 
     count = len(learnt)
-    method.fit(model, Task(lambda i: load(learnt[i]), count, rate=0.05, enough=1, step=quiet))
+    method.fit(model, Task(lambda i: load(learnt[i]), count, rate=0.05, calibration_pictures=1, step=quiet))
     scores = np.full(len(shown), np.inf)  # of pictures without the part
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:

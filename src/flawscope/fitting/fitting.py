@@ -90,10 +90,10 @@ class Learning:
             self.minutes,
             None if self.checkpoint is None else Path(self.checkpoint),
             self.resume,
-            later=self.samples,
-            checked=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
+            scored_later=self.samples,
+            scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
             tensorboard=tensorboard_folder(self.tensorboard),
-            together=self.together,
+            process_group=self.together,
         )
 
 
@@ -133,10 +133,10 @@ def fit(
         options["steps"] = None
     prepared = prepare(images, asked, preset=preset, say=say, step=step, **options)
     if prepared.windows is not None:
-        budget = replace(budget, later=how.samples + prepared.windows.calibration_views())
+        budget = replace(budget, scored_later=how.samples + prepared.windows.calibration_views())
     task = replace(prepared.task, budget=budget)
     if how.pool is not None:
-        task = replace(task, workers=RemoteWorkers(how.pool, prepared.reader, step))
+        task = replace(task, executor=RemoteWorkers(how.pool, prepared.reader, step))
     return _fit_and_assemble(prepared, task, how.samples, how.check)
 
 
@@ -173,7 +173,7 @@ def partial_fit(
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
     parts = group or manifest.facts.get("group")  # by which its data set is split
     if isinstance(images, str | os.PathLike):
-        seed = method.stored(manifest.config).seed
+        seed = method.parse_stored(manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
     detector = open_detector(old, device)
@@ -189,7 +189,7 @@ def partial_fit(
     reader.names = list(names) or reader.names
     seen_first = survey(sources)
     pattern = stored_part_pattern(manifest)
-    numbers = group_numbers(reader.names, group) if pattern is None else pattern.groups(reader.names)
+    numbers = group_numbers(reader.names, group) if pattern is None else pattern.part_numbers(reader.names)
     task = Task(
         reader.load,
         len(sources),
@@ -197,12 +197,12 @@ def partial_fit(
         groups=numbers,
         settle=reader.without_copies,
         old=old,
-        decoded=seen_first.largest,
+        decoded_bytes=seen_first.largest,
         say=say,
         step=step,
     )
     if pool is not None:
-        task = replace(task, workers=RemoteWorkers(pool, reader, step))
+        task = replace(task, executor=RemoteWorkers(pool, reader, step))
     windows = None
     if manifest.preprocess.several is not None:
         raise InputError("a model of several parts in a picture cannot be extended: fit anew with all")
@@ -232,10 +232,10 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     fusion, checked, shown = None, None, task
     try:
         if windows is None:
-            fitted = checked = prepared.method.fitted(model, task)
+            fitted = checked = prepared.method.run_fit(model, task)
         else:
             shown = windows.task(task)
-            fitted = prepared.method.fitted(model, shown)
+            fitted = prepared.method.run_fit(model, shown)
             if isinstance(windows, PartsOfPictures):
                 fitted, checked = windows.calibrated(fitted, model.config.seed)
             else:
@@ -348,17 +348,17 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, 
         hashes, groups = list(facts["calibration_pictures"]), dict(facts.get("calibration_groups", {}))
     for i in fitted.pictures:
         hashes.append(reader.hashes[i])
-        groups[reader.hashes[i]] = fitted.first_group + task.groups[i]
+        groups[reader.hashes[i]] = fitted.group_offset + task.groups[i]
     return {"calibration_pictures": hashes, "calibration_groups": groups}
 
 
 def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
     good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
-    found = AppearanceRange.of(reader.measured[i] for i in good)
+    found = AppearanceRange.from_measures(reader.measured[i] for i in good)
     if task.old is not None:
         before = AppearanceRange.from_facts(task.old.manifest.facts)
-        found = before and before.widened(before.shifts(reader.measured[i]) for i in good)
+        found = before and before.widen(before.shifts(reader.measured[i]) for i in good)
     return {} if found is None else {APPEARANCE: found.to_dict()}
 
 

@@ -108,7 +108,7 @@ def extend(
     if not method.extends:
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
     if isinstance(images, str | os.PathLike):
-        seed = method.stored(old.manifest.config).seed
+        seed = method.parse_stored(old.manifest.config).seed
         pattern = group or old.manifest.facts.get("group")
         images = open_dataset(os.fspath(images), category, seed=seed, group=pattern)
     twice: set[Path] = set()

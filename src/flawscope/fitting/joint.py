@@ -35,8 +35,8 @@ Model = str | os.PathLike[str] | Artefact | Predictor
 
 def check_joinable(method: str) -> None:
     """InputError where models of several products cannot share what this method learns."""
-    if not registry.method(method).joins:
-        able = ", ".join(one.name for one in registry.loadable_methods() if one.joins)
+    if not registry.method(method).supports_joint:
+        able = ", ".join(one.name for one in registry.loadable_methods() if one.supports_joint)
         raise InputError(
             f"{method} learns its networks anew for each product, so that products cannot share a model: "
             f"leave out --joint, or take --method {able}"
@@ -142,7 +142,7 @@ def describe_product(
     shown = [number for number in (*good, *in_lights) if number in found]
     pattern, group = stored_part_pattern(manifest), manifest.facts.get("group")
     groups = np.array(
-        pattern.groups(reader.names) if pattern else group_numbers(reader.names, group), np.int32
+        pattern.part_numbers(reader.names) if pattern else group_numbers(reader.names, group), np.int32
     )
     defective, carriers = _defect_descriptors(detector, load, good, step) if good else ({}, [])
     width = len(next(iter(found.values()), ()))
@@ -163,7 +163,7 @@ def _defect_descriptors(
     defects.learn_part(PART_LEARNING_SECONDS)
     stage = "recognition of defective parts"
     found = _descriptors(detector, defects.load, range(DEFECT_COUNT), step, stage)
-    return found, [defects.picture(number) for number in found]
+    return found, [defects.picture_of(number) for number in found]
 
 
 def _subsample(numbers: Sequence[int], most: int) -> list[int]:

@@ -41,7 +41,7 @@ class _CachedPicture:
     @property
     def bytes(self) -> int:
         if isinstance(self.views, PartViews):
-            return self.views.every.nbytes
+            return self.views.all_images.nbytes
         return 0 if self.views is None or self.views.canvas is None else self.views.canvas.nbytes
 
 
@@ -117,7 +117,7 @@ class PictureViews:
             groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._drop_copies,
-            views=len(self) / max(1, task.count),
+            views_per_picture=len(self) / max(1, task.count),
         )
 
     def _drop_copies(self, numbers: list[int]) -> list[int]:
@@ -226,19 +226,22 @@ class Windows(PictureViews):
         return views.window(*self.places[picture][view - 1]) if view else views.images([0])[0].copy()
 
     def task(self, task: Task) -> Task:
-        task, shape = replace(super().task(task), enough=MIN_VIEWS), self.reader.preprocess.positions
+        task, shape = (
+            replace(super().task(task), calibration_pictures=MIN_VIEWS),
+            self.reader.preprocess.positions,
+        )
         if shape is None:
             return task
         pictures = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
         return replace(
-            task, places=TilePositions(1 + math.prod(shape), self.positions, pictures, self._own_area)
+            task, tile_positions=TilePositions(1 + math.prod(shape), self.positions, pictures, self._own_area)
         )
 
     def _own_area(self, number: int) -> tuple[slice, slice]:
         position, grid = self.positions[number], self.grids[self.picture_of(number)]
         if not position or grid is None:
             return slice(None), slice(None)
-        return grid.alone(position - 1)
+        return grid.unshared_window(position - 1)
 
 
 def _rotate_tiles(tiles: list[int], picture: int, room: int) -> list[int]:
@@ -263,7 +266,7 @@ class PartsOfPictures(PictureViews):
     def __init__(self, reader: Reader, learnt: LearnedParts):
         counts = [max(1, count) for count in learnt.counts]  # one without parts is reported when it is loaded
         super().__init__(reader, counts, counts)
-        self.wrong = {i for i, reason in enumerate(learnt.wrong) if reason not in ("", UNREAD)}
+        self.wrong = {i for i, reason in enumerate(learnt.count_errors) if reason not in ("", UNREAD)}
 
     def calibrated(self, fit: Fitted, seed: int) -> tuple[Fitted, Fitted]:
         """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and the same with

@@ -168,7 +168,7 @@ def prepare(
     if part is None:
         groups = group_numbers(names, group)
     else:
-        groups = part.groups(names)
+        groups = part.part_numbers(names)
         views = len(groups) / (1 + max(groups, default=0))
     white_level, decoded, sizes = survey(sources)
     where = resolve_device(how.device)
@@ -203,7 +203,7 @@ def prepare(
             raise InputError("--drop-suspects does not go with tiles: fit, and move the pictures it lists")
         config = replace(config, masked=roi is not None)
     places = None
-    if config.locates is not False:
+    if config.tells_positions_apart is not False:
         places = _grid_shape(config, _readable_sizes(sizes), white_level)
         if places is None:
             config = replace(config, positions="shared")
@@ -214,12 +214,12 @@ def prepare(
     if kind is not None:
         if how.several:
             learnt = learn_part_finding(sources, preprocess, kind)
-            say(learnt.described())
+            say(learnt.describe())
         reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
         several = None if learnt is None else learnt.settings
         preprocess = replace(preprocess, reference=reference, several=several)
-        config = replace(config, upright=reference.turns)
-        say(reference.described())
+        config = replace(config, upright=reference.rotates)
+        say(reference.describe())
     region = None if roi is None else torch.from_numpy(read_roi(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
     mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
@@ -243,15 +243,15 @@ def prepare(
         reserved=range(len(sources) - len(reserved), len(sources)),
         settle=reader.without_copies,
         seen=[defect for several in defects.values() for defect in several],
-        decoded=decoded,
-        views=views,
+        decoded_bytes=decoded,
+        views_per_picture=views,
         say=say,
         step=step,
     )
     model = model.to(where)
-    if config.locates is None and windows is not None and method.choose is not None:
+    if config.tells_positions_apart is None and windows is not None and method.choose is not None:
         config = method.choose(config, replace(undecided, model=model, task=windows.task(task)))
-        if not config.locates:
+        if not config.tells_positions_apart:
             reader.preprocess = build_preprocess(config, white_level)
             windows = Windows(reader, sizes, config.seed)
         model.config = config
@@ -271,15 +271,15 @@ def predict_peak_memory(
         InputError: the fit cannot be begun.
     """
     asked = registry.method(method)
-    if asked.peak is None:
+    if asked.predict_peak is None:
         return None
     options = {k: v for k, v in call.items() if k in asked.config.__dataclass_fields__ or k == "scale"}
     config = registry.configure(asked, preset, options)
-    if config.size == AUTO or config.locates is None or call.get("align") == "auto":
+    if config.size == AUTO or config.tells_positions_apart is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
     task, windows = prepared.task, prepared.windows
-    return asked.peak(prepared.model, task if windows is None else windows.task(task))
+    return asked.predict_peak(prepared.model, task if windows is None else windows.task(task))
 
 
 def check_part_patterns(part: str | None, view: str | None, group: str | None) -> PartPattern | None:
@@ -361,13 +361,13 @@ def _grid_shape(
         InputError: there are none.
     """
     how = build_preprocess(config, white_level)
-    if config.tile is None and config.locates:
+    if config.tile is None and config.tells_positions_apart:
         raise InputError("--positions each is for tiles: give --tile or --min-defect too, or leave it out")
     grids = [] if config.tile is None else [how.grid(size) for size in sizes]
     shapes = {grid.shape for grid in grids if grid is not None}
     if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
         return one
-    if config.locates is None:
+    if config.tells_positions_apart is None:
         return None
     found = " and ".join(sorted(f"{width}x{height}" for height, width in {*sizes}))
     raise InputError(
@@ -390,6 +390,6 @@ def build_preprocess(
         config.crop,
         white_level,
         tile=config.tile,
-        overlap=config.shared,
+        overlap=config.overlap_share,
         positions=places,
     )

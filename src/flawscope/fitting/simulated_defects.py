@@ -54,11 +54,11 @@ class LeaveOneOutScorer:
             position: where in its picture the image lies.
             fast: use only data stored with the model, although the fit knows better (`Fitted.left_out`).
         """
-        model = self.model.at(position)
+        model = self.model.at_position(position)
         one, counted = features[None], None if inside is None else inside[None]
         if number not in self.learnt:
             return model.score(one, counted)
-        group = self.fitted.first_group + self.groups[number]
+        group = self.fitted.group_offset + self.groups[number]
         if self.fitted.left_out is not None and not fast:
             return self.fitted.left_out(features, group, inside, position)
         return model.left_out(one, group, self.buffers, counted)
@@ -85,8 +85,8 @@ def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: 
     scorer, scores = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
-        picture = defects.picture(number)
-        position = 0 if task.places is None else task.places.of[picture]
+        picture = defects.picture_of(number)
+        position = 0 if task.tile_positions is None else task.tile_positions.position_of[picture]
         if (found := scorer(picture, features, inside, position=position)) is not None:
             scores[number] = _finite_score(found[0])
 
@@ -107,7 +107,7 @@ def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: 
         return None
     return DefectScores(
         by_size,
-        pictures=len({defects.picture(n) for n in numbers}),
+        pictures=len({defects.picture_of(n) for n in numbers}),
         seconds=time.monotonic() - begun,
         rate=fitted.calibration.effective_rate,
         threshold=fitted.calibration.score_threshold,
@@ -141,7 +141,7 @@ class SimulatedDefects:
     """
 
     def __init__(self, model: Detector, load: LoadPicture, pictures: Sequence[int]):
-        self.model, self.shown, self.seed = model, load, model.config.seed
+        self.model, self.load_good, self.seed = model, load, model.config.seed
         self.pictures: list[int] = np.random.default_rng([self.seed, STREAM]).permutation(pictures).tolist()
         self.part = Foreground()
         self._places = dict[int, NDArray[np.bool_]]()  # by picture
@@ -150,21 +150,23 @@ class SimulatedDefects:
         """Finds the part in the pictures: by what good pictures share if a third of the time is enough to
         learn that, else in each picture alone."""
         begun = time.monotonic()
-        shown = [image for image in map(self.shown, self.pictures[:1]) if image is not None]
+        shown = [image for image in map(self.load_good, self.pictures[:1]) if image is not None]
         for image in shown:
             self.part.mask(crop_padding(image)[0])
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
         if alike and len(self.pictures) >= PART_PICTURES and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
-            shown += [image for image in map(self.shown, self.pictures[1:PART_PICTURES]) if image is not None]
+            shown += [
+                image for image in map(self.load_good, self.pictures[1:PART_PICTURES]) if image is not None
+            ]
             self.part = Foreground.of(crop_padding(image)[0] for image in shown)
 
-    def picture(self, number: int) -> int:
+    def picture_of(self, number: int) -> int:
         return self.pictures[number // len(DEFECT_SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
         """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect."""
-        image = self.shown(self.picture(number))
+        image = self.load_good(self.picture_of(number))
         if image is None:
             return None
         picture, box = crop_padding(image)
@@ -185,7 +187,7 @@ class SimulatedDefects:
         """Mask of the places where a defect may lie, [h, w]: the part's counted pixels, or all counted pixels
         if the part has none. Pixels outside `shown` [h, w] do not count."""
         counted: NDArray[np.bool_] = self.model.roi.cpu().numpy()[box] & shown.numpy()
-        carrier = self.picture(number)
+        carrier = self.picture_of(number)
         if carrier not in self._places:
             part = self.part.mask(picture) & counted
             self._places[carrier] = part if part.any() else counted

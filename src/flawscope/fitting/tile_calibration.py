@@ -81,7 +81,7 @@ def calibrate_pictures(
         numbers: the fit of views.
         task: the fit's task, in pictures.
     """
-    fitted, score = windows.to_pictures(numbers), "map" if model.scores_maximum else "views"
+    fitted, score = windows.to_pictures(numbers), "map" if model.score_is_map_maximum else "views"
     fusion = Fusion(score) if task.old is None else task.old.manifest.fusion
     assert fusion is not None
     before = fitted.calibration
@@ -104,7 +104,7 @@ def calibrate_pictures(
     if task.old is not None:
         fitted.calibration = fitted.calibration.after(task.old.manifest.calibration)
     rng = np.random.default_rng([model.config.seed, STREAM])
-    tiles = [int(rng.choice(windows.tiles_of(picture, numbers.answered))) for picture in found]
+    tiles = [int(rng.choice(windows.tiles_of(picture, numbers.exact_positions))) for picture in found]
     return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
 
 
@@ -134,7 +134,7 @@ def _compute_values(
             return None
         with lock:
             if picture not in opened:
-                grid, numbers = views.grid, views.numbers()
+                grid, numbers = views.grid, views.view_numbers()
                 blended = None if grid is None else TileBlender(grid, views.whole, Fusion(), views.region)
                 opened[picture] = _OpenPicture(views, numbers, blended)
             return opened[picture]
@@ -172,9 +172,11 @@ class _LeaveOneOutViews:
 
     def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
         self.model, self.fitted = model, fitted
-        self.numbers_by_place = {} if fitted.answer is None else windows.by_place(fitted.used)
+        self.numbers_by_place = {} if fitted.left_out_by_number is None else windows.by_place(fitted.used)
         self.unlearnt = LeaveOneOutScorer(model, fitted, windows.pictures(fitted.used), task.groups)
-        self.faster = fitted.left_out is not None and fitted.answer is None and model.scores_maximum
+        self.faster = (
+            fitted.left_out is not None and fitted.left_out_by_number is None and model.score_is_map_maximum
+        )
 
     def has_fast_bound(self, picture: int) -> bool:
         """Whether there is a faster answer, whose map is an upper bound."""
@@ -183,7 +185,11 @@ class _LeaveOneOutViews:
     def _from_fit(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
         """Score and map of a tile that was learnt from, as the fit has found them already; else None."""
         learnt = self.numbers_by_place.get((picture, number))
-        found = None if learnt is None or self.fitted.answer is None else self.fitted.answer(learnt)
+        found = (
+            None
+            if learnt is None or self.fitted.left_out_by_number is None
+            else self.fitted.left_out_by_number(learnt)
+        )
         return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
 
     def score(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
@@ -208,7 +214,7 @@ def _confirm_maximum(
     region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
     while one.unsure_maps:
         drawn = blended.tiles if region is None else np.where(region, blended.tiles, -np.inf)
-        showing = grid.showing(*divmod(int(drawn.argmax()), width))
+        showing = grid.tiles_at(*divmod(int(drawn.argmax()), width))
         unsure = [t + 1 for t in showing if t + 1 in one.unsure_maps]
         if not unsure:
             return
@@ -232,7 +238,7 @@ def _blended_values(views: Views, blended: TileBlender) -> PictureValues:
     grid = blended.grid
     assert blended.view is not None
     score, whole = blended.view
-    rows, columns = views.whole.at(grid.canvas).nearest()
+    rows, columns = views.whole.with_picture_size(grid.canvas).nearest_indices()
     region, (height, width) = blended.region, grid.canvas
     step = max(1, (1 << 20) // width)
     total, count, largest, pixels, seen = 0.0, 0, -np.inf, [], []

@@ -99,7 +99,7 @@ class Reader:
                 self.failures[index] = error_reason(error, self.names[index])
             return None
         if self.preprocess.tile is not None:
-            views.within(self.roi)
+            views.with_roi(self.roi)
         measured = self.measured.get(index) or measure_appearance(views.images([0])[0], self.roi)
         with self._lock:
             self.hashes[index], self.measured[index] = digest, measured
@@ -274,7 +274,7 @@ def learn_normalization(
             if (found := channel_statistics(image, roi)) is not None:
                 yield found
 
-    return Normalization.of(measured(), share)
+    return Normalization.from_statistics(measured(), share)
 
 
 def learn_pose_reference(
@@ -303,10 +303,13 @@ def learn_part_finding(
     found = learn_several_parts(
         [*overviews.values()], lambda k, side: preprocess.small(decode(sources[read[k]]), side), kind
     )
-    counts, wrong = dict(zip(read, found.counts, strict=True)), dict(zip(read, found.wrong, strict=True))
+    counts, wrong = (
+        dict(zip(read, found.counts, strict=True)),
+        dict(zip(read, found.count_errors, strict=True)),
+    )
     every = range(len(sources))
     return found._replace(
-        counts=[counts.get(i, 0) for i in every], wrong=[wrong.get(i, UNREAD) for i in every]
+        counts=[counts.get(i, 0) for i in every], count_errors=[wrong.get(i, UNREAD) for i in every]
     )
 
 

@@ -48,7 +48,7 @@ class Detector(nn.Module, ABC):
         return None
 
     @property
-    def scores_maximum(self) -> bool:
+    def score_is_map_maximum(self) -> bool:
         """Whether a score is its map's maximum."""
         return True
 
@@ -76,7 +76,7 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.score_at(positions, self.embed(images), self.inside(images))
 
-    def at(self, position: int) -> Detector:
+    def at_position(self, position: int) -> Detector:
         """The detector for images at one position."""
         return self
 
@@ -141,7 +141,7 @@ class Detector(nn.Module, ABC):
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The detector that an artefact describes. Imports no code that the artefact names."""
-        settings = cls.METHOD.stored(config)
+        settings = cls.METHOD.parse_stored(config)
         model = cls(settings, stored_region(settings, tensors))
         model.fill(tensors)
         return model.eval()

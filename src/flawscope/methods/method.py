@@ -96,8 +96,8 @@ class Method:
     finds_suspects: bool = False
     extends: bool = False
     fits_in_parts: bool = False
-    joins: bool = False
-    peak: Callable[[Any, Task], int] | None = None
+    supports_joint: bool = False
+    predict_peak: Callable[[Any, Task], int] | None = None
     choose: Callable[[Any, AutoSettingsTask], Any] | None = None
     candidates: Sequence[Mapping[str, Any]] = ()
     rehearse: Callable[[Any, float], Mapping[str, Any]] | None = None
@@ -112,11 +112,11 @@ class Method:
         found = apply_tile_scale(self.presets[preset], values or {})
         return settings.build_config(self.config, round_to_patches(self.config, found))
 
-    def fitted(self, model: Detector, task: Task) -> Fitted:
+    def run_fit(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
-    def stored(self, values: Mapping[str, Any]) -> Any:
+    def parse_stored(self, values: Mapping[str, Any]) -> Any:
         """Settings as a model file holds them. Settings that have since gone are ignored."""
         return settings.build_config(self.config, settings.keep_known_settings(self.config, values))
 

@@ -160,7 +160,7 @@ class PatchDetector(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        typed = cls.METHOD.stored(config)
+        typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
         final_norm = typed.final_norm if "final_norm" in config else None
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors, final_norm)

@@ -94,7 +94,7 @@ class PictureSettings:
         )
 
     @property
-    def shared(self) -> float:
+    def overlap_share(self) -> float:
         """The share of a tile that its neighbour shows, too."""
         return parse_overlap(self.overlap, self.tile or (1, 1)) or 0.0
 
@@ -125,7 +125,7 @@ class PictureSettings:
         return self.masked or (self.keep_aspect and self.crop is None)
 
     @property
-    def locates(self) -> bool | None:
+    def tells_positions_apart(self) -> bool | None:
         """Whether tiles are told apart by where they lie; None: the pictures decide."""
         return False
 

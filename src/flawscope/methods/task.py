@@ -65,15 +65,15 @@ class ProcessGroup:
 
     rank, world = 0, 1
 
-    def mean(self, tensors: Sequence[Tensor], weight: float) -> None:
+    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
         """Replace the tensors, in place, by their means over all processes, each with its own weight, 0 or
         more: the same bytes everywhere."""
 
-    def first(self, make: Callable[[], T]) -> T:
+    def on_first_process(self, make: Callable[[], T]) -> T:
         """Call `make` in the first process alone, and return its value in all of them."""
         return make()
 
-    def leave(self) -> None:
+    def end_other_processes(self) -> None:
         """Let the first process go on alone. Raises `WorkerFinished` in the others."""
 
 
@@ -86,7 +86,7 @@ class DistributedGroup(ProcessGroup):
     def __init__(self) -> None:
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
 
-    def mean(self, tensors: Sequence[Tensor], weight: float) -> None:
+    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
         """Average in fp32, by one reduction of all tensors in a row, with the weight at the end."""
         flat = torch.cat([*(one.flatten().float() for one in tensors), tensors[0].new_ones(1).float()])
         # a weight of 0 may belong to the mean of nothing, which is NaN
@@ -97,13 +97,13 @@ class DistributedGroup(ProcessGroup):
         for one, part in zip(tensors, parts, strict=True):
             one.copy_(part.view(one.shape))
 
-    def first(self, make: Callable[[], T]) -> T:
+    def on_first_process(self, make: Callable[[], T]) -> T:
         box = [make() if self.rank == 0 else None]
         distributed.broadcast_object_list(box, src=0)
         found: T = box[0]  # type: ignore[assignment]
         return found
 
-    def leave(self) -> None:
+    def end_other_processes(self) -> None:
         if self.rank:
             raise WorkerFinished
 
@@ -126,12 +126,12 @@ class Budget:
     minutes: float | None = None
     checkpoint: Path | None = None
     resume: bool = False
-    every: float = CHECKPOINT_INTERVAL
-    later: int = 0
-    checked: int = 0
+    checkpoint_interval: float = CHECKPOINT_INTERVAL
+    scored_later: int = 0
+    scored_if_time: int = 0
     tensorboard: Path | None = None
-    together: ProcessGroup = SINGLE_PROCESS
-    begun: float = field(default_factory=time.monotonic)
+    process_group: ProcessGroup = SINGLE_PROCESS
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def log(self) -> Path | None:
@@ -141,7 +141,7 @@ class Budget:
     @property
     def until(self) -> float | None:
         """End of the minutes on `time.monotonic`'s clock."""
-        return None if self.minutes is None else self.begun + 60 * self.minutes
+        return None if self.minutes is None else self.started + 60 * self.minutes
 
 
 @dataclass(frozen=True)
@@ -152,14 +152,14 @@ class SeenDefect:
     mask: [H, W] bool, True somewhere.
     """
 
-    kept: Tensor
+    packed_image: Tensor
     mask: NDArray[np.bool_]
     name: str
 
     @property
     def image(self) -> Tensor:
         """The picture [3, H, W] float32 in 0..1."""
-        return unpack_image(self.kept)
+        return unpack_image(self.packed_image)
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class TilePositions:
     """
 
     count: int
-    of: Sequence[int]
-    pictures: Sequence[int]
-    alone: Callable[[int], tuple[slice, slice]]
+    position_of: Sequence[int]
+    picture_of: Sequence[int]
+    unshared_part: Callable[[int], tuple[slice, slice]]
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,12 @@ class Task:
     settle: Callable[[list[int]], list[int]] = list
     seen: Sequence[SeenDefect] = ()
     old: Artefact | None = None
-    decoded: int = 0
-    views: float = 1
-    places: TilePositions | None = None
-    enough: int | None = None
+    decoded_bytes: int = 0
+    views_per_picture: float = 1
+    tile_positions: TilePositions | None = None
+    calibration_pictures: int | None = None
     budget: Budget = Budget()
-    workers: PartExecutor = IN_PROCESS
+    executor: PartExecutor = IN_PROCESS
     say: Callable[[str], None] = lambda line: None
     step: ProgressCallback = ignore_progress
     _full_load: LoadPicture | None = None  # of a task without `load`
@@ -270,7 +270,7 @@ class Task:
             method=method,
             reserved=self.reserved,
             more=more,
-            views=self.views,
+            views=self.views_per_picture,
         )
         held = {i for part in parts for i in part}
         others = images.set_apart([i for i in used if i not in held])
@@ -278,7 +278,7 @@ class Task:
 
     def pluralize(self, count: int, what: str = "") -> str:
         """A number of pictures, or of views where the task's numbers are of views, in words."""
-        return pluralize(count, f"{what} picture".strip() if self.views == 1 else "view")
+        return pluralize(count, f"{what} picture".strip() if self.views_per_picture == 1 else "view")
 
 
 def _refuse_load(index: int) -> Tensor | None:
@@ -301,7 +301,7 @@ class AutoSettingsTask:
         these are known.
     """
 
-    decoded: Callable[[int], NDArray[Any] | None]
+    decode_picture: Callable[[int], NDArray[Any] | None]
     count: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     roi: str | os.PathLike[str] | NDArray[Any] | None = None
@@ -340,9 +340,9 @@ class Fitted:
     suspects: dict[int, float] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     left_out: Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]] | None = None
-    answered: Collection[int] = ()
-    answer: Callable[[int], tuple[Tensor, Tensor] | None] | None = None
-    first_group: int = 0
+    exact_positions: Collection[int] = ()
+    left_out_by_number: Callable[[int], tuple[Tensor, Tensor] | None] | None = None
+    group_offset: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)

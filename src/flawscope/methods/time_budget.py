@@ -48,7 +48,7 @@ class Pace:
         self.share = state["used"] / (state["used"] + state["left"])
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the time is nearer without another step than with one."""
         return self.seconds_left() < self.per_step / 2
 

@@ -99,12 +99,12 @@ class TrainedFit:
             **decisive,
             "precision while it learns": trainer.precision,
         }
-        together = self.task.budget.together
+        together = self.task.budget.process_group
         if together.world > 1:  # their measured tensors may differ in the last digits
-            state = together.first(lambda: to_arrays(self.model.state_dict()))
+            state = together.on_first_process(lambda: to_arrays(self.model.state_dict()))
             self.model.load_state_dict(to_tensors(state))
         trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
-        together.leave()
+        together.end_other_processes()
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
@@ -120,8 +120,8 @@ class TrainedFit:
         if self.model.roi.device.type == "cpu":  # these few are one thread's
             each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
         self.held.step = self.task.step
-        check = min(each * budget.checked, CHECK_SHARE * 60 * (budget.minutes or 0))
-        return each * (len(held) + budget.later), check
+        check = min(each * budget.scored_if_time, CHECK_SHARE * 60 * (budget.minutes or 0))
+        return each * (len(held) + budget.scored_later), check
 
     def finish(
         self, trainer: Trainer[Any], learnt: str = "", values: Sequence[PictureValues] | None = None

@@ -48,7 +48,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
     STAGE: ClassVar[str] = "training"  # in the progress
-    DIVIDED: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
+    DIVIDES_BATCHES: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
     checks = CURVE_POINTS
     together: ProcessGroup = SINGLE_PROCESS
@@ -91,7 +91,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Context in which networks compute in the precision of training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
-    def mine(self, size: int) -> range:
+    def own_samples(self, size: int) -> range:
         """The samples of a step's batch that are this process's, where batches are divided."""
         return range(self.together.rank, size, self.together.world)
 
@@ -103,16 +103,16 @@ class Trainer(TrainingState, ABC, Generic[B]):
         optimiser, begun = self._make_adam(networks), 0.0
         for k in range(TIMED_STEPS):
             begun = time.monotonic()
-            self._learn(networks, optimiser, self._own_batch(k), k).sum().item()
+            self._optimise(networks, optimiser, self._own_batch(k), k).sum().item()
         return time.monotonic() - begun
 
-    def _fix_steps(
+    def _plan_steps(
         self, budget: Budget, kept: dict[str, float] | None, after: Callable[[], tuple[float, float]]
     ) -> None:
         """Set the number of steps: the device's default; with minutes, as many as fit into them, or into the
         time `kept` of an earlier run, by the time of a few, planned again while the training runs."""
         tried = self.measure_step_time()  # all make the same steps
-        per_step = self.together.first(lambda: tried)
+        per_step = self.together.on_first_process(lambda: tried)
         if kept is None and budget.until is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
             steps = pluralize(self.steps, "step")
@@ -123,7 +123,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         if kept is not None:
             until, used = time.monotonic() + kept["left"] + later, kept["used"]
         self.pace = Pace(until, later, per_step, used)
-        left = self.together.first(self.pace.seconds_left)
+        left = self.together.on_first_process(self.pace.seconds_left)
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         fitting = int(left / per_step)
@@ -138,7 +138,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         batch, world = str(self.settings.batch), self.together.world
         if world > 1:
             where = f"{world} workers, {self.device.type}"
-            batch = batch if self.DIVIDED else f"{world} x {batch}"
+            batch = batch if self.DIVIDES_BATCHES else f"{world} x {batch}"
         return (
             f"{'' if self.pace is None else 'about '}{pluralize(self.steps or 0, 'step')} of "
             f"{batch} on {where}, {self.precision}; --steps and --minutes change that"
@@ -167,7 +167,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             InputError: a checkpoint of another run, no time for a step, or a training that cannot be divided.
             FlawscopeError: NaN loss, or workers that do not learn from the same.
         """
-        self.minutes, kept, self.together = budget.minutes, None, budget.together
+        self.minutes, kept, self.together = budget.minutes, None, budget.process_group
         identity = {**identity, WORKERS_KEY: self.together.world}
         self._check_processes(identity)
         known = {**identity, "minutes": budget.minutes}
@@ -175,14 +175,14 @@ class Trainer(TrainingState, ABC, Generic[B]):
         if found is not None and unasked and (other := describe_difference(found[1], known)):
             set_aside_checkpoint(unasked, f"there is an unfinished run with {other}", self.say)
             found = None
-        found = self.together.first(lambda: found)
+        found = self.together.on_first_process(lambda: found)
         if found is not None:
             kept = self.restore(*found, known)
             anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
             self.say(f"goes on after step {self.done:,} of {self._expected():,}{anew}")
         self.prepare(found is not None)
         if kept is not None or self.steps is None:
-            self._fix_steps(budget, kept, after)
+            self._plan_steps(budget, kept, after)
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
@@ -208,7 +208,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
                 if self.device.type == "cpu" or self.done % 64 == 0 or over:
                     expected = self.done if over else self._expected()
                     self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
-                late = time.monotonic() - saved >= budget.every
+                late = time.monotonic() - saved >= budget.checkpoint_interval
                 # after the last step, too: what comes then may be interrupted
                 if budget.checkpoint and (late or over or interrupted.is_set()):
                     self.save(budget.checkpoint, identity, over=over)
@@ -230,7 +230,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         share = learning_rate_share(self.settings.schedule, self.done, self._expected())
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * share
-        losses = self._learn(self.networks, self.optimiser, batch, self.done)
+        losses = self._optimise(self.networks, self.optimiser, batch, self.done)
         self.loss_sums += losses
         before = int(self._share_done() * self.checks)
         self.done, self.steps_since_check = self.done + 1, self.steps_since_check + 1
@@ -247,7 +247,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         pace = self.pace
         if pace is None:
             return self.done >= self._expected()
-        pace.share, over = self.together.first(lambda: (pace.share, pace.over))
+        pace.share, over = self.together.on_first_process(lambda: (pace.share, pace.is_over))
         return over
 
     def _share_done(self) -> Fraction | float:
@@ -262,7 +262,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             return self.steps
         return max(self.done + 1, round(self.done / self.pace.share))
 
-    def _learn(
+    def _optimise(
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
         """Make one step, and return its losses, those of `LOSSES`."""
@@ -276,7 +276,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
                 if values.grad is None:  # this process's samples give none
                     values.grad = torch.zeros_like(values)
             gradients = [values.grad for values in learnt if values.grad is not None]
-            self.together.mean([*gradients, losses], self.weight(batch))
+            self.together.average([*gradients, losses], self.weight(batch))
         optimiser.step()
         return losses
 
@@ -286,21 +286,23 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Check that all processes learn from the same and in the same way."""
         if self.together.world == 1:
             return
-        if self.DIVIDED is None:
+        if self.DIVIDES_BATCHES is None:
             raise InputError("this training cannot be divided among workers: take one")
-        if self.DIVIDED and self.settings.batch < self.together.world:
+        if self.DIVIDES_BATCHES and self.settings.batch < self.together.world:
             raise InputError(
                 f"a batch of {self.settings.batch} cannot be divided among {self.together.world} workers: "
                 "take fewer, or give a larger --set batch"
             )
-        if other := describe_difference({"identity": self.together.first(lambda: identity)}, identity):
+        if other := describe_difference(
+            {"identity": self.together.on_first_process(lambda: identity)}, identity
+        ):
             raise FlawscopeError(
                 f"the first worker has {other}: all need the same pictures, and machines of one kind"
             )
 
     def _batch_number(self, step: int) -> int:
         """Number of the batch that this process learns from in a step, in whole or in part."""
-        return step if self.DIVIDED else step * self.together.world + self.together.rank
+        return step if self.DIVIDES_BATCHES else step * self.together.world + self.together.rank
 
     def _own_batch(self, step: int) -> B:
         return self.batch(self._batch_number(step))

@@ -94,7 +94,7 @@ class AppearanceRange:
     pictures: int
 
     @classmethod
-    def of(cls, measured: Iterable[FeatureValues]) -> AppearanceRange | None:
+    def from_measures(cls, measured: Iterable[FeatureValues]) -> AppearanceRange | None:
         """Returns the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
         rows = [one for one in measured if one]
         if len(rows) < MIN_PICTURES:
@@ -109,7 +109,7 @@ class AppearanceRange:
             found.append(outside / max(high - low, feature.min_width))
         return tuple(found)
 
-    def widened(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
+    def widen(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
         """Returns the range of these pictures and of others, which are given by their `shifts`."""
         rows = [one for one in shifts if one]
         ranges = list(self.ranges)

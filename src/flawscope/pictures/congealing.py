@@ -194,7 +194,7 @@ def _average(
     else:
         part = visible
     counted = ndimage.binary_dilation(part, iterations=_OUTLINE_WIDTH) & visible
-    turn, x, y, extent = _bounding_square(part, previous.turns)
+    turn, x, y, extent = _bounding_square(part, previous.rotates)
     right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF_SIDE])
     cos, sin = math.cos(turn), math.sin(turn)
     at = sin * right + cos * down + y + HALF_SIDE - 0.5, cos * right - sin * down + x + HALF_SIDE - 0.5

@@ -268,7 +268,7 @@ def without_warnings() -> Iterator[None]:
 class Header(NamedTuple):
     """The header of an encoded picture: its format as Pillow calls it, and its size as stored."""
 
-    kind: str
+    format: str
     height: int
     width: int
     memory: int  # bytes that decoding takes at most

@@ -71,7 +71,7 @@ class Geometry:
             return float(x.min()), float(y.min()), float(x.max()), float(y.max())
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
-    def at(self, picture_size: tuple[int, int]) -> Geometry:
+    def with_picture_size(self, picture_size: tuple[int, int]) -> Geometry:
         """Geometry of the same view, of the picture scaled to another size."""
         (sy, sx), (height, width) = self.scale, self.picture_size
         scale = (sy * height / picture_size[0], sx * width / picture_size[1])
@@ -87,11 +87,11 @@ class Geometry:
         offset = self.offset[0] + top * yy + left * yx, self.offset[1] + top * xy + left * xx
         return replace(self, picture_size=(height, width), offset=offset)
 
-    def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Network rows of the picture's rows, and likewise columns, for views that show the whole picture."""
         return self._nearest(0)[1], self._nearest(1)[1]
 
-    def inside(self) -> Mask:
+    def visible_mask(self) -> Mask:
         """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox."""
         if self.matrix is not None:
             return self.inverse()._visible_in_view()

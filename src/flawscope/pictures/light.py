@@ -133,7 +133,9 @@ class Normalization:
             raise InputError("the model's normalization of light is damaged: fit anew")
 
     @classmethod
-    def of(cls, measured: Iterable[tuple[NDArray[Any], NDArray[Any]]], share: float) -> Normalization:
+    def from_statistics(
+        cls, measured: Iterable[tuple[NDArray[Any], NDArray[Any]]], share: float
+    ) -> Normalization:
         """Normalization to good pictures, given what `channel_statistics` found. InputError without any."""
         rows = np.array(list(measured))
         if not len(rows):
@@ -145,7 +147,7 @@ class Normalization:
         ]
         return cls(share, ranges[0], ranges[1])
 
-    def tone(self, image: Float32, counted: Mask | None = None) -> ToneCorrection:
+    def correction(self, image: Float32, counted: Mask | None = None) -> ToneCorrection:
         """Correction of a whole picture [3, H, W], 0..1, padding marked, by its pixels that count [H, W]."""
         found = channel_statistics(image, counted)
         if found is None:

@@ -46,7 +46,7 @@ class PartPose:
     error: float
 
     @classmethod
-    def of(
+    def from_pose(
         cls, pose: Pose, reference: PoseReference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
         """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
@@ -90,36 +90,36 @@ class PartViews(Views):
         wrong: str,
     ):
         super().__init__(images[:1], geometry)
-        self.every, self.view_geometries = images, placed
-        self.poses, self.objects, self.wrong = poses, objects, wrong
+        self.all_images, self.view_geometries = images, placed
+        self.poses, self.objects, self.count_error = poses, objects, wrong
 
     def __len__(self) -> int:
-        return len(self.every)
+        return len(self.all_images)
 
     @property
     def unusable(self) -> str:
-        return f"its parts are counted wrong: {self.wrong}" if self.wrong else ""
+        return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     @property
     def geometries(self) -> list[Geometry]:
         return self.view_geometries
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        return self.every[list(numbers)]
+        return self.all_images[list(numbers)]
 
-    def answer(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        scores, drawn = self.answers(run, batch)
+    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        scores, drawn = self.predict_parts(run, batch)
         return float(scores.max()), drawn
 
-    def answers(self, run: RunModel, batch: int | None = None) -> tuple[NDArray[Any], Float32]:
+    def predict_parts(self, run: RunModel, batch: int | None = None) -> tuple[NDArray[Any], Float32]:
         """Scores of all parts [n], and the picture's map: the largest value where views overlap, and the
         middle one where there is none. batch: parts that are computed together; None: all."""
         step = batch or len(self)
-        parts = [run(self.every[k : k + step], None) for k in range(0, len(self), step)]
+        parts = [run(self.all_images[k : k + step], None) for k in range(0, len(self), step)]
         scores, maps = (np.concatenate(of) for of in zip(*parts, strict=True))
         whole = np.full(self.geometry.size, -np.inf, np.float32)
-        for image, placed, values in zip(self.every, self.view_geometries, maps, strict=True):
-            here = placed.at(self.geometry.size)
+        for image, placed, values in zip(self.all_images, self.view_geometries, maps, strict=True):
+            here = placed.with_picture_size(self.geometry.size)
             x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *placed.size[::-1])))
             if x0 < x1 and y0 < y1:
                 window = here.window(y0, x0, y1 - y0, x1 - x0)
@@ -144,13 +144,13 @@ def cut_part_views(
     images = np.empty((len(placed), 3, *size), np.float32)
     for image, here, (others, body) in zip(images, placed, _part_masks(found), strict=True):
         write_planes(warp_view(picture, here), divisor, image)
-        half = here.at((others.shape[0], others.shape[1]))
-        hidden, inside = half.mask_to_network(others), here.inside()
+        half = here.with_picture_size((others.shape[0], others.shape[1]))
+        hidden, inside = half.mask_to_network(others), here.visible_mask()
         _fill_hidden(image, hidden, inside & ~hidden & ~half.mask_to_network(body))
         image[:] = np.where(inside & ~hidden, image, -1 - image)
     height, width = whole
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in found.objects]
-    poses = [PartPose.of(pose, reference, whole, several.side) for pose in found.poses]
+    poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in found.poses]
     wrong = several.count_error(len(poses), len(objects))
     return PartViews(images, _map_geometry(whole, size, reference, several), placed, poses, objects, wrong)
 

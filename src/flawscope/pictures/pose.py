@@ -154,7 +154,7 @@ class PoseReference:
         yy, yx, xy, xx = map(float, linear.ravel())
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """Describes the reference for a person."""
         looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
         same = "" if self.period == 1 else f"; {looks} the same"
@@ -172,7 +172,7 @@ class PoseReference:
         return self.levels[edges, edges]
 
     @property
-    def turns(self) -> bool:
+    def rotates(self) -> bool:
         """Whether the angle is looked for."""
         return self.kind != "shift" and self.period != 0
 
@@ -180,7 +180,7 @@ class PoseReference:
 
     @cached_property
     def _angles(self) -> NDArray[np.float64]:
-        if not self.turns:
+        if not self.rotates:
             return np.zeros(1)
         count = max(1, round(360 / self.period / _ANGLE_STEP))
         angles = (np.arange(count) - count // 2) * (2 * math.pi / self.period / count)
@@ -276,7 +276,7 @@ class PoseReference:
         y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
         down, across, level = down.ravel()[counted], across.ravel()[counted], levels.ravel()[counted]
         slopes = [across, down]
-        slopes += [(down * x - across * y) / HALF_SIDE] if self.turns else []
+        slopes += [(down * x - across * y) / HALF_SIDE] if self.rotates else []
         slopes += [(across * x + down * y) / HALF_SIDE] if self.kind == "full" else []
         slopes += [level, np.ones_like(level)]
         places = np.stack([x, y]).astype(np.float32)
@@ -308,7 +308,7 @@ class PoseReference:
     def _update_pose(self, pose: Pose, change: list[float]) -> Pose:
         """The pose after the inverse of a change of the reference: x, y, then angle and scale if free."""
         x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
-        angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.turns else 0.0
+        angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.rotates else 0.0
         scale = 1 + min(max(change[-1] / HALF_SIDE, -0.05), 0.05) if self.kind == "full" else 1.0
         side = -1 if pose.mirrored else 1
         moved = replace(pose, angle=pose.angle - side * angle, scale=pose.scale / scale)

@@ -185,7 +185,7 @@ class Preprocess:
         correction. Without `normalization` the view stays as it is."""
         if self.normalization is None:
             return first, None
-        tone = self.normalization.tone(first[0], counted)
+        tone = self.normalization.correction(first[0], counted)
         return tone(first[0])[None], tone
 
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
@@ -297,7 +297,7 @@ class Preprocess:
         placed = reference.geometry(pose, picture_size(picture), self.network_size)
         tensor = np.empty((1, 3, *self.network_size), np.float32)
         write_planes(warp_view(picture, placed), divisor, tensor[0])
-        tensor[0] = np.where(placed.inside(), tensor[0], -1 - tensor[0])
+        tensor[0] = np.where(placed.visible_mask(), tensor[0], -1 - tensor[0])
         return tensor, placed
 
     def _divisor(self, picture: Raster, name: str) -> float:

@@ -71,7 +71,7 @@ def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
     reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
     size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))
     planes = resized(picture, size, full_box(picture))
-    view = placed.at(size).inverse()
+    view = placed.with_picture_size(size).inverse()
     left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
     (above, below), (before, after) = (
         (max(0, math.ceil(-low) + 1), max(0, math.ceil(high) + 1))

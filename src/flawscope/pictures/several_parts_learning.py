@@ -69,11 +69,11 @@ class LearnedParts(NamedTuple):
     settings: SeveralParts
     reference: PoseReference
     counts: list[int]
-    wrong: list[str]
+    count_errors: list[str]
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """Describes the counts for a person."""
-        counted_wrong = f"{sum(map(bool, self.wrong))} of {len(self.wrong)} counted wrong"
+        counted_wrong = f"{sum(map(bool, self.count_errors))} of {len(self.count_errors)} counted wrong"
         return f"several parts: {self.settings.count_text} in a picture, {counted_wrong}"
 
 

@@ -59,7 +59,7 @@ class TileGrid:
         """Row and column of a tile in the grid."""
         return divmod(tile, len(self.starts[1]))
 
-    def showing(self, y: int, x: int) -> list[int]:
+    def tiles_at(self, y: int, x: int) -> list[int]:
         """Numbers of the tiles that show a pixel of the canvas."""
         rows, columns = (
             [i for i, start in enumerate(starts) if start <= at < start + side]
@@ -67,7 +67,7 @@ class TileGrid:
         )
         return [row * len(self.starts[1]) + column for row in rows for column in columns]
 
-    def alone(self, tile: int) -> tuple[slice, slice]:
+    def unshared_window(self, tile: int) -> tuple[slice, slice]:
         """Rows and columns of a tile that no other tile shows; there may be none."""
         parts = []
         for starts, side, k in zip(self.starts, self.tile, self.row_and_column(tile), strict=True):
@@ -150,7 +150,7 @@ class RegionOfInterest:
 
     def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int]):
         self.mask = mask
-        self.rows, self.columns = whole.at(canvas).nearest()
+        self.rows, self.columns = whole.with_picture_size(canvas).nearest_indices()
 
     def window(self, y: int, x: int, height: int, width: int) -> Mask:
         """Mask [height, width] of the region at this place."""
@@ -200,7 +200,7 @@ class TileBlender:
         picture_map, fusion, (height, width) = self.tiles, self.fusion, self.grid.canvas
         score = self.score
         lowest = np.float32(self.lowest if math.isfinite(self.lowest) else 0.0)
-        at = self.whole.at(self.grid.canvas)
+        at = self.whole.with_picture_size(self.grid.canvas)
         step = max(1, (1 << 20) // width)
         largest = -math.inf
         if self.view is not None:
@@ -265,7 +265,7 @@ class Views:
         """Places in the picture of the views that are no tiles."""
         return [self.whole]
 
-    def within(self, mask: Mask | None) -> Views:
+    def with_roi(self, mask: Mask | None) -> Views:
         """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
         are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
         if mask is not None:
@@ -275,7 +275,7 @@ class Views:
     def __len__(self) -> int:
         return 1 if self.grid is None else 1 + len(self.grid)
 
-    def numbers(self) -> list[int]:
+    def view_numbers(self) -> list[int]:
         """Numbers of the views with pixels that count."""
         region, grid = self.region, self.grid
         if region is None or grid is None:
@@ -287,13 +287,13 @@ class Views:
         images = [self._view_image(number) for number in numbers]
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
-    def answer(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """The picture's score, and its map at `geometry.size`. `run` is given the views' numbers too where
         the model knows where a tile lies; `fusion` None: there is one view. batch: views run at a time."""
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]), None)
             return float(scores[0]), maps[0]
-        blended, numbers = TileBlender(self.grid, self.whole, fusion, self.region), self.numbers()
+        blended, numbers = TileBlender(self.grid, self.whole, fusion, self.region), self.view_numbers()
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
             where = np.array(these, np.int64) if self.located else None

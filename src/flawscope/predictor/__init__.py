@@ -240,7 +240,7 @@ class Predictor:
     def _load_views(self, picture: PictureSource, name: str | None) -> Loaded:
         """Computes a picture's views, and its appearance as a whole."""
         counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
-        views = self.manifest.preprocess.views(picture, name, counted).within(region)
+        views = self.manifest.preprocess.views(picture, name, counted).with_roi(region)
         return views, measure_appearance(views.images([0])[0], counted)
 
     def normalize_light(self, seen: Loaded) -> Loaded:
@@ -262,7 +262,7 @@ class Predictor:
         if fusion is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
-        answers = (views.answer(run, fusion, self.session.batch) for views in several)
+        answers = (views.predict(run, fusion, self.session.batch) for views in several)
         scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 
@@ -281,7 +281,7 @@ class Predictor:
         """Judges a picture by its parts, which are computed together."""
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
-        scores, drawn = views.answers(run)
+        scores, drawn = views.predict_parts(run)
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
@@ -322,7 +322,7 @@ class Predictor:
         if pose is not None and reference is not None:
             part_p_value = reference.p_value(pose.error)
             size = views.geometry.picture_size
-            part_pose = PartPose.of(pose, reference, size) if pose.found else None
+            part_pose = PartPose.from_pose(pose, reference, size) if pose.found else None
         if part_p_value is not None and part_pose is None:  # a picture without its part is not good
             p_value, anomalous = min(p_value, part_p_value), True
             severity = max(severity, MIN_ANOMALOUS_SEVERITY)
@@ -382,7 +382,7 @@ class Predictor:
         if how.tile is None or geometry == how.whole.geometry(geometry.picture_size):  # one view
             inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
             inside = inside if region is None else region
-            return inside & geometry.inside() if how.marks_padding else inside
+            return inside & geometry.visible_mask() if how.marks_padding else inside
         if region is None:
             return np.ones(geometry.size, np.bool_)
         whole = how.whole.geometry(geometry.picture_size)

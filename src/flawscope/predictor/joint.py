@@ -133,7 +133,7 @@ class JointPredictor:
         picture's place. InputError: the picture cannot be read."""
         return self._first.prepare(picture)
 
-    def recognising(self, name: str) -> RecognisingPredictor:
+    def recognising_predictor(self, name: str) -> RecognisingPredictor:
         """The model of one product, which recognises the products of pictures that show this one."""
         return RecognisingPredictor(self, name)
 
@@ -248,7 +248,7 @@ class JointPredictor:
         if not isinstance(source, str | os.PathLike):
             raise InputError("the model knows views by the names of files: say which it is, product=VIEW")
         name = PurePath(source).as_posix()
-        view = self.artefact.views.of(name).view
+        view = self.artefact.views.parse(name).view
         if view not in self.products:
             raise unknown_view_error(name, view, self.products)
         return view

@@ -47,7 +47,7 @@ def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration
     """
     if isinstance(models, Manifest):
         calibration = models.calibration
-        views = pattern.read(_calibration_names(models))
+        views = pattern.parse_all(_calibration_names(models))
         return PartCalibration.from_views(views, calibration.scores, calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
@@ -87,7 +87,7 @@ class PartCollector:
             InputError: the file's name tells no part or an unknown view, or this view is there already.
         """
         name = PurePath(prediction.path or "").as_posix()
-        part, view = self.pattern.of(name)
+        part, view = self.pattern.parse(name)
         views = self._open.get(part, {})
         if view in views:
             raise InputError(
@@ -102,12 +102,12 @@ class PartCollector:
             return None
         return self.decide(part, self._open.pop(part))
 
-    def check(self, name: str, view: str) -> None:
+    def check_view(self, name: str, view: str) -> None:
         """Checks a picture's view. InputError, which names the known views, for another."""
         if view not in self.calibration.views:
             raise unknown_view_error(name, view, self.calibration.views)
 
-    def rest(self) -> Iterator[PartPrediction]:
+    def decide_incomplete(self) -> Iterator[PartPrediction]:
         """Decides on the parts of which views are missing."""
         while self._open:
             part = next(iter(self._open))

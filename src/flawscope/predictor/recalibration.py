@@ -88,7 +88,7 @@ def recalibrate(predictor: Predictor, good: Sequence[PictureSource], step: Progr
     facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
     facts["calibration_pictures"] = used_hashes
     if predictor.appearance is not None:  # pictures like these are expected from now on
-        facts[APPEARANCE] = predictor.appearance.widened(shifts).to_dict()
+        facts[APPEARANCE] = predictor.appearance.widen(shifts).to_dict()
     own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, relative_names(used), strict=True))
     manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)

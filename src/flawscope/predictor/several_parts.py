@@ -36,10 +36,10 @@ def with_parts(
     found = replace(
         found,
         part_found=bool(parts),
-        part_p_value=lost if views.wrong else 1.0,
-        found_parts=FoundParts(parts, several.least, several.most, tuple(views.objects), views.wrong),
+        part_p_value=lost if views.count_error else 1.0,
+        found_parts=FoundParts(parts, several.least, several.most, tuple(views.objects), views.count_error),
     )
-    if not views.wrong:
+    if not views.count_error:
         return found
     p_value, severity = min(found.p_value, lost), max(found.severity, MIN_ANOMALOUS_SEVERITY)
     return replace(found, p_value=p_value, severity=severity, is_anomalous=True)

@@ -101,7 +101,7 @@ def compute_figures(
     plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
     table = [*_rate_metrics(tally, calibration), *_metrics(result, tally, intervals)]
     places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
-    parts = part_cards(((one.found, one.outcome) for one in result.judged_parts), places)
+    parts = part_cards(((one.prediction, one.outcome) for one in result.judged_parts), places)
     aligned = {} if reference is None else _alignment(result, rows, reference)
     return Figures(rows, table, _kind_rows(result, rows), tally, plots, parts, aligned)
 
@@ -126,7 +126,7 @@ def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: PoseRe
     far = np.argsort(-np.where(np.isfinite(errors), errors, -1.0), kind="stable")
     return {
         "reference": image_uri(np.repeat(reference.part_image()[..., None], 3, 2), REFERENCE_SIDE),
-        "about": reference.described(),
+        "about": reference.describe(),
         "limit": MAX_ERROR,
         "table": table,
         "lost_title": "Parts counted wrong" if several else "No part found",
@@ -200,7 +200,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
         if value is None:
             interval = None
         elif interval:
-            notes.append(interval.how)
+            notes.append(interval.method)
         else:
             notes.append(
                 f"no interval: {'too few pictures or mistakes' if name in METRIC_NAMES else 'not computed'}"

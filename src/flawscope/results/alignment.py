@@ -51,7 +51,7 @@ class Alignment:
     learnt: LearnedParts | None = None
 
     @classmethod
-    def of(
+    def learn(
         cls,
         good: Sequence[Path],
         others: Sequence[Path],
@@ -83,7 +83,7 @@ class Alignment:
             how = Preprocess(reference=reference, several=learnt.settings)
             found = {path: how.views(path) for path in small}
             every = {
-                path: Poses(views.poses, views.wrong)
+                path: Poses(views.poses, views.count_error)
                 for path, views in found.items()
                 if isinstance(views, PartViews)
             }
@@ -93,7 +93,9 @@ class Alignment:
         return cls(
             reference,
             {
-                path: Poses([PartPose.of(pose, reference, sizes[path])]) if pose.found else Poses([], NO_PART)
+                path: Poses([PartPose.from_pose(pose, reference, sizes[path])])
+                if pose.found
+                else Poses([], NO_PART)
                 for path, pose in poses.items()
             },
             root,
@@ -110,8 +112,8 @@ class Alignment:
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
         lost = "no part found" if self.learnt is None else "parts counted wrong"
         return [
-            *([] if self.learnt is None else [self.learnt.described()]),
-            self.reference.described(),
+            *([] if self.learnt is None else [self.learnt.describe()]),
+            self.reference.describe(),
             f"{self._found_line}; spreads off: {far}",
             *([f"{lost} in {join_names(self.lost)}"] if self.lost else []),
         ]
@@ -161,7 +163,7 @@ class Alignment:
             SheetRow(images[k : k + COLUMNS], words[k : k + COLUMNS], frames=frames[k : k + COLUMNS])
             for k in rows
         ]
-        return contact_sheet(lines, (CELL, CELL), title=f"{self._found_line}\n{self.reference.described()}")
+        return contact_sheet(lines, (CELL, CELL), title=f"{self._found_line}\n{self.reference.describe()}")
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

@@ -15,22 +15,24 @@ class ProductCounts(MismatchDetector):
     shown: pictures by product. found: anomalous ones among them.
     """
 
-    shown: Counter[str] = field(default_factory=Counter)
-    found: Counter[str] = field(default_factory=Counter)
+    pictures_by_product: Counter[str] = field(default_factory=Counter)
+    anomalous_by_product: Counter[str] = field(default_factory=Counter)
 
     def add(self, prediction: Prediction) -> None:
         super().add(prediction)
-        self.shown[prediction.product_name] += 1
-        self.found[prediction.product_name] += prediction.is_anomalous
+        self.pictures_by_product[prediction.product_name] += 1
+        self.anomalous_by_product[prediction.product_name] += prediction.is_anomalous
 
     @property
-    def shown_none(self) -> int:
+    def unrecognised(self) -> int:
         """Number of pictures that show none of the products."""
-        return self.shown[NO_PRODUCT_NAME]
+        return self.pictures_by_product[NO_PRODUCT_NAME]
 
     def lines(self) -> str:
         """Counts of each product, for a person."""
         return ", ".join(
-            f"{name} {self.found[name]} of {count}" if name != NO_PRODUCT_NAME else f"{name} {count}"
-            for name, count in sorted(self.shown.items())
+            f"{name} {self.anomalous_by_product[name]} of {count}"
+            if name != NO_PRODUCT_NAME
+            else f"{name} {count}"
+            for name, count in sorted(self.pictures_by_product.items())
         )

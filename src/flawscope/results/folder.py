@@ -117,7 +117,7 @@ class RenderedPrediction(NamedTuple):
     remark: str
 
     @classmethod
-    def of(cls, source: PictureSource, prediction: Prediction) -> RenderedPrediction:
+    def render(cls, source: PictureSource, prediction: Prediction) -> RenderedPrediction:
         """Draws a prediction. InputError or MemoryError where the picture cannot be read again."""
         shown = to_eight_bits(decode(source))
         factor = MAX_SIDE / max(shown.shape[:2])
@@ -172,7 +172,7 @@ class PictureWriter:
         name = self.name(path)
         drawn = None
         try:
-            drawn = RenderedPrediction.of(path if source is None else source, prediction)
+            drawn = RenderedPrediction.render(path if source is None else source, prediction)
         except (InputError, MemoryError) as error:  # such as a picture that was moved
             self.failures.append(f"{error or path} (scored, but not drawn)")
         self._write(name, prediction, drawn)

@@ -193,7 +193,7 @@ class Prediction:
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
         network does not look. It takes 4 bytes a pixel, and is made only when asked for."""
-        return (self.geometry if size is None else self.geometry.at(size)).warp(self.map)
+        return (self.geometry if size is None else self.geometry.with_picture_size(size)).warp(self.map)
 
     def picture_mask(self) -> NDArray[np.bool_]:
         """Mask at the picture's size; False where the network does not look."""
@@ -336,8 +336,8 @@ class MismatchDetector:
     defective: some pictures are known to be defective, so that all of them may be anomalous.
     """
 
-    rate: float
-    what: str = "pictures"
+    false_alarm_rate: float
+    noun: str = "pictures"
     defective: bool = False
     count: int = 0
     anomalous: int = 0
@@ -351,7 +351,7 @@ class MismatchDetector:
         if prediction.shifts:
             self.shifts.append(prediction.shifts)
 
-    def line(self) -> str:
+    def warning(self) -> str:
         """Warning for a person; empty where there is no reason for one."""
         if self.count < MIN_WARNING_PICTURES:
             return ""
@@ -359,12 +359,12 @@ class MismatchDetector:
         if self.shifts and len(far) >= MAJORITY * len(self.shifts):
             remedy = OTHER_MODEL_REMEDY if self.anomalous >= MAJORITY * self.count else CHANGED_LIGHT_REMEDY
             return (
-                f"{len(far)} of {len(self.shifts)} {self.what} look unlike the training pictures as a whole "
+                f"{len(far)} of {len(self.shifts)} {self.noun} look unlike the training pictures as a whole "
                 f"({describe_shifts(far)}), {self.anomalous} of {self.count} are anomalous: {remedy}"
             )
-        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.rate > MAJORITY:
+        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.false_alarm_rate > MAJORITY:
             return ""
-        every = f"{self.anomalous} of {self.count} {self.what} are anomalous"
+        every = f"{self.anomalous} of {self.count} {self.noun} are anomalous"
         low, middle, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
         alike = middle >= HIGH_SEVERITY and low >= MIN_EQUAL_SEVERITY * middle
         if alike:

@@ -49,7 +49,7 @@ class ResultsFolder:
     ):
         self.out, self.pictures = out, PictureWriter(out, root, maps, animation)
         self.own = self.pictures.own
-        self.own.begin(say)
+        self.own.remove_earlier(say)
         self.own.path(SUMMARY_NAME)  # refused now if it cannot be written
         self.table = TableWriter(self.own.path(TABLE_NAME), products=products, aligned=aligned)
         self._severe: list[tuple[float, int, Prediction]] = []
@@ -58,7 +58,7 @@ class ResultsFolder:
     def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
         """Writes an input's row of the table and, with `details`, its JSON file. FlawscopeError: the disk
         is full."""
-        self.table.take(result)
+        self.table.add_result(result)
         if details:
             if isinstance(result, Prediction):
                 self._keep_severest(result)
@@ -73,7 +73,7 @@ class ResultsFolder:
         """Completes the table."""
         self.table.close()
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
+    def write_summary(self, facts: dict[str, Any]) -> None:
         """Writes the summary, `results.json`."""
         with atomic_write(self.own.path(SUMMARY_NAME)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())

@@ -69,7 +69,7 @@ class ResultRow:
     part_count: float | None = None
 
     @classmethod
-    def of(cls, result: Prediction | Unjudged) -> ResultRow:
+    def from_result(cls, result: Prediction | Unjudged) -> ResultRow:
         if isinstance(result, Unjudged):
             return cls(result.path, error=result.error)
         return cls(
@@ -87,7 +87,7 @@ class ResultRow:
         )
 
     @classmethod
-    def of_parts(cls, result: Prediction) -> Iterator[ResultRow]:
+    def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:
         """Yields a row for each part, where an input has several."""
         for one in result.found_parts.parts if result.found_parts else ():
             facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
@@ -181,10 +181,10 @@ class TableWriter:
                 return header
         return None
 
-    def take(self, result: Prediction | Unjudged) -> None:
+    def add_result(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""
-        self.add(ResultRow.of(result))
-        for row in ResultRow.of_parts(result) if isinstance(result, Prediction) else ():
+        self.add(ResultRow.from_result(result))
+        for row in ResultRow.part_rows(result) if isinstance(result, Prediction) else ():
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
@@ -269,7 +269,7 @@ class OutputFiles:
         self.folder = folder
         self.known = set(read_output_list(folder))
 
-    def begin(self, say: Callable[[str], None]) -> None:
+    def remove_earlier(self, say: Callable[[str], None]) -> None:
         """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: they
         cannot be removed."""
         removed = 0

@@ -61,7 +61,7 @@ class Housekeeping(BackgroundThread):
 
     def count_bytes(self, recorded: RecordedInspection) -> None:
         """Count a new picture's bytes; remove old pictures now where there is no space for it."""
-        self._new_bytes += recorded.taken.bytes
+        self._new_bytes += recorded.inspection.bytes
         if self._exceeds_space():
             self.wake()
 
@@ -92,7 +92,7 @@ class Housekeeping(BackgroundThread):
             problem = summary.problem
             if line := summary.line():
                 self.store.note_event(REMOVED_EVENT, "station", f"removed {line}, as `keep` says")
-            self.access.remove_ended()
+            self.access.remove_ended_sessions()
             trim_events(self.database)
         except Exception as error:  # tried again in an hour; inspections go on
             problem = f"what is kept too long cannot be removed: {one_line_message(error)}"

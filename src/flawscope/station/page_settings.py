@@ -120,12 +120,14 @@ class PageProducts:
     def _read_product(self, name: str, product: PageProduct, raw: RawDict) -> ProductSettings:
         return read_product(name, {"model": str(product.model), **raw}, self._folder)
 
-    def plugged(self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any) -> RawDict:
+    def plugin_entry(
+        self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any
+    ) -> RawDict:
         """Return a plugin's entry for `station.yaml`. more: keys beside the plugin's settings. InputError."""
         check_absolute(*(given.get(path) for path in load_plugin(PLUGIN_GROUPS[kind], wanted).paths))
         return {wanted: move_secrets_to_files(self.files, name, given), **more}
 
-    def entry(self, name: str, given: Mapping[str, Any]) -> RawDict:
+    def source_entry(self, name: str, given: Mapping[str, Any]) -> RawDict:
         """Return an entry as `station.yaml` would have it: a password goes into a file, also one in the
         address of a camera. InputError where a password has no user, or a path is not whole."""
         entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
@@ -140,7 +142,7 @@ class PageProducts:
             entry["password_file"] = write_secret(self.files, name, password)
         return entry
 
-    def shown(self) -> list[dict[str, Any]]:
+    def describe_products(self) -> list[dict[str, Any]]:
         """Return all products of the station with their sources and sinks, without secrets, for a page."""
         made = self.all()
         return [
@@ -199,9 +201,9 @@ class PageProducts:
         changed = " and ".join(kind for kind in PLUGIN_GROUPS if raw.get(kind) != made.raw_settings.get(kind))
         with suppress(FlawscopeError):  # it is done
             self.store.note_event(SETTINGS_CHANGED, who, f"{changed or 'nothing'} of {name} changed", number)
-        self.tidy(name)
+        self.remove_unused_secrets(name)
 
-    def tidy(self, name: str) -> None:
+    def remove_unused_secrets(self, name: str) -> None:
         """Remove the passwords that neither the product of this name nor its draft needs any more."""
         draft = next((one.state.get("source") for one in self.drafts if one.name == name), None)
         with self._lock:  # else that of a change under way
@@ -211,9 +213,9 @@ class PageProducts:
         before = self.addresses.configured[name]
         self.addresses.configured[name] = self.addresses.settings[name] = product
         if product.sinks != before.sinks:
-            self.sinks.renew(name, told=told)
+            self.sinks.restart(name, told=told)
         if product.all_sources != before.all_sources:
-            self.sources.renew(name, product, number)
+            self.sources.restart(name, product, number)
 
 
 class PageSettings:
@@ -231,7 +233,7 @@ class PageSettings:
     use: Callable[[Settings], None]
 
     def __init__(self, store: Store, files: Files, given: Settings, say: Callable[[str], None]):
-        self.store, self.files, self.given = store, files, given
+        self.store, self.files, self.started_with = store, files, given
         # a section that nobody named is the default itself; one of the same values was named
         self.by_file = [one for one in SECTIONS if getattr(given, one) is not getattr(Settings, one)]
         self.raw_settings, self.before = read_station_settings(store.database)
@@ -245,7 +247,7 @@ class PageSettings:
 
     def settings(self, raw: RawDict | None = None) -> Settings:
         """Return the settings with the sections from the pages, or with `raw` in their place. InputError."""
-        found, home = self.given, Path(self.files.folder).absolute()
+        found, home = self.started_with, Path(self.files.folder).absolute()
         for section, section_settings in (self.raw_settings if raw is None else raw).items():
             if section not in self.by_file:
                 read: Any = (
@@ -307,9 +309,9 @@ class PageSettings:
         ]
         with suppress(FlawscopeError):  # it is done
             self.store.note_event(SETTINGS_CHANGED, who, f"{', '.join(changed) or 'nothing'} changed")
-        self.tidy()
+        self.remove_unused_secrets()
 
-    def tidy(self) -> None:
+    def remove_unused_secrets(self) -> None:
         """Remove the passwords that are not needed any more."""
         with self._lock:  # else that of a change under way
             remove_unused_secrets(self.files, "", self.raw_settings, self.before)
@@ -342,7 +344,9 @@ def describe_source(source: SourceSettings) -> str:
     """Return a source's folder, address or name, without secrets."""
     if isinstance(source, FolderSourceSettings):
         return source.folder
-    return f"{source.shown} ({source.every})" if isinstance(source, CameraSourceSettings) else source.name
+    return (
+        f"{source.display_name} ({source.every})" if isinstance(source, CameraSourceSettings) else source.name
+    )
 
 
 # ---------------------------------------------------------------------------------------------- as it is kept

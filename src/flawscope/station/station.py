@@ -79,14 +79,14 @@ class Station:
         note_changed_settings(self.database, settings, STATION_USER)
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
-        self.made_settings = PageSettings(self.store, self.files, settings, self.say)
-        self.made_settings.use = self.apply_settings
-        settings = self.made_settings.settings()
+        self.page_settings = PageSettings(self.store, self.files, settings, self.say)
+        self.page_settings.use = self.apply_settings
+        settings = self.page_settings.settings()
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
-        self.made = PageProducts(self.store, self.files, settings.products.keys(), self.say)
-        with_made = replace(settings, products={**self.made.products(), **settings.products})
+        self.page_products = PageProducts(self.store, self.files, settings.products.keys(), self.say)
+        with_made = replace(settings, products={**self.page_products.products(), **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products, self._names = self.addresses.products, self.addresses.names
         self.settings = replace(settings, products=self.addresses.settings)
@@ -105,21 +105,25 @@ class Station:
         seconds = {number: one.part_seconds for number, one in given.items()}
         self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         # showing and telling
-        self.shown = InspectionRenderer(self.store, self.inspector)
+        self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.timing = EventBroadcaster(), Timing()
-        self._handed = ReviewLeases()
-        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER_KEY,))}
-        wired = self.products, self.store, self.shown, self.report
+        self._leases = ReviewLeases()
+        by_pages = {*self.page_products.all(), *(() if MQTT in self.page_settings.by_file else (BROKER_KEY,))}
+        wired = self.products, self.store, self.renderer, self.report
         self.sinks = Sinks(settings, self.files.identity(), *wired, self.problems, by_pages)
         self.shifts = None if settings.shifts is None else ShiftReporter(settings.shifts, *wired)
         self.metrics = Metrics(self._gauges, self.sinks.gauges)
         # watching for drift
         bounds = {n: one.drift_bound for n, one in given.items() if one.drift or one.camera_checks}
         lights = [number for number, one in given.items() if one.light]
-        self.drifts = DriftMonitor(self.store, self.versions, bounds, names, self.report, lights=lights)
-        watched, run_of = [n for n, one in given.items() if one.camera_checks], self.drifts.tests_of
-        self.looks = CameraMonitor(self.files, watched, names, run_of, self.report, memory, self._white_level)
-        self.drifts.on_acknowledged = self.looks.reset
+        self.drift_monitor = DriftMonitor(
+            self.store, self.versions, bounds, names, self.report, lights=lights
+        )
+        watched, run_of = [n for n, one in given.items() if one.camera_checks], self.drift_monitor.tests_of
+        self.camera_monitor = CameraMonitor(
+            self.files, watched, names, run_of, self.report, memory, self._white_level
+        )
+        self.drift_monitor.on_acknowledged = self.camera_monitor.reset
         # learning and housekeeping
         learns = {name: product.learn for name, product in settings.products.items()}
         self.learning = Learning(self.versions, self.products, learns, self.report, self.say)
@@ -130,19 +134,19 @@ class Station:
         self.drafts = Drafts(
             self.files, limits, memory, settings.device, lambda: bool(self.products), self.say, line
         )
-        self.made.addresses, self.made.drafts = self.addresses, self.drafts
-        self.made.sources, self.made.sinks = self.sources, self.sinks
+        self.page_products.addresses, self.page_products.drafts = self.addresses, self.drafts
+        self.page_products.sources, self.page_products.sinks = self.sources, self.sinks
         self.connections: Connections | None = None  # made by `start`, with the cameras
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
         self.addresses.open()
-        self.drifts.start()
-        self.looks.start()
+        self.drift_monitor.start()
+        self.camera_monitor.start()
         self.sinks.start()
         self.part_deadlines.start()
         numbers = {**self.products, **self.addresses.entries}
-        self.sources.open(self.addresses.configured, numbers, self.made.all())
+        self.sources.open(self.addresses.configured, numbers, self.page_products.all())
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()
@@ -165,10 +169,10 @@ class Station:
         self.inspector.close()
         self.recorder.close()
         self.part_deadlines.stop(None)
-        self.looks.stop(None)
-        self.drifts.stop(None)
+        self.camera_monitor.stop(None)
+        self.drift_monitor.stop(None)
         self.sinks.stop()
-        self.shown.close()
+        self.renderer.close()
         self.housekeeping.stop()
         self.database.close()
         self.files.unlock()
@@ -178,13 +182,13 @@ class Station:
         limits, keep, mqtt = found.limits, found.keep, found.mqtt
         settings = replace(self.settings, limits=limits, keep=keep, mqtt=mqtt)
         if mqtt != self.settings.mqtt:
-            self.sinks.renew_broker(settings)
+            self.sinks.replace_broker(settings)
         if keep != self.settings.keep:
             self.housekeeping.set_retention(keep)
         raise_pixel_limit(limits.pixels)
-        self.inspector.memory.most = limits.decoding_bytes
+        self.inspector.memory.limit = limits.decoding_bytes
         self.inspector.limits = self.sources.share.limits = limits
-        self.drafts.use(limits)
+        self.drafts.set_limits(limits)
         self.settings = settings
 
     # ---- products
@@ -207,12 +211,12 @@ class Station:
         draft = self.drafts.draft(name)
         if draft.stage != READY:
             raise InputError(f"{name} has no model yet: let it learn first")
-        before, camera = set(self._names), self.drafts.captures.lines_to_live(draft)
+        before, camera = set(self._names), self.drafts.captures.take_live_camera(draft)
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)
         self._watch_new_products(before)
         if camera is not None:
-            self.made.add(name, "sources", camera, who)
+            self.page_products.add(name, "sources", camera, who)
         draft.change(live={"version": version, "by": who, "learnt": draft.state["asked_at"]}, source=None)
         self.drafts.captures.close(draft)  # somebody may have looked through it meanwhile
         return self.product_facts(name)
@@ -224,9 +228,9 @@ class Station:
             product = self.settings.products[new]
             self.part_deadlines.add_product(product_id, product.part_seconds)
             if product.drift is not None or product.camera_checks:
-                self.drifts.add_product(product_id, product.drift_bound, product.light)
+                self.drift_monitor.add_product(product_id, product.drift_bound, product.light)
             if product.camera_checks:
-                self.looks.names[product_id] = new
+                self.camera_monitor.names[product_id] = new
             self.sinks.add(new)
 
     def due(self, name: str, deadline: int | None = None) -> float:
@@ -238,7 +242,7 @@ class Station:
     def product_facts(self, name: str) -> dict[str, Any]:
         """Return a product as the API shows it."""
         number = self.product_id(name)
-        listed = self.versions.listed(number)
+        listed = self.versions.list_versions(number)
         active: dict[str, Any] = next((one for one in listed["versions"] if one["active"]), {})
         entry = self.addresses.configured_name(name)
         return {
@@ -246,13 +250,13 @@ class Station:
             "version": listed["active"],
             **{key: active.get(key) for key in ("method", "file", "score_threshold", "false_alarm_rate")},
             **self.store.totals(number),
-            **self.flow(name),
+            **self.current_state(name),
             "folder": self.addresses.configured[entry].folder,
             "found_at": None if entry == name else entry,
             "sinks": self.sinks.facts(name),
         }
 
-    def flow(self, name: str) -> dict[str, Any]:
+    def current_state(self, name: str) -> dict[str, Any]:
         """Return backlog, rate, problems and sources of a product at the moment."""
         number, entry, problems = self.product_id(name), self.addresses.configured_name(name), self.problems()
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
@@ -280,13 +284,13 @@ class Station:
         return self.store.inspection(self.product_id(name), number)
 
     def waiting(self, name: str, limit: int = 20, after: int = 0, reader: str = "") -> dict[str, Any]:
-        last = self._handed.leased_to_others(reader) if reader else ()
+        last = self._leases.leased_to_others(reader) if reader else ()
         found = self.store.waiting(self.product_id(name), limit, after, last)
         if reader:
-            self._handed.lease(reader, (one["id"] for one in found["inspections"]))
+            self._leases.lease(reader, (one["id"] for one in found["inspections"]))
         return found
 
-    def spoken(self, product_id: int) -> None:
+    def note_verdict(self, product_id: int) -> None:
         """Wake learning and sinks after a verdict."""
         self.learning.wake()
         self.sinks.wake(product_id)
@@ -297,7 +301,7 @@ class Station:
     def drift(self, name: str) -> dict[str, Any]:
         """Return the drift of good parts and the faults of the camera, as the API shows them."""
         number = self.product_id(name)
-        return {**self.drifts.facts(number), "camera": self.looks.facts(number)}
+        return {**self.drift_monitor.facts(number), "camera": self.camera_monitor.facts(number)}
 
     def _white_level(self, product_id: int) -> float | None:
         return self.versions.active(product_id)[1].manifest.preprocess.white_level
@@ -305,11 +309,11 @@ class Station:
     # ---- events and state
 
     def _on_recorded(self, recorded: RecordedInspection) -> None:
-        taken = recorded.taken
+        taken = recorded.inspection
         name = self._names[taken.product_id]
         self.metrics.inspections.labels(name, "anomalous" if taken.anomalous else "good").inc()
         self.housekeeping.count_bytes(recorded)
-        self.shown.keep_map(recorded)
+        self.renderer.keep_map(recorded)
         self.sinks.wake(taken.product_id)
         if taken.parts is not None:
             self.part_deadlines.wake()
@@ -321,8 +325,8 @@ class Station:
                 else self.inspection(name, recorded.number)
             )
             self.live.publish(taken.product_id, item)
-        self.drifts.mark_new(taken.product_id)
-        self.looks.enqueue(recorded)
+        self.drift_monitor.mark_new(taken.product_id)
+        self.camera_monitor.enqueue(recorded)
 
     def _on_decision(self, product_id: int, part: dict[str, Any]) -> None:
         self.metrics.parts.labels(self._names[product_id], part["decision"]).inc()
@@ -383,7 +387,7 @@ class Station:
                 "The computer's clock, less what it should be; 0 where it can be right.",
                 {"": self.housekeeping.clock.jump / 1e6},
             ),
-            **self.drifts.gauges(),
+            **self.drift_monitor.gauges(),
             **self.timing.gauges(),
         }
         states = {n: [one.state for one in several] for n, several in self.sources.items() if several}
@@ -397,7 +401,7 @@ class Station:
         with suppress(FlawscopeError):
             products = list(self.products.items())
             waiting = {n: float(self.store.waiting_count(i)) for n, i in products}
-            active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in products}
+            active = {n: float(self.versions.list_versions(i)["active"] or 0) for n, i in products}
             gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
             gauges["version"] = ("The model that judges.", active)
         return gauges

@@ -91,7 +91,7 @@ class Case:
         )
 
     @property
-    def good(self) -> list[PictureSource]:
+    def good_pictures(self) -> list[PictureSource]:
         return [item.path for item in self.dataset.train[:GOOD_COUNT]]
 
     @property
@@ -104,7 +104,7 @@ class Case:
     @cached_property
     def defect(self) -> NDArray[np.uint8]:
         """A good part with a conspicuous block, left and low."""
-        picture = np.array(decode(self.good[0]))
+        picture = np.array(decode(self.good_pictures[0]))
         height, width = picture.shape[:2]
         picture[height * 5 // 8 : height * 7 // 8, width // 8 : width * 3 // 8] = (255, 0, 255)
         picture[height * 5 // 8 : height * 7 // 8 : 4, width // 8 : width * 3 // 8] = (0, 255, 0)
@@ -113,14 +113,14 @@ class Case:
     @property
     def pair_pattern(self) -> str:
         """A pattern of names: the first two good pictures are one part, the next two another, and so on."""
-        names = [re.escape(Path(cast(Path, source)).name) for source in self.good]
+        names = [re.escape(Path(cast(Path, source)).name) for source in self.good_pictures]
         return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
 
     def training_pictures(self, variant: str) -> list[PictureSource]:
         """Pictures that the model is fitted on: among others a copy, and something that is not a picture."""
         if variant == "strips":
-            return [cut_strip(source) for source in self.good]
-        return [*self.good, decode(self.good[0]), b"no picture"]
+            return [cut_strip(source) for source in self.good_pictures]
+        return [*self.good_pictures, decode(self.good_pictures[0]), b"no picture"]
 
     # ---- models
 
@@ -150,7 +150,7 @@ class Case:
                 "step": lambda *report: progress.append(report),
             }
             fitted = self.fit(variant=variant, **given)
-            said = predict_scores_and_maps(fitted, self.shown(variant))
+            said = predict_scores_and_maps(fitted, self.prediction_pictures(variant))
             path = Path(self._temporary_folder.name) / f"{variant}.safetensors"
             fitted.save(path)
             read = load(path, device="cpu")
@@ -162,11 +162,11 @@ class Case:
         """The model of a variant, as it is read from its file."""
         return self.fit_result(variant).model
 
-    def said(self, variant: str = "plain") -> ScoresAndMaps:
+    def outputs(self, variant: str = "plain") -> ScoresAndMaps:
         """The model's answers for each of `shown` before it was saved."""
         return self.fit_result(variant).outputs
 
-    def shown(self, variant: str = "plain") -> list[PictureSource]:
+    def prediction_pictures(self, variant: str = "plain") -> list[PictureSource]:
         """Pictures that the model of a variant predicts: of strips, also a picture without padding."""
         return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
 

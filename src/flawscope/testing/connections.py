@@ -140,21 +140,21 @@ def check_sink(
         for _ in range(2):
             with _station(Path(folder), model, sinks=sinks) as station:
                 assert station.sinks is not None
-                ((delivery, box),) = station.sinks.of(PRODUCT)
+                ((delivery, box),) = station.sinks.for_product(PRODUCT)
                 number = station.products[PRODUCT]
                 pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
                 sent = [Picture(number, one, "Größe 7.png", "http", part="4711") for one in pictures]
                 for answer in station.inspector.submit(sent):
-                    station.store.decide(number, answer.result(WAIT_TIMEOUT).number, "good", "anna")
-                    station.spoken(number)
+                    station.store.add_verdict(number, answer.result(WAIT_TIMEOUT).number, "good", "anna")
+                    station.note_verdict(number)
                 _wait_for(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
                 must(delivery.error is None, f"an error stays: {delivery.error}")
                 must(box.refused == 0, "it refuses messages")
                 # as if the station had been killed before it wrote down what was taken
-                box.move(box.place._replace(inspection=0, verdict=0))
+                box.advance(box.cursor._replace(inspection=0, verdict=0))
                 delivery.wake()
                 _wait_for(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
-                box.move(box.place._replace(inspection=0, verdict=0))
+                box.advance(box.cursor._replace(inspection=0, verdict=0))
                 box.save()
         found = list(received())[len(received_before) :]
     must(len(found) == len(set(found)), f"a message counts twice: {found}")

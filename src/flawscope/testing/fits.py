@@ -75,7 +75,10 @@ def settings_are_checked(case: Case) -> None:
     for values in wrong:
         must_refuse(lambda values=values: method.configure(values=values), str(values))  # type: ignore[misc]
     stored = json.loads(json.dumps(dataclasses.asdict(small)))
-    must(method.stored({**stored, "gone_since": 1}) == small, "settings change on their way through a file")
+    must(
+        method.parse_stored({**stored, "gone_since": 1}) == small,
+        "settings change on their way through a file",
+    )
 
 
 def pictures_have_roles(case: Case) -> None:
@@ -83,10 +86,10 @@ def pictures_have_roles(case: Case) -> None:
     none that it learns from; any other on all of them."""
     model = case.fitted()
     roles = {p.hash: p.role for p in model.manifest.pictures}
-    used = [pixel_hash(decode(source)) for source in case.good]
+    used = [pixel_hash(decode(source)) for source in case.good_pictures]
     must(sorted(p.role for p in model.manifest.pictures).count("duplicate") == 1, "copies count once")
     failures = case.fit_result().failures
-    broken = f"picture {len(case.good) + 1}"
+    broken = f"picture {len(case.good_pictures) + 1}"
     must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
     calibrated = list(model.manifest.facts["calibration_pictures"])
     must(len(calibrated) == model.calibration.count == len(set(calibrated)), "scores without a picture")
@@ -209,7 +212,7 @@ def progress_and_interruption(case: Case) -> None:
     before = count_threads()
     with torch_threads(2):
         try:
-            case.fit(case.good[:4], step=stop)
+            case.fit(case.good_pictures[:4], step=stop)
             must(False, "it went on")
         except KeyboardInterrupt:
             must(count_threads() == before, "threads are left")
@@ -240,13 +243,13 @@ def resumes(case: Case) -> None:
         options = {k: v for k, v in case.fit_options("plain").items() if k not in ("method", "samples")}
         prepared = prepare(case.training_pictures("plain"), case.method, step=stop, **options)
         try:
-            budget = Budget(checkpoint=path, every=0.0)
-            case.method.fitted(prepared.model, replace(prepared.task, budget=budget))
+            budget = Budget(checkpoint=path, checkpoint_interval=0.0)
+            case.method.run_fit(prepared.model, replace(prepared.task, budget=budget))
             must(False, "no checkpoint is written, or no progress is reported after it")
         except KeyboardInterrupt:
             pass
         must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
-        others = [np.array(decode(source))[::-1] for source in case.good]
+        others = [np.array(decode(source))[::-1] for source in case.good_pictures]
         must_refuse(lambda: case.fit(others, checkpoint=path, resume=True), "other pictures")
         _must_equal(case.fitted(), case.fit(checkpoint=path), "resumed")
         _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed after its last step")
@@ -272,14 +275,17 @@ def extends(case: Case) -> None:
     if not case.method.extends:
         must_refuse(lambda: partial_fit(old.artefact, more, device="cpu"), "extending")
         return
-    new = partial_fit(old.artefact, [*more, case.good[1]], device="cpu")
+    new = partial_fit(old.artefact, [*more, case.good_pictures[1]], device="cpu")
     count = old.calibration.count
     must(new.calibration.scores[:count] == old.calibration.scores, "the old scores are not kept")
     must(
         new.calibration.count == count + len(more), "the new pictures are not calibrated on, or old ones are"
     )
     hashes = {p.hash for p in new.manifest.pictures if p.role != "duplicate"}
-    must(hashes >= {pixel_hash(decode(s)) for s in (*more, *case.good)}, "it does not know its pictures")
+    must(
+        hashes >= {pixel_hash(decode(s)) for s in (*more, *case.good_pictures)},
+        "it does not know its pictures",
+    )
     must(new.self_test().passed, "the self-test fails")
     must_refuse(lambda: partial_fit(new.artefact, list(more), device="cpu"), "nothing but known pictures")
 
@@ -289,9 +295,12 @@ def finds_suspects(case: Case) -> None:
     if not case.method.finds_suspects:
         must_refuse(lambda: case.fit(drop_suspects=True), "dropping suspects")
         return
-    pictures = [*case.good, case.defect]
+    pictures = [*case.good_pictures, case.defect]
     model = case.fit(pictures, drop_suspects=True, samples=0)
-    must(model.suspects and model.suspects[0][0] == f"picture {len(case.good)}", f"found {model.suspects}")
+    must(
+        model.suspects and model.suspects[0][0] == f"picture {len(case.good_pictures)}",
+        f"found {model.suspects}",
+    )
     roles = {p.hash: p.role for p in model.manifest.pictures}
     must(roles[pixel_hash(case.defect)] == "dropped", "it was not dropped")
     must(model.calibration.count == list(roles.values()).count("train"), "it was calibrated on")
@@ -325,7 +334,7 @@ def chooses_its_size(case: Case) -> None:
         must_refuse(lambda: case.method.configure(values={"size": AUTO}), "size=auto")
         return
     config = case.method.configure(values={**case.settings, "size": AUTO})
-    pictures = AutoSettingsTask(lambda i: decode(case.good[i]), len(case.good))
+    pictures = AutoSettingsTask(lambda i: decode(case.good_pictures[i]), len(case.good_pictures))
     chosen = [choose(config, pictures).size for _ in range(2)]
     must(chosen[0] == chosen[1] != AUTO, f"chose {chosen}")
 

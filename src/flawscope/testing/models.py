@@ -50,12 +50,12 @@ def answers_have_their_form(case: Case) -> None:
     must_be_close(again[1], maps, "`forward` is not `score` of `embed`")
     must(torch.equal(images, given), "the images were changed")
     must(all(torch.equal(v, before[k]) for k, v in detector.state_dict().items()), "the model was changed")
-    must(len(set(case.said()[0].tolist())) > 1, "all pictures have the same score")
+    must(len(set(case.outputs()[0].tolist())) > 1, "all pictures have the same score")
 
 
 def any_batch(case: Case) -> None:
     """A picture has the same score and map in any batch."""
-    scores, maps = case.said()
+    scores, maps = case.outputs()
     images = preprocess_pictures(case.fitted(), case.probes)
     for batch in (3, 8):
         chosen = np.arange(batch) % len(images)
@@ -67,8 +67,8 @@ def any_batch(case: Case) -> None:
 def saved_and_read(case: Case) -> None:
     """A model that was saved and read says the same, bit for bit, and passes its self-test."""
     for variant in ("strips", "region", "plain"):
-        model, (scores, maps) = case.fitted(variant), case.said(variant)
-        found = predict_scores_and_maps(model, case.shown(variant)[:2])
+        model, (scores, maps) = case.fitted(variant), case.outputs(variant)
+        found = predict_scores_and_maps(model, case.prediction_pictures(variant)[:2])
         must(np.array_equal(found[0], scores[:2]), f"{variant}: other scores")
         must(np.array_equal(found[1], maps[:2]), f"{variant}: other maps")
         must(model.manifest.method == case.method.name, "another method")
@@ -109,7 +109,7 @@ def region_of_interest(case: Case) -> None:
     roi = model.artefact.tensors["roi"]
     left = np.arange(roi.shape[1]) < roi.shape[1] // 2
     must(np.array_equal(roi, np.broadcast_to(left, roi.shape)), "another region than was given")
-    maps = case.said("region")[1]
+    maps = case.outputs("region")[1]
     _must_be_lowest_outside(maps, np.broadcast_to(roi, maps.shape))
     plain = case.fitted()
     images = torch.from_numpy(preprocess_pictures(plain, [case.defect]))
@@ -142,7 +142,7 @@ def padding(case: Case) -> None:
     model = case.fitted("strips")
     detector, images = (
         detector_of(model),
-        torch.from_numpy(preprocess_pictures(model, case.shown("strips")[:2])),
+        torch.from_numpy(preprocess_pictures(model, case.prediction_pictures("strips")[:2])),
     )
     with torch.inference_mode():
         inside = detector.inside(images)
@@ -165,7 +165,7 @@ def many_threads_predict(case: Case) -> None:
     """A predictor can be used from many threads at once, and leaves torch's number of threads alone."""
     import torch
 
-    model, (scores, maps) = case.fitted(), case.said()
+    model, (scores, maps) = case.fitted(), case.outputs()
     with torch_threads(2), ThreadPoolExecutor(4) as pool:
         tasks = [
             pool.submit(predict_scores_and_maps, model, case.probes[:2], batch) for batch in (1, 2, 1, 2)
@@ -193,13 +193,13 @@ def exports_padding(case: Case) -> None:
 
 
 def _check_export(case: Case, variant: str, engine: str) -> None:
-    trained, shown = case.fitted(variant), case.shown(variant)
+    trained, shown = case.fitted(variant), case.prediction_pictures(variant)
     model = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(model, Predictor)
     certificates = [one for key, one in model.manifest.facts.items() if key.startswith("certificate")]
     must(not any(one["decisions"] for one in certificates), "a certificate knows other decisions")
     must(model.calibration.scores == trained.calibration.scores, "another calibration")
-    scores, maps = case.said(variant)
+    scores, maps = case.outputs(variant)
     for batch in (1, 3):
         found = predict_scores_and_maps(model, shown, batch)
         np.testing.assert_allclose(found[0], scores, rtol=1e-4, atol=1e-4)
@@ -237,8 +237,8 @@ def outside_is_not_learnt(case: Case) -> None:
     `Detector.filled`. The region itself counts: without it other tensors are learnt. Learn from the cells
     that `Detector.inside` counts."""
     options: dict[str, Any] = {"group": None, "samples": 0}
-    model = case.fit(case.good, "region", **options)
-    hidden: list[PictureSource] = [_network_view(model, source) for source in case.good]
+    model = case.fit(case.good_pictures, "region", **options)
+    hidden: list[PictureSource] = [_network_view(model, source) for source in case.good_pictures]
     _must_learn_same(case, model, case.fit(hidden, "region", **options), "other pixels outside of the region")
     shown = [np.array(decode(source)) for source in case.probes]
     for picture in shown:

@@ -117,7 +117,7 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
     values, and a hundredth of the mean of the scores."""
     model = case.fitted()
     detector, held = detector_of(model), set(model.manifest.facts["calibration_pictures"])
-    shown = [source for source in case.good if pixel_hash(decode(source)) in held]
+    shown = [source for source in case.good_pictures if pixel_hash(decode(source)) in held]
     assert len(shown) == len(held) > 1
     images = torch.from_numpy(preprocess_pictures(model, shown))
     with torch.inference_mode():
@@ -133,7 +133,7 @@ def test_padding_is_marked_at_the_members_size(case: Case) -> None:
     model = case.fitted("strips")
     detector, images = (
         detector_of(model),
-        torch.from_numpy(preprocess_pictures(model, case.shown("strips")[:1])),
+        torch.from_numpy(preprocess_pictures(model, case.prediction_pictures("strips")[:1])),
     )
     inside = detector.pixel_mask(images)
     assert inside is not None

@@ -51,7 +51,7 @@ def _run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results.add(found)
         results.pictures.add(path, found)
     results.add(Unjudged("broken.png", "broken.png is empty"))
-    results.write_facts({})
+    results.write_summary({})
     results.finish()
     return root
 

@@ -99,7 +99,7 @@ def test_files_of_somebody_else_are_not_replaced(session: ReviewSession) -> None
     with pytest.raises(InputError, match="move it"):
         session.decide(0, GOOD)
     assert (session.out / "good/a_part.png").read_bytes() == b"mine"
-    assert session.decided() == {}
+    assert session.decisions() == {}
     (session.out / sessions.DECISIONS_FILE).write_text("mine\n1\n")
     with pytest.raises(InputError, match="not a file of decisions"):
         again(session)
@@ -112,11 +112,11 @@ def test_a_decision_can_be_changed_and_taken_back(session: ReviewSession) -> Non
     session.decide(0, GOOD)
     assert set(files(session.out)) == {"review.csv", "good/a_part.png", "good/b_part.png"}
     session.undo(0)
-    assert session.decided() == {1: GOOD}
+    assert session.decisions() == {1: GOOD}
     assert set(files(session.out)) == {"review.csv", "good/b_part.png"}
     session.undo(1)
     session.undo(1)
-    assert session.decided() == {}
+    assert session.decisions() == {}
     assert set(files(session.out)) == {"review.csv"}
 
 
@@ -127,10 +127,10 @@ def test_a_later_session_goes_on_and_makes_missing_copies_again(session: ReviewS
     for name in ("good/a_part.png", "defect/b_part.png"):
         (session.out / name).unlink()
     later = again(session)
-    assert later.decided() == {0: GOOD, 1: DEFECT}
+    assert later.decisions() == {0: GOOD, 1: DEFECT}
     assert files(session.out) == kept
     later.undo(1)  # also of the session before
-    assert later.decided() == {0: GOOD}
+    assert later.decisions() == {0: GOOD}
 
 
 def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session: ReviewSession) -> None:
@@ -156,9 +156,9 @@ def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(
     for cut in (last - 1, last // 2, 20):  # the path or the copy's name is not whole
         log.write_bytes(whole[:-cut])
         later = again(session)
-        assert later.decided() == {0: GOOD}
+        assert later.decisions() == {0: GOOD}
         later.decide(2, GOOD)
-        assert again(session).decided() == {0: GOOD, 2: GOOD}
+        assert again(session).decisions() == {0: GOOD, 2: GOOD}
 
 
 def test_a_decision_is_on_the_disk_before_it_holds(
@@ -176,18 +176,18 @@ def test_a_decision_is_on_the_disk_before_it_holds(
     with pytest.raises(FlawscopeError, match="No space left"):
         session.decide(0, GOOD)
     assert synced
-    assert session.decided() == {}
+    assert session.decisions() == {}
     assert not list((session.out / "good").iterdir())
     monkeypatch.setattr(os, "fsync", real)
     session.decide(0, GOOD)
-    assert session.decided() == {0: GOOD}
+    assert session.decisions() == {0: GOOD}
 
 
 def test_a_picture_that_has_gone_cannot_be_decided(session: ReviewSession) -> None:
     session.pictures[0].path.unlink()
     with pytest.raises(InputError, match=r"cannot copy .*a/part\.png .*is it there"):
         session.decide(0, GOOD)
-    assert session.decided() == {}
+    assert session.decisions() == {}
     session.decide(1, GOOD)
     session.pictures[1].path.unlink()
     (session.out / "good/b_part.png").unlink()
@@ -218,10 +218,10 @@ def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path: Path) -> N
     picture, mask = tmp_path / "x.png", tmp_path / "mask.png"
     Image.new("RGB", (200, 300)).save(picture)
     Image.fromarray(found.mask.astype(np.uint8) * 255).save(mask)
-    one = ReviewPicture(ResultRow.of(found), picture, "x", None, mask)
+    one = ReviewPicture(ResultRow.from_result(found), picture, "x", None, mask)
     made, own = proposed_mask(one), found.picture_mask()
     assert made is not None
     assert (made & own).sum() / (made | own).sum() > 0.9
-    without = proposed_mask(ReviewPicture(ResultRow.of(found), picture, "x"))
+    without = proposed_mask(ReviewPicture(ResultRow.from_result(found), picture, "x"))
     assert without is not None
     assert not (own & ~without).any()  # boxes hold the regions

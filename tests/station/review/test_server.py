@@ -106,7 +106,7 @@ def test_other_pages_decide_nothing_even_with_the_token(review: ReviewServer) ->
     for headers in (*kinds, *hosts, {"Origin": "http://evil.example"}):
         assert ask(review, "api/inspections/1/verdict", {"verdict": GOOD}, **headers)[0] == 403
         assert ask(review, "api/done", {}, **headers)[0] == 403
-    assert review.session.decided() == {}
+    assert review.session.decisions() == {}
     assert ask(review, "")[0] == 200  # it still runs
 
 
@@ -119,7 +119,7 @@ def test_decisions_are_made_and_taken_back(review: ReviewServer) -> None:
     assert verdict(review, 1, "undo")[0] == 200
     assert verdict(review, 1, "undo")[0] == 200
     assert verdict(review, 2, "undo")[0] == 200
-    assert review.session.decided() == {}
+    assert review.session.decisions() == {}
     assert json.loads(ask(review, "api/review?limit=9")[2])["waiting"] == 3
 
 
@@ -135,7 +135,7 @@ def test_an_outline_that_is_drawn_is_kept(review: ReviewServer) -> None:
     assert mask[10:12, 14:16].all()
     assert verdict(review, 1, DEFECT, mask="x")[0] == 400
     assert verdict(review, 1, DEFECT, mask=base64.b64encode(b"no picture").decode())[0] == 409
-    assert review.session.decided() == {0: DEFECT}
+    assert review.session.decisions() == {0: DEFECT}
 
 
 def test_what_no_page_sends_is_refused(review: ReviewServer) -> None:
@@ -145,7 +145,7 @@ def test_what_no_page_sends_is_refused(review: ReviewServer) -> None:
     assert verdict(review, 99, GOOD)[0] == 404
     assert verdict(review, 0, "../x")[0] == 409
     assert ask(review, "api/inspections/1/verdict", {"number": "x"})[0] == 409
-    assert review.session.decided() == {}
+    assert review.session.decisions() == {}
 
 
 def test_what_cannot_be_kept_is_said_to_the_page(review: ReviewServer) -> None:

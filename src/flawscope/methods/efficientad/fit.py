@@ -35,7 +35,9 @@ def fit(model: Model, task: Task) -> Fitted:
     penalty = " and ".join(unknown) or "none"
     parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
     learnt = run.images.numbers
-    held = split_held_out(parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views)
+    held = split_held_out(
+        parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views_per_picture
+    )
     task.say(
         f"{task.pluralize(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
@@ -62,7 +64,7 @@ def fit(model: Model, task: Task) -> Fitted:
     fitted.pictures = held.threshold
     fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
     fitted.facts["penalty"] = penalty
-    shared = [SHARED.format(round(len(held.all) / task.views))] if held.shared else []
+    shared = [SHARED.format(round(len(held.all) / task.views_per_picture))] if held.shared else []
     stand_in = [STAND_IN] if config.natural == GENERATED else []
     fitted.notes[:0] = shared + stand_in
     return fitted

@@ -143,7 +143,7 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-        typed, channels = METHOD.stored(config), tensors["mean"].numel()
+        typed, channels = METHOD.parse_stored(config), tensors["mean"].numel()
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
         width = width_of(tensors["teacher.conv1.weight"], typed.network)

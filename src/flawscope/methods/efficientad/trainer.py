@@ -43,7 +43,9 @@ class Batch:
     natural: Tensor | None  # [B, 3, h, w] uint8: pictures of other things, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
     valid_mask: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
-    spoilt: DefectOutputs | None = None  # outputs [B, n, m] that see simulated defects; None: there are none
+    defect_outputs: DefectOutputs | None = (
+        None  # outputs [B, n, m] that see simulated defects; None: there are none
+    )
 
 
 class Trainer(training.Trainer[Batch]):
@@ -54,7 +56,7 @@ class Trainer(training.Trainer[Batch]):
 
     NETWORKS = ("student", "autoencoder")
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
-    DIVIDED = False
+    DIVIDES_BATCHES = False
     CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
     def __init__(
@@ -167,12 +169,12 @@ class Trainer(training.Trainer[Batch]):
         with self.autocast():
             first, second, taught, changed_taught = self._forward(student, together, batch)
             rebuilt = self._reconstruct(autoencoder, changed, step)
-        valid_mask, learnt = self._chosen(batch.valid_mask), first[:count]
-        if batch.spoilt is None:
+        valid_mask, learnt = self._cell_index(batch.valid_mask), first[:count]
+        if batch.defect_outputs is None:
             squares = _select((taught - learnt).square(), valid_mask)
             hard, penalty = _hard_loss(squares, self.config.hard), learnt.new_zeros(())
         else:
-            hard, penalty = self._student_losses(learnt, taught, batch.valid_mask, batch.spoilt)
+            hard, penalty = self._student_losses(learnt, taught, batch.valid_mask, batch.defect_outputs)
         if batch.natural is not None:
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
@@ -216,10 +218,10 @@ class Trainer(training.Trainer[Batch]):
         good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU: `any` waits for no GPU
         if valid_mask is not None:
             good, bad = good & valid_mask, bad & valid_mask
-        hard = _hard_loss(_select(squares, self._chosen(good)), self.config.hard) if good.any() else none
-        return hard, _select(learnt, self._chosen(bad)).square().mean() if bad.any() else none
+        hard = _hard_loss(_select(squares, self._cell_index(good)), self.config.hard) if good.any() else none
+        return hard, _select(learnt, self._cell_index(bad)).square().mean() if bad.any() else none
 
-    def _chosen(self, valid_mask: Tensor | None) -> CellIndex | None:
+    def _cell_index(self, valid_mask: Tensor | None) -> CellIndex | None:
         """The cells that count, as `_select` takes them. A GPU gets their indices: with a mask the CPU
         would wait until the GPU has counted its elements."""
         if valid_mask is None or self.device.type != "cuda":

@@ -42,7 +42,7 @@ class Config(PictureSettings):
         yield 0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
         yield self.memory > 0, "memory must be a number of GiB above 0"
         for text, (_, config) in zip(self.members, self.each(), strict=True):
-            whole = config.size != AUTO and config.crop is None and config.locates is False
+            whole = config.size != AUTO and config.crop is None and config.tells_positions_apart is False
             yield whole, f"members: {text!r:.60} must name its size, without crop, and share positions"
 
     @property

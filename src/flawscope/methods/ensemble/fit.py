@@ -37,7 +37,7 @@ def fit(model: Model, task: Task) -> Fitted:
     for k, (method, _) in enumerate(each):
         member = model.members[k]
         own = _member_task(model, member, method, task, images, held, f"{k + 1}. {method.name}")
-        parts.append(method.fitted(member.detector, own))
+        parts.append(method.run_fit(member.detector, own))
         members.append(format_member(method, member.detector.config))
     model.config = replace(model.config, members=tuple(members))
     model.normal.copy_(_measure_normal(model, held))
@@ -66,7 +66,7 @@ def _member_task(
         settle=lambda numbers: [i for i in numbers if i in usable],
         reserved=held.numbers,
         seen=[_resize_defect(one, member, sized) for one in task.seen] if method.takes_seen_defects else (),
-        enough=MEMBER_PICTURES,
+        calibration_pictures=MEMBER_PICTURES,
         budget=Budget(),
         say=lambda line: task.say(f"{name}: {line}"),
         step=lambda stage, done, total: task.step(f"{name}: {stage}", done, total),
@@ -87,7 +87,7 @@ def _measure_normal(model: Model, held: HeldOut) -> Tensor:
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
         region, rows = model.region(inside), []
-        for scores, maps in model.each(features[None], None if inside is None else inside[None]):
+        for scores, maps in model.score_members(features[None], None if inside is None else inside[None]):
             values, score = maps[0][region].cpu().double(), scores[0].cpu().double()
             rows.append(torch.stack([values.mean(), values.square().mean(), score, score.square()]))
         found[index] = torch.stack(rows)

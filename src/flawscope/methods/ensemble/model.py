@@ -92,7 +92,7 @@ class Model(Detector):
         self.eval()
 
     @property
-    def scores_maximum(self) -> bool:
+    def score_is_map_maximum(self) -> bool:
         return False
 
     def images(self, images: Tensor, member: Member) -> Tensor:
@@ -107,7 +107,7 @@ class Model(Detector):
         """Turn images `[B, 3, H, W]` into the members' features, flat and one after the other `[B, D]`."""
         return torch.cat([m.detector.embed(self.images(images, m)).flatten(1) for m in self.members], dim=1)
 
-    def each(self, features: Tensor, inside: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+    def score_members(self, features: Tensor, inside: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Every member's scores `[B]` and maps `[B, H, W]`, in its own unit."""
         return [m.score(part, inside) for m, part in self.split_features(features)]
 
@@ -116,7 +116,7 @@ class Model(Detector):
         return zip(self.members, features.split([m.width for m in self.members], dim=1), strict=True)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        each, outlining = self.each(features, inside), self.config.outlining_members
+        each, outlining = self.score_members(features, inside), self.config.outlining_members
         scores = [
             signed_log((each[k][0] - self.normal[k, 2]) / self.normal[k, 3])
             for k in self.config.deciding_members
@@ -159,7 +159,7 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        typed: Config = METHOD.stored({"outlines": "", **config})  # before, all maps were averaged
+        typed: Config = METHOD.parse_stored({"outlines": "", **config})  # before, all maps were averaged
         roi, detectors, known = stored_region(typed, tensors), [], dict(tensors)
         for k, (method, own) in enumerate(typed.each()):
             start = f"members.{k}.detector."

@@ -69,7 +69,7 @@ class Config(PatchSettings):
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
 
     @property
-    def locates(self) -> bool | None:
+    def tells_positions_apart(self) -> bool | None:
         return {"shared": False, "each": True, "auto": None}[self.positions]
 
     @property
@@ -142,8 +142,8 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     fits_in_parts=True,
-    joins=True,
-    peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
+    supports_joint=True,
+    predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
     choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
     candidates=CANDIDATES,
     rehearse=rehearse,

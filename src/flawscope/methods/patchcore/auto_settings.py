@@ -98,7 +98,7 @@ def choose_size(config: Config, task: AutoSettingsTask) -> str:
     backbone = backbone.to(task.device)
     if backbone.fixed:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
-    pictures = draw_samples(task.decoded, task.count, config.seed)
+    pictures = draw_samples(task.decode_picture, task.count, config.seed)
     default = Config().size
     few = len(pictures) < MIN_PICTURES
     if few or any(p.pixels.dtype != np.uint8 for p in pictures):
@@ -217,8 +217,8 @@ def prefers_own_banks(model: Model, task: Task) -> bool:
     question is whether good tiles are. At some places half of the pictures are compared with the other half:
     by the bank of their place, and by one for all these places that is as dense as a shared one.
     """
-    assert task.places is not None
-    job, where = FitJob(model, replace(task, settle=list)), np.asarray(task.places.of)
+    assert task.tile_positions is not None
+    job, where = FitJob(model, replace(task, settle=list)), np.asarray(task.tile_positions.position_of)
     rng = np.random.default_rng([job.config.seed, RNG_STREAM])
     tiles, groups = np.unique(where[where > 0]), np.asarray(task.groups)
     places = np.sort(rng.permutation(tiles)[:COMPARED_POSITIONS])

@@ -73,7 +73,7 @@ def select_bank(
         points, groups: [N, D], absolute, and [N].
         patches: number of patches that the points stand for.
     """
-    view, config, places = job.views[v], job.config, job.task.places
+    view, config, places = job.views[v], job.config, job.task.tile_positions
     progress = job.progress(job.stage_name(stage, view))
     if job.existing_banks is None:
         positions = None if places is None else places.count
@@ -115,7 +115,7 @@ class MemoryPlan:
 
 def predict_peak(model: Model, task: Task) -> int:
     """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
-    copies = () if task.places is not None else few_shot.choose_orientations(FitJob(model, task))
+    copies = () if task.tile_positions is not None else few_shot.choose_orientations(FitJob(model, task))
     return plan_memory(model, task, task.count * (1 + len(copies))).peak
 
 
@@ -129,8 +129,8 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
         InputError: not even a single picture's features fit, or the pictures are fewer than the setting
             `shards`.
     """
-    config, device, workers = model.config, model.roi.device, task.workers
-    places = None if task.places is None else task.places.count
+    config, device, workers = model.config, model.roi.device, task.executor
+    places = None if task.tile_positions is None else task.tile_positions.count
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
@@ -157,7 +157,7 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
     # a thread holds the decoded picture, its upright copy and what the resize reads
-    batch, decoded = (BATCH, 3 * task.decoded) if on_cpu else (GPU_BATCH, 0)
+    batch, decoded = (BATCH, 3 * task.decoded_bytes) if on_cpu else (GPU_BATCH, 0)
     embedding = threads * (batch * _activation_bytes(model) + decoded) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4

@@ -43,7 +43,7 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_place, old = task.places is not None, task.old
+    by_place, old = task.tile_positions is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
     job.orientations = () if by_place else few_shot.choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
@@ -55,7 +55,7 @@ def fit(model: Model, task: Task) -> Fitted:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    if task.workers.count > 1:
+    if task.executor.count > 1:
         if by_place:
             raise InputError("--positions each is fitted on one machine: leave out --cluster")
         model.config = replace(model.config, shards=planned.shards)  # it is part of what decides the bank
@@ -63,7 +63,7 @@ def fit(model: Model, task: Task) -> Fitted:
         fitted = _fit_by_position(job, planned.shards)
     else:
         fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
-    fitted.first_group = job.first_group
+    fitted.group_offset = job.first_group
     if old is not None:
         _keep_old_calibration(fitted, job, old)
     facts = fitted.facts
@@ -87,7 +87,7 @@ def _require_pictures(used: Sequence[int]) -> None:
 
 def _draw_calibration(job: FitJob, count: int, most: int | None = None) -> Sequence[int]:
     """Numbers of the pictures to calibrate on, of `count`, spread over all of them by the seed."""
-    enough = min(n for n in (count, most, job.task.enough) if n is not None)
+    enough = min(n for n in (count, most, job.task.calibration_pictures) if n is not None)
     if enough == count:
         return range(count)
     return sorted(np.random.default_rng(job.config.seed).choice(count, enough, replace=False).tolist())
@@ -234,11 +234,11 @@ def _fit_by_position(job: FitJob, blocks: int) -> Fitted:
             return _score_left_out(job, found.selections[position], features, group, inside)
         kept = {f"bank_groups.{v}": of_view for v, of_view in enumerate(groups)}
         seen = None if inside is None else inside[None]
-        return job.model.at(position).left_out(features[None], group, kept, seen)
+        return job.model.at_position(position).left_out(features[None], group, kept, seen)
 
     fitted = _make_result(job, good, chosen, used, groups)
-    fitted.left_out, fitted.answered = answer, set(found.selections)
-    fitted.answer = partial(found.score_left_out, job.model)
+    fitted.left_out, fitted.exact_positions = answer, set(found.selections)
+    fitted.left_out_by_number = partial(found.score_left_out, job.model)
     fitted.facts |= {"patches": found.patches, "covering_radius": found.radii}
     fitted.facts["positions"] = job.model.positions
     return fitted
@@ -255,7 +255,7 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     another level between them would add a radius and save nothing.
     """
     work = partial(_select_shard, job, planned.shards)
-    worked = job.task.workers(work, range(planned.shards), "features and coresets", planned.peak)
+    worked = job.task.executor(work, range(planned.shards), "features and coresets", planned.peak)
     shards = [shard for shard in worked if shard is not None]
     used = [picture for shard in shards for picture in shard.pictures]
     _require_pictures(used)
@@ -324,13 +324,13 @@ def _calibrate_by_rereading(
 ) -> tuple[list[int], GoodValues]:
     """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
     chosen = [used[i] for i in _draw_calibration(job, len(used), MAX_CALIBRATION)]
-    if job.task.views > 1 and job.task.enough is None:
+    if job.task.views_per_picture > 1 and job.task.calibration_pictures is None:
         chosen = _draw_whole_groups(job, used, chosen)
     # in whole batches, so that each picture shares one with the same others wherever it is worked on
-    size = len(chosen) if job.task.workers.count == 1 else GPU_BATCH
+    size = len(chosen) if job.task.executor.count == 1 else GPU_BATCH
     parts = [chosen[k : k + size] for k in range(0, len(chosen), size)]
     found: dict[int, LeftOutPicture] = {}
-    for part in job.task.workers(partial(_reread, job, selections), parts, "calibration", peak):
+    for part in job.task.executor(partial(_reread, job, selections), parts, "calibration", peak):
         found |= part
     chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
     return chosen, calibrate(job, [found[i] for i in chosen])

@@ -41,14 +41,14 @@ class Model(PatchDetector):
         return BankView(self.config, self.backbone, size, self.roi, stage)
 
     @property
-    def scores_maximum(self) -> bool:
+    def score_is_map_maximum(self) -> bool:
         return self.config.score == "map"
 
     @property
     def positions(self) -> int | None:
         return self.views[0].positions
 
-    def at(self, position: int) -> Model:
+    def at_position(self, position: int) -> Model:
         one = shallow_copy(self)
         one.views, one.position = nn.ModuleList(view.at(position) for view in self.views), position  # type: ignore[assignment]
         return one
@@ -144,7 +144,7 @@ class Model(PatchDetector):
         """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
         were. While a model is fitted, `Fitted.left_out` does better."""
         if self.positions is not None:
-            return self.at(0).left_out(features, group, kept, inside)
+            return self.at_position(0).left_out(features, group, kept, inside)
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
             valid_mask = view.valid_mask(inside).view(-1)

@@ -57,7 +57,7 @@ class FitJob:
 
     def at(self, position: int) -> FitJob:
         """The fit for one position, whose banks are a model of their own."""
-        model, old = self.model.at(position), self.task.old
+        model, old = self.model.at_position(position), self.task.old
         banks = None if old is None else ExistingBank.read_all(old, model)
         return replace(self, model=model, existing_banks=banks)
 

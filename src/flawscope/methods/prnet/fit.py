@@ -42,7 +42,9 @@ def fit(model: Model, task: Task) -> Fitted:
                 "with the same pictures, --size, --roi, --seed, --group and --false-alarm-rate"
             )
     else:
-        clusters = task.budget.together.first(lambda: find_prototypes(config, features, task.step))
+        clusters = task.budget.process_group.on_first_process(
+            lambda: find_prototypes(config, features, task.step)
+        )
     for prototypes, one in zip(model.scales, clusters, strict=True):
         prototypes.prototypes = one.prototypes.to(model.roi.device)
     trainer = Trainer(model, pictures, features, clusters, task)

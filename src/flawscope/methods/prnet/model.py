@@ -58,7 +58,7 @@ class Model(Detector):
         return super().train(False)
 
     @property
-    def scores_maximum(self) -> bool:
+    def score_is_map_maximum(self) -> bool:
         return False
 
     # ---- the two named steps
@@ -113,7 +113,7 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-        typed = METHOD.stored(config)
+        typed = METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]

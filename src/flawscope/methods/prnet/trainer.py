@@ -67,10 +67,10 @@ class Trainer(training.Trainer[Batch]):
         size = self.config.batch
         good = size // 2
         if self.device.type == "cpu":  # the processor is busy learning
-            shown = [self._draw_picture(step, k, good) for k in self.mine(size)]
+            shown = [self._draw_picture(step, k, good) for k in self.own_samples(size)]
         else:
             with ThreadPoolExecutor() as pool:
-                shown = list(pool.map(lambda k: self._draw_picture(step, k, good), self.mine(size)))
+                shown = list(pool.map(lambda k: self._draw_picture(step, k, good), self.own_samples(size)))
         places = [one.place for one in shown]
         maps = [self.features[place] for place in places if place >= 0]
         return Batch(
@@ -120,7 +120,7 @@ class Trainer(training.Trainer[Batch]):
         if not self.config.noise:
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
-        mine = self.mine(self.config.batch)
+        mine = self.own_samples(self.config.batch)
         for one in features:
             shape = (self.config.batch, *one.shape[1:])  # of the whole batch, whatever this process has of it
             drawn = torch.randn(shape, generator=generator, device=self.device)

@@ -234,7 +234,7 @@ class Access:
                 connection.execute(delete(sessions).where(sessions.c.hash == _digest(cookie)))
             self._cache = {}
 
-    def remove_ended(self) -> None:
+    def remove_ended_sessions(self) -> None:
         """Remove sessions that have ended, as every sign-in does."""
         with self.database.writing() as connection:
             connection.execute(delete(sessions).where(_ended_clause(now())))
@@ -326,7 +326,7 @@ class Access:
             return None
         if not _is_current(row.expires_at):
             with suppress(StoreError):
-                self.remove_ended()
+                self.remove_ended_sessions()
             return None
         return _CachedPerson(Person(row.name, row.role), row.expires_at)
 

@@ -66,7 +66,7 @@ class CameraMonitor(BackgroundThread):
 
     def enqueue(self, recorded: RecordedInspection) -> None:
         """Queue the picture of an inspection, unless one was checked a moment ago."""
-        product_id = recorded.taken.product_id
+        product_id = recorded.inspection.product_id
         since = time.monotonic() - self._checked_at.get(product_id, -MIN_INTERVAL)
         if product_id in self.names and since >= self.min_interval:
             self._newest[product_id] = recorded
@@ -92,7 +92,7 @@ class CameraMonitor(BackgroundThread):
         name = self.names[product_id]
         try:
             tests = self.tests_of(product_id)
-            if tests is None or recorded.taken.version_id != tests.version:
+            if tests is None or recorded.inspection.version_id != tests.version:
                 return
             check = self._add_to_check(product_id, (tests.version, tests.after), recorded)
         except (StoreError, BusyError):
@@ -108,7 +108,7 @@ class CameraMonitor(BackgroundThread):
             self.report(f"camera_{kind}_{product_id}", fault)
 
     def _add_to_check(self, product_id: int, key: ReferenceKey, recorded: RecordedInspection) -> CameraCheck:
-        measurements, taken = self._measure(recorded), recorded.taken
+        measurements, taken = self._measure(recorded), recorded.inspection
         if product_id not in self._checks or self._checks[product_id][0] != key:
             self._checks[product_id] = key, CameraCheck(self._load_reference(product_id, key))
         check = self._checks[product_id][1]
@@ -120,12 +120,12 @@ class CameraMonitor(BackgroundThread):
         return check
 
     def _measure(self, recorded: RecordedInspection) -> PictureMeasurements:
-        data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
+        data = self.files.read(PICTURES, recorded.inspection.picture, recorded.inspection.suffix)
         with without_warnings():  # about large pictures: they were accepted
             image = Image.open(io.BytesIO(data))
         # only large pictures share their memory with the inspections
         with image, self.memory.hold(data, "the picture"):
-            return camera_faults.measure_picture(image, self.white_level_of(recorded.taken.product_id))
+            return camera_faults.measure_picture(image, self.white_level_of(recorded.inspection.product_id))
 
     # ---- over a restart: without the file, or where it is damaged, a new reference is begun
 

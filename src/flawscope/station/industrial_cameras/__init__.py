@@ -69,7 +69,7 @@ class IndustrialCameraSettings:
         return "Software" if self.trigger == SOFTWARE_TRIGGER else f"Line{self.trigger[-1]}"
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return self.serial or "the only one"
 
 

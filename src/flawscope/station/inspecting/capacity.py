@@ -139,24 +139,24 @@ class MemoryBudget:
     came. One that needs more than `most` bytes is decoded alone."""
 
     def __init__(self, most: int):
-        self.most, self.used = most, 0
+        self.limit, self.used = most, 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
-    def take(self, count: int, seconds: float | None = None) -> bool:
+    def acquire(self, count: int, seconds: float | None = None) -> bool:
         """Wait for room and take it, to be given back; return False where there is none in time."""
         mine = object()
         with self._changed:
             self._waiting.append(mine)
             has_room = self._changed.wait_for(
-                lambda: self._waiting[0] is mine and self.used + count <= max(self.most, count), seconds
+                lambda: self._waiting[0] is mine and self.used + count <= max(self.limit, count), seconds
             )
             self._waiting.remove(mine)
             self.used += count if has_room else 0
             self._changed.notify_all()
             return has_room
 
-    def give(self, count: int) -> None:
+    def release(self, count: int) -> None:
         with self._changed:
             self.used -= count
             self._changed.notify_all()
@@ -168,12 +168,12 @@ class MemoryBudget:
         if not count:
             yield
             return
-        if not self.take(count, MEMORY_TIMEOUT):
+        if not self.acquire(count, MEMORY_TIMEOUT):
             raise BusyError(MEMORY_TIMEOUT, "other large pictures are being decoded")
         try:
             yield
         finally:
-            self.give(count)
+            self.release(count)
 
 
 def decoding_bytes(picture: Header) -> int:

@@ -67,7 +67,7 @@ class PartsCache:
     def check(self, picture: Picture) -> None:
         """Check part and view of a picture before it is judged, unless its product is yet to be recognised.
         InputError as `with_part_and_view`."""
-        if picture.product_id not in self.versions.entries:
+        if picture.product_id not in self.versions.joint_entries:
             with_part_and_view(picture, self.for_active_version(picture.product_id))
 
 

@@ -130,7 +130,7 @@ def with_part_and_view(picture: Picture, parts: PartCollector | None) -> Picture
     part, view, stem = picture.part, picture.view, PurePosixPath(picture.name).stem
     if picture.source not in STATION_NAMED_SOURCES:
         with suppress(InputError):  # the name does not tell both
-            found = parts.pattern.of(picture.name)
+            found = parts.pattern.parse(picture.name)
             part, view = part or found.part, view or found.view
         view = view or (stem if stem in parts.calibration.views else None)
     if part is None or view is None:
@@ -138,7 +138,7 @@ def with_part_and_view(picture: Picture, parts: PartCollector | None) -> Picture
         raise InputError(
             f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
         )
-    parts.check(picture.name, view)
+    parts.check_view(picture.name, view)
     return replace(picture, **make_label(part, picture.batch, view)._asdict())
 
 
@@ -160,4 +160,4 @@ def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
             f"{name} has {pixels / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
             "it smaller, or raise `limits: pixels`"
         )
-    return SUFFIXES.get(about.kind, ".bin"), about
+    return SUFFIXES.get(about.format, ".bin"), about

@@ -51,7 +51,7 @@ class InspectionRenderer:
 
     def keep_map(self, recorded: RecordedInspection) -> None:
         """Keep the map in memory for a while, and as a file where the picture is to be reviewed."""
-        taken, prediction = recorded.taken, recorded.prediction
+        taken, prediction = recorded.inspection, recorded.prediction
         if prediction is None:
             return
         with self._lock:
@@ -129,7 +129,7 @@ class InspectionRenderer:
             data = self.files.read(PICTURES, row.hash, row.suffix)
             model = self.versions.open(product_id, row.version)
             with self.inspector.memory.hold(data, row.name):
-                held = self.inspector.aside(lambda: model.predict(data)).result(PREDICTION_TIMEOUT)
+                held = self.inspector.run_between(lambda: model.predict(data)).result(PREDICTION_TIMEOUT)
             with self._lock:
                 self._recent[row.hash, row.version] = held
         return held

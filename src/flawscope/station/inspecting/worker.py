@@ -135,13 +135,13 @@ class Inspector:
         """Raise StoreError where no picture could be kept."""
         if full := self.recorder.store.database.full:
             raise StoreError(full, "disk_full")
-        self.files.check_room(self.limits.upload_bytes)
+        self.files.check_free_space(self.limits.upload_bytes)
 
     def check_room(self, product_id: int, due: float = math.inf) -> None:
         """Check before a picture is read: BusyError where there is no place, LateError where there is no
         time, NoModelError where no model is open, StoreError where the disk is full."""
         self.check_disk()
-        self.versions.models.judging(product_id)
+        self.versions.models.model_of(product_id)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
                 raise BusyError(self._retry_seconds())
@@ -173,7 +173,7 @@ class Inspector:
         if left <= delay:
             raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
-    def give_up(self, answer: Future[RecordedInspection], product_id: int) -> LateError:
+    def abandon(self, answer: Future[RecordedInspection], product_id: int) -> LateError:
         """End a picture whose deadline has passed; its place is free again unless it is being judged."""
         with self._changed:
             jobs = self._queue.remove(lambda job: job.answer is answer)
@@ -204,7 +204,7 @@ class Inspector:
         self, picture: Picture, known: tuple[int, str] | None, answer: Future[RecordedInspection]
     ) -> None:
         is_known = answer.exception() is None
-        product_id = answer.result().taken.product_id if is_known else picture.product_id
+        product_id = answer.result().inspection.product_id if is_known else picture.product_id
         with self._changed:
             self._unanswered_bytes -= len(picture.data)
             self._unanswered[picture.product_id] -= 1
@@ -251,11 +251,11 @@ class Inspector:
 
     def _prepare(self, job: _Job, memory: int) -> None:
         """Decode a large picture and queue it. Runs in a thread for large pictures."""
-        self.memory.take(memory)
-        job.answer.add_done_callback(lambda _: self.memory.give(memory))
+        self.memory.acquire(memory)
+        job.answer.add_done_callback(lambda _: self.memory.release(memory))
         try:
             if job.picture.due > time.monotonic():
-                model = self.versions.models.judging(job.picture.product_id).model
+                model = self.versions.models.model_of(job.picture.product_id).model
                 job.prepared = model, model.prepare(job.picture.data)
             self._enqueue(job)
         except InputError as error:
@@ -307,7 +307,7 @@ class Inspector:
         job.answer.set_exception(self._late_error(job.picture.product_id, "others were before it"))
         return False
 
-    def aside(self, function: Callable[[], T]) -> Future[T]:
+    def run_between(self, function: Callable[[], T]) -> Future[T]:
         """Run a function that uses a model between two pictures: most engines do one thing at a time."""
         answer: Future[T] = Future()
 
@@ -328,7 +328,7 @@ class Inspector:
         """Judge a picture, and those of its address that come meanwhile: they are appended to `jobs`. The
         product of an entry's pictures is known from here on."""
         address, begun, works = jobs[0].picture.product_id, time.monotonic(), False
-        judging = self.versions.models.judging(address)
+        judging = self.versions.models.model_of(address)
         for number, (_, result) in enumerate(judging.model.stream(self._feed(jobs, judging.model))):
             job = jobs[number]
             job.is_judged = True

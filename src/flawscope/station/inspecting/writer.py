@@ -24,7 +24,7 @@ class RecordedInspection:
     """Inspection that is on the disk. is_new: False where its key had been taken before."""
 
     number: int
-    taken: NewInspection
+    inspection: NewInspection
     is_new: bool
     prediction: Prediction | None = field(default=None, repr=False)
 
@@ -33,7 +33,7 @@ class RecordedInspection:
 class JudgedPicture:
     """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
 
-    taken: NewInspection
+    inspection: NewInspection
     prediction: Prediction
     file_hash: Future[str]
     answer: Future[RecordedInspection]
@@ -79,13 +79,13 @@ class Recorder:
         ready = []
         for one in group:
             try:
-                ready.append(replace(one, taken=replace(one.taken, picture=one.file_hash.result())))
+                ready.append(replace(one, inspection=replace(one.inspection, picture=one.file_hash.result())))
             except Exception as error:
                 one.answer.set_exception(without_traceback(error))
         if not ready:
             return
         try:
-            found = self.store.record([one.taken for one in ready])
+            found = self.store.record([one.inspection for one in ready])
         except FlawscopeError as error:
             for one in ready:
                 one.answer.set_exception(without_traceback(error))
@@ -98,10 +98,10 @@ class Recorder:
                 self._record([one])
             return
         for one, (number, is_new) in zip(ready, found, strict=True):
-            if not is_new and (used := self._key_conflict(one.taken)) is not None:
+            if not is_new and (used := self._key_conflict(one.inspection)) is not None:
                 one.answer.set_exception(used)
                 continue
-            recorded = RecordedInspection(number, one.taken, is_new, one.prediction)
+            recorded = RecordedInspection(number, one.inspection, is_new, one.prediction)
             one.answer.set_result(recorded)
             if is_new:
                 with suppress(Exception):  # a listener's error does not harm the answers

@@ -83,7 +83,7 @@ class Candidates:
         active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
         query = (
             update(candidates)
-            .where(candidates.c.product_id.in_(self.database.own()))
+            .where(candidates.c.product_id.in_(self.database.own_product_ids()))
             .where(candidates.c.status.in_(UNUSED))
             .where(candidates.c.version_id == active.scalar_subquery())
         )
@@ -94,7 +94,7 @@ class Candidates:
         """Return the oldest candidate that is to be made, or that was being made when something ended it."""
         query = (
             select(candidates)
-            .where(candidates.c.product_id.in_(self.database.own()))
+            .where(candidates.c.product_id.in_(self.database.own_product_ids()))
             .where(candidates.c.status.in_(UNFINISHED))
             .order_by(candidates.c.id)
             .limit(1)

@@ -93,7 +93,7 @@ class Learning(BackgroundThread):
 
     # ---- requests of people
 
-    def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
+    def request_candidate(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
         """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
@@ -182,7 +182,7 @@ class Learning(BackgroundThread):
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             try:
-                self.worker.rest()
+                self.worker.end_if_idle()
                 self.candidates.mark_live()
                 for product_id, learn in self.settings.items():
                     if learn is not None:
@@ -219,7 +219,7 @@ class Learning(BackgroundThread):
         if not self.candidates.change(number, candidates.RUNNING, only=candidates.UNFINISHED):
             return  # it was rejected
         learn = self.settings.get(product_id) or LearningSettings()
-        begun, out = time.monotonic(), self.files.temporary("model")
+        begun, out = time.monotonic(), self.files.temporary_path("model")
         try:
             if (full := self._disk_full_error(product_id)) is not None:
                 raise full
@@ -256,13 +256,13 @@ class Learning(BackgroundThread):
             raise store_error from None
         finally:
             self._steps.pop(number, None)
-            self.files.drop(out)
+            self.files.remove_temporary(out)
 
     def _disk_full_error(self, product_id: int) -> StoreError | None:
         """Error where the disk has no room for another version and its temporary file."""
         try:
             path = self.versions.path(product_id, self.versions.number(product_id))
-            self.files.check_room(2 * path.stat().st_size)
+            self.files.check_free_space(2 * path.stat().st_size)
         except StoreError as error:
             return error
         except (NoModelError, OSError):  # its file is gone: reading it says so

@@ -96,7 +96,7 @@ class Worker:
                 child_pipe.close()
             return self._pipe
 
-    def rest(self) -> None:
+    def end_if_idle(self) -> None:
         """End a process that has had no job for a while."""
         if self._process is not None and time.monotonic() - self._last_used > IDLE_SECONDS:
             self._end()

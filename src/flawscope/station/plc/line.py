@@ -227,8 +227,8 @@ class PlcLine:
         try:
             if not versions.models.is_open(number):
                 versions.resume(number)
-            versions.models.judging(number)
-            in_views = number not in versions.entries and self.floor.inspector.parts.views(number)
+            versions.models.model_of(number)
+            in_views = number not in versions.joint_entries and self.floor.inspector.parts.views(number)
         except Exception:
             return Code.NO_MODEL
         return Code.NO_MODEL if in_views else Code.NONE
@@ -257,7 +257,7 @@ class PlcLine:
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
-    outcome = inspection.taken
+    outcome = inspection.inspection
     if outcome.parts is not None:  # one view says nothing about the part
         return Answer(job, None, Code.NO_MODEL)
     good = not outcome.anomalous and outcome.part_found is not False and outcome.shows != NO_PRODUCT_NAME

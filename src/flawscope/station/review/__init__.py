@@ -218,7 +218,7 @@ class ReviewSession:
                 except FlawscopeError as error:
                     self.problems.append(str(error))
 
-    def decided(self) -> dict[int, str]:
+    def decisions(self) -> dict[int, str]:
         """Return the decision, good or defect, by number of the picture, the latest last."""
         with self._lock:
             current, numbers = self.log.current, self._number_by_path
@@ -226,11 +226,11 @@ class ReviewSession:
 
     def tally(self) -> Counter[str]:
         """Count the good pictures and the defects."""
-        return Counter(self.decided().values())
+        return Counter(self.decisions().values())
 
     def copies(self) -> list[tuple[ReviewPicture, str, Path]]:
         """Return picture, good or defect, and path of the copy for each decision."""
-        chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
+        chosen = [(self.pictures[number], decision) for number, decision in self.decisions().items()]
         return [(picture, kind, self.out / kind / self._copy_name(picture)) for picture, kind in chosen]
 
     def decide(self, number: int, decision: str, mask: NDArray[np.bool_] | None = None) -> None:

@@ -75,7 +75,7 @@ class ReviewServer:
     def page(self, language: str, theme: str | None) -> Response:
         """Return the page. language: header Accept-Language of the browser."""
         page_texts, root = templates.texts(templates.choose_language(None, language)), f"/{self.token}"
-        decided, common = self.session.decided().items(), templates.COMMON_SECTIONS
+        decided, common = self.session.decisions().items(), templates.COMMON_SECTIONS
         done = [{"item": self._facts(number), "verdict": verdict} for number, verdict in decided]
         script = {
             **{"texts": page_texts.sections(*common, "review"), "product": self.title, "person": ""},
@@ -128,7 +128,7 @@ class ReviewServer:
 
     def _list_waiting(self, limit: int, after: int) -> dict[str, Any]:
         """Return pictures without a decision, from the number `after` on, and how many there are in all."""
-        decided = self.session.decided().keys() | self._skipped
+        decided = self.session.decisions().keys() | self._skipped
         waiting = [number for number in range(len(self.session.pictures)) if number not in decided]
         items = [self._facts(number) for number in waiting if number >= after][:limit]
         return {"inspections": items, "waiting": len(waiting), "problems": []}

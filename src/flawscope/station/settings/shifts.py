@@ -45,7 +45,7 @@ class ShiftSettings:
                 raise InputError(f"shifts: {name!r:.40} cannot be a name: use letters, digits, _ and -")
         if len(set(self.times.values())) < len(self.begin):
             raise InputError("shifts: two begin at the same time")
-        _ = self.tz, self.hook
+        _ = self.tz, self.webhook_settings
 
     @property
     def times(self) -> dict[str, time]:
@@ -66,7 +66,7 @@ class ShiftSettings:
             raise InputError(why) from None
 
     @property
-    def hook(self) -> SinkSettings | None:
+    def webhook_settings(self) -> SinkSettings | None:
         """Webhook, with the settings of a sink. InputError."""
         if self.webhook is None:
             return None

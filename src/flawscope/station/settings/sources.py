@@ -163,7 +163,7 @@ class CameraSourceSettings:
         return time_of(self.lost_after, "lost_after")
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """Address without secrets."""
         return redact_camera_address(self.camera)
 
@@ -172,7 +172,7 @@ class CameraSourceSettings:
         """Address with the password, which is read anew each time. InputError."""
         if self.password_file is None:
             return self.camera
-        password = secret(self.password_file, f"camera {self.shown}: password_file")
+        password = secret(self.password_file, f"camera {self.display_name}: password_file")
         return with_password(self.camera, password, PASSWORD_HINT)
 
 

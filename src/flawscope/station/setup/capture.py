@@ -103,7 +103,7 @@ class Captures(BackgroundThread):
 
     # ---- the source of a draft
 
-    def name(self, draft: Draft, given: Mapping[str, Any]) -> None:
+    def set_source(self, draft: Draft, given: Mapping[str, Any]) -> None:
         """Set the source of a draft's pictures; empty: none.
 
         Args:
@@ -140,7 +140,7 @@ class Captures(BackgroundThread):
         given = draft.state.get("source")
         return self._read(given) if given else None
 
-    def lines_to_live(self, draft: Draft) -> dict[str, Any] | None:
+    def take_live_camera(self, draft: Draft) -> dict[str, Any] | None:
         """Close a draft's source; return its camera, as in `station.yaml`, for the product that goes live."""
         found = self.source(draft)
         self.close(draft)
@@ -184,7 +184,7 @@ class Captures(BackgroundThread):
             if isinstance(found, FolderSourceSettings):
                 kind, place = "folder", found.folder
             else:
-                kind, place = "video" if found.is_video else "camera", found.shown
+                kind, place = "video" if found.is_video else "camera", found.display_name
         told = {"taken": feed.taken, "refused": feed.refused, "why": feed.why, "ended": feed.ended}
         return {"kind": kind, "place": place, **told}
 
@@ -263,7 +263,7 @@ class Captures(BackgroundThread):
 
     # ---- comparisons
 
-    def seen(self, draft: Draft, data: bytes, name: str = "") -> dict[str, Any]:
+    def compare(self, draft: Draft, data: bytes, name: str = "") -> dict[str, Any]:
         """Compare a picture with the latest ones of a draft, as the API shows it. InputError.
 
         Args:

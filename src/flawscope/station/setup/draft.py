@@ -134,7 +134,7 @@ class Draft:
             if sum(map(len, self._by_size.values())) >= MAX_PICTURES:
                 text = f"{self.name} has {MAX_PICTURES:,} pictures, which is enough: leave the others away"
                 raise DraftFullError(text)
-            self.files.check_room(len(data))
+            self.files.check_free_space(len(data))
             path = self._free_path(file_name(name, suffix))
             self.files.write(path, data)
             self._by_size.setdefault(len(data), []).append(path)

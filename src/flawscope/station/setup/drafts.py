@@ -96,7 +96,7 @@ class Drafts(BackgroundThread):
 
     # ---- drafts
 
-    def use(self, limits: Limits) -> None:
+    def set_limits(self, limits: Limits) -> None:
         """Set the limits of pictures."""
         self.limits = limits
         for one in self:
@@ -205,7 +205,7 @@ class Drafts(BackgroundThread):
     def _work(self) -> None:
         while not self._wait(QUEUE_INTERVAL):
             with suppress(FlawscopeError):
-                self.worker.rest()
+                self.worker.end_if_idle()
             while not self._ended.is_set() and (found := self._next_job()) is not None:
                 try:
                     self._run_job(*found)
@@ -271,7 +271,7 @@ class Drafts(BackgroundThread):
 
     # ---- trying
 
-    def tried(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    def try_model(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
         """Judge pictures with the model of a draft; nothing is kept. InputError where there is no model."""
         if draft.stage != READY:
             raise InputError(f"{draft.name} has no model yet: let it learn first")

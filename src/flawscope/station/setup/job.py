@@ -81,7 +81,11 @@ def _expected_false_alarms(predictor: Any) -> dict[str, Any]:
         promised, count, missing = calibration.promised, calibration.count, calibration.pictures_missing
     else:
         calibration = part_calibration(predictor.manifest, pattern)
-        promised, count, missing = calibration.whole > 1, calibration.whole, calibration.missing
+        promised, count, missing = (
+            calibration.complete_count > 1,
+            calibration.complete_count,
+            calibration.parts_missing,
+        )
     promise, rate = calibration.promise(), calibration.expected_rate
     return {"promise": promise, "promised": promised, "rate": rate, "calibrated": count, "missing": missing}
 
@@ -108,7 +112,7 @@ def _draw_examples(predictor: Any, folder: Path, step: ProgressCallback) -> list
     scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
     found = []
     for number, (score,) in scores.items():
-        image, before = defects.load(number), defects.shown(defects.picture(number))
+        image, before = defects.load(number), defects.load_good(defects.picture_of(number))
         assert image is not None, "it was just scored"
         assert before is not None, "it was just scored"
         rows, columns = np.nonzero((image - before).abs().amax(0).numpy())

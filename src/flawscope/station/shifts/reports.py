@@ -99,7 +99,7 @@ class ShiftReporter(BackgroundThread):
             for suffix, text in ((".csv", hourly_csv(found)), (".html", page)):
                 with atomic_write(folder / f"{name}{suffix}") as file:
                     file.write(text.encode())
-        if (hook := self.settings.hook) is not None:
+        if (hook := self.settings.webhook_settings) is not None:
             webhook = Webhook(hook)
             try:
                 webhook.send(shift_message(product, number, shift, found))

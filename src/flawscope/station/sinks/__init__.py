@@ -78,15 +78,17 @@ class Sinks:
                 broker.outboxes.append(outbox)
                 broker.sink.outboxes.append(outbox)
 
-    def renew(self, name: str, *, told: bool = False) -> None:
+    def restart(self, name: str, *, told: bool = False) -> None:
         """Replace the sinks of a product by those of the present settings. InputError where one cannot be
         used; told: it is reported as a problem instead, and the others deliver."""
-        self._stop_deliveries([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
+        self._stop_deliveries(
+            [one for one, _ in self.for_product(name) if not isinstance(one.sink, MqttSink)]
+        )
         for code in self._problem_codes.pop(name, ()):
             self.report(code, None)
         self._start_deliveries(name, told=told)
 
-    def renew_broker(self, settings: Settings) -> None:
+    def replace_broker(self, settings: Settings) -> None:
         """Deliver to the broker of new settings, or to none. InputError where its files cannot be read."""
         if settings.mqtt is not None:
             self._make_mqtt_delivery(settings.mqtt, check=True)
@@ -124,13 +126,13 @@ class Sinks:
 
     # ---- reports
 
-    def of(self, name: str) -> list[tuple[Delivery, Outbox]]:
+    def for_product(self, name: str) -> list[tuple[Delivery, Outbox]]:
         """Return the sinks of a product, in the order of the settings, the broker last."""
         return [(one, outbox) for one in self.deliveries for outbox in one.outboxes if outbox.product == name]
 
     def facts(self, name: str) -> list[dict[str, Any]]:
         """Return the sinks of a product, as the API shows them."""
-        return [_delivery_facts(one, box) for one, box in self.of(name)]
+        return [_delivery_facts(one, box) for one, box in self.for_product(name)]
 
     def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
         """Return Prometheus metrics: name -> help text and values by product and sink."""

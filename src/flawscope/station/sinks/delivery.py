@@ -191,8 +191,8 @@ class Delivery(BackgroundThread):
                     return
                 is_taken = self._send_message(box, message)
                 self._backoff.reset()
-                box.move(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
-            box.move(batch.end)
+                box.advance(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
+            box.advance(batch.end)
         finally:
             if batch.messages:  # a start passes over unwanted records again
                 box.save()

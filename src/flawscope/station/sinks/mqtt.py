@@ -81,12 +81,12 @@ class MqttSink(Sink):
         late = False
         for box in self.outboxes:
             sent_at, sent_cursor = self._sent_states.get(box.product, (0.0, None))
-            if sent_cursor == box.place:
+            if sent_cursor == box.cursor:
                 continue
             if time.monotonic() - sent_at < STATE_INTERVAL:
                 late = True
                 continue
-            self._sent_states[box.product] = time.monotonic(), box.place
+            self._sent_states[box.product] = time.monotonic(), box.cursor
             self._retain(f"{box.product}/state", json.dumps(_product_state(box), ensure_ascii=False))
         problems = self.problems()
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)

@@ -68,7 +68,7 @@ def cursor_key(kind: str, name: str) -> str:
 def delete_other_cursors(database: Database, kept: set[tuple[int, str]]) -> None:
     """Delete cursors of sinks that are not in the settings: one that comes back begins anew. StoreError."""
     with database.writing() as connection:
-        query = select(deliveries).where(deliveries.c.product_id.in_(database.own()))
+        query = select(deliveries).where(deliveries.c.product_id.in_(database.own_product_ids()))
         for row in connection.execute(query).all():
             if (row.product_id, row.sink) not in kept:
                 connection.execute(delete(deliveries).where(*_cursor_conditions(row.product_id, row.sink)))
@@ -115,13 +115,13 @@ class Outbox:
             )
             connection.execute(new.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*_cursor_conditions(product_id, key))).one()
-        self.place = Cursor(row.inspection_id, row.verdict_id, row.part_number)
+        self.cursor = Cursor(row.inspection_id, row.verdict_id, row.part_number)
         self.delivered, self.refused = row.delivered, row.refused
 
     def read_batch(self, limit: int) -> Batch:
         """Return the next messages. Verdicts and decisions on parts come after the inspections that they are
         about. StoreError."""
-        cursor = self.place
+        cursor = self.cursor
         with self.database.reading() as connection:
             query = inspection_query().where(*self._inspection_conditions(cursor))
             rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
@@ -146,14 +146,14 @@ class Outbox:
     def cursor_after(self, message: Message) -> Cursor:
         """Return the cursor after a message."""
         if message.decision is not None:
-            return self.place._replace(part=max(self.place.part, message.decision))
+            return self.cursor._replace(part=max(self.cursor.part, message.decision))
         if message.verdict is None:
-            return self.place._replace(inspection=max(self.place.inspection, message.number))
-        return self.place._replace(verdict=max(self.place.verdict, message.verdict))
+            return self.cursor._replace(inspection=max(self.cursor.inspection, message.number))
+        return self.cursor._replace(verdict=max(self.cursor.verdict, message.verdict))
 
     def waiting(self) -> int:
         """Count the messages to be delivered, up to 10,000. StoreError."""
-        cursor = self.place
+        cursor = self.cursor
         kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         kinds += [select(parts.c.id).where(*self._part_conditions(cursor))]
         if self.wants_verdicts:
@@ -162,14 +162,14 @@ class Outbox:
         with self.database.reading() as connection:
             return min(MAX_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
 
-    def move(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
+    def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
         """Set the cursor; `save` writes it."""
-        self.place = cursor
+        self.cursor = cursor
         self.delivered, self.refused = self.delivered + delivered, self.refused + refused
 
     def save(self) -> None:
         """Write the cursor and the counts: they survive a power cut when this returns. StoreError."""
-        values = {**_cursor_columns(self.place), "delivered": self.delivered, "refused": self.refused}
+        values = {**_cursor_columns(self.cursor), "delivered": self.delivered, "refused": self.refused}
         with self.database.writing() as connection:
             row = _cursor_conditions(self.product_id, self.key)
             connection.execute(update(deliveries).where(*row).values(values))

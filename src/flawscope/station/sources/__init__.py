@@ -55,7 +55,7 @@ class Sources(dict[str, list[Source]]):
         for source in self._all_sources():
             source.start()
 
-    def renew(self, name: str, product: ProductSettings, number: int) -> None:
+    def restart(self, name: str, product: ProductSettings, number: int) -> None:
         """End the sources of a product, and start those of its new settings. InputError as above."""
         sources = self._make_sources(name, product, number, _folders_moved_to([product]))
         _stop_all(self[name])

@@ -58,7 +58,7 @@ class LiveCameraSettings(Protocol):
     def frame_timeout(self) -> float: ...
 
     @property
-    def shown(self) -> str: ...
+    def display_name(self) -> str: ...
 
 
 class LiveCamera:
@@ -67,7 +67,7 @@ class LiveCamera:
 
     def __init__(self, line: Line, settings: LiveCameraSettings, number: int):
         self.line, self.settings, self.number = line, settings, number
-        self.state = State(SOURCE, f"camera{number}", settings.shown, settings.every)
+        self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
         self._changed = threading.Condition()
         self._pending_shot: Shot | None = None  # due, and not submitted yet
         self._frame_bytes = 1  # of the last frame
@@ -257,7 +257,7 @@ class LiveCamera:
 
     @property
     def _label(self) -> str:
-        return f"camera {self.number} ({self.settings.shown})"
+        return f"camera {self.number} ({self.settings.display_name})"
 
 
 class FfmpegCamera(LiveCamera):

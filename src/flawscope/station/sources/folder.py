@@ -150,7 +150,7 @@ class FolderSource(BackgroundThread):
         for first in range(0, len(paths), LOOKUP_BATCH):
             batch = paths[first : first + LOOKUP_BATCH]
             keys = {path: self._picture_key(path, found[path]) for path in batch}
-            known = self.line.store.numbers_of(self.line.product_id, list(keys.values()))
+            known = self.line.store.numbers_by_key(self.line.product_id, list(keys.values()))
             yield from ((path, key in known) for path, key in keys.items())
 
     def _submit_file(
@@ -221,7 +221,7 @@ class FolderSource(BackgroundThread):
                 place = move_unchanged(path, stamp, target) or path
         store, product_id, why = self.line.store, self.line.product_id, to_utf8(str(error))
         self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, why)
-        text = f"{self._picture_name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: {why}"
+        text = f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
         if text not in (row.text for row in store.events(UNREADABLE, product_id)):
             store.note_event(UNREADABLE, SOURCE, text, product_id)
 
@@ -240,7 +240,7 @@ class FolderSource(BackgroundThread):
 
     def _picture_key(self, path: Path, stamp: FileStamp) -> str:
         name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
-        ends = f":{stamp.changed}:{stamp.size}"
+        ends = f":{stamp.modified_ns}:{stamp.size}"
         key = f"{self._key_prefix}{name}{ends}"
         if len(key) <= MAX_KEY_LENGTH and name == exact:
             return key
@@ -255,7 +255,7 @@ class FolderSource(BackgroundThread):
         )
         with self.line.store.database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        begins, ends = self._key_prefix, f":{stamp.changed}:{stamp.size}"
+        begins, ends = self._key_prefix, f":{stamp.modified_ns}:{stamp.size}"
         own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
@@ -296,7 +296,9 @@ def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     try:
         with open(path, "rb") as file:
             data = file.read(stamp.size + 1)
-            is_whole = len(data) == stamp.size and FileStamp.of(os.fstat(file.fileno()))[:2] == stamp[:2]
+            is_whole = (
+                len(data) == stamp.size and FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
+            )
             return data if is_whole else None
     except FileNotFoundError:
         return None
@@ -305,7 +307,7 @@ def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
 def is_unchanged(path: Path, stamp: FileStamp) -> bool:
     """Whether the file is there and unchanged."""
     try:
-        return FileStamp.of(os.stat(path))[:2] == stamp[:2]
+        return FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
     except OSError:
         return False
 

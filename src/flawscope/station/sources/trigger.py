@@ -51,14 +51,16 @@ async def shoot(
             KeyUsedError, and InputError where the picture cannot be read.
     """
     product_id = station.addresses.address_id(name)
-    answered = await asyncio.to_thread(station.store.answered, product_id, request) if request else {}
+    answered = await asyncio.to_thread(station.store.find_answers, product_id, request) if request else {}
     if answered:
         return answered[0]
     camera = find()
     station.inspector.check_room(product_id, due)
     shot = await wait_for_shot(camera, min(seconds, due - time.monotonic()), request)
-    picture = await asyncio.to_thread(camera.picture, shot, None if request is None else request.key_of(0))
-    to_submit = replace(picture, product_id=product_id, request=request, due=due, **label.given())
+    picture = await asyncio.to_thread(
+        camera.picture, shot, None if request is None else request.picture_key(0)
+    )
+    to_submit = replace(picture, product_id=product_id, request=request, due=due, **label.to_dict())
     answered, answers = await submit_request(station, product_id, request, [to_submit])
     return answered[0] if answered else await wait_for_inspection(station, product_id, next(answers), due)
 
@@ -87,7 +89,7 @@ async def submit_request(
     """
 
     async def begin() -> tuple[dict[int, int], Iterator[Future[RecordedInspection]]]:
-        answered = await asyncio.to_thread(station.store.answered, product_id, request) if request else {}
+        answered = await asyncio.to_thread(station.store.find_answers, product_id, request) if request else {}
         left = [picture for place, picture in enumerate(pictures) if place not in answered]
         return answered, iter(station.inspector.submit(left))
 
@@ -105,4 +107,4 @@ async def wait_for_inspection(
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
             return await asyncio.wrap_future(answer)
     except TimeoutError:
-        raise station.inspector.give_up(answer, product_id) from None
+        raise station.inspector.abandon(answer, product_id) from None

@@ -41,8 +41,8 @@ class VideoSource(BackgroundThread):
     def __init__(self, line: Line, settings: CameraSourceSettings, number: int):
         super().__init__(f"video-{number}")
         self.line, self.settings, self.number = line, settings, number
-        name = to_utf8(Path(settings.shown).name)
-        self.state = State(SOURCE, name, to_utf8(settings.shown), settings.every)
+        name = to_utf8(Path(settings.display_name).name)
+        self.state = State(SOURCE, name, to_utf8(settings.display_name), settings.every)
         self._in_flight: deque[tuple[int, Future[RecordedInspection]]] = deque()
 
     def _work(self) -> None:
@@ -93,7 +93,7 @@ class VideoSource(BackgroundThread):
                 break
             if index % LOOKUP_BATCH == 0:
                 keys = {_frame_key(identity, one): one for one in range(index, index + LOOKUP_BATCH)}
-                found = self.line.store.numbers_of(self.line.product_id, list(keys))
+                found = self.line.store.numbers_by_key(self.line.product_id, list(keys))
                 known = {keys[key] for key in found}
             if frame is None:
                 continue
@@ -150,7 +150,7 @@ class VideoSource(BackgroundThread):
             self._report("camera_waits", f"frames of {self.state.name} wait: {message_with_type(error)}")
         elif self.state.state != ENDED:  # else nobody needs it any more
             self.state.state, self.state.why = AWAY, to_utf8(str(error))
-            called = f"camera {self.number} ({self.settings.shown})"
+            called = f"camera {self.number} ({self.settings.display_name})"
             self._report("camera_away", f"{called} is away: {error}; it is tried again by itself")
 
     def _report(self, code: str, why: str | None) -> None:

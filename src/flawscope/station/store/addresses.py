@@ -72,7 +72,7 @@ class Addresses:
                 "the joint model another name in the settings"
             )
         self.entries[name] = number
-        self.versions.entries.add(number)
+        self.versions.joint_entries.add(number)
         try:
             self._added[name] = self._add_model(name)
         except InputError:
@@ -83,7 +83,7 @@ class Addresses:
     def _add_model(self, name: str) -> tuple[bool, int]:
         """Keep the model file of the settings; return whether it is new, and its version."""
         number, model = self.address_id(name), self.configured[name].model
-        before = {one["id"] for one in self.versions.listed(number)["versions"]}
+        before = {one["id"] for one in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
             names = self._product_names(name, model)

@@ -373,7 +373,7 @@ def _open_restored(settings: Settings) -> Contents:
     try:
         database.migrate()
         adopt_identity(database, files)
-        own = database.own()
+        own = database.own_product_ids()
         with database.writing() as connection:
             query = select(pictures.c.hash, pictures.c.suffix).distinct().where(_is_present(own))
             rows = connection.execute(query, execution_options={"yield_per": ROWS_PER_QUERY})

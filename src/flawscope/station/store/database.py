@@ -90,7 +90,7 @@ class Database:
             yield connection
         self.full = ""
 
-    def own(self) -> Select[Any]:
+    def own_product_ids(self) -> Select[Any]:
         """Query of this station's product numbers. An SQLite file has one station, whatever its name."""
         every = select(products.c.id)
         return every if self.is_sqlite else every.join(stations).where(stations.c.name == self.station)

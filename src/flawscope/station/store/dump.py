@@ -42,7 +42,7 @@ def copy_database(settings: Settings, folder: Path) -> Iterator[tuple[Path, Conn
         try:
             copy.check_current()
             with copy.reading() as connection:
-                yield path, connection, copy.own()
+                yield path, connection, copy.own_product_ids()
         finally:
             copy.close()
         return
@@ -55,7 +55,7 @@ def copy_database(settings: Settings, folder: Path) -> Iterator[tuple[Path, Conn
         with _reading_or_input_error(database) as connection:
             snapshot = str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
             _run_program(settings, "pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}")
-            yield path, connection, database.own()
+            yield path, connection, database.own_product_ids()
     finally:
         database.close()
 

@@ -184,11 +184,11 @@ class Files:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}", "file_missing") from None
 
-    def temporary(self, name: str) -> Path:
+    def temporary_path(self, name: str) -> Path:
         """Path of a temporary file, in a folder of its own that the caller makes; `drop` removes both."""
         return self.folder / MODELS / f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}" / name
 
-    def drop(self, temporary: Path) -> None:
+    def remove_temporary(self, temporary: Path) -> None:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
@@ -202,7 +202,7 @@ class Files:
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
 
-    def check_room(self, size: int) -> None:
+    def check_free_space(self, size: int) -> None:
         """Raise StoreError where a file of `size` bytes could fill the disk."""
         if self.free_bytes() < size + RESERVED_BYTES:
             least = f"{(size + RESERVED_BYTES) / 1024**2:.0f} MB"
@@ -255,7 +255,7 @@ class StrayFiles:
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
         """Hashes of the files that a record of this station names, and whose picture was not removed."""
-        own = self.database.own()
+        own = self.database.own_product_ids()
         if kind == MODELS:
             query = select(versions.c.file).where(versions.c.product_id.in_(own))
         elif kind == MASKS:

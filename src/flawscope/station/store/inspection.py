@@ -147,7 +147,7 @@ class Label(NamedTuple):
     batch: str | None = None
     view: str | None = None
 
-    def given(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the texts that the sender gave, by name."""
         return {name: text for name, text in self._asdict().items() if text is not None}
 
@@ -177,14 +177,14 @@ class KeyedRequest:
     is_form: bool = False
     scheme: str = HTTP
 
-    def key_of(self, place: int) -> str:
+    def picture_key(self, place: int) -> str:
         """Key in the store of the picture at this place. Keys of forms look like no sender's key."""
         return f"{self.scheme}/{place}:{self.key}" if self.is_form else f"{self.scheme}:{self.key}"
 
     def possible_keys(self) -> list[str]:
         """Keys in the store under which any request with the sender's key may have been recorded."""
         form, places = replace(self, is_form=True), MAX_FILES if self.is_form else 1
-        return [replace(self, is_form=False).key_of(0), *map(form.key_of, range(places))]
+        return [replace(self, is_form=False).picture_key(0), *map(form.picture_key, range(places))]
 
     def matches(self, row: Any) -> bool:
         """Whether an inspection that was recorded under the key came from this request."""

@@ -56,7 +56,7 @@ class ModelRegistry:
         self.device, self.threads, self.engine = device, threads, engine
         self.models = OpenModels()
         self._switch_lock = threading.Lock()  # data base and open models switch together
-        self.entries: set[int] = set()  # entries whose settings name a joint model
+        self.joint_entries: set[int] = set()  # entries whose settings name a joint model
 
     # ---- adding and removing
 
@@ -234,7 +234,7 @@ class ModelRegistry:
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
         """Number and model of the version that judges a product. NoModelError where none could be opened."""
-        (one,) = self.models.judging(product_id).products.values()
+        (one,) = self.models.model_of(product_id).products.values()
         return one.number, one.predictor
 
     def open(self, product_id: int, number: int) -> Predictor:
@@ -254,8 +254,8 @@ class ModelRegistry:
         is_joint = not {"product", "products"}.isdisjoint(json.loads(found.facts))
         with self.database.reading() as connection:
             entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
-            entry = product_id if product_id in self.entries else entry
-            if is_joint != (entry in self.entries):
+            entry = product_id if product_id in self.joint_entries else entry
+            if is_joint != (entry in self.joint_entries):
                 kind, other = ("a joint model", "a model") if is_joint else ("a model", "a joint model")
                 raise InputError(
                     f"version {number} is of {kind}, and the settings name {other} for this product: name "
@@ -300,7 +300,7 @@ class ModelRegistry:
         """Path of a version's model file. NotFoundError."""
         return self.files.folder / str(self._row(product_id, number).file)
 
-    def listed(self, product_id: int) -> dict[str, Any]:
+    def list_versions(self, product_id: int) -> dict[str, Any]:
         """All versions of a product as the API shows them, the newest first."""
         with self.database.reading() as connection:
             rows = connection.execute(
@@ -320,7 +320,7 @@ class ModelRegistry:
             switches = _activations(connection, product_id, number).get(number, [])
         return _describe_version(row, active, switches)
 
-    def before(self, product_id: int, active: int | None) -> int | None:
+    def previous_version(self, product_id: int, active: int | None) -> int | None:
         """Number of the version that was active before `active`; None: there was none."""
         query = (
             select(events.c.text)

@@ -55,7 +55,7 @@ class OpenModels:
         self._active: dict[int, AddressModel] = {}  # by product or entry
         self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
 
-    def judging(self, address: int) -> AddressModel:
+    def model_of(self, address: int) -> AddressModel:
         """Model that judges the pictures of a product or an entry. NoModelError where none is open."""
         with self._lock:
             if address not in self._active:

@@ -132,7 +132,7 @@ class Store:
         with self.database.writing() as connection:
             return insert_inspections(connection, several)
 
-    def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
+    def numbers_by_key(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
         """Numbers of the inspections under these keys, by key."""
         return {str(row.key): int(row.id) for row in self.find_by_keys(product_id, keys)}
 
@@ -143,7 +143,7 @@ class Store:
         with self.database.reading() as connection:
             return connection.execute(query).all()
 
-    def answered(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
+    def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
         """Inspections that a request led to before: place of its picture -> number.
 
         Raises:
@@ -153,7 +153,7 @@ class Store:
         for row in rows.values():
             if not request.matches(row):
                 raise KeyUsedError(f"request, inspection {row.id}")
-        own = enumerate(map(request.key_of, range(len(request.pictures) or 1)))
+        own = enumerate(map(request.picture_key, range(len(request.pictures) or 1)))
         return {place: int(rows[key].id) for place, key in own if key in rows}
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Store:
             raise NotFoundError(self._not_found_text(number))
         return found[0]
 
-    def several(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+    def inspections_by_number(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
         """Inspections as the API shows them, by number; numbers without an inspection are left out."""
         query = inspection_query().where(
             inspections.c.product_id == product_id, inspections.c.id.in_(numbers)
@@ -204,7 +204,7 @@ class Store:
 
     def has_picture(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
-        where = pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
+        where = pictures.c.product_id.in_(self.database.own_product_ids()), pictures.c.hash == picture
         with self.database.reading() as connection:
             return connection.execute(select(pictures.c.hash).where(*where)).first() is not None
 
@@ -224,7 +224,7 @@ class Store:
 
     # ---- verdicts
 
-    def decide(
+    def add_verdict(
         self,
         product_id: int,
         number: int,

@@ -178,7 +178,9 @@ class Retention:
     def _total_bytes(self) -> int:
         """Bytes of all pictures. Products may share a picture, which is one file."""
         sizes = select(pictures.c.bytes, pictures.c.hash).distinct()
-        sizes = sizes.where(pictures.c.removed_at.is_(None), pictures.c.product_id.in_(self.database.own()))
+        sizes = sizes.where(
+            pictures.c.removed_at.is_(None), pictures.c.product_id.in_(self.database.own_product_ids())
+        )
         with self.database.reading() as connection:
             total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
             return int(connection.execute(total).scalar_one())
@@ -255,7 +257,7 @@ class Retention:
         return self.clock.newest_older_than(self._ages[kind]) if kind in self._ages else 0
 
     def _products(self, connection: Connection) -> list[int]:
-        return list(connection.execute(self.database.own()).scalars())
+        return list(connection.execute(self.database.own_product_ids()).scalars())
 
     def _groups(
         self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf

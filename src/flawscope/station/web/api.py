@@ -189,7 +189,7 @@ def one_inspection(name: str, number: int, station: StationDep) -> Any:
 @product_router.get("/inspections/{number}/picture", response_class=Response)
 def picture(name: str, number: int, station: StationDep) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, sent_name = station.shown.picture(station.product_id(name), valid_id_or_zero(number))
+    data, suffix, sent_name = station.renderer.picture(station.product_id(name), valid_id_or_zero(number))
     stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
@@ -198,14 +198,14 @@ def picture(name: str, number: int, station: StationDep) -> Response:
 @product_router.get("/inspections/{number}/view", response_class=Response)
 def view(name: str, number: int, station: StationDep, side: Side = DEFAULT_SIDE) -> Response:
     """Return the picture upright, as WebP."""
-    data = station.shown.view(station.product_id(name), valid_id_or_zero(number), side)
+    data = station.renderer.view(station.product_id(name), valid_id_or_zero(number), side)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
 @product_router.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(name: str, number: int, station: StationDep, side: Side = DEFAULT_SIDE) -> Response:
     """Return the picture with heat map and outlines, as WebP."""
-    data = station.shown.overlay(station.product_id(name), valid_id_or_zero(number), side)
+    data = station.renderer.overlay(station.product_id(name), valid_id_or_zero(number), side)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
@@ -213,7 +213,7 @@ def overlay(name: str, number: int, station: StationDep, side: Side = DEFAULT_SI
 def anomaly_map(name: str, number: int, station: StationDep) -> Response:
     """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
     0 and 65535."""
-    data, low, high = station.shown.map(station.product_id(name), valid_id_or_zero(number))
+    data, low, high = station.renderer.map(station.product_id(name), valid_id_or_zero(number))
     headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_CACHE_A_DAY}
     return Response(data, media_type="image/png", headers=headers)
 
@@ -222,7 +222,7 @@ def anomaly_map(name: str, number: int, station: StationDep) -> Response:
 def mask(name: str, number: int, station: StationDep) -> Response:
     """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
     defect is."""
-    data = station.shown.mask(station.product_id(name), valid_id_or_zero(number))
+    data = station.renderer.mask(station.product_id(name), valid_id_or_zero(number))
     return Response(data, media_type="image/png")
 
 
@@ -249,12 +249,12 @@ def decide(
         mask_hash = _store_mask(station, product_id, number, verdict.mask)
     try:
         details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{HTTP_PREFIX}{key}"
-        inspection = station.store.decide(product_id, number, *details)
+        inspection = station.store.add_verdict(product_id, number, *details)
     finally:
         if mask_hash is not None:
             station.files.release(mask_hash)
     station.metrics.verdicts.labels(name, verdict.verdict).inc()
-    station.spoken(product_id)
+    station.note_verdict(product_id)
     return inspection
 
 
@@ -304,7 +304,7 @@ def drift(name: str, station: StationDep) -> Any:
 @product_router.post("/drift/acknowledge", response_model=schemas.DriftState)
 def acknowledge_drift(name: str, station: StationDep, person: Engineer) -> Any:
     """Accept the present state as the new normal: drift and the camera's first pictures begin anew."""
-    station.drifts.acknowledge(station.product_id(name), person.name)
+    station.drift_monitor.acknowledge(station.product_id(name), person.name)
     return station.drift(name)
 
 
@@ -317,7 +317,7 @@ async def live(name: str, request: Request, station: StationDep) -> StreamingRes
         try:
             if not has_role(station.access.authenticate(request), VIEWER):  # signed out, or removed
                 return None
-            return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
+            return {**station.current_state(name), "waiting": station.store.waiting_count(product_id)}
         except (StoreError, ExpiredError):  # the page asks for the reason, and connects again
             return None
 

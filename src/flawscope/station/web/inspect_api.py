@@ -72,11 +72,11 @@ async def inspect(
         scheme = station.addresses.scheme(name)
         keyed = await asyncio.to_thread(upload_request, key, data, is_form, label, scheme) if key else None
         pictures = [
-            Picture(product_id, item.data, item.name, "http", due=due, **label.given()) for item in files
+            Picture(product_id, item.data, item.name, "http", due=due, **label.to_dict()) for item in files
         ]
         if keyed is not None:
             pictures = [
-                replace(picture, key=keyed.key_of(place), request=keyed, hash=keyed.pictures[place])
+                replace(picture, key=keyed.picture_key(place), request=keyed, hash=keyed.pictures[place])
                 for place, picture in enumerate(pictures)
             ]
         numbers, answers = await submit_request(station, product_id, keyed, pictures)
@@ -114,9 +114,9 @@ async def inspection_answer(
 ) -> dict[str, Any]:
     """Return an inspection as the API answers it; of a view the store knows whether its part is decided on.
     product_id: of the product or joint model to which the request went."""
-    if recorded.is_new and recorded.taken.parts is None:
-        name = station.addresses.names[recorded.taken.product_id]
-        return describe_new(recorded.number, recorded.taken, name)
+    if recorded.is_new and recorded.inspection.parts is None:
+        name = station.addresses.names[recorded.inspection.product_id]
+        return describe_new(recorded.number, recorded.inspection, name)
     return await asyncio.to_thread(station.store.inspection, product_id, recorded.number)
 
 

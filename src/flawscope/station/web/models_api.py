@@ -163,7 +163,7 @@ class AuditTrail(BaseModel):
 @router.get("/versions", response_model=schemas.Versions)
 def versions(name: str, station: StationDep) -> Any:
     """List the model versions of a product, the newest first."""
-    return station.versions.listed(station.product_id(name))
+    return station.versions.list_versions(station.product_id(name))
 
 
 @router.post(
@@ -187,7 +187,7 @@ async def add_version(
         r"\w[\w. -]*", file_name
     ):
         raise InputError(f"name={file:.60} is not a model's: send {' or '.join(MODEL_SUFFIXES)}")
-    temporary = station.files.temporary(file_name)
+    temporary = station.files.temporary_path(file_name)
     try:
         await save_body(request, temporary)
         who = person.name
@@ -197,7 +197,7 @@ async def add_version(
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), file_name)) from None
     finally:
-        await asyncio.to_thread(station.files.drop, temporary)
+        await asyncio.to_thread(station.files.remove_temporary, temporary)
 
 
 async def save_body(request: Request, path: Path) -> None:
@@ -242,7 +242,7 @@ def learning(name: str, station: StationDep) -> Any:
 def learn(name: str, station: StationDep, person: Engineer, options: LearnOptions | None = None) -> Any:
     """Make a candidate from verdicts, or return the one that waits already."""
     how = "" if options is None else options.how
-    return station.learning.ask(station.product_id(name), person.name, how)
+    return station.learning.request_candidate(station.product_id(name), person.name, how)
 
 
 @router.get("/candidates/{number}", response_model=Candidate)

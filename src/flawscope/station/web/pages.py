@@ -100,7 +100,7 @@ class Page:
         except StoreError:
             if self.page != PROBLEMS_PAGE:
                 raise
-            return {"waiting": 0, **self.station.flow(product)}
+            return {"waiting": 0, **self.station.current_state(product)}
 
     def _other_stations(self) -> list[Any]:
         """Return products of other stations; none while the store is away."""
@@ -166,7 +166,10 @@ def static_file(name: str) -> Response:
 def live(product: str, page: Annotated[Page, product_page("live")]) -> Response:
     newest = page.station.search(product, Filters(limit=RECENT_PICTURES)).inspections
     last = page.station.search(product, Filters(limit=1, decision="anomalous")).inspections
-    facts = {**page.station.flow(product), "waiting": page.station.store.waiting_count(page.product_id)}
+    facts = {
+        **page.station.current_state(product),
+        "waiting": page.station.store.waiting_count(page.product_id),
+    }
     del facts["problem"]  # that is for engineers
     views = page.station.inspector.parts.views(page.product_id)
     part = last_decided_part(page.station.database, page.product_id) if views else None
@@ -197,7 +200,7 @@ def history(product: str, page: Annotated[Page, product_page("history")]) -> Res
             older = f"{base}?{urlencode({**query, 'cursor': result.next})}"
     except InputError as invalid:
         error = str(invalid)
-    versions = page.station.versions.listed(page.product_id)["versions"]
+    versions = page.station.versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
         422 if error else 200,
@@ -238,7 +241,7 @@ def _report_periods(station: Station, seconds: float | None) -> list[dict[str, s
 @page_router.get("/{product}/models")
 def models(page: Annotated[Page, product_page("models")]) -> Response:
     station, product_id = page.station, page.product_id
-    versions = station.versions.listed(product_id)
+    versions = station.versions.list_versions(product_id)
     active = next((v for v in versions["versions"] if v["id"] == versions["active"]), None)
     learning = station.learning.facts(product_id)
     candidates = learning["candidates"][:MAX_CANDIDATES]
@@ -255,9 +258,9 @@ def models(page: Annotated[Page, product_page("models")]) -> Response:
         active=active,
         others=[v for v in versions["versions"] if v is not active and v["id"] not in ready_versions],
         advice={c["id"]: advice(c, versions["active"]) for c in candidates},
-        known=station.store.several(product_id, set().union(*lists)),
+        known=station.store.inspections_by_number(product_id, set().union(*lists)),
         MOST=MAX_THUMBNAILS,
-        previous=station.versions.before(product_id, versions["active"]),
+        previous=station.versions.previous_version(product_id, versions["active"]),
         roles=PICTURE_ROLES,
     )
 

@@ -123,12 +123,16 @@ def _settings_facts(station: Station) -> dict[str, Any]:
 
     access = station.access
     user_rows, token_rows = map(account_facts, access.users()), map(account_facts, access.tokens())
-    facts = {"users": list(user_rows), "tokens": list(token_rows), "products": station.made.shown()}
+    facts = {
+        "users": list(user_rows),
+        "tokens": list(token_rows),
+        "products": station.page_products.describe_products(),
+    }
     return {**facts, "station": _station_settings(station)}
 
 
 def _station_settings(station: Station) -> dict[str, Any]:
-    now, page_settings = station.settings, station.made_settings
+    now, page_settings = station.settings, station.page_settings
     mqtt = now.mqtt and {key: value for key, value in asdict(now.mqtt).items() if key not in _SECRET_FILES}
     values = {"limits": asdict(now.limits), "keep": asdict(now.keep), "mqtt": mqtt}
     return {**values, "by_file": page_settings.by_file, "undo": page_settings.before is not None}
@@ -192,24 +196,24 @@ def _add_entry(name: str, kind: EntryKind, body: BaseModel, station: Station, wh
     plugin, settings = values.pop("plugin", None), values.pop("settings")
     try:
         if plugin is None:
-            entry = station.made.entry(name, values)
+            entry = station.page_products.source_entry(name, values)
         else:
-            entry = station.made.plugged(name, kind, plugin, settings, **values)
-        station.made.add(name, kind, entry, who)
+            entry = station.page_products.plugin_entry(name, kind, plugin, settings, **values)
+        station.page_products.add(name, kind, entry, who)
     finally:
-        station.made.tidy(name)  # also a password that was refused
+        station.page_products.remove_unused_secrets(name)  # also a password that was refused
 
 
 @router.delete("/products/{name}/{kind}/{place}", status_code=204)
 def remove_entry(name: str, kind: EntryKind, place: int, station: StationDep, person: Admin) -> None:
     """Remove a source or a sink by its place in the list, from 1."""
-    station.made.remove(name, kind, place, person.name)
+    station.page_products.remove(name, kind, place, person.name)
 
 
 @router.post("/products/{name}/undo", status_code=204)
 def undo(name: str, station: StationDep, person: Admin) -> None:
     """Take the last change of sources and sinks back; a second time brings it back."""
-    station.made.undo(name, person.name)
+    station.page_products.undo(name, person.name)
 
 
 # -------------------------------------------------------------------------------------------------- station
@@ -220,21 +224,21 @@ def set_section(section: Section, body: Values, station: StationDep, person: Adm
     """Set limits, times of keeping or the broker, as in station.yaml; they are used from now on. A password
     of the broker that is left out stays."""
     try:
-        station.made_settings.set(section, body, person.name)
+        station.page_settings.set(section, body, person.name)
     finally:
-        station.made_settings.tidy()  # also a password that was refused
+        station.page_settings.remove_unused_secrets()  # also a password that was refused
 
 
 @router.delete("/station/{section}", status_code=204)
 def reset_section(section: Section, station: StationDep, person: Admin) -> None:
     """Use what holds where nobody sets the section: the defaults, or no broker."""
-    station.made_settings.set(section, None, person.name)
+    station.page_settings.set(section, None, person.name)
 
 
 @router.post("/station/undo", status_code=204)
 def undo_station(station: StationDep, person: Admin) -> None:
     """Take the last change of limits, times of keeping or the broker back; a second time brings it back."""
-    station.made_settings.undo(person.name)
+    station.page_settings.undo(person.name)
 
 
 # ----------------------------------------------------------------------------------------------------- page

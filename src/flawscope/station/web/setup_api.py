@@ -73,7 +73,7 @@ def list_drafts(station: StationDep) -> Any:
 @router.post("", status_code=201, response_model=setup_schemas.NewProductState)
 def begin_draft(body: setup_schemas.NewProduct, station: StationDep, person: Engineer) -> Any:
     """Begin a product, or return the one of this name that was begun."""
-    drafts, page_products = station.drafts, station.made.all()
+    drafts, page_products = station.drafts, station.page_products.all()
     other_products = [name for name in station.addresses.names.values() if name not in page_products]
     return drafts.facts(drafts.begin(body.name, person.name, other_products))
 
@@ -87,7 +87,7 @@ def draft_state(draft: DraftDep, station: StationDep) -> Any:
 def remove_draft(name: str, station: StationDep, person: Engineer) -> None:
     """Remove a product that was begun, with its pictures. What went live stays."""
     station.drafts.remove(name)
-    station.made.tidy(name)
+    station.page_products.remove_unused_secrets(name)
     station.store.note_event(REMOVED_EVENT, person.name, f"pictures of the new product {name}")
 
 
@@ -130,7 +130,7 @@ async def capture(draft: DraftDep, body: setup_schemas.CaptureRequest, station: 
     (added,) = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
     comparison = None
     if added.status == "kept":
-        comparison = await asyncio.to_thread(station.drafts.captures.seen, draft, picture.data, added.name)
+        comparison = await asyncio.to_thread(station.drafts.captures.compare, draft, picture.data, added.name)
     return {"results": [{**added._asdict(), "seen": comparison}]}
 
 
@@ -143,7 +143,7 @@ async def preview(
 
     def preview_facts() -> dict[str, Any]:
         webp_bytes = encode_webp(reduce_picture(picture.data, picture.name, PREVIEW_SIDE, draft.memory))
-        comparison = station.drafts.captures.seen(draft, picture.data)
+        comparison = station.drafts.captures.compare(draft, picture.data)
         return {**comparison, "picture": base64.b64encode(webp_bytes).decode()}
 
     return await asyncio.to_thread(preview_facts)
@@ -163,31 +163,31 @@ def set_source(draft: DraftDep, body: setup_schemas.SourceEntry, station: Statio
     """Name a camera, a folder or a video file to take pictures from. A camera goes live with the product."""
     entry = body.model_dump(exclude_none=True)
     try:
-        station.drafts.captures.name(draft, station.made.entry(draft.name, entry))
+        station.drafts.captures.set_source(draft, station.page_products.source_entry(draft.name, entry))
     finally:
-        station.made.tidy(draft.name)  # also a password that was refused
+        station.page_products.remove_unused_secrets(draft.name)  # also a password that was refused
     return station.drafts.facts(draft)
 
 
 async def _receive_zip(station: StationDep, draft: Draft, request: Request, name: str) -> Any:
     """Add the pictures of a zip that is the body, which may be larger than other bodies."""
-    temporary = station.files.temporary("pictures.zip")
+    temporary = station.files.temporary_path("pictures.zip")
     try:
         await save_body(request, temporary)
         return await asyncio.to_thread(station.drafts.add_zip, draft, temporary, uploads.clean_name(name))
     finally:
-        await asyncio.to_thread(station.files.drop, temporary)
+        await asyncio.to_thread(station.files.remove_temporary, temporary)
 
 
 def _add_upload(station: StationDep, draft: Draft, upload: Upload) -> Sequence[Any]:
     if not upload.data.startswith(ZIP_SIGNATURE):
         return station.drafts.add(draft, [(upload.name, upload.data)])
-    temporary = station.files.temporary("pictures.zip")
+    temporary = station.files.temporary_path("pictures.zip")
     try:
         station.files.write(temporary, upload.data, durable=False)
         return station.drafts.add_zip(draft, temporary, upload.name)
     finally:
-        station.files.drop(temporary)
+        station.files.remove_temporary(temporary)
 
 
 @router.get("/{name}/pictures/{picture}", response_class=Response)
@@ -242,7 +242,7 @@ async def try_capture(draft: DraftDep, body: setup_schemas.CaptureRequest, stati
 
 
 async def _judge(station: StationDep, draft: Draft, pictures: list[tuple[str, bytes]]) -> dict[str, Any]:
-    results = await asyncio.to_thread(station.drafts.tried, draft, pictures)
+    results = await asyncio.to_thread(station.drafts.try_model, draft, pictures)
     for result in results:
         if "overlay" in result:
             result["overlay"] = base64.b64encode(result["overlay"]).decode()

@@ -63,7 +63,7 @@ def shift_report(
         return Response(content, media_type=XLSX, headers=headers)
     if format == "json":
         return JSONResponse(shift_message(name, product_id, shift, found).data)
-    drawings = report_images(station.shown, product_id, found)
+    drawings = report_images(station.renderer, product_id, found)
     document = render_report(station, Page(request, "trends").texts, name, shift, found, drawings)
     return Response(document, media_type="text/html", headers=attachment(f"{file}.html"))
 
@@ -86,6 +86,6 @@ def render_report(
     def local(at: int) -> str:
         return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M")
 
-    inspections = station.store.several(station.product_id(product), set(found.worst))
+    inspections = station.store.inspections_by_number(station.product_id(product), set(found.worst))
     context = {"product": product, "shift": shift, "found": found, "drawn": drawings}
     return render_standalone("shift", words, **context, local=local, rows=inspections)
