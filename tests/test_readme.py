@@ -214,7 +214,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     )
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
-    monkeypatch.setattr(training.Trainer, "_fix_steps", lambda run, *_: setattr(run, "steps", 1))
+    monkeypatch.setattr(training.Trainer, "_plan_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
 class Stations:

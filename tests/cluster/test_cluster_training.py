@@ -67,7 +67,7 @@ class Process:
     def learn(self, make: Callable[[], Trainer[Any]], late: float = 0.0, **budget: Any) -> Named:
         """What a training of some steps leaves behind. late: seconds by which this process's clock is."""
         trainer, budget = make(), Budget(process_group=self.together, **budget)
-        object.__setattr__(budget, "started", budget.begun - late * self.together.rank)
+        object.__setattr__(budget, "started", budget.started - late * self.together.rank)
         trainer.learn(budget, None, {})
         return left_by(trainer)
 

@@ -326,7 +326,7 @@ def test_a_resumed_training_takes_the_time_that_it_had_left(
         return learn(self, *given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Timed, "_learn", stopping)
+        patch.setattr(Timed, "_optimise", stopping)
         with pytest.raises(KeyboardInterrupt):
             trained(clock, checkpoint=path)
     found = read_checkpoint(path)

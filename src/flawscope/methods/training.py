@@ -32,7 +32,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
     and batches are made ahead.
 
-    Several processes can learn together (`Budget.together`), W of them. In each step every one learns from
+    Several processes can learn together (`Budget.process_group`), W of them. In each step every one learns from
     samples of its own, the gradients are averaged, and all take the same step. What they learn from is what
     the method declares:
 
