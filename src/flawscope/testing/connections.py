@@ -89,7 +89,7 @@ def _check_triggers(station: Station) -> None:
 
     found = asyncio.run(several())
     must(len({one.number for one in found}) == 4, "triggers share an inspection")
-    must({one.taken.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost")
+    must({one.inspection.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost")
 
 
 def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
