@@ -71,7 +71,7 @@ def test_warp_is_bilinear(geometry):
     got = geometry.warp(values, fill=-7)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, literal_warp(values, geometry, -7), atol=1e-5)
-    other, (height, width) = geometry.at((40, 20)), geometry.picture_size
+    other, (height, width) = geometry.with_picture_size((40, 20)), geometry.picture_size
     np.testing.assert_allclose(other.to_network((0, 0, 20, 40)), geometry.to_network((0, 0, width, height)))
     # what the network does not see is unknown, not zero
     np.testing.assert_allclose(other.warp(values), literal_warp(values, other, np.nan), atol=1e-5)
@@ -92,7 +92,7 @@ def test_masks_go_to_the_network_by_nearest(geometry):
         if min(abs(y - round(y)), abs(x - round(x))) < 1e-6:
             continue  # on an edge between two pixels rounding decides
         assert got[i, j] == (0 <= y < height and 0 <= x < width and mask[int(y), int(x)])
-    np.testing.assert_array_equal(geometry.inside(), geometry.mask_to_network(np.ones_like(mask)))
+    np.testing.assert_array_equal(geometry.visible_mask(), geometry.mask_to_network(np.ones_like(mask)))
 
 
 def test_warp_works_in_blocks_without_seams():

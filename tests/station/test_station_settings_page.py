@@ -169,13 +169,13 @@ def test_limits_and_times_are_changed_undone_and_stay(
     assert [one["text"] for one in said[:4]] == [*kept, "limits.pixels, limits.upload changed"]
 
     running.close()
-    again = opened(running.station.made_settings.given)
+    again = opened(running.station.page_settings.started_with)
     try:
         assert again.station.settings.keep == RetentionSettings(good=None, space="1 KB")
-        assert not again.station.made_settings.by_file
+        assert not again.station.page_settings.by_file
     finally:
         again.close()
-    named = opened(replace(running.station.made_settings.given, limits=Limits(), keep=RetentionSettings()))
+    named = opened(replace(running.station.page_settings.started_with, limits=Limits(), keep=RetentionSettings()))
     try:
         with httpx.Client(base_url=named.url) as other:
             assert of_station(other)["by_file"] == ["limits", "keep"]
@@ -214,7 +214,7 @@ def test_a_broker_is_named_changed_and_taken_away(
         until(lambda: not running.station.problems())
         kept.unlink()  # as after a backup was restored
         running.close()
-        again = opened(running.station.made_settings.given)
+        again = opened(running.station.page_settings.started_with)
         try:
             with httpx.Client(base_url=again.url) as back:
                 assert "cannot read" in until(lambda: back.get(sinks).json()["sinks"][0]["error"])
@@ -260,7 +260,7 @@ def test_sources_and_sinks_of_packages_are_added(
     running.close()
     for path in (*reels["mixed"].iterdir(), *(running.station.files.folder / "secrets").iterdir()):
         path.unlink()
-    again = opened(running.station.made_settings.given)  # it starts, and says what is missing
+    again = opened(running.station.page_settings.started_with)  # it starts, and says what is missing
     try:
         with httpx.Client(base_url=again.url) as back:
             assert {one.kind for one in again.station.problems()} == {"camera_refused", "sink"}

@@ -416,12 +416,12 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     until(lambda: (day / "000001-part-3.json").exists())
     assert (day / "000001-part.json").read_text() == (day / "000001-part-2.png").read_text() == "somebody's"
     assert (day / "000001-part-3.png").read_bytes() == parts[-1]
-    ((delivery, outbox),) = running.station.sinks.of(NAME)
+    ((delivery, outbox),) = running.station.sinks.for_product(NAME)
     before = sorted(path.name for path in day.iterdir())
-    place = outbox.place
-    outbox.place = place._replace(inspection=0)
+    place = outbox.cursor
+    outbox.cursor = place._replace(inspection=0)
     (message,) = outbox.read_batch(10).messages
-    outbox.place = place
+    outbox.cursor = place
     assert isinstance(message, Message)
     delivery.sink.send(message)
     assert sorted(path.name for path in day.iterdir()) == before
@@ -455,8 +455,8 @@ def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_ot
     sent = send(running.url, parts, range(2))
     until(lambda: numbers(receiver) == sent)
     with pytest.raises(InputError):  # a change on the page, which is then taken back
-        sinks.renew(NAME)
-    sinks.renew(NAME, told=True)
+        sinks.restart(NAME)
+    sinks.restart(NAME, told=True)
     assert codes(running) == [f"sink_{sinks.products[NAME]}_1"]
     sent += send(running.url, parts, range(2, 4))
     until(lambda: numbers(receiver) == sent)

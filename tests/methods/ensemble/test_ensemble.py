@@ -121,7 +121,7 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
     assert len(shown) == len(held) > 1
     images = torch.from_numpy(preprocess_pictures(model, shown))
     with torch.inference_mode():
-        said = detector.each(detector.embed(images))
+        said = detector.score_members(detector.embed(images))
     for (scores, maps), n in zip(said, detector.normal, strict=True):
         for values, mean, spread, least in ((maps, *n[:2], 1), (scores, *n[2:], 0.01)):
             own = np.asarray(values, np.float64)
