@@ -88,7 +88,9 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
         learnt.append(step)
         return learn(self, networks, optimiser, batch, step)
 
-    monkeypatch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
+    monkeypatch.setattr(
+        "flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0)
+    )
     monkeypatch.setattr(Trainer, "_optimise", stopping)
     with pytest.raises(Stop):
         run(task)

@@ -37,7 +37,9 @@ def efficientad(
     data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[str | Path]:
     """A quick call, with a checkpoint after every step."""
-    monkeypatch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
+    monkeypatch.setattr(
+        "flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0)
+    )
     fast = ["--method", "efficientad", "--set", "window=41", "--set", "border=0", "--teacher", teacher_path]
     return ["fit", "--data", data, *fast, *BOTH, "--out", tmp_path / "m.safetensors"]
 

@@ -80,7 +80,9 @@ class Versions:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.database, self.now = database, {1: 1, 2: 1}
-        self.files = SimpleNamespace(temporary_path=lambda name: folder / name, remove_temporary=lambda path: None)
+        self.files = SimpleNamespace(
+            temporary_path=lambda name: folder / name, remove_temporary=lambda path: None
+        )
         self.cannot: Exception | None = None
 
     def is_open(self, product_id: int) -> bool:

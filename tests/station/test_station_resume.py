@@ -28,7 +28,7 @@ def small(settings: dict[str, Any], job: dict[str, Any], step: Any) -> dict[str,
     from flawscope.fitting import fitting
     from flawscope.methods.task import Budget
 
-    fitting.Budget = partial(Budget, every=0.0)  # type: ignore[misc,assignment]  # of this process alone
+    fitting.Budget = partial(Budget, checkpoint_interval=0.0)  # type: ignore[misc,assignment]  # of this process alone
     given = {key: value for key, value in job["given"].items() if key != "minutes"}
     given |= {"steps": STEPS, "training": "fp32", **settings}
 

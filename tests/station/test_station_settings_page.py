@@ -175,7 +175,9 @@ def test_limits_and_times_are_changed_undone_and_stay(
         assert not again.station.page_settings.by_file
     finally:
         again.close()
-    named = opened(replace(running.station.page_settings.started_with, limits=Limits(), keep=RetentionSettings()))
+    named = opened(
+        replace(running.station.page_settings.started_with, limits=Limits(), keep=RetentionSettings())
+    )
     try:
         with httpx.Client(base_url=named.url) as other:
             assert of_station(other)["by_file"] == ["limits", "keep"]

@@ -152,7 +152,9 @@ def test_another_teacher_does_not_go_on(
             raise KeyboardInterrupt
 
     path = tmp_path / "c.safetensors"
-    monkeypatch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
+    monkeypatch.setattr(
+        "flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0)
+    )
     with pytest.raises(KeyboardInterrupt):
         fit_small(few[:2], quick_settings, checkpoint=path, step=stop)
     state, facts = read_teacher(quick_settings["teacher"])

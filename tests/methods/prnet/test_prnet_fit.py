@@ -105,7 +105,7 @@ def stopped(fit_small: Fit, defects: Pairs, tmp_path_factory: pytest.TempPathFac
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
+        patch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0))
         with pytest.raises(KeyboardInterrupt):
             fit_small(seen=defects[:2], checkpoint=path, step=step)
     assert read_checkpoint(path)[1]["done"] == 1
