@@ -161,6 +161,8 @@ def test_a_turned_geometry_is_its_definition() -> None:
     assert y0 <= rows.min() + 1 <= y0 + 3
     assert y1 - 3 <= rows.max() <= y1
     back = np.linalg.inv(matrix)
+    y, x = back @ (np.array([20.5, 10.5]) - offset)
+    np.testing.assert_allclose(geometry.to_picture((10.5, 20.5, 10.5, 20.5)), (x, y, x, y), atol=1e-9)
     shown_back = np.tensordot(back, np.mgrid[:64, :64] + 0.5 - offset[:, None, None], 1)
     within = (shown_back[0] >= 0) & (shown_back[0] < 90) & (shown_back[1] >= 0) & (shown_back[1] < 120)
     assert np.array_equal(geometry.visible_mask(), within)

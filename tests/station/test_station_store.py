@@ -18,8 +18,10 @@ from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store import search as search_module
 from flawscope.station.store.database import Database
+from flawscope.station.store.files import Files
+from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import HOUR, NewInspection, Store, parse_time
-from flawscope.station.store.schema import hours, inspections
+from flawscope.station.store.schema import hours, inspections, learnt_pixels
 from flawscope.station.store.search import Filters, search, trends
 
 pytestmark = pytest.mark.both_databases
@@ -167,6 +169,31 @@ def test_pages_are_complete_and_without_doubles_while_others_come(filled: Filled
     found = [one["id"] for one in pages(filled, Filters(limit=9), come)]
     assert len(found) == len(set(found))
     assert [number for number in found if number in filled.rows] == before
+
+
+def test_the_last_page_has_no_next_one(filled: Filled) -> None:
+    fill(filled, 9)
+    ends = [search(filled.store.database, filled.product, Filters(limit=n)).next is None for n in (8, 9, 10)]
+    assert ends == [False, True, True]
+
+
+def test_a_removed_version_leaves_what_the_others_learnt(filled: Filled, tmp_path: Path) -> None:
+    database, (first, unused) = filled.database, filled.versions
+    _, newest = add_version(database, "plate", "c")
+    with database.writing() as connection:
+        rows = [{"version_id": version, "pixels": "0" * 64} for version in (first, unused, newest)]
+        connection.execute(learnt_pixels.insert(), rows)
+    assert ModelRegistry(database, Files(tmp_path / "files")).remove(filled.product, unused)
+    with database.reading() as connection:
+        left = {*connection.execute(select(learnt_pixels.c.version_id)).scalars()}
+    assert {first, newest} <= left
+    assert unused not in left
+
+
+def test_events_of_a_kind_are_those_alone(filled: Filled) -> None:
+    for kind, product in (("light changed", filled.product), ("drift", filled.product), ("drift", None)):
+        filled.store.note_event(kind, "anna", kind, product)
+    assert [row.text for row in filled.store.events("drift", filled.product)] == ["drift"]
 
 
 @pytest.mark.parametrize(
