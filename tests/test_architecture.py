@@ -246,7 +246,7 @@ def test_nothing_torch_free_loads_torch() -> None:
     """One interpreter imports them all, and every method's record and settings; when it fails, the next loop
     says which."""
     modules = [f"flawscope.{name}".rstrip(".") for name in torch_free()]
-    declared = "from flawscope.methods import registry; [m.configure() for m in registry.loadable()]"
+    declared = "from flawscope.methods import registry; [m.configure() for m in registry.loadable_methods()]"
     loaded = loaded_after("\n".join([*(f"import {name}" for name in modules), declared]))
     guilty = loaded & {"torch", "timm", "torchvision", "sklearn", "matplotlib", "cv2"}
     if guilty:

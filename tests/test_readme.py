@@ -191,7 +191,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
         monkeypatch.setattr(f"flawscope.methods.{module}.load_backbone", read_once)
     members = ["patchcore size=256", "patchcore size=384", "prnet size=256 steps=2"]
     monkeypatch.setitem(ensemble.METHOD.presets, "accurate", {"size": "128", "members": members})
-    monkeypatch.setattr("flawscope.methods.efficientad.model.packaged", lambda _: teacher_path)
+    monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
     whole = distill.distill
     monkeypatch.setattr(
         distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)

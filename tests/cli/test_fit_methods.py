@@ -87,7 +87,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
     assert run(*patchcore)[0] == 0
     assert checkpoint.read_bytes() == held
     with monkeypatch.context() as patch:  # and once more, when the training is over
-        patch.setattr("flawscope.fitting.fitting.finds", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("flawscope.fitting.fitting.score_simulated_defects", Mock(side_effect=KeyboardInterrupt))
         code, _, err = run(*call)
     assert (code, err) == (130, "flawscope: interrupted: step 3 of 3 kept; go on with --resume\n")
     code, _, err = run(*call, "--resume")
@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
 def test_minutes_win_over_a_presets_steps(
     run: Run, efficientad: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.methods.time_budget.Pace.over", property(lambda pace: pace.steps >= 3))
+    monkeypatch.setattr("flawscope.methods.time_budget.Pace.is_over", property(lambda pace: pace.steps >= 3))
     paper = ["--preset", "paper", "--set", "window=33", "--minutes", "0.5", "--quiet"]
     assert run(*efficientad, *paper)[::2] == (0, "")
     config = read_manifest(tmp_path / "m.safetensors").config

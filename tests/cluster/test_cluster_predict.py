@@ -170,7 +170,7 @@ def test_through_a_client_and_from_urls(
 CONNECTIONS = """\
 import sys
 import ray
-from flawscope.cluster.connect import connected
+from flawscope.cluster.connect import cluster_connection
 from flawscope.errors import InputError
 init, left = ray.init, [int(sys.argv[3])]
 def fails(**given):
@@ -183,18 +183,18 @@ FAILS = (
     "psutil.ZombieProcess: PID still exists but it's a zombie (pid=23617)",
 )
 ray.init = fails
-with connected(sys.argv[1]):
+with cluster_connection(sys.argv[1]):
     print("joined")
 left[0] = 9
 try:
-    with connected(sys.argv[1]):
+    with cluster_connection(sys.argv[1]):
         pass
 except InputError as error:
     print(error)
 ray.init = init
 ray.init(address=sys.argv[2], log_to_driver=False, logging_level="ERROR")
 try:
-    with connected(sys.argv[2]):
+    with cluster_connection(sys.argv[2]):
         pass
 except InputError as error:
     print(ray.is_initialized(), error)
