@@ -45,10 +45,8 @@ def _gear(size: int, rng: Rng) -> Scene:
 
 def _bottle(size: int, rng: Rng) -> Scene:
     """A bottle's mouth from above: rings of glass."""
-    frame, canvas = (
-        scene.random_frame(size, rng, shift=5, degrees=180),
-        _ground(size, rng, (222, 224, 220), 3),
-    )
+    frame = scene.random_frame(size, rng, shift=5, degrees=180)
+    canvas = _ground(size, rng, (222, 224, 220), 3)
     radius = np.hypot(frame.u, frame.v)
     for outer, colour in ((128, (52, 34, 20)), (108, (96, 58, 26)), (76, (30, 18, 12)), (62, (62, 40, 26))):
         wave = 12 * np.sin(radius / 9 + rng.uniform(-0.4, 0.4))
