@@ -87,7 +87,9 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
     assert run(*patchcore)[0] == 0
     assert checkpoint.read_bytes() == held
     with monkeypatch.context() as patch:  # and once more, when the training is over
-        patch.setattr("flawscope.fitting.fitting.score_simulated_defects", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(
+            "flawscope.fitting.fitting.score_simulated_defects", Mock(side_effect=KeyboardInterrupt)
+        )
         code, _, err = run(*call)
     assert (code, err) == (130, "flawscope: interrupted: step 3 of 3 kept; go on with --resume\n")
     code, _, err = run(*call, "--resume")

@@ -238,13 +238,13 @@ class Second:
     rank: int = 1
     world: int = 2
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def on_first_process(self, make: Callable[[], Any]) -> Any:
         return self.said.pop(0)
 
-    def mean(self, tensors: Any, weight: float) -> None:
+    def average(self, tensors: Any, weight: float) -> None:
         raise AssertionError
 
-    leave = DistributedGroup.end_other_processes
+    end_other_processes = DistributedGroup.end_other_processes
 
 
 def test_the_first_ones_clock_is_everybodys(pair: Callable[..., list[Any]]) -> None:
@@ -289,7 +289,7 @@ def test_what_workers_cannot_learn_together_is_refused(tmp_path: Path) -> None:
 
 def test_only_the_first_one_goes_on() -> None:
     with pytest.raises(WorkerFinished):
-        Second([]).leave()
+        Second([]).end_other_processes()
     assert SINGLE_PROCESS.on_first_process(lambda: 3) == 3
     SINGLE_PROCESS.end_other_processes()
 

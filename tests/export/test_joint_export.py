@@ -179,7 +179,9 @@ def without_bf16() -> Iterator[None]:
     """OpenVINO that takes the wish for bf16 also where the processor lacks it, and computes in fp32."""
     openvino = pytest.importorskip("flawscope.runtime.openvino")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino, "_precision_hint", lambda core, device, precision: openvino.HINTS[precision])
+        patch.setattr(
+            openvino, "_precision_hint", lambda core, device, precision: openvino.PRECISION_HINTS[precision]
+        )
         yield
 
 

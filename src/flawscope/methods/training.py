@@ -36,7 +36,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     samples of its own, the gradients are averaged, and all take the same step. What they learn from is what
     the method declares:
 
-    - `DIVIDED`: a step's batch is divided among them, process r has its samples r, r + W, ... The average is
+    - `DIVIDES_BATCHES`: a step's batch is divided among them, process r has its samples r, r + W, ... The average is
       weighted by how many samples, or pixels that count, there are. So W processes learn what one learns, but
       for rounding.
     - else: in step s process r has batch number s W + r. So W processes learn what one would learn if the

@@ -39,7 +39,7 @@ class Trainer(training.Trainer[Batch]):
     NETWORKS = ("network",)
     LOSSES = ("loss",)
     CPU_STEPS, GPU_STEPS = 3000, 4400
-    DECOUPLED_DECAY, DIVIDED = True, True
+    DECOUPLED_DECAY, DIVIDES_BATCHES = True, True
 
     def __init__(
         self,
