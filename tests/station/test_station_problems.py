@@ -58,7 +58,7 @@ def test_what_was_acknowledged_stays_so_until_it_is_over(problems: Problems) -> 
 def test_every_kind_has_a_title_and_says_who_does_what() -> None:
     sources = Path(str(flawscope.station.__file__)).parent.rglob("*.py")
     code = "".join(path.read_text(encoding="utf-8") for path in sources)
-    kinds = {kind.rstrip("_") for kind in re.findall(r'\b_?(?:report|show|count)\(\s*f?"([a-z_]+)', code)}
+    kinds = {kind.rstrip("_") for kind in re.findall(r'\b_?(?:report|show)\(\s*f?"([a-z_]+)', code)}
     kinds = kinds - {"camera"} | {f"camera_{kind}" for kind in FAULT_KINDS}
     kinds |= {"drift", "light", "sink", "learning"}
     assert len(kinds) > 20

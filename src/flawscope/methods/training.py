@@ -32,13 +32,13 @@ class Trainer(TrainingState, ABC, Generic[B]):
     of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
     and batches are made ahead.
 
-    Several processes can learn together (`Budget.process_group`), W of them. In each step every one learns from
-    samples of its own, the gradients are averaged, and all take the same step. What they learn from is what
-    the method declares:
+    Several processes can learn together (`Budget.process_group`), W of them. In each step every one learns
+    from samples of its own, the gradients are averaged, and all take the same step. The method declares which
+    samples these are:
 
-    - `DIVIDES_BATCHES`: a step's batch is divided among them, process r has its samples r, r + W, ... The average is
-      weighted by how many samples, or pixels that count, there are. So W processes learn what one learns, but
-      for rounding.
+    - `DIVIDES_BATCHES`: a step's batch is divided among them, process r has its samples r, r + W, ... The
+      average is weighted by the number of samples, or of pixels that count. So W processes learn what a single
+      process learns, but for rounding.
     - else: in step s process r has batch number s W + r. So W processes learn what one would learn if the
       loss of its step were the mean over W batches, those that it would have seen one after the other: a
       step sees W times as many samples, and steps and learning rate are what was set.
