@@ -37,7 +37,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     samples these are:
 
     - `DIVIDES_BATCHES`: a step's batch is divided among them, process r has its samples r, r + W, ... The
-      average is weighted by the number of samples, or of pixels that count. So W processes learn what a single
+      average is weighted by the number of samples, or of pixels that count. So W processes learn what one
       process learns, but for rounding.
     - else: in step s process r has batch number s W + r. So W processes learn what one would learn if the
       loss of its step were the mean over W batches, those that it would have seen one after the other: a
