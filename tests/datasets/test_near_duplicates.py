@@ -11,13 +11,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flawscope.datasets.check import check
-from flawscope.pictures.near_duplicates import (
-    MIN_THRESHOLD,
-    clusters,
-    correlate,
-    near_duplicates,
-    thumbnail,
-)
+from flawscope.pictures.near_duplicates import MIN_THRESHOLD, clusters, correlate, near_duplicates, thumbnail
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 BICUBIC = Image.Resampling.BICUBIC

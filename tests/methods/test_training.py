@@ -13,12 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
-from flawscope.artefact.state_file import (  # noqa: E402
-    checkpoint_progress,
-    load_checkpoint,
-    read_checkpoint,
-    write_state,
-)
+from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, read_checkpoint, write_state  # noqa: E402
 from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402

@@ -141,11 +141,7 @@ LIMITS = (0.05, 0.3)
 
 
 def au_spro(
-    maps: Maps,
-    regions: SaturatedRegions,
-    limits: Sequence[float] = LIMITS,
-    *,
-    valid: Valid | None = None,
+    maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
     """Area under the sPRO curve up to each of `limits`, divided by it.
 

@@ -26,15 +26,7 @@ from flawscope.pictures.listing import printable
 from flawscope.pictures.pose import MAX_ERROR, PoseReference
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.thumbnails import image_uri
-from flawscope.report.words import (
-    Tally,
-    part_cards,
-    percent,
-    pose_facts,
-    range_text,
-    score_facts,
-    size_text,
-)
+from flawscope.report.words import Tally, part_cards, percent, pose_facts, range_text, score_facts, size_text
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 
 REFERENCE_SIDE = 192  # pixels

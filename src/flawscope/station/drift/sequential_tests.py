@@ -109,7 +109,7 @@ class SequentialTest:
     def __init__(self, directions: tuple[str, ...], limit: float):
         self.directions, self.limit, self.capital, self.count = directions, limit, Capital(len(directions)), 0
         self.sums: Floats = np.zeros(2)
-        self._log_gains: Floats = np.zeros(len(directions))
+        self._cusum: Floats = np.zeros(len(directions))
         self._since = [StreamPosition(0, 0, 0, self.sums)] * len(directions)
 
     def add(
@@ -122,9 +122,9 @@ class SequentialTest:
             value: `before` and `now` of a change are its means.
         """
         position = StreamPosition(number, at, self.count, self.sums)
-        for place in np.flatnonzero(self._log_gains <= 0.0):
+        for place in np.flatnonzero(self._cusum <= 0.0):
             self._since[place] = position
-        self._log_gains = np.maximum(self._log_gains, 0.0) + log_gains
+        self._cusum = np.maximum(self._cusum, 0.0) + log_gains
         self.capital.stake(np.exp(log_gains)[None])
         self.count += 1
         self.sums = self.sums + np.array((value, math.nan if brightness is None else brightness))
@@ -136,7 +136,7 @@ class SequentialTest:
         return float(self.capital.log[0]) / math.log(10)
 
     def _change(self, number: int, at: int) -> Change:
-        best = int(np.argmax(self._log_gains))
+        best = int(np.argmax(self._cusum))
         since = self._since[best]
         pictures = self.count - since.before
         before, brightness_before = (since.sums / max(1, since.before)).tolist()
@@ -264,8 +264,8 @@ class DriftTests:
         share = (before + 0.5) / count  # of earlier pictures alone
         flagged, u = before + anomalous, uniform(number, 2)
         p = u * flagged / count if anomalous else (flagged + u * (count - flagged)) / count
-        paid = flag_bets(np.array(p), np.array(share))
-        change = self.flags.add(number, at, paid, float(anomalous), brightness)
+        log_gains = flag_bets(np.array(p), np.array(share))
+        change = self.flags.add(number, at, log_gains, float(anomalous), brightness)
         if change is not None:
             self.changes.append(change)
             self.notice = None if _is_burst_over(self.notice, change) else change

@@ -28,14 +28,7 @@ from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.station.settings.station import DATABASE_FILE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import (
-    MASK_SUFFIX,
-    MASKS,
-    MODELS,
-    PICTURES,
-    Files,
-    StrayFiles,
-)
+from flawscope.station.store.files import MASK_SUFFIX, MASKS, MODELS, PICTURES, Files, StrayFiles
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
 from flawscope.station.store.station_identity import adopt_identity
