@@ -227,10 +227,8 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Fil
                     if entry.path not in apart:
                         folders.append(Path(entry.path))
                 elif entry.is_file() and entry.path not in own:
-                    yield (
-                        Path(entry.path),
-                        FileStamp.from_stat(os.stat(entry.path)),
-                    )  # on Windows entries have no inode
+                    # on Windows entries have no inode
+                    yield Path(entry.path), FileStamp.from_stat(os.stat(entry.path))
 
 
 def judge(

@@ -46,9 +46,8 @@ def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store: FileSto
     missing = run.missing_shards(store)
     assert (run.shards, missing, run.count_inputs(missing)) == (5, [0, 1, 2, 4], 16)
     steps: list[tuple[str, int, int]] = []
-    predict._report_progress(
-        iter([4, 4]), 16, lambda *given: steps.append(given)
-    )  # the time left is of these alone
+    # the time left is of these alone
+    predict._report_progress(iter([4, 4]), 16, lambda *given: steps.append(given))
     assert [step[1:] for step in steps] == [(4, 16), (8, 16)]
 
 

@@ -57,10 +57,8 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     """A logit that is cut off at the highest one of good pictures makes all defects alike. Here the logit is
     one channel of what the head is given, in which two pictures lie far apart, whatever 8 bits do to it."""
 
-    for name, value in (
-        ("ATTENTION_LAYERS", 1),
-        ("PATCHES_PER_SIDE", (2, 4)),
-    ):  # the model of the contract, traced once
+    # the model of the contract, traced once
+    for name, value in (("ATTENTION_LAYERS", 1), ("PATCHES_PER_SIDE", (2, 4))):
         monkeypatch.setattr(f"flawscope.methods.prnet.network.{name}", value)
     artefact = cases("prnet").fitted().artefact
     embed = onnx.ModelProto()

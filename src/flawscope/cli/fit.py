@@ -273,9 +273,8 @@ def _run_several(args: argparse.Namespace) -> int:
 
     try:
         if args.cluster is None:
-            step = (
-                common.progress_for(args) if sys.stderr.isatty() else ignore_progress
-            )  # else a line for each
+            # without a terminal a line for each category is enough
+            step = common.progress_for(args) if sys.stderr.isatty() else ignore_progress
             for name, call in calls.items():
                 take(name, _fit_category(call, step))
         else:

@@ -141,9 +141,8 @@ def check(
     if near:
         findings += _near_copies(dataset, readable)
     findings += _mixed_findings(sizes, modes)
-    if found := reduction_remark(
-        [(height, width) for width, height in sizes]
-    ):  # by the size that is the default
+    # reduced to the default size
+    if found := reduction_remark([(height, width) for width, height in sizes]):
         findings.append(Finding("note", "reduced", ".", *found))
     for look in (_masks_missing, _label_faults, _unused_pictures, _other_files, _too_few_pictures):
         findings += look(dataset)

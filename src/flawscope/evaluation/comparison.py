@@ -32,10 +32,8 @@ from flawscope.evaluation.result import METRIC_NAMES, Evaluation
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 
-RATE_LABELS = {
-    "false_alarms": "false alarms",
-    "defects_found": "defects found",
-}  # at each model's score threshold
+# Rates at each model's score threshold
+RATE_LABELS = {"false_alarms": "false alarms", "defects_found": "defects found"}
 LOWER_IS_BETTER = frozenset({"false_alarms"})
 Floats = NDArray[np.float64]
 

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 ACTIVATION_OPS = ("Clip", "Relu")  # after which 8-bit ranges are measured: convolutions' outputs are larger
 LAYOUT_OPS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
-ErrorMeasure = Callable[
-    ["ModelProto"], tuple[float, float]
-]  # an `QuantizationErrorMeter`, or the worst of several
+# Errors of a graph's scores and maps: a `QuantizationErrorMeter`, or the worst of several
+ErrorMeasure = Callable[["ModelProto"], tuple[float, float]]
 MEAN_BATCHES = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
 # Root mean square error of scores, as a share of the distance from the median good score to the threshold.
 # The certificate allows each of them half of that distance, five times as much.

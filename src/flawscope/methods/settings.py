@@ -39,9 +39,8 @@ class PictureSettings:
     seed: int = 0
     # (H, W) in the picture of tiles, seen beside the whole picture and scaled to `size` too; None: no tiles
     tile: tuple[int, int] | None = None
-    overlap: str = str(
-        DEFAULT_OVERLAP
-    )  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
+    # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
+    overlap: str = str(DEFAULT_OVERLAP)
     masked: bool = False  # what does not count is marked as padding: set for a region in tiles, and to align
     upright: bool = False  # parts are turned to lie at one angle: set by an alignment that turns them
     hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest

@@ -110,9 +110,8 @@ def _part_columns(found: bool | None, p_value: float | None, pose: PartPose | No
 
 
 PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint model's table has
-PART_COLUMNS = tuple(
-    field.name for field in fields(ResultRow) if field.name.startswith("part_")
-)  # where it aligns
+# Columns that only an aligning model's table has
+PART_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name.startswith("part_"))
 COLUMNS = tuple(
     field.name for field in fields(ResultRow) if field.name not in (*PRODUCT_COLUMNS, *PART_COLUMNS)
 )

@@ -28,9 +28,8 @@ MIN_FINE_BANK = (
 )
 MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the default backbone
 MIN_OF_POSITION = 500  # of a place, however many there are
-MAX_KEPT_BYTES = (
-    1 * GIB
-)  # of patches of some places that stay, to leave pictures out of their banks once more
+# Of patches of some places that stay, to leave pictures out of their banks once more
+MAX_KEPT_BYTES = 1 * GIB
 MIN_PART = 16  # pictures that a part for a worker has at least
 
 

@@ -160,10 +160,8 @@ def describe_candidate(row: Row[Any], step: tuple[str, int, int] | None = None) 
 
 def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
-    own = (
-        events.c.product_id == product_id,
-        events.c.kind != VERDICT_EVENT,
-    )  # verdicts come from their own table
+    # verdicts come from their own table
+    own = events.c.product_id == product_id, events.c.kind != VERDICT_EVENT
     happened = select(events).where(*own).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)

@@ -13,13 +13,7 @@ from flawscope.station.plc.handshake import Code, Inputs, Outputs
 
 SignalKind = Literal["bit", "word", "real", "long", "text"]
 REGISTERS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
-OPC_UA_TYPES = {
-    "bit": "Boolean",
-    "word": "UInt16",
-    "real": "Float",
-    "long": "UInt32",
-    "text": "String",
-}  # of OPC UA
+OPC_UA_TYPES = {"bit": "Boolean", "word": "UInt16", "real": "Float", "long": "UInt32", "text": "String"}
 MAX_PART_LENGTH = 32  # of a part's number
 NAMESPACE = "urn:flawscope:plc"
 ROOT_NODE = "Flawscope"  # object of the nodes

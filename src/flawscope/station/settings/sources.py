@@ -81,9 +81,8 @@ def check_address(address: str) -> str:
 
 def redact_camera_address(address: str) -> str:
     """Return an address without secrets: a device's or file's name; of a stream only the host."""
-    is_stream = address_kind(address) == STREAM or re.search(
-        r":[^@]*@", address
-    )  # a stream without its rtsp://
+    # a stream without its rtsp://
+    is_stream = address_kind(address) == STREAM or re.search(r":[^@]*@", address)
     return redact_address(address) if is_stream else address
 
 

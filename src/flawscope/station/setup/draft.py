@@ -123,9 +123,8 @@ class Draft:
         if Path(name).suffix.lower() in RAW_SUFFIXES:
             raise InputError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
         suffix, _ = check_picture(data, name, self.limits)
-        small = encode_webp(
-            reduce_picture(data, name, THUMBNAIL_SIDE, self.memory)
-        )  # all of it can be decoded
+        # this shows that all of it can be decoded
+        small = encode_webp(reduce_picture(data, name, THUMBNAIL_SIDE, self.memory))
         with self._lock:
             if self._is_gone:
                 raise NotFoundError(f"{self.name} was removed: begin it again")
