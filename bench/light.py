@@ -2,6 +2,7 @@
 
     python bench/light.py --set size=128
     python bench/light.py --set size=256 --kinds fabric,sheet
+    python bench/light.py --kinds plate --learnt 762 --draws 1 --categories ""
 
 Models with and without --light are fitted on the same good pictures: drawn plates, fabrics and sheets,
 newly drawn in each of --draws, and the categories of --categories. New good pictures are judged in
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,15 @@ def measure(args: Args, root: Path, method: str, light: str | None) -> Cell:
     torch.set_num_threads(args.threads)
     dataset, settings = flawscope.open_dataset(root), common.settings(args, method)
     settings |= {"method": method, "light": light, "check": False, "samples": 0, "device": "cpu"}
+    began = time.perf_counter()
     model = flawscope.fit(dataset, **settings)
+    took = time.perf_counter() - began
     good = dataclasses.replace(dataset, test=[item for item in dataset.test if not item.anomalous])
     (unchanged,) = robustness(model, dataset, lights=[Light()])
     calibration = model.calibration
     return {
         "learnt": len(model.manifest.pictures),
+        "fit_seconds": common.round_to(took, 4),
         "calibrated": len(calibration.scores),
         "expected": common.round_to(calibration.expected_rate, 4),
         "good": unchanged.good,
@@ -63,6 +68,7 @@ def summed(cells: list[Cell]) -> Cell:
     from scipy import stats
 
     good, expected = cells[0]["good"], cells[0]["expected"]
+    times = [cell["fit_seconds"] for cell in cells if "fit_seconds" in cell]  # earlier results have none
     total = good * len(cells)
     scores = cells[0]["calibrated"]
     rank = round(expected * (scores + 1))  # the threshold is one of the scores: its rate is drawn, too
@@ -74,6 +80,7 @@ def summed(cells: list[Cell]) -> Cell:
         "most": most,
         "most_drawn": int(stats.betabinom.ppf(0.975, good, rank, scores + 1 - rank)),
         "alarms": alarms,
+        "fit_seconds": common.round_to(sum(times) / len(times), 4) if times else None,
         "above": [name for name, count in alarms.items() if count > most],
         "draws": {name: [cell["alarms"][name] for cell in cells] for name in alarms},
         "found": sum(cell["found"] for cell in cells),
@@ -92,7 +99,8 @@ def sources(args: Args, work: Path, kind: str) -> list[Path]:
 
 def main() -> int:
     parser = common.make_parser(__doc__, "light", methods="patchcore")
-    parser.set_defaults(categories="transistor", learnt=40, good=60, side=256)
+    parser.set_defaults(categories="transistor", good=60, side=256)
+    parser.add_argument("--learnt", type=int, default=40, help="drawn good pictures (default: %(default)s)")
     parser.add_argument("--kinds", default=KINDS, help="drawn products (default: %(default)s)")
     parser.add_argument("--draws", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--bad", type=int, default=60, help="defective pictures (default: %(default)s)")
@@ -128,9 +136,10 @@ def rows_of(args: Args, record: Record, work: Path, method: str) -> list[Cell]:
             plain, lit = both
             alarms = {name: f"{count} > {lit['alarms'][name]}" for name, count in plain["alarms"].items()}
             found = f"{plain['found']} > {lit['found']} of {plain['defective']}"
-            rows.append(
-                {"product": kind, "good": plain["good"], "most": lit["most"], **alarms, "found": found}
-            )
+            times = plain.get("fit_seconds"), lit.get("fit_seconds")
+            ratio = f"{times[1] / times[0]:.2f}" if all(times) else ""
+            row = {"product": kind, "good": plain["good"], "most": lit["most"], **alarms, "found": found}
+            rows.append({**row, "time of the fit, times": ratio})
     return rows
 
 

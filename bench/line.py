@@ -2,11 +2,14 @@
 
     python bench/line.py
     python bench/line.py --minutes 10 --seed 3
+    python bench/line.py --minutes 10 --viewers 8
 
-Two belts with a camera above each (`flawscope_line.belt`, processes of their own), two PLCs that have a part
+Two belts with a camera above each (`emulated_line.belt`, processes of their own), two PLCs that have a part
 a second inspected, one over Modbus and one over OPC UA, a station in a process of its own on SQLite, and
 Mosquitto. At random moments the station or a camera is killed, or the cable of a PLC is cut, and comes back.
-A part whose time passes before the station is ready is a fault; the belts never wait.
+A part whose time passes before the station is ready is a fault; the belts never wait. With `--viewers` people
+look meanwhile (`viewers.py`), and nothing breaks: what is not answered in time beyond `--viewers 0` is their
+doing.
 
 At the end: outcomes at the PLCs, OKs and NOKs that the store does not have as such, parts that it has twice,
 recorded pictures that do not show the part, and inspections that MQTT did not tell exactly as they are.
@@ -38,13 +41,17 @@ from PIL import Image
 import common
 from common import Args, Cell
 
-sys.path.insert(0, str(common.ROOT / "tests" / "station"))
+sys.path.insert(0, str(common.ROOT / "station" / "tests"))
+sys.path.insert(0, str(common.ROOT / "line" / "tests"))
+sys.path.insert(0, str(common.ROOT / "examples" / "line"))
 
-import plc_helpers
-from flawscope_line import belt
-from flawscope_line.plc import FAULT, GOOD, Again, ModbusClient, OpcUaClient, Plc
+from emulated_line import belt
+from emulated_line.plc import FAULT, GOOD, Again, ModbusClient, OpcUaClient, Plc
+
+import plugin_helpers
 from sink_helpers import Cable, Listener, Mosquitto
 from station_helpers import NAME, Served, everything, free_port, until
+from viewers import Viewers
 
 PERIOD = 1.0  # seconds from part to part on a belt
 PARTS = 24  # pictures that come again and again
@@ -55,8 +62,8 @@ products:
     model: {model}
     camera_checks: false
     sources:
-      - {{camera: "http://127.0.0.1:{cameras[0]}/", every: trigger, lost_after: 2 s}}
-      - {{camera: "http://127.0.0.1:{cameras[1]}/", every: trigger, lost_after: 2 s}}
+      - {{camera: "http://127.0.0.1:{cameras[0]}/", every: trigger, latency: 50 ms, lost_after: 2 s}}
+      - {{camera: "http://127.0.0.1:{cameras[1]}/", every: trigger, latency: 50 ms, lost_after: 2 s}}
 connections:
   - modbus: {{listen: "127.0.0.1:{ports[0]}", recipes: {{1: {name}}}, camera: {name}/1, deadline: 700 ms}}
   - opcua: {{listen: "127.0.0.1:{ports[1]}", recipes: {{1: {name}}}, camera: {name}/2, deadline: 700 ms}}
@@ -90,8 +97,8 @@ class Camera:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words = [sys.executable, "-m", "flawscope_line.belt", str(self.port), str(self.parts)]
-        self.process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(plc_helpers.LINE)})
+        words = [sys.executable, "-m", "emulated_line.belt", str(self.port), str(self.parts)]
+        self.process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(plugin_helpers.LINE)})
 
     def kill(self) -> None:
         if self.process is not None:
@@ -142,7 +149,7 @@ def whole(args: Args, work: Path) -> Cell:
     model, parts = made(args, work)
     with tempfile.TemporaryDirectory() as place, ExitStack() as ending:
         folder = Path(place)
-        site = plc_helpers.install(folder / "site", plc_helpers.ROOT, plc_helpers.LINE)
+        site = plugin_helpers.install(folder / "site", plugin_helpers.LINE)
         broker, path = Mosquitto(folder / "broker"), folder / "station.yaml"
         ports = [free_port(), free_port()]
         broker.start()
@@ -154,7 +161,7 @@ def whole(args: Args, work: Path) -> Cell:
         given: dict[str, Any] = {"name": NAME, "model": model, "ports": ports, "broker": broker.url}
         numbers = [camera.port for camera in cameras]
         path.write_text(SETTINGS.format(cameras=numbers, store=folder / "store", **given))
-        environment = os.pathsep.join((str(site), str(plc_helpers.LINE), str(common.ROOT / "src")))
+        environment = os.pathsep.join((str(site), str(plugin_helpers.LINE), *common.SOURCES))
         served = Served([str(path)], free_port(), {"PYTHONPATH": environment})
         listener = Listener(broker.port, f"flawscope/+/{NAME}/inspection")
         ending.callback(listener.close)
@@ -179,7 +186,8 @@ def whole(args: Args, work: Path) -> Cell:
         kinds += [("cable", one.cable.cut, one.cable.plug) for one in belts]
         rng, count = random.Random(args.seed), round(60 * args.minutes / PERIOD)
         breaks = lambda: broken.append(faults(rng, args.mean, ended, kinds))  # noqa: E731
-        breaking = threading.Thread(target=breaks, daemon=True)
+        people = Viewers(served.url, args.viewers or 0)
+        breaking = threading.Thread(target=breaks if args.viewers is None else people.start, daemon=True)
         running = [threading.Thread(target=one.run, args=(count,), daemon=True) for one in belts]
         for thread in [breaking, *running]:
             thread.start()
@@ -187,7 +195,9 @@ def whole(args: Args, work: Path) -> Cell:
             thread.join()
         ended.set()
         breaking.join()
-        return compared(belts, served.url, listener, parts, broken[0])
+        people.end()
+        seen = {"seen by viewers": {str(status): count for status, count in people.statuses.items()}}
+        return {**compared(belts, served.url, listener, parts, sum(broken, Counter())), **seen}
 
 
 def compared(belts: list[Belt], url: str, listener: Listener, parts: Path, broken: Counter[str]) -> Cell:
@@ -245,11 +255,13 @@ def main() -> int:
     parser = common.make_parser(__doc__, "line")
     parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: %(default)s)")
+    parser.add_argument("--viewers", type=int, help="people who look, 0 or more; then nothing breaks")
     parser.set_defaults(mean=20.0, size="128")  # seconds between faults; of the model's pictures
     args = common.parse_arguments(parser, minutes=0.3, mean=4.0, size="64")
     record = common.Record(args, "a line with two PLCs, whose station, cameras and cables break")
     with common.workspace(args.work) as work:
         name = f"{args.minutes:g} minutes, {2 / PERIOD:g} parts a second, seed {args.seed}"
+        name += "" if args.viewers is None else f", {args.viewers} viewers"
         cell = record.cell(name, partial(whole, args, work))
         common.print_table("a line", [common.without_metadata(cell)])
     return record.status()

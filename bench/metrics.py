@@ -56,7 +56,7 @@ def measure(of: tuple[int, int, str], engine: str) -> Cell:
     maps, masks = maps_and_masks(*of)
     found: list[float] = []
     if engine == "flawscope":
-        from flawscope.metrics import pixel_metrics
+        from flawscope.evaluation.metrics import pixel_metrics
 
         work = lambda: found.append(pixel_metrics(maps, masks).auroc)  # noqa: E731
     else:

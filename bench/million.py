@@ -26,8 +26,8 @@ def fill(database: Any, count: int) -> None:
     import numpy as np
     from sqlalchemy import text
 
-    from flawscope.station.store.database import now
-    from flawscope.station.store.schema import inspections, pictures, products, verdicts, versions
+    from flawscope_station.store.database import now
+    from flawscope_station.store.schema import inspections, pictures, products, verdicts, versions
 
     rng, until, step, limit = np.random.default_rng(0), now(), 100 * 24 * HOUR // count, 2.0
     with database.reading() as connection:

@@ -30,10 +30,12 @@ import numpy as np
 import common
 from common import Args, Cell
 
-sys.path.insert(0, str(common.ROOT / "tests" / "station"))
+sys.path.insert(0, str(common.ROOT / "station" / "tests"))
+sys.path.insert(0, str(common.ROOT / "line" / "tests"))
 sys.path.insert(0, str(common.ROOT / "examples" / "line"))
 
 import plc_helpers
+import plugin_helpers
 from plc_histories import LENGTHS, live
 from station_helpers import Served, free_port
 
@@ -45,20 +47,22 @@ CHUNKS = 10  # of the histories, each written when it is done
 def timed(args: Args, wire: str, work: Path) -> Cell:
     """Times of parts over one wire, in milliseconds."""
     import flawscope
-    from flawscope.station.settings.station import Settings
+    from flawscope_station.settings.station import Settings
 
     model, drawn = common.exported_model(work, args.size, train=24, good=12, side=args.side)
     pictures = drawn / "test" / "good"
     predictor = flawscope.load(model, device="cpu", threads=args.threads)
     data = [path.read_bytes() for path in sorted(pictures.iterdir())]
     with tempfile.TemporaryDirectory() as folder:
-        site = plc_helpers.install(Path(folder) / "site", plc_helpers.ROOT, plc_helpers.LINE)
+        site = plugin_helpers.install(
+            Path(folder) / "site", plugin_helpers.ROOT / "line", plugin_helpers.LINE
+        )
         port, path = free_port(), Path(folder) / "station.yaml"
         setting = plc_helpers.connection(wire, port, {1: "plate"})
         settings = Settings(store=str(Path(folder) / "store"))
         text = plc_helpers.settings_text(settings, {"plate": f"{model} {pictures}"}, setting)
         path.write_text(text.replace("threads: 1", f"threads: {args.threads}"))
-        here = os.pathsep.join((str(site), str(plc_helpers.LINE), str(common.ROOT / "src")))
+        here = os.pathsep.join((str(site), str(plugin_helpers.LINE), *common.SOURCES))
         served = Served([str(path)], free_port(), {"PYTHONPATH": here})
         plc = plc_helpers.plc_at(wire, port) if wire == "modbus-client" else None
         served.start()

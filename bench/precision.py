@@ -61,14 +61,14 @@ def change(cell: Cell, base: Cell) -> Cell:
 def main() -> int:
     parser = common.make_parser(__doc__, "precision", methods="all")
     common.add_runtimes(parser)
-    quick = {"methods": "patchcore", "runtimes": "onnxruntime", "precisions": "int8"}
+    quick = {"methods": "patchcore", "runtimes": "openvino", "precisions": "bf16"}
     args = common.parse_arguments(parser, threads=2, **quick)
     record = common.Record(args, "accuracy of smaller precisions")
     rows = []
     with common.workspace(args.work) as folder:
         for category, root, method, name in common.cases(args):
             base: Cell | None = None
-            for engine in dict.fromkeys([("torch", "fp32"), *common.combinations(args)]):
+            for engine in dict.fromkeys([("torch", "fp32"), *common.combinations(args, method)]):
 
                 def measure(of: Any = (category, root, method), engine: Any = engine) -> Cell:
                     model = models.model_for(args, folder, of, engine)

@@ -46,7 +46,7 @@ import common
 from common import MIB, Args, Cell, Record
 from million import fill, in_browser, questions
 
-sys.path.insert(0, str(common.ROOT / "tests" / "station"))
+sys.path.insert(0, str(common.ROOT / "station" / "tests"))
 
 import station_helpers as helpers
 from station_helpers import INSPECTIONS, Load, Served
@@ -338,8 +338,8 @@ def outage(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
 
 
 def million(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
-    from flawscope.station.settings.station import Settings
-    from flawscope.station.store.database import Database
+    from flawscope_station.settings.station import Settings
+    from flawscope_station.store.database import Database
 
     with station(args, kind, model) as served:
         served.start()  # makes the tables, the product and its version

@@ -29,7 +29,8 @@ PLATFORMS = {
     "linux_aarch64": [f"manylinux_2_{n}_aarch64" for n in GLIBC] + ["manylinux2014_aarch64"],
     "win_amd64": ["win_amd64"],
 }
-EXTRAS = "train,export,openvino,station"
+EXTRAS = "train,export,openvino"
+HOUSES = ("flawscope", "flawscope_station", "flawscope_line")
 FILES = ("README.md", "CHANGELOG.md", "LICENSE", "NOTICE")
 INSTALLER = {
     "linux": ("install.sh", "flawscope-station.service"),
@@ -40,9 +41,11 @@ INSTALLER = {
 def wheels(target: str, python: str, extras: str, folder: Path) -> None:
     """Fills the folder with the wheels for a platform and a version of Python."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
+    houses = (ROOT, ROOT / "station", ROOT / "line")
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, *houses], check=True)
     of = [part for name in PLATFORMS[target] for part in ("--platform", name)]
-    wanted = [f"{next(folder.glob('flawscope-*.whl'))}[{extras}]"]
+    library, station, line = (next(folder.glob(f"{name}-*.whl")) for name in HOUSES)
+    wanted = [f"{library}[{extras}]" if extras else str(library), str(station), f"{line}[plc]"]
     if target.startswith("win"):
         wanted.append("pywin32")  # runs the station as a service
     subprocess.run(

@@ -55,9 +55,10 @@ if (Test-Path "$root\$version") { Remove-Item -Recurse "$root\$version" }
 New-Item -ItemType Directory -Force $root, "$root\backups" | Out-Null
 Invoke-Checked "Python is missing: install it first" { & py -3 -m venv "$root\$version" }
 $wheel = (Get-Item "$here\wheels\flawscope-*.whl").FullName
-$extras = (Get-Content "$here\EXTRAS").Trim()
+$extras = "$(Get-Content "$here\EXTRAS")".Trim()
+    if ($extras) { $extras = "[$extras]" }
 Invoke-Checked "the wheels do not fit this machine, or the disk is full: nothing was changed" {
-    & "$root\$version\Scripts\python.exe" -m pip install --quiet --no-index --find-links "$here\wheels" "$wheel[$extras]" pywin32
+    & "$root\$version\Scripts\python.exe" -m pip install --quiet --no-index --find-links "$here\wheels" "$wheel$extras" flawscope-station "flawscope-line[plc]" pywin32
 }
 Copy-Item "$here\install.ps1", "$here\windows_service.py" "$root\$version"
 # without products it opens the page where the first one is made

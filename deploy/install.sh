@@ -49,7 +49,7 @@ install_new() {
     mkdir -p "$prefix"
     "$python" -m venv "$prefix/$version" || fail "python3 with venv is missing: install it from the distribution"
     "$prefix/$version/bin/pip" install --quiet --disable-pip-version-check --no-index \
-        --find-links "$here/wheels" "$wheel[$(cat "$here/EXTRAS")]" ||
+        --find-links "$here/wheels" "$wheel$(sed 's/..*/[&]/' "$here/EXTRAS")" flawscope-station "flawscope-line[plc]" ||
         { rm -rf "${prefix:?}/$version"; fail "the wheels do not fit this machine, or the disk is full: nothing was changed"; }
     cp "$here/install.sh" "$prefix/$version/"
 
@@ -91,7 +91,7 @@ go_back() {
         ! grep -q '^database:' "$settings" ||
             fail "version $old cannot read the data base: make it empty, then \`flawscope station restore $backup --settings $settings\`"
         store=$("$prefix/$old/bin/python" -c 'import sys
-from flawscope.station.settings.station import read_settings
+from flawscope_station.settings.station import read_settings
 print(read_settings(sys.argv[1]).store)' "$settings")
         kept="$store.$version-$(date +%Y%m%dT%H%M%S)"
         mkdir -m 700 "$kept"

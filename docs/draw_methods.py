@@ -71,14 +71,6 @@ METHODS = {
         "fusion": Box(3, 0, "learnt", "fusion, attention,\ndecoder", ("decision",)),
         "decision": Box(4, 0, "step", "map; score: mean\nof the largest"),
     },
-    "ensemble": {
-        "new": Box(0, 0.5, "picture", "picture", ("first", "second")),
-        "first": Box(1, 0, "learnt", "member, at\nits own size", ("unit",)),
-        "second": Box(1, 1, "learnt", "member, at\nits own size", ("unit",)),
-        "unit": Box(2, 0.5, "learnt", "unit: held-out\ngood pictures", ("logarithm",)),
-        "logarithm": Box(3, 0.5, "step", "logarithm", ("decision",)),
-        "decision": Box(4, 0.5, "step", "map: weighted by PRN;\nscore: PatchCore's"),
-    },
 }
 
 

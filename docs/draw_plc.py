@@ -1,8 +1,8 @@
 """Draw the handshake with a PLC: `python docs/draw_plc.py` writes images/plc-signals.svg and
 images/plc-phases.svg.
 
-The signals are what flawscope.station.plc.handshake says in three parts that it is taken through: one good,
-one anomalous, one that is not judged in time. tests/station/test_plc_handshake.py checks that the arrows
+The signals are what flawscope_line.plc.handshake says in three parts that it is taken through: one good,
+one anomalous, one that is not judged in time. line/tests/test_plc_handshake.py checks that the arrows
 between the phases are those that it takes.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from flawscope.station.plc.handshake import (
+from flawscope_line.plc.handshake import (
     Answer,
     Inputs,
     Observation,

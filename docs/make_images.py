@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,20 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import flawscope
-from flawscope.datasets import open_dataset
 from flawscope.pictures.light import Light
-from flawscope.predictor import Predictor
 from flawscope.results import drawing
 from flawscope.results.alignment import Alignment
 from flawscope.results.contact_sheet import SheetRow, contact_sheet
-from flawscope.results.folder import PictureWriter
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 HERE = Path(__file__).parent
 SHOWN = {"plate": ("good/001", "scratch/001", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}
 PANEL = (220, 220)
 IMAGES = HERE / "images"
-MOVING = "plate"  # the category that `flawscope demo` draws
 # One part from three sides: how far the left and the right edge shrink, as shares of the height
 VIEWS = {"left": (0.0, 0.25), "top": (0.0, 0.0), "right": (0.25, 0.0)}
 PARTS = 24  # good ones
@@ -110,8 +105,6 @@ def defects() -> None:
                     f"{category}: {name.split('/')[0].replace('_', ' ')}".replace("good", "good part")
                 )
                 verdicts.append(f"{found.decision}\nseverity {found.severity:+.1f}, p {found.p_value:.3f}")
-            if category == MOVING:
-                animate(model, root, Path(folder) / "results")
     save(contact_sheet([SheetRow(pictures, names), SheetRow(heats, verdicts)], PANEL), "defects.png")
 
 
@@ -191,17 +184,6 @@ def tilted(image: Image.Image, corners: list[tuple[float, float]]) -> Image.Imag
     way = np.linalg.solve(np.array(rows), np.array(right))
     how = Image.Transform.PERSPECTIVE, way.tolist(), Image.Resampling.BICUBIC
     return image.transform((w, h), *how, fillcolor=(96, 96, 96))
-
-
-def animate(model: Predictor, root: Path, out: Path) -> None:
-    """What `flawscope evaluate --animation webp` makes of all test pictures."""
-    pictures = PictureWriter(out, root, maps="none", animation="webp")
-    dataset = open_dataset(root)
-    for item in dataset.test:
-        pictures.add(item.path, model.predict(item.path), item.kind, expected=item.anomalous)
-    pictures.finish(f"{root.name}: drawn parts, PatchCore fitted on {len(dataset.train)} good ones")
-    shutil.copy(out / "animation.webp", IMAGES / "demo.webp")
-    report(IMAGES / "demo.webp")
 
 
 def save(sheet: Image.Image, name: str) -> None:

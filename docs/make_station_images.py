@@ -20,12 +20,14 @@ from PIL import Image, ImageDraw
 from selenium import webdriver
 
 import flawscope
-from flawscope.station.client import Client
-from flawscope.station.inspecting import worker as inspector
-from flawscope.station.settings.station import override_settings, single_product_settings
-from flawscope.station.station import Station
-from flawscope.station.web.app import StationServer
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+from flawscope_station.client import Client
+from flawscope_station.features import open_station
+from flawscope_station.inspecting import worker as inspector
+from flawscope_station.learning.learning import Learning
+from flawscope_station.settings.station import override_settings, single_product_settings
+from flawscope_station.station import Station
+from flawscope_station.web.app import StationServer
 
 IMAGES = Path(__file__).parent / "images"
 PRODUCT = "plate"
@@ -50,7 +52,7 @@ def main() -> None:
         settings = override_settings(
             single_product_settings(str(model), PRODUCT), store=str(folder / "station"), port=0
         )
-        with served(Station(settings)) as (station, url):
+        with served(open_station(settings)) as (station, url):
             work(url)
             learn(station)
             photograph(url)
@@ -104,11 +106,12 @@ def stamp(picture: Image.Image, rng: np.random.Generator) -> None:
 
 def learn(station: Station) -> None:
     """A version from the corrections, which waits for a click."""
-    number = station.product_id(PRODUCT)
-    station.learning.request_candidate(number, "anna")
-    while station.learning.facts(number)["candidates"][0]["status"] in ("queued", "running"):
+    number = station.products[PRODUCT]
+    learning = station.parts[Learning]
+    learning.request_candidate(number, "anna")
+    while learning.facts(number)["candidates"][0]["status"] in ("queued", "running"):
         time.sleep(0.5)
-    print(station.learning.facts(number)["candidates"][0]["status"])
+    print(learning.facts(number)["candidates"][0]["status"])
 
 
 def photograph(url: str) -> None:

@@ -25,8 +25,16 @@ size, seen = np.array(how["size"]), np.array(how["crop"] or how["size"])  # befo
 region = np.ones(seen, bool)  # what counts; without tiles the network itself knows it
 if packed := entries.get("flawscope.region"):
     region = np.frombuffer(zlib.decompress(base64.b64decode(packed)), bool).reshape(seen)
-ordered, maxima = np.sort(good["scores"]), np.sort(good["map_maxima"])
-rank = min(max(1, int(good["rate"] * (len(ordered) + 1) + 1e-9)), len(ordered))
+units = good.get("units") or range(len(good["scores"]))  # pictures of one part are one unit together
+_, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
+weights, allowed = 1 / sizes[unit], good["rate"] * (len(sizes) + 1) - 1 + 1e-9
+
+
+def threshold(values):
+    """The smallest of good pictures' values above which no more of them lie than the rate allows."""
+    order = np.argsort(-np.array(values), kind="stable")
+    above = np.cumsum([0, *weights[order][:-1]])
+    return values[order[max(0, np.searchsorted(above, allowed, side="right") - 1)]]
 
 
 def read(path):
@@ -128,8 +136,9 @@ def between(rows, places):
     return rows[low] + (rows[high] - rows[low]) * np.float32(at - low)[:, None]
 
 
+scores, limits = np.array(good["scores"]), [threshold(good[key]) for key in ("scores", "map_maxima")]
 for path in sys.argv[2:]:
     score, map_ = judge(path)
-    p_value, marked = (1 + np.sum(ordered >= score)) / (len(ordered) + 1), np.mean(map_ > maxima[-rank])
-    found = {"path": path, "score": float(score), "is_anomalous": not score <= ordered[-rank]}
+    p_value, marked = (1 + weights[scores >= score].sum()) / (len(sizes) + 1), np.mean(map_ > limits[1])
+    found = {"path": path, "score": float(score), "is_anomalous": not score <= limits[0]}
     print(json.dumps({**found, "p_value": float(p_value), "share_marked": float(marked)}))

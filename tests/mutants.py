@@ -30,26 +30,39 @@ from typing import Any
 from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parents[1]
-# area -> its modules and its tests, as patterns in src/flawscope and in tests
+# area -> its modules and its tests, as patterns
+SOURCES = ("src", "station/src", "line/src")
 AREAS = {
-    "pictures": ("pictures/*.py", "pictures"),
-    "calibration": ("calibration/*.py", "calibration"),
-    "metrics": ("metrics/*.py", "metrics"),
-    "coreset": ("methods/patchcore/coreset.py", "methods/patchcore/test_coreset.py"),
-    "artefact": ("artefact/*.py", "artefact"),
+    "pictures": ("src/flawscope/pictures/*.py", "tests/pictures"),
+    "calibration": ("src/flawscope/calibration/*.py", "tests/calibration"),
+    "metrics": ("src/flawscope/evaluation/metrics/*.py", "tests/evaluation/metrics"),
+    "coreset": ("src/flawscope/methods/patchcore/coreset.py", "tests/methods/patchcore/test_coreset.py"),
+    "artefact": ("src/flawscope/artefact/*.py", "tests/artefact"),
     "predictor": (
-        "predictor/*.py",
-        "test_predictor.py results runtime/test_tiled.py cli/test_call.py fitting/test_fitting.py evaluation",
+        "src/flawscope/predictor/*.py",
+        "tests/test_predictor.py tests/results tests/runtime/test_tiled.py tests/cli/test_call.py "
+        "tests/fitting/test_fitting.py tests/evaluation",
     ),
     "store": (
-        "station/store/*.py",
-        "station/*store*.py station/*retention*.py station/*backup*.py station/*clock*.py "
-        "station/*identity*.py station/*queries*.py station/*migrations*.py station/*models*.py "
-        "station/*faults*.py station/*api*.py station/*several*.py",
+        "station/src/flawscope_station/store/*.py",
+        " ".join(
+            f"station/tests/*{word}*.py"
+            for word in [
+                "store",
+                "retention",
+                "backup",
+                "clock",
+                "identity",
+                "migrations",
+                "faults",
+                "api",
+                "one_station",
+            ]
+        ),
     ),
     "outbox": (
-        "station/sinks/outbox.py",
-        "station/*store_machine*.py station/*outbox*.py station/*sinks*.py",
+        "station/src/flawscope_station/sinks/outbox.py",
+        "station/tests/*store_machine*.py station/tests/*outbox*.py station/tests/*sinks*.py",
     ),
 }
 OTHER = {
@@ -111,7 +124,7 @@ def sites(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def modules(area: str) -> list[Path]:
-    return sorted((ROOT / "src" / "flawscope").glob(AREAS[area][0]))
+    return sorted(ROOT.glob(AREAS[area][0]))
 
 
 def mutated(text: str, mutant: dict[str, Any], path: Path) -> str | None:
@@ -131,11 +144,17 @@ class Coverage:
     """Tests of an area that execute a line, found by one run of the area on an unchanged copy."""
 
     def __init__(self, area: str, copy: Path):
-        tests = [str(t.relative_to(copy)) for p in AREAS[area][1].split() for t in (copy / "tests").glob(p)]
+        tests = [str(t.relative_to(copy)) for p in AREAS[area][1].split() for t in copy.glob(p)]
         self.lines: dict[Path, dict[int, list[str]]] = {}
         with tempfile.TemporaryDirectory() as folder:
             database, times = Path(folder, "coverage"), Path(folder, "times.xml")
-            arguments = ["--cov=src/flawscope", "--cov-context=test", "--cov-report=", f"--junitxml={times}"]
+            arguments = [
+                "--cov=src/flawscope",
+                "--cov=station/src",
+                "--cov-context=test",
+                "--cov-report=",
+                f"--junitxml={times}",
+            ]
             pytest(copy, [*arguments, *tests], COVERAGE_FILE=str(database))
             data = CoverageData(str(database))
             data.read()
@@ -187,7 +206,9 @@ def pytest(copy: Path, arguments: list[str], **env: str) -> subprocess.Completed
     ]
     env = {
         **os.environ,
-        "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": os.pathsep.join(
+            [*(str(copy / house) for house in SOURCES), os.environ.get("PYTHONPATH", "")]
+        ),
         "PYTHONDONTWRITEBYTECODE": "1",
         **env,
     }
@@ -254,7 +275,16 @@ def main() -> None:
     copies: Queue[Path] = Queue()
     with tempfile.TemporaryDirectory() as folder:
         for n in range(args.jobs):
-            for part in ("src", "tests", "docs", "examples", "pyproject.toml"):
+            for part in (
+                "src",
+                "tests",
+                "conftest.py",
+                "station",
+                "line",
+                "docs",
+                "examples",
+                "pyproject.toml",
+            ):
                 source, target = ROOT / part, Path(folder) / str(n) / part
                 ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
                 shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(

@@ -7,15 +7,16 @@ import json
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 import flawscope
 from flawscope.methods import registry
+from import_graph import circle, imported_by, inner_arrows, modules_of, packages_of
 
 ROOT = Path(flawscope.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 
 # package -> what it may import beside `errors` and `progress`, which all may. From the ground up:
 # every package stands above those that it imports. A new arrow is a decision: think whether it stands in
@@ -26,26 +27,21 @@ ALLOWED: dict[str, str] = {
     "machine": "",
     "config": "",
     "pictures": "",
-    "metrics": "",
     "calibration": "",
     "datasets": "pictures",
     "artefact": "pictures calibration",
     "synthesis": "pictures",
     "results": "pictures artefact",
-    "methods": "machine config pictures metrics calibration artefact synthesis",
+    "methods": "machine config pictures calibration artefact synthesis",
     "runtime": "machine artefact methods",
     "predictor": "pictures calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
-    "fitting": "pictures calibration datasets artefact synthesis methods runtime predictor",
-    "evaluation": "pictures metrics datasets results",
-    "watch": "pictures",
-    "station": "machine config pictures artefact results methods predictor export fitting watch",
-    "testing": "pictures synthesis methods export fitting station",
-    "report": "machine pictures metrics calibration datasets artefact results evaluation",
-    "benchmark": "machine pictures datasets artefact methods",
+    "fitting": "pictures calibration datasets artefact synthesis methods runtime predictor export",
+    "testing": "pictures synthesis methods export fitting",
+    "evaluation": "machine pictures calibration datasets artefact results methods",
     "cluster": "machine pictures artefact results methods runtime fitting",
     "cli": "pictures calibration datasets artefact synthesis results methods "
-    "predictor export fitting evaluation watch station report benchmark cluster",
+    "predictor export fitting evaluation cluster",
 }
 FOR_ALL = {"errors", "progress"}
 # Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
@@ -61,36 +57,17 @@ WITHOUT_TORCH = {
     "fitting",
     "export",
 }
-# `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do. `station` learns
-# from corrections: its own process fits and exports, and `methods.registry` says what the method can do
-MOST_PACKAGES, MOST_ARROWS = 24, 120
+# `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do
+MOST_PACKAGES, MOST_ARROWS = 20, 90
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-ALL = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+ALL = modules_of(ROOT)
 
 
 def package_of(module: str) -> str | None:
     """The folder or module directly in the package; None for the package's own face."""
     first = module.split(".")[0]
     return None if first in ("", "__main__", "_version") else first
-
-
-@cache
-def imported_by(path: Path) -> frozenset[str]:
-    """Every module that the file names in an import, also inside functions; full names."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: write imports in full"
-            found |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(found)
 
 
 def arrows() -> dict[tuple[str, str], set[str]]:
@@ -136,67 +113,10 @@ def test_every_package_stands_above_those_that_it_imports() -> None:
 
 # -------------------------------------------------------------------------------------- inside the packages
 
-# The same inside the station. `station.py` puts the parts together, `web` answers with them.
-STATION: dict[str, str] = {
-    "background": "",
-    "settings": "",
-    "live": "",
-    "store": "settings",
-    "problems": "store",
-    "access": "settings store",
-    "inspecting": "background settings store",
-    "housekeeping": "background settings store problems access inspecting",
-    "sources": "background settings store inspecting",
-    "industrial_cameras": "background settings sources",
-    "sinks": "background settings store inspecting",
-    "connections": "settings sources",
-    "shifts": "background settings store inspecting sinks",
-    "plc": "background settings store inspecting sources connections",
-    "learning": "background settings store",
-    "drift": "background store inspecting",
-    "setup": "background settings store inspecting sources drift learning",
-    "page_settings": "settings store access sources sinks setup",
-    "station": "live page_settings settings store problems access inspecting housekeeping sources sinks "
-    "connections shifts learning drift setup",
-    "web": "store settings access inspecting sources shifts learning setup station",
-    "client": "settings store web",
-    "review": "web",
-}
 
-
-def inner_arrows(package: str) -> set[tuple[str, str]]:
-    """Imports between the modules and folders directly in a package."""
-    own = {
-        name.removeprefix(f"{package}."): path for name, path in ALL.items() if name.startswith(f"{package}.")
-    }
-    prefix = f"flawscope.{package}."
-    found = set()
-    for module, path in own.items():
-        for name in imported_by(path):
-            other = name.removeprefix(prefix).split(".")[0]
-            if name.startswith(prefix) and any(m.split(".")[0] == other for m in own):
-                found.add((module.split(".")[0], other))
-    return {(one, other) for one, other in found if one != other}
-
-
-def test_inside_the_station_everything_imports_only_what_stands_below() -> None:
-    drawn = inner_arrows("station")
-    assert drawn == {(part, other) for part, others in STATION.items() for other in others.split()}
-    order = list(STATION)
-    assert all(order.index(other) < order.index(part) for part, other in drawn)
-    assert len([part for part in STATION if (ROOT / "station" / f"{part}.py").exists()]) <= 6
-
-
-@pytest.mark.parametrize(
-    "package",
-    sorted({str(p.parent.relative_to(ROOT)).replace("/", ".") for p in ROOT.rglob("__init__.py")} - {"."}),
-)
+@pytest.mark.parametrize("package", packages_of(ROOT))
 def test_no_package_has_a_circle(package: str) -> None:
-    left = inner_arrows(package)
-    while left:
-        leaves = {other for _, other in left} - {one for one, _ in left}
-        assert leaves, sorted(left)
-        left = {(one, other) for one, other in left if other not in leaves}
+    assert not circle(inner_arrows(ROOT, package))
 
 
 # ------------------------------------------------------------------------------------------------- docstrings
@@ -213,7 +133,8 @@ def test_docstrings_begin_with_a_verb_or_the_things_name() -> None:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nameless = [
         f"{module}: {text[:60]}"
-        for module, path in ALL.items()
+        for house in (ROOT, *(REPOSITORY / one / "src" for one in ("station", "line")))
+        for module, path in modules_of(house).items()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, kinds) and (text := ast.get_docstring(node))
         if NAMELESS.match(text)
@@ -277,13 +198,14 @@ def test_help_and_typing_errors_load_no_numpy(argv: list[str]) -> None:
     assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
 
 
-@pytest.mark.parametrize(
-    "code", ["from flawscope.station import Client", "import flawscope.station.review.server"]
-)
-def test_a_client_and_a_review_load_nothing_of_the_server(code: str) -> None:
-    if "Client" in code:
-        pytest.importorskip("httpx")
-    assert not loaded_after(code) & {"fastapi", "starlette", "sqlalchemy", "uvicorn", "torch"}
+def test_a_review_loads_nothing_of_a_server() -> None:
+    assert not loaded_after("import flawscope.results.review.server") & {
+        "fastapi",
+        "starlette",
+        "sqlalchemy",
+        "uvicorn",
+        "torch",
+    }
 
 
 def test_scipy_is_loaded_only_when_it_is_used() -> None:
@@ -316,13 +238,12 @@ def test_methods_never_import_each_other() -> None:
             assert not wrong, (path, wrong)
 
 
-def test_nobody_but_its_own_command_imports_a_method() -> None:
+def test_nobody_imports_a_method() -> None:
     """What a method has beside the contract stands in its record."""
     for method in registry.BUILT_IN:
         package = f"flawscope.methods.{method}"
-        own = {command.module for command in registry.method(method).commands}
         for name, path in ALL.items():
-            if name.startswith(f"methods.{method}") or f"flawscope.{name}" in own:
+            if name.startswith(f"methods.{method}"):
                 continue
             assert not {n for n in imported_by(path) if n == package or n.startswith(f"{package}.")}, name
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.station.settings.station import DATABASE_FILE
+from flawscope_station.settings.station import DATABASE_FILE
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests/fixtures/models-97f7321/patchcore-two-sizes.onnx"
@@ -51,7 +51,7 @@ def done(found: subprocess.CompletedProcess[str]) -> str:
 def test_a_bundle_installs_upgrades_and_goes_back_without_a_network(tmp_path: Path) -> None:
     if os.geteuid() or subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode:
         pytest.skip("needs root that may make namespaces")
-    made = [sys.executable, ROOT / "deploy/bundle.py", "--extras", "station", "--out", tmp_path]
+    made = [sys.executable, ROOT / "deploy/bundle.py", "--extras", "", "--out", tmp_path]
     archive = Path(subprocess.run(made, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)

@@ -14,7 +14,7 @@ from yaml import safe_load
 from flawscope.config import build_config, keep_known_settings, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.station.settings import station as settings
+from flawscope_station.settings import station as settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "station")

@@ -245,7 +245,7 @@ def test_in_python_it_refuses_what_it_does_not_know(onnx_path: Path, tmp_path: P
 
 def test_in_python_it_is_short_and_needs_little() -> None:
     text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 135
+    assert len(text.splitlines()) <= 145
     names = set()
     for part in ast.walk(ast.parse(text)):
         if isinstance(part, ast.Import):

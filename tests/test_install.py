@@ -80,7 +80,7 @@ def test_the_core_alone_predicts_and_calibrates(
 ) -> None:
     good, bad = drawn / "plate/test/good", drawn / "plate/test/scratch"
     command = python.with_name("flawscope")
-    run(command, "calibrate", onnx_path, "--good", good, "--out", "new.onnx", folder=tmp_path)
+    run(command, "calibrate", onnx_path, "--good", good, "--force", "--out", "new.onnx", folder=tmp_path)
     printed = run(command, "predict", "new.onnx", good, bad, "--json", folder=tmp_path)
     found = [json.loads(line) for line in printed.splitlines()]
     model = flawscope.load(tmp_path / "new.onnx")  # with everything that is installed here
@@ -93,7 +93,7 @@ def test_the_core_alone_predicts_and_calibrates(
     code = f"""
 import importlib.util, json, sys
 import flawscope
-model = flawscope.load({str(onnx_path)!r}).calibrate([{found[0]["path"]!r}])
+model = flawscope.load({str(onnx_path)!r}).calibrate([{found[0]["path"]!r}], force=True)
 score = model.predict({found[-1]["path"]!r}).score
 names = ("torch", "torchvision", "timm", "onnx", "psutil", "sklearn")
 print(json.dumps([score, model.calibration.count, [n for n in names if importlib.util.find_spec(n)],

@@ -163,7 +163,9 @@ def test_calibrating_uses_only_pictures_the_model_has_not_seen_and_each_once(
     fresh = sorted((root / "test/good").glob("*.png"))
     Image.open(fresh[0]).save(tmp_path / "copy.bmp")
     predictor = model(seen={"train": learnt, "calibration": [root / "test/dent/0.png"]})
-    new = predictor.calibrate([*learnt[:2], *fresh, tmp_path / "copy.bmp", root.parent / "broken.png"])
+    new = predictor.calibrate(
+        [*learnt[:2], *fresh, tmp_path / "copy.bmp", root.parent / "broken.png"], force=True
+    )
     assert new.calibration.scores == pytest.approx((0.1, 0.3, 0.9), abs=0.01)
     assert len(new.failures) == 1
     assert new.calibration.runtime == "fake"
@@ -190,7 +192,7 @@ def test_padding_says_nothing_about_the_level_of_good_maps() -> None:
     how = Preprocess((SIDE, SIDE), keep_aspect=True)
     pictures = [np.full((10, 80, 3), 50 + k, np.uint8) for k in range(3)]  # most is padding
     found = model(preprocess=how, tensors={"roi": np.ones((SIDE, SIDE), bool)}).calibrate(
-        [*pictures, pictures[0]]
+        [*pictures, pictures[0]], force=True
     )
     assert found.calibration.map_level == pytest.approx(51 / 255)
     assert [p.role for p in found.manifest.pictures] == ["calibration"] * 3

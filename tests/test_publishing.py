@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_the_citation_names_this_version_and_licence() -> None:
     assert citation["version"] == flawscope.__version__
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert f'license = "{citation["license"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("house", ["station", "line"])
+def test_the_houses_have_one_version(house: str) -> None:
+    project = tomllib.loads((ROOT / house / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == flawscope.__version__
 
 
 def test_the_workflow_runs_what_is_there() -> None:

@@ -21,7 +21,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main, serve
-from flawscope.station.learning.process import Worker
-from flawscope.station.review import DEFECT, GOOD
-from flawscope.station.settings.station import read_settings
-from flawscope.station.setup import drafts
-from flawscope.station.web import app
+from flawscope.cli import main
+from flawscope.results.review import DEFECT, GOOD
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
+from flawscope_station.cli import serve
+from flawscope_station.learning.process import Worker
+from flawscope_station.settings.station import read_settings
+from flawscope_station.setup import drafts
+from flawscope_station.web import app
 
 ROOT = Path(__file__).parents[1]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
-# needs a Docker daemon, tests/test_pages.py parses its calls; a package of its own, see below
-ELSEWHERE = ("docker.md", "adding-a-method.md", "adding-a-connection.md")
+# packages of their own, see below
+ELSEWHERE = ("adding-a-method.md", "adding-a-connection.md")
 PAGES = [
     README,
     *(
@@ -55,7 +55,7 @@ PAGES = [
 ]
 SIDE = 128  # pixels of a generated picture
 NOT_HERE = ("pip", "make", "git", "docker")  # they change the machine
-MAKING = ("fit", "export", "distill", "prototypes")  # calls whose result is one file
+MAKING = ("fit", "export")  # calls whose result is one file
 MODEL = "part.safetensors"  # which other pages take over from the README
 SMALLER = 4  # PatchCore and PRN see one size, a quarter of what is asked for
 
@@ -105,13 +105,12 @@ def draw_pictures(folder: Path) -> None:
         draw(f"pictures/good/part{k // 2:02d}_{'ab'[k % 2]}.png")
     for k, defect in enumerate(2 * ("hole", "thread", "stain")):
         draw(f"pictures/bad/{defect}/{k}.png", defect, f"pictures/masks/{defect}/{k}.png")
-    for k in range(6):
+    for k in range(12):  # as many as a model of `pictures` was calibrated on
         draw(f"more_pictures/{k}.png")
     for k in range(5):
         draw(f"large_pictures/{k}.png", size=300)
-    for k in range(20):  # the fewest that `distill` takes
-        draw(f"photographs/{k}.png")
     for k in range(4):
+        draw(f"photographs/{k}.png")
         draw(f"materials/{k}.png")
     for name in ("001", "002"):
         draw(f"new_pictures/{name}.png")
@@ -151,7 +150,7 @@ class Here:
         self.over: list[tuple[str, Any]] = []
 
     def start(self, label: str, _: Any, *given: Any) -> None:
-        from flawscope.benchmark.cell import fit_and_evaluate
+        from flawscope.evaluation.benchmark.cell import fit_and_evaluate
 
         self.over.append((label, fit_and_evaluate(*given, lambda *_: None, lambda _: None)))
 
@@ -171,16 +170,15 @@ class LearnsHere(Worker):
 def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
-    from flawscope.benchmark import run as runs
-    from flawscope.benchmark import timing
     from flawscope.cli import watch
+    from flawscope.evaluation.benchmark import run as runs
+    from flawscope.evaluation.benchmark import timing
     from flawscope.export import onnx_graph
-    from flawscope.methods import ensemble, patchcore, prnet, training
-    from flawscope.methods.efficientad import distill
+    from flawscope.methods import patchcore, prnet, training
     from flawscope.methods.features import backbone
     from flawscope.methods.settings import PictureSettings
-    from flawscope.station import review
-    from flawscope.station.review import server
+    from flawscope.results import review
+    from flawscope.results.review import server
 
     sizes = PictureSettings.sizes.fget
     assert sizes is not None
@@ -189,13 +187,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     for method, module in ((patchcore, "patch_detector"), (prnet, "prnet.model")):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
         monkeypatch.setattr(f"flawscope.methods.{module}.load_backbone", read_once)
-    members = ["patchcore size=256", "patchcore size=384", "prnet size=256 steps=2"]
-    monkeypatch.setitem(ensemble.METHOD.presets, "accurate", {"size": "128", "members": members})
     monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
-    whole = distill.distill
-    monkeypatch.setattr(
-        distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)
-    )
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
     monkeypatch.setattr(drafts, "Worker", LearnsHere)
@@ -344,7 +336,7 @@ def test_everything_in_the_pages_runs(
     assert ran > (7 if page == README else 0)
     if page == README:
         assert (folder / "demo" / "results" / "report.html").is_file()
-        assert (folder / "found" / "contact_sheet.png").is_file()
+        assert (folder / "found" / "report.html").is_file()
         assert (folder / "results" / "results.json").is_file()
 
 
@@ -364,16 +356,21 @@ def test_the_method_of_the_page_keeps_the_contract(
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(("target", "last"), [("demo", "flawscope demo"), ("test", "python -m pytest")])
+@pytest.mark.parametrize(
+    ("target", "extras", "last"),
+    [("demo", '".[train]"', "flawscope demo"), ("test", '".[train,', "python -m pytest")],
+)
 def test_the_first_screen_has_the_commands_that_set_everything_up(
-    target: str, last: str, tmp_path: Path
+    target: str, extras: str, last: str, tmp_path: Path
 ) -> None:
+    """What the demo needs, and for tests all of it."""
     screen = "\n".join(README.read_text(encoding="utf-8").splitlines()[:30])
     assert f"$ make {target} " in screen
     fresh = ["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}"]
     steps = subprocess.run(fresh, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = [steps.index(step) for step in ("-m venv", "pip install", ".[train,", last)]
+    found = [steps.index(step) for step in ("-m venv", "pip install", extras, last)]
     assert found == sorted(found)
+    assert (",dev]" in steps) is (target == "test")
 
 
 @pytest.mark.smoke

@@ -13,28 +13,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.recognition import ProductDescriptors, Recognition
+from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
+from flawscope.calibration.recognition import ProductDescriptors
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
-from flawscope.predictor.joint import JointPredictor
+from flawscope.predictor.router import Router
+from flawscope.predictor.watch import Arrivals, Commands, judge
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import Unjudged, read_table
-from flawscope.runtime.session import JointAnswers
-from flawscope.watch import Arrivals, Commands, judge
+from flawscope.results.table import ResultRow, TableWriter, Unjudged, read_table
 
 SIDE = 16
 
@@ -188,7 +186,7 @@ def test_every_whole_picture_is_judged_exactly_once_whatever_happens(
         nonlocal now
         for _ in range(times):
             now += 1
-            for result in judge(arrivals, predictor, functools.partial(float, now)):
+            for result in judge(arrivals, predictor.stream, functools.partial(float, now)):
                 name = Path(str(result.path)).name
                 if isinstance(result, Unjudged):
                     broken.append(name)
@@ -314,7 +312,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> Callable[
 
         monkeypatch.setattr(command, "ending", ending)
 
-    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: predictor)
+    monkeypatch.setattr("flawscope.predictor.router.load", lambda *given, **named: predictor)
     return prepare
 
 
@@ -346,6 +344,38 @@ def test_the_command_prints_writes_and_goes_on_without_judging_twice(
     assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["cut.png"]
     assert "3 pictures judged before" in err
     assert [Path(row.path).name for row in read_table(table)] == ["old.png", "good.png", "bad.png", "cut.png"]
+
+
+def test_rows_that_cannot_be_written_wait_for_space(
+    scripted: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, full = TableWriter.add, set[str]()
+
+    def add(self: TableWriter, row: ResultRow) -> None:
+        if full:
+            raise FlawscopeError("cannot write to it: No space left on device")
+        real(self, row)
+
+    monkeypatch.setattr(TableWriter, "add", add)
+    folder, table = tmp_path / "in", tmp_path / "seen.csv"
+    put(folder / "a.png", encoded(10), 1)
+    call = ["watch", str(folder), "part.safetensors", "--csv", str(table), "--existing"]
+    scripted(
+        lambda: (full.add("full"), put(folder / "b.png", encoded(20), 2)),
+        lambda: put(folder / "c.png", encoded(30), 3),
+        lambda: (full.clear(), put(folder / "d.png", encoded(40), 4)),
+    )
+    assert main(call) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert err.count("No space left on device; pictures are judged, and their rows wait") == 1
+    assert [Path(row.path).name for row in read_table(table)] == [f"{name}.png" for name in "abcd"]
+    scripted(lambda: (full.add("full"), put(folder / "e.png", encoded(20), 5)))
+    assert main(call) == 1
+    assert "1 row could not be written" in capsys.readouterr().err
 
 
 @posix
@@ -404,7 +434,7 @@ def test_the_picture_after_which_it_ends_counts_as_judged(
         yield end
 
     monkeypatch.setattr(command, "ending", ending)
-    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: predictor)
+    monkeypatch.setattr("flawscope.predictor.router.load", lambda *given, **named: predictor)
     monkeypatch.setattr("flawscope.cli.output.show_result", lambda *given, **named: end.set())
     for name in ("1.png", "2.png"):
         put(tmp_path / name, encoded(10), 1)
@@ -414,33 +444,27 @@ def test_the_picture_after_which_it_ends_counts_as_judged(
     assert "not judged yet: 1 picture" in err
 
 
-class Products:
-    """A `JointSession`: what is red shows `red`, what is dark `dark`, what is green none of both."""
-
-    runtime, size, batch, lanes = "fake", (SIDE, SIDE), 3, 1
-    products: ClassVar = {"red": Brightness(), "dark": Brightness()}
-
-    def run(self, images: NDArray[np.float32]) -> JointAnswers:
-        red, green = images[:, 0].max((1, 2)), images[:, 1].max((1, 2))
-        names = ["red" if one > 0.3 else "dark" for one in red]
-        shown = [Recognition(n if one < 0.5 else None, n, 0.25) for n, one in zip(names, green, strict=True)]
-        return shown, red, images[:, 0]
-
-    run_alone = run
+def describe(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What is red is like `red`, what is dark like `dark`, what is green like none of both."""
+    red, green = images[:, 0].max((1, 2)), images[:, 1].max((1, 2))
+    return np.eye(3, dtype=np.float32)[np.where(green > 0.5, 2, np.where(red > 0.3, 0, 1))]
 
 
 @pytest.fixture
-def joint_predictor(predictor: Predictor) -> JointPredictor:
-    vectors = np.eye(4, dtype=np.float32)
-    known = ProductDescriptors(vectors, np.arange(4, dtype=np.int32), vectors[:0], np.empty(0, np.int32))
-    names = "red", "dark"
-    artefact = JointArtefact(dict.fromkeys(names, predictor.artefact), dict.fromkeys(names, known))
-    return JointPredictor(artefact, cast(Any, Products()))
+def router(predictor: Predictor) -> Router:
+    vectors, groups = np.eye(3, dtype=np.float32), np.arange(4, dtype=np.int32)
+    known = {
+        name: ProductDescriptors(np.repeat(vectors[k : k + 1], 4, 0), groups, vectors[:0], groups[:0])
+        for k, name in enumerate(("red", "dark"))
+    }
+    by = DescriptorModel({}, Preprocess((SIDE, SIDE)), {}, known)
+    artefact = RouterArtefact(dict.fromkeys(known, predictor.artefact), by)
+    return Router(artefact, dict.fromkeys(known, predictor), describe)
 
 
 def test_a_joint_model_says_which_product_each_picture_shows(
     scripted: Callable[..., None],
-    joint_predictor: JointPredictor,
+    router: Router,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -451,13 +475,13 @@ def test_a_joint_model_says_which_product_each_picture_shows(
     put(folder / "3.png", coloured(10, 255, 0), 3)
     call = ["watch", str(folder), "line.safetensors", "--existing"]
     scripted()
-    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: joint_predictor)
+    monkeypatch.setattr("flawscope.predictor.router.load", lambda *given, **named: router)
     assert main([*call, "--csv", str(table)]) == 0
     out, err = capsys.readouterr()
     assert [line.rpartition("  ")[2] for line in out.splitlines()] == [
-        "(red, p 0.250)",
-        "(dark, p 0.250)",
-        "(none of these, p 0.250)",
+        "(red, p 1.000)",
+        "(dark, p 1.000)",
+        "(none of these, p 0.200)",
     ]
     assert "3 pictures judged, 1 anomalous: dark 0 of 1, none of these 1, red 0 of 1" in err
     rows = read_table(table)
@@ -474,7 +498,7 @@ def test_a_joint_model_says_which_product_each_picture_shows(
 
 def test_a_table_goes_on_with_a_model_of_its_kind(
     scripted: Callable[..., None],
-    joint_predictor: JointPredictor,
+    router: Router,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -483,7 +507,7 @@ def test_a_table_goes_on_with_a_model_of_its_kind(
     call = ["watch", str(tmp_path / "in"), "m.safetensors", "--existing", "--csv", str(tmp_path / "seen.csv")]
     scripted()
     assert main(call) == 0
-    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: joint_predictor)
+    monkeypatch.setattr("flawscope.predictor.router.load", lambda *given, **named: router)
     assert main(call) == 2
     assert "seen.csv was begun by a model of one product: choose another table" in capsys.readouterr().err
 

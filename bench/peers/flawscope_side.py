@@ -44,10 +44,10 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def judge(args: argparse.Namespace) -> dict[str, Any]:
-    """Metrics of source/raw.npz by flawscope.metrics. Maps are brought to the pictures' size, bilinear."""
+    """Metrics of source/raw.npz by `evaluation.metrics`. Maps are brought to the pictures' size, bilinear."""
     from PIL import Image
 
-    from flawscope.metrics import image_metrics, pixel_metrics
+    from flawscope.evaluation.metrics import image_metrics, pixel_metrics
 
     raw = np.load(args.source / "raw.npz")
     names = [str(n) for n in raw["names"]]

@@ -6,7 +6,7 @@
 install      an environment each, made here in the work folder: seconds, MiB, distributions
 start        --help and imports, in turn
 patchcore    a whole fit each, never extrapolated; then both judged on the same test pictures by
-             flawscope.metrics, and at the threshold that each sets by itself
+             flawscope.evaluation.metrics, and at the threshold that each sets by itself
 export       trained and exported model of each compared on the test pictures
 latency      from a path to an answer, processes that take turns
 untrained    the same for fitted models of ours, --models METHOD=FILE (and exports that lie beside
@@ -398,7 +398,7 @@ def beside(args: Args, record: Record, place: Place, method: str, given: Path) -
         if (half := given.with_name(f"{given.stem}-bf16.safetensors")).is_file():  # fitted in bf16
             made["torch bf16"] = half
         for suffix, engine in ((".onnx", "onnxruntime"), (".openvino.onnx", "openvino")):
-            for precision in ("fp32", "int8"):
+            for precision in ("fp32", "int8") if method == "efficientad" else ("fp32",):
                 path = given.with_name(f"{given.stem}-{precision}{suffix}")
                 if not path.is_file():
                     good = place.data() / category / "train" / "good"

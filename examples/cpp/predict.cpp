@@ -22,6 +22,7 @@
 #include <iostream>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -449,19 +450,42 @@ Answer with_tiles(const Picture& canvas, const std::array<Side, 2>& sides, Answe
 
 // ---------------------------------------------------------------------------------------------- calibration
 
-std::vector<double> sorted(const Json& list) {
+std::vector<double> numbers(const Json& list) {
     std::vector<double> found;
     for (const Json& item : list.items) found.push_back(item.real());
     if (found.empty()) throw std::runtime_error("the model has no calibration");
-    std::sort(found.begin(), found.end());
     return found;
 }
 
-// Rank of the threshold among the calibration scores, from the highest, as in flawscope.Calibration.
-std::size_t rank(double rate, std::size_t count) {
-    const double found = std::floor(rate * double(count + 1) + 1e-9);
-    return std::size_t(std::clamp(found, 1.0, double(count)));
-}
+// Good pictures' weights: those of a unit, which show one part, have 1 together, as in flawscope.Calibration.
+struct Weights {
+    std::vector<double> each;
+    std::size_t units = 0;
+
+    Weights(const Json& good, std::size_t count) : each(count, 1.0), units(count) {
+        if (!good.has("units")) return;
+        const auto unit = numbers(good["units"]);
+        if (unit.size() != count) throw std::runtime_error("its calibration is damaged");
+        std::map<double, double> size;
+        for (double number : unit) size[number] += 1;
+        for (std::size_t k = 0; k < count; ++k) each[k] = 1 / size[unit[k]];
+        units = size.size();
+    }
+
+    // The smallest of the pictures' values above which no more of them lie than the rate allows.
+    double threshold(const std::vector<double>& values, double rate) const {
+        std::vector<std::size_t> order(values.size());
+        std::iota(order.begin(), order.end(), std::size_t(0));
+        std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return values[a] > values[b]; });
+        const double allowed = rate * double(units + 1) - 1 + 1e-9;
+        double above = 0;
+        for (std::size_t k = 0; k + 1 < order.size(); ++k) {
+            above += each[order[k]];
+            if (above > allowed) return values[order[k]];
+        }
+        return values[order.back()];
+    }
+};
 
 // ---------------------------------------------------------------------------------------------------- main
 
@@ -537,16 +561,19 @@ int judge(int count, char** words) {
     }
 
     const Json& good = manifest["calibration"];
-    const auto scores = sorted(good["scores"]), maxima = sorted(good["map_maxima"]);
+    const auto scores = numbers(good["scores"]), maxima = numbers(good["map_maxima"]);
+    const Weights weights(good, scores.size());
     const double rate = good["rate"].real();
-    const double score_threshold = scores[scores.size() - rank(rate, scores.size())];
-    const double mask_threshold = maxima[maxima.size() - rank(rate, maxima.size())];
+    const double score_threshold = weights.threshold(scores, rate);
+    const double mask_threshold = weights.threshold(maxima, rate);
     const float score = found.score;
     if (!std::isfinite(score)) throw std::runtime_error("its score is not a number");
-    const auto at_least = scores.end() - std::lower_bound(scores.begin(), scores.end(), double(score));
+    double at_least = 0;
+    for (std::size_t k = 0; k < scores.size(); ++k)
+        if (scores[k] >= double(score)) at_least += weights.each[k];
     const auto marked = std::count_if(found.map.begin(), found.map.end(),
                                       [&](float value) { return value > mask_threshold; });
-    const double p_value = (1.0 + double(at_least)) / (double(scores.size()) + 1.0);
+    const double p_value = (1.0 + at_least) / (double(weights.units) + 1.0);
     std::printf("{\"score\": %.9g, \"p_value\": %.17g, \"is_anomalous\": %s, \"share_marked\": %.9g}\n",
                 score, p_value, score > score_threshold ? "true" : "false",
                 double(marked) / double(found.map.size()));

@@ -18,6 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from flawscope.calibration.threshold import Calibration as Calibration
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from flawscope.evaluation.comparison import compare as compare
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.incremental_update import extend as extend
-    from flawscope.fitting.joint import join as join
+    from flawscope.fitting.joining import join as join
     from flawscope.pictures.preprocess import Preprocess as Preprocess
     from flawscope.predictor import Predictor as Predictor
-    from flawscope.predictor.joint import JointPredictor as JointPredictor
-    from flawscope.predictor.joint import load as load
+    from flawscope.predictor.router import Router as Router
+    from flawscope.predictor.router import load as load
     from flawscope.results.prediction import Prediction as Prediction
     from flawscope.results.prediction import Region as Region
     from flawscope.results.table import Unjudged as Unjudged
@@ -47,28 +48,39 @@ _LAZY_IMPORTS = {
     "Evaluation": "evaluation",
     "FlawscopeError": "errors",
     "InputError": "errors",
-    "JointPredictor": "predictor.joint",
     "Prediction": "results.prediction",
     "Predictor": "predictor",
     "Preprocess": "pictures.preprocess",
     "Region": "results.prediction",
+    "Router": "predictor.router",
     "Unjudged": "results.table",
     "compare": "evaluation.comparison",
     "evaluate": "evaluation",
     "extend": "fitting.incremental_update",
     "fit": "fitting.fitting",
-    "join": "fitting.joint",
-    "load": "predictor.joint",
+    "join": "fitting.joining",
+    "load": "predictor.router",
     "open_dataset": "datasets",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY_IMPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], Any]:
+    """Returns the `__getattr__` of a package that imports names when they are first used.
 
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY_IMPORTS[name]}"), name)
+    modules: module within the package by the name that it has.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import importlib
+
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    return get
+
+
+__getattr__ = lazy_names(__name__, _LAZY_IMPORTS)
 
 
 __all__ = ["__version__", *sorted(_LAZY_IMPORTS)]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import numbers
 import re
-from collections.abc import Iterable, Sequence
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class FlawscopeError(Exception):
@@ -45,6 +52,9 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+COUNTED_WITHOUT_MASK = "(counted without its mask)"  # ends what is said of a picture whose mask is no use
+
+
 def join_names(names: Sequence[str], limit: int = 5) -> str:
     """Joins names: a, b, c and 12 more."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
@@ -63,38 +73,39 @@ def message_with_type(error: BaseException) -> str:
     return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
 
 
-def missing_library_error(feature: str, *libraries: str, extras: str) -> InputError:
+def missing_library_error(
+    feature: str, *libraries: str, extras: str, package: str = "flawscope"
+) -> InputError:
     """Makes the error for libraries that a feature lacks; `extras` as `install_command` takes them."""
-    return InputError(
-        f"{feature} needs {' and '.join(libraries)}: {install_command(*libraries, extras=extras)}"
-    )
+    command = install_command(*libraries, extras=extras, package=package)
+    return InputError(f"{feature} needs {' and '.join(libraries)}: {command}")
 
 
-def require_installed(feature: str, *libraries: str, extras: str) -> None:
+def require_installed(feature: str, *libraries: str, extras: str, package: str = "flawscope") -> None:
     """Raises `missing_library_error` for missing libraries, given by their modules' names; imports none."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise missing_library_error(feature, *missing, extras=extras)
+        raise missing_library_error(feature, *missing, extras=extras, package=package)
 
 
-def install_command(*libraries: str, extras: str) -> str:
+def install_command(*libraries: str, extras: str, package: str = "flawscope") -> str:
     """Command that installs missing libraries, by the requirements in the package's metadata: on a public
     index the name flawscope may be somebody else's.
 
     extras: those of the package that bring the libraries, with commas.
     """
-    wanted = " ".join(f'"{one}"' for one in _missing_requirements(extras))
+    wanted = " ".join(f'"{one}"' for one in _missing_requirements(extras, package))
     return f"pip install {wanted or ' '.join(libraries)}"
 
 
-def _missing_requirements(extras: str) -> list[str]:
+def _missing_requirements(extras: str, package: str) -> list[str]:
     """Requirements of the extras that are not installed; none where the package has no metadata."""
     from importlib import metadata
 
     found: dict[str, None] = {}
     for extra in extras.split(","):
         try:
-            required = metadata.requires("flawscope") or []
+            required = metadata.requires(package) or []
         except metadata.PackageNotFoundError:
             return []
         for line in required:
@@ -102,7 +113,7 @@ def _missing_requirements(extras: str) -> list[str]:
             if not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
                 continue
             if nested := re.match(r"flawscope\[(.+)\]", requirement):
-                found |= dict.fromkeys(_missing_requirements(nested[1]))
+                found |= dict.fromkeys(_missing_requirements(nested[1], package))
             elif not _is_installed(re.split(r"[^A-Za-z0-9._-]", requirement)[0]):
                 found[requirement] = None
     return list(found)
@@ -116,3 +127,122 @@ def _is_installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+# --------------------------------------------------------------------------------------- wrong arguments
+
+_WORDS = {
+    "NoneType": "None",
+    "bool": "True or False",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "PathLike": "a path",
+    "Image": "a PIL image",
+    "ndarray": "a numpy array",
+    "Callable": "a function",
+    "list": "a list",
+    "Sequence": "a list",
+    "Collection": "a collection",
+    "Iterable": "several of these",
+    "Mapping": "a dict",
+}
+
+
+def check_arguments(*, but: Sequence[str] = ()) -> Callable[[F], F]:
+    """Makes a function refuse arguments of other types than its annotations say, with one line that names the
+    argument. but: arguments that the function checks by itself."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def checked(*given: Any, **named: Any) -> Any:
+            signature, hints = _annotations(function)
+            try:
+                bound = signature.bind(*given, **named)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
+            for name, value in bound.arguments.items():
+                if name in hints and name not in but:
+                    require_type(name, value, hints[name])
+            return function(*given, **named)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+@functools.cache
+def _annotations(function: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+    import inspect
+
+    signature = inspect.signature(function)
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    hints = typing.get_type_hints(function)
+    one_each = {name for name, of in signature.parameters.items() if of.kind not in several}
+    return signature, {name: hint for name, hint in hints.items() if name in one_each}
+
+
+def require_type(name: str, value: object, hint: Any) -> None:
+    """InputError, which calls the value `name`, unless it is of an annotated type. Of a list every element is
+    looked at; True is no number."""
+    wrong = _wrong_part(name, value, hint)
+    if wrong is not None:
+        where, part, expected = wrong
+        words = list(dict.fromkeys(_WORDS.get(kind, kind) for kind in _type_names(expected)))
+        text = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        raise InputError(f"{where} is {describe_value(part)}; give {text}")
+
+
+def describe_value(value: object) -> str:
+    """Describes a wrong argument: None, 5, 'a text', or a tuple."""
+    if value is None or (isinstance(value, bool | int | float | str) and len(repr(value)) <= 40):
+        return repr(value)
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def _wrong_part(name: str, value: object, hint: Any) -> tuple[str, object, Any] | None:
+    """The name, the value and the right type of what is wrong in a value; None where it fits."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        tried = [_wrong_part(name, value, one) for one in inner]
+        deeper = [one for one in tried if one is not None and one[0] != name]  # an element of a list
+        return None if None in tried else deeper[0] if deeper else (name, value, hint)
+    if origin is typing.Literal:
+        return None if isinstance(value, str) and value in inner else (name, value, hint)
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return None  # such as Any
+    if getattr(kind, "_is_protocol", False) and kind.__module__.startswith("flawscope"):
+        members = [one for one in (*vars(kind), *kind.__annotations__) if not one.startswith("_")]
+        return None if all(hasattr(value, one) for one in members) else (name, value, hint)
+    if not _is_of(value, kind):
+        return name, value, hint
+    if inner and isinstance(value, list | tuple) and len(inner) == 1:
+        parts = (_wrong_part(f"{name}[{k}]", one, inner[0]) for k, one in enumerate(value))
+        return next((part for part in parts if part is not None), None)
+    if len(inner) == 2 and isinstance(value, Mapping):
+        parts = (_wrong_part(f"{name}[{key!r}]", one, inner[1]) for key, one in value.items())
+        return next((part for part in parts if part is not None), None)
+    return None
+
+
+def _is_of(value: object, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind in (bool, object)
+    if kind is bool:
+        return type(value).__name__ == "bool"  # numpy's
+    if kind in (int, float):
+        return isinstance(value, numbers.Integral if kind is int else numbers.Real)
+    if isinstance(value, str | bytes) and kind in (Sequence, Collection, Iterable):
+        return False
+    return isinstance(value, list | tuple if kind is list else kind)
+
+
+def _type_names(hint: Any) -> list[str]:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [name for one in inner for name in _type_names(one)]
+    if origin is typing.Literal:
+        return [repr(one) for one in inner]
+    return [getattr(origin or hint, "__name__", str(hint))]

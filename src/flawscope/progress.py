@@ -59,8 +59,26 @@ def throttled(step: ProgressCallback) -> ProgressCallback:
 def write_line(line: str, stream: TextIO | None = None) -> None:
     """Writes a line to stderr, in the place of a line of progress that stands there."""
     with _WRITE_LOCK:
-        stream = stream or sys.stderr
-        print(f"{CLEAR_LINE}{line}" if stream.isatty() else line, file=stream, flush=True)
+        if stream is None:
+            _write_remark(f"{CLEAR_LINE if _is_terminal(sys.stderr) else ''}{line}\n", sys.stderr)
+        else:
+            print(f"{CLEAR_LINE}{line}" if stream.isatty() else line, file=stream, flush=True)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; a closed one is none, nor None, which `2>&-` makes of stderr."""
+    with suppress(OSError, ValueError):
+        return stream is not None and stream.isatty()
+    return False
+
+
+def _write_remark(text: str, stream: TextIO | None) -> None:
+    """Writes a text for a person. Where nobody reads it, the work that it tells of goes on all the same."""
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):  # a broken pipe, a full disk; a closed stream, letters it has not
+        stream.write(text)
+        stream.flush()
 
 
 class TerminalProgress:
@@ -74,7 +92,7 @@ class TerminalProgress:
 
     def __init__(self, stream: TextIO | None = None, *, alive: bool = False):
         self.stream = stream or sys.stderr
-        self.is_terminal = self.stream.isatty()
+        self.is_terminal = _is_terminal(self.stream)
         self.stage = ""
         self.text = "starting"  # of the last call, without the time that is left
         self.stage_started = self.last_written = self.last_called = time.monotonic()
@@ -107,8 +125,7 @@ class TerminalProgress:
         """Ends the live display: nothing more is written of it."""
         with _WRITE_LOCK:
             if self.is_terminal and not self.ended.is_set():
-                self.stream.write(CLEAR_LINE)
-                self.stream.flush()
+                _write_remark(CLEAR_LINE, self.stream)
             self.ended.set()
 
     def _keep_alive(self) -> None:
@@ -128,10 +145,9 @@ class TerminalProgress:
         self.last_written = now
         if self.is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"{CLEAR_LINE}{text[:width]}" + ("\n" if end else ""))
+            _write_remark(f"{CLEAR_LINE}{text[:width]}" + ("\n" if end else ""), self.stream)
         else:
-            self.stream.write(text + "\n")
-        self.stream.flush()
+            _write_remark(text + "\n", self.stream)
 
 
 class JobsProgress:
@@ -155,8 +171,7 @@ class JobsProgress:
         """Writes the progress of all jobs; in a file only when `JOBS_LOG_INTERVAL` is over."""
         text = "; ".join(f"{label}: {where}" for label, where in self.job_stages.items())
         if text and self.terminal:
-            sys.stderr.write(f"{CLEAR_LINE}{text[: shutil.get_terminal_size().columns - 1]}")
-            sys.stderr.flush()
+            _write_remark(f"{CLEAR_LINE}{text[: shutil.get_terminal_size().columns - 1]}", sys.stderr)
         elif text and time.monotonic() - self.last_written >= JOBS_LOG_INTERVAL:
             self.last_written = time.monotonic()
             self.say(f"      {text}")
@@ -164,7 +179,7 @@ class JobsProgress:
     def print_line(self, text: str, *, failed: bool = False) -> None:
         """Writes a line that is not overwritten."""
         if self.terminal:
-            sys.stderr.write(CLEAR_LINE)
+            _write_remark(CLEAR_LINE, sys.stderr)
         self.last_written = time.monotonic()
         (self.warn if failed else self.say)(text)
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
+from flawscope.results.review import DEFECT, DecisionLog
 from flawscope.results.table import ResultRow, TableWriter, read_table
-from flawscope.station.review import DEFECT, DecisionLog
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 

@@ -55,7 +55,38 @@ def test_an_old_model_scores_as_it_did(name: str, engine: str | None, request: p
     assert "efficientad" in name or model.self_test().passed
 
 
+@pytest.mark.parametrize("kind", ["line", "views"])
+def test_a_joint_model_opens_as_a_router_and_scores_as_it_did(kind: str, tmp_path: Path) -> None:
+    """Commit 7ff3e569 wrote them: of products, one of them with a range of light, and of views."""
+    folder = OLD.parent / "joint-7ff3e569"
+    expected = json.loads((folder / "expected.json").read_text())
+    near = 1e-6 if torch.backends.cpu.get_cpu_capability() == expected["processor"] else 1e-4
+    flawscope.load(folder / f"{kind}.safetensors", device="cpu").save(tmp_path / "new.safetensors")
+    for path in (folder / f"{kind}.safetensors", tmp_path / "new.safetensors"):
+        model = flawscope.load(path, device="cpu")
+        assert isinstance(model, flawscope.Router)
+        for name, one in expected[kind].items():
+            product = {"product": name.split("-")[0]} if kind == "views" else {}
+            found = model.predict(folder / "pictures" / name, **product)
+            assert found.score == pytest.approx(one["score"], rel=near)
+            others = {key: value for key, value in one.items() if key != "score"}
+            assert {key: getattr(found, key) for key in others} == others
+        assert all(found.passed for found in model.self_test().values())
+
+
 def test_a_setting_that_has_gone_is_ignored() -> None:
     """The file's settings hold two that were never there."""
     path = OLD / "patchcore-gone-setting.safetensors"
     assert {"gone", "gone_too"} <= flawscope.load(path, device="cpu").manifest.config.keys()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_patchcore_in_int8_scores_as_it_did(engine: str) -> None:
+    """Commit 7ff3e569 was the last that made such files. Engines, and processors, round apart."""
+    pytest.importorskip(engine)
+    model = flawscope.load(OLD.parent / "models-7ff3e569/patchcore-int8.onnx", engine=engine)
+    assert (model.calibration.precision, model.calibration.count) == ("int8", 12)
+    assert model.self_test().passed
+    found = model.predict([str(OLD / "pictures" / picture) for picture in EXPECTED["pictures"]])
+    expected = [18.0043, 17.7163, 18.0170, 18.6948, 22.6434, 19.4018]
+    np.testing.assert_allclose([one.score for one in found], expected, rtol=0.01)

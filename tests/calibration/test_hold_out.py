@@ -55,12 +55,19 @@ def test_a_large_part_is_not_spent_for_a_few_pictures() -> None:
     for seed in range(20):
         taken = held(41, [0] * 30 + list(range(1, 12)), seed=seed)
         assert [0] * 30 not in taken
-        assert sum(map(len, taken)) == 10
+        assert len(taken) == 3  # of 12 parts, which are what is counted
 
 
-def test_what_the_data_set_keeps_apart_is_held_out_alone() -> None:
+def test_parts_are_counted_however_many_pictures_they_have() -> None:
+    """Views of a picture of a part, tiles say, are of one group: four parts of 25 tiles are four."""
+    taken = held(40 * 25, [i // 25 for i in range(40 * 25)])
+    assert len(taken) == len(held(40)) == 10
+    assert {len(part) for part in taken} == {25}
+
+
+def test_what_the_data_set_keeps_apart_is_held_out_with_its_parts_other_pictures() -> None:
     taken = held(60, [i // 2 for i in range(60)], reserved=range(50, 53))
-    assert sorted(map(sorted, taken)) == [[50, 51], [52]]
+    assert sorted(map(sorted, taken)) == [[50, 51], [52, 53]]
     assert sorted(held(60, reserved=[58, 99])) == [[58]]  # 99 could not be read
     assert len(held(10, reserved=range(10))) == 2  # nothing else to learn from: as if none were kept apart
 

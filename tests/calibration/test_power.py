@@ -19,12 +19,13 @@ from flawscope.calibration.power import (
 from flawscope.calibration.threshold import Calibration
 
 SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
+CONTRASTS = {"small": (5.0, 20.0, 12.0, 60.0), "large": (8.0, 18.0, 30.0, 50.0)}
 GOOD = Calibration(tuple(np.linspace(0.05, 1.0, 20)), tuple(np.linspace(0.05, 1.0, 20)), 0.1, rate=0.05)
 
 
 @pytest.fixture
 def found() -> DefectScores:
-    return DefectScores(SCORES, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.threshold)
+    return DefectScores(SCORES, CONTRASTS, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.threshold)
 
 
 def test_intervals_are_wilsons() -> None:
@@ -40,8 +41,53 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Defec
     for size, scores in SCORES.items():
         assert found.count_found(size) == (int(GOOD.is_anomalous(np.array(scores)).sum()), 4)
     assert found.count_found("small")[0] == 2  # NaN is anomalous
+    assert found.count_found("small", 16) == (1, 2)
+    assert found.count_found("small", 0, 16) == (1, 2)
+    said = found.describe()
+    assert "small 1 of 2 faint and 1 of 2 (9% to 91%) clear ones, large 0 of 1 faint and 3 of 3" in said
+    assert "on 3 good pictures" in said
+    assert "false-alarm rate of 5.0%" in said
+    assert said.endswith("real defects may be harder to find")
+
+
+def test_a_model_of_an_earlier_version_says_nothing_of_contrasts() -> None:
+    found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.threshold)
     assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()
-    assert "false-alarm rate of 5.0%" in found.describe()
+    assert found.describe().endswith("real defects may be harder to find")
+    assert found.limit("small", 0.5) is None
+    assert "contrasts" not in found.to_dict()["sizes"]["small"]
+    assert DefectScores.from_facts({KEY: DefectScores({"a": (1.0,)}, {}, 3, 1.0, 0.05, 1.0).to_dict()})
+
+
+@pytest.mark.parametrize("middle", [8.0, 16.0, 30.0])
+def test_the_contrast_from_which_on_half_are_found_is_where_they_begin_to_be(middle: float) -> None:
+    """Simulated answers, whose curve is known."""
+    rng = np.random.default_rng(3)
+    limits = []
+    for _ in range(20):
+        contrasts = 4 * 16 ** rng.random(40)
+        chance = 1 / (1 + (middle / contrasts) ** 4)  # 2.8 logits an octave
+        scores = (rng.random(40) < chance) * 2.0
+        found = DefectScores({"small": tuple(scores)}, {"small": tuple(contrasts)}, 3, 1.0, 0.05, 1.0)
+        half, most = found.limit("small", 0.5), found.limit("small", 0.9)
+        assert half is not None
+        assert most is not None
+        assert half <= most
+        limits.append(half)
+    assert np.median(limits) == pytest.approx(middle, rel=0.15)
+    assert np.quantile(limits, [0.05, 0.95]) == pytest.approx([middle, middle], rel=0.45)
+
+
+def test_no_limit_is_made_up() -> None:
+    contrasts = tuple(4 * 16 ** np.linspace(0, 1, 12))
+    every, nothing = ((score,) * 12 for score in (2.0, 0.0))
+    found = DefectScores({"a": every, "b": nothing}, {"a": contrasts, "b": contrasts}, 3, 1.0, 0.05, 1.0)
+    assert (found.limit("a", 0.5), found.limit("b", 0.5)) == (0.0, np.inf)
+    assert "half are found from these contrasts on: a below 4, b above 64;" in found.describe()
+    assert json.dumps(found.to_dict(), allow_nan=False)
+    few = DefectScores({"a": every[:7]}, {"a": contrasts[:7]}, 3, 1.0, 0.05, 1.0)
+    assert few.limit("a", 0.5) is None
+    assert "half" not in few.describe()
 
 
 def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
@@ -56,7 +102,11 @@ def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
 
 
 def test_facts_keep_it_through_json(found: DefectScores) -> None:
-    finite = DefectScores({"small": (0.2, 1.2), "large": (2.0, 3.0)}, 2, 0.5, 0.05, 1.0, "bf16")
+    scores, contrasts = (
+        {"small": (0.2, 1.2), "large": (2.0, 3.0)},
+        {"small": (8.0, 9.5), "large": (4.0, 64.0)},
+    )
+    finite = DefectScores(scores, contrasts, 2, 0.5, 0.05, 1.0, "bf16")
     facts = json.loads(json.dumps({KEY: finite.to_dict()}, allow_nan=False))
     again = DefectScores.from_facts(facts)
     assert again == finite
@@ -70,12 +120,14 @@ def test_facts_keep_it_through_json(found: DefectScores) -> None:
 
 
 def test_damaged_facts_are_as_none(found: DefectScores) -> None:
-    good = {KEY: DefectScores({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
+    good = {KEY: DefectScores({"small": (1.0,)}, {"small": (9.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
     earlier = copy.deepcopy(good)
     earlier[KEY]["threshold"] = earlier[KEY].pop("score_threshold")
     assert DefectScores.from_facts(earlier) == DefectScores.from_facts(good) is not None
     without = [{k: v for k, v in good[KEY].items() if k != key} for key in good[KEY] if key != "seconds"]
     scores = [good[KEY] | {"sizes": {"small": {"scores": value}}} for value in ("x", [], ["x"], None)]
+    for contrasts in ([], [1.0, 2.0], ["x"], None):
+        scores.append(good[KEY] | {"sizes": {"small": {"scores": [1.0], "contrasts": contrasts}}})
     for wrong in ({}, *({KEY: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
         assert DefectScores.from_facts(wrong) is None
         assert describe_detection(wrong, GOOD) is None
@@ -100,8 +152,12 @@ def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count:
     scores = {"small": [0.0] * count}
     for size, found in (("medium", medium), ("large", large)):
         scores[size] = [2.0] * found + [0.0] * (count - found)
-    said = DefectScores(scores, 5, 1.0, 0.05, 1.0).warning()
-    assert (said is not None) is warned
-    defects = f"{medium + large} of {2 * count} simulated defects"
-    assert said in (None, f"it finds only {defects} of medium and large size")
-    assert DefectScores({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None
+    defects = f"{medium + large} of {2 * count} clear simulated defects"
+    faint = {size: [0.0] * 50 for size in scores}  # nobody has to find these
+    for more, contrasts in ((scores, {}), ({k: [*v, *faint[k]] for k, v in scores.items()}, None)):
+        if contrasts is None:
+            contrasts = {size: [16.0] * count + [15.9] * 50 for size in scores}
+        said = DefectScores(more, contrasts, 5, 1.0, 0.05, 1.0).warning()
+        assert (said is not None) is warned
+        assert said in (None, f"it finds only {defects} of medium and large size")
+    assert DefectScores({"small": (0.1,)}, {}, 1, 1.0, 0.05, 1.0).warning() is None

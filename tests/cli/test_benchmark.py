@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
@@ -65,34 +63,6 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
 
 
 @pytest.mark.slow
-def test_a_joint_model_stands_beside_those_of_each_category(run: Run, drawn: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    root, out = tmp_path / "data", tmp_path / "out"
-    shutil.copytree(drawn / "plate", root / "plate")
-    shutil.copytree(drawn / "plate", root / "twin")
-    for path in (root / "twin").rglob("*.png"):  # the same plates in another light
-        if "ground_truth" not in path.parts:
-            Image.open(path).point(lambda value: value // 3).save(path)
-    call = ["--data", root, *SMALL, "--joint", "--jobs", "2", "--out", out]
-    code, printed, err = run("benchmark", *call)
-    assert code == 0, err
-    rows = [line.split() for line in printed.splitlines()[2:6]]
-    assert [row[:2] for row in rows] == [
-        [category, method] for category in ("plate", "twin") for method in ("patchcore", "patchcore-joint")
-    ]
-    assert rows[0][2:] == rows[1][2:]
-    assert rows[2][2:] == rows[3][2:]
-    assert re.search(r"^patchcore-joint: 0 of \d+ pictures mistaken$", printed, re.M)
-    assert len(list((out / "models").glob("*-joint.safetensors"))) == 1
-    text = (out / "results.md").read_text(encoding="utf-8")
-    assert "## Recognised by a joint model" in text
-    assert "- patchcore: `size: 64`" in text
-    assert "4 done already" in run("benchmark", *call)[2]
-    code, _, err = run("benchmark", *call, "--cluster", "auto")
-    assert code == 2
-    assert "a joint model is made on one machine" in err
-
-
 def test_without_torch_it_says_so_before_it_begins(
     run: Run, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

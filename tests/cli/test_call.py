@@ -64,8 +64,6 @@ def test_every_command_has_help_that_fits_a_terminal(
 # ------------------------------------------------------------------------------------------------ bad calls
 
 FIT = ["fit", "--data", "DATA", "--out", "OUT.safetensors"]
-DISTILL = ["distill", "--images", "PICTURES", "--out", "OUT.safetensors"]
-PROTOTYPES = ["prototypes", "--data", "DATA", "--out", "OUT.safetensors"]
 SIMULATE = ["simulate", "--data", "PICTURES", "--out", "OUT"]
 BENCHMARK = ["benchmark", "--data", "DATA", "--out", "OUT"]
 EAD, PRN = ["--method", "efficientad"], ["--method", "prnet"]
@@ -101,6 +99,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["evaluate", "MODEL", "--data", "PICTURES"], "no test pictures"),
     (["evaluate", "MODEL", "--data", "DATA", "--category", "plate,"], "give the folder"),
     (["evaluate", ".", "--data", "DATA", "--category", "plate,", "--out", "x.parquet"], "FILE.csv"),
+    (["predict", "m", "PICTURES", "--out", "x.parquet"], "tables are FILE.csv"),
+    (["evaluate", "MODEL", "--data", "DATA", "--out", "X.PARQUET"], "tables are FILE.csv"),
     (["calibrate", "m.safetensors", "--good", ".", "--out", "no/m.safetensors"], "no folder"),
     (["calibrate", "m.safetensors", "--good", ".", "--out", "m.onnx"], "should end in .safetensors"),
     (["calibrate", "MODEL", "--good", "PICTURES", "--out", "OUT.safetensors"], "has not seen"),
@@ -108,8 +108,6 @@ WRONG: list[tuple[list[str], str]] = [
     (["data", "export", "--data", "DATA"], "data export needs --out"),
     (["data", "export", "--data", "DATA", "--out", "OUT.txt"], "should end in .json"),
     (["data", "export", "--data", "DATA", "--out", "OUT.json"], "`predict --out DIR`"),
-    ([*DISTILL[:-1], "OUT.pth"], "should end in .safetensors"),
-    ([*DISTILL], "too few to distil a teacher from"),
     # settings; what they may be is tested with the methods
     ([*FIT, "--set", "ratoi=0.1"], "did you mean ratio"),
     ([*FIT, "--size", "large"], "size"),
@@ -121,7 +119,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([*FIT, "--roi", "no.png"], "no.png"),
     ([*FIT, "--update", "no.safetensors"], "there is no model"),
     ([*FIT, "--update", "MODEL", "--size", "64"], "leave out size"),
-    ([*FIT, "--fair"], "--fair and --force are for --update"),
+    ([*FIT, "--fair"], "--fair is for --update: leave it out"),
     ([*FIT, "--minutes", "3"], "patchcore does not learn in steps"),
     ([*FIT, "--resume"], "patchcore does not learn in steps"),
     ([*FIT, "--seen", "2"], "patchcore learns from good pictures only"),
@@ -131,15 +129,10 @@ WRONG: list[tuple[list[str], str]] = [
     ([*FIT, *EAD, "--drop-suspects"], "--method patchcore --drop-suspects"),
     ([*FIT, *PRN, "--size", "64", "--seen", "500"], "cannot draw 500 seen defects"),
     ([*FIT, *PRN, "--size", "64", "--seen", "nowhere"], "neither a number, a folder nor a list"),
-    ([*FIT, *PRN, "--size", "64", "--prototypes", "nowhere.safetensors"], "nowhere.safetensors"),
     ([*FIT[:-1], "OUT", "--category", "plate,plat"], "did you mean plate?"),
     ([*FIT, "--category", "plate,"], "give --out a folder instead of"),
     ([*FIT[:-1], "OUT", "--category", "plate,", "--update", "x.safetensors"], "--update adds to one model"),
     ([*FIT[:-1], "OUT", "--category", "plate,", "--set", "ratoi=0.1"], "did you mean ratio?"),
-    ([*DISTILL, "--crop", "12"], "crop must be"),
-    ([*DISTILL, "--preset", "papers"], "choose of default, paper"),
-    ([*PROTOTYPES, "--set", "ratio=0.1"], "leave it out, or take patchcore"),
-    ([*PROTOTYPES, "--category", "plates"], "plates"),
     ([*SIMULATE, "--kinds", "graze"], "choose of texture, structure, seen, paste"),
     ([*SIMULATE, "--kinds", "seen"], "add --seen FOLDER"),
     ([*SIMULATE, "--kinds", "texture", "--seen", "DATA"], "--seen is of no use"),
@@ -276,13 +269,13 @@ def test_without_torch_whatever_fits_says_what_to_add_and_wrong_settings_are_tol
     run: Run, core: None, drawn: Path, model_path: Path, tmp_path: Path
 ) -> None:
     rest = ["--data", drawn, "--out", tmp_path / "new.safetensors", "--quiet"]
-    for words in (["fit"], ["fit", "--update", model_path], ["prototypes"]):
+    for words in (["fit"], ["fit", "--update", model_path]):
         found = run(*words, *rest)
         assert found[0] == 2
         assert one_line(found).startswith("flawscope: fitting needs torch: pip install ")
     with pytest.raises(InputError, match=r"^fitting needs torch: pip install "):
         flawscope.fit("pictures")
-    for words in (["fit", *EAD], ["fit", *PRN], ["prototypes"]):
+    for words in (["fit", *EAD], ["fit", *PRN]):
         assert "setting size" in one_line(run(*words, *rest, "--size", "100"))
 
 

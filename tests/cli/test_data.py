@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main
+from flawscope.cli import data, main
 from flawscope.datasets import open_dataset
-from flawscope.datasets.masks import from_runs
+from flawscope.datasets.labels.shapes import from_runs
 from flawscope.results.table import read_table
 from flawscope.synthesis.demo import dataset
 
@@ -137,7 +138,7 @@ def test_only_drawn_and_nothing_fitted(
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_path_of_a_report(
+def test_it_ends_with_the_path_of_a_report_and_with_commands_that_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the pictures that a user gets, which the network sees smaller."""
@@ -146,7 +147,40 @@ def test_it_ends_with_the_path_of_a_report(
     from flawscope.methods.patchcore import Config
 
     monkeypatch.setattr(Config, "sizes", ((64, 64),))
-    assert main(["demo", "--out", str(tmp_path), "--train", "6", "--quiet"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == str(tmp_path / "results" / "report.html")
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--out", "demo", "--train", "6"]) == 0
+    said = capsys.readouterr()
+    last = said.out.splitlines()[-1]
+    assert last == str(Path("demo") / "results" / "report.html")
     assert Path(last).stat().st_size < 10_000_000
+    commands = said.err[said.err.index("\nNext, ") :].splitlines()[2:]
+    assert [line.partition(" flawscope ")[0][0] for line in commands] == ["$"] * 3
+    for line in commands:
+        words = shlex.split(line)
+        verb = next(k for k, word in enumerate(words) if word in ("predict", "info", "fit"))
+        assert main(words[verb:]) == 0, line
+
+
+def test_it_says_how_the_program_is_typed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name where that is found, else by the way to it from where one stands."""
+    program = tmp_path / "some where" / ".venv" / "bin" / "flawscope"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert data._program_as_typed() == "flawscope"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "some where")
+    assert data._program_as_typed() == ".venv/bin/flawscope"
+    monkeypatch.setattr("sys.argv", [".venv/bin/flawscope", "demo"])
+    assert data._program_as_typed() == ".venv/bin/flawscope"
+    monkeypatch.chdir(tmp_path / "some where" / ".venv")
+    monkeypatch.setattr("sys.argv", [str(program), "demo"])
+    assert data._program_as_typed() == "bin/flawscope"
+    monkeypatch.chdir("/")
+    assert data._program_as_typed() == shlex.quote(str(program).lstrip("/"))
+    monkeypatch.setattr("sys.argv", ["/usr/lib/flawscope/__main__.py", "demo"])
+    monkeypatch.setattr("sys.executable", str(program.parent / "python"))
+    python = shlex.quote(str(program.parent / "python").lstrip("/"))
+    assert data._program_as_typed() == f"{python} -m flawscope"

@@ -16,6 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from flawscope.cli.evaluate import _several_text
 from flawscope.errors import FlawscopeError
 from flawscope.results.folder import PictureWriter
 from flawscope.results.table import read_table
@@ -24,7 +25,7 @@ for library in ("torch", "matplotlib", "jinja2"):
     pytest.importorskip(library)
 
 Run = Callable[..., tuple[int, str, str]]
-PLAIN = ["--maps", "none", "--animation", "none"]
+PLAIN = ["--maps", "none"]
 DATA = ("bottle", "cable", "carpet", "plate")
 FULL = FlawscopeError("cannot write to it: No space left on device; free some space")
 
@@ -46,7 +47,6 @@ def test_one_document_is_printed_and_written_beside_the_report(
     assert unchanged["name"] == "unchanged"
     assert unchanged["found"] == sum(k["anomalous"] for n, k in document["kinds"].items() if n != "good")
     assert json.loads((out / "results.json").read_text()) == document
-    assert (out / "contact_sheet.png").is_file()
     test = list(drawn.glob("plate/test/*/*.png"))
     assert document["images"] == len(list((out / "overlays").rglob("*.png"))) == len(test)
 
@@ -93,18 +93,36 @@ def test_private_pictures_are_judged_for_the_server(
     assert written == [f"anomaly_images/{place}.tiff", f"anomaly_images_thresholded/{place}.png"]
 
 
-@pytest.mark.parametrize("full", ["add", "finish"])
-def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+def test_one_name_that_cannot_be_written_loses_nothing_else(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(PictureWriter, full, Mock(side_effect=FULL))
+    out = tmp_path / "out"
+    names = sorted(path.relative_to(drawn / "plate/test") for path in (drawn / "plate/test").rglob("*.png"))
+    (out / "predictions" / names[0].with_suffix(".json")).mkdir(parents=True)
+    (out / "masks" / names[1].parent).mkdir(parents=True)
+    (out / "masks" / names[1]).write_text("of somebody else")
+    code, _, err = run("evaluate", model_path, "--data", drawn / "plate", "--out", out, *PLAIN)
+    assert code == 1
+    assert err.count("1 JSON file could not be written") == err.count("1 picture could not be written") == 1
+    assert len(read_table(out / "results.csv")) == len(names)
+    assert len(list((out / "overlays").rglob("*.png"))) == len(names)
+    assert len([*(out / "predictions").rglob("*.json")]) == len(names)  # with the folder in the way
+    assert (out / "report.html").is_file()
+
+
+def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureWriter, "add", Mock(side_effect=FULL))
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(drawn / "plate", root)
     (root / "test/good/broken.png").write_bytes(b"")
     shutil.copy(root / "train/good/000.png", root / "test/good/learnt.png")
     code, printed, err = run("evaluate", model_path, "--data", root, "--out", out, *PLAIN, "--json")
     assert code == 1
-    assert err.splitlines()[-1].startswith("flawscope: cannot write to it: No space left")
+    assert "cannot write to it: No space left" in err
+    assert "could not be written" in err
+    assert (out / "report.html").is_file()  # the others are written
     document = json.loads(printed)
     assert (document["left_out"], len(document["failures"])) == (1, 1)
     assert json.loads((out / "results.json").read_text()) == document
@@ -115,15 +133,14 @@ def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     assert why["learnt"] == "left out: the model was fitted or calibrated on it"
     assert len([row for row in rows if not row.error]) == document["images"]
     assert len(list((out / "predictions").rglob("*.json"))) == len(rows)
-    if full == "add":
-        code, printed, err = run("evaluate", model_path, "--data", root)
-        assert (code, "left out" in printed, "skipped: " in err) == (1, True, True)
+    code, printed, err = run("evaluate", model_path, "--data", root)
+    assert (code, "left out" in printed, "skipped: " in err) == (1, True, True)
 
 
 def test_libraries_of_the_report_are_loaded_only_when_it_is_written(onnx_path: Path, drawn: Path) -> None:
     code = f"""
 import sys
-import flawscope.report, flawscope.report.page, flawscope.report.collect, flawscope.report.words
+from flawscope.evaluation.report import collect, page, words
 import flawscope.cli.evaluate, flawscope.cli.data
 assert not {{'matplotlib', 'jinja2', 'torch', 'scipy'}} & set(sys.modules)
 sys.modules["matplotlib"] = sys.modules["jinja2"] = None  # as if they were not installed
@@ -175,9 +192,15 @@ def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_oth
     assert objects["metrics"]["image_auroc"] == pytest.approx(both)
     assert found["cable"]["au_pro"] is None
     assert objects["metrics"]["au_pro"] == found["bottle"]["au_pro"]
+    assert objects["counts"] | {"image_auroc": 2, "au_pro": 1} == objects["counts"]
+    text = _several_text(document, "category")
+    (line,) = [line for line in text.splitlines() if line.startswith("average: objects")]
+    assert line.count(f"{found['bottle']['au_pro']:.4f} (1 of 2)") == 1
+    without = document["categories"]["cable"]["without_mask"]
+    assert f"cable: {without} of {without} defective" in text
     assert document["averages"]["others"]["metrics"] == found["plate"]
 
-    with out.open(encoding="utf-8", newline="") as lines:
+    with out.open(encoding="utf-8-sig", newline="") as lines:
         rows = {row["category"]: row for row in csv.DictReader(lines)}
     assert list(rows) == [*found, "average: objects", "average: others"]
     assert rows["cable"]["au_pro"] == ""
@@ -200,7 +223,9 @@ def test_a_folder_gets_each_category_and_the_table(
     call = ["evaluate", models, "--data", root, "--category", "plate,bottle", "--out", out, *PLAIN]
     code, printed, _ = run(*call)
     assert code == 0
-    first = [line.split("  ")[0] for line in printed.splitlines()]
+    table, _, remarks = printed.partition("\n\n")
+    assert all(line.startswith(("plate: ", "bottle: ")) for line in remarks.splitlines() if line)
+    first = [line.split("  ")[0] for line in table.splitlines()]
     assert first[2:] == ["bottle", "plate", "average: objects (1 of 10)", "average: others"]
     assert (out / "results.csv").is_file()
     assert {path.parent.name for path in out.glob("*/report.html")} == {"bottle", "plate"}

@@ -44,6 +44,25 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(
     assert found["left_out_by_kind"] == {"good": len(scores)}
 
 
+def test_calibrate_with_a_rate_alone_keeps_the_scores(
+    run: Run, model_path: Path, tmp_path: Path, drawn: Path
+) -> None:
+    old, new = read_manifest(model_path), tmp_path / "new.safetensors"
+    code, _, err = run("calibrate", model_path, "--false-alarm-rate", "30%", "--out", new)
+    made = read_manifest(new)
+    assert code == 0
+    assert made.calibration == old.calibration.with_rate(0.3)
+    assert made.calibration.score_threshold < old.calibration.score_threshold
+    assert err.splitlines() == [made.calibration.promise(), f"wrote {new}"]
+    assert made.pictures == old.pictures
+    call = ["predict", model_path, drawn / "plate/test", "--false-alarm-rate", "30%", "--json", "--quiet"]
+    by_option = [json.loads(line)["is_anomalous"] for line in run(*call)[1].splitlines()]
+    kept = run("predict", new, drawn / "plate/test", "--json", "--quiet")[1].splitlines()
+    assert [json.loads(line)["is_anomalous"] for line in kept] == by_option
+    code, _, err = run("calibrate", model_path, "--out", new)
+    assert (code, "--good FOLDER" in err, "--false-alarm-rate" in err) == (2, True, True)
+
+
 def test_after_calibrating_on_other_light_it_is_as_expected(
     run: Run, model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
@@ -54,7 +73,7 @@ def test_after_calibrating_on_other_light_it_is_as_expected(
     assert "4 of 4 pictures look unlike the training pictures as a whole" in err
     assert "darker" in err
     new = tmp_path / "new.safetensors"
-    assert run("calibrate", model_path, "--good", tmp_path, "--out", new, "--quiet")[0] == 0
+    assert run("calibrate", model_path, "--good", tmp_path, "--out", new, "--quiet", "--force")[0] == 0
     assert "warning" not in run("predict", new, tmp_path)[2]
 
 

@@ -22,13 +22,13 @@ from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import MismatchDetector
-from flawscope.results.table import read_table
+from flawscope.results.table import TableWriter, read_table
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 
 Run = Callable[..., tuple[int, str, str]]
-PLAIN = ["--maps", "none", "--animation", "none"]
+PLAIN = ["--maps", "none"]
 
 
 def names_of(printed: str) -> list[str]:
@@ -192,7 +192,6 @@ def test_only_anomalous_ones_are_shown_and_the_table_has_all(
         assert [p.stem for p in (out / folder).rglob("*.png")] == ["b"]
     assert {p.stem for p in (out / "predictions").rglob("*.json")} == {"b", "d"}  # and what was not judged
     assert [row.decision for row in read_table(out / "results.csv")] == ["good", "anomalous", "", "good"]
-    assert (out / "contact_sheet.png").is_file()
     assert "data:image/webp" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -243,8 +242,66 @@ def test_a_full_disk_stops_no_judging_and_is_said_once(
     code, printed, err = run("predict", model_path, mixed / "[ab].png", "--out", tmp_path / "out")
     assert (code, len(printed.splitlines())) == (1, 2)
     assert err.count("No space left on device") == 1
-    assert "no more pictures are written, the remaining inputs are judged" in err
+    assert "; the others are written" in err
+    assert "2 pictures could not be written" in err
+    facts = json.loads((tmp_path / "out/results.json").read_text())
+    assert (facts["complete"], facts["unwritten"]) == (False, {"picture": 2})
     assert [row.decision for row in read_table(tmp_path / "out/results.csv")] == ["good", "anomalous"]
+
+
+def test_a_name_that_cannot_be_written_loses_no_other_row(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for name in ("1.png", "2.bmp", "2.png", "3.png"):
+        with Image.open(mixed / "a.png") as picture:
+            picture.save(pictures / name)
+    (out / "predictions/1.json").mkdir(parents=True)
+    (out / "overlays").mkdir()
+    (out / "overlays/3.png").write_text("of somebody else")
+    code, _, err = run("predict", model_path, pictures, "--out", out, *PLAIN)
+    assert code == 1
+    assert "predictions/1.json" in err
+    assert "overlays/3.png" in err
+    assert err.count("1 JSON file could not be written") == err.count("1 picture could not be written") == 1
+    assert "free some space" not in err
+    assert "a row for every input" in err
+    assert [Path(row.path).name for row in read_table(out / "results.csv")] == [
+        *("1.png", "2.bmp", "2.png", "3.png")
+    ]
+    facts = json.loads((out / "results.json").read_text())
+    assert (facts["complete"], facts["unwritten"]) == (False, {"JSON file": 1, "picture": 1})
+    drawn = {p.name for p in (out / "overlays").iterdir()}
+    assert drawn == {"1.png", "2.bmp.png", "2.png.png", "3.png"}
+    assert json.loads((out / "predictions/2.bmp.json").read_text())["path"].endswith("2.bmp")
+    assert (out / "overlays/3.png").read_text() == "of somebody else"
+
+
+def test_rows_that_cannot_be_written_are_counted_and_nothing_is_called_complete(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, full = (
+        TableWriter.add_result,
+        FlawscopeError("cannot write to it: No space left on device; free some"),
+    )
+    calls = iter([None, full, None, full])
+
+    def add(self: TableWriter, result: Any) -> None:
+        if error := next(calls, None):
+            raise error
+        real(self, result)
+
+    monkeypatch.setattr(TableWriter, "add_result", add)
+    out = tmp_path / "out"
+    code, _, err = run("predict", model_path, mixed, "--out", out, *PLAIN)
+    assert code == 1
+    assert "2 rows could not be written" in err
+    assert "a row for every input" not in err
+    assert len(read_table(out / "results.csv")) == 3
+    facts = json.loads((out / "results.json").read_text())
+    assert (facts["complete"], facts["unwritten"]["row"], facts["inputs"]) == (False, 2, 5)
 
 
 @pytest.mark.parametrize("place", ["judging", "printing", "counting"])
@@ -319,3 +376,5 @@ def test_a_scored_picture_that_has_gone_is_reported_and_the_others_are_drawn(
     assert "1.png: there is no such file; check the path (scored, but not drawn)" in err
     assert [p.name for p in (out / "overlays").iterdir()] == ["2.png"]
     assert len(list((out / "masks").iterdir())) == 2
+    facts = json.loads((out / "results.json").read_text())
+    assert (facts["complete"], facts["unwritten"]) == (False, {"overlay": 1})

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.station.review import DEFECT, GOOD
-from flawscope.station.review.server import ReviewServer
+from flawscope.results.review import DEFECT, GOOD
+from flawscope.results.review.server import ReviewServer
 
 pytest.importorskip("jinja2")
 

@@ -19,11 +19,11 @@ pytest.importorskip("torch")
 
 import psutil
 
-from flawscope.benchmark.cell import DOCUMENT_FORMAT, CellStore, RunPlan, run_cell, write_json
-from flawscope.benchmark.grid import plan_grid
 from flawscope.cli import main
 from flawscope.cluster.connect import Node, allocate
 from flawscope.errors import InputError
+from flawscope.evaluation.benchmark.cell import DOCUMENT_FORMAT, CellStore, RunPlan, run_cell, write_json
+from flawscope.evaluation.benchmark.grid import plan_grid
 
 # what depends on when and where a cell ran
 PASSING = {"fit_seconds", "evaluate_seconds", "peak_memory_mib", "jobs"}
@@ -35,7 +35,7 @@ def words(data: Path, out: Path) -> list[str]:
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "results.csv", encoding="utf-8") as file:
+    with open(out / "results.csv", encoding="utf-8-sig") as file:
         return [{k: v for k, v in row.items() if k not in PASSING} for row in csv.DictReader(file)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
+from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
 
 COMMAND = [sys.executable, "-m", "flawscope", "predict"]
 # The lines that a run on a cluster may write
@@ -39,16 +41,20 @@ def pictures(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    """Of a run on a cluster, in the order of the listing, or of a plain table."""
+    """Of a run on a cluster, in the order of the listing."""
     from pyarrow import parquet
 
-    files = sorted(out.glob("parts/*.parquet")) if out.is_dir() else [out]
+    files = sorted(out.glob("parts/*.parquet"))
     return [row for file in files for row in parquet.ParquetFile(file).read().to_pylist()]
 
 
 def plain(model: Path, *specs: Path, out: Path) -> list[dict[str, Any]]:
+    """Rows of the plain command's table, its numbers as numbers."""
     main(["predict", str(model), *map(str, specs), "--out", str(out), "--threads", "1", "--quiet"])
-    return rows(out)
+    with open(out, encoding="utf-8-sig", newline="") as file:
+        table = [*csv.DictReader(file)]
+    read = {name: lambda text: float(text) if text else None for name in FLOAT_COLUMNS}
+    return [{name: read.get(name, from_csv_cell)(text) for name, text in row.items()} for row in table]
 
 
 def common(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,7 +82,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     missing = tmp_path / "missing"
     specs = [str(pictures), str(missing)]
     call = ["predict", str(model_path), *specs, "--fail-on-anomaly"]
-    expected = plain(model_path, pictures, missing, out=tmp_path / "plain.parquet")
+    expected = plain(model_path, pictures, missing, out=tmp_path / "plain.csv")
     capfd.readouterr()
     assert main([*call, "--out", str(folder), "--threads", "1", "--only-anomalous"]) == 3
     said = capfd.readouterr().err.splitlines()
@@ -144,7 +150,7 @@ def test_rows_of_several_parts_are_those_of_the_plain_command(
     found = common(rows(out))
     assert [row["part_count"] for row in found if row["part_index"] is None] == [5, 4, 0]
     assert len(found) == 3 + 5 + 4
-    assert found == plain(several_model, given, *map(Path, engine), out=tmp_path / "plain.parquet")
+    assert found == plain(several_model, given, *map(Path, engine), out=tmp_path / "plain.csv")
 
 
 def test_through_a_client_and_from_urls(
@@ -164,7 +170,7 @@ def test_through_a_client_and_from_urls(
     assert first == same | {"path": f"file://{good}"}
     assert damaged["error"] == f"cannot read picture file://{broken}: the file is truncated; copy it again"
     assert nothing["error"].startswith(f"cannot read picture file://{tmp_path}/nothing.png: there is no such")
-    assert same["score"] == plain(model_path, good, out=tmp_path / "plain.parquet")[0]["score"]
+    assert same["score"] == plain(model_path, good, out=tmp_path / "plain.csv")[0]["score"]
 
 
 CONNECTIONS = """\
@@ -218,7 +224,7 @@ def test_a_server_that_ends_at_once_is_tried_again_and_the_callers_connection_le
 def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
     cluster: Any, model_path: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    expected = {row["path"]: row for row in plain(model_path, pictures, out=tmp_path / "plain.parquet")}
+    expected = {row["path"]: row for row in plain(model_path, pictures, out=tmp_path / "plain.csv")}
     lines, piped, out = [*expected] * 6, tmp_path / "lines.txt", tmp_path / "out"
     call = [*COMMAND, model_path, "-", "--cluster", cluster.address, "--out", out]
 
@@ -311,6 +317,7 @@ real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "ray" else real(name, *more)
 sys.modules["ray"] = None
 from flawscope.cli import main
+from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
 sys.exit(main(["predict", {str(model_path)!r}, ".", "--cluster", "local", "--out", {str(tmp_path / "o")!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -324,11 +331,12 @@ def test_help_and_the_package_load_no_ray() -> None:
     code = """
 import sys, flawscope
 from flawscope.cli import main
+from flawscope.results.table import FLOAT_COLUMNS, from_csv_cell
 try:
     main(["predict", "--help"])
 except SystemExit:
     pass
-import flawscope.cluster.predict, flawscope.cluster.training
+import flawscope.cluster.predict, flawscope.cluster.tasks
 assert not {"ray", "pyarrow", "fsspec"} & set(sys.modules), sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from flawscope.datasets.check import check
-from flawscope.pictures.near_duplicates import MIN_THRESHOLD, clusters, correlate, near_duplicates, thumbnail
+from flawscope.pictures.near_duplicates import (
+    MIN_THRESHOLD,
+    Look,
+    clusters,
+    correlate,
+    near_duplicates,
+    thumbnail,
+)
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -54,12 +62,12 @@ def product(seed: int, side: int = 256) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(1)).convert("RGB")
 
 
-def small(image: Image.Image) -> np.ndarray:
-    return thumbnail(np.asarray(image))
+def small(image: Image.Image) -> Look:
+    return Look.of(np.asarray(image))
 
 
-def pairs(thumbnails: list[np.ndarray], bank: list[int]) -> list[tuple[int, int]]:
-    found = near_duplicates(np.stack(thumbnails), np.array(bank, np.intp))
+def pairs(looks: list[Look], bank: list[int]) -> list[tuple[int, int]]:
+    found = near_duplicates(looks, np.array(bank, np.intp))
     return [(i, j) for i, j, _ in found]
 
 
@@ -79,6 +87,53 @@ def lattice(seed: int, side: int = 256) -> Image.Image:
     return Image.fromarray(np.clip(grey + rng.normal(0, 12, x.shape), 0, 255).astype(np.uint8)).convert("RGB")
 
 
+def faint_surface(seed: int) -> np.ndarray:
+    """Brushed metal, in grey levels: streaks hardly stronger than the camera's noise."""
+    surface = np.random.default_rng(seed).standard_normal((256, 256))
+    return np.asarray(150 + 40 * ndimage.gaussian_filter(surface, (0.5, 25)))
+
+
+def taken(surface: np.ndarray, seed: int) -> Image.Image:
+    noisy = surface + np.random.default_rng(seed).normal(0, 1.7, surface.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda surface, seed: taken(surface, seed),
+        lambda surface, seed: taken(0.8 * surface, seed),
+        lambda surface, seed: jpeg(taken(surface, seed)),
+        lambda surface, seed: taken(np.roll(surface, (3, -3), (0, 1)), seed),
+    ],
+    ids=["again", "darker", "jpeg", "shifted"],
+)
+def test_copies_of_a_faint_surface(change):
+    surfaces = [faint_surface(seed) for seed in range(10)]
+    looks = [small(taken(surface, 100 + k)) for k, surface in enumerate(surfaces)]
+    looks += [small(change(surface, 200 + k)) for k, surface in enumerate(surfaces)]
+    assert pairs(looks, [*range(20)]) == [(k, 10 + k) for k in range(10)]
+
+
+def test_all_copies_of_a_fine_faint_surface_are_compared():
+    rows, columns = np.mgrid[:256, :256]
+    surfaces = []
+    for seed in range(8):
+        first, second = np.random.default_rng(seed).uniform(0, 6.28, 2)
+        mesh = 30 * np.sin(0.6 * columns + first) * np.sin(0.6 * rows + second)
+        uneven = 10 * ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(mesh.shape), 1)
+        surfaces.append(120 + mesh + uneven)
+    looks = [small(taken(surfaces[k // 3], 100 + k)) for k in range(24)]
+    groups = [*clusters(near_duplicates(looks, np.arange(24)))]
+    assert groups == [[k, k + 1, k + 2] for k in range(0, 24, 3)]
+
+
+def test_parts_with_the_same_faint_print_are_no_copies():
+    surface = faint_surface(0)
+    looks = [small(taken(surface + 0.5 * (faint_surface(k) - 150), 100 + k)) for k in range(1, 13)]
+    assert pairs(looks, [*range(12)]) == []
+
+
 def test_a_texture_that_repeats_is_not_taken_for_copies():
     """Some of these lie so that one fits another a period aside."""
     images = [lattice(k) for k in range(40)]
@@ -91,9 +146,10 @@ def test_a_uniform_product_raises_the_bar():
     face = np.asarray(product(0), np.float32)
     own = [np.asarray(product(100 + k), np.float32) - np.asarray(product(0), np.float32) for k in range(20)]
     faces = [Image.fromarray(np.clip(face + 0.2 * o, 0, 255).astype(np.uint8)) for o in own]
-    thumbnails = np.stack([small(f) for f in faces])
-    assert correlate(thumbnails[:10], thumbnails[10:]).max() > MIN_THRESHOLD
-    assert pairs([*thumbnails, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
+    looks = [small(f) for f in faces]
+    thumbnails = np.stack([look.thumbnail for look in looks])
+    assert correlate(thumbnails[:10], thumbnails[10:])[0].max() > MIN_THRESHOLD
+    assert pairs([*looks, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
 
 
 def test_a_set_of_nothing_but_copies():
@@ -120,7 +176,7 @@ def test_pictures_of_nothing_are_no_copies_of_each_other():
     rng = np.random.default_rng(0)
     flat = [np.full((80, 80, 3), 90 + k, np.uint8) for k in range(3)]
     noise = [rng.integers(99, 102, (640, 640, 3), dtype=np.uint8) for _ in range(3)]
-    assert pairs([thumbnail(p) for p in flat + noise], list(range(6))) == []
+    assert pairs([Look.of(p) for p in flat + noise], list(range(6))) == []
 
 
 def test_thumbnail_of_any_picture():

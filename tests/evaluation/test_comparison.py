@@ -128,7 +128,7 @@ def test_the_command_compares_a_model_with_its_export(
     assert document["changed"] == []
     assert all(abs(one["difference"]) < 1e-3 for one in document["metrics"].values())
     assert len(document["pictures"]) == document["images"]
-    with open(tmp_path / "out/pictures.csv", encoding="utf-8", newline="") as file:
+    with open(tmp_path / "out/pictures.csv", encoding="utf-8-sig", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [row["path"] for row in rows] == [one["path"] for one in document["pictures"]]
     assert [float(row["score_b"]) for row in rows] == [one["b"]["score"] for one in document["pictures"]]

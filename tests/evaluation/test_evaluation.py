@@ -22,9 +22,12 @@ from flawscope.cli.evaluate import format_evaluation
 from flawscope.datasets import Item, open_dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation import Evaluation, evaluate, robustness
+from flawscope.evaluation import Evaluation, evaluate
+from flawscope.evaluation.ground_truth import shrink_mask
+from flawscope.evaluation.metrics import confidence_interval_rate, pixel_metrics
+from flawscope.evaluation.report.words import Tally, sentences
 from flawscope.evaluation.result import PictureStore
-from flawscope.metrics import confidence_interval_rate, pixel_metrics
+from flawscope.evaluation.robustness import robustness
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
@@ -233,6 +236,105 @@ def test_nothing_to_test_is_an_input_error(root: Path) -> None:
         found(root)
 
 
+# ------------------------------------------------------------------------------------------- small masks
+
+
+def draw_dots(root: Path, *dots: tuple[int, int, int], size: int = 256) -> None:
+    """Pictures of 16 times the map's size, each with a square of (row, column, side)."""
+    for k, (row, column, side) in enumerate(dots):
+        path = root / f"test/dot/{k}.png"
+        draw(path, 0.3, size=(size, size))
+        mask = np.zeros((size, size), np.uint8)
+        mask[row : row + side, column : column + side] = 255
+        picture = np.asarray(Image.open(path)).copy()
+        picture[mask > 0] = 250
+        Image.fromarray(picture).save(path)
+        target = root / f"ground_truth/dot/{k}_mask.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(target)
+
+
+def test_masks_that_resizing_would_lose_count_and_are_told(root: Path) -> None:
+    shutil.rmtree(root / "test/dent")
+    # at 1/16 the pixels 8, 24, ... are looked at: the first three squares have none of them
+    draw_dots(root, (2, 2, 3), (50, 50, 5), (255, 250, 1), (128, 128, 40))
+    result = found(root)
+    assert result.masks == {"pictures": 4, "empty": 0, "lost": 3, "regions": 4, "lost_regions": 0}
+    kept = [np.argwhere(p.truth).tolist() for p in result.pictures if p.item.anomalous]
+    assert kept[:3] == [[[0, 0]], [[3, 3]], [[15, 15]]]
+    assert len(kept[3]) > 1
+    (line,) = result.remarks
+    assert line.startswith("3 of 4 masks so small that no pixel is left at the map's size")
+    assert line in result.to_dict()["remarks"]
+    assert line in format_evaluation(result)
+    assert line in result._repr_html_().replace("&#x27;", "'")
+    assert "keeps the nearest one" in result.labels["pixel_metrics"]
+    maps = [p.prediction.map for p in result.pictures]
+    truths = [p.truth for p in result.pictures if p.truth is not None]
+    assert pixel_metrics(maps, truths).regions == 4
+
+
+def test_regions_that_vanish_beside_others_are_counted(root: Path) -> None:
+    shutil.rmtree(root / "test/dent")
+    draw_dots(root, (128, 128, 40))
+    mask = root / "ground_truth/dot/0_mask.png"
+    values = np.asarray(Image.open(mask)).copy()
+    values[2:5, 2:5] = values[60, 60] = 255
+    Image.fromarray(values).save(mask)
+    result = found(root)
+    assert (result.masks["lost"], result.masks["regions"], result.masks["lost_regions"]) == (0, 3, 2)
+    assert result.remarks[0].startswith("2 of 3 marked regions so small")
+    assert (
+        pixel_metrics(*zip(*((p.prediction.map, p.truth) for p in result.pictures), strict=True)).regions == 1
+    )
+
+
+def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(root: Path) -> None:
+    for k in (0, 1):
+        (root / f"ground_truth/dent/d{k}_mask.png").unlink()
+    Image.new("L", (2 * SIDE, 2 * SIDE)).save(root / "ground_truth/dent/d1_mask.png")
+    result = found(root)
+    assert (result.without_mask, result.masks["pictures"], result.masks["empty"]) == (2, 1, 1)
+    (line,) = result.remarks
+    assert line.startswith(
+        "2 of 3 defective pictures without a usable mask: the pixel metrics are of the other 1"
+    )
+    assert line.endswith("masks that mark nothing: 1")
+    assert "of 1 of 3 defective pictures" in repr(result)
+    assert line in format_evaluation(result)
+    assert "2 of 3 defective" in " ".join(sentences(Tally(4, 0, 3, 0), model().calibration, result.remarks))
+
+
+def test_a_turned_part_keeps_a_small_mask() -> None:
+    """The view is turned by 30 degrees and moved; a pixel of the picture is a twelfth of one in the view."""
+    turn = np.deg2rad(30)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / 12
+    geometry = Geometry((240, 240), (16, 16), (1 / 12, 1 / 12), (3.0, 1.0), tuple(matrix.ravel()))
+    lost = 0
+    for row, column in ((60, 100), (101, 95), (120, 121), (150, 60)):
+        marked = np.zeros((240, 240), bool)
+        marked[row : row + 2, column : column + 2] = True
+        truth, _, gone = shrink_mask(marked, marked, geometry)
+        (at,) = np.argwhere(truth)
+        expected = matrix @ (row + 1, column + 1) + (3.0, 1.0)
+        assert np.abs(at + 0.5 - expected).max() < 0.6
+        lost += gone
+    assert lost >= 3
+
+
+def test_without_good_or_without_defective_pictures_nothing_is_perfect(root: Path) -> None:
+    shutil.rmtree(root / "test/good")
+    values = found(root).metrics
+    for name in ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated"):
+        assert values[name] is None, name
+    assert values["pixel_auroc"] is not None
+    assert found(root).labels["image_f1"] is None
+    assert format_evaluation(found(root)).count("n/a") == 4
+    for path in (root / "ground_truth").rglob("*.png"):
+        Image.new("L", (2 * SIDE, 2 * SIDE), 255).save(path)  # no good pixel either
+    assert set(found(root).metrics.values()) == {None}
+
+
 # ---------------------------------------------------------------------------------------- pixels that count
 
 
@@ -246,8 +348,9 @@ def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_
     result = found(root, tensors={"roi": roi}, full_resolution=True)
     assert result.defect_pixels == {"all": 192, "outside": 128, "pictures_outside": 2}
     assert result.to_dict()["defect_pixels"] == result.defect_pixels
-    assert result.outside().startswith("66.7% of the defects' pixels lie outside")
-    assert result.outside().endswith("2 pictures with no other defect")
+    (line,) = result.remarks
+    assert line.startswith("66.7% of the defects' pixels lie outside")
+    assert line.endswith("2 pictures with no other defect")
     assert "inside the region of interest" in result.labels["pixel_metrics"]
     halves = [seen.prediction.map[:, :8] for seen in result.pictures]
     truths = [seen.truth[:, :8] for seen in result.pictures if seen.truth is not None]
@@ -282,7 +385,7 @@ def test_a_letterboxs_border_counts_nowhere(tmp_path: Path) -> None:
     assert result.metrics["pixel_ap"] == by_hand.ap
     assert result.metrics["au_pro"] == by_hand.au_pro
     assert result.defect_pixels == {"all": 32, "outside": 0, "pictures_outside": 0}
-    assert result.outside() == ""
+    assert result.remarks == []
 
 
 def test_what_a_crop_cuts_away_counts_nowhere(root: Path) -> None:

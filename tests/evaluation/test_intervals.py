@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawscope import metrics
 from flawscope.datasets import Item
+from flawscope.evaluation import metrics
 from flawscope.evaluation.intervals import (
     area_under_curves,
     auroc_interval,

@@ -63,12 +63,12 @@ def test_it_is_calibrated_anew_on_pictures(reduced: Path, tiled: Tiled, tiled_pi
 
 
 def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
-    int8_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
+    bf16_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
 ) -> None:
     good = [*list_pictures(tiled_pictures / "good"), *list_pictures(tiled_pictures / "tile")]
     failures: list[str] = []
     given = [*good, tiled_pictures / "small/0.png"]
-    export(tiled(roi=ROI), tmp_path / "m.onnx", precision="int8", pictures=given, failures=failures)
+    export(tiled(roi=ROI), tmp_path / "m.onnx", precision="bf16", pictures=given, failures=failures)
     model = flawscope.load(tmp_path / "m.onnx")
     scores = [found.score for found in model.predict([*good])]
     np.testing.assert_allclose(model.calibration.scores, scores, rtol=1e-5)
@@ -78,7 +78,7 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
 
 @pytest.mark.slow
 def test_pictures_are_held_one_after_the_other(
-    int8_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
+    bf16_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """And nothing is computed twice."""
     path = tiled()
@@ -102,13 +102,13 @@ def test_pictures_are_held_one_after_the_other(
     monkeypatch.setattr(Model, "left_out", answered)
     pictures = list_pictures(tiled_pictures / "train")
     how = model_file.read(path).manifest.preprocess
-    export(path, tmp_path / "m.onnx", precision="int8", pictures=pictures)
+    export(path, tmp_path / "m.onnx", precision="bf16", pictures=pictures)
     assert most[0] == 1  # the one before is let go when the next has been read
     assert len(asked) == 2 * sum(len(views(how, picture)) for picture in pictures)
 
 
 def test_pictures_that_cannot_be_left_out_are_left_away(
-    int8_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
+    bf16_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Methods that need a part's other pictures for it say so picture by picture."""
     path, left_out = tiled(), Model.left_out
@@ -122,7 +122,7 @@ def test_pictures_that_cannot_be_left_out_are_left_away(
     monkeypatch.setattr(Model, "left_out", some)
     pictures = list_pictures(tiled_pictures / "train")
     hashes += [pixel_hash(decode(picture)) for picture in pictures]
-    export(path, tmp_path / "m.onnx", precision="int8", pictures=pictures)
+    export(path, tmp_path / "m.onnx", precision="bf16", pictures=pictures)
     found = flawscope.load(tmp_path / "m.onnx")
     used = [digest for k, digest in enumerate(hashes) if k not in (0, 3)]
     assert found.manifest.facts["calibration_pictures"] == used

@@ -92,7 +92,7 @@ def test_auto_takes_copies_where_parts_lie_any_way_round():
 
 def test_auto_takes_none_where_they_bring_nothing():
     images = parts(2)
-    same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)])
+    same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)], group=r"\d+")
     assert same.manifest.facts["augment"] == "none"
     assert same.manifest.facts["patches"] == 2 * 64
 

@@ -203,7 +203,7 @@ def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypat
         raise MemoryError
 
     monkeypatch.setattr(sources, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p))
-    predictor = fit_small([*good(), np.ones((64, 64, 3), np.uint8)])
+    predictor = fit_small([*good(), np.ones((64, 64, 3), np.uint8)], force=True)
     assert len(predictor.failures) == 1
     assert "memory" in predictor.failures[0]
     assert roles(predictor) == ["train"] * 12
@@ -258,7 +258,7 @@ def test_streaming_keeps_its_promises(fitted):
     streamed = fit_small(memory=4 * PER_PICTURE, say=lines.append)
     facts = streamed.manifest.facts
     assert facts["shards"] == 3
-    assert "streamed in 3 shards" in lines[0]
+    assert sum("streamed in 3 shards" in line for line in lines) == 1
     assert len(bank_of(streamed)) == round(0.1 * 12 * PATCHES)
     radius = radius_of(features_of(streamed, good()), bank_of(streamed))
     assert radius <= facts["covering_radius"][0] <= 3 * radius
@@ -628,5 +628,7 @@ def test_a_model_from_before_opens_and_says_nothing_of_it(
     now, then = (load(p, device="cpu", threads=1).predict(picture) for p in (model_path, path))
     assert then.shifts == ()
     assert (then.score, then.severity, then.to_dict()["shifts"]) == (now.score, now.severity, {})
-    again = load(path, device="cpu", threads=1).calibrate([shutil.copy(picture, tmp_path / "new.png")])
+    again = load(path, device="cpu", threads=1).calibrate(
+        [shutil.copy(picture, tmp_path / "new.png")], force=True
+    )
     assert APPEARANCE_KEY not in again.manifest.facts

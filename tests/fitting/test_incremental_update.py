@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 import flawscope
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration
+from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import PowerLostError, update
@@ -23,7 +24,7 @@ from flawscope.fitting.update_evaluation import ReviewedPicture, Score, exceeds_
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
-from flawscope.station.review import DEFECT, GOOD, DecisionLog
+from flawscope.results.review import DEFECT, GOOD, DecisionLog
 
 Part = Any
 
@@ -161,8 +162,9 @@ def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part:
 @pytest.mark.slow
 def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_path: Path) -> None:
     quick = {"size": "64", "width": 0.25, "batch": 2, "steps": 2, "training": "fp32"}
-    good = sorted(map(str, (drawn / "plate/train/good").iterdir()))
-    old = fit(good, method="prnet", device="cpu", check=False, **quick)
+    good = open_dataset(drawn)
+    old = fit(good, method="prnet", device="cpu", check=False, seen=1, roi="0,0,1,0.9", **quick)
+    known = {one.hash for one in old.manifest.pictures if one.role == "seen"}
     with pytest.raises(InputError, match="needs the pictures that the model was fitted on"):
         update(old.artefact, old, [], how="retrained")
     pictures = []
@@ -175,7 +177,11 @@ def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_p
     pictures.append(ReviewedPicture(9, part(400), True, learn=True, sure=True))
     made = update(old.artefact, old, pictures, how="retrained", good=good, device="cpu")
     seen = {one.hash for one in made.predictor.manifest.pictures if one.role == "seen"}
-    assert seen == {pixel_hash(decode(one.source)) for one in pictures[:2]}
+    assert seen == known | {pixel_hash(decode(one.source)) for one in pictures[:2]}
+    np.testing.assert_array_equal(made.predictor.artefact.tensors["roi"], old.artefact.tensors["roi"])
+    gone = replace(good, test=())  # the defect that it had learnt from is no longer there
+    made = update(old.artefact, old, pictures, how="retrained", good=gone, device="cpu", check=False)
+    assert made.predictor.manifest.notes[-1].startswith("1 known defect that the earlier model had learnt")
     assert set(made.after) == {0, 1, 9}
     assert all(score.learnt for score in made.after.values()), "by trainings that did not see them"
 

@@ -115,7 +115,7 @@ def test_parts_are_decided_on_by_all_views(
     assert parts["p62"]["p_value"] == 1 / 21
     assert parts["p63"]["missing"] == ["side"]
     assert set(parts["p60"]["views"]) == set(VIEWS)
-    rows = list(csv.DictReader((tmp_path / "out" / "parts.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "out" / "parts.csv").open(encoding="utf-8-sig")))
     assert [(row["part"], row["missing"]) for row in rows][-1] == ("p63", "side")
     assert main(["evaluate", str(model), "--data", str(data), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["parts"]
@@ -132,7 +132,7 @@ def test_pages_show_parts(data: Path, model: Path, tmp_path: Path) -> None:
     text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
     assert "of 4 defective parts found" in text
     assert text.count('data-order="parts"') >= 2 * (6 + 4) * 2 - 2  # a picture and a button for each view
-    rows = list(csv.DictReader((tmp_path / "parts.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "parts.csv").open(encoding="utf-8-sig")))
     assert sum(row["decision"] == "anomalous" for row in rows) >= 4
     assert main(["predict", str(model), str(data / "test" / "good"), *how]) == 0
     text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
@@ -176,7 +176,9 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(
 
 
 @pytest.mark.slow
-def test_update_calibrate_and_export_keep_parts(data: Path, model: Path, tmp_path: Path) -> None:
+def test_update_calibrate_and_export_keep_parts(
+    bf16_in_name: None, data: Path, model: Path, tmp_path: Path
+) -> None:
     predictor = flawscope.load(model, device="cpu")
     more = tmp_path / "more"
     more.mkdir()
@@ -185,12 +187,12 @@ def test_update_calibrate_and_export_keep_parts(data: Path, model: Path, tmp_pat
             Image.fromarray(view(part, k)).save(more / f"p{part}_{name}.png")
     larger = flawscope.extend(model, more, device="cpu", check=False, fair=True)
     assert len(larger.parts().calibration.parts) == 26  # type: ignore[union-attr]
-    anew = predictor.calibrate(more)
+    anew = predictor.calibrate(more, force=True)
     assert anew.parts().calibration.parts == tuple(f"p{k}" for k in range(30, 36))  # type: ignore[union-attr]
     from flawscope.export.export import export
 
-    out = tmp_path / "int8.onnx"
-    export(model, out, precision="int8", pictures=sorted((data / "train" / "good").glob("*.png")))
+    out = tmp_path / "bf16.onnx"
+    export(model, out, precision="bf16", pictures=sorted((data / "train" / "good").glob("*.png")))
     found = flawscope.load(out, threads=1).predict_part({"side": view(71, 0), "top": view(71, 1, True)})
     assert (found.is_anomalous, found.worst, found.p_value) == (True, "top", 1 / 21)
 
@@ -199,7 +201,7 @@ def test_wrong_patterns_are_told_before_the_work(data: Path) -> None:
     good = data / "train" / "good"
     for how, message in (
         ({"view": "a"}, "give --part too"),
-        ({"part": r"p\d+", "group": "p"}, "leave out --group"),
+        ({"part": r"p\d+", "group": "p"}, "--part does not go with --group"),
         ({"part": r"p\d+_\w+"}, "another text in each name"),
         ({"part": r"q\d+"}, "matches nothing"),
         ({"part": "p"}, "the same text in each name"),

@@ -16,7 +16,16 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
-SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 100, "tile": 64, "positions": "each"}
+# pictures of one ground, of which each counts as a part
+SMALL = {
+    "group": r"\d+",
+    "samples": 1,
+    "check": False,
+    "device": "cpu",
+    "count": 100,
+    "tile": 64,
+    "positions": "each",
+}
 RNG = np.random.default_rng(5)
 GROUND = RNG.integers(60, 200, (144, 144, 3))
 

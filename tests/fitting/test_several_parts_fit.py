@@ -153,7 +153,7 @@ def test_a_saved_and_an_exported_model_see_the_same(predictor: Predictor, tmp_pa
 
 def test_calibrating_anew_counts_pictures_with_another_number(predictor: Predictor) -> None:
     fresh = [drawn(300 + seed, range(4 if seed == 0 else 5))[0] for seed in range(6)]
-    known = predictor.calibrate(fresh).calibration
+    known = predictor.calibrate(fresh, force=True).calibration
     assert (len(known.scores), known.miscounted) == (5, 1)
 
 
@@ -165,6 +165,20 @@ def test_few_pictures_and_different_numbers_are_enough() -> None:
     assert found.calibration.miscounted == 1  # one alone has the largest number
     assert not found.failures
     assert found.predict(drawn(410, range(4))[0]).remark in ("", "part 1 of 4")
+
+
+def test_a_zone_is_that_of_every_part(good: list[np.ndarray]) -> None:
+    """Drawn around one part's end in the first picture: defects lie in its middle."""
+    x, y = drawn(0, range(5))[1][0]
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
+    near = np.hypot(columns - x, rows - y)
+    models = [flawscope.fit(good, **OPTIONS, roi=zone) for zone in (near < 34, (near > 26) & (near < 34))]
+    inside, outside = (
+        [model.predict(drawn(seed, FIVE, defect=2)[0]).score for seed in range(100, 104)] for model in models
+    )
+    clean = [models[1].predict(drawn(seed, FIVE)[0]).score for seed in range(100, 104)]
+    assert min(inside) > models[0].calibration.score_threshold
+    assert np.allclose(outside, clean, rtol=0.15)
 
 
 @pytest.mark.slow
@@ -179,8 +193,8 @@ def test_a_streamed_fit_calibrates_on_whole_pictures(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"align": "none"}, "needs to know how parts lie"),
-        ({"align": "auto"}, "needs to know how parts lie"),
+        ({"align": "none"}, "needs --align"),
+        ({"align": "auto"}, "needs --align"),
         ({"part": "x"}, "does not go with --part"),
         ({"light": "10%"}, "does not go with --light"),
         ({"drop_suspects": True}, "does not go with --drop-suspects"),

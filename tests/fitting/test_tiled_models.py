@@ -142,7 +142,7 @@ def test_pictures_are_added_to_a_model_with_tiles(tiled, tmp_path):
 
 
 def test_a_small_picture_is_told_and_the_others_are_learnt_from():
-    model = fit([*parts(6), np.zeros((40, 90, 3), np.uint8)], tile=64, **SMALL)
+    model = fit([*parts(6), np.zeros((40, 90, 3), np.uint8)], tile=64, force=True, **SMALL)
     assert model.calibration.count == 6
     assert "less than a tile of 64 x 64" in model.failures[0]
     with pytest.raises(InputError, match="less than a tile"):
@@ -172,7 +172,7 @@ def test_what_tiles_show_outside_of_the_region_decides_nothing():
         ({"tile": 4}, "tile must be at least"),
         ({"tile": "x"}, "setting tile"),
         ({"tile": 64, "scale": "x"}, "scale"),
-        ({"tile": 64, "drop_suspects": True}, "does not go with tiles"),
+        ({"tile": 64, "drop_suspects": True}, "does not go with --tile"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(settings, text):

@@ -54,15 +54,5 @@ def cases(
             **{"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32"},
             **small_backbone,
         },
-        "ensemble": lambda: request.getfixturevalue("ensemble_settings"),
     }
     return functools.cache(lambda name: Case(registry.method(name), settings[name](), drawn))
-
-
-@pytest.fixture(scope="session")
-def ensemble_settings(small_backbone: dict[str, str]) -> dict[str, Any]:
-    """An ensemble of two members at two sizes, one of which learns from seen defects. Three pictures are held
-    out: what two say, in units of both, may cancel out."""
-    common = " ".join(f"{key}={value}" for key, value in small_backbone.items())
-    trained = f"prnet size=64 width=0.25 batch=2 steps=3 training=fp32 {common}"
-    return {"size": "96", "held_out": 0.4, "seed": 3, "members": [f"patchcore size=96 {common}", trained]}

@@ -11,8 +11,6 @@ from flawscope.testing import Case, Check, checks_for
 
 torch = pytest.importorskip("torch")
 CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(registry.method(name))]
-# one of its members is trained, by as many threads as there are; tests/methods/ensemble has others
-CHECKS = [(name, check) for name, check in CHECKS if (name, check.name) != ("ensemble", "same_again")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -172,9 +172,15 @@ def test_a_turned_geometry_is_its_definition() -> None:
     np.testing.assert_allclose(rows_10, warped[10:15], atol=1e-4)
 
 
-def test_what_does_not_go_with_alignment_is_refused(reference: PoseReference) -> None:
-    with pytest.raises(InputError, match="not aligned with tile"):
-        Preprocess((64, 64), keep_aspect=True, reference=reference)
+def test_the_frame_of_a_part_has_the_shape_that_the_network_sees(reference: PoseReference) -> None:
+    how = Preprocess((64, 96), keep_aspect=True, tile=(32, 48), reference=reference)
+    height, width = how.frame_size((600, 800))
+    assert height == round(2 * reference.extent * 800 / 128)
+    assert abs(width / height - 1.5) < 0.01
+    assert not np.any(how.whole.geometry((height, width)).visible_mask() == 0)  # nothing is fitted in
+
+
+def test_a_damaged_reference_is_refused(reference: PoseReference) -> None:
     lost = replace(reference, errors=(0.5, math.inf))
     assert (
         PoseReference.from_dict(json.loads(json.dumps(lost.to_dict(), allow_nan=False))).errors == lost.errors

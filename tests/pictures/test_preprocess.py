@@ -203,9 +203,9 @@ def test_deep_pictures_are_divided_by_the_white_level(encoded):
     twelve_bit, _ = Preprocess(size=(20, 30), white_level=4095)(encoded(deep, "PNG"))
     np.testing.assert_array_equal(twelve_bit[0, :, 0], 1)
     np.testing.assert_allclose(twelve_bit[0, :, 15], 1023 / 4095, rtol=1e-6)
-    plain, _ = Preprocess(size=(20, 30))(deep)
-    np.testing.assert_allclose(plain[0, :, 0], 4095 / 65535, rtol=1e-6)
-    assert Preprocess(size=(20, 30), white_level=2000)(deep)[0].max() == 1
+    plain, _ = Preprocess(size=(20, 30))(deep * 16)  # as the 8-bit pictures that the model learnt from
+    np.testing.assert_allclose(plain[0, :, 0], round(4095 * 16 * 255 / 65535) / 255, rtol=1e-6)
+    assert Preprocess(size=(20, 30), white_level=2000)(deep // 2)[0].max() == 1
     # never per picture: a darker picture stays darker
     assert Preprocess(white_level=4095)(deep // 2)[0].max() < 0.501
 
@@ -217,8 +217,14 @@ def test_deep_and_8_bit_pictures_agree(rgb):
         (rgb, (rgb.astype(np.uint16) * 257,)),
     ):
         for source in sources:
-            assert np.abs(how(source)[0] - how(picture)[0]).max() < 1.01 / 255  # 8 bits round twice
-    np.testing.assert_array_equal(replace(how, white_level=4095)(grey)[0], how(grey)[0])  # always over 255
+            np.testing.assert_array_equal(how(source)[0], how(picture)[0])
+    for deep, level in ((rgb / 255, 1.0), (rgb.astype(np.uint16) * 257, 65535)):  # a model of deep pictures
+        learnt = replace(how, white_level=level)
+        for same in (rgb, Image.fromarray(rgb)):
+            np.testing.assert_allclose(learnt(same)[0], learnt(deep)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        replace(how, white_level=4095)(Image.fromarray(grey))[0], how(grey)[0], atol=0.01
+    )
 
 
 def test_float_pictures_far_from_their_white_level_are_refused(refused):
@@ -226,7 +232,20 @@ def test_float_pictures_far_from_their_white_level_are_refused(refused):
     refused(lambda: Preprocess(white_level=4095)(np.full((4, 4), 0.5)), "4095")
     assert Preprocess(white_level=200)(np.full((4, 4), 100.0))[0].max() == np.float32(0.5)
     assert Preprocess(white_level=0.5)(np.full((4, 4), 0.25))[0].max() == np.float32(0.5)
-    assert Preprocess()(np.full((4, 4), -0.5))[0].min() == 0
+    refused(lambda: Preprocess()(np.full((4, 4), -0.5)), "-0.5", "0 is black")
+    refused(lambda: Preprocess(white_level=1)(np.full((4, 4), 200.0)), "200", "white level is 1")
+    assert Preprocess()(np.float32([[-1e-4, 1.0005]]))[0].min() == 0  # resampling overshoots
+
+
+def test_deep_pictures_of_another_depth_are_refused(refused):
+    twelve = np.full((4, 4), 3000, np.uint16)
+    refused(lambda: Preprocess()(twelve), "3000", "8-bit", "fit on pictures like this one")
+    refused(lambda: Preprocess(white_level=4095)(twelve * 16), "4095", "48000")
+    hot = twelve.copy()
+    hot[0, 0] = 65535  # a single pixel says nothing
+    assert Preprocess(size=(4, 4), white_level=4095)(hot)[0].max() == 1
+    refused(lambda: Preprocess()(Image.fromarray(np.full((4, 4), 200, np.int32))), "200", "8-bit")
+    assert Preprocess()(np.zeros((4, 4), np.uint16))[0].max() == 0  # a black picture is black at any depth
 
 
 @pytest.mark.parametrize(

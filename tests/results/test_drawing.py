@@ -9,7 +9,6 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results.drawing import (
     TRUTH_COLOUR,
-    colour_bar,
     colour_map,
     colour_table,
     contour,
@@ -63,11 +62,7 @@ def test_colour_map_uses_the_given_scale_only():
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
 def test_senseless_scales_are_refused(low, high):
-    for call in (
-        colour_map,
-        lambda v, a, b: save_map(Path("x.png"), v, a, b),
-        lambda _, a, b: colour_bar(a, b),
-    ):
+    for call in (colour_map, lambda v, a, b: save_map(Path("x.png"), v, a, b)):
         with pytest.raises(InputError, match="scale"):
             call(np.zeros((2, 2)), low, high)
 
@@ -164,18 +159,6 @@ def test_contour_at_the_border_of_an_empty_mask_and_of_a_small_one(photo):
     line = (contour(photo, small, (0, 255, 255), 1) == (0, 255, 255)).all(axis=2)
     assert line[19, 30:40].all()
     assert line[30, 30:40].all()
-
-
-@pytest.mark.parametrize("height", [64, 256, 800])
-def test_colour_bar_marks_the_threshold(height):
-    plain = np.asarray(colour_bar(2.0, 10.0, height=height)).astype(int)
-    marked = np.asarray(colour_bar(2.0, 10.0, 4.0, height=height)).astype(int)
-    assert plain.shape[0] == height
-    np.testing.assert_array_equal(plain[0, 0], colour_table()[255])
-    np.testing.assert_array_equal(plain[-1, 0], colour_table()[0])
-    rows = np.flatnonzero((plain[:, 0] != marked[:, 0]).any(axis=1))
-    assert abs(rows.mean() - 0.75 * (height - 1)) <= 1.5
-    colour_bar(0, 1, 5.0, height=height)  # a threshold off the scale sits at its end
 
 
 def test_files_hold_the_values(tmp_path, photo):

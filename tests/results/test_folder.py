@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,9 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import read_mask
 from flawscope.pictures.listing import OUTPUT_LIST
+from flawscope.pictures.masks import read_mask
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results import contact_sheet as animation
 from flawscope.results import run as runs
 from flawscope.results.folder import MAPS, PictureWriter
 from flawscope.results.prediction import Prediction
@@ -60,16 +62,15 @@ def files(folder: Path) -> set[str]:
 def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp_path: Path) -> None:
     path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
     pictures = PictureWriter(out, tmp_path / "data")
-    pictures.add(path, predict(path), "dent", expected=True)
+    pictures.add(path, predict(path))
     written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
     assert files(out) == written | {"maps/scale.json"}
     np.testing.assert_array_equal(read_mask(out / "masks/dent/000.png"), SPOT > 0.5)
     map16 = np.array(Image.open(out / "maps/dent/000.png"))
     np.testing.assert_allclose(map16 / 65535, 0.9 * SPOT, atol=1e-4)  # 0..1 is the fixed colour range
     assert Image.open(out / "overlays/dent/000.png").size == (60, 40)
-    pictures.add(path, predict(path, picture=(1000, 5000)), "dent", expected=True)
+    pictures.add(path, predict(path, picture=(1000, 5000)))
     assert Image.open(out / "overlays/dent/000.png").size == pytest.approx((2048, 2048 / 5), abs=1)
-    Image.open(pictures.finish("title")).verify()
 
 
 def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +83,6 @@ def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch:
     pictures = PictureWriter(out)
     pictures.add(outside, prediction)
     pictures.add(Path("../../../elsewhere/x.png"), prediction)
-    pictures.finish("")
     new = files(tmp_path) - before
     assert new
     assert all(name.startswith("a/out/") for name in new)
@@ -101,23 +101,47 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(
     assert {f for f in files(tmp_path / "out") if f.startswith("overlays/")} == overlays
 
 
+def test_pictures_that_would_share_a_name_keep_their_suffix_in_any_order(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("001.bmp", "001.png", "b.jpg", "B.JPG", "deep/001.tif", "e.jpg")]
+    for order in (paths, paths[::-1]):
+        pictures = PictureWriter(tmp_path / "out", tmp_path, inputs=order)
+        names = {path.relative_to(tmp_path).as_posix(): pictures.name(path) for path in order}
+        assert names["001.bmp"] == "001.bmp"
+        assert names["001.png"] == "001.png"  # its overlay is 001.png.png, and nothing is 001.png
+        assert (names["deep/001.tif"], names["e.jpg"]) == ("deep/001", "e")
+        assert {names["b.jpg"].casefold(), names["B.JPG"].casefold()} == {"b.jpg", "b.jpg_"}
+    one_by_one = PictureWriter(tmp_path / "out", tmp_path)  # what comes later is not known
+    assert [one_by_one.name(path) for path in paths[:2]] == ["001.bmp", "001"]
+
+
+def test_long_names_are_cut_and_stay_apart(tmp_path: Path) -> None:
+    stem = "ü" * 124  # 248 bytes: the longest that a picture may have, and too long with .json
+    pictures = PictureWriter(tmp_path / "out", tmp_path)
+    names = set()
+    for last in "ab":
+        path = tmp_path / f"{stem}{last}.png"
+        pictures.add(path, predict(path))
+        names.add(pictures.name(path))
+    assert len(names) == 2
+    assert len([f for f in files(tmp_path / "out") if f.startswith("overlays/")]) == 2
+    assert all(len(os.fsencode(name)) < 240 for name in names)
+
+
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     path = tmp_path / "data/test/dent/000.png"
     prediction = predict(path)
-    with pytest.raises(FlawscopeError, match="cannot write to"):
-        PictureWriter(tmp_path / "out", tmp_path / "data").add(path, prediction, "dent", expected=True)
+    with pytest.raises(FlawscopeError, match=r"cannot write .*out/overlays.*Not a directory"):
+        PictureWriter(tmp_path / "out", tmp_path / "data").add(path, prediction)
 
 
-def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(tmp_path: Path) -> None:
-    assert PictureWriter(tmp_path).finish("nothing") is None
-    assert files(tmp_path) == set()
+def test_maps_may_be_left_out(tmp_path: Path) -> None:
     plain = PictureWriter(tmp_path / "out", tmp_path, maps="none")
     plain.add(tmp_path / "x.png", predict(tmp_path / "x.png"))
     assert files(tmp_path / "out") == {"overlays/x.png", "masks/x.png"}
 
 
-# -------------------------------------------------------------------------------------------- maps, animation
+# ------------------------------------------------------------------------------------------------------- maps
 
 
 @pytest.mark.parametrize("maps", MAPS)
@@ -137,41 +161,6 @@ def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path:
     np.testing.assert_array_equal(read > facts["mask_threshold"], prediction.mask)
 
 
-@pytest.mark.parametrize("deep", [False, True])
-def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, deep: bool) -> None:
-    pictures = PictureWriter(tmp_path / "out", tmp_path, animation="gif")
-    for k, size in enumerate([(40, 60), (200, 30), (1, 90), (500, 500)]):
-        path = tmp_path / f"{k}.png"
-        prediction = predict(path, 0.9 * (k % 2), size)
-        grey = np.full(size, 900 if deep else 90, np.uint16 if deep else np.uint8)
-        Image.fromarray(grey).save(path)
-        pictures.add(path, prediction)
-    pictures.finish("title")
-    with Image.open(tmp_path / "out/animation.gif") as image:
-        assert image.n_frames == 3  # all four side by side
-        assert image.info["loop"] == 0
-
-
-def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path) -> None:
-    pictures = PictureWriter(tmp_path / "out", tmp_path, animation="gif")
-    rng = np.random.default_rng(0)
-    for k, height in enumerate(rng.permutation(30)):
-        path = tmp_path / f"{k}.png"
-        pictures.add(path, predict(path, 0.9 * (height + 1) / 100, (8, 8)), "some")
-    kind = pictures.kinds["some"]
-    kept = {example.name for example in kind.examples if example.shot}
-    assert kept == {example.name for example in kind.extremes(animation.MAX_SHOTS)}
-
-
-def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path) -> None:
-    pictures = PictureWriter(tmp_path / "out", tmp_path, animation="webp")
-    pictures.add(tmp_path / "a.png", predict(tmp_path / "a.png"), "good", expected=False)
-    (example,) = pictures.kinds["good"].examples
-    assert example.verdict == "anomalous, false alarm\nseverity +4.0, p = 0.500"
-    assert example.shot is not None
-    assert example.shot.verdict == "false alarm, severity +4.0"
-
-
 # ------------------------------------------------------------------------------------------- results of a run
 
 
@@ -183,19 +172,14 @@ def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path:
         table = TableWriter(path, append=True)
         table.add(row)
         table.close()
-    header = path.read_text(encoding="utf-8").splitlines()[0]
+    text = path.read_bytes().decode("utf-8")
+    assert text.startswith("\ufeff")  # by which Excel knows UTF-8
+    assert text.count("\ufeff") == 1
+    header = text[1:].splitlines()[0]
     assert header == "path,score,p_value,severity,decision,threshold,regions,error"
     assert read_table(path) == rows
     assert rows[0].boxes == [(16.0, 8.0, 32.0, 16.0)]  # the picture is 4 times as wide as the map
     assert read_table(path)[0].score == 0.9  # no digit is lost
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = TableWriter(tmp_path / "x.parquet")
-    for row in rows:
-        table.add(row)
-    table.close()
-    found = parquet.read_table(tmp_path / "x.parquet")
-    assert found.column_names == list(COLUMNS)
-    assert [ResultRow(**values) for values in found.to_pylist()] == rows
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(COLUMNS) + "\nx,much,,,,,,\n"])
@@ -205,19 +189,53 @@ def test_another_table_is_refused_in_one_line(tmp_path: Path, text: str) -> None
         read_table(tmp_path / "x.csv")
 
 
+def test_a_table_without_the_mark_of_excel_is_read_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    table = TableWriter(path)
+    table.add(ResultRow("Prüfung 1.png", 0.5, decision="good"))
+    table.close()
+    path.write_bytes(path.read_bytes()[3:])
+    more = TableWriter(path, append=True)
+    more.add(ResultRow("größer.png", 0.7, decision="good"))
+    more.close()
+    assert [row.path for row in read_table(path)] == ["Prüfung 1.png", "größer.png"]
+    assert not path.read_bytes().startswith(b"\xef")
+
+
+def test_a_row_that_does_not_fit_leaves_the_rows_before_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    table = TableWriter(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+        names = [f"picture {k}.png" for k in range(9)]
+        for name in names[:6]:
+            table.add(ResultRow(name, 0.5))
+        with pytest.raises(FlawscopeError, match=r"x\.csv"):
+            table.add(ResultRow("n" * 200, 0.5))  # of which a part fits
+        assert [row.path for row in read_table(path)] == names[:6]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    table.add(ResultRow("after.png", 0.5))  # there is space again
+    table.close()
+    assert [row.path for row in read_table(path)] == [*names[:6], "after.png"]
+
+
 def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path: Path) -> None:
     first = ResultsFolder(tmp_path, None, pytest.fail)
     for name in ("a.png", "line\nbreak.png", "deep/c.png"):
-        first.add(predicted(name))
+        first.add_details(predicted(name))
     first.write_summary({})
-    first.finish()
+    first.table.close()
     for mine in ("notes.txt", "break.png", "predictions/mine.json"):
         (tmp_path / mine).write_text("mine")
     said: list[str] = []
     second = ResultsFolder(tmp_path, None, said.append)
-    second.add(predicted("b.png"))
+    second.add_details(predicted("b.png"))
     second.write_summary({})
-    second.finish()
+    second.table.close()
     mine = {"notes.txt", "break.png", "predictions/mine.json"}
     assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
     assert said == [
@@ -248,7 +266,7 @@ def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(runs, "MAX_MAP_BYTES", 2 * SPOT.size * 4)
     results = ResultsFolder(tmp_path, None, pytest.fail)
     for height in (0.2, 0.9, 0.6, 0.9, 0.1):
-        results.add(predicted("x.png", height))
+        results.add_details(predicted("x.png", height))
     assert [p.score for p in results.shown] == [0.9, 0.9]
 
 
@@ -260,4 +278,4 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(FlawscopeError, match="No space left on device; free some space"):
-        results.add(predicted("a.png"))
+        results.add_details(predicted("a.png"))

@@ -65,7 +65,8 @@ def test_every_command_takes_it(
 
     def calibrated(model: Path) -> Path:
         new = tmp_path / f"new{model.suffix}"
-        argv = ["calibrate", str(model), "--good", str(drawn / "plate/test/good"), "--out", str(new)]
+        argv = ["calibrate", str(model), "--good", str(drawn / "plate/test/good"), "--force"]
+        argv += ["--out", str(new)]
         assert main([*argv, *how(model), "--quiet"]) == 0
         return new
 

@@ -115,7 +115,7 @@ sys.modules["torch"] = None  # importing it raises
 from flawscope.cli import main
 good = {str(folder / "good")!r}
 how = ["--engine", {engine!r}]
-assert main(["calibrate", {str(onnx_path)!r}, "--good", good, "--out", {str(new)!r}, *how]) == 0
+assert main(["calibrate", {str(onnx_path)!r}, "--good", good, "--out", {str(new)!r}, "--force", *how]) == 0
 assert main(["info", {str(new)!r}, "--self-test", *how]) == 0
 assert main(["evaluate", {str(new)!r}, "--data", {str(drawn)!r}, "--quiet", *how]) == 0
 print("predictions:")
@@ -126,7 +126,9 @@ assert not {unused!r} & {{m.split(".")[0] for m in sys.modules}}
     assert done.returncode == 0, done.stderr
     assert engine == "onnxruntime" or not list(home.iterdir())  # OpenVINO's telemetry would leave its number
     found = [json.loads(line) for line in done.stdout.split("predictions:\n")[1].splitlines()]
-    origin = flawscope.load(model_path, device="cpu").calibrate(sorted((folder / "good").iterdir()))
+    origin = flawscope.load(model_path, device="cpu").calibrate(
+        sorted((folder / "good").iterdir()), force=True
+    )
     expected = origin.predict([line["path"] for line in found])
     assert len(found) > 5
     for line, one in zip(found, expected, strict=True):

@@ -139,7 +139,7 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(
 ) -> None:
     good = sorted((tiled_pictures / "good").iterdir())
     model = flawscope.load(tiled(".onnx", roi=ROI), engine=engine)
-    again = model.calibrate([*good])
+    again = model.calibrate([*good], force=True)
     assert list(again.calibration.scores) == [found.score for found in model.predict([*good])]
     again.save(tmp_path / "m.onnx")
     found = flawscope.load(tmp_path / "m.onnx", engine=engine)
@@ -291,11 +291,11 @@ def test_positions_that_make_no_sense_are_one_line(value: object) -> None:
 
 @pytest.mark.slow
 def test_reduced_precisions_leave_a_picture_out_at_its_places(
-    int8_in_name: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
+    bf16_in_name: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
 ) -> None:
     good = list_pictures(tiled_pictures / "train")
     trained = flawscope.load(tiled(positions="each"), device="cpu")
-    export(tiled(positions="each"), tmp_path / "m.onnx", precision="int8", pictures=good)
+    export(tiled(positions="each"), tmp_path / "m.onnx", precision="bf16", pictures=good)
     model = flawscope.load(tmp_path / "m.onnx")
     np.testing.assert_allclose(model.calibration.scores, trained.calibration.scores, rtol=0.01)
     assert model.calibration.count == len(good)

@@ -248,3 +248,21 @@ def test_wrong_calls_are_refused_in_one_line() -> None:
         extend_defect(part(), defect, np.zeros_like(mask), rng)
     with pytest.raises(InputError, match="agree"):
         extend_defect(part(), defect, mask[:50], rng)
+
+
+@pytest.mark.parametrize("contrast", [5.0, 10.0, 25.0, 60.0])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_defect_has_the_contrast_asked_for(contrast: float, grey: bool) -> None:
+    rng = np.random.default_rng(8)
+    good = rng.integers(90, 160, (96, 96, 1 if grey else 3)).astype(np.uint8).repeat(3 if grey else 1, axis=2)
+    for kind in KINDS:
+        made = simulate_defect(good, np.random.default_rng(4), kind=kind, scale="large", contrast=contrast)
+        apart = np.abs(made.picture.astype(int) - good).max(axis=2)
+        assert ((apart > 0) == made.mask).all(), kind
+        assert made.difference == pytest.approx(apart[made.mask].mean()), kind
+        assert made.difference == pytest.approx(contrast, rel=0.3, abs=1), (
+            kind
+        )  # it may end at black or white
+        plain = simulate_defect(good, np.random.default_rng(4), kind=kind, scale="large")
+        assert (made.mask <= plain.mask).all(), kind  # the same shape and place
+        assert not grey or (made.picture == made.picture[..., :1]).all()

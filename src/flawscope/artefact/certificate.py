@@ -51,8 +51,8 @@ class Certificate:
     runtime: the engine that the model ran on.
     simulated: the largest difference of scores of simulated defects; of a reduced precision as a share of the
         distance from the median good score to the defect's, at least to the threshold. None: not compared.
-    mistaken: number of pictures that a joint model assigns to another product than the trained one does, or
-        in a self-test than they show; a simulated defect may be of none. None: the model has one product.
+    mistaken: number of samples that a router takes for another product than they show; None: the model has
+        one product.
     """
 
     pictures: int

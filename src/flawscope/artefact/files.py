@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -16,9 +17,13 @@ from typing import Any, BinaryIO
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
 TRAINED_SUFFIX, EXPORTED_SUFFIX = ".safetensors", ".onnx"
-MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX)  # of model files
+ARCHIVE_SUFFIX = ".zip"  # of an exported router, which holds an .onnx file for each product
+MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)  # of model files
 ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others
 PARTIAL_SUFFIX = ".part"  # of a file that is being written
+CSV_ENCODING = "utf-8-sig"  # with the mark by which Excel knows UTF-8; also reads tables without it
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # of a disk, not of one file
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
@@ -71,9 +76,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with replace_file(path) as file:
             yield file
     except OSError as error:
-        raise FlawscopeError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another --out"
-        ) from None
+        raise write_error(path, error) from None
+
+
+def write_error(path: Path, error: OSError) -> FlawscopeError:
+    """The error for a file that cannot be written: of its folder where the disk is at fault."""
+    if error.errno in _FOLDER_ERRORS:
+        remedy = "free some space or choose another --out" if error.errno in _FULL else "choose another --out"
+        return FlawscopeError(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
+    remedy = "shorten its name" if error.errno == errno.ENAMETOOLONG else "choose another --out"
+    return FlawscopeError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
@@ -120,6 +132,17 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def several_products_error(path: Any) -> InputError:
+    take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
+    return unusable_file_error(
+        path, f"it is a joint model of several products, and this wants one: {take_out}"
+    )
+
+
+def exported_error(name: Any) -> InputError:
+    return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
+
+
 def damaged_error(path: Any, reason: str) -> InputError:
     return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
@@ -139,5 +162,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
             raise unusable_file_error(
                 path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx"
             )
-        raise unusable_file_error(path, f"models are {' or '.join(MODEL_SUFFIXES)} files; name one of these")
+        raise unusable_file_error(
+            path, f"models are {' or '.join(MODEL_SUFFIXES[:2])} files; name one of these"
+        )
     return suffix

@@ -26,6 +26,7 @@ from flawscope.artefact.files import (
     damaged_error,
     open_file,
     reject_constant,
+    several_products_error,
     unusable_file_error,
 )
 from flawscope.calibration.threshold import Calibration
@@ -34,7 +35,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Fusion
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
-JOINT_FORMAT = 3  # of a file with several products (`joint_file`)
+JOINT_FORMAT, ROUTER_FORMAT = 3, 4  # of files with several products (`router_file`): the old, and the new
 METADATA_KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
@@ -181,6 +182,11 @@ class Artefact:
         if how.tile is None or not fits or not region.any():
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
 
+    @property
+    def counted(self) -> NDArray[Any] | None:
+        """Region of interest [H, W] bool, as the view of the whole frame shows it; None: not known."""
+        return self.tensors.get("region", self.tensors.get("roi"))
+
 
 # ------------------------------------------------------------------------------------------------- writing
 
@@ -326,11 +332,8 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
         run_facts = json.loads(run, parse_constant=reject_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
-    if newest == FORMAT and data.get("format") == JOINT_FORMAT and "products" in data:
-        take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
-        raise unusable_file_error(
-            path, f"it is a joint model of several products, and this wants one: {take_out}"
-        )
+    if newest == FORMAT and data.get("format") in (JOINT_FORMAT, ROUTER_FORMAT) and "products" in data:
+        raise several_products_error(path)
     try:
         _check_format(data, newest)  # before entries that other versions may read otherwise
     except InputError as error:

@@ -12,11 +12,14 @@ from flawscope.errors import InputError
 MIN_HELD_OUT = 10  # pictures, but at most a quarter of all
 MIN_FOR_FULL_RATE = 120  # pictures, from which on as many are held out as the false-alarm rate needs
 SPLIT_STREAM = 20  # RNG stream
+SMALLEST_RATE = (
+    1e-12  # that no number of pictures could promise: the inverse of a smaller one may be infinite
+)
 
 
 def min_calibration_size(rate: float) -> int:
-    """Number of calibration scores that a rate needs (design.md: 1 / (n + 1) is the smallest rate)."""
-    return math.ceil(1 / rate - 1e-9) - 1
+    """Number of calibration scores that a rate needs: 1 / (n + 1) is the smallest rate of n."""
+    return math.ceil(1 / max(rate, SMALLEST_RATE) - 1e-9) - 1
 
 
 def hold_out(
@@ -29,46 +32,44 @@ def hold_out(
     method: str,
     reserved: Collection[int] = (),
     more: int = 0,
-    views: float = 1,
 ) -> list[list[int]]:
-    """Draws the pictures to hold out, by group, in the order drawn, in whole groups by the seed.
+    """Draws the pictures to hold out, by group, in the order drawn, in whole groups by the seed: the groups
+    are what calibration counts.
 
-    They are the `reserved` ones, which the data set keeps apart, if any. Else they are a share of all: at
-    least 10 if these are at most a quarter, and from 120 pictures on as many as the false-alarm rate needs,
-    and `more`.
+    They are those of the `reserved` ones, which the data set keeps apart, if any. Else they are a share of
+    all groups: at least 10 if these are at most a quarter, and from 120 groups on as many as the false-alarm
+    rate needs, and `more`.
 
     Args:
         used: numbers of the pictures.
-        groups: of each of them.
-        views: average number of views that a picture counts as, where the numbers are of views.
+        groups: of each of them; pictures of one part, or views of one picture, share one.
         reserved: numbers of pictures that are kept apart.
 
     Raises:
         InputError: fewer than two pictures, or all of one group.
     """
+    members, total = _by_group(used, groups), len(used)
+    group_of = dict(zip(used, groups, strict=True))
     own_reserved = sorted(set(reserved) & set(used))
-    if own_reserved and len(own_reserved) < len(used):
+    apart = {group_of[i] for i in own_reserved}
+    if own_reserved and len(apart) < len(members):
         order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(own_reserved).tolist()
-        group_of = dict(zip(used, groups, strict=True))
-        return list(_by_group(order, [group_of[i] for i in order]).values())
-    total = len(used)
+        return [members[group] for group in dict.fromkeys(group_of[i] for i in order)]
     if total < 2:
         raise InputError(
             f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
         )
-    pictures = round(total / views)
-    number = max(round(share * pictures), min(MIN_HELD_OUT, pictures // 4), 1)
-    if pictures >= MIN_FOR_FULL_RATE:
-        number = max(number, min(min_calibration_size(rate) + more, pictures // 5))
-    wanted = round(number * views)
-    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(sorted(set(groups)))
-    members = _by_group(used, groups)
+    units = len(members)
+    number = max(round(share * units), min(MIN_HELD_OUT, units // 4), 1)
+    if units >= MIN_FOR_FULL_RATE:
+        number = max(number, min(min_calibration_size(rate) + more, units // 5))
+    most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
+    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(sorted(members))
     held_out: list[list[int]] = []
     for group in order.tolist():
-        count = sum(map(len, held_out))
-        if count >= wanted or len(held_out) == len(members) - 1:
+        if len(held_out) >= min(number, units - 1):
             break
-        if count + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
+        if sum(map(len, held_out)) + len(members[group]) <= most:
             held_out.append(members[group])
     if not held_out and len(members) > 1:
         held_out = [min(members.values(), key=len)]

@@ -1,7 +1,8 @@
 """Computes the share of simulated defects that a model finds. Torch-free.
 
-`fit` puts defects of several sizes on good pictures that the model has not learnt from. Their scores stand in
-the model file, so that the shares follow when the threshold changes.
+`fit` puts defects of several sizes and contrasts on good pictures that the model has not learnt from. Their
+scores stand in the model file, so that the shares follow when the threshold changes. They say how large and
+how strong a drawn defect must be to be found, not what share of a factory's defects is.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from flawscope.calibration.threshold import Calibration
-from flawscope.errors import pluralize
+from flawscope.errors import join_names, pluralize
 
 SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
-# Share of the defects that are not small which a model is expected to find. On drawn objects PatchCore finds
-# 0.92 to 1, networks that were trained for too short a time 0 to 0.53 (docs/measurements.md).
+CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as most real defects
+CLEAR = 16.0  # grey levels: from here on an eye sees it at once
+# Share of the clear defects that are not small which a model is expected to find (docs/measurements.md)
 MIN_DETECTION_RATE = 0.75
+MIN_FOR_LIMIT = 8  # defects of a size, for the contrast from which on they are found
+STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
 
 
 def wilson_interval(found: int, count: int) -> tuple[float, float]:
@@ -39,6 +45,8 @@ class DefectScores:
     """Scores of simulated defects on good pictures that the model has not learnt from.
 
     scores: by size of the defects, smallest first.
+    contrasts: of the same defects, in grey levels; empty in models of earlier versions, whose defects were
+        clear ones.
     pictures: how many good pictures carried them.
     seconds: time of the measurement.
     rate, threshold: of the calibration that they are compared with.
@@ -46,6 +54,7 @@ class DefectScores:
     """
 
     scores: Mapping[str, Sequence[float]]
+    contrasts: Mapping[str, Sequence[float]]
     pictures: int
     seconds: float
     rate: float
@@ -56,33 +65,70 @@ class DefectScores:
         """Returns the scores at another threshold."""
         return replace(self, rate=calibration.effective_rate, threshold=calibration.threshold)
 
-    def count_found(self, size: str) -> tuple[int, int]:
-        """Number of defects of a size that are called anomalous, and of all."""
-        scores = self.scores[size]
-        return sum(not score <= self.threshold for score in scores), len(scores)
+    def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
+        """Number of defects of a size that are called anomalous, and of all, with contrasts in a range."""
+        found = [is_found for contrast, is_found in self._answers(size) if least <= contrast < below]
+        return sum(found), len(found)
+
+    def clear_scores(self, size: str) -> list[float]:
+        """Scores of the defects of a size with a clear contrast."""
+        pairs = zip(self._contrasts(size), self.scores[size], strict=True)
+        return [score for contrast, score in pairs if contrast >= CLEAR]
+
+    def _answers(self, size: str) -> list[tuple[float, bool]]:
+        """Contrast of each defect of a size, and whether it is called anomalous."""
+        found = [not score <= self.threshold for score in self.scores[size]]
+        return list(zip(self._contrasts(size), found, strict=True))
+
+    def _contrasts(self, size: str) -> Sequence[float]:
+        return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
+
+    def limit(self, size: str, share: float) -> float | None:
+        """Contrast from which on this share of the defects of a size is found, in grey levels; infinite where
+        it is beyond `CONTRAST_RANGE`, 0 where it is below; None where too few tell."""
+        answers = self._answers(size) if self.contrasts else []
+        if len(answers) < MIN_FOR_LIMIT:
+            return None
+        middle, slope = _fit_logistic([(math.log2(contrast), found) for contrast, found in answers])
+        octaves = middle + math.log(share / (1 - share)) / slope
+        low, high = (math.log2(level) for level in CONTRAST_RANGE)
+        return 0.0 if octaves < low else math.inf if octaves > high else 2.0**octaves
 
     def describe(self) -> str:
-        """Line for a person with the shares by size."""
-        parts = []
-        for size in self.scores:
-            found, count = self.count_found(size)
-            low, high = wilson_interval(found, count)
-            parts.append(f"{size} {found} of {count} ({low:.0%} to {high:.0%})")
+        """Line for a person with the shares by size and contrast, and what they do not say."""
+        parts = [self._describe_size(size) for size in self.scores]
+        limits = [(size, limit) for size in self.scores if (limit := self.limit(size, 0.5)) is not None]
+        words = [f"{size} {_limit_in_words(limit)}" for size, limit in limits]
+        (low, high), explained = CONTRAST_RANGE, ""
+        if self.contrasts:
+            explained = f"; contrasts are grey levels, {low:g} to {CLEAR:g} faint, to {high:g} clear"
         return (
-            f"{', '.join(parts)}; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, "
-            f"at a false-alarm rate of {self.rate:.1%}; 95 % intervals"
+            f"{', '.join(parts)}"
+            f"{f'; half are found from these contrasts on: {join_names(words)}' if words else ''}"
+            f"{explained}"
+            f"; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, at a false-alarm "
+            f"rate of {self.rate:.1%}; 95 % intervals; real defects may be harder to find"
         )
+
+    def _describe_size(self, size: str) -> str:
+        clear, count = self.count_found(size, CLEAR)
+        low, high = wilson_interval(clear, count)
+        text = f"{clear} of {count} ({low:.0%} to {high:.0%})"
+        if not self.contrasts:
+            return f"{size} {text}"
+        faint, others = self.count_found(size, below=CLEAR)
+        return f"{size} {faint} of {others} faint and {text} clear ones"
 
     def warning(self) -> str | None:
         """Warning about a model that surely misses too many defects: the interval of the share that it finds,
-        small defects aside, ends below `MIN_DETECTION_RATE`."""
+        of clear defects that are not small, ends below `MIN_DETECTION_RATE`."""
         sizes = list(self.scores)[1:]
         if not sizes:
             return None
-        found, count = (sum(part) for part in zip(*map(self.count_found, sizes), strict=True))
+        found, count = (sum(part) for part in zip(*(self.count_found(s, CLEAR) for s in sizes), strict=True))
         if wilson_interval(found, count)[1] >= MIN_DETECTION_RATE:
             return None
-        defects = pluralize(count, "simulated defect")
+        defects = pluralize(count, "clear simulated defect")
         return f"it finds only {found} of {defects} of {' and '.join(sizes)} size"
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,6 +137,12 @@ class DefectScores:
             found, count = self.count_found(size)
             interval = list(wilson_interval(found, count))
             sizes[size] = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
+            if self.contrasts:
+                limits = {f"contrast_{share:.0%}": self.limit(size, share) for share in (0.5, 0.9)}
+                finite = {
+                    key: one if one is None or math.isfinite(one) else None for key, one in limits.items()
+                }
+                sizes[size] |= {"contrasts": [round(one, 2) for one in self.contrasts[size]], **finite}
         return {
             "sizes": sizes,
             "pictures": self.pictures,
@@ -106,13 +158,42 @@ class DefectScores:
         try:
             stored = facts[SIMULATED_DEFECTS]
             scores = {str(size): tuple(map(float, one["scores"])) for size, one in stored["sizes"].items()}
+            contrasts = {
+                str(size): tuple(map(float, one["contrasts"]))
+                for size, one in stored["sizes"].items()
+                if "contrasts" in one
+            }
+            if contrasts and [*map(len, contrasts.values())] != [*map(len, scores.values())]:
+                return None
             stored = {"score_threshold": stored.get("threshold"), **stored}  # its name in earlier models
             seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
-            return cls(scores, int(stored["pictures"]), seconds, rate, threshold, str(stored["precision"]))
+            pictures, precision = int(stored["pictures"]), str(stored["precision"])
+            return cls(scores, contrasts, pictures, seconds, rate, threshold, precision)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
+
+
+def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
+    """Middle and slope of the logistic curve of found defects over their contrast in octaves: the most likely
+    ones, given `STEEPNESS`. The middle lies beyond the answers where all or none are found."""
+    places = np.array([place for place, _ in answers])
+    found = np.array([is_found for _, is_found in answers])
+    middles = np.linspace(places.min() - 2, places.max() + 2, 121)[:, None, None]
+    slopes = np.linspace(0.5, 8.0, 31)[None, :, None]
+    logits = slopes * (places - middles) * np.where(found, 1, -1)
+    likelihood = (
+        -np.logaddexp(0, -logits).sum(2) - (slopes[..., 0] - STEEPNESS[0]) ** 2 / 2 / STEEPNESS[1] ** 2
+    )
+    row, column = np.unravel_index(int(likelihood.argmax()), likelihood.shape)
+    return float(middles[row, 0, 0]), float(slopes[0, column, 0])
+
+
+def _limit_in_words(contrast: float) -> str:
+    if not contrast:
+        return f"below {CONTRAST_RANGE[0]:g}"
+    return f"above {CONTRAST_RANGE[1]:g}" if math.isinf(contrast) else f"{contrast:.0f}"
 
 
 def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:

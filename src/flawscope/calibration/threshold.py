@@ -8,13 +8,20 @@ Algorithmic Learning in a Random World, 2005).
 A picture that shows several parts scores as its worst part does, new or left out with all its parts; one with
 a wrong number of parts ranks above all scores. So the guarantee holds for pictures, however their parts
 depend on each other and however many there are.
+
+Pictures of one part depend on each other: they form a unit, and units are exchangeable. With K units, of
+which unit k has n_k scores s_ki, the p-value is (1 + sum_k mean_i 1{s_ki >= s}) / (K + 1): each unit weighs
+the same, and a picture of a new unit, drawn by chance, keeps the rate (hierarchical conformal prediction:
+Lee, Barber & Willett, Distribution-free inference with hierarchical data, 2023). Where each picture is a
+unit, this is the formula above.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +33,9 @@ from flawscope.errors import InputError, pluralize
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
+MIN_FOR_SOLE = 4  # units, from which on it can be said that one lies apart from the others
+SOLE_SHARE = 0.5  # of the threshold's height above the middle, which is left without the picture that sets it
+FAR_SEVERITY = 3.0  # of a picture, by the others, from which on it may be as far out as defects are
 DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
 MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
@@ -53,9 +63,11 @@ class Calibration:
     method: how they were made, for the reader: "leave-one-picture-out", "held out", ...
     runtime, precision: those of the model that gave the scores.
     promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
-        part: it was compared with itself.
+        and the same part, which was compared with itself.
     miscounted: good pictures, left out, whose parts were counted wrong: they are called anomalous whatever
         they score, and so count as above all scores.
+    units: [count], number of the unit of each score, then of each miscounted picture; pictures of one part,
+        and near-copies, share one. Empty: each picture is a unit, as in earlier models.
     outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
         the mask threshold, as in earlier models.
     """
@@ -70,6 +82,7 @@ class Calibration:
     promised: bool = True
     outline: float = 0.0
     miscounted: int = 0
+    units: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.map_maxima):
@@ -80,6 +93,8 @@ class Calibration:
             raise InputError(f"a false-alarm rate of {self.rate} makes no sense: choose between 0 and 1")
         if self.miscounted < 0:
             raise InputError(f"{self.miscounted} pictures counted wrong make no sense: fit anew")
+        if self.units and len(self.units) != self.count:
+            raise InputError("calibration needs a unit for each score, or none: fit anew")
         if not 0 <= self.outline < 1:
             raise InputError(f"an outline at {self.outline} of a region's height: choose from 0 to below 1")
 
@@ -89,7 +104,7 @@ class Calibration:
         )
         return (
             f"<Calibration score threshold {self.score_threshold:.4g}, {promise}, from "
-            f"{pluralize(self.count, 'good picture')} ({self.method}), "
+            f"{self.describe_pictures()} ({self.method}), "
             f"mask threshold {self.mask_threshold:.4g}>"
         )
 
@@ -99,35 +114,70 @@ class Calibration:
         return len(self.scores) + self.miscounted
 
     @property
+    def unit_count(self) -> int:
+        """Number of units, K: what is promised follows from it."""
+        return len({*self.units}) or self.count
+
+    @property
+    def has_shared_units(self) -> bool:
+        """Whether some unit has several pictures."""
+        return self.unit_count < self.count
+
+    @property
     def effective_rate(self) -> float:
-        """Target rate, or 1/(n + 1) where n pictures are too few to promise the target, or (k + 1)/(n + 1)
-        where k of them were counted wrong."""
-        return max(self.rate, (1.0 + self.miscounted) / (self.count + 1))
+        """Target rate, or 1/(K + 1) where K units are too few to promise the target, or (m + 1)/(K + 1)
+        where m of them were counted wrong."""
+        return max(self.rate, (1.0 + self._miscounted_weight) / (self.unit_count + 1))
 
     @property
     def expected_rate(self) -> float:
-        """Expected share of new good pictures above the threshold, k/(n + 1): at most the target if
-        possible."""
-        return self._threshold_rank / (self.count + 1)
+        """Expected share of new good pictures above the threshold: at most the target if possible. Where each
+        picture is a unit it is k/(n + 1)."""
+        return (1 + self._weight_above) / (self.unit_count + 1)
 
     @property
     def pictures_missing(self) -> int:
-        """Number of further good pictures that the target rate needs; 0 when it is met."""
-        return max(0, min_calibration_size(self.rate) - self.count)
+        """Number of further units (good pictures, each of another part) that the target rate needs; 0 when it
+        is met."""
+        return max(0, min_calibration_size(self.rate) - self.unit_count)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Weights [count] of the scores, then of the miscounted pictures: those of a unit have 1 together."""
+        if not self.units:
+            return np.ones(self.count)
+        _, unit, sizes = np.unique(self.units, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / sizes[unit], dtype=np.float64)
 
     @property
-    def _threshold_rank(self) -> int:
-        """Rank k of the threshold among the good pictures, from the worst; p <= rate above it."""
-        return min(max(1 + self.miscounted, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
+    def _miscounted_weight(self) -> float:
+        return float(self.weights[len(self.scores) :].sum())
 
-    def _value_at_rank(self, values: tuple[float, ...]) -> float:
-        """The value of the picture of that rank, of those counted right."""
-        return float(np.sort(values)[self.miscounted - self._threshold_rank])
+    def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
+        """The smallest of the values above which the p-value is at most the rate, or else the largest; and
+        the weight of all pictures above it."""
+        order = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
+        weight = np.cumsum([self._miscounted_weight, *self.weights[order][:-1]])  # [n], of those above each
+        allowed = self.rate * (self.unit_count + 1) - 1 + 1e-9
+        place = max(0, int(np.searchsorted(weight, allowed, side="right")) - 1)
+        return float(values[order[place]]), float(weight[place])
+
+    @cached_property
+    def _score_rank(self) -> tuple[float, float]:  # asked for with every picture
+        return self._rank(self.scores)
+
+    @cached_property
+    def _mask_rank(self) -> tuple[float, float]:
+        return self._rank(self.map_maxima)
+
+    @property
+    def _weight_above(self) -> float:
+        return self._score_rank[1]
 
     @property
     def score_threshold(self) -> float:
         """Threshold above which a picture's score makes it anomalous."""
-        return self._value_at_rank(self.scores)
+        return self._score_rank[0]
 
     @property
     def threshold(self) -> float:
@@ -138,7 +188,7 @@ class Calibration:
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
         `outline` sets how much of the region is outlined."""
-        return self._value_at_rank(self.map_maxima)
+        return self._mask_rank[0]
 
     @property
     def colour_range(self) -> tuple[float, float]:
@@ -165,10 +215,13 @@ class Calibration:
         return np.asarray(above / self.spread, dtype=np.float64)
 
     def p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
-        """Conformal p-values in 1/(n+1)..1 of raw scores, any shape."""
-        ordered = np.sort(np.asarray(self.scores, dtype=np.float64))
-        at_least = self.count - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
-        return np.asarray((1.0 + at_least) / (self.count + 1.0), dtype=np.float64)
+        """Conformal p-values in 1/(K+1)..1 of raw scores, any shape."""
+        own = np.asarray(self.scores, dtype=np.float64)
+        order = np.argsort(own, kind="stable")
+        # [n + 1]: weight of all pictures from each place of the ordered scores on
+        at_least = np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
+        place = np.searchsorted(own[order], np.asarray(scores, dtype=np.float64), side="left")
+        return np.asarray((1.0 + at_least[place]) / (self.unit_count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: NDArray[Any] | float) -> NDArray[np.bool_]:
         """Whether the p-value is at most the effective rate: the score is above the threshold, or NaN."""
@@ -179,15 +232,64 @@ class Calibration:
         return replace(self, rate=parse_false_alarm_rate(rate))
 
     def after(self, before: Calibration) -> Calibration:
-        """Returns the calibration of an extended model: an earlier one's scores before its own."""
+        """Returns the calibration of an extended model: an earlier one's scores before its own. No unit of
+        one is taken for one of the other."""
+        units: tuple[int, ...] = ()
+        if before.has_shared_units or self.has_shared_units:
+            own, earlier = (one.units or tuple(range(one.count)) for one in (self, before))
+            own = tuple(unit + 1 + max(earlier) - min(own) for unit in own)
+            cut, first = len(self.scores), len(before.scores)
+            units = earlier[:first] + own[:cut] + earlier[first:] + own[cut:]
         return replace(
             self,
+            units=units,
             scores=before.scores + self.scores,
             map_maxima=before.map_maxima + self.map_maxima,
             map_level=max(before.map_level, self.map_level),
             promised=before.promised and self.promised,
             miscounted=before.miscounted + self.miscounted,
         )
+
+    def without_units(self, places: Sequence[int]) -> Calibration:
+        """Returns the calibration without the units of the scores at `places`; unchanged where there is no
+        other."""
+        unit = self.units or tuple(range(self.count))
+        left_out = {unit[place] for place in places}
+        kept = [k for k in range(self.count) if unit[k] not in left_out]
+        counted = [k for k in kept if k < len(self.scores)]
+        if not counted:
+            return self
+        return replace(
+            self,
+            scores=tuple(self.scores[k] for k in counted),
+            map_maxima=tuple(self.map_maxima[k] for k in counted),
+            miscounted=len(kept) - len(counted),
+            units=tuple(self.units[k] for k in kept) if self.units else (),
+        )
+
+    def sole_threshold(self) -> tuple[int, float] | None:
+        """Place of the score that alone sets the threshold, and the threshold without its unit: the half of
+        its height above the middle of the scores, or less. None: there is none."""
+        place = self.scores.index(self.score_threshold)
+        without = self.without_units([place]).score_threshold
+        middle = float(np.median(self.scores))
+        if self.unit_count < MIN_FOR_SOLE or without - middle > SOLE_SHARE * (self.score_threshold - middle):
+            return None
+        return place, without
+
+    def far_out(self) -> list[int]:
+        """Places of scores that lie farther out than those of other units do, farthest first."""
+        order = np.argsort(-np.asarray(self.scores), kind="stable")
+        places: list[int] = []
+        if self.unit_count < MIN_FOR_SOLE:
+            return places
+        rest = self
+        for place in order[: max(1, self.count // 4)].tolist():
+            rest = self.without_units([*places, place])
+            if float(rest.severity(self.scores[place])) <= FAR_SEVERITY:
+                break
+            places.append(place)
+        return places
 
     def with_outline(self, outline: float) -> Calibration:
         """Returns the calibration with another `outline`; 0: at the mask threshold."""
@@ -204,29 +306,41 @@ class Calibration:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
             f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
-            f"({self._threshold_rank}/{self.count + 1}) of good pictures expected above it, from "
-            f"{pluralize(self.count, 'good picture')} ({self.method})"
+            f"({1 + self._weight_above:.4g}/{self.unit_count + 1}) of good pictures expected above it"
+            f"{' at most' if self.has_shared_units else ''}, from "
+            f"{self.describe_pictures()} ({self.method})"
         )
         if self.miscounted:
             text += f"; {self.miscounted} of them for their number of parts"
         if self.pictures_missing:
             text += (
-                f"; {self.rate:.1%} cannot be promised from {self.count}: "
+                f"; {self.rate:.1%} cannot be promised from {self.unit_count}: "
                 f"{self.pictures_missing} more would do"
             )
         return text
+
+    def describe_pictures(self) -> str:
+        """Number of good pictures, and of their units where these are fewer."""
+        pictures = pluralize(self.count, "good picture")
+        return f"{pictures} of {pluralize(self.unit_count, 'part')}" if self.has_shared_units else pictures
 
     def no_promise(self) -> str:
         """Reason why a model that is not `promised` promises no rate."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
             f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
-            f"p-value is below {1 / (self.count + 1):.2g}; good pictures of other parts would tell"
+            f"p-value is below {1 / (self.unit_count + 1):.2g}; good pictures of other parts would tell"
         )
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
-        earlier = {"promised": True, "outline": 0.0, "miscounted": 0}  # values for files without them
+        values["units"] = list(self.units)
+        earlier = {
+            "promised": True,
+            "outline": 0.0,
+            "miscounted": 0,
+            "units": [],
+        }  # values for files without them
         return {key: value for key, value in values.items() if key not in earlier or value != earlier[key]}
 
     @classmethod
@@ -243,6 +357,7 @@ class Calibration:
                 promised=bool(data.get("promised", True)),  # earlier models are
                 outline=float(data.get("outline", 0.0)),
                 miscounted=int(data.get("miscounted", 0)),
+                units=tuple(int(v) for v in data.get("units", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
@@ -256,21 +371,28 @@ def from_values(
     map_medians: Iterable[float],
     *,
     outline: float = DEFAULT_OUTLINE,
+    units: Iterable[int] = (),
     **how: Any,
 ) -> Calibration:
-    """Makes a calibration from good pictures' scores and their maps' maxima and medians."""
+    """Makes a calibration from good pictures' scores and their maps' maxima and medians. units: as
+    `Calibration` has them; none are kept where each picture is one."""
+    units = tuple(map(int, units))
     return Calibration(
         scores=tuple(map(float, scores)),
         map_maxima=tuple(map(float, map_maxima)),
         map_level=float(np.median(list(map_medians))),
         outline=outline,
+        units=units if len({*units}) < len(units) else (),
         **how,
     )
 
 
-def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:
     """Envelope [N] of values [N, L], in the order of the first column: the k-th largest is the largest of the
-    columns' k-th largest values."""
+    columns' k-th largest values. Where pictures share `units`, and so weigh less than others, each has the
+    largest of its own values, which is never below that."""
+    if len({*units}) < len(units):
+        return np.asarray(values.max(axis=1), dtype=np.float64)
     ranked = np.sort(values, axis=0).max(axis=1)
     result = np.empty(len(values))
     result[np.argsort(values[:, 0], kind="stable")] = ranked

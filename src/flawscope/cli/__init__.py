@@ -9,13 +9,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from flawscope._version import __version__
-from flawscope.cli.common import reason_of, stop_progress
+from flawscope.cli.common import STATION_REMEDY, reason_of, stop_progress
+
+# For commands of other packages (docs/api.md)
+from flawscope.cli.common import add_engine as add_engine
+from flawscope.cli.common import add_quiet as add_quiet
+from flawscope.cli.common import format_table as format_table
+from flawscope.cli.common import parse_port as parse_port
+from flawscope.cli.common import say as say
+from flawscope.cli.common import say_unless_quiet as say_unless_quiet
+from flawscope.cli.common import show as show
 from flawscope.errors import InputError
-from flawscope.methods import registry
-from flawscope.methods.method import Command
 from flawscope.progress import write_line
 
 # command -> its help; each is a module of this package, or a function in one of `MODULES`
@@ -27,7 +34,6 @@ COMMANDS: dict[str, str] = {
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
     "watch": "judge pictures as they appear in a folder",
-    "serve": "a station: a page and an API that inspect and remember",
     "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
     "export": "a copy that needs no torch, .onnx",
@@ -35,10 +41,20 @@ COMMANDS: dict[str, str] = {
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",
     "data": "check a folder of pictures; export results as labels",
-    "station": "users and tokens of a station",
     "demo": "draw a data set, fit, evaluate and show it",
 }
+COMMAND_GROUP = "flawscope.commands"  # of entry points: dicts of other packages, help and module by name
+OF_THE_STATION = ("serve", "station", "plc-table")
 MODULES = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
+
+
+class Command(NamedTuple):
+    """A command: a module with `add_arguments(parser)` and `run(args) -> exit code`; or with `NAME_arguments`
+    and `NAME`, where it has several."""
+
+    name: str
+    help: str
+    module: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,14 +89,32 @@ def _run(arguments: list[str]) -> int:
         return 0
     _escape_unprintable()
     name, *rest = arguments
-    if name in COMMANDS:  # other packages are not asked: that takes time
-        command = _own_command(name)
-    elif name in (known := commands()):
-        command = known[name]
-    else:
-        raise InputError(f"there is no command {name}{_suggestion(name, known)}; see `flawscope --help`")
-    parser, run = load_command(command)
+    parser, run = load_command(_find_command(name))
     return int(run(parser.parse_args(rest)))
+
+
+def _find_command(name: str) -> Command:
+    """A command of this package, or of another one. InputError where there is none."""
+    if name in COMMANDS:
+        return _own_command(name)
+    others = _other_commands()
+    if name in others:
+        return others[name]
+    if name in OF_THE_STATION:
+        raise InputError(f"{name} is a command of the station, which is not installed: {STATION_REMEDY}")
+    near = _suggestion(name, [*COMMANDS, *others])
+    raise InputError(f"there is no command {name}{near}; see `flawscope --help`")
+
+
+def _other_commands() -> dict[str, Command]:
+    """Commands of other packages, as these register them: help and module by name."""
+    from importlib.metadata import entry_points
+
+    return {
+        name: Command(name, *facts)
+        for entry in sorted(entry_points(group=COMMAND_GROUP), key=lambda one: one.name)
+        for name, facts in entry.load().items()
+    }
 
 
 def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
@@ -102,26 +136,20 @@ def _own_command(name: str) -> Command:
 
 
 def commands() -> dict[str, Command]:
-    """Commands by name: those of every method, then those of single methods."""
-    own = {name: _own_command(name) for name in COMMANDS}
-    return own | {c.name: c for method in registry.loadable_methods() for c in method.commands}
+    """Commands by name, those of other packages last."""
+    return {name: _own_command(name) for name in COMMANDS} | _other_commands()
 
 
 def overview() -> str:
     known = commands()
     width = max(map(len, known)) + 2
-    lines = {name: f"  {name:<{width}}{command.help}" for name, command in known.items()}
     return "\n".join(
         [
             "usage: flawscope COMMAND ...",
             "",
             "Learns what good parts look like and shows where a new picture differs.",
             "",
-            *(lines[name] for name in COMMANDS),
-            "",
-            "Of single methods; `fit` does not need them:",
-            "",
-            *(line for name, line in lines.items() if name not in COMMANDS),
+            *(f"  {name:<{width}}{command.help}" for name, command in known.items()),
             "",
             "`flawscope COMMAND --help` shows more. Start with:",
             "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",

@@ -17,10 +17,10 @@ from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.progress import JobsProgress
 
 if TYPE_CHECKING:
-    from flawscope.benchmark.cell import RunPlan
-    from flawscope.benchmark.grid import Cell, Grid
-    from flawscope.benchmark.run import Pool
-    from flawscope.benchmark.tables import Results
+    from flawscope.evaluation.benchmark.cell import RunPlan
+    from flawscope.evaluation.benchmark.grid import Cell, Grid
+    from flawscope.evaluation.benchmark.run import Pool
+    from flawscope.evaluation.benchmark.tables import Results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,11 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit for light that differs by up to SHARE, 10%% say, and judge in such light too",
     )
     parser.add_argument(
-        "--joint",
-        action="store_true",
-        help="evaluate one model for all categories too, joined from those of each category (patchcore)",
-    )
-    parser.add_argument(
         "--shots",
         metavar="LIST",
         help="fit each method on so few good pictures instead of all, such as 1,2,4,8",
@@ -103,12 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.benchmark.cell import CellStore
-    from flawscope.benchmark.run import finished_cells, run_grid
-    from flawscope.benchmark.tables import Results, methods_and_seeds
+    from flawscope.evaluation.benchmark.cell import CellStore
+    from flawscope.evaluation.benchmark.run import finished_cells, run_grid
+    from flawscope.evaluation.benchmark.tables import Results, methods_and_seeds
 
-    if args.cluster is not None and args.joint:
-        raise InputError("a joint model is made on one machine: leave out --joint, or --cluster")
     if args.cluster is not None:
         connect.check_address(args.cluster)
     grid = _plan_and_report(args)
@@ -133,11 +126,7 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
             f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
         )
-        if (
-            not left
-            and args.keep_models
-            and not all(store.model_path(cell).is_file() for cell in grid.cells if not cell.joint)
-        ):
+        if not left and args.keep_models and not all(store.model_path(cell).is_file() for cell in grid.cells):
             say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
         live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
         try:
@@ -161,15 +150,15 @@ def _pool(
     args: argparse.Namespace, left: Sequence[Cell], live: JobsProgress
 ) -> Iterator[tuple[RunPlan, Pool]]:
     """Yields the plan for the cells that are left, and the processes here or on the cluster that run them."""
-    from flawscope.benchmark.cell import RunPlan
-    from flawscope.benchmark.run import Processes, jobs_and_threads
+    from flawscope.evaluation.benchmark.cell import RunPlan
+    from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads
 
     if args.cluster is None or not left:
         jobs, threads = 1, 1
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
         yield (
-            RunPlan(args.data, jobs, threads, args.keep_models or args.joint),
+            RunPlan(args.data, jobs, threads, args.keep_models),
             Processes(jobs, threads, live.step),
         )
         return
@@ -190,7 +179,7 @@ def _fit_arguments(cell: Cell, root: str) -> dict[str, Any]:
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
     """Plans the grid, and reports missing and unusable categories."""
-    from flawscope.benchmark import grid as grids
+    from flawscope.evaluation.benchmark import grid as grids
 
     if args.draws and (args.seeds or not args.shots):
         raise InputError("--draws is the number of seeds for --shots: give --shots, and leave out --seeds")
@@ -208,12 +197,8 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
         group=args.group,
         device=args.device,
         light=args.light,
-        joint=args.joint,
         shots=args.shots,
     )
-    for method in grid.methods if args.joint else ():
-        if f"{method}{grids.JOINT_SUFFIX}" not in grid.methods and not method.endswith(grids.JOINT_SUFFIX):
-            common.say(f"{method}: no joint model, for it learns its networks anew for each category")
     if grid.missing:
         common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")
     for category, reason in grid.unusable.items():
@@ -222,31 +207,27 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
 
 
 def _write_tables(results: Results, out: Path) -> None:
-    from flawscope.artefact.files import atomic_write
-    from flawscope.benchmark.cell import write_json
-    from flawscope.benchmark.markdown import render
+    from flawscope.artefact.files import CSV_ENCODING, atomic_write
+    from flawscope.evaluation.benchmark.cell import write_json
+    from flawscope.evaluation.benchmark.markdown import render
 
     write_json(out / "results.json", results.to_dict())
-    for name, text in (("results.csv", results.to_csv()), ("results.md", render(results))):
+    tables = ("results.csv", results.to_csv(), CSV_ENCODING), ("results.md", render(results), "utf-8")
+    for name, text, encoding in tables:
         with atomic_write(out / name) as file:
-            file.write(text.encode())
+            file.write(text.encode(encoding))
 
 
 def _summary(results: Results) -> str:
     """Table for a terminal: a row for each category and method; averages are in results.md."""
-    from flawscope.benchmark.tables import METRICS
+    from flawscope.evaluation.benchmark.tables import METRICS
 
     rows = []
     for category in results.grid.rows:
         for method in results.grid.methods if category not in results.grid.missing else ():
             values = [results.value(metric, method, category).mean for metric in METRICS]
             rows.append([category, method, *("" if v is None else f"{v:.4f}" for v in values)])
-    lines = [common.format_table(rows, ("category", "method", *METRICS.values()))]
-    for method in results.grid.methods:
-        if found := [one for category in results.grid.rows if (one := results.mistaken(method, category))]:
-            count = sum(judged for _, judged in found)
-            lines.append(f"{method}: {sum(taken.total() for taken, _ in found)} of {count} pictures mistaken")
-    return "\n\n".join(lines)
+    return common.format_table(rows, ("category", "method", *METRICS.values()))
 
 
 def _exit_code(results: Results) -> int:

@@ -10,21 +10,45 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
-from flawscope import report
-from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message, pluralize
+from flawscope.errors import (
+    COUNTED_WITHOUT_MASK,
+    FlawscopeError,
+    InputError,
+    message_with_type,
+    one_line_message,
+    pluralize,
+)
+from flawscope.evaluation import report
 from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
-    from flawscope.predictor.joint import JointPredictor
+    from flawscope.predictor.router import Router
+    from flawscope.predictor.streaming import SourceResult
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
+
+
+# where flawscope came from: on a public index a name may be somebody else's
+STATION_REMEDY = (
+    "install flawscope-station from where flawscope came from (in a checkout: pip install ./station)"
+)
+
+
+def load_entry_point(group: str, name: str, needed_by: str) -> Any:
+    """Loads what another package registers. InputError where none does."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=group, name=name):
+        return entry.load()
+    raise InputError(f"{needed_by} needs the station, which is not installed: {STATION_REMEDY}")
 
 
 def parse_rate(text: str) -> float:
@@ -101,7 +125,12 @@ add_view = _adder(
     metavar="PATTERN",
     help="--part: regular expression of the view (default: the rest of the file's name)",
 )
-add_roi = _adder("--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions")
+add_roi = _adder(
+    "--roi",
+    metavar="MASK.png|x0,y0,x1,y1",
+    help="region of interest; a box is in fractions. With --align it is drawn on the first good picture, or "
+    "on another, REGION@PICTURE, and moves with the part",
+)
 add_tensorboard = _adder(
     "--tensorboard",
     metavar="DIR",
@@ -172,25 +201,20 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
-    """Adds the options on how `--out DIR` is written; `animation` is the default's name."""
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """Adds the option on how `--out DIR` is written."""
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
         help="how to write maps: 16-bit PNG, 32-bit TIFF or numpy; maps/scale.json says what a value means "
         "(default: png16)",
     )
-    parser.add_argument(
-        "--animation",
-        choices=("gif", "webp", "none"),
-        help=f"an animated picture beside the contact sheet (default: {animation})",
-    )
 
 
 def is_table(out: str) -> bool:
-    from flawscope.results.table import TABLE_SUFFIXES
+    from flawscope.results.table import TABLE_SUFFIX
 
-    return out.lower().endswith(TABLE_SUFFIXES) and not os.path.isdir(out)
+    return out.lower().endswith(TABLE_SUFFIX) and not os.path.isdir(out)
 
 
 def check_output(args: argparse.Namespace) -> None:
@@ -201,9 +225,8 @@ def check_output(args: argparse.Namespace) -> None:
 
         refuse_foreign(prepare_output_folder(args.out), report.REPORT_NAME)
         return
-    for option in ("maps", "animation"):
-        if getattr(args, option):
-            raise InputError(f"--{option} has nothing to write to: add --out DIR")
+    if args.maps:
+        raise InputError("--maps has nothing to write to: add --out DIR")
     if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
         raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
 
@@ -253,12 +276,12 @@ def as_json(document: Any) -> str:
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Writes a CSV file whole or not at all."""
-    from flawscope.artefact.files import atomic_write, csv_cell
+    from flawscope.artefact.files import CSV_ENCODING, atomic_write, csv_cell
 
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        file.write(text.getvalue().encode(CSV_ENCODING, "backslashreplace"))
 
 
 _progress: list[TerminalProgress] = []  # of the running command
@@ -279,24 +302,40 @@ def stop_progress() -> None:
         _progress.pop().stop()
 
 
-@overload
-def load_model(args: argparse.Namespace, path: str) -> Predictor: ...
-@overload
-def load_model(args: argparse.Namespace, path: str, joint: Literal[True]) -> Predictor | JointPredictor: ...
-def load_model(args: argparse.Namespace, path: str, joint: bool = False) -> Predictor | JointPredictor:
-    """Loads a model as `--engine`, `--device`, `--threads` and the rate say. joint: it may be a joint one."""
-    from flawscope import predictor
-    from flawscope.predictor.joint import load
+def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
+    """Loads a model of any kind as `--engine`, `--device`, `--threads` and the rate say."""
+    from flawscope.predictor.router import load
 
-    model: Predictor | JointPredictor
-    opened = load if joint else predictor.load
-    model = opened(path, engine=args.engine, device=args.device, threads=args.threads)
+    model = load(path, engine=args.engine, device=args.device, threads=args.threads)
     return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
+
+
+def load_single(args: argparse.Namespace, path: str) -> Predictor:
+    """Loads a model of one product, as `load_model`. InputError for another."""
+    from flawscope import predictor
+
+    model = predictor.load(path, engine=args.engine, device=args.device, threads=args.threads)
+    return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
+
+
+def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
+    """The `stream` of a model. product: what all pictures show, of a model of several; None: it is
+    recognised. InputError where the model has no such product."""
+    from flawscope.predictor import Predictor
+
+    if product is None:
+        return model.stream
+    if isinstance(model, Predictor):
+        raise InputError("--product is for --server and for joint models: leave it out")
+    model.product(product)
+    return partial(model.stream, product=product)
 
 
 def prepare_output_folder(path: str) -> Path:
     """Makes an output folder if it is missing, and checks that it can be written."""
     folder = Path(path)
+    if folder.suffix.lower() == ".parquet" and not folder.exists():
+        raise InputError(f"--out {path}: tables are FILE.csv; name one, or a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -307,12 +346,13 @@ def prepare_output_folder(path: str) -> Path:
 
 
 def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
-    """Reports skipped pictures, and returns the exit code. named: each was reported before."""
+    """Reports skipped pictures and masks, and returns the exit code. named: each was reported before."""
+    skipped = [line for line in failures if not line.endswith(COUNTED_WITHOUT_MASK)]
     for line in () if named else failures:
-        say(f"skipped: {' '.join(line.split())}")
-    if failures:
-        were = "was" if len(failures) == 1 else "were"
-        say(f"{pluralize(len(failures), 'picture')} {were} skipped; the others are done")
+        say(f"{'skipped' if line in skipped else 'mask not used'}: {' '.join(line.split())}")
+    if skipped:
+        were = "was" if len(skipped) == 1 else "were"
+        say(f"{pluralize(len(skipped), 'picture')} {were} skipped; the others are done")
     return 1 if failures else 0
 
 

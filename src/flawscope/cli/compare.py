@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope import report
 from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
 from flawscope.cli import common
 from flawscope.errors import pluralize
+from flawscope.evaluation import report
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
-    from flawscope.report.pages import comparison_page
+    from flawscope.evaluation.report.pages import comparison_page
     from flawscope.results.run import SUMMARY_NAME
     from flawscope.results.table import OutputFiles
 
@@ -92,7 +92,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 def _open_model(args: argparse.Namespace, path: str) -> Predictor:
     """Opens a model; `--engine` holds for exported models only."""
     engine = args.engine if suffix_of(path) == EXPORTED_SUFFIX else None
-    return common.load_model(argparse.Namespace(**{**vars(args), "engine": engine}), path)
+    return common.load_single(argparse.Namespace(**{**vars(args), "engine": engine}), path)
 
 
 def _model_names(a: str, b: str) -> tuple[str, str]:
@@ -124,11 +124,12 @@ def format_comparison(found: Comparison) -> str:
         )
         more = len(found.changed) - MAX_SHOWN
         parts.append(shown + (f"\nand {more} more: --json or --out DIR shows all" if more > 0 else ""))
-    both = zip("AB", found.evaluations, strict=True)
+    both = [*zip("AB", found.evaluations, strict=True)]
+    parts += ["\n".join(f"{which}: {line}" for which, one in both for line in one.remarks)]
     parts += [f"warning: {which}: {one.mismatch}" for which, one in both if one.mismatch]
     if first.left_out:
         parts.append(common.left_out_line(first, "a model"))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _difference_row(one: Difference) -> tuple[str, ...]:

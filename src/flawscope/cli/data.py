@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,7 +175,8 @@ def _find_suspects(
 def _export(args: argparse.Namespace) -> int:
     """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
     from flawscope.pictures.decoding import decode
-    from flawscope.station.review import proposed_mask, read_review_pictures
+    from flawscope.results.labels import coco_document
+    from flawscope.results.review import proposed_mask, read_review_pictures
 
     if not args.out:
         raise InputError("data export needs --out: a .json file for COCO, a folder for FiftyOne")
@@ -200,7 +205,7 @@ def _export(args: argparse.Namespace) -> int:
             file.write(f"{json.dumps(document, allow_nan=False)}\n".encode())
 
     if args.format == "coco":
-        write(out, coco_document(marked()))
+        write(out, coco_document((str(one.path), one.size, _coco_marks(one)) for one in marked()))
     else:
         labels, places = fiftyone_documents(marked())
         write(out / "labels.json", labels)
@@ -236,26 +241,13 @@ def _connected_parts(mask: NDArray[np.bool_]) -> list[tuple[list[int], NDArray[n
     ]
 
 
-def coco_document(pictures: Iterable[LabelledPicture]) -> dict[str, Any]:
-    """COCO data set: every judged picture, and each marked part of the anomalous ones, as run lengths."""
-    from flawscope.datasets.masks import to_runs
+def _coco_marks(picture: LabelledPicture) -> Iterator[dict[str, Any]]:
+    """Marked parts of an anomalous picture for COCO, as run lengths."""
+    from flawscope.datasets.labels.shapes import to_runs
 
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, picture in enumerate(pictures, start=1):
-        height, width = picture.size
-        images.append({"id": number, "file_name": str(picture.path), "width": width, "height": height})
-        for box, part in picture.parts:
-            runs = {"size": [height, width], "counts": to_runs(part).tolist()}
-            annotations.append(
-                {
-                    **{"id": len(annotations) + 1, "image_id": number, "category_id": 1},
-                    **{"bbox": box, "segmentation": runs, "area": int(part.sum()), "iscrowd": 0},
-                    **picture.facts,
-                }
-            )
-    category = {"id": 1, "name": ANOMALOUS, "supercategory": ""}
-    return {"images": images, "annotations": annotations, "categories": [category]}
+    for box, part in picture.parts:
+        runs = {"size": [*picture.size], "counts": to_runs(part).tolist()}
+        yield {"bbox": box, "segmentation": runs, "area": int(part.sum()), **picture.facts}
 
 
 def fiftyone_documents(pictures: Iterable[LabelledPicture]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -299,8 +291,8 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int:
     """Do the main job on pictures drawn here: draw a data set, fit, evaluate, report. It needs no network."""
-    from flawscope import report
     from flawscope.cli import main
+    from flawscope.evaluation import report
     from flawscope.synthesis.demo import dataset
 
     if args.category not in dataset.CATEGORIES:
@@ -327,6 +319,34 @@ def demo(args: argparse.Namespace) -> int:
         code = main(command)
         if code:
             return code
-    common.say("\nOpen the report in a browser; overlays, maps and a contact sheet lie beside it:")
+    common.say("\nOpen the report in a browser; overlays and maps lie beside it:")
     print(out / "results" / report.REPORT_NAME)
+    program, test = _program_as_typed(), root / args.category / "test"
+    common.say(
+        "\nNext, as it is typed here; in the last one, name a folder with 20 good pictures of yours or more:"
+    )
+    for words in (
+        f"predict {model} {test} --out {out / 'found'}",
+        f"info {model}",
+        f"fit --data {test.with_name('train')} --out part.safetensors",
+    ):
+        common.say(f"$ {program} {words}")
     return 0
+
+
+def _program_as_typed() -> str:
+    """Returns what starts this program from the current folder: its name where it is on the path, else the
+    way to it."""
+    started = Path(sys.argv[0])
+    if not started.stem.startswith("flawscope"):  # by `python -m flawscope`
+        return f"{_from_here(Path(sys.executable))} -m flawscope"
+    on_path = shutil.which(started.name)
+    if on_path is not None and started.exists() and os.path.samefile(on_path, started):
+        return started.stem
+    return _from_here(started)
+
+
+def _from_here(path: Path) -> str:
+    """Returns a path for a shell, relative where it lies below the current folder."""
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from flawscope import report
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, joint
+from flawscope.cli import common, fit_one
 from flawscope.errors import InputError, pluralize
+from flawscope.evaluation import report
 from flawscope.progress import format_duration
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset, Item
     from flawscope.evaluation import Evaluation, Robustness
     from flawscope.predictor import Predictor
-    from flawscope.predictor.joint import JointPredictor
+    from flawscope.predictor.router import Router
     from flawscope.progress import ProgressCallback
     from flawscope.results.prediction import Prediction
 
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
-        "write results, a report, overlays, maps and a contact sheet; or the table of results alone, .csv or "
-        ".parquet; for several categories a folder for each, or a table with a row for each",
+        "write results, a report, overlays and maps; or the table of results alone, .csv; for several "
+        "categories a folder for each, or a table with a row for each",
         "DIR|FILE.csv",
     )
     parser.add_argument(
@@ -52,17 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write maps of the private test pictures of MVTec AD 2 as its evaluation server takes them",
     )
-    common.add_pictures(parser, animation="webp")
+    common.add_pictures(parser)
     common.add_json(parser)
     common.add_engine(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import joint_file
+    from flawscope.predictor.router import is_router
 
-    if joint_file.is_joint(args.model):
-        return _run_joint(args)
+    if is_router(args.model):
+        return _run_router(args)
     if common.asks_several(args):
         if not Path(args.model).is_dir():
             raise InputError(
@@ -99,16 +99,19 @@ def evaluate_model(
     dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
     common.check_output(args)
 
+    from flawscope.datasets.mask_remarks import mask_remarks
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.result import all_results
     from flawscope.results.table import TableWriter
 
-    predictor = predictor or common.load_model(args, args.model)
+    predictor = predictor or common.load_single(args, args.model)
     result = evaluate(
         predictor, dataset, full_resolution=args.full_resolution, robust=args.robustness, step=step
     )
     if show:
         show(result)
+    for line in mask_remarks(dataset):
+        common.say(f"warning: {line}")
     failures = list(result.failures)
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
@@ -135,41 +138,47 @@ def _write_results(
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope.cli.output import part_rows
-    from flawscope.datasets.masks import union_masks
     from flawscope.evaluation.result import all_results
-    from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder
+    from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
-    maps, animation = args.maps or "png16", args.animation or "webp"
-    results = ResultsFolder(folder, dataset.root, say, maps=maps, animation=animation, aligned=result.aligned)
-    results.write_summary(result.to_dict())
+    kinds: dict[str, Any] = {"aligned": result.aligned, "inputs": [item.path for item in dataset.test]}
+    results = ResultsFolder(folder, dataset.root, say, maps=args.maps or "png16", **kinds)
+    unwritten = WriteErrors(common.say)
+    with unwritten.collect("summary"):
+        results.write_summary(result.to_dict())
     for _, one in all_results(result):
-        results.add(one)
-    results.finish()
+        with unwritten.collect("row"):
+            results.table.add_result(one)
+        with unwritten.collect("JSON file"):
+            results.add_details(one)
+    with unwritten.collect("table"):
+        results.table.close()
     if result.judged_parts:
-        decided = (one.prediction for one in result.judged_parts)
-        common.write_csv(results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False))
+        with unwritten.collect("table"):
+            decided = (one.prediction for one in result.judged_parts)
+            common.write_csv(results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
-        size = prediction.geometry.picture_size
-        truth = partial(union_masks, item.masks, size) if item.masks else None
-        results.pictures.add(item.path, prediction, item.kind, expected=item.anomalous, truth=truth)
+        with unwritten.collect("picture"):
+            results.pictures.add(item.path, prediction)
         step("pictures", done, len(result.pictures))
-    results.pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
-    path = results.own.path(report.REPORT_NAME)
-    name = os.path.basename(args.model)
-    report.write_report(path, result, predictor, dataset, model=name, step=step)
-    say(f"report: {path}")
-    return results.pictures.failures
+    with unwritten.collect("report"):
+        path = results.own.path(report.REPORT_NAME)
+        name = os.path.basename(args.model)
+        report.write_report(path, result, predictor, dataset, model=name, step=step)
+        say(f"report: {path}")
+    return [*results.pictures.failures, *unwritten.lines()]
 
 
 def format_evaluation(result: Evaluation) -> str:
     from flawscope.evaluation import METRIC_NAMES
+    from flawscope.evaluation.promise import describe_promise
 
     rows = [(METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
         f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
         f"{format_duration(result.seconds)}",
-        common.format_table(rows, ("metric", "value")),
+        "\n".join([common.format_table(rows, ("metric", "value")), *result.remarks]),
     ]
     alarms = result.false_alarms
     if alarms["measured"] is not None:
@@ -179,6 +188,7 @@ def format_evaluation(result: Evaluation) -> str:
             f"(expected {alarms['expected']:.1%}, target {alarms['target']:.1%}, "
             f"95 % interval {low:.1%} to {high:.1%})"
         )
+        parts += ["\n".join(lines)] if (lines := describe_promise(alarms)) else []
     kinds = [
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
         for kind, v in result.kinds.items()
@@ -192,8 +202,6 @@ def format_evaluation(result: Evaluation) -> str:
         parts.append(common.format_table(lights, ("light", "false alarms", "defects found", "image AUROC")))
     if result.mismatch:
         parts.append(f"warning: {result.mismatch}")
-    if result.outside():
-        parts.append(result.outside())
     if result.left_out:
         parts.append(common.left_out_line(result, "the model"))
     return "\n\n".join(parts)
@@ -222,16 +230,13 @@ def _light_row(one: Robustness) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------- several categories
 
 
-def _run_joint(args: argparse.Namespace) -> int:
-    """Evaluates each product of a joint model, which recognises it in the pictures; or views and parts."""
+def _run_router(args: argparse.Namespace) -> int:
+    """Evaluates each product of a model of several, and how it is recognised; or views and parts."""
     from flawscope.datasets import find_categories
-    from flawscope.predictor.joint import JointPredictor
+    from flawscope.predictor.router import Router
 
-    for name in ("robustness", "submission"):
-        if getattr(args, name):
-            raise InputError(f"--{name} is for a model of one product: leave it out")
-    model = common.load_model(args, args.model, joint=True)
-    assert isinstance(model, JointPredictor)
+    model = common.load_model(args, args.model)
+    assert isinstance(model, Router)
     if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
@@ -246,29 +251,39 @@ def _run_joint(args: argparse.Namespace) -> int:
     return _run_several(args, names, model, datasets)
 
 
-def _view_datasets(args: argparse.Namespace, model: JointPredictor) -> dict[str, Dataset]:
+def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset]:
     """Returns the test pictures of each view; empty for a model of several products."""
     from flawscope.datasets import open_dataset
 
-    if (pattern := model.artefact.views) is None:
+    if (pattern := model.views) is None:
         return {}
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    return joint.split_by_view(dataset, pattern, "test")
+    return fit_one.split_by_view(dataset, pattern, "test")
+
+
+def _recognition(model: Router, name: str, result: Evaluation) -> dict[str, Any]:
+    """Counts a product's test pictures, and how many of them the router takes for each other
+    product, or for none."""
+    from flawscope.results.prediction import Prediction
+
+    paths = [os.fspath(one.item.path) for one in result.pictures]
+    shown = [one for _, one in model.recognise(paths) if not isinstance(one, InputError)]
+    mistaken = Counter(one.product or Prediction.NO_PRODUCT_NAME for one in shown if one.product != name)
+    return {"pictures": len(shown), "mistaken": dict(mistaken)}
 
 
 def _run_several(
     args: argparse.Namespace,
     names: Sequence[str],
-    model: JointPredictor | None = None,
+    model: Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluates the model of each category, or a joint one; one table, averages last, is printed and written
-    to `--out`. datasets: of a joint model's views, and empty for others."""
+    """Evaluates the model of each category, or one of several; one table, averages last, is printed and
+    written to `--out`. datasets: of a router's views, and empty for others."""
     from flawscope.evaluation.evaluation import judge_parts, part_statistics
-    from flawscope.predictor.joint import RecognisingPredictor
     from flawscope.results.run import TABLE_NAME
     from flawscope.results.table import OutputFiles
 
@@ -284,14 +299,12 @@ def _run_several(
         alone = {"category": name, "out": str(folder / name) if folder else None}
         if model is None:
             alone["model"] = str(_model_path(args.model, name))
-        one = (
-            None if model is None else model.products[name] if datasets else RecognisingPredictor(model, name)
-        )
         call = argparse.Namespace(**{**vars(args), **alone})
+        one = None if model is None else model.products[name]
         result, failures = evaluate_model(call, None, one, datasets.get(name))
         found[name] = result.to_dict()
-        if isinstance(one, RecognisingPredictor):
-            found[name]["products"] = one.to_dict()
+        if model is not None and not datasets:
+            found[name]["products"] = _recognition(model, name, result)
         if datasets:
             pictures.extend((one.item, one.prediction) for one in result.pictures)
         say(f"{name}: {pluralize(result.images, 'test picture')} in {format_duration(result.seconds)}")
@@ -300,7 +313,7 @@ def _run_several(
     code, failed = common.run_for_each(names, work, debug=args.debug)
     if not found:
         return code
-    kind = "category" if model is None else model.artefact.kind
+    kind = "category" if model is None else model.kind
     averages = _averages(found, kind)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
@@ -313,8 +326,6 @@ def _run_several(
 
 
 def _check_table(args: argparse.Namespace) -> None:
-    if args.out and args.out.lower().endswith(".parquet"):
-        raise InputError("the table of several categories is no .parquet: give --out FILE.csv, or a folder")
     if not args.out or common.is_table(args.out):
         common.check_output(args)
 
@@ -329,8 +340,8 @@ def _model_path(folder: str, category: str) -> Path:
 
 def _averages(found: Documents, kind: str) -> dict[str, dict[str, Any]]:
     """Averages for the rows below the table: means over the measured categories of each of the papers'
-    groups, or over all products or views of a joint model."""
-    from flawscope.benchmark.tables import category_groups
+    groups, or over all products or views of a router."""
+    from flawscope.evaluation.benchmark.tables import category_groups
 
     every = {group.label: group.categories for group in category_groups(tuple(found))}
     if kind != "category":
@@ -339,11 +350,13 @@ def _averages(found: Documents, kind: str) -> dict[str, dict[str, Any]]:
     for label, names in every.items():
         measured = [name for name in names if name in found]
         means: dict[str, float | None] = {}
+        counts: dict[str, int] = {}  # of the categories that have the metric
         for metric in _metric_names(found):
             values = [found[name]["metrics"].get(metric) for name in measured]
             known = [value for value in values if value is not None]
             means[metric] = sum(known) / len(known) if known else None
-        averages[label] = {"categories": measured, "of": len(names), "metrics": means}
+            counts[metric] = len(known)
+        averages[label] = {"categories": measured, "of": len(names), "metrics": means, "counts": counts}
     return averages
 
 
@@ -358,16 +371,16 @@ def _metric_names(found: Documents) -> list[str]:
 
 def _several_text(document: Mapping[str, Any], kind: str) -> str:
     """Text for a person: the table of the papers' metrics, and the decisions on parts."""
-    from flawscope.benchmark.tables import METRICS
+    from flawscope.evaluation.benchmark.tables import METRICS
 
-    found, averages, joint = document["categories"], document["averages"], kind == "product"
+    found, averages, has_products = document["categories"], document["averages"], kind == "product"
 
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
         return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
 
     def mistaken(names: Sequence[str]) -> list[str]:
-        judged = sum(found[name]["products"]["pictures"] for name in names) if joint else 0
-        return [f"{_count_mistaken(found, names)} of {judged}"] if joint else []
+        judged = sum(found[name]["products"]["pictures"] for name in names) if has_products else 0
+        return [f"{_count_mistaken(found, names)} of {judged}"] if has_products else []
 
     rows: list[Sequence[str]] = []
     for name, one in found.items():
@@ -377,19 +390,25 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
         covered = len(average["categories"])
         of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
         label = f"average: {label}{of}" if kind == "category" else label
-        rows.append((label, *cells(average["metrics"]), "", *mistaken(average["categories"])))
+        counts = [average["counts"][name] for name in METRICS]
+        means = [
+            value if count in (0, covered) else f"{value} ({count} of {covered})"
+            for value, count in zip(cells(average["metrics"]), counts, strict=True)
+        ]
+        rows.append((label, *means, "", *mistaken(average["categories"])))
     header = (kind, *METRICS.values(), "false alarms")
-    parts = [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
+    parts = [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
+    parts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
     parts += [_parts_text(document["parts"])] if document.get("parts") else []
-    return "\n\n".join([common.format_table(rows, (*header, "mistaken") if joint else header), *parts])
+    return "\n\n".join([common.format_table(rows, (*header, "mistaken") if has_products else header), *parts])
 
 
 def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[Sequence[Any]]:
     def mistaken(names: Sequence[str]) -> list[int]:
-        return [_count_mistaken(found, names)] if joint else []
+        return [_count_mistaken(found, names)] if has_products else []
 
-    metrics, joint = _metric_names(found), kind == "product"
-    more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if joint else []))
+    metrics, has_products = _metric_names(found), kind == "product"
+    more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if has_products else []))
     yield ["category", "method", "pictures", *metrics, *more]
     for name, one in found.items():
         values = [one["metrics"].get(metric) for metric in metrics]

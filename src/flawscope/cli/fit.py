@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from flawscope.cli import common, fit_one, joint, latency
-from flawscope.cluster import connect, tasks
-from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
+from flawscope.cli import common, fit_one, fit_several, router
+from flawscope.cluster import connect
+from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
-from flawscope.progress import JobsProgress, ProgressCallback, format_duration, ignore_progress
 
 if TYPE_CHECKING:
-    from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
-
-POLL_INTERVAL = 0.5  # seconds between checks of the cluster's tasks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--joint",
         action="store_true",
-        help="one model of all the categories: `predict` recognises which one a picture shows "
-        f"({_methods_with('supports_joint')})",
+        help="one file with a model of each category: `predict` recognises which one a picture shows",
     )
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
     parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
-    common.add_settings(
-        parser, "default or paper; small: PatchCore, accurate: several members, quick: EfficientAD"
-    )
+    common.add_settings(parser, "default or paper; small: PatchCore, quick: EfficientAD")
     parser.add_argument(
-        "--size", metavar="N|HxW|N+N|auto", help="picture size, or several seen one by one (default: 256+384)"
+        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+384)"
     )
     parser.add_argument(
         "--tile",
@@ -82,13 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
     )
-    length.add_argument(
-        "--latency",
-        type=latency.milliseconds,
-        metavar="30ms",
-        help=f"the most accurate settings, engine and precision that answer for a picture within it here "
-        f"({_methods_with('candidates')})",
-    )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     common.add_tensorboard(parser)
     common.add_roi(parser)
@@ -116,8 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--each-view",
         action="store_true",
-        help="--part: learn each view by itself, in one file: for cameras that see quite different things "
-        f"({_methods_with('supports_joint')})",
+        help="--part: learn each view by itself, in one file: for cameras that see quite different things",
     )
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
@@ -128,7 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--update: the pictures are good ones as they come, chosen by nobody; they set the threshold",
     )
     parser.add_argument(
-        "--force", action="store_true", help="--update: go on where the model would find fewer defects"
+        "--force",
+        action="store_true",
+        help="go on where good pictures show nothing, or are as far out as defects are; --update: or where "
+        "the model would find fewer defects",
     )
     common.add_rate(parser, "5%%")
     parser.add_argument(
@@ -143,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_device(parser)
     common.add_cluster(parser)
     common.add_quiet(parser)
+    parser.set_defaults(only_view=None)  # of `router.fit`: pattern and view
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
@@ -166,37 +152,34 @@ def _join_or(names: Sequence[str]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import files, joint_file
+    from flawscope.artefact import files
+    from flawscope.predictor.router import is_router
 
     if args.cluster is not None:
         connect.check_address(args.cluster)
     if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
-    if args.latency and (args.joint or args.each_view or common.asks_several(args)):
-        raise InputError("--latency fits one model: name one --category, without --joint and --each-view")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
     if (
         args.joint
         or args.each_view
-        or (args.update and os.path.isfile(args.update) and joint_file.is_joint(args.update))
+        or (args.update and os.path.isfile(args.update) and is_router(args.update))
     ):
-        return joint.fit(args)
+        return router.fit(args)
     if common.asks_several(args):
-        return _run_several(args)
+        return fit_several.run(args)
     out = files.check_writable(args.out, ".safetensors")
     say = common.say_unless_quiet(args)
-    fit = latency.fit_within_limit if args.latency else fit_one.fit_and_save
-    predictor = fit(args, say, common.progress_for(args))
+    if args.cluster is None:
+        predictor = fit_one.fit_and_save(args, say, common.progress_for(args))
+    else:
+        predictor = fit_several.fit_in_task(args, say)
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-    exported, engine = out.with_suffix(".onnx"), predictor.session.runtime
-    if engine == "torch":
-        say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
-    else:
-        which = "" if engine == "onnxruntime" else f" --engine {engine}"
-        say(f"wrote {exported}, the faster: `flawscope predict {exported} PICTURE{which}`")
+    exported = out.with_suffix(".onnx")
+    say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
     failures = list(predictor.failures)
     if args.evaluate:
         failures += _evaluate(args, predictor)
@@ -234,143 +217,3 @@ def summary(predictor: Predictor) -> list[str]:
         if dropped == "kept":
             lines.append("look at them; --drop-suspects leaves them out")
     return lines
-
-
-# ------------------------------------------------ --category all|objects|textures|a,b: a model for each
-
-HEADER = ("category", "model", *joint.HEADER)
-
-
-class Outcome(NamedTuple):
-    """Outcome of a category: its row of the table, lines for a person, a failure's line, skipped pictures."""
-
-    row: Sequence[str]
-    lines: Sequence[str] = ()
-    failed: str = ""
-    skipped: Sequence[str] = ()
-
-
-def _run_several(args: argparse.Namespace) -> int:
-    """Fits the categories one after the other, or with `--cluster` on its nodes. A failure is reported and
-    does not stop the others; the exit code is 1 then. With `--resume`, existing models are kept."""
-    names = common.selected_categories(args, "models")
-    say = common.say_unless_quiet(args)
-    if args.update:
-        raise InputError("--update adds to one model: name one --category")
-    calls = {name: _category_call(args, name) for name in names}
-    for call in calls.values():
-        fit_one.read_fit_settings(call)
-    common.prepare_output_folder(args.out)
-    say(f"{pluralize(len(names), 'model')}, in {args.out}: {', '.join(names)}")
-    found: dict[str, Outcome] = {}
-
-    def take(name: str, outcome: Outcome) -> None:
-        found[name] = outcome
-        for line in outcome.lines:
-            say(line)
-        if outcome.failed:
-            common.say(outcome.failed)
-
-    try:
-        if args.cluster is None:
-            # without a terminal a line for each category is enough
-            step = common.progress_for(args) if sys.stderr.isatty() else ignore_progress
-            for name, call in calls.items():
-                take(name, _fit_category(call, step))
-        else:
-            _fit_on_cluster(args, calls, take, say)
-    except KeyboardInterrupt as error:
-        running = [name for name in names if name not in found][: None if args.cluster else 1]
-        text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
-        raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
-    outcomes = [found[name] for name in names]
-    say(common.format_table([one.row for one in outcomes], HEADER))
-    code = common.report_failures([line for one in outcomes for line in one.skipped])
-    return 1 if any(one.failed for one in outcomes) else code
-
-
-def _category_call(args: argparse.Namespace, category: str) -> argparse.Namespace:
-    """Returns the arguments for this category alone."""
-    out = str(Path(args.out) / f"{category}.safetensors")
-    board = args.tensorboard and str(Path(args.tensorboard) / category)
-    own = {"category": category, "out": out, "tensorboard": board, "cluster": None}
-    return argparse.Namespace(**{**vars(args), **own})
-
-
-def _fit_category(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    from flawscope.predictor import read_manifest
-
-    began, name = time.monotonic(), call.category
-    try:
-        if _is_kept(call):
-            row = _row(call, read_manifest(call.out), "")
-            return Outcome(row, [f"{name}: kept, it is there already"])
-        # of a method that does not learn in steps --resume goes on with the next category
-        resume = call.resume and registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
-        own_call = argparse.Namespace(**{**vars(call), "resume": resume})
-        predictor = fit_one.fit_and_save(own_call, lambda line: None, step)
-    except Exception as error:
-        return _failure(
-            name, common.reason_of(error, debug=call.debug), format_duration(time.monotonic() - began)
-        )
-    took, manifest = format_duration(time.monotonic() - began), predictor.manifest
-    pictures = pluralize(len(manifest.pictures), "picture")
-    line = f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"
-    lines = [line, *(f"  {note}" for note in manifest.notes)]
-    return Outcome(_row(call, manifest, took), lines, skipped=predictor.failures)
-
-
-def _is_kept(call: argparse.Namespace) -> bool:
-    return call.resume and Path(call.out).is_file()
-
-
-def _row(call: argparse.Namespace, manifest: Manifest, took: str) -> list[str]:
-    return [call.category, Path(call.out).name, *joint.figures(manifest, took)]
-
-
-def _failure(name: str, reason: str, took: str = "") -> Outcome:
-    return Outcome([name, "failed", "", "", "", took], failed=f"{name}: failed: {reason}")
-
-
-def _fit_on_cluster(
-    args: argparse.Namespace,
-    calls: Mapping[str, argparse.Namespace],
-    take: Callable[[str, Outcome], None],
-    say: fit_one.Say,
-) -> None:
-    """Fits each category in a task of the cluster."""
-    left = {name: call for name, call in calls.items() if not _is_kept(call)}
-    for name in [name for name in calls if name not in left]:
-        take(name, _fit_category(calls[name], ignore_progress))
-    if not left:
-        return
-    live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-    fits = {name: _peak_arguments(call) for name, call in left.items()}
-    how = len(left), args.threads, args.device
-    with (
-        connect.cluster_connection(args.cluster),
-        tasks.task_pool("fit", fits, args.data, args.out, live, *how) as pool,
-    ):
-        for name, call in left.items():
-            call.threads = pool.resources.threads
-            pool.start(name, _fit_category, call)
-        while pool.running:
-            for name, found in pool.ended(POLL_INTERVAL):
-                live.job_stages.pop(name, None)
-                if isinstance(found, FlawscopeError):
-                    if args.debug and found.__cause__:  # with the traceback of the node's process
-                        raise found
-                    found = _failure(name, one_line_message(found))
-                take(name, found)
-            live.show()
-
-
-def _peak_arguments(call: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `predicted_peak` for the fit."""
-    settings = fit_one.read_fit_settings(call)
-    given = {
-        name: getattr(call, name)
-        for name in ("category", "roi", "light", "group", "part", "view", "min_defect", "device")
-    }
-    own = {"method": settings.method, "preset": settings.preset, "seen": settings.seen}
-    return {"images": os.path.abspath(call.data), **given, **own, **settings.settings}

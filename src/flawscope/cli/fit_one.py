@@ -6,24 +6,24 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common
 from flawscope.cli.output import file_remarks
-from flawscope.cluster import connect
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.methods import registry
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
-    from flawscope.datasets import Dataset
+    from flawscope.calibration.parts import PartPattern
+    from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
 
 
 Say = Callable[[str], None]
-SHARED_REMEDY = "put the pictures where every node sees them under this path"
 # Settings that have a flag with every method
 COMMON_FLAGS = (
     *("method", "preset", "size", "tile", "overlap", "scale", "crop", "keep_aspect", "backbone", "stages"),
@@ -64,8 +64,8 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
         given += [flag.replace("_", "-") for flag in flags if getattr(args, flag)]
         if given:
             raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
-    elif args.fair or args.force:
-        raise InputError("--fair and --force are for --update: leave them out")
+    elif args.fair:
+        raise InputError("--fair is for --update: leave it out")
     preset = options.pop("preset", "default")
     method = registry.default_method_name(options.pop("method", None), preset)
     found = FitSettings(method, preset, options.pop("seen", 0), options)
@@ -84,7 +84,7 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     if old is None and registry.method(call.method).learns_in_steps:
         checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
-        predictor, _ = fit_model(args, call, old, say, step)
+        predictor = fit_model(args, call, old, say, step)
         predictor.save(args.out)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -98,9 +98,8 @@ def fit_model(
     old: Artefact | None,
     say: Say,
     step: ProgressCallback,
-    dataset: Dataset | None = None,
-) -> tuple[Predictor, Dataset]:
-    """Fits one model, or adds to `old`; returns also the data set. dataset: where it is open already."""
+) -> Predictor:
+    """Fits one model, or adds to `old`."""
     from flawscope.datasets import open_dataset
 
     group = args.group or args.part
@@ -115,7 +114,9 @@ def fit_model(
         group = group or known
     else:
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
-    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    if args.only_view is not None:
+        dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
     for line in training_remarks(dataset, group):
         say(line)
@@ -127,14 +128,37 @@ def fit_model(
         "step": step,
     }
     if old is None:
-        return _fit_new(args, call, dataset, how), dataset
-    return _extend(args, old, dataset, how), dataset
+        return _fit_new(args, call, dataset, how)
+    return _extend(args, old, dataset, how)
+
+
+def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
+    """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
+    views = {
+        item: pattern.parse(dataset.relative(item.path)).view
+        for one in splits
+        for item in dataset.splits[one]
+    }
+
+    def of(view: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(item for item in items if views.get(item) == view)
+
+    return {
+        view: replace(
+            dataset,
+            train=of(view, dataset.train),
+            test=of(view, dataset.test),
+            validation=of(view, dataset.validation),
+        )
+        for view in sorted({*views.values()})
+    }
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
+    from flawscope.methods.threads import set_thread_count
 
     given: dict[str, Any] = {
         "method": call.method,
@@ -152,54 +176,22 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         "resume": args.resume,
         "tensorboard": args.tensorboard,
         "samples": 0 if args.no_samples else 3,
+        "force": args.force,
         **how,
         **call.settings,
     }
-    if args.cluster is not None and registry.method(call.method).learns_in_steps:
-        return _train_on_cluster(args, dataset, given)
-    with _fit_resources(args, dataset) as workers:
-        return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), **workers, **given)
+    set_thread_count(args.threads)
+    return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.fitting import incremental_update  # torch
-
-    with _fit_resources(args, dataset) as workers:
-        return incremental_update.extend(old, dataset, fair=args.fair, force=args.force, **workers, **how)
-
-
-def _train_on_cluster(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> Predictor:
-    """Trains with a worker on each GPU of the cluster, or on each node."""
-    from flawscope.cluster import training
-    from flawscope.predictor import load
-
-    with connect.cluster_connection(args.cluster):
-        connect.require_shared(dataset.train[0].path, SHARED_REMEDY)
-        gpu = {"auto": None, "cpu": False}.get(args.device, True)
-        made = training.fit(dataset, out=args.out, threads=args.threads, gpu=gpu, **given)
-    predictor = load(made.model, device="cpu")
-    predictor.failures, predictor.suspects = made.failures, made.suspects
-    return predictor
-
-
-@contextmanager
-def _fit_resources(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Yields the arguments `device` and `pool` of a fit: this machine's, or workers on the cluster's
-    processors, each with `--threads` threads."""
     from flawscope.methods.threads import set_thread_count
 
-    if args.cluster is None:
-        set_thread_count(args.threads)
-        yield {"device": args.device, "pool": None}
-        return
-    from flawscope.cluster.tasks import PartWorkers
-
-    if args.device not in ("auto", "cpu"):
-        raise InputError(f"--device {args.device}: on a cluster processors fit this method; leave it out")
-    with connect.cluster_connection(args.cluster):
-        connect.require_shared(dataset.train[0].path, SHARED_REMEDY)
-        set_thread_count(None)
-        yield {"device": "cpu", "pool": PartWorkers(args.threads)}
+    set_thread_count(args.threads)
+    return incremental_update.extend(
+        old, dataset, fair=args.fair, force=args.force, device=args.device, **how
+    )
 
 
 @contextmanager
@@ -228,8 +220,9 @@ def only_category(root: str) -> str | None:
 def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import group_warning
+    from flawscope.datasets.mask_remarks import good_remarks
     from flawscope.pictures.decoding import count_frames
-    from flawscope.pictures.listing import COMPANION_SUFFIXES, not_pictures_in
+    from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
 
     paths = [item.path for item in (*dataset.train, *dataset.validation)]
     if not paths:
@@ -246,6 +239,7 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     beside = [
         path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in COMPANION_SUFFIXES
     ]
+    beside = [path.relative_to(folder).as_posix() for path in masks_in(folder)] + beside
     if unread:
         files = pluralize(len(unread), "file")
         yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"
@@ -253,3 +247,4 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
         (path.relative_to(folder).as_posix(), count) for path in paths if (count := count_frames(path)) > 1
     ]
     yield from file_remarks([f"{name} ({count})" for name, count in several], beside)
+    yield from good_remarks(dataset)

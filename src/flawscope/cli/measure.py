@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.benchmark import timing
 from flawscope.cli import common
 from flawscope.errors import InputError, require_installed
+from flawscope.evaluation.benchmark import timing
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from flawscope.cli import common
 from flawscope.errors import InputError, pluralize, require_installed
 
 if TYPE_CHECKING:
-    from flawscope.artefact.joint_file import JointArtefact
     from flawscope.artefact.model_file import Manifest
     from flawscope.pictures.decoding import PictureSource
 
@@ -27,33 +27,33 @@ def info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Tell what a model is: method, settings, threshold, where its weights and pictures came from."""
-    from flawscope.artefact import joint_file
     from flawscope.predictor import read_manifest
+    from flawscope.predictor.router import is_router
 
-    if joint_file.is_joint(args.model):
-        _show_joint(args)
+    if is_router(args.model):
+        _show_router(args)
     else:
         manifest = read_manifest(args.model)
         print(common.as_json(manifest.to_dict()) if args.json else "\n".join(manifest_lines(manifest)))
     if not args.self_test:
         return 0
-    from flawscope.predictor import Predictor
-    from flawscope.predictor.joint import load
+    from flawscope.artefact.certificate import Certificate
+    from flawscope.predictor.router import load
 
-    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    results = {"": model.self_test()} if isinstance(model, Predictor) else model.self_test()
+    found = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
+    results = {"": found} if isinstance(found, Certificate) else found
     for name, result in results.items():
         of = f"{name}: " if name else ""
         common.say(f"{of}self-test {'passed' if result.passed else 'FAILED'}: {result.describe()}")
     return 0 if all(result.passed for result in results.values()) else 1
 
 
-def _show_joint(args: argparse.Namespace) -> None:
-    """Tells what a joint model is, product by product."""
-    from flawscope.artefact import joint_file
+def _show_router(args: argparse.Namespace) -> None:
+    """Tells what a model of several products or views is, one by one."""
     from flawscope.predictor.parts import part_calibration
+    from flawscope.predictor.router import read_router_facts
 
-    manifests, views = joint_file.read_manifests(args.model), joint_file.read_views(args.model)
+    manifests, views = read_router_facts(args.model)
     if args.json:
         document: dict[str, Any] = {"products": {name: one.to_dict() for name, one in manifests.items()}}
         print(common.as_json(document if views is None else {**document, "views": asdict(views)}))
@@ -67,7 +67,7 @@ def _show_joint(args: argparse.Namespace) -> None:
 
 
 def manifest_lines(manifest: Manifest) -> list[str]:
-    from flawscope.report.words import model_facts
+    from flawscope.evaluation.report.words import model_facts
 
     rows = [
         *model_facts(manifest),
@@ -94,10 +94,21 @@ def certificate_lines(facts: Mapping[str, Any]) -> list[str]:
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model file")
     parser.add_argument(
-        "--good", required=True, metavar="FOLDER", help="good pictures the model has not seen"
+        "--good",
+        metavar="FOLDER",
+        help="good pictures the model has not seen; without them the rate changes, by the model's own scores",
     )
     parser.add_argument(
         "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+    )
+    parser.add_argument(
+        "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="go on where the pictures are too few to promise what the model did, show nothing, or are as "
+        "far out as defects are",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)
@@ -105,30 +116,44 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def calibrate(args: argparse.Namespace) -> int:
-    """Make new thresholds from new good pictures: the camera or the light has changed. The network stays."""
+    """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
+    false-alarm rate. The network stays."""
     from flawscope.datasets import list_pictures
     from flawscope.datasets.layouts import is_review
-    from flawscope.predictor import read_manifest
+    from flawscope.predictor.router import load
 
-    step = common.progress_for(args)
-    out = files.check_writable(args.out, files.suffix_of(args.model))
-    if is_review(args.good):
+    out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
+    if args.good is None and args.false_alarm_rate is None:
+        raise InputError("calibrate takes --good FOLDER with new good pictures, --false-alarm-rate, or both")
+    if args.good is not None and is_review(args.good):
         raise InputError(
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
             "good pictures as they come"
         )
-    pictures = list_pictures(args.good)
-    before = read_manifest(args.model).calibration  # `load_model` sets the rate that is asked for
-    predictor = common.load_model(args, args.model)
-    new = predictor.calibrate(pictures, step=step)
-    new.save(out)
-    if not args.quiet:
-        common.say(f"before: {before.promise()}")
-        common.say(f"now:    {new.calibration.promise()}")
-        for note in new.manifest.notes[len(predictor.manifest.notes) :]:
-            common.say(note)
-        common.say(f"wrote {out}")
-    return common.report_failures(new.failures)
+    pictures = [] if args.good is None else list_pictures(args.good)
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    names = [*model.products] if args.product is None else [args.product]
+    if not {*names} <= model.products.keys():
+        raise InputError(f"{args.model} has no product {args.product}: leave out --product, or name another")
+    if pictures and len(names) > 1:
+        raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
+    lines, failures = [], list[str]()
+    for name in names:
+        before = after = model.products[name]
+        if args.false_alarm_rate is not None:
+            after = after.with_rate(args.false_alarm_rate)
+        if pictures:
+            after = after.calibrate(pictures, step=common.progress_for(args), force=args.force)
+            lines += [f"before: {before.calibration.promise()}", f"now:    {after.calibration.promise()}"]
+            lines += after.manifest.notes[len(before.manifest.notes) :]
+        else:
+            lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
+        failures += after.failures
+        model = model.with_product(name, after)
+    model.save(out)
+    for line in [] if args.quiet else [*lines, f"wrote {out}"]:
+        common.say(line)
+    return common.report_failures(failures)
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,13 +162,18 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="FILE",
-        help="model file to write, .onnx, or of a joint model .safetensors",
+        help="model file to write, .onnx; of a joint model .zip, which holds an .onnx for each product",
     )
     parser.add_argument(
         "--precision",
         default="fp32",
         choices=["fp32", "bf16", "int8"],
         help="of the features; bf16 is OpenVINO's alone (default: fp32)",
+    )
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="of a joint model: the one that has --precision; the others have fp32",
     )
     parser.add_argument(
         "--pictures",
@@ -158,49 +188,49 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
-    from flawscope.artefact import joint_file
     from flawscope.datasets import list_pictures
     from flawscope.predictor import fitted_artefact, read_manifest
+    from flawscope.predictor.router import is_router, read_router_facts
 
     out = files.check_writable(args.out)
     failures: list[str] = []
     options: dict[str, Any] = {"precision": args.precision, "failures": failures}
-    if joint_file.is_joint(args.model):
-        joint = joint_file.read(args.model)
-        require_installed("export", "torch", extras="train,export")
-        from flawscope.export.joint_export import export_joint
-
-        good = _good_pictures(args, joint)
-        export_joint(joint, out, pictures=good, step=common.progress_for(args), **options)
-        _say_exported(args, joint_file.read_manifests(out))
-        return common.report_failures(failures)
-    artefact = fitted_artefact(args.model)
-    pictures = list_pictures(args.pictures) if args.pictures else []
+    several = is_router(args.model)
+    if args.product and not several:
+        raise InputError("--product is for joint models: leave it out")
+    if not several:
+        artefact = fitted_artefact(args.model)
+        options["pictures"] = list_pictures(args.pictures) if args.pictures else []
     require_installed("export", "torch", extras="train,export")
-    from flawscope.export import export as exporting
+    options["step"] = common.progress_for(args)
+    if several:
+        from flawscope.export.router_export import export_router
 
-    exporting.export(artefact, out, pictures=pictures, step=common.progress_for(args), **options)
-    _say_exported(args, {"": read_manifest(out)})
+        export_router(args.model, out, pictures=_good_pictures(args), only=args.product, **options)
+        _say_exported(args, read_router_facts(out).manifests)
+    else:
+        from flawscope.export import export as exporting
+
+        exporting.export(artefact, out, **options)
+        _say_exported(args, {"": read_manifest(out)})
     return common.report_failures(failures)
 
 
-def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, list[PictureSource]]:
+def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     """Pictures of --pictures by product: of the products' folders, as in `fit`, else as recognised."""
     from flawscope.datasets import find_categories, list_pictures, open_dataset
-    from flawscope.predictor.joint import load as load_joint
-    from flawscope.results.prediction import Prediction
+    from flawscope.predictor.router import Router, load
 
-    of: dict[str, list[PictureSource]] = {name: [] for name in joint.products}
     if not args.pictures:
-        return of
+        return {}
+    router = load(args.model)
+    assert isinstance(router, Router)
+    of: dict[str, list[PictureSource]] = {name: [] for name in router.products}
     if of.keys() <= {*find_categories(args.pictures)}:
         return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in of}
-    for source, found in load_joint(args.model).stream(list_pictures(args.pictures)):
-        if not isinstance(found, Prediction):
-            continue
-        shown = found.product if joint.views is None else joint.views.parse(str(found.path)).view
-        if shown:
-            of[shown].append(source)
+    for source, shown in router.recognise(list_pictures(args.pictures)):
+        if not isinstance(shown, InputError) and shown.product:
+            of[shown.product].append(source)
     return of
 
 

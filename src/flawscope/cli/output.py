@@ -9,14 +9,14 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope import report
 from flawscope.cli import common
-from flawscope.errors import FlawscopeError, InputError, join_names, pluralize
+from flawscope.errors import InputError, join_names, pluralize
+from flawscope.evaluation import report
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flawscope.pictures.decoding import PictureSource
     from flawscope.predictor import Predictor
     from flawscope.predictor.parts import PartCollector
+    from flawscope.predictor.router import Router
     from flawscope.results.part import PartPrediction
     from flawscope.results.prediction import MismatchDetector, Prediction
     from flawscope.results.run import ResultsFolder
@@ -38,8 +39,8 @@ class PictureInputs:
     """Inputs to judge.
 
     sources: files, or the content of one picture. total: how many; 0 where paths come one by one from stdin.
-    side_files: files that are not pictures. multi_picture_files: of several pictures, of which the first is
-    judged; known after judging. errors: reasons by the sources that do not exist.
+    side_files: files that are no pictures, and masks. multi_picture_files: of several pictures, of which the
+    first is judged; known after judging. errors: reasons by the sources that do not exist.
     """
 
     sources: Iterable[PictureSource]
@@ -52,7 +53,9 @@ class PictureInputs:
 def collect_inputs(specs: list[str]) -> PictureInputs:
     """Lists the inputs that the arguments mean; one that means none becomes a source with an error, reported
     in its place. InputError if all do."""
+    from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import list_inputs
+    from flawscope.pictures.mask_files import find_masks
 
     if specs == [STDIN]:
         return _read_stdin(sys.stdin.buffer)
@@ -69,9 +72,13 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
             wrong[Path(spec)] = str(error)
         sources |= dict.fromkeys(inputs)
         beside += map(os.fspath, others)
+    masks = find_masks(path for path in sources if is_picture(path) and path not in wrong)
+    for path in masks:  # of pictures that other arguments mean, as when a shell expands *.png
+        del sources[path]
+        beside.append(os.fspath(path))
     if len(wrong) == len(sources):
         raise InputError(next(iter(wrong.values())))
-    return PictureInputs(sources, len(sources), beside, errors=wrong)
+    return PictureInputs([*sources], len(sources), beside, errors=wrong)
 
 
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
@@ -88,12 +95,16 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
 
 
 def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
-    """Yields remarks. several: files with several pictures. beside: files that are not pictures."""
+    """Yields remarks. several: files with several pictures. beside: masks, and files that are no pictures."""
+    from flawscope.pictures.decoding import is_picture
+
     if several:
         files = pluralize(len(several), "file")
         yield f"{files} with several pictures; the first of each is taken: {join_names(several)}"
     if beside:
-        yield f"{pluralize(len(beside), 'file')} beside the pictures not looked at: {join_names(beside)}"
+        among = ", masks among them" if any(map(is_picture, beside[:])) else ""
+        files = pluralize(len(beside), "file")
+        yield f"{files} beside the pictures not looked at{among}: {join_names(beside)}"
 
 
 # ------------------------------------------------------------------------------------------------- results
@@ -121,11 +132,11 @@ def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) ->
 
 
 class Output:
-    """Prints and writes results as the call asks. A file that can no longer be written is reported once, and
-    judging goes on.
+    """Prints and writes results as the call asks. A file that cannot be written is reported, and judging and
+    writing go on.
 
-    args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
-    flush_each: every line is flushed, for a reader that waits for it.
+    args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
+    inputs: all inputs, where they are known; None where they come one by one.
     products: the table has the product of each input. aligned: it has the pose of the parts.
     parts: groups pictures into parts; None: only pictures are decided on.
     """
@@ -135,27 +146,32 @@ class Output:
         args: argparse.Namespace,
         root: Path | None,
         *,
-        flush_each: bool,
+        inputs: Iterable[Path] | None,
         products: bool = False,
         aligned: bool = False,
         parts: PartCollector | None = None,
     ):
-        from flawscope.results.run import ResultsFolder
+        from flawscope.results.labels import LabelWriter
+        from flawscope.results.run import ResultsFolder, WriteErrors
         from flawscope.results.table import TableWriter
 
-        self.args, self.flush_each, self.products, self.parts = args, flush_each, products, parts
+        self.args, self.products, self.parts = args, products, parts
+        self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
-        self.unwritten = set[str]()  # kinds of files that failed, and are no longer written
+        self.unwritten = WriteErrors(common.say)
         self.failures: list[str] = []
         self.results: ResultsFolder | None = None
         self.table: TableWriter | None = None
+        self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
             self.table = TableWriter(args.out, products=products, aligned=aligned)
         elif args.out:
             say = common.say_unless_quiet(args)
-            maps, animation = args.maps or "png16", args.animation or "none"
-            kinds = {"products": products, "aligned": aligned}
-            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, animation=animation, **kinds)
+            kinds: dict[str, Any] = {"products": products, "aligned": aligned, "inputs": inputs}
+            self.results = ResultsFolder(Path(args.out), root, say, maps=args.maps or "png16", **kinds)
+            self.table = self.results.table
+            if args.labels:
+                self.labels = LabelWriter(args.labels, self.results.own)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         from flawscope.results.table import Unjudged
@@ -165,13 +181,17 @@ class Output:
             show_result(result, as_json=self.args.json, flush=self.flush_each)
         if isinstance(result, Unjudged):
             self._fail(result.error)
-        if table := self.table:
-            self._try_write("rows", lambda: table.add_result(result))
-        if results := self.results:
-            self._try_write("rows", lambda: results.add(result, details=shown))
-            if shown and not isinstance(result, Unjudged):
-                name = Path(str(result.path))
-                self._try_write("pictures", lambda: results.pictures.add(name, result, source=source))
+        if self.table:
+            with self.unwritten.collect("row"):
+                self.table.add_result(result)
+        if self.results and shown:
+            with self.unwritten.collect("JSON file"):
+                self.results.add_details(result)
+            if not isinstance(result, Unjudged):
+                with self.unwritten.collect("picture"):
+                    self.results.pictures.add(Path(str(result.path)), result, source=source)
+                if self.labels:
+                    self.labels.add(result)
         if self.parts and not isinstance(result, Unjudged):
             try:
                 self._add_part(self.parts.add(replace(result, map=result.map[:0])))
@@ -191,18 +211,9 @@ class Output:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
             common.show(line, flush=self.flush_each)
 
-    def _try_write(self, what: str, write: Callable[[], None]) -> None:
-        """Writes files of one kind until that fails: rows may still fit on a disk where pictures do not."""
-        if what in self.unwritten:
-            return
-        try:
-            write()
-        except FlawscopeError as error:
-            self.unwritten.add(what)
-            common.say(f"{error}; no more {what} are written, the remaining inputs are judged")
-
     def finish(self, facts: dict[str, Any], white: float | None = None) -> None:
-        """Writes the final files, and says where they are.
+        """Writes the final files, and says where they are. `complete` of the facts is true only where all was
+        judged and written.
 
         Args:
             white: the level of a deep picture that is shown white.
@@ -211,30 +222,36 @@ class Output:
 
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._add_part(found)
-        try:
-            if self.table:
+        if self.table:
+            with self.unwritten.collect("table"):
                 self.table.close()
-            if self.results:
-                self.results.write_summary(facts)
-                self.results.finish()
-                if self.parts:
+        if self.results:
+            if self.parts:
+                with self.unwritten.collect("table"):
                     rows = part_rows(self.decided_parts, self.products)
                     common.write_csv(self.results.own.path(PARTS_TABLE_NAME), rows)
-                sheet = self.results.pictures.finish("predictions")
-                if not self.args.quiet:
-                    overview = f", an overview in {sheet.name}" if sheet else ""
-                    common.say(f"results in {self.args.out}: a row for every input in {TABLE_NAME}{overview}")
-                self.failures += self.results.pictures.failures
-                if facts["complete"]:  # after Ctrl-C nobody waits for a page
+            if self.labels:
+                with self.unwritten.collect("file of labels"):
+                    self.labels.finish()
+            self.failures += self.results.pictures.failures
+            if facts["complete"]:  # after Ctrl-C nobody waits for a page
+                with self.unwritten.collect("page"):
                     self._write_page(self.results, facts, white)
-        except FlawscopeError as error:
-            if not self.unwritten:
-                common.say(str(error))
-            self.unwritten.add("summary")
+            with self.unwritten.collect("summary"):
+                undrawn = len(self.results.pictures.failures)
+                counts = dict(self.unwritten.counts) | ({"overlay": undrawn} if undrawn else {})
+                facts |= {"complete": facts["complete"] and not counts, "unwritten": counts}
+                self.results.write_summary(facts)
+            if not self.args.quiet:
+                missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
+                rows_text = "rows" if missing else "a row for every input"
+                common.say(f"results in {self.args.out}: {rows_text} in {TABLE_NAME}")
+        for line in self.unwritten.lines():
+            common.say(line)
 
     def _write_page(self, results: ResultsFolder, facts: dict[str, Any], white: float | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
-        from flawscope.report.pages import predictions_page
+        from flawscope.evaluation.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
 
@@ -252,7 +269,9 @@ class Output:
     @property
     def exit_code(self) -> int:
         """Exit code: 1 where an input was not judged, or a result not written."""
-        return common.report_failures(self.failures, named=self.flush_each) or int(bool(self.unwritten))
+        return common.report_failures(self.failures, named=self.flush_each) or int(
+            bool(self.unwritten.counts)
+        )
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:
@@ -264,48 +283,69 @@ def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Seque
 
 
 class Summary:
-    """Summary of a run of a model of one product."""
+    """Summary of a run of a model, of one product or of several."""
 
-    products = False  # the table has no column of products
+    def __init__(self, model: Predictor | Router):
+        from flawscope.results.by_product import ProductCounts
 
-    def __init__(self, model: Predictor):
-        from flawscope.results.prediction import MismatchDetector
-
-        self.model, self.white_level = model, model.manifest.preprocess.white_level
-        self.totals = MismatchDetector(model.calibration.expected_rate)
+        self.kind = model.kind
+        self.products = self.kind == "product"  # the table has a column of products
+        self.manifests = {name: one.manifest for name, one in model.products.items()}
+        seen = [one.preprocess for one in self.manifests.values()]
+        self.white_level = max((one.white_level for one in seen if one.white_level is not None), default=None)
+        self.aligned = any(one.reference is not None for one in seen)
         self.parts = model.parts()
-        self.aligned = model.manifest.preprocess.reference is not None
+        self.totals = ProductCounts(max(one.calibration.expected_rate for one in self.manifests.values()))
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
-        return run_facts(args, self.model.manifest, self.model.calibration, self.totals, unjudged)
+        found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
+        if self.products:
+            found["none_of_these"] = self.totals.unrecognised
+            for name, one in found["products"].items():
+                one["pictures"] = self.totals.pictures_by_product[name]
+                one["anomalous"] = self.totals.anomalous_by_product[name]
+        return found
 
     def line(self) -> str:
-        return totals_line(self.totals, self.model.calibration)
+        if not self.kind:
+            return totals_line(self.totals, self.manifests[""].calibration)
+        by_product = f": {self.totals.lines()}" if self.products else ""
+        return f"{self.totals.anomalous} of {pluralize(self.totals.count, 'picture')} anomalous{by_product}"
 
 
 def run_facts(
     args: argparse.Namespace,
-    manifest: Manifest,
-    calibration: Calibration,
+    manifests: Mapping[str, Manifest],
     totals: MismatchDetector,
     unjudged: int,
+    kind: str = "",
 ) -> dict[str, Any]:
+    """Facts of a run. manifests, kind: of a model's products or views; of one product alone under ""."""
     from flawscope._version import __version__
 
+    each, known = {}, {name: one.calibration for name, one in manifests.items()}
+    for name, one in known.items():
+        each[name] = {
+            "target_rate": one.rate,
+            "expected_rate": one.expected_rate,
+            "score_threshold": one.score_threshold,
+            "mask_threshold": one.mask_threshold,
+            "promised": one.promised,
+        }
+    own: dict[str, Any] = {f"{kind}s": each} if kind else each[""]
+    promises = [f"{name}: {one.promise()}" if kind else one.promise() for name, one in known.items()]
     return {
         "model": os.path.basename(args.model),
-        "category": manifest.category,
-        "method": manifest.method,
+        "category": ", ".join(name if kind else one.category for name, one in manifests.items()),
+        "method": ", ".join(dict.fromkeys(one.method for one in manifests.values())),
         "inputs": totals.count + unjudged,
         "judged": totals.count,
         "anomalous": totals.anomalous,
         "unjudged": unjudged,
-        "target_rate": calibration.rate,
-        "expected_rate": calibration.expected_rate,
-        "score_threshold": calibration.score_threshold,
-        "mask_threshold": calibration.mask_threshold,
-        "promise": calibration.promise(),
-        "promised": calibration.promised,
+        **own,
+        "expected_rate": max(one.expected_rate for one in known.values()),
+        "promise": "; ".join(promises),
+        "promised": all(one.promised for one in known.values()),
         "warning": totals.warning() or None,
         "flawscope": __version__,
     }

@@ -7,11 +7,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, joint, output
+from flawscope.cli import common, output
 from flawscope.cli import remote_predict as elsewhere
 from flawscope.errors import InputError, one_line_message, pluralize
 from flawscope.progress import defer_interrupts, ignore_progress
@@ -35,15 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR|FILE.csv",
-        help="write a table of results, a JSON file for every input, overlays, maps, masks and a contact "
-        "sheet; or the table alone, .csv or .parquet",
+        help="write a table of results, a JSON file for every input, overlays, maps and masks; or the table "
+        "alone, .csv",
     )
     parser.add_argument(
         "--only-anomalous",
         action="store_true",
         help="print and draw only anomalous pictures and what was not judged; the table has every input",
     )
-    common.add_pictures(parser, animation="none")
+    common.add_pictures(parser)
+    parser.add_argument(
+        "--labels",
+        choices=("coco", "labelstudio", "yolo"),
+        help="with --out DIR: write what is marked as labels with scores, too, to correct in a labelling "
+        "tool; `evaluate` and `fit --seen` read what it exports",
+    )
     parser.add_argument(
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
@@ -53,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.predictor import Predictor
     from flawscope.results.folder import common_folder
 
     elsewhere.check_options(args)
@@ -62,25 +66,17 @@ def run(args: argparse.Namespace) -> int:
     common.check_output(args)
     if args.server is not None:
         inputs = output.collect_inputs([args.model, *(args.pictures or [])])
-        return elsewhere.predict_on_station(args, inputs, _judge)
+        return elsewhere.predict_on_server(args, inputs, _judge)
     inputs = output.collect_inputs(args.pictures)
     step = common.progress_for(args) if inputs.total else ignore_progress
-    predictor = common.load_model(args, args.model, joint=True)
-    summary: output.Summary | joint.Summary
-    stream: Callable[..., Any] = predictor.stream
-    if isinstance(predictor, Predictor):
-        summary = output.Summary(predictor)
-    else:
-        summary, stream = joint.Summary(predictor), partial(predictor.stream, product=args.product)
-        if args.product:
-            predictor.product(args.product)  # one that is not there is reported now
-    root = None
+    predictor = common.load_model(args, args.model)
+    summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
+    root, paths = None, None
     if inputs.total:
-        root = common_folder(
-            [path for path in inputs.sources if isinstance(path, Path) and path not in inputs.errors]
-        )
+        paths = [path for path in inputs.sources if isinstance(path, Path)]
+        root = common_folder([path for path in paths if path not in inputs.errors])
     kinds = {"products": summary.products, "aligned": summary.aligned}
-    results = output.Output(args, root, flush_each=not inputs.total, parts=summary.parts, **kinds)
+    results = output.Output(args, root, inputs=paths, parts=summary.parts, **kinds)
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:

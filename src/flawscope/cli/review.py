@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope import report
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize
+from flawscope.evaluation import report
 
 if TYPE_CHECKING:
+    from flawscope.evaluation.report.pages import ReviewedPicture
     from flawscope.evaluation.result import PictureStore
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
-    from flawscope.report.pages import ReviewedPicture
-    from flawscope.station.review import ReviewSession
+    from flawscope.results.review import ReviewSession
 
 REVIEW_FOLDER, AFTER_PAGE = "review", "after.html"
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.after:
         raise InputError("--json prints what --after finds: add --after MODEL")
     report.require_libraries(plots=False)
-    from flawscope.station.review import ReviewSession, read_review_pictures
+    from flawscope.results.review import ReviewSession, read_review_pictures
 
     results = Path(args.results)
     pictures = read_review_pictures(results, every=args.all or bool(args.after))
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _review(args: argparse.Namespace, session: ReviewSession) -> int:
-    from flawscope.station.review.server import ReviewServer
+    from flawscope.results.review.server import ReviewServer
 
     review = ReviewServer(session, Path(args.results).resolve().name, args.port)
     common.say(f"review: {review.url}")
@@ -86,7 +86,7 @@ def _has_screen() -> bool:
 
 def next_steps(results: str, session: ReviewSession) -> Iterator[str]:
     """Yields lines: a count of the decisions, and how to go on."""
-    from flawscope.station.review import DEFECT, GOOD
+    from flawscope.results.review import DEFECT, GOOD
 
     tally, out = session.tally(), session.out
     done, every = sum(tally.values()), len(session.pictures)
@@ -106,9 +106,9 @@ def next_steps(results: str, session: ReviewSession) -> Iterator[str]:
 
 def _judge_again(args: argparse.Namespace, session: ReviewSession) -> int:
     """Judges the copies of the reviewed pictures with a new model, and shows before and after."""
+    from flawscope.evaluation.report.pages import review_comparison_page, review_sentences
     from flawscope.evaluation.result import PictureStore
     from flawscope.predictor import load
-    from flawscope.report.pages import review_comparison_page, review_sentences
 
     if not session.decisions():
         raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
@@ -139,9 +139,9 @@ def _judge_copies(
 ) -> Iterator[ReviewedPicture]:
     """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
     from flawscope.datasets import Item
+    from flawscope.evaluation.report.pages import ReviewedPicture
     from flawscope.pictures.decoding import decode, pixel_hash
-    from flawscope.report.pages import ReviewedPicture
-    from flawscope.station.review import DEFECT
+    from flawscope.results.review import DEFECT
 
     known = {picture.hash for picture in predictor.manifest.pictures}
     copies = session.copies()
@@ -166,7 +166,7 @@ def _judge_copies(
 
 def format_reviewed(pictures: Sequence[ReviewedPicture]) -> str:
     """Text that compares the models before and after, for a person."""
-    from flawscope.report.pages import count_decisions, review_sentences
+    from flawscope.evaluation.report.pages import count_decisions, review_sentences
 
     rows = [
         ("good", *count_decisions(pictures, defective=False, learnt=False)),

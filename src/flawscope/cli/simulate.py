@@ -216,7 +216,7 @@ def _simulate(
     """Writes pictures and masks; returns a row for each, and whether each good picture shows an object."""
     import numpy as np
 
-    from flawscope.pictures.decoding import read_mask
+    from flawscope.pictures.masks import read_mask
     from flawscope.results import drawing
     from flawscope.synthesis import Foreground
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common
 
 if TYPE_CHECKING:
-    from flawscope.predictor import Predictor
-    from flawscope.predictor.joint import JointPredictor
-    from flawscope.results.prediction import MismatchDetector, Prediction
-    from flawscope.results.table import TableWriter, Unjudged
-    from flawscope.watch import Arrivals, Commands
+    from flawscope.predictor.streaming import SourceResult
+    from flawscope.predictor.watch import Arrivals, Commands
+    from flawscope.results.by_product import ProductCounts
+    from flawscope.results.prediction import Prediction
+    from flawscope.results.table import ResultRow, TableWriter, Unjudged
 
 INTERVAL = 0.5  # seconds between two scans of the folder
 parse_seconds = common.time_parser("seconds", "0.5 or 30")
@@ -75,12 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.errors import InputError
-    from flawscope.predictor import Predictor
-    from flawscope.results.by_product import ProductCounts
-    from flawscope.results.prediction import MismatchDetector
+    from flawscope.cli.output import Summary
+    from flawscope.errors import InputError, pluralize
+    from flawscope.predictor.watch import Arrivals, Commands
     from flawscope.results.table import TableWriter
-    from flawscope.watch import Arrivals, Commands
 
     if os.path.isfile(args.folder) and os.path.isdir(args.model):
         raise InputError(f"the folder comes first: flawscope watch {args.model} {args.folder}")
@@ -90,27 +89,17 @@ def run(args: argparse.Namespace) -> int:
     waits = {name: getattr(args, name) for name in ("patience", "settle") if getattr(args, name)}
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
-    predictor = common.load_model(args, args.model, joint=True)
-    totals: MismatchDetector
-    if isinstance(predictor, Predictor):
-        if args.product:
-            raise InputError("--product is for joint models: leave it out")
-        totals = MismatchDetector(predictor.calibration.expected_rate)
-        aligned = predictor.manifest.preprocess.reference is not None
-    else:
-        if args.product:
-            predictor.product(args.product)  # one that is not there is reported now
-        aligned = False
-        totals = ProductCounts(max(one.calibration.expected_rate for one in predictor.products.values()))
-    products = isinstance(totals, ProductCounts)
-    table = TableWriter(args.csv, append=True, products=products, aligned=aligned) if args.csv else None
+    predictor = common.load_model(args, args.model)
+    summary, stream = Summary(predictor), common.stream_of(predictor, args.product)
+    kinds = {"products": summary.products, "aligned": summary.aligned}
+    table = TableWriter(args.csv, append=True, **kinds) if args.csv else None
     say = common.say_unless_quiet(args)
     say(_start_line(arrivals, len(judged)))
     watching = WatchLoop(
         arrivals,
-        predictor,
-        totals,
-        product=args.product,
+        stream,
+        summary.totals,
+        has_products=summary.products,
         table=table,
         commands=commands,
         as_json=args.json,
@@ -118,13 +107,16 @@ def run(args: argparse.Namespace) -> int:
     )
     with ending() as end:
         watching.run_until(end, args.interval)
+    watching.write_rows()
     if table is not None:
         table.close()
     if commands is not None:
         commands.close()
     for line in watching.summary():
         say(line)
-    return 0
+    if watching.rows:
+        common.say(f"{pluralize(len(watching.rows), 'row')} could not be written to {args.csv}")
+    return int(bool(watching.rows))
 
 
 def _judged_before(path: str | None) -> list[str]:
@@ -174,22 +166,24 @@ class WatchLoop:
     """Judges the pictures as they come, and counts them."""
 
     arrivals: Arrivals
-    predictor: Predictor | JointPredictor
-    totals: MismatchDetector
-    product: str | None
+    stream: Callable[..., Iterator[SourceResult]]
+    totals: ProductCounts
+    has_products: bool
     table: TableWriter | None
     commands: Commands | None
     as_json: bool
     say: Callable[[str], None]
     unjudged: int = 0
     is_unreadable: bool = False
+    rows: deque[ResultRow] = field(default_factory=deque)  # not written yet
+    is_full: bool = False  # rows could not be written
     warned: bool = False
     others: set[str] = field(default_factory=set)  # suffixes of files that are not pictures
     started: float = field(default_factory=time.monotonic)
 
     def run_until(self, end: threading.Event, interval: float) -> None:
         """Scans the folder every `interval` seconds until `end` is set."""
-        from flawscope.watch import MIN_PAUSE_RATIO
+        from flawscope.predictor.watch import MIN_PAUSE_RATIO
 
         while not end.is_set():
             self._judge_new(end)
@@ -198,11 +192,11 @@ class WatchLoop:
     def _judge_new(self, end: threading.Event) -> None:
         """Judges newly arrived pictures."""
         from flawscope.errors import InputError
+        from flawscope.predictor.watch import judge
         from flawscope.results.prediction import Prediction
-        from flawscope.watch import judge
 
         try:
-            for result in judge(self.arrivals, self.predictor, product=self.product):
+            for result in judge(self.arrivals, self.stream):
                 self._handle(result)
                 if end.is_set():  # nobody asks for the next result, by which this one would count as judged
                     if isinstance(result, Prediction):
@@ -222,10 +216,12 @@ class WatchLoop:
         from flawscope.cli.output import show_result
         from flawscope.pictures.decoding import count_frames
         from flawscope.results.prediction import Prediction
+        from flawscope.results.table import ResultRow
 
         show_result(result, as_json=self.as_json, flush=True)
         if self.table is not None:
-            self.table.add_result(result)
+            self.rows += ResultRow.rows(result)
+            self.write_rows()
         if not isinstance(result, Prediction):
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")
@@ -236,16 +232,36 @@ class WatchLoop:
         if result.is_anomalous and self.commands is not None:
             self.commands.run(result)
 
+    def write_rows(self) -> None:
+        """Writes the rows that wait; those that cannot be written wait for the next picture."""
+        from flawscope.errors import FlawscopeError
+
+        try:
+            while self.rows and self.table is not None:
+                self.table.add(self.rows[0])
+                self.rows.popleft()
+        except FlawscopeError as error:
+            if not self.is_full:
+                common.say(f"{error}; pictures are judged, and their rows wait")
+            self.is_full = True
+        else:
+            self.is_full = False
+
     def _say_remarks(self) -> None:
         """Prints remarks on vanished pictures, other files and unlike pictures, once each."""
+        from flawscope.pictures.decoding import is_picture
+
         for path in self.arrivals.gone:
             self.unjudged += 1
             common.say(f"skipped: {path} went away before it could be judged")
         self.arrivals.gone.clear()
         for path in self.arrivals.others:
-            ending = path.suffix.lower()
+            ending = "mask" if is_picture(path) else path.suffix.lower()
             if ending not in self.others:
                 self.others.add(ending)
+                if ending == "mask":
+                    self.say(f"{path} is not judged: it is a picture's mask")
+                    continue
                 what = f"{ending} is" if ending else "names without an ending are"
                 self.say(f"{path} is not judged: {what} not a picture's")
         if (line := self.totals.warning()) and not self.warned:
@@ -255,11 +271,10 @@ class WatchLoop:
     def summary(self) -> list[str]:
         from flawscope.errors import pluralize
         from flawscope.progress import format_duration
-        from flawscope.results.by_product import ProductCounts
 
         judged, anomalous = self.totals.count, self.totals.anomalous
         spent = format_duration(time.monotonic() - self.started)
-        of = f": {self.totals.lines()}" if isinstance(self.totals, ProductCounts) and judged else ""
+        of = f": {self.totals.lines()}" if self.has_products and judged else ""
         lines = [f"watched for {spent}: {pluralize(judged, 'picture')} judged, {anomalous} anomalous{of}"]
         counts = (
             ("could not be judged", self.unjudged, "picture"),

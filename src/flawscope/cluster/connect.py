@@ -183,14 +183,12 @@ def list_nodes() -> list[Node]:
     return found
 
 
-def allocate(
-    nodes: Sequence[Node], count: int, threads: int | None, device: str, min_threads: int = FIT_THREADS
-) -> TaskResources:
+def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str) -> TaskResources:
     """Chooses the resources of each of `count` tasks.
 
     Args:
         nodes: those that take tasks.
-        threads: None: the most with which all tasks can run at once, but at least `min_threads`.
+        threads: None: the most with which all tasks can run at once, but at least `FIT_THREADS`.
         device: a graphics card goes to each task where it may be one, and some node has one.
 
     Raises:
@@ -202,9 +200,9 @@ def allocate(
         raise InputError(f"--device {device}: no node of the cluster has a graphics card; give --device cpu")
     max_threads = max(1, max(int(node.cpus) for node in usable))
     if threads is None:
-        counts = range(max_threads, min_threads, -1)
+        counts = range(max_threads, FIT_THREADS, -1)
         more = (n for n in counts if sum(node.capacity(n, gpus) for node in usable) >= count)
-        threads = next(more, min(min_threads, max_threads))
+        threads = next(more, min(FIT_THREADS, max_threads))
     if threads > max_threads:
         raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {max_threads} or fewer")
     return TaskResources(threads, gpus, tuple(node for node in usable if node.capacity(threads, gpus)))

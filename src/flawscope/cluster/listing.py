@@ -1,6 +1,7 @@
 """The folder that every machine of a run sees, through fsspec, and the list of the pictures to judge.
 
-No process holds the whole list: its writer holds the names in one folder, and 8 bytes for every path.
+No process holds the whole list: its writer holds the names of one input, which tell masks from pictures, and
+8 bytes for every path.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from glob import has_magic
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.files import atomic_write, from_csv_cell
 from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import (
     COMPANION_SUFFIXES,
     is_ignored,
@@ -29,6 +31,7 @@ from flawscope.pictures.listing import (
     natural_key,
     require_picture,
 )
+from flawscope.pictures.mask_files import find_masks
 
 LISTING = "listing.parquet"
 ROW_GROUP_SIZE = 1_000  # paths that are read at a time
@@ -253,7 +256,12 @@ def _find_new(paths: Sequence[str], seen: NDArray[np.int64]) -> tuple[NDArray[np
 
 
 def _entries_of_specs(specs: Sequence[str], info: ListingInfo) -> Iterator[Entry]:
+    files = (Path(spec) for spec in specs if not is_url(spec) and is_picture(spec) and os.path.isfile(spec))
+    masks = {os.fspath(path) for path in find_masks(files)}  # as when a shell expands *.png
     for spec in specs:
+        if os.fspath(Path(spec)) in masks:
+            info.beside.add(spec)
+            continue
         try:
             yield from map(Entry, _note_roots(_paths_of_spec(spec, info), info))
         except InputError as error:  # as in `predict`, the others are judged
@@ -348,8 +356,12 @@ def _list_remote(spec: str) -> Iterator[tuple[str, bool]]:
         else:
             raise InputError(f"{spec}: no such file or folder; check the path")
         found = chain.from_iterable(_walk_remote(files, top) if files.isdir(top) else [top] for top in tops)
-        for one in require_picture(found, text):
-            yield str(files.unstrip_protocol(one)), Path(one).suffix.lower() in COMPANION_SUFFIXES
+        every = list(require_picture(found, text))
+        # they are not looked into
+        masks = find_masks((PurePosixPath(one) for one in every if is_picture(one)), lambda _: None)
+        for one in every:
+            beside = PurePosixPath(one) in masks or Path(one).suffix.lower() in COMPANION_SUFFIXES
+            yield str(files.unstrip_protocol(one)), beside
     except InputError:
         raise
     except Exception as error:  # each library has its own

@@ -24,12 +24,13 @@ from flawscope.cluster import listing
 from flawscope.cluster.connect import prepare_node
 from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList, filesystem, is_url, reason
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import count_frames, picture_error, source_name
+from flawscope.pictures.arrays import picture_error
+from flawscope.pictures.decoding import count_frames, source_name
 from flawscope.pictures.listing import printable
 from flawscope.results.drawing import save_png
 from flawscope.results.folder import RenderedPrediction
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import ResultRow, Unjudged, parquet_schema, table_columns
+from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import PictureSource
@@ -219,13 +220,14 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
 
 
 def _write_overlay(store: FileStore, name: str, source: PictureSource, result: Prediction) -> str:
-    """Writes an overlay; returns the reason where it cannot be drawn, else an empty text."""
+    """Writes an overlay; returns the reason where it cannot be drawn or written, else an empty text: the
+    shard's rows are written all the same."""
     file = io.BytesIO()
     try:
         save_png(file, RenderedPrediction.render(source, result).overlay)
-    except (InputError, MemoryError) as error:
+        store.write(name, file.getvalue())
+    except (FlawscopeError, MemoryError) as error:
         return str(error)
-    store.write(name, file.getvalue())
     return ""
 
 
@@ -256,12 +258,13 @@ def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[Pictu
 def encode_shard(
     rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]], columns: Sequence[str]
 ) -> bytes:
-    """Encodes a shard's Parquet file: the columns of `predict --out FILE.parquet`, the picture's size in
+    """Encodes a shard's Parquet file: the columns of `predict --out FILE.csv`, the picture's size in
     pixels, and its shifts from the training pictures (`appearance.FEATURES`)."""
     import pyarrow
     from pyarrow import parquet
 
-    schema = parquet_schema(columns)
+    kinds = {name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns}
+    schema = pyarrow.schema(list(kinds.items()))
     for column in ("height", "width"):
         schema = schema.append(pyarrow.field(column, pyarrow.int32()))
     schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))

@@ -1,5 +1,4 @@
-"""Functions as tasks of the cluster: whole fits and benchmark cells, each in a process of its own, and the
-parts of one fit.
+"""Functions as tasks of the cluster: whole fits and benchmark cells, each in a process of its own.
 
 Ray decides where and when, and begins a task again whose node was lost. A task writes its files to a folder
 that all nodes see, each whole or not at all, so that a process that lives on for a while on a node that was
@@ -10,20 +9,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from flawscope._version import __version__
 from flawscope.cluster import connect
 from flawscope.cluster.connect import ProgressQueue, TaskResources, prepare_node, task_result
-from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.errors import FlawscopeError, pluralize
 from flawscope.machine import FIT_MEMORY_LIMIT, GIB
 from flawscope.methods import registry
 from flawscope.progress import JobsProgress, throttled
 
 TASK_RETRIES = 5  # of a task whose node or process was lost
-PART_RETRIES = 20  # of a part of a fit
 MEMORY_STEP = 256 * 2**20  # bytes that requests are rounded up to: tasks with equal requests begin in order
 STOP_TIMEOUT = 30.0  # seconds for tasks that were stopped to save a checkpoint
 
@@ -67,8 +65,8 @@ def task_pool(
 
 
 def _fit_memory(fits: Mapping[str, Mapping[str, Any]], resources: TaskResources) -> dict[str, int]:
-    """Predicts the bytes of each fit (`Method.peak`) by a task, so that this process needs no torch. It is
-    `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where the prediction is of their own memory."""
+    """Predicts the bytes of each fit (`Method.predict_peak`) by a task, so that this process needs no torch.
+    It is `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where it would be of their own memory."""
     import ray
 
     found = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
@@ -169,61 +167,3 @@ def _run_task(
     prepare_node(version, folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
     return function(*args, throttled(lambda *progress: queue.put(label, *progress)))
-
-
-# --------------------------------------------------------------------------------------------- parts of a fit
-
-
-class PartWorkers:
-    """`fitting.fit`'s pool: processes on the nodes of the cluster that this process is connected to.
-
-    Args:
-        threads: of a worker; None: all cores of the smallest node, so that each node has one worker.
-
-    Attributes:
-        count: workers that the nodes have room for.
-        memory: bytes that each may take.
-    """
-
-    def __init__(self, threads: int | None = None):
-        nodes = connect.list_nodes()
-        self.resources = connect.allocate(nodes, 1, threads or max(1, min(int(n.cpus) for n in nodes)), "cpu")
-        room = [node.capacity(self.resources.threads) for node in self.resources.nodes]
-        self.count = sum(room)
-        self.memory: int | None = min(
-            node.memory // n for node, n in zip(self.resources.nodes, room, strict=True)
-        )
-
-    def map(
-        self, work: Callable[..., Any], held: bytes, parts: Sequence[Any], peak: int | None = None
-    ) -> Iterator[Any]:
-        """Calls `work(held, part)` for every part, all at once, and yields the answers in order.
-
-        Args:
-            held: argument of all parts, sent to each node once. peak: bytes that a part takes at most.
-        """
-        import ray
-
-        if peak is not None and peak > self.resources.max_memory:
-            raise InputError(
-                f"a part takes {peak / GIB:.1f} GiB and no node has more than "
-                f"{self.resources.max_memory / GIB:.1f}: give a smaller --set memory=GiB"
-            )
-        threads = self.resources.threads
-        task = ray.remote(_run_part).options(
-            num_cpus=threads, max_retries=PART_RETRIES, **({} if peak is None else {"memory": peak})
-        )
-        ref = ray.put(held)
-        for answer in [task.remote(work, ref, part, threads, __version__, os.getcwd()) for part in parts]:
-            yield task_result(answer)
-
-
-def _run_part(
-    work: Callable[..., Any], held: bytes, part: Any, threads: int, version: str, folder: str
-) -> Any:
-    """Works on a part of a fit on a node."""
-    from flawscope.methods.threads import set_thread_count
-
-    prepare_node(version, folder)
-    set_thread_count(threads)
-    return work(held, part)

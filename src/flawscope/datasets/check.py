@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
-from flawscope.datasets.layouts import GOOD, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, PictureLabels, read_any_mask
+from flawscope.datasets.labels import PictureLabels
+from flawscope.datasets.labels.forms import EXPECTED
+from flawscope.datasets.layouts import open_dataset
+from flawscope.datasets.mask_remarks import marked_good, turn_doubt
+from flawscope.datasets.masks import GroundTruth, read_any_mask
+from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.decoding import count_frames, decode, pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
-from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in, pictures_in
-from flawscope.pictures.near_duplicates import clusters, near_duplicates, thumbnail
+from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
+from flawscope.pictures.mask_files import GOOD, seem_masks
+from flawscope.pictures.masks import marks_most
+from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -117,7 +122,7 @@ class _CheckedPicture:
     size: tuple[int, int] = (0, 0)  # width, height
     mode: str = ""  # empty where a picture without content has no telling mode
     digest: str = ""
-    thumbnail: NDArray[np.float16] | None = None
+    look: Look | None = None
     faults: tuple[Finding, ...] = ()
 
 
@@ -144,7 +149,9 @@ def check(
     # reduced to the default size
     if found := reduction_remark([(height, width) for width, height in sizes]):
         findings.append(Finding("note", "reduced", ".", *found))
-    for look in (_masks_missing, _label_faults, _unused_pictures, _other_files, _too_few_pictures):
+    truth = GroundTruth(dataset.root)
+    findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
+    for look in (_masks_missing, _other_files, _too_few_pictures):
         findings += look(dataset)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     return CheckReport(
@@ -198,9 +205,9 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
     except (InputError, OSError, MemoryError) as error:
         return _CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
-    small = thumbnail(picture)
+    look = Look.of(picture)
     faults = list(_mask_faults(dataset, item, size))
-    plain = float(small.astype(np.float32).std()) < MIN_SPREAD
+    plain = look.spread < MIN_SPREAD
     if plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
@@ -208,7 +215,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
         message = f"holds {frame_count} pictures, and only the first is read"
         faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
     mode = "" if plain else pixel_format(picture)
-    return _CheckedPicture(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
+    return _CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
@@ -233,7 +240,13 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
             message = f"the mask has {width}x{height} pixels, its picture {size[0]}x{size[1]}{shape}"
             severity = "error" if stretched else "warning"
             yield Finding(severity, "mask-size", subject, message, "make the mask from the picture as it is")
+        elif doubt := turn_doubt(item.path, [path], mask.shape):
+            yield Finding("warning", "mask-turned", subject, f"its picture {doubt}", "store it upright")
         marked = marked or bool(mask.any())
+        if most := marks_most(mask):
+            yield Finding(
+                "warning", "mask-most", subject, most, "make what is defective white, the rest black"
+            )
     if item.masks and not marked:
         subject = dataset.relative(item.masks[0])
         message = "nothing is marked, although the picture counts as defective"
@@ -254,11 +267,11 @@ def _exact_copies(dataset: Dataset, seen: list[_CheckedPicture]) -> Iterator[Fin
 
 def _near_copies(dataset: Dataset, seen: list[_CheckedPicture]) -> Iterator[Finding]:
     """Findings of (nearly) equal pictures, at least one of them for training; exact copies count once."""
-    once = list({one.digest: one for one in reversed(seen)}.values())[::-1]
-    smalls = [one.thumbnail for one in once if one.thumbnail is not None]
-    if len(smalls) > 1:
+    once = list({one.digest: one for one in reversed(seen) if one.look is not None}.values())[::-1]
+    looks = [one.look for one in once if one.look is not None]
+    if len(looks) > 1:
         bank = np.flatnonzero([one.split != "test" for one in once])
-        for numbers in clusters(near_duplicates(np.stack(smalls), bank)):
+        for numbers in clusters(near_duplicates(looks, bank)):
             yield _copies_finding(dataset, [once[k] for k in numbers], near=True)
 
 
@@ -315,7 +328,7 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
             yield Finding("warning", "mask-missing", subject, "defective, but without a mask", remedy)
 
 
-def _label_faults(dataset: Dataset) -> Iterator[Finding]:
+def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Faults of files from labelling tools."""
     drawn = [mask for item in dataset.test for mask in item.masks if isinstance(mask, PictureLabels)]
     boxes = sum(mask.boxes for mask in drawn)
@@ -323,31 +336,42 @@ def _label_faults(dataset: Dataset) -> Iterator[Finding]:
         message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
         remedy = "outline the defects; until then pixel figures measure boxes"
         yield Finding("note", "boxes", ".", message, remedy)
-    labels, every = LabelFiles(dataset.root), [i for items in dataset.splits.values() for i in items]
-    for item in sorted(every, key=lambda item: not item.anomalous):
-        try:
-            marked = labels.find(item.path)
-        except InputError:  # a defective picture has the same name
-            continue
-        for one in () if item.anomalous else marked:
-            message = f"counts as good, but {dataset.relative(one)} marks something in it"
-            remedy = "move the picture, or remove the mark"
-            yield Finding("warning", "good-marked", dataset.relative(item.path), message, remedy)
+    for form, read in truth.labels.summaries().items():
+        subject = dataset.relative(read.files[0]) if len(read.files) == 1 else "."
+        kinds = join_names([f"{kind} {n}" for kind, n in read.kinds.most_common() if kind])
+        message = (
+            f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
+            f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
+        )
+        left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
+        yield Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
+    for path in (path for path in truth.labels.of_no_form if path.name != SATURATION_FILE):
+        message = "is read as no labels"
+        yield Finding("note", "no-labels", dataset.relative(path), message, f"expected: {EXPECTED}")
+    for path, names in truth.labels.without_picture.items():
+        message = f"marks something in {join_names(names)}, and there is no such picture"
+        remedy = "name pictures as the file does, or remove the file"
+        yield Finding("warning", "label-stray", dataset.relative(path), message, remedy)
+    for item, mask in marked_good(dataset, truth):
+        message = f"counts as good, but {dataset.relative(mask)} marks something in it"
+        remedy = "move the picture, or remove the mark"
+        yield Finding("warning", "good-marked", dataset.relative(item.path), message, remedy)
 
 
-def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
+def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Pictures and masks below the category's folder that are in no split."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
     unused: Counter[str] = Counter()
-    for path in pictures_in(dataset.root):
-        if path in used:
-            continue
-        parts = path.relative_to(dataset.root).parts[:-1]
-        folders = [part.casefold() for part in parts]
-        place = next((k for k, name in enumerate(folders) if name in MASK_FOLDERS), None)
-        if place is None:
-            unused["/".join(parts) or "."] += 1
-        elif not set(folders[place + 1 :]) & set(GOOD):  # empty masks of good pictures are usual
+    for path in truth.pictures:
+        if path not in used:
+            unused["/".join(path.relative_to(dataset.root).parts[:-1]) or "."] += 1
+    for path in seem_masks(truth.pictures):
+        message = "looks like a mask, but is no picture's by its name: it counts as a picture"
+        remedy = "name it a_mask.png of a.png, or remove it"
+        yield Finding("warning", "mask-unpaired", dataset.relative(path), message, remedy)
+    for path, picture in truth.masks.items():
+        good = {part.casefold() for part in path.relative_to(dataset.root).parts[:-1]} & set(GOOD)
+        if path not in used and picture is None and not good:  # empty masks of good pictures are usual
             message = "a mask, but no defective picture goes with it"
             remedy = "name it like its picture, or remove it"
             yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)

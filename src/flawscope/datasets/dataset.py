@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from flawscope import errors
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError
-from flawscope.pictures.listing import known_formats, natural_key, pictures_in
-
-PartKey = tuple[str | None, ...]  # groups of a picture's name that tell parts apart
+from flawscope.pictures.listing import known_formats, natural_key
+from flawscope.pictures.units import PartKey, compile_group, group_numbers, part_key
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,10 @@ class SplitSettings(NamedTuple):
 
 
 def split_dataset(
-    root: Path, layout: str, good: Path, bad: Sequence[Item], settings: SplitSettings
+    root: Path, layout: str, good: Path, paths: Sequence[Path], bad: Sequence[Item], settings: SplitSettings
 ) -> Dataset:
     """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
-    share of those in the folder `good`, by `held_out` and in whole parts. InputError: no good picture."""
-    paths = pictures_in(good)
+    share of the paths in the folder `good`, by `held_out` and in whole parts. InputError: no good picture."""
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     expression = compile_group(settings.group)
@@ -133,17 +129,6 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     return {k for part_members in taken for k in part_members}
 
 
-def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
-    """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
-    match = None if expression is None else expression.search(name)
-    return None if match is None else match.groups() or (match.group(),)
-
-
-def compile_group(pattern: str | None) -> re.Pattern[str] | None:
-    """Compiles the pattern. InputError: it is not a regular expression."""
-    return None if pattern is None else errors.compile_pattern("--group", pattern)
-
-
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     """Warns of a pattern that says nothing about the files: it matches the same text in all names, or a
     different text in each. Empty where there is nothing to say. InputError: as `group_numbers`."""
@@ -157,20 +142,3 @@ def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     if len(set(numbers)) == len(numbers):
         return f"{given} matches another text in each name, such as {example}: each counts as a part"
     return ""
-
-
-def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
-    """Number for each name; names in which `pattern` matches the same text share one.
-
-    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
-    and all names without a pattern, have a number of their own.
-
-    Raises:
-        InputError: the pattern is not a regular expression, or matches no name.
-    """
-    expression = compile_group(pattern)
-    parts = [part_key(name, expression) for name in names]
-    if pattern is not None and names and not any(parts):
-        raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
-    numbers: dict[object, int] = {}
-    return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, compile_group, split_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, MaskFolder, relative_stem
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
+from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
-from flawscope.errors import InputError, suggest_name
+from flawscope.errors import InputError, check_arguments, suggest_name
 from flawscope.pictures.listing import known_formats, list_entries, pictures_in, subfolder, subfolders
+from flawscope.pictures.mask_files import GOOD, MASK_FOLDERS, is_picture_folder
+from flawscope.pictures.units import compile_group
 
-GOOD = ("good", "ok", "normal")
 BAD = (
     *("bad", "ko", "nok", "ng", "abnormal", "anomaly", "anomalies", "anomalous"),
     *("defect", "defects", "defective", "faulty"),
@@ -46,6 +46,7 @@ def find_categories(root: str | os.PathLike[str]) -> list[str]:
     return list(_categories(folder))
 
 
+@check_arguments()
 def open_dataset(
     root: str | os.PathLike[str],
     category: str | None = None,
@@ -61,7 +62,7 @@ def open_dataset(
     AD 2, MVTec LOCO, BTAD, VisA or Real-IAD; or it has a folder of good and perhaps one of bad pictures; or
     it is a bare folder of good pictures, and then no pictures are left to test; or it is a folder that
     `review` wrote, or the good pictures therein (`Dataset.reviewed`). Defective pictures without a mask get
-    theirs from label files below the category's folder (`masks.LabelFiles`).
+    theirs from label files below the category's folder (`labels.LabelFiles`).
 
     Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
     hash of their names (`dataset.held_out`). `group` is a regular expression on names: pictures for which it
@@ -226,83 +227,59 @@ def _open_split(root: Path, layout: str) -> Dataset:
     MVTec AD 2 the public test set; the private ones have no ground truth."""
     train, test = subfolder(root, "train"), subfolder(root, "test_public" if layout == "mvtec2" else "test")
     assert train is not None  # _layout_of has seen it
-    extra = [name for name in subfolders(train) if name.casefold() not in GOOD]
+    truth = GroundTruth(root)
+    extra = [
+        path for n, path in subfolders(train).items() if n.casefold() not in GOOD and not truth.is_masks(path)
+    ]
     if extra:
-        raise InputError(
-            f"{train / extra[0]}: only good pictures can be trained on; move it to {root / 'test'}"
-        )
-    truth = subfolder(root, *MASK_FOLDERS) or (subfolder(test, *MASK_FOLDERS) if test else None)
-    labels = None if layout == "loco" else LabelFiles(root)  # LOCO's masks hold more than marks
-    learnt = _good_items(train)
+        raise InputError(f"{extra[0]}: only good pictures can be trained on; move it to {root / 'test'}")
+    learnt = _good_items(train, truth)
     if not learnt:
         good = subfolder(train, *GOOD)
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     items: list[Item] = []
     for kind, folder in subfolders(test).items() if test else ():
-        if folder == truth:
-            continue
         anomalous = kind.casefold() not in GOOD
-        masks = MaskFolder(subfolder(truth, kind) if truth and anomalous else None)
-        for path in pictures_in(folder):
-            found: tuple[Mask, ...] = masks.find([relative_stem(path, folder)]) if anomalous else ()
-            if anomalous and labels is not None:
-                found = found or labels.find(path)
-            items.append(Item(path, kind, anomalous, found))
+        for path in truth.pictures_in(folder):
+            items.append(Item(path, kind, anomalous, truth.find(path) if anomalous else ()))
     validation = subfolder(root, "validation")
-    held = _good_items(validation) if validation else ()
+    held = _good_items(validation, truth) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
 
 
-def _good_items(split: Path) -> tuple[Item, ...]:
+def _good_items(split: Path, truth: GroundTruth) -> tuple[Item, ...]:
     folder = subfolder(split, *GOOD)
-    return tuple(Item(p, folder.name, False) for p in pictures_in(folder)) if folder else ()
+    return tuple(Item(p, folder.name, False) for p in truth.pictures_in(folder)) if folder else ()
 
 
 def _open_folder(root: Path, settings: SplitSettings) -> Dataset:
     """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside."""
     good = subfolder(root, *GOOD)
     assert good is not None  # _layout_of has seen it
-    every = subfolders(root)
+    every, truth = subfolders(root), GroundTruth(root)
     bad = [path for name, path in every.items() if name.casefold() in BAD]
-    known = {good, *bad}
-    others = [p for n, p in every.items() if p not in known and n.casefold() not in MASK_FOLDERS]
-    if not bad and (full := [p.name for p in others if pictures_in(p)]):
+    others = [path for path in every.values() if path not in {good, *bad}]
+    if not bad and (full := [p.name for p in others if truth.pictures_in(p)]):
         names = ", ".join(full)
         raise InputError(
             f"{root}: not known beside {good.name}: {names}; put defects into {root / 'bad'}, by kind"
         )
-    labels, beside = LabelFiles(root), subfolder(root, *MASK_FOLDERS)
-    test = [item for folder in bad for item in defects_in(folder, [beside], labels)]
+    test = [item for folder in bad for item in defects_in(folder, truth)]
     # without defects there is no test: every good picture is for training
-    return split_dataset(root, "folder", good, test, settings if test else settings._replace(share=0))
+    share = settings if test else settings._replace(share=0)
+    return split_dataset(root, "folder", good, truth.pictures_in(good), test, share)
 
 
-def defects_in(folder: Path, mask_folders: Iterable[Path | None], labels: LabelFiles) -> list[Item]:
-    """Defective pictures in a folder and its subfolders, which are their kinds. Their masks are in a folder
-    `masks` or the like in it, in one of `mask_folders` or in label files. Folders of good pictures, and of
-    masks, are left out."""
-    inside = [path for name, path in subfolders(folder).items() if name.casefold() in MASK_FOLDERS]
-    known = [MaskFolder(path) for path in (*inside, *mask_folders) if path is not None]
-    within = {
-        path: relative_stem(path, folder)
-        for path in pictures_in(folder)
-        if not any(path.is_relative_to(masks) for masks in inside)
-        and not any(part.casefold() in GOOD for part in path.relative_to(folder).parts[:-1])
-    }
-    occurs = Counter(end for name in within.values() for end in _path_ends(name))
+def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
+    """Defective pictures in a folder and its subfolders, which are their kinds. Folders of good pictures are
+    left out."""
     items = []
-    for path, name in within.items():
-        # with fewer folders, where that means one picture only
-        spellings = [f"{folder.name}/{name}", name, *(end for end in _path_ends(name) if occurs[end] == 1)]
-        found = next((m for m in (masks.find(spellings) for masks in known) if m), None) or labels.find(path)
-        items.append(Item(path, name.split("/")[0] if "/" in name else folder.name, True, found))
+    for path in truth.pictures_in(folder):
+        parts = path.relative_to(folder).parts[:-1]
+        if not any(part.casefold() in GOOD for part in parts):
+            kind = next((part for part in parts if not is_picture_folder(part)), folder.name)
+            items.append(Item(path, kind, True, truth.find(path)))
     return items
-
-
-def _path_ends(name: str) -> list[str]:
-    """The name a/b/c as b/c and c too."""
-    parts = name.split("/")
-    return ["/".join(parts[k:]) for k in range(len(parts))]
 
 
 def is_review(root: str | os.PathLike[str]) -> bool:
@@ -314,7 +291,7 @@ def is_review(root: str | os.PathLike[str]) -> bool:
 def confirmed_good(root: Path) -> set[Path]:
     """Good pictures of a review that somebody reviewed again: the last two decisions on each are "good"."""
     said: dict[str, list[str]] = {}
-    with open(root / REVIEW_FILE, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(root / REVIEW_FILE, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             said.setdefault(row.get("copy") or "", []).append(row.get("decision") or "")
     return {root / "good" / copy for copy, words in said.items() if words[-2:] == ["good", "good"]}
@@ -336,8 +313,9 @@ def _open_review(root: Path) -> Dataset:
     """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
     test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
     good, bad = subfolder(root, *GOOD), subfolder(root, *BAD)
-    items = [Item(path, "good", False) for path in pictures_in(good)] if good else []
-    defects = defects_in(bad, [subfolder(root, *MASK_FOLDERS)], LabelFiles(root)) if bad else []
+    truth = GroundTruth(root)
+    items = [Item(path, "good", False) for path in truth.pictures_in(good)]
+    defects = defects_in(bad, truth) if bad else []
     if not items and not defects:
         raise InputError(f"{root}: nothing is decided yet; review first")
     return Dataset(root, category_of(root), "review", tuple(items), (*items, *defects))

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
-from flawscope.datasets.masks import MaskFolder
+from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, message_with_type
-from flawscope.pictures.listing import natural_key, pictures_in, subfolder, subfolders
+from flawscope.pictures.listing import natural_key, picture_files_in, pictures_in, subfolder, subfolders
 
 SATURATION_FILE = "defects_config.json"  # of MVTec LOCO, in a category's folder
 VISA_TABLE = Path("split_csv", "1cls.csv")
@@ -61,10 +61,9 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
     normal = _find_descendant(root, "Data", "Images", "Normal")
     anomaly = _find_descendant(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
-    masks = MaskFolder(_find_descendant(root, "Data", "Masks", "Anomaly"))
-    found = pictures_in(anomaly) if anomaly else ()
-    bad = [Item(path, path.parent.name, True, masks.find([path.stem])) for path in found]
-    return split_dataset(root, "visa", normal, bad, settings)
+    truth = GroundTruth(root)
+    bad = [Item(path, path.parent.name, True, truth.find(path)) for path in truth.pictures_in(anomaly)]
+    return split_dataset(root, "visa", normal, truth.pictures_in(normal), bad, settings)
 
 
 def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
@@ -74,13 +73,14 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
     if table is not None:
         return _open_by_table(root, "realiad", table, _realiad_rows)
     bad = []
-    for path in pictures_in(root / "NG"):
+    for path in picture_files_in(root / "NG"):
         mask = path.with_suffix(".png")
         if path != mask:  # masks are the PNG files
             kind = path.relative_to(root / "NG").parts[0]
             bad.append(Item(path, kind, True, (mask,) if mask.is_file() else ()))
     whole_parts = settings._replace(group=settings.group or SPECIMEN_FOLDER.pattern)
-    return split_dataset(root, "realiad", root / "OK", bad, whole_parts)
+    good = root / "OK"
+    return split_dataset(root, "realiad", good, pictures_in(good), bad, whole_parts)
 
 
 class SplitRow(NamedTuple):

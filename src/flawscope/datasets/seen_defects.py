@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, union_masks
+from flawscope.datasets.masks import GroundTruth, union_masks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.listing import natural_key, subfolder
+from flawscope.pictures.listing import natural_key, subfolders
+from flawscope.pictures.mask_files import fold, masked_folder
 
 RANDOM_STREAM = 40  # stream of random numbers
 
@@ -90,19 +91,19 @@ def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
 
 def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> list[Item]:
     """Lists defective pictures with masks: the test pictures of a data set, or any folder of pictures with
-    the masks in a folder `masks` or `ground_truth` in it, beside it or above it.
-
-    Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`; or in label files below the
-    folder, or below the data set that holds the folder. Raises `InputError` where there is none.
+    masks in it, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`), or with
+    label files below the folder or the data set that holds it. Raises `InputError` where there is none.
     """
     root = Path(folder)
     items: list[Item] = []
     reason = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
-    if find_categories(root):
+    if categories := find_categories(root):
         try:
             items = [item for item in open_dataset(root, category).test if item.anomalous and item.masks]
-        except InputError as error:  # the folder "test" of a data set looks like half a data set
-            reason = str(error)
+        except InputError as error:
+            if len(categories) > 1:
+                raise
+            reason = str(error)  # the folder "test" of a data set looks like half a data set
     items = items or _masked_pictures(root)
     if not items:
         raise InputError(reason)
@@ -123,12 +124,13 @@ def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8]
 
 def _masked_pictures(root: Path) -> list[Item]:
     full = root.resolve()
-    around = [subfolder(full.parent, *MASK_FOLDERS), subfolder(full.parent.parent, *MASK_FOLDERS)]
     part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
-    items = defects_in(full, around, LabelFiles(full.parent if part_of_a_set else full))
-    return [
-        replace(item, kind=item.path.parent.name)
-        for item in items
-        if item.masks
-        and all(Path(mask).resolve() != item.path for mask in item.masks)  # no mask is a picture
+    above = (full.parent, full.parent.parent)
+    beside = [
+        path
+        for here in above
+        for name, path in subfolders(here).items()
+        if masked_folder(name) in ("", fold(full.name)) and not full.is_relative_to(path)
     ]
+    truth = GroundTruth(full.parent if part_of_a_set else full, beside)
+    return [replace(item, kind=item.path.parent.name) for item in defects_in(full, truth) if item.masks]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flawscope import Predictor
 from flawscope.datasets import Dataset, Item
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
@@ -155,6 +155,7 @@ class Comparison:
                 "seconds": round(evaluation.seconds, 3),
                 "false_alarms": evaluation.false_alarms,
                 "mismatch": evaluation.mismatch or None,
+                "remarks": evaluation.remarks,
             }
             for name, predictor, evaluation in zip(self.names, self.predictors, self.evaluations, strict=True)
         ]
@@ -185,6 +186,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
     }
 
 
+@check_arguments()
 def compare(
     a: Predictor,
     b: Predictor,

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import JointPredictor, Predictor, metrics
+from flawscope import Predictor, Router
 from flawscope.datasets import Dataset, Item
-from flawscope.datasets.masks import PictureLabels, require_size, union_masks
-from flawscope.datasets.published import SATURATION_FILE
-from flawscope.errors import ExcludedPictureError, InputError, pluralize
-from flawscope.evaluation.result import Evaluation, JudgedPart, LazySequence, PictureStore
+from flawscope.datasets.labels import PictureLabels
+from flawscope.datasets.masks import union_masks
+from flawscope.errors import (
+    COUNTED_WITHOUT_MASK,
+    ExcludedPictureError,
+    InputError,
+    check_arguments,
+    pluralize,
+    require_type,
+)
+from flawscope.evaluation import metrics
+from flawscope.evaluation.ground_truth import loco_metrics, shrink_mask
+from flawscope.evaluation.promise import check_promise
+from flawscope.evaluation.result import (
+    DEFECT_PIXELS,
+    MASK_COUNTS,
+    Evaluation,
+    JudgedPart,
+    LazySequence,
+    PictureStore,
+)
 from flawscope.evaluation.robustness import LIGHTS, robustness
-from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -39,7 +53,7 @@ class _TestPictures:
     failures: list[str] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
     unjudged: list[tuple[Item, str]] = field(default_factory=list)
-    defect_pixels: Counter[str] = field(default_factory=Counter)
+    marked: Counter[str] = field(default_factory=Counter)  # counts of `DEFECT_PIXELS` and `MASK_COUNTS`
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
@@ -48,6 +62,7 @@ def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     return predictor.valid_mask(geometry) & geometry.visible_mask()
 
 
+@check_arguments(but=("dataset",))
 def evaluate(
     predictor: Predictor,
     dataset: Dataset,
@@ -77,6 +92,7 @@ def evaluate(
     began = time.perf_counter()
     if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
         raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
+    require_type("dataset", dataset, Dataset)
     if not dataset.test:
         raise InputError(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
@@ -94,17 +110,18 @@ def evaluate(
     shown = zip(kept.items, kept.predictions, strict=True)
     judged = judge_parts(predictor, shown, seen.failures)
     found = _image_metrics(kept, predictor, labels) | _pixel_metrics(kept, predictor, labels)
-    found |= _loco_metrics(kept, dataset, labels)
+    found |= loco_metrics(kept, dataset, labels)
     if full_resolution:
         found |= _full_resolution_metrics(kept, labels)
     return Evaluation(
         category=dataset.category,
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
-        false_alarms=_false_alarm_statistics(kept, predictor),
+        false_alarms=_false_alarm_statistics(kept, predictor, dataset.train),
         kinds=_kind_statistics(kept, dataset),
         images=len(kept),
-        defect_pixels={name: seen.defect_pixels[name] for name in ("all", "outside", "pictures_outside")},
+        defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
+        masks={name: seen.marked[name] for name in MASK_COUNTS},
         left_out=dict(Counter(item.kind for item in seen.left_out)),
         without_mask=kept.without_mask,
         seconds=time.perf_counter() - began,
@@ -141,9 +158,9 @@ def _predict_all(
             seen.unjudged.append((item, str(result)))
             continue
         try:
-            truth = _ground_truth(item, result, predictor, seen.defect_pixels)
+            truth = _ground_truth(item, result, predictor, seen.marked)
         except InputError as error:
-            seen.failures.append(f"{error} (counted without its mask)")
+            seen.failures.append(f"{error} {COUNTED_WITHOUT_MASK}")
             truth = None
         seen.kept.append(item, result, truth)
         if take:
@@ -152,10 +169,10 @@ def _predict_all(
 
 
 def _ground_truth(
-    item: Item, result: Prediction, predictor: Predictor, pixels: Counter[str]
+    item: Item, result: Prediction, predictor: Predictor, counts: Counter[str]
 ) -> NDArray[np.bool_] | None:
-    """Union of the item's masks at the network's size; all False for a good picture. Its pixels in the
-    picture are added to `pixels`."""
+    """Union of the item's masks at the network's size; all False for a good picture, None where nothing is
+    marked. Its pixels, regions and masks are added to `counts`."""
     geometry = result.geometry
     if not item.anomalous:
         return np.zeros(geometry.size, dtype=bool)
@@ -163,9 +180,15 @@ def _ground_truth(
         return None
     marked = union_masks(item.masks, geometry.picture_size)
     every = int(np.count_nonzero(marked))
-    inside = int(np.count_nonzero(marked & geometry.warp_mask(valid_pixels(predictor, geometry))))
-    pixels.update(all=every, outside=every - inside, pictures_outside=every > 0 and inside == 0)
-    return geometry.mask_to_network(marked)
+    if not every:
+        counts["empty"] += 1
+        return None
+    visible = marked & geometry.warp_mask(valid_pixels(predictor, geometry))
+    inside = int(np.count_nonzero(visible))
+    counts.update(all=every, outside=every - inside, pictures_outside=inside == 0, pictures=1)
+    truth, regions, lost = shrink_mask(marked, visible, geometry)
+    counts.update(regions=regions, lost=lost == regions > 0, lost_regions=lost if lost < regions else 0)
+    return truth
 
 
 def _image_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
@@ -189,8 +212,11 @@ def _best_threshold_label(what: str, threshold: float) -> str | None:
     return f"best {what} threshold, chosen on test labels: {threshold:.6g}"
 
 
-def _false_alarm_statistics(kept: PictureStore, predictor: Predictor) -> dict[str, Any]:
-    good = [p.is_anomalous for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
+def _false_alarm_statistics(
+    kept: PictureStore, predictor: Predictor, train: Sequence[Item]
+) -> dict[str, Any]:
+    shown = list(zip(kept.items, kept.predictions, strict=True))
+    good = [prediction.is_anomalous for item, prediction in shown if not item.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
     return {
@@ -199,11 +225,12 @@ def _false_alarm_statistics(kept: PictureStore, predictor: Predictor) -> dict[st
         "measured": alarms / total if total else None,
         "images": total,
         "interval": [low, high],
+        **check_promise(predictor, train, [pair for pair in shown if not pair[0].anomalous]),
     }
 
 
 def judge_parts(
-    predictor: Predictor | JointPredictor,
+    predictor: Predictor | Router,
     pictures: Iterable[tuple[Item, Prediction]],
     failures: list[str],
 ) -> tuple[JudgedPart, ...]:
@@ -226,7 +253,7 @@ def judge_parts(
     return tuple(JudgedPart(one, any(view.path in defective for view in one.views.values())) for one in found)
 
 
-def part_statistics(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]) -> dict[str, Any]:
+def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> dict[str, Any]:
     """Figures of the parts. Empty where the model decides on pictures alone."""
     if (parts := predictor.parts()) is None:
         return {}
@@ -268,7 +295,8 @@ def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, A
     cut = any(valid is not None for valid in kept.valid)
     boxes = any(isinstance(mask, PictureLabels) and mask.boxes for item in kept.items for mask in item.masks)
     labels |= {
-        "pixel_metrics": "maps at network size, masks resized by nearest neighbour"
+        "pixel_metrics": "maps at network size, masks resized by nearest neighbour; one that would keep no "
+        "pixel keeps the nearest one"
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3"
         + ("; some masks are boxes, which cover more than the defect" if boxes else ""),
@@ -304,8 +332,8 @@ def _segmentation_f1(
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
     """F1 of the pixels that are marked, all pictures together: the SegF1 of Heckler-Kram et al., "The MVTec
-    AD 2 Dataset" (arXiv 2503.21622). NaN without a defective pixel."""
-    hits = called = defective = 0
+    AD 2 Dataset" (arXiv 2503.21622). NaN without a defective or without a good pixel."""
+    hits = called = defective = counting = 0
     for i in range(len(truths)):
         if (truth := truths[i]) is not None:
             counted = ... if (inside := valid[i]) is None else inside
@@ -313,7 +341,8 @@ def _segmentation_f1(
             hits += int((found & true).sum())
             called += int(found.sum())
             defective += int(true.sum())
-    return 2 * hits / (called + defective) if defective else float("nan")
+            counting += true.size
+    return 2 * hits / (called + defective) if 0 < defective < counting else float("nan")
 
 
 def _full_resolution_metrics(kept: PictureStore, labels: dict[str, Any]) -> dict[str, float]:
@@ -332,57 +361,6 @@ def _full_resolution_metrics(kept: PictureStore, labels: dict[str, Any]) -> dict
     truths, inside = LazySequence(truth, len(kept)), LazySequence(valid, len(kept))
     found, _ = _compute_pixel_metrics(maps, truths, inside, marked)
     return {f"full_{name}": value for name, value in found.items()}
-
-
-def _loco_metrics(kept: PictureStore, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
-    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
-    if dataset.layout != "loco":
-        return {}
-    path = dataset.root / SATURATION_FILE
-    if not path.is_file():
-        labels["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
-        return {}
-    try:
-        configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
-        regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
-        for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
-            found = (_saturated_region(Path(p), prediction.geometry, configs) for p in item.masks)
-            regions.append(None if truth is None else [region for region in found if region])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
-    labels["au_spro"] = (
-        "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
-        "maps at network size, saturation scaled with the area"
-    )
-    kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
-    areas: dict[str, list[float]] = {}
-    for kind in kinds:
-        own_regions = [
-            region if item.kind == kind or not item.anomalous else None
-            for item, region in zip(kept.items, regions, strict=True)
-        ]
-        for limit, value in metrics.au_spro(kept.maps, own_regions, valid=kept.valid).items():
-            if not np.isnan(value):  # a kind without masks has none
-                areas.setdefault(f"au_spro_{limit:g}", []).append(value)
-    return {name: float(np.mean(values)) for name, values in areas.items()}
-
-
-def _saturated_region(
-    path: Path, geometry: Geometry, configs: dict[int, Any]
-) -> tuple[NDArray[np.bool_], float] | None:
-    """Region at the network's size, and its saturation in pixels there; None if no pixel is left."""
-    values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
-    scaled = geometry.mask_to_network(values > 0)
-    if not scaled.any():
-        return None
-    config = configs[int(values.max())]
-    saturation = metrics.saturation_pixels(
-        int(scaled.sum()),
-        config["saturation_threshold"],
-        relative=config["relative_saturation"],
-        scale=geometry.scale[0] * geometry.scale[1],
-    )
-    return scaled, saturation
 
 
 def _kind_statistics(kept: PictureStore, dataset: Dataset) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import metrics
 from flawscope.errors import pluralize
+from flawscope.evaluation import metrics
 from flawscope.evaluation.result import EvaluatedPicture
 
 RESAMPLES = 1000

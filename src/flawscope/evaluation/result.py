@@ -168,6 +168,8 @@ METRIC_NAMES = {  # of the metrics, for a person
     "au_pro": "AU-PRO (FPR up to 0.3)",
     "au_pro_05": "AU-PRO (FPR up to 0.05)",
 }
+DEFECT_PIXELS = ("all", "outside", "pictures_outside")
+MASK_COUNTS = ("pictures", "empty", "lost", "regions", "lost_regions")
 NOTEBOOK_PICTURES = 6  # pictures in a notebook: the worst mistakes, then near mistakes
 LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 
@@ -197,6 +199,9 @@ class Evaluation:
     defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
         region of interest, and a crop); pictures_outside: with all of their defect there, which still count
         for the image metrics.
+    masks: of the defective pictures: with a mask that marks something; with one that marks nothing; with one
+        of which nearest resizing to the map's size leaves no pixel (lost: the nearest one is taken); the
+        regions of all masks, and those of which it leaves none beside others that it keeps.
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
@@ -218,6 +223,7 @@ class Evaluation:
     without_mask: int
     seconds: float
     failures: tuple[str, ...] = ()
+    masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
     labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
     parts: dict[str, Any] = field(default_factory=dict)
@@ -227,16 +233,36 @@ class Evaluation:
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
 
-    def outside(self) -> str:
-        """Says how much of the defects lies where no pixel counts; empty where no defect does."""
-        pixels = self.defect_pixels
-        if not pixels["outside"]:
-            return ""
-        share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
-        text = f"{share} lie outside of what the model looks at and count in no pixel metric"
-        if pixels["pictures_outside"]:
-            text += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
-        return text
+    @property
+    def remarks(self) -> list[str]:
+        """Says which defects the pixel metrics do not cover, or not wholly."""
+        masks, pixels, lines = self.masks, self.defect_pixels, []
+        if self.without_mask:
+            of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
+            empty = f"; masks that mark nothing: {masks['empty']}" if masks["empty"] else ""
+            which = f"of the other {masks['pictures']}" if masks["pictures"] else "not measured"
+            lines.append(
+                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{empty}"
+            )
+        if masks["lost"]:
+            lines.append(
+                f"{masks['lost']} of {pluralize(masks['pictures'], 'mask')} so small that no pixel is left "
+                "at the map's size: the nearest one counts in the pixel metrics; evaluate --full-resolution "
+                "counts all"
+            )
+        if masks["lost_regions"]:
+            lines.append(
+                f"{masks['lost_regions']} of {pluralize(masks['regions'], 'marked region')} so small that no "
+                "pixel is left at the map's size beside others in the same picture: AU-PRO is without them; "
+                "evaluate --full-resolution counts all"
+            )
+        if pixels["outside"]:
+            share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
+            line = f"{share} lie outside of what the model looks at and count in no pixel metric"
+            if pixels["pictures_outside"]:
+                line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
+            lines.append(line)
+        return lines
 
     @property
     def aligned(self) -> bool:
@@ -264,6 +290,9 @@ class Evaluation:
         for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
             if (value := self.metrics.get(name)) is not None:
                 parts.append(f"{label} {value:.4f}")
+        if self.without_mask and self.metrics.get("au_pro") is not None:
+            defective = self.masks["pictures"] + self.without_mask
+            parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 
     def _repr_html_(self) -> str:
@@ -276,6 +305,7 @@ class Evaluation:
             table([(f"{self.category}: {self.method}", pluralize(self.images, "test picture"))]),
             table(metrics, ("metric", "value")),
             table([("false alarms", _false_alarm_text(self))]),
+            table([("note", line) for line in self.remarks]),
             table(kinds, ("kind", "pictures", "called anomalous")),
         )
         return f"<div>{''.join((*tables, *map(_picture_html, _worst_mistakes(self))))}</div>"
@@ -293,6 +323,8 @@ class Evaluation:
             "left_out": sum(self.left_out.values()),
             "left_out_by_kind": self.left_out,
             "without_mask": self.without_mask,
+            "masks": self.masks,
+            "remarks": self.remarks,
             "seconds": round(self.seconds, 3),
             "failures": list(self.failures),
             "mismatch": self.mismatch or None,

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor, metrics
+from flawscope import Predictor
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError
+from flawscope.evaluation import metrics
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.light import Light
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress

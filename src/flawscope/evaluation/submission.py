@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope import Predictor
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import pictures_in
 from flawscope.progress import ProgressCallback, ignore_progress
 
@@ -31,6 +31,7 @@ def write_submission(
 
     Raises:
         InputError: there are none.
+        FlawscopeError: a file cannot be written.
     """
     splits = [split for split in SPLITS if (root / split).is_dir()]
     paths = [path for split in splits for path in pictures_in(root / split)]
@@ -48,10 +49,13 @@ def write_submission(
         values = np.where(np.isfinite(values), values, np.nanmin(values))  # where the network does not look
         tiff = out / "anomaly_images" / name.with_suffix(".tiff")
         png = out / "anomaly_images_thresholded" / name.with_suffix(".png")
-        for place in (tiff, png):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        tiff.write_bytes(encode_float16_tiff(values))
-        Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(png)  # one channel
+        try:
+            for place in (tiff, png):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            tiff.write_bytes(encode_float16_tiff(values))
+            Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(png)  # one channel
+        except OSError as error:  # the server takes no submission with a picture missing
+            raise FlawscopeError(f"cannot write {tiff}: {error.strerror}; free some space") from None
     return failures
 
 

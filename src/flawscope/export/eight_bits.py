@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 ACTIVATION_OPS = ("Clip", "Relu")  # after which 8-bit ranges are measured: convolutions' outputs are larger
 LAYOUT_OPS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
-# Errors of a graph's scores and maps: a `QuantizationErrorMeter`, or the worst of several
-ErrorMeasure = Callable[["ModelProto"], tuple[float, float]]
 MEAN_BATCHES = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
 # Root mean square error of scores, as a share of the distance from the median good score to the threshold.
 # The certificate allows each of them half of that distance, five times as much.
@@ -70,8 +68,7 @@ class QuantizationErrorMeter:
         self, embed: ModelProto, score: ModelProto, shown: ProbeImages, calibration: Calibration
     ) -> None:
         good, bad = shown.subset(MAX_DEFECTIVE), shown.with_defects()
-        where = None if good.positions is None else np.concatenate([good.positions] * 2)
-        self.probes = ProbeImages(np.concatenate([good.images, bad.images]), where)
+        self.images = np.concatenate([good.images, bad.images])
         self.score = _open_session(score)
         self.scores, self.maps = self._run(embed)
         self.of_scores = difference_scales(calibration.scores, calibration.score_threshold, self.scores)
@@ -91,11 +88,8 @@ class QuantizationErrorMeter:
         engine = _open_session(embed)
         wanted = {i.name for i in self.score.get_inputs()}
         scores, maps = [], []
-        for k in range(len(self.probes.images)):
-            image = self.probes.images[k : k + 1]
+        for image in np.split(self.images, len(self.images)):
             given = {"images": image, "features": engine.run(["features"], {"images": image})[0]}
-            if self.probes.positions is not None:
-                given["positions"] = self.probes.positions[k : k + 1]
             found = self.score.run(["scores", "maps"], {n: v for n, v in given.items() if n in wanted})
             scores.append(found[0][0])
             maps.append(found[1][0])
@@ -105,7 +99,7 @@ class QuantizationErrorMeter:
 def quantize_embed(
     embed: ModelProto,
     batches: Iterable[NDArray[np.float32]],
-    evidence: ErrorMeasure | None = None,
+    evidence: QuantizationErrorMeter | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> tuple[ModelProto, QuantizationSummary]:
     """`embed` with convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.

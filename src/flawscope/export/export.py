@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,8 @@ def export(
     Args:
         model: a .safetensors file, or the artefact read from one.
         precision: of `embed`; `score` is always computed in fp32. int8: its convolutions are computed in 8
-            bits. bf16: it is computed in bf16, by OpenVINO alone, on processors that have it.
+            bits, which makes PatchCore no faster and is refused there. bf16: it is computed in bf16, by
+            OpenVINO alone, on processors that have it.
         pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
             detector and is calibrated anew, on these: those the model was fitted on will do if its method can
             leave a picture out, others always.
@@ -105,14 +106,12 @@ def certify_export(
     given: ExportPictures,
     shown: ProbeImages,
     step: ProgressCallback,
-    mistaken: Callable[[Session], int] | None = None,
 ) -> tuple[Artefact, list[Certificate]]:
     """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
 
     Args:
         given: pictures that a reduced precision is calibrated on.
         shown: pictures that the engines are compared on.
-        mistaken: counts the mistaken products (`Certificate.mistaken`).
 
     Raises:
         FlawscopeError: an engine differs beyond the certificate's tolerance.
@@ -121,9 +120,6 @@ def certify_export(
         exported, certificates = given.artefact, _certify_fp32(given.artefact, made, shown)
     else:
         exported, certificates = recalibrate(made, given, shown, step)
-    if mistaken is not None:
-        pairs = zip(certificates, made.sessions, strict=True)
-        certificates = [replace(one, mistaken=mistaken(session)) for one, session in pairs]
     for certificate in certificates:
         if not certificate.passed:
             raise FlawscopeError(
@@ -151,6 +147,12 @@ def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Pict
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
     if artefact.manifest.calibration.precision != "fp32":
         raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
+    method = registry.method(artefact.manifest.method)
+    if precision == "int8" and not method.int8:
+        raise InputError(
+            f"int8 makes {method.name} no faster: leave out --precision, or take bf16; fit with a smaller "
+            "--size or --preset small for speed"
+        )
     bf16 = precision == "bf16"
     extras = "export,openvino" if bf16 else "export"
     require_installed("export", "onnx", "onnxscript", *(["openvino"] if bf16 else []), extras=extras)

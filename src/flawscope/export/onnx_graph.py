@@ -40,14 +40,6 @@ class EmbedModule(nn.Module):
         return self.model.embed(images)
 
 
-class JointEmbedModule(EmbedModule):
-    """Module of the first step in a joint model."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        features = self.model.embed(images)
-        return features, self.model.descriptor(features, self.model.inside(images))
-
-
 class ScoreModule(nn.Module):
     """Module of the second step. Where pictures are padded it looks at the images again to see which pixels
     count; a model that tells places apart is given those."""
@@ -78,7 +70,7 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
-    embed = _trace_module(EmbedModule(model), {"images": images}, ["features"], translations)
+    embed = trace_module(EmbedModule(model), {"images": images}, ["features"], translations)
     return embed, trace_score(model, translations)
 
 
@@ -90,14 +82,6 @@ def prepare_trace(model: Detector) -> None:
             vars(part)["inplace"] = False
 
 
-def trace_joint_embed(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
-    """`embed` of a joint model, images to features and descriptors; `prepare_trace` the model before."""
-    images = torch.zeros(2, 3, *model.size)
-    return _trace_module(
-        JointEmbedModule(model), {"images": images}, ["features", "descriptors"], translations
-    )
-
-
 def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
     """`score`, features to scores and maps; `prepare_trace` the model before."""
     images = torch.zeros(2, 3, *model.size)
@@ -106,12 +90,16 @@ def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> M
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
-    return _trace_module(ScoreModule(model), given, ["scores", "maps"], translations)
+    return trace_module(ScoreModule(model), given, ["scores", "maps"], translations)
 
 
-def _trace_module(
-    module: nn.Module, given: Mapping[str, Tensor], results: list[str], translations: Mapping[Any, Any]
+def trace_module(
+    module: nn.Module,
+    given: Mapping[str, Tensor],
+    results: list[str],
+    translations: Mapping[Any, Any] = NOTHING,
 ) -> ModelProto:
+    """Graph of a module with these inputs and results; `prepare_trace` the detector before."""
     batch = torch.export.Dim("batch", min=1)
     try:
         with silence_exporter(), torch.no_grad():

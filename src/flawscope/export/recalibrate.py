@@ -28,6 +28,8 @@ from flawscope.artefact.certificate import (
     difference_scales,
 )
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
+from flawscope.calibration.outliers import check_defect_like, sole_note
+from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
@@ -40,7 +42,8 @@ from flawscope.pictures.decoding import (
     source_name,
     to_eight_bits,
 )
-from flawscope.pictures.light import Light
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import find_new_parts
 from flawscope.pictures.views import RunModel, Views, remove_padding_marks
 from flawscope.progress import ProgressCallback
 from flawscope.runtime import Session
@@ -85,6 +88,9 @@ class ExportPictures:
     artefact: Artefact
     sources: Sequence[PictureSource] = ()
     failures: list[str] = field(default_factory=list)
+    looks: dict[str, tuple[str, Look]] = field(
+        default_factory=dict
+    )  # and names, by their hash, as they are read
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -146,9 +152,8 @@ class ExportPictures:
             try:
                 picture = decode(source)
                 digest = pixel_hash(picture)
-                views = self.artefact.manifest.preprocess.views(
-                    picture, name, self.artefact.tensors.get("roi")
-                )
+                self.looks.setdefault(digest, (name, Look.of(picture)))
+                views = self.artefact.manifest.preprocess.views(picture, name, self.artefact.counted)
                 if views.unusable:
                     raise InputError(f"cannot use {name}: {views.unusable}; remove it")
             except (InputError, MemoryError) as error:
@@ -156,13 +161,6 @@ class ExportPictures:
                 continue
             del picture  # a large one need not be held beside its tiles
             yield digest, views.with_roi(self.artefact.tensors.get("region"))
-
-
-def change_light(image: NDArray[np.float32], light: Light) -> NDArray[np.float32]:
-    """Changes the light of a view `[1, 3, H, W]`."""
-    shown, inside = remove_padding_marks(image)
-    changed = light(shown[0].transpose(1, 2, 0)).clip(0, 1).transpose(2, 0, 1)[None]
-    return np.where(inside[:, None], changed, image).astype(np.float32)
 
 
 def add_defect(
@@ -244,7 +242,16 @@ def recalibrate(
         precision=reduced.precision,
         outline=before.outline,
         miscounted=before.miscounted,
+        units=_units(pictures, answers, before),
     )
+    names = [pictures.looks[digest][0] for digest in answers]
+    defects = DefectScores.from_facts(artefact.manifest.facts)
+    if defects is not None and before.precision == defects.precision:
+        defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
+    unseen = any(pair.unseen for pair in answers.values())
+    remedy = "export without --pictures"
+    notes = check_defect_like(calibration, names, defects, force=not unseen, remedy=remedy)
+    notes += filter(None, [sole_note(calibration, names)]) if unseen else []
     now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()
@@ -257,6 +264,7 @@ def recalibrate(
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
     manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
+    manifest = replace(manifest, notes=(*manifest.notes, *(notes if unseen else ())))
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
 
@@ -339,6 +347,21 @@ def _answer_pictures(
             answers |= {of[0]: one for of, one in zip(asked, found, strict=True) if one is not None}
     step("calibration", len(pictures), len(pictures))
     return answers
+
+
+def _units(pictures: ExportPictures, answers: Mapping[str, AnswerPair], before: Calibration) -> list[int]:
+    """Units of the pictures: those of the fit, and of others as a new calibration finds them; then those of
+    the pictures that were counted wrong. InputError: others show nothing."""
+    facts = pictures.artefact.manifest.facts
+    units: dict[str, int] = {k: v for k, v in facts.get("calibration_groups", {}).items() if k in answers}
+    others = [digest for digest in answers if digest not in units]
+    names, looks = [pictures.looks[one][0] for one in others], [pictures.looks[one][1] for one in others]
+    found = find_new_parts(looks, names, facts.get("group"), say=lambda line: None)
+    first = 1 + max(units.values(), default=0)
+    units |= {digest: first + unit for digest, unit in zip(others, found, strict=True)}
+    first += 1 + max(found, default=0)
+    wrong = before.units[len(before.scores) :] or range(before.miscounted)
+    return [*(units[digest] for digest in answers), *(first + unit for unit in wrong)]
 
 
 class _CannotLeaveOutError(Exception):

@@ -1,5 +1,26 @@
 """Fits models: pictures of good parts become a calibrated model. InputError where imported without torch."""
 
+from __future__ import annotations
+
+from flawscope import lazy_names
 from flawscope.errors import require_installed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from flawscope.fitting.candidate import make_candidate as make_candidate
+    from flawscope.fitting.fitting import fit as fit
+    from flawscope.fitting.trials import draw_defect_examples as draw_defect_examples
+    from flawscope.fitting.trials import learning_curve as learning_curve
+
 require_installed("fitting", "torch", "timm", extras="train")
+
+# Names for other packages, imported when they are first used (docs/api.md)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "draw_defect_examples": "trials",
+        "fit": "fitting",
+        "learning_curve": "trials",
+        "make_candidate": "candidate",
+    },
+)

@@ -7,8 +7,8 @@ as the PatchCore, so that it does not know the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.task import AutoSettingsTask, Task
+from flawscope.methods.task import Task
 from flawscope.pictures import congealing
 from flawscope.pictures.pose import PoseKind
 from flawscope.pictures.preprocess import Preprocess
@@ -46,7 +46,22 @@ class Trial(NamedTuple):
     auroc: float
 
 
-def choose_alignment(seed: int, task: AutoSettingsTask, groups: Sequence[int]) -> tuple[PoseKind | None, str]:
+@dataclass(frozen=True)
+class AlignmentTask:
+    """Good pictures by which the alignment is chosen.
+
+    decode_picture: gives picture i as `decode` does, or None where it cannot be read.
+    count: how many there are. white_level: of deep ones.
+    """
+
+    decode_picture: Callable[[int], NDArray[Any] | None]
+    count: int
+    device: torch.device
+    white_level: float | None
+    step: ProgressCallback
+
+
+def choose_alignment(seed: int, task: AlignmentTask, groups: Sequence[int]) -> tuple[PoseKind | None, str]:
     """Chooses how parts are aligned, None: not at all; with a line that gives the numbers.
 
     Args:
@@ -93,7 +108,7 @@ def choose_alignment(seed: int, task: AutoSettingsTask, groups: Sequence[int]) -
 
 
 def _split_pictures(
-    seed: int, task: AutoSettingsTask, groups: Sequence[int]
+    seed: int, task: AlignmentTask, groups: Sequence[int]
 ) -> tuple[list[Pixels], list[Pixels]]:
     """Pictures to learn from, and to leave out, in whole groups; drawn by the seed."""
     rng, numbers = np.random.default_rng([seed, STREAM]), np.asarray(groups)
@@ -133,7 +148,7 @@ def _run_trial(
     shown: Sequence[Pixels],
     good: int,
     seed: int,
-    task: AutoSettingsTask,
+    task: AlignmentTask,
 ) -> Trial:
     """Fits a small PatchCore, and scores the pictures `shown`: first the `good` ones, then the defective."""
     method = registry.method("patchcore")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
+from flawscope.calibration.outliers import check_defect_like, sole_note
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
-from flawscope.errors import InputError, pluralize
-from flawscope.fitting.light_calibration import calibrate_in_each_light
+from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.fitting.light_calibration import JudgeInLights, calibrate_in_each_light, judge_in_lights
 from flawscope.fitting.picture_views import PartsOfPictures, Windows
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
@@ -34,16 +36,24 @@ from flawscope.fitting.simulated_defects import (
     open_detector,
     score_simulated_defects,
 )
-from flawscope.fitting.tile_calibration import calibrate_pictures
-from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, split_sources, survey
+from flawscope.fitting.tile_calibration import calibrate_pictures, judge_tiles_in_lights
+from flawscope.fitting.time_forecast import forecast
+from flawscope.fitting.training_pictures import (
+    Images,
+    Reader,
+    look_at,
+    split_sources,
+    survey,
+)
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import SINGLE_PROCESS, Budget, Fitted, ProcessGroup, Task
+from flawscope.methods.task import Budget, Fitted, Task
 from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -52,7 +62,7 @@ from flawscope.runtime.torch import TorchSession
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
-    """Settings of the learning: its time limit, its workers, and the files it keeps.
+    """Settings of the learning: its time limit, and the files it keeps.
 
     minutes: after which a method that learns in steps must be done, with all that comes after learning. Wins
         over `steps`; how many there were stands in the model's settings.
@@ -61,9 +71,6 @@ class Learning:
     resume: go on where the checkpoint stops.
     tensorboard: folder that gets the losses as TensorBoard's events. A log of the training as CSV stands
         beside the checkpoint anyway.
-    together: processes that learn a method that learns in steps together, each by this same call.
-    pool: processes that work on parts of the fit, for methods that are fitted in parts; the pictures must be
-        files that they can read. The model is that of one process with as many `shards`.
     samples: pictures stored in the model for its self-test.
     check: measure the share of simulated defects that the model finds, in a tenth of the time at most.
     """
@@ -72,20 +79,16 @@ class Learning:
     checkpoint: str | os.PathLike[str] | None = None
     resume: bool = False
     tensorboard: str | os.PathLike[str] | None = None
-    together: ProcessGroup = SINGLE_PROCESS
-    pool: Pool | None = None
     samples: int = 3
     check: bool = True
 
     def budget(self, method: Method) -> Budget:
-        """Budget of a fit. InputError: the method does not learn in steps, or is not fitted in parts."""
+        """Budget of a fit. InputError: the method does not learn in steps."""
         in_steps = self.minutes is not None or self.resume or self.tensorboard is not None
         if in_steps and not method.learns_in_steps:
             raise InputError(
                 f"{method.name} does not learn in steps: leave out --minutes, --resume and --tensorboard"
             )
-        if self.pool is not None and not method.fits_in_parts:
-            raise InputError(f"{method.name} is not fitted in parts: leave out the pool")
         return Budget(
             self.minutes,
             None if self.checkpoint is None else Path(self.checkpoint),
@@ -93,15 +96,17 @@ class Learning:
             scored_later=self.samples,
             scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
             tensorboard=tensorboard_folder(self.tensorboard),
-            process_group=self.together,
         )
 
 
+@check_arguments()
 def fit(
     images: Images,
     *,
     method: str | None = None,
     preset: str = "default",
+    settings: PictureSettings | None = None,
+    names: Sequence[str] = (),
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
     **options: Any,
@@ -111,9 +116,11 @@ def fit(
     Args:
         images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, ensemble, or one of an installed package; None: patchcore, or
+        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or
             the only one that has the preset.
         preset: named settings of the method.
+        settings: all settings of the method, in place of a preset and single ones.
+        names: of the pictures, which `group`, `part` and `view` read; by default those of their files.
         say: gets lines for a person.
         step: gets progress.
         **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -131,12 +138,12 @@ def fit(
     budget = how.budget(asked)
     if how.minutes is not None:
         options["steps"] = None
-    prepared = prepare(images, asked, preset=preset, say=say, step=step, **options)
+    prepared = prepare(
+        images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
+    )
     if prepared.windows is not None:
         budget = replace(budget, scored_later=how.samples + prepared.windows.calibration_views())
     task = replace(prepared.task, budget=budget)
-    if how.pool is not None:
-        task = replace(task, executor=RemoteWorkers(how.pool, prepared.reader, step))
     return _fit_and_assemble(prepared, task, how.samples, how.check)
 
 
@@ -148,7 +155,6 @@ def partial_fit(
     names: Sequence[str] = (),
     device: str = "auto",
     check: bool = True,
-    pool: Pool | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
@@ -189,7 +195,14 @@ def partial_fit(
     reader.names = list(names) or reader.names
     seen_first = survey(sources)
     pattern = stored_part_pattern(manifest)
-    numbers = group_numbers(reader.names, group) if pattern is None else pattern.part_numbers(reader.names)
+    looks = look_at(sources, step)
+    if pattern is None and group is None:
+        numbers = find_new_parts(looks, reader.names, parts, force=True, say=say)
+    else:
+        numbers = (
+            group_numbers(reader.names, group) if pattern is None else pattern.part_numbers(reader.names)
+        )
+        numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
     task = Task(
         reader.load,
         len(sources),
@@ -201,8 +214,6 @@ def partial_fit(
         say=say,
         step=step,
     )
-    if pool is not None:
-        task = replace(task, executor=RemoteWorkers(pool, reader, step))
     windows = None
     if manifest.preprocess.several is not None:
         raise InputError("a model of several parts in a picture cannot be extended: fit anew with all")
@@ -229,25 +240,32 @@ def partial_fit(
 def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bool) -> Predictor:
     began = time.monotonic()
     model, reader, windows = prepared.model, prepared.reader, prepared.windows
-    fusion, checked, shown = None, None, task
+    fusion, checked = None, None
+    shown = task if windows is None else windows.task(task)
+    normalization = reader.preprocess.normalization
+    light = None if normalization is None else normalization.share
     try:
+        if (foretold := forecast(prepared.method, model, shown, windows, light, check=check)) is not None:
+            task.say(foretold.describe())
         if windows is None:
             fitted = checked = prepared.method.run_fit(model, task)
         else:
-            shown = windows.task(task)
-            fitted = prepared.method.run_fit(model, shown)
+            view_fit = prepared.method.run_fit(model, shown)
             if isinstance(windows, PartsOfPictures):
-                fitted, checked = windows.calibrated(fitted, model.config.seed)
+                fitted, checked = windows.calibrated(view_fit, model.config.seed, task.groups)
             else:
-                fitted, checked, fusion = calibrate_pictures(model, fitted, windows, task)
+                fitted, checked, fusion = calibrate_pictures(model, view_fit, windows, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
     plain = fitted.calibration
-    if (light := reader.preprocess.normalization) is not None:
-        calibrate_in_each_light(model, fitted, task, light.share, reader.load_in_light)
+    if light is not None:
+        judge: JudgeInLights = partial(judge_in_lights, model, fitted, task, reader.load_in_light)
+        if isinstance(windows, Windows) and fusion is not None:
+            judge = partial(judge_tiles_in_lights, model, view_fit, windows, task, fusion)
+        calibrate_in_each_light(model, fitted, task, light, judge)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
-    if windows is not None and reader.roi is not None:
+    if reader.preprocess.tile is not None and reader.roi is not None:
         tensors["region"] = reader.roi
     old = task.old
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
@@ -258,8 +276,12 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         else None
     )
     notes = _notes(fitted, reader, found, prepared.method, old)
+    if old is None:
+        names = [reader.names[i] for i in fitted.pictures]
+        notes += check_defect_like(fitted.calibration, names, found, force=prepared.force)
+        notes += filter(None, [sole_note(fitted.calibration, names)])
     if light is not None and found is not None:
-        notes.append(_light_cost_note(found, found.with_calibration(plain), light.share))
+        notes.append(_light_cost_note(found, found.with_calibration(plain), light))
     for note in notes:
         task.say(note)
     manifest = Manifest(
@@ -276,8 +298,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_calibration_facts(fitted, reader, task),
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
-            "group": prepared.group,
-            **({} if prepared.part is None else {PART: asdict(prepared.part)}),
+            **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
@@ -337,6 +358,18 @@ def _picture_roles(fitted: Fitted, reader: Reader) -> list[Picture]:
     }
     good = [Picture(reader.hashes[i], role, reader.names[i]) for i, role in sorted(roles.items())]
     return good + [Picture(digest, "seen", name) for digest, name in reader.defects.items()]
+
+
+def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
+    """Options that `stored_options` reads; an extended model keeps those of the fit."""
+    facts = {} if task.old is None else task.old.manifest.facts
+    return {
+        **{name: facts[name] for name in ("drop_suspects", "force") if name in facts},
+        "group": prepared.group,
+        **({"force": True} if prepared.force else {}),
+        **({"drop_suspects": True} if task.drop_suspects else {}),
+        **({} if prepared.part is None else {PART: asdict(prepared.part)}),
+    }
 
 
 def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:

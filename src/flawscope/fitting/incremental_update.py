@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.datasets import Dataset, group_numbers, open_dataset
+from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
-from flawscope.fitting.training_pictures import Images, Pool, split_sources
+from flawscope.fitting.stored_options import stored_reading, stored_settings
+from flawscope.fitting.training_pictures import Images, look_at, split_sources
 from flawscope.fitting.update_evaluation import ReviewedPicture, Score, Update, exceeds_chance, score_pictures
 from flawscope.fitting.updated_models import (
     Candidate,
@@ -35,6 +36,7 @@ from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.units import check_shows_something
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
@@ -61,6 +63,7 @@ class PowerLostError(InputError):
         self.pictures = list(pictures)
 
 
+@check_arguments()
 def extend(
     model: str | os.PathLike[str] | Artefact | Predictor,
     images: Images,
@@ -73,7 +76,6 @@ def extend(
     drop_suspects: bool = False,
     device: str = "auto",
     check: bool = True,
-    pool: Pool | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
@@ -94,7 +96,6 @@ def extend(
         force: go on where pictures look like defects, or the model would find fewer defects.
         drop_suspects: leave out pictures that look like defects.
         check: compare the shares of simulated defects that are found.
-        pool: processes that work on parts of the fit, as for `fit`.
         say: gets lines for a person: defects found before and after.
         step: gets progress.
 
@@ -140,9 +141,9 @@ def extend(
         pictures,
         fair=fair,
         refuse_unsure=not drop_suspects,
+        force=force,
         device=device,
         check=check,
-        pool=pool,
         say=say,
         step=step,
     )
@@ -174,10 +175,10 @@ def update(
     strict: bool = False,
     fair: bool = False,
     refuse_unsure: bool = False,
-    good: Sequence[str] = (),
+    force: bool = False,
+    good: Dataset | None = None,
     device: str = "auto",
     check: bool = True,
-    pool: Pool | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Update:
@@ -199,7 +200,8 @@ def update(
         fair: somebody says that the drawn pictures are a fair sample, which is tested; they decide the
             threshold whatever is lost.
         refuse_unsure: a picture that looks like a defect is an error.
-        good: files of the pictures that the model was fitted on, for a training.
+        force: pictures that show nothing are learnt from.
+        good: the data set that the model was fitted on, for a training (`open_fitted_dataset`).
         check: compare the shares of simulated defects that are found.
 
     Raises:
@@ -221,6 +223,11 @@ def update(
             [one.name for one in sorted(defect_like, key=lambda one: -before[one.number].severity)],
             "look again and take out what is not good, or --drop-suspects, or go on with --force",
         )
+    if not force:
+        usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
+        check_shows_something(
+            look_at([one.source for one in usable_good], step), [o.name for o in usable_good]
+        )
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
@@ -231,7 +238,8 @@ def update(
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
-    candidates = BUILDERS[how](Job(old, active, rest, wanted, before, good, device, check, pool, say, step))
+    job = Job(old, active, rest, wanted, before, good, device, check, force, say, step)
+    candidates = BUILDERS[how](job)
     defects, simulated = None, dict[int, tuple[float, ...]]()
     if how == EXTENDED and check:
         defects = defects_on_samples(
@@ -241,11 +249,17 @@ def update(
         simulated = score_with_models(defects, [defects.model, _detector(candidates[0][0])], step=step)
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
+    sample = [one for one in judged if one.drawn] if fair else []
+    sample_units = dict(zip((one.digest for one in sample), job.part_units(sample), strict=True))
     best: Update | None = None  # the candidate that loses least, the first of them
     for model, scores in candidates:
         after = scores(judged)
-        drawn = [after[one.number].score for one in judged if one.drawn and one.number in after]
-        unlike = fair and exceeds_chance(active.calibration, drawn)
+        scored = [one for one in sample if one.number in after]
+        drawn, units = (
+            [after[one.number].score for one in scored],
+            [sample_units[one.digest] for one in scored],
+        )
+        unlike = bool(scored) and exceeds_chance(active.calibration, drawn, units)
         found = Update(model, how, active.calibration, judged, before, after, simulated, unlike)
         if best is None or found.loss < best.loss:
             best = found
@@ -321,8 +335,8 @@ def _find_unsure(
     several = list({one.digest: one for one in wanted}.values())
     model = learn_pictures(with_room(old), several, device=device, check=False)
     known = old.manifest.calibration
-    new = model.manifest.facts["calibration_pictures"][known.count :]
-    severities = known.severity(np.array(model.calibration.scores[known.count :]))
+    new = model.manifest.facts["calibration_pictures"][len(known.scores) :]
+    severities = known.severity(np.array(model.calibration.scores[len(known.scores) :]))
     left_out = dict(zip(new, map(float, severities), strict=True))
     for one in wanted:
         score = before.get(one.number)
@@ -368,7 +382,11 @@ def _detector(model: Predictor) -> Detector:
     return model.session.model
 
 
-def good_picture_files(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:
-    """Good training pictures of a data set in any layout, or of a plain folder. InputError if there are
-    none."""
-    return [os.fspath(item.path) for item in open_dataset(os.fspath(folder), category or None).train]
+def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
+    """Opens the data set that a model was fitted on, split as it was for the fit; the folder may have another
+    name by now. InputError where it has no good pictures."""
+    reading = stored_reading(old)
+    category = reading.category if reading.category in find_categories(folder) else None
+    group = reading.group or reading.part
+    found = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)
+    return replace(found, category=old.manifest.category)

@@ -7,14 +7,20 @@ of these p-values over all lights is never below the right one, so that it keeps
 the p-value by one list of scores, the envelope, whose k-th largest value is the largest, over lights, of the
 k-th largest score: #{envelope >= s} is the largest k whose value is at least s, the largest of the lights'
 counts.
+
+Of many pictures some are judged in each light, whole groups drawn by the seed: in all lights together about
+half as many as were learnt from, so that the lights cost less than the fit before them. The rate that n of
+them promise is promised, k/(n + 1) in every light, and `Calibration` counts these n alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration.threshold import envelope
@@ -25,55 +31,108 @@ from flawscope.methods.extract import embed_pictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.light import Light, light_variations
 
+STREAM = 51  # of random numbers: part of their seed
+MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
+
+
+# Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
+JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
+
 
 def calibrate_in_each_light(
-    model: Detector,
-    fitted: Fitted,
-    task: Task,
-    share: float,
-    load: Callable[[int, Light], Tensor | None],
+    model: Detector, fitted: Fitted, task: Task, share: float, judge: JudgeInLights
 ) -> None:
     """Replaces the scores and map maxima of `fitted.calibration`, of this fit's pictures, by their envelopes
-    over the lights within `share`.
-
-    Args:
-        load: gives picture i in a light, as `task.load` gives it.
+    over the lights within `share`. Of many pictures `fitted.pictures` keeps those that were judged in them.
 
     Raises:
         InputError: the method cannot leave out what it has learnt from, or a picture cannot be read again.
     """
-    lights, pictures = light_variations(share)[1:], fitted.pictures
-    count, known = len(pictures), fitted.calibration
-    own = slice(len(known.scores) - count, None)  # an extended model has the earlier ones before
-    scores, maxima = (
-        np.repeat(np.array(values[own], dtype=np.float64)[:, None], 1 + len(lights), axis=1)
-        for values in (known.scores, known.map_maxima)
+    known, lights = fitted.calibration, light_variations(share)[1:]
+    first = len(known.scores) - len(fitted.pictures)  # an extended model has the earlier ones before
+    drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, model.config.seed)
+    pictures = [fitted.pictures[k] for k in drawn]
+    if len(pictures) < len(fitted.pictures):
+        note = (
+            f"calibrated in each light on {len(pictures)} of {task.pluralize(len(fitted.pictures), 'good')}, "
+            "drawn at random: the false-alarm rate is promised by these"
+        )
+        fitted.notes.append(note)
+    unchanged = [[(known.scores[first + k], known.map_maxima[first + k])] for k in drawn]
+    scores, maxima = np.moveaxis(np.concatenate([unchanged, judge(pictures, lights)], axis=1), 2, 0)
+    if np.isnan(scores).any():
+        raise InputError("a good picture cannot be read any more: fit anew")
+    left = set(fitted.pictures) - set(pictures)
+    fitted.held["reserve"] = sorted(left - set(fitted.used))  # they stay known
+    fitted.pictures = pictures
+    units = tuple(known.units[first + k] for k in drawn) if known.units else ()
+    fitted.calibration = replace(
+        known,
+        units=(*known.units[:first], *units),
+        scores=(*known.scores[:first], *envelope(scores, units).tolist()),
+        map_maxima=(*known.map_maxima[:first], *envelope(maxima, units).tolist()),
+        method=f"{known.method}, in each light within {share:.0%}",
     )
-    unlearnt, done = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), 0
+
+
+def judge_in_lights(
+    model: Detector,
+    fitted: Fitted,
+    task: Task,
+    load: Callable[[int, Light], Tensor | None],
+    pictures: Sequence[int],
+    lights: Sequence[Light],
+) -> NDArray[np.float64]:
+    """`JudgeInLights` of pictures that are seen as a whole. load: gives picture i in a light, as `task.load`
+    gives it."""
+    values = np.full((len(pictures), len(lights), 2), np.nan)
+    unlearnt = LeaveOneOutScorer(model, fitted, fitted.used, task.groups)
 
     def loaded(number: int) -> Tensor | None:
-        light, picture = divmod(number, count)
+        picture, light = divmod(number, len(lights))
         return load(pictures[picture], lights[light])
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
-        nonlocal done
-        light, picture = divmod(number, count)
+        picture, light = divmod(number, len(lights))
         found = unlearnt(pictures[picture], features, inside)
         if found is None:
             raise InputError("this method cannot leave out what it has learnt from: leave out --light")
-        score, drawn = found
-        scores[picture, 1 + light] = float(score[0])
-        maxima[picture, 1 + light] = float(drawn.max())
-        done += 1
+        values[picture, light] = float(found[0][0]), float(found[1].max())
 
-    numbers = range(count * len(lights))
-    embed_pictures(model, loaded, numbers, store, task.step, "calibration in each light")
-    if done < len(numbers):
-        raise InputError("a good picture cannot be read any more: fit anew")
-    before = slice(0, own.start)
-    fitted.calibration = replace(
-        known,
-        scores=(*known.scores[before], *envelope(scores).tolist()),
-        map_maxima=(*known.map_maxima[before], *envelope(maxima).tolist()),
-        method=f"{known.method}, in each light within {share:.0%}",
-    )
+    count = len(pictures) * len(lights)
+    embed_pictures(model, loaded, range(count), store, task.step, "calibration in each light")
+    return values
+
+
+def draw_pictures(fitted: Fitted, groups: Sequence[int], lights: int, rate: float, seed: int) -> list[int]:
+    """Places in `fitted.pictures` of those that are judged in each of so many lights, in their order: whole
+    groups; as many pictures as keep the cost low, and as many groups as the rate needs, `MIN_RANK` times."""
+    members: dict[int, list[int]] = {}
+    for place, picture in enumerate(fitted.pictures):
+        members.setdefault(groups[picture], []).append(place)
+    least, enough = _least_groups(rate), _enough_pictures(len(fitted.used), lights, rate)
+    drawn: list[int] = []
+    order = np.random.default_rng([seed, STREAM]).permutation(len(members)).tolist()
+    every = list(members.values())
+    for count, group in enumerate(order):
+        if count >= least and len(drawn) >= enough:
+            break
+        drawn += every[group]
+    return sorted(drawn)
+
+
+def count_drawn(pictures: int, groups: int, lights: int, rate: float) -> int:
+    """About how many of so many pictures in groups are drawn for each light, before they are learnt from."""
+    share = max(_enough_pictures(pictures, lights, rate) / pictures, _least_groups(rate) / groups)
+    return round(min(1.0, share) * pictures)
+
+
+def _least_groups(rate: float) -> int:
+    return math.ceil(MIN_RANK / rate - 1e-9) - 1
+
+
+def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
+    """Number of pictures with which all lights cost less than the fit; (n + 1) * rate is whole, since n such
+    pictures promise all of the rate."""
+    rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
+    return math.ceil(rank / rate - 1e-9) - 1

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader
 from flawscope.methods.task import Fitted, Task, TilePositions
+from flawscope.pictures.light import Light
 from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.several_parts_learning import LearnedParts
 from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
@@ -54,15 +56,18 @@ class PictureViews:
     def __init__(self, reader: Reader, counts: Sequence[int], judged_counts: Sequence[int]):
         self.reader, self.judged_counts = reader, list(judged_counts)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
-        self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
         self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
-        self._lock = Lock()
+        self._read_with(reader.views)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_held": OrderedDict(), "_lock": None}
+    def _read_with(self, read: Callable[[int], Views | None]) -> None:
+        self._read, self._lock = read, Lock()
+        self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=Lock())
+    def in_light(self, light: Light) -> Self:
+        """The same views of the pictures in another light."""
+        lit = copy(self)
+        lit._read_with(lambda picture: self.reader.views_in_light(picture, light))
+        return lit
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -80,11 +85,13 @@ class PictureViews:
         return range(self.first[picture], self.first[picture + 1])
 
     def load(self, number: int) -> Tensor | None:
-        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
+        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read, and for a tile that
+        shows nothing of it."""
         picture = self.picture_of(number)
         if (views := self.views(picture)) is None:
             return None
-        return self.reader.to_tensor(self.image(views, picture, number - self.first[picture]))
+        image = self.image(views, picture, number - self.first[picture])
+        return None if (image[0] < 0).all() else self.reader.to_tensor(image)
 
     def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
         """View of a picture, [3, H, W] float32 in 0..1, which may be written to."""
@@ -98,7 +105,7 @@ class PictureViews:
             self._held.move_to_end(picture)
         with held.lock:
             if not held.read:
-                held.views, held.read = self.reader.views(picture), True
+                held.views, held.read = self._read(picture), True
         with self._lock:
             room = CACHE_BYTES
             for k, one in reversed(list(self._held.items())):
@@ -162,12 +169,14 @@ class Windows(PictureViews):
 
     def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
         self.reader, self.seed = reader, seed
-        grids = [None if size is None else reader.preprocess.grid(size) for size in sizes]
+        how = reader.preprocess
+        sizes = [None if size is None else how.frame_size(size) for size in sizes]
+        grids = [None if size is None else how.grid(size) for size in sizes]
         cells = [self._counted_tiles(*pair) for pair in zip(sizes, grids, strict=True)]
         views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
-        height, width = reader.preprocess.size
+        height, width = how.size
         room = max(MIN_TILES, MAX_VIEW_PIXELS // (height * width) // max(1, len(sizes)))
-        self.located = reader.preprocess.positions is not None
+        self.located = how.positions is not None
         if self.located:
             cells = [_rotate_tiles(tiles, index, room) for index, tiles in enumerate(cells)]
         self.grids = grids
@@ -180,8 +189,8 @@ class Windows(PictureViews):
         super().__init__(reader, [1 + len(places) for places in self.places], views_of)
 
     def _counted_tiles(self, size: tuple[int, int] | None, grid: TileGrid | None) -> list[int]:
-        """Numbers of the tiles with pixels that count; empty where the whole view is the only one, and for a
-        picture that is too small, which is reported when it is loaded."""
+        """Numbers of the tiles of a frame (H, W) with pixels that count; empty where the whole view is the
+        only one, and for a picture that is too small, which is reported when it is loaded."""
         how, roi = self.reader.preprocess, self.reader.roi
         if size is None or grid is None or len(grid) == 1:
             return []
@@ -268,9 +277,9 @@ class PartsOfPictures(PictureViews):
         super().__init__(reader, counts, counts)
         self.wrong = {i for i, reason in enumerate(learnt.count_errors) if reason not in ("", UNREAD)}
 
-    def calibrated(self, fit: Fitted, seed: int) -> tuple[Fitted, Fitted]:
+    def calibrated(self, fit: Fitted, seed: int, groups: Sequence[int]) -> tuple[Fitted, Fitted]:
         """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and the same with
-        one part of each picture, to put simulated defects on."""
+        one part of each picture, to put simulated defects on. groups: of the pictures."""
         fitted, before = self.to_pictures(fit), fit.calibration
         rows: dict[int, list[tuple[float, float]]] = {}
         for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):
@@ -282,7 +291,9 @@ class PartsOfPictures(PictureViews):
         # of as many pictures as calibrate, where some were held out
         share = len(kept) / max(1, len(self.judged_counts) - len(self.wrong))
         wrong = math.ceil(len(self.wrong) * share - 1e-9)
-        calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong)
+        units = tuple(groups[i] for i in (*kept, *sorted(self.wrong)[:wrong]))
+        units = units if before.promised and len({*units}) < len(units) else ()
+        calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong, units=units)
         fitted.calibration, fitted.pictures = calibration, kept
         rng = np.random.default_rng([seed, PART_STREAM])
         some = [int(rng.choice(self.numbers(i))) for i in kept]

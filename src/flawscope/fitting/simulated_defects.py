@@ -1,7 +1,12 @@
-"""Measures which simulated defects a fitted model misses, on good pictures that it has not learnt from."""
+"""Measures which simulated defects a fitted model misses, on good pictures that it has not learnt from.
+
+The defects form a ladder of sizes and contrasts, down to such as no model finds: where it stops finding them
+says more than that it finds all of the easy ones.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 
@@ -11,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.power import DefectScores
+from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
@@ -29,6 +34,7 @@ BLOCK_MARGIN = 1.25  # reserve for a block of defects that takes longer than the
 PART_PICTURES = 8  # that the part is learnt from
 TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
 MIN_SIDE = 16  # pixels a side that a defect needs
+GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, without whole numbers, fill 0..1 evenly, however many
 Box = tuple[slice, slice]
 
 
@@ -98,15 +104,19 @@ def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: 
         left = MAX_PER_SIZE * len(DEFECT_SIZES) - done
         count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
         task.step("simulated defects", done, done + count)
-    numbers = sorted(n for n in scores if n < done)
-    by_size = {
-        str(size): tuple(scores[n] for n in numbers if n % len(DEFECT_SIZES) == k)
-        for k, size in enumerate(DEFECT_SIZES)
-    }
+    numbers = sorted(scores)
+    by_size, contrasts = (
+        {
+            str(size): tuple(values[n] for n in numbers if n % len(DEFECT_SIZES) == k)
+            for k, size in enumerate(DEFECT_SIZES)
+        }
+        for values in (scores, defects.contrasts)
+    )
     if not all(by_size.values()):  # a picture can no longer be read
         return None
     return DefectScores(
         by_size,
+        contrasts,
         pictures=len({defects.picture_of(n) for n in numbers}),
         seconds=time.monotonic() - begun,
         rate=fitted.calibration.effective_rate,
@@ -133,17 +143,25 @@ def _next_batch(fit: int, left: int, device: torch.device) -> int:
 
 class SimulatedDefects:
     """Simulated defects by number: all sizes in turn on a picture, then the next picture. Each depends on its
-    number alone.
+    number alone, and so does its contrast, whose logarithms fill `CONTRAST_RANGE` evenly at each size.
+
+    Attributes:
+        contrasts: of the defects that were loaded, by number: mean difference from the good picture, in grey
+            levels.
 
     Args:
         load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be read.
         pictures: numbers of the good pictures that carry the defects.
+        has_ladder: False: contrasts as they come, all clear ones, for what any defect must leave as it is.
     """
 
-    def __init__(self, model: Detector, load: LoadPicture, pictures: Sequence[int]):
+    def __init__(
+        self, model: Detector, load: LoadPicture, pictures: Sequence[int], *, has_ladder: bool = True
+    ):
         self.model, self.load_good, self.seed = model, load, model.config.seed
         self.pictures: list[int] = np.random.default_rng([self.seed, STREAM]).permutation(pictures).tolist()
-        self.part = Foreground()
+        self.part, self.has_ladder = Foreground(), has_ladder
+        self.contrasts = dict[int, float]()
         self._places = dict[int, NDArray[np.bool_]]()  # by picture
 
     def learn_part(self, seconds: float) -> None:
@@ -176,8 +194,10 @@ class SimulatedDefects:
             picture,
             np.random.default_rng([self.seed, STREAM, number]),
             scale=DEFECT_SIZES[number % len(DEFECT_SIZES)],
+            contrast=_contrast(number) if self.has_ladder else None,
             foreground=self._within(number, picture, image[0, *box] >= 0, box),
         )
+        self.contrasts[number] = made.difference
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
         shown, part = image.clone(), (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
@@ -192,6 +212,13 @@ class SimulatedDefects:
             part = self.part.mask(picture) & counted
             self._places[carrier] = part if part.any() else counted
         return self._places[carrier]
+
+
+def _contrast(number: int) -> float:
+    """Contrast that a defect is drawn with, in grey levels."""
+    size, low_high = number % len(DEFECT_SIZES), [math.log(level) for level in CONTRAST_RANGE]
+    share = (number // len(DEFECT_SIZES) * GOLDEN + (0.5 + size) / len(DEFECT_SIZES)) % 1
+    return math.exp(low_high[0] + share * (low_high[1] - low_high[0]))
 
 
 def open_detector(model: Artefact, device: str) -> Detector:

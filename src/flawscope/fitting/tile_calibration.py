@@ -19,6 +19,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
+from flawscope.pictures.light import Light
 from flawscope.pictures.views import Fusion, TileBlender, Views
 from flawscope.progress import ProgressCounter
 
@@ -86,19 +87,23 @@ def calibrate_pictures(
     assert fusion is not None
     before = fitted.calibration
     if not before.promised:  # nothing can be left out
-        one = replace(before, scores=(max(before.scores),), map_maxima=(max(before.map_maxima),))
+        one = replace(before, scores=(max(before.scores),), map_maxima=(max(before.map_maxima),), units=())
         fitted.calibration, fitted.pictures = one, fitted.pictures[:1]
         return fitted, fitted, fusion
     if len(windows) == task.count:  # each is one tile: those are the pictures' own
         return fitted, numbers, fusion
     learnt = set(fitted.pictures) <= set(fitted.used)  # then any of them can be left out
-    chosen = _draw_pictures(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
+    chosen = draw_pictures(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
     found = _compute_values(model, numbers, windows, task, chosen)
     if task.old is None:
         fusion = _fit_fusion(score, [values for values in found.values() if values.maxima[1] > -np.inf])
     rows = [_fuse(values, fusion) for values in found.values()]
     fitted.calibration = from_values(
-        *zip(*rows, strict=True), rate=before.rate, method=before.method, precision=before.precision
+        *zip(*rows, strict=True),
+        units=[task.groups[picture] for picture in found],
+        rate=before.rate,
+        method=before.method,
+        precision=before.precision,
     )
     fitted.pictures = list(found)
     if task.old is not None:
@@ -108,7 +113,28 @@ def calibrate_pictures(
     return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
 
 
-def _draw_pictures(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
+def judge_tiles_in_lights(
+    model: Detector,
+    numbers: Fitted,
+    windows: Windows,
+    task: Task,
+    fusion: Fusion,
+    pictures: Sequence[int],
+    lights: Sequence[Light],
+) -> NDArray[np.float64]:
+    """Scores and map maxima [N, lights, 2] of whole pictures, by a model that has not learnt from them; NaN
+    where they cannot be read."""
+    values = np.full((len(pictures), len(lights), 2), np.nan)
+    fit = replace(numbers, left_out_by_number=None)  # what it found is of unchanged light
+    for k, light in enumerate(lights):
+        found = _compute_values(model, fit, windows.in_light(light), task, pictures)
+        for row, picture in enumerate(pictures):
+            if picture in found:
+                values[row, k] = _fuse(found[picture], fusion)[:2]
+    return values
+
+
+def draw_pictures(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
     """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
     tiles = sum(windows.judged_counts[i] for i in pictures) / len(pictures)
     most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))

@@ -1,14 +1,13 @@
-"""Chooses the pictures that a method is fitted on, and reads them once, also in other processes."""
+"""Chooses the pictures that a method is fitted on, and reads them once."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +21,20 @@ from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
-from flawscope.methods.task import PartExecutor, SeenDefect
+from flawscope.methods.task import SeenDefect
+from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
+from flawscope.pictures.layouts import is_deep_colour
 from flawscope.pictures.light import Light, Normalization, channel_statistics
-from flawscope.pictures.listing import relative_names
+from flawscope.pictures.listing import refuse_masks, relative_names
+from flawscope.pictures.masks import marks_most
+from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.pose import PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.roi import FrameRegion, describe_roi, read_roi, split_picture
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
 from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.pictures.views import Views, hide_outside_roi
@@ -58,13 +62,6 @@ class Reader:
         self._lock = Lock()
         self.names = relative_names(self.sources)
 
-    def __getstate__(self) -> dict[str, Any]:
-        sources = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else s for s in self.sources]
-        return {**vars(self), "sources": sources, "_lock": None}  # the other process is in another folder
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=Lock())
-
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)
@@ -75,6 +72,12 @@ class Reader:
 
     def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
         """Picture `index` in another light, as `load` gives it."""
+        views = self.views_in_light(index, light)
+        return None if views is None else self.to_tensor(views.images([0])[0])
+
+    def views_in_light(self, index: int, light: Light) -> Views | None:
+        """Returns the network's views of picture `index` in another light, as `views` does. InputError where
+        its part is not found in it."""
         picture = decoded_or_none(self.sources[index])
         if picture is None:
             return None
@@ -84,7 +87,7 @@ class Reader:
                 f"the part of {self.names[index]} is not found with {light.name}: fit without --align, or "
                 "with a smaller --light"
             )
-        return self.to_tensor(views.images([0])[0])
+        return views if self.preprocess.tile is None else views.with_roi(self.roi)
 
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
@@ -129,7 +132,7 @@ class Reader:
 
 UNREAD = "unread"
 Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[Any]
-SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[PictureSource, PictureSource]]
+SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[PictureSource, PictureSource | list[Any]]]
 
 
 def seen_defect_pairs(
@@ -140,7 +143,7 @@ def seen_defect_pairs(
     if wanted and not method.takes_seen_defects:
         raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
-        pairs = [(picture, [mask]) for picture, mask in seen]
+        pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
         items = choose_seen(seen, dataset, seed)
         pairs = [(item.path, list(item.masks)) for item in items]
@@ -153,9 +156,10 @@ def read_defects(
     pairs: Sequence[tuple[PictureSource, list[PictureSource]]],
     preprocess: Preprocess,
     roi: NDArray[np.bool_] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
     """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
-    them by their pixels' hash, and for each unusable one the reason."""
+    them by their pixels' hash, and for each unusable one the reason. `say` gets remarks on odd masks."""
     found: dict[str, list[SeenDefect]] = {}
     unusable = []
     names = relative_names([picture for picture, _ in pairs])
@@ -163,6 +167,8 @@ def read_defects(
         try:
             picture = decode(source, name=name)
             marked = union_masks(masks, picture.shape[:2], name)
+            if most := marks_most(marked):
+                say(f"warning: the mask of {name} {most}")
             shown = list(_defect_images(preprocess.views(picture, name, roi), marked))
             if not shown:
                 height, width = preprocess.network_size
@@ -213,6 +219,7 @@ def split_sources(
         images = list(images)
     if not isinstance(images, list | tuple) or not images:
         raise InputError("give a folder, a data set, or a list with at least one good picture")
+    refuse_masks(images)
     return list(images), [], category or ""
 
 
@@ -243,7 +250,7 @@ def survey(sources: Sequence[PictureSource]) -> Survey:
                 deep = True
             else:
                 with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
-                    deep = header.mode.startswith(("I", "F"))
+                    deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
                     largest = max(largest, 3 * header.width * header.height)
                     sizes[-1] = upright_size(header)
             picture = decode(source) if deep else None
@@ -255,6 +262,59 @@ def survey(sources: Sequence[PictureSource]) -> Survey:
             if picture.dtype != np.uint8:
                 highest, kind = max(highest, float(picture.max())), picture.dtype
     return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
+
+
+def look_at(sources: Sequence[PictureSource], step: ProgressCallback) -> list[Look | None]:
+    """Reads what each picture is compared by; None where it cannot be read."""
+    advance = ProgressCounter(step, "near-copies", len(sources))
+
+    def look(source: PictureSource) -> Look | None:
+        picture = decoded_or_none(source)
+        advance()
+        return None if picture is None else Look.of(picture)
+
+    with workers() as each:
+        return each(look, sources)
+
+
+RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
+
+
+def learn_region(
+    roi: RoiSource,
+    preprocess: Preprocess,
+    sources: Sequence[PictureSource],
+    names: Sequence[str],
+    say: Callable[[str], None],
+) -> NDArray[np.bool_]:
+    """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
+    drawn on the picture that it names, else on the first, and moves with the part.
+
+    Raises:
+        InputError: it cannot be read, holds nothing, or the picture shows no part.
+    """
+    how = preprocess.whole
+    if isinstance(roi, FrameRegion):
+        return roi.carried(how)
+    spec, named = split_picture(roi)
+    if not named and how.reference is None:
+        mask = read_roi(spec, how)
+        if text := describe_roi(spec, mask):
+            say(text)
+        return mask
+    where = [*names].index(named) if named in names else 0
+    source = named if named and named not in names else sources[where]
+    name = named or names[where]
+    views = how.views(decode(source, name=name))
+    if views.unusable:
+        raise InputError(
+            f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
+            "--roi REGION@PICTURE"
+        )
+    mask = read_roi(spec, how, views.geometries)
+    moves = "" if how.reference is None else ", and moves with the part"
+    say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
+    return mask
 
 
 def learn_normalization(
@@ -318,88 +378,3 @@ def decoded_or_none(source: PictureSource) -> NDArray[Any] | None:
         return decode(source)
     except (InputError, MemoryError):
         return None  # reported when it is loaded for fitting
-
-
-# ------------------------------------------------------------------------------------------ other processes
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Pool(Protocol):
-    """Processes that work on calls.
-
-    count: how many at once. memory: bytes that each may take; None: not known.
-    """
-
-    count: int
-    memory: int | None
-
-    def map(
-        self, work: Callable[..., Any], held: bytes, parts: Sequence[Any], peak: int | None = None
-    ) -> Iterator[Any]:
-        """Calls `work(held, part)` for every part, all at once, and yields the answers in order. peak: bytes
-        that a part takes at most."""
-
-
-@dataclass(frozen=True)
-class ReaderFindings:
-    """Findings of one part about its pictures, by their numbers, as `Reader` has them."""
-
-    hashes: dict[int, str]
-    measured: dict[int, FeatureValues]
-    failures: dict[int, str]
-    copies: list[int]
-
-
-class RemoteWorkers(PartExecutor):
-    """Runs `Task.workers` in a pool: findings about the pictures come back with the result.
-
-    A part is worked on as if it were the only one, and so misses pictures whose pixels an earlier part has.
-    Then it is worked on once more, and told of them. So the result is that of one process that takes the
-    parts one after the other.
-    """
-
-    def __init__(self, pool: Pool, reader: Reader, step: ProgressCallback):
-        self.pool, self.reader, self.step = pool, reader, step
-        self.count, self.memory = pool.count, pool.memory
-        self.first_index: dict[str, int] = {}  # the first picture with these pixels
-
-    def __call__(
-        self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
-    ) -> Iterator[R]:
-        held = pickle.dumps((self.reader, work))
-        advance = ProgressCounter(self.step, stage, len(parts))
-        answers = self.pool.map(_run_part, held, [(part, ()) for part in parts], peak)
-        for part, (found, notes) in zip(parts, answers, strict=True):
-            if known := self._hashes_of_others(notes):
-                found, notes = next(self.pool.map(_run_part, held, [(part, known)], peak))
-            self._merge(notes)
-            advance()
-            yield found
-
-    def _hashes_of_others(self, notes: ReaderFindings) -> list[str]:
-        """Hashes of pixels that other parts had first, if this part has wrongly taken one for its own."""
-        firsts = notes.hashes.keys() - {*notes.copies}
-        if all(self.first_index.get(notes.hashes[index], index) == index for index in firsts):
-            return []
-        return [digest for digest, index in self.first_index.items() if index not in notes.hashes]
-
-    def _merge(self, notes: ReaderFindings) -> None:
-        reader = self.reader
-        reader.hashes |= notes.hashes
-        reader.measured |= notes.measured
-        reader.failures |= notes.failures
-        reader.copies += [index for index in notes.copies if index not in reader.copies]
-        for index in notes.hashes.keys() - {*notes.copies}:
-            self.first_index.setdefault(notes.hashes[index], index)
-            reader.known.add(notes.hashes[index])
-
-
-def _run_part(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, ReaderFindings]:
-    """Works on a part in a process of the pool. part: the part, and hashes of earlier parts' pixels."""
-    reader, work = pickle.loads(held)
-    reader.hashes, reader.measured, reader.failures, reader.copies = {}, {}, {}, []
-    reader.known |= {*part[1]}
-    found = work(part[0])
-    return found, ReaderFindings(reader.hashes, reader.measured, reader.failures, reader.copies)

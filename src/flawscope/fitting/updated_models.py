@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from flawscope.artefact.model_file import Artefact, Picture
 from flawscope.calibration import min_calibration_size
-from flawscope.datasets import group_numbers
+from flawscope.calibration.outliers import sole_note
+from flawscope.calibration.threshold import envelope
+from flawscope.datasets import Dataset, Item, group_numbers
+from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
-from flawscope.fitting.training_pictures import Pool
+from flawscope.fitting.stored_options import refit_options
+from flawscope.fitting.training_pictures import look_at
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
 from flawscope.methods import registry
+from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
+from flawscope.pictures.light import light_variations
+from flawscope.pictures.listing import relative_names
+from flawscope.pictures.units import find_new_parts
 from flawscope.predictor import Predictor
+from flawscope.predictor.parts import part_calibration, stored_part_pattern
+from flawscope.predictor.recalibration import recalibrate
 from flawscope.progress import ProgressCallback
 from flawscope.runtime.torch import TorchSession
 
@@ -39,7 +54,8 @@ class Job:
     """Arguments of `update` that all ways to make the next model share.
 
     pictures: all that can be used. wanted: those of them to learn from.
-    before: the active model's scores of the pictures, by number.
+    before: the active model's scores of the pictures, by number. good: the data set that the old model was
+    fitted on.
     """
 
     old: Artefact
@@ -47,12 +63,18 @@ class Job:
     pictures: Sequence[ReviewedPicture]
     wanted: Sequence[ReviewedPicture]
     before: Mapping[int, Score]
-    good: Sequence[str]
+    good: Dataset | None
     device: str
     check: bool
-    pool: Pool | None
+    force: bool
     say: Say
     step: ProgressCallback
+
+    def part_units(self, pictures: Sequence[ReviewedPicture]) -> list[int]:
+        """Units of pictures: by the model's pattern where it fits their names, or else near-copies."""
+        looks, names = look_at([one.source for one in pictures], self.step), [one.name for one in pictures]
+        pattern = self.old.manifest.facts.get("group")
+        return find_new_parts(looks, names, pattern, force=True, say=self.say)
 
 
 # ------------------------------------------------------------------------------------------------- extended
@@ -72,27 +94,80 @@ def extend_bank(job: Job) -> list[Candidate]:
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
         start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
-        how = {"check": job.check, "pool": job.pool, "device": job.device, "step": job.step}
+        how = {"check": job.check, "device": job.device, "step": job.step}
         predictor = learn_pictures(start, chosen, **how)
         new, combined = predictor.manifest.facts["calibration_pictures"], predictor.calibration
-        for place in range(calibration.count, combined.count):
+        for place in range(len(calibration.scores), len(combined.scores)):
             left_out[new[place]] = combined.scores[place], combined.map_maxima[place]
     drawn: dict[str, tuple[float, float]] = {}
-    for one in job.pictures:
-        if not (one.drawn and one.good) or one.digest in {*values, *drawn}:
+    shown: list[ReviewedPicture] = []
+    fresh: dict[str, PictureSource] = {}
+    for one in _fair_sample(job):
+        if one.digest in {*values, *drawn, *fresh}:
             continue
+        shown.append(one)
         if one.digest in left_out:
             drawn[one.digest] = left_out[one.digest]
         elif one.digest not in inside:
-            prediction = predictor.predict(one.source)
-            drawn[one.digest] = prediction.score, float(prediction.map.max())
-    models = [_set_calibration(predictor, old, {**values, **drawn}, left_out, len(drawn), len(chosen))]
+            fresh[one.digest] = one.source
+    drawn |= _calibration_values(predictor, fresh)
+    units = {**dict(zip(values, calibration.units or range(len(values)), strict=False))}
+    first, parts = 1 + max(units.values(), default=0), job.part_units(shown)
+    units |= {one.digest: first + part for one, part in zip(shown, parts, strict=True)}
+    # names are private, and needed by models that decide on parts alone
+    decides_on_parts = stored_part_pattern(old.manifest) is not None
+    names = {one.digest: one.name for one in shown} if decides_on_parts else {}
+    models = [_set_calibration(predictor, old, {**values, **drawn}, left_out, units, names, len(chosen))]
     if drawn:
-        models.append(_set_calibration(predictor, old, values, left_out, 0, len(chosen)))
+        known_names = {picture.hash: picture.name for picture in predictor.manifest.pictures}
+        known_names |= {one.digest: one.name for one in shown}
+        if sole := sole_note(models[0].calibration, [known_names[digest] for digest in {**values, **drawn}]):
+            job.say(sole)  # not in the file: names of the line are private
+        models.append(_set_calibration(predictor, old, values, left_out, units, names, len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed
         known = {one.digest: one.before for one in job.pictures if one.before is not None}
     return [(one, lambda several, one=one: score_pictures(one, several, known, job.step)) for one in models]  # type: ignore[misc]
+
+
+def _fair_sample(job: Job) -> list[ReviewedPicture]:
+    """Good pictures that nobody chose. Where a model decides on parts, those of parts with all views: a view
+    alone tells nothing about parts."""
+    drawn = [one for one in job.pictures if one.drawn and one.good]
+    pattern = stored_part_pattern(job.old.manifest)
+    if pattern is None:
+        return drawn
+    known = part_calibration(job.old.manifest, pattern)
+    by_part: dict[str, list[tuple[str, ReviewedPicture]]] = {}
+    for one in drawn:
+        with suppress(InputError):  # its name tells no part
+            part, view = pattern.parse(one.name)
+            by_part.setdefault(part, []).append((view, one))
+    return [
+        one
+        for part, views in by_part.items()
+        if part not in known.parts and sorted(view for view, _ in views) == sorted(known.views)
+        for _, one in views
+    ]
+
+
+def _calibration_values(predictor: Predictor, pictures: Mapping[str, PictureSource]) -> Values:
+    """Calibration values of pictures that the model has not learnt from, by hash: their envelope over the
+    lights in which it keeps its rate. Pictures whose part is not found in each of them are left out."""
+    normalization = predictor.manifest.preprocess.normalization
+    lights = [] if normalization is None else light_variations(normalization.share)[1:]
+    table: dict[str, list[tuple[float, float]]] = {}
+    for digest, source in pictures.items():
+        predictions = [predictor.predict(source)]
+        if lights:
+            picture = decode(source)
+            predictions += [predictor.predict(light(picture)) for light in lights]
+        if all(prediction.part_found is not False for prediction in predictions):
+            table[digest] = [(prediction.score, float(prediction.map.max())) for prediction in predictions]
+    if not table:
+        return {}
+    columns = (envelope(part).tolist() for part in np.moveaxis(np.array([*table.values()]), 2, 0))
+    return dict(zip(table, zip(*columns, strict=True), strict=True))
 
 
 def learn_pictures(old: Artefact, pictures: Sequence[ReviewedPicture], **how: Any) -> Predictor:
@@ -137,17 +212,28 @@ def _cap(old: Artefact) -> int | None:
 
 
 def _set_calibration(
-    predictor: Predictor, old: Artefact, values: Values, left_out: Values, drawn: int, learnt: int
+    predictor: Predictor,
+    old: Artefact,
+    values: Values,
+    left_out: Values,
+    units: Mapping[str, int],
+    names: Mapping[str, str],
+    learnt: int,
 ) -> Predictor:
-    """The model with these calibration scores. drawn, learnt: how many pictures were."""
+    """The model with these calibration scores. units, names: of the pictures. learnt: how many were."""
     manifest, before = predictor.manifest, old.manifest
+    drawn = len(values) - len(before.calibration.scores)
     first = before.facts.get(CORRECTIONS, {}).get("of_the_fit")
     first = first or before.facts.get("calibration_pictures", ())
     of_line = len(values.keys() - {*first})
     method = before.calibration.method.partition(";")[0]
     scores, maxima = zip(*values.values(), strict=True)
+    several = [units[digest] for digest in values]
+    several += before.calibration.units[len(before.calibration.scores) :]  # of pictures counted wrong
     calibration = replace(
         predictor.calibration,
+        miscounted=before.calibration.miscounted,
+        units=tuple(several) if len({*several}) < len(several) else (),
         scores=tuple(map(float, scores)),
         map_maxima=tuple(map(float, maxima)),
         method=f"{method}; {of_line} drawn from the line" if of_line else method,
@@ -164,7 +250,11 @@ def _set_calibration(
         facts[RADIUS_KEY] = [max(pair) for pair in pairs]
     ratios = {key: before.config[key] for key in RATIO_SETTINGS if key in before.config}
     known = {picture.hash for picture in manifest.pictures}
-    fresh = [Picture(digest, "calibration", "of the line") for digest in values if digest not in known]
+    fresh = [
+        Picture(digest, "calibration", names.get(digest, "of the line"))
+        for digest in values
+        if digest not in known
+    ]
     manifest = replace(
         manifest, config={**manifest.config, **ratios}, facts=facts, pictures=(*manifest.pictures, *fresh)
     )
@@ -188,7 +278,12 @@ def _set_calibration(
 
 def recalibrate_model(job: Job) -> list[Candidate]:
     """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
-    drawn = [one.source for one in job.pictures if one.drawn and one.good]
+    if stored_part_pattern(job.old.manifest) is not None:
+        raise InputError(
+            "a model that decides on parts is calibrated on all views of good parts: give them to "
+            "`flawscope calibrate`"
+        )
+    drawn = [one for one in job.pictures if one.drawn and one.good]
     rate = job.old.manifest.calibration.rate
     needed = min_calibration_size(rate)
     if len(drawn) < needed:
@@ -196,57 +291,86 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"{pluralize(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
             f"{rate:.1%}: inspect and review more"
         )
-    model = job.active.calibrate(drawn, job.step)
-    if model.calibration.count < needed:
+    names = [one.name for one in drawn]
+    model = recalibrate(job.active, [one.source for one in drawn], job.step, job.force, names)
+    if model.calibration.unit_count < needed:
         raise InputError(
-            f"only {pluralize(model.calibration.count, 'drawn picture')} can calibrate, the others are "
-            f"copies or were learnt from; {needed} are needed: inspect and review more"
+            f"only {pluralize(model.calibration.unit_count, 'drawn picture')} of different parts can "
+            f"calibrate, the others are copies or were learnt from; {needed} are needed: inspect and review "
+            "more"
         )
     return [(model, lambda several: score_pictures(model, several, {}, job.step))]
 
 
 def retrain_model(job: Job) -> list[Candidate]:
-    """Candidate that is trained anew; pictures learnt from are judged by trainings without them, in folds."""
-    if not job.good:
+    """Candidate that is trained anew, with the options of the fit that made the old model; pictures learnt
+    from are judged by trainings without them, in folds."""
+    if job.good is None:
         raise InputError(
             "a training needs the pictures that the model was fitted on: name their folder as "
             "`learn: pictures` of the product"
         )
-    manifest = job.old.manifest
-    method = registry.method(manifest.method)
-    defects = [one for one in job.pictures if not one.good and one.mask] if method.takes_seen_defects else []
+    old, good = job.old, job.good
+    takes_defects = registry.method(old.manifest.method).takes_seen_defects
+    defects = [one for one in job.pictures if not one.good and one.mask] if takes_defects else []
     learnt = list({one.digest: one for one in (*job.wanted, *defects)}.values())
-    numbered = zip(learnt, part_groups(job.old, learnt)[1], strict=True)
+    numbered = zip(learnt, job.part_units(learnt), strict=True)
     folds = {one.digest: part % FOLDS for one, part in numbered}
+    seen_before, lost_defects = _find_seen_defects(old, good)
+    names = relative_names([item.path for item in (*good.train, *good.validation)])
+    options = refit_options(old) | {"device": job.device}
 
-    def train(name: str, leave: int | None = None) -> Predictor:
+    def train(name: str, leave: int | None = None, check: bool = False) -> Predictor:
         seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
-        more = [one.source for one in job.wanted if folds[one.digest] != leave]
+        more = [one for one in job.wanted if folds[one.digest] != leave]
+        items = [Item(_file_of(one), "good", False) for one in more]
         job.say(f"training {name}")
         return fit(
-            [*job.good, *more],
-            method=method.name,
-            category=manifest.category or None,
-            false_alarm_rate=manifest.calibration.rate,
-            seen=seen if seen else 0,
-            device=job.device,
-            check=False,
+            replace(good, train=(*good.train, *items)),
+            names=[*names[: len(good.train)], *(one.name for one in more), *names[len(good.train) :]],
+            check=check,
             say=job.say,
             step=lambda stage, done, total: job.step(f"{name}: {stage}", done, total),
-            **{k: v for k, v in manifest.config.items() if v is not None},
+            **options | {"seen": [*seen_before, *seen] or 0},
         )
 
-    model = train("the model")
+    model = train("the model", check=job.check)
+    if lost_defects:
+        note = (
+            f"{pluralize(lost_defects, 'known defect')} that the earlier model had learnt from "
+            f"{'is' if lost_defects == 1 else 'are'} not in the folder any more, and not learnt"
+        )
+        job.say(note)
+        model = model.with_calibration(model.calibration, note)
     others = {
         fold: train(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
     }
 
     def scores(several: Sequence[ReviewedPicture]) -> dict[int, Score]:
-        found = score_pictures(model, [one for one in several if one.digest not in folds], {}, job.step)
+        scored = score_pictures(model, [one for one in several if one.digest not in folds], {}, job.step)
         for fold, other in others.items():
-            own = [one for one in several if folds.get(one.digest) == fold]
-            judged = score_pictures(other, own, {}, job.step)
-            found |= {number: score._replace(learnt=True) for number, score in judged.items()}
-        return found
+            of_fold = [one for one in several if folds.get(one.digest) == fold]
+            judged = score_pictures(other, of_fold, {}, job.step)
+            scored |= {number: score._replace(learnt=True) for number, score in judged.items()}
+        return scored
 
     return [(model, scores)]
+
+
+def _file_of(picture: ReviewedPicture) -> Path:
+    """The picture's file. InputError where it is no file."""
+    if not isinstance(picture.source, str | os.PathLike):
+        raise InputError(f"picture {picture.number} is no file, and a training reads files: save it first")
+    return Path(picture.source)
+
+
+def _find_seen_defects(old: Artefact, good: Dataset) -> tuple[list[tuple[Path, list[Mask]]], int]:
+    """Returns the data set's defects with masks that the old model had learnt from, and how many of them are
+    not there."""
+    wanted = {picture.hash for picture in old.manifest.pictures if picture.role == "seen"}
+    seen = {}
+    for item in good.test if wanted else ():
+        if item.anomalous and item.masks:
+            with suppress(InputError):  # one that cannot be read is not there
+                seen[pixel_hash(decode(item.path))] = (item.path, list(item.masks))
+    return [seen[digest] for digest in sorted(wanted & {*seen})], len(wanted - {*seen})

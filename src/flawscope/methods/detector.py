@@ -109,11 +109,6 @@ class Detector(nn.Module, ABC):
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
-    def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Turn features into descriptors of the pictures as wholes, `[B, D]` float32 of length 1, by which
-        products are told apart; of methods with `Method.joins`."""
-        raise NotImplementedError
-
     # ---- export and calibration
 
     def for_export(self) -> None:

@@ -140,11 +140,23 @@ class HeldOut:
         self.embed(model, numbers, store)
         return [found[i] for i in numbers]
 
-    def calibration(self, model: Detector, values: Sequence[PictureValues] | None = None) -> Calibration:
-        """Calibrate by the values of the pictures; `values`: known ones, of all or some of them."""
-        rows = self.values(model) if values is None else values
-        precision = model.config.precision
-        return from_values(*zip(*rows, strict=True), rate=self.rate, method="held out", precision=precision)
+    def calibration(
+        self,
+        model: Detector,
+        values: Sequence[PictureValues] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Calibration:
+        """Calibrate by the values of the pictures. numbers: of some of them, whose `values` are known."""
+        numbers = self.numbers if numbers is None else numbers
+        rows = self.values(model, numbers) if values is None else values
+        unit_of = {i: unit for unit, part in enumerate(self.parts) for i in part}
+        return from_values(
+            *zip(*rows, strict=True),
+            units=[unit_of[i] for i in numbers],
+            rate=self.rate,
+            method="held out",
+            precision=model.config.precision,
+        )
 
 
 def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> PictureValues:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope import config as settings
 from flawscope.errors import InputError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flawscope.methods.detector import Detector
-    from flawscope.methods.task import AutoSettingsTask, Fitted, Task
+    from flawscope.methods.task import Fitted, Task
 
 WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
@@ -33,14 +33,13 @@ class Option:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command of the method's own: a module with `add_arguments(parser)` and `run(args) -> exit code`; or
-    with `NAME_arguments` and `NAME`, where it has several."""
+class ViewTimes(NamedTuple):
+    """Seconds that a view of a picture takes one thread: to be learnt from, to be judged, and to be judged as
+    if it had not been learnt from."""
 
-    name: str
-    help: str
-    module: str
+    learning: float
+    judging: float
+    leaving_out: float
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,13 @@ class Method:
         takes_seen_defects: learns from real defects too (`--seen`).
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
-        fits_in_parts: parts of the work can be done by `Task.workers`, on a cluster.
-        joins: models of several products can share one backbone (`--joint`): nothing in it is learnt, and the
-            detector gives descriptors.
-        peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
-        choose: gives the settings with the next one that is `auto` decided by good pictures, `size` before
-            there is a detector, others after; None: no setting can be `auto`.
-        candidates: settings from the most accurate to the fastest; `fit --latency` takes the first that are
-            fast enough. `preset` names a preset, `method` another method.
-        rehearse: gives the settings that change where only a share of the pictures is learnt and the model is
-            to take a picture's time all the same.
+        int8: `export --precision int8` makes it faster.
+        predict_peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
+        predict_times: predicts the times of a view, given an untrained detector, its task and some images; of
+            learning 0 where it takes as many steps as are asked for. None: unknown.
+        choose: gives the settings of an untrained detector with those that are `auto` decided by the task of
+            its pictures; None: no setting can be `auto`.
         options: flags of `flawscope fit` for its own settings.
-        commands: its own commands.
         operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
     """
 
@@ -95,14 +89,11 @@ class Method:
     takes_seen_defects: bool = False
     finds_suspects: bool = False
     extends: bool = False
-    fits_in_parts: bool = False
-    supports_joint: bool = False
+    int8: bool = True
     predict_peak: Callable[[Any, Task], int] | None = None
-    choose: Callable[[Any, AutoSettingsTask], Any] | None = None
-    candidates: Sequence[Mapping[str, Any]] = ()
-    rehearse: Callable[[Any, float], Mapping[str, Any]] | None = None
+    predict_times: Callable[[Any, Task, Tensor], ViewTimes] | None = None
+    choose: Callable[[Any, Task], Any] | None = None
     options: Sequence[Option] = ()
-    commands: Sequence[Command] = ()
     operators: Callable[[], Mapping[Any, Any]] | None = None
 
     def configure(self, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:

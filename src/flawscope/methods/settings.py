@@ -13,7 +13,6 @@ from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
 
-AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
 ViewSpec = tuple[Size, int | None]  # a size, and the index of one of the stages; None: all of them, joined

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import training_log_path
@@ -25,87 +23,6 @@ from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.progress import ProgressCallback, ignore_progress
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class PartExecutor:
-    """Works on the parts of a stage; here in this process, one after the other.
-
-    count: how many parts are worked on at once.
-    memory: bytes that each may take; None: what this machine has free.
-    """
-
-    count = 1
-    memory: int | None = None
-
-    def __call__(
-        self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
-    ) -> Iterator[R]:
-        """Results of `work` for each part, in their order. `work` may run in another process, on a copy of
-        what it holds, so that it changes nothing here; `peak`: bytes that it takes at most."""
-        return map(work, parts)
-
-
-IN_PROCESS = PartExecutor()
-
-
-class WorkerFinished(Exception):
-    """Raised after a training in all processes but the first, which have nothing left to do. No error."""
-
-
-class ProcessGroup:
-    """The processes that learn one model, seen from one of them; here the only one. All call `mean` and
-    `first` in the same order. One that raises an error leaves the others waiting: whoever started them ends
-    them all.
-
-    rank: this process's number. The first one, 0, keeps checkpoints and logs, and gets the model.
-    world: how many there are.
-    """
-
-    rank, world = 0, 1
-
-    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Replace the tensors, in place, by their means over all processes, each with its own weight, 0 or
-        more: the same bytes everywhere."""
-
-    def on_first_process(self, make: Callable[[], T]) -> T:
-        """Call `make` in the first process alone, and return its value in all of them."""
-        return make()
-
-    def end_other_processes(self) -> None:
-        """Let the first process go on alone. Raises `WorkerFinished` in the others."""
-
-
-SINGLE_PROCESS = ProcessGroup()
-
-
-class DistributedGroup(ProcessGroup):
-    """The processes of torch.distributed's default group, which has been set up."""
-
-    def __init__(self) -> None:
-        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
-
-    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """Average in fp32, by one reduction of all tensors in a row, with the weight at the end."""
-        flat = torch.cat([*(one.flatten().float() for one in tensors), tensors[0].new_ones(1).float()])
-        # a weight of 0 may belong to the mean of nothing, which is NaN
-        flat = flat * weight if weight else torch.zeros_like(flat)
-        distributed.all_reduce(flat)
-        flat /= flat[-1].clone()
-        parts = flat[:-1].split([one.numel() for one in tensors])
-        for one, part in zip(tensors, parts, strict=True):
-            one.copy_(part.view(one.shape))
-
-    def on_first_process(self, make: Callable[[], T]) -> T:
-        box = [make() if self.rank == 0 else None]
-        distributed.broadcast_object_list(box, src=0)
-        found: T = box[0]  # type: ignore[assignment]
-        return found
-
-    def end_other_processes(self) -> None:
-        if self.rank:
-            raise WorkerFinished
 
 
 @dataclass(frozen=True)
@@ -115,12 +32,11 @@ class Budget:
     minutes: until all must be done; None: the settings' number of steps.
     checkpoint: file; None: a run that is stopped is lost.
     resume: go on where the checkpoint stops; from the start if there is none.
-    every: seconds between checkpoints.
-    later: pictures that are scored after the method's `fit`, within the time too.
-    checked: pictures that are scored then if there is time.
+    checkpoint_interval: seconds between checkpoints.
+    scored_later: pictures that are scored after the method's `fit`, within the time too.
+    scored_if_time: pictures that are scored then if there is time.
     tensorboard: folder that gets the losses as TensorBoard's events.
-    together: the processes that learn this model. Only the first one has a checkpoint and a TensorBoard.
-    begun: start of the minutes on `time.monotonic`'s clock.
+    started: beginning of the minutes on `time.monotonic`'s clock.
     """
 
     minutes: float | None = None
@@ -130,7 +46,6 @@ class Budget:
     scored_later: int = 0
     scored_if_time: int = 0
     tensorboard: Path | None = None
-    process_group: ProcessGroup = SINGLE_PROCESS
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -148,7 +63,7 @@ class Budget:
 class SeenDefect:
     """A defect that was seen, for methods that learn from them too.
 
-    kept: [3, H, W], as the network sees it: uint8 where that loses nothing, else float32 in 0..1.
+    packed_image: [3, H, W], as the network sees it: uint8 where that loses nothing, else float32 in 0..1.
     mask: [H, W] bool, True somewhere.
     """
 
@@ -167,15 +82,19 @@ class TilePositions:
     """Places of a task's views in their pictures, if places are learnt apart.
 
     count: places that are told apart.
-    of: [views], the place of each; 0: the whole picture.
-    pictures: [views], the picture of each.
-    alone: gives the part of a view that no other tile of its picture shows.
+    position_of: [views], the place of each; 0: the whole picture.
+    picture_of: [views], the picture of each.
+    unshared_part: gives the part of a view that no other tile of its picture shows.
     """
 
     count: int
     position_of: Sequence[int]
     picture_of: Sequence[int]
     unshared_part: Callable[[int], tuple[slice, slice]]
+
+
+def _drop_line(line: str) -> None:
+    """Drop a line for a person."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +112,10 @@ class Task:
     settle: gets the numbers of the pictures that were loaded, in order; gives those to keep (no copies).
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
-    decoded: bytes of the largest picture, for predictions of memory.
-    views: numbers per picture, where numbers are of views; 1: they are of pictures.
-    places: of views that are told apart by where they lie; None: none are.
-    enough: number of pictures to calibrate on, since the caller calibrates again; None: all.
-    workers: for methods that fit in parts. A copy of the task in another process works there alone, and
-        reports nothing.
+    decoded_bytes: of the largest picture, for predictions of memory.
+    views_per_picture: where numbers are of views; 1: they are of pictures.
+    tile_positions: of views that are told apart by where they lie; None: none are.
+    calibration_pictures: how many to calibrate on, since the caller calibrates again; None: all.
     say, step: get lines for a person and progress.
     """
 
@@ -216,8 +133,7 @@ class Task:
     tile_positions: TilePositions | None = None
     calibration_pictures: int | None = None
     budget: Budget = Budget()
-    executor: PartExecutor = IN_PROCESS
-    say: Callable[[str], None] = lambda line: None
+    say: Callable[[str], None] = _drop_line
     step: ProgressCallback = ignore_progress
     _full_load: LoadPicture | None = None  # of a task without `load`
 
@@ -225,20 +141,9 @@ class Task:
         if not len(self.groups):
             object.__setattr__(self, "groups", range(self.count))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "workers": IN_PROCESS, "say": _drop_line, "step": ignore_progress}
-
     def without_load(self) -> Task:
         """The task without `load`, so that a method that holds pictures out cannot learn from them."""
         return self if self._full_load is not None else replace(self, load=_refuse_load, _full_load=self.load)
-
-    def with_pictures(self, change: Callable[[Tensor], Tensor]) -> Task:
-        """The task with every picture changed, such as to another size; without `load` if it was."""
-
-        def changed(load: LoadPicture) -> LoadPicture:
-            return lambda index: None if (image := load(index)) is None else change(image)
-
-        return replace(self, load=changed(self.load), _full_load=self._full_load and changed(self._full_load))
 
     def divide(
         self, method: str, model: Detector, *, share: float = 0.1, more: int = 0, room: int = 2**30
@@ -270,7 +175,6 @@ class Task:
             method=method,
             reserved=self.reserved,
             more=more,
-            views=self.views_per_picture,
         )
         held = {i for part in parts for i in part}
         others = images.set_apart([i for i in used if i not in held])
@@ -283,33 +187,6 @@ class Task:
 
 def _refuse_load(index: int) -> Tensor | None:
     raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
-
-
-def _drop_line(line: str) -> None:
-    """Drop a line, in another process."""
-
-
-@dataclass(frozen=True)
-class AutoSettingsTask:
-    """Input of `Method.choose`.
-
-    decoded: picture i as `decode` gives it, or None where it cannot be read.
-    count: how many good pictures there are.
-    roi: region of interest, as `roi_from` reads it.
-    white_level: of deep pictures.
-    model, task: an untrained detector and the task of the pictures' tiles, where the settings that make
-        these are known.
-    """
-
-    decode_picture: Callable[[int], NDArray[Any] | None]
-    count: int
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    roi: str | os.PathLike[str] | NDArray[Any] | None = None
-    white_level: float | None = None
-    model: Detector | None = None
-    task: Task | None = None
-    say: Callable[[str], None] = lambda line: None
-    step: ProgressCallback = ignore_progress
 
 
 @dataclass
@@ -325,10 +202,10 @@ class Fitted:
     left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
         from its features (`embed`, of one picture), its group at fit, `inside` [H, W], and its position. It
         lasts as long as the fit. None: `Detector.left_out` does it.
-    answered: positions of which `left_out` knows all patches, where places are learnt apart; elsewhere it
+    exact_positions: those of which `left_out` knows all patches, where places are learnt apart; elsewhere it
         knows the bank alone.
-    answer: gives the same for a number that was learnt from; None for other numbers.
-    first_group: the number added to the task's group numbers, for a model that was extended.
+    left_out_by_number: gives the same for a number that was learnt from; None for other numbers.
+    group_offset: the number added to the task's group numbers, for a model that was extended.
     summary: lines for a person, beside what the threshold means.
     """
 

@@ -21,7 +21,7 @@ from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Fitted, SeenDefect, Task
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import thin_curve
-from flawscope.methods.training_state import json_settings, network_digest, to_arrays, to_tensors
+from flawscope.methods.training_state import json_settings, network_digest
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
 CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
@@ -80,8 +80,7 @@ class TrainedFit:
         later: Sequence[str] = (),
         **decisive: Any,
     ) -> None:
-        """Train, and put the number of steps into the model's settings. Of several processes the first goes
-        on from here, and `Left` is raised in the others.
+        """Train, and put the number of steps into the model's settings.
 
         Args:
             calibrate: the work after the training, on some of the pictures held out; it may be done more than
@@ -99,12 +98,7 @@ class TrainedFit:
             **decisive,
             "precision while it learns": trainer.precision,
         }
-        together = self.task.budget.process_group
-        if together.world > 1:  # their measured tensors may differ in the last digits
-            state = together.on_first_process(lambda: to_arrays(self.model.state_dict()))
-            self.model.load_state_dict(to_tensors(state))
         trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
-        together.end_other_processes()
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
@@ -124,19 +118,23 @@ class TrainedFit:
         return each * (len(held) + budget.scored_later), check
 
     def finish(
-        self, trainer: Trainer[Any], learnt: str = "", values: Sequence[PictureValues] | None = None
+        self,
+        trainer: Trainer[Any],
+        learnt: str = "",
+        values: Sequence[PictureValues] | None = None,
+        calibrated: Sequence[int] | None = None,
     ) -> Fitted:
         """The trained model, calibrated by all that were held out.
 
         Args:
             learnt: what it was trained on, in words; empty: how many pictures.
             values: of the pictures that it is calibrated by, if they are known.
+            calibrated: numbers of these pictures; None: of all that were held out.
         """
-        numbers, steps, world = self.images.numbers, trainer.steps or 0, trainer.together.world
+        numbers, steps = self.images.numbers, trainer.steps or 0
         facts: dict[str, Any] = {
             "steps": steps,
             "planned_steps": trainer.planned_steps,
-            "workers": None if world == 1 else world,
             "minutes": trainer.minutes,
             "training_precision": trainer.precision,
             "curve": trainer.curve,
@@ -148,7 +146,8 @@ class TrainedFit:
         if trainer.planned_steps is not None:
             planned = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
-        fitted = Fitted(self.held.calibration(self.model, values), self.held.numbers, numbers)
+        pictures = self.held.numbers if calibrated is None else [*calibrated]
+        fitted = Fitted(self.held.calibration(self.model, values, pictures), pictures, numbers)
         fitted.facts = {name: value for name, value in facts.items() if value is not None}
         fitted.summary = [summary]
         if steps < SHORT_SHARE * trainer.CPU_STEPS:

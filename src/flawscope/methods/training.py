@@ -1,4 +1,4 @@
-"""The training loop of all methods: steps that fit into a time, checkpoints, several processes."""
+"""The training loop of all methods: steps that fit into a time, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, set_aside_checkpoint
-from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.methods.task import SINGLE_PROCESS, Budget, ProcessGroup
+from flawscope.errors import InputError, pluralize
+from flawscope.methods.task import Budget
 from flawscope.methods.time_budget import Pace, learning_rate_share
 from flawscope.methods.training_log import TrainingLog
-from flawscope.methods.training_state import WORKERS_KEY, TrainingState, describe_difference
+from flawscope.methods.training_state import TrainingState, describe_difference
 from flawscope.progress import ProgressCallback, defer_interrupts, format_duration
 
 CURVE_POINTS = 20  # of the loss curve
@@ -31,27 +31,14 @@ class Trainer(TrainingState, ABC, Generic[B]):
     """Trains networks for a number of steps. Each use of random numbers has an RNG stream of its own, made
     of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
     and batches are made ahead.
-
-    Several processes can learn together (`Budget.process_group`), W of them. In each step every one learns
-    from samples of its own, the gradients are averaged, and all take the same step. The method declares which
-    samples these are:
-
-    - `DIVIDES_BATCHES`: a step's batch is divided among them, process r has its samples r, r + W, ... The
-      average is weighted by the number of samples, or of pixels that count. So W processes learn what one
-      process learns, but for rounding.
-    - else: in step s process r has batch number s W + r. So W processes learn what one would learn if the
-      loss of its step were the mean over W batches, those that it would have seen one after the other: a
-      step sees W times as many samples, and steps and learning rate are what was set.
     """
 
     MEASUREMENTS: ClassVar[tuple[str, ...]] = ()  # names of what `measurements` gives
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
     STAGE: ClassVar[str] = "training"  # in the progress
-    DIVIDES_BATCHES: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
     checks = CURVE_POINTS
-    together: ProcessGroup = SINGLE_PROCESS
 
     def __init__(
         self,
@@ -68,15 +55,11 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     @abstractmethod
     def batch(self, step: int) -> B:
-        """The batch of a step, or this process's samples of it (`mine`). Called ahead, by another thread."""
+        """The batch of a step. Called ahead, by another thread."""
 
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
         """The losses named in `LOSSES`, which have the same weight."""
-
-    def weight(self, batch: B) -> float:
-        """Weight of a batch among those of other processes: the number of items that its losses average."""
-        return 1.0
 
     def prepare(self, resumed: bool) -> None:
         """Prepare the first step. Called once, after a checkpoint has been restored."""
@@ -91,10 +74,6 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Context in which networks compute in the precision of training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
-    def own_samples(self, size: int) -> range:
-        """The samples of a step's batch that are this process's, where batches are divided."""
-        return range(self.together.rank, size, self.together.world)
-
     # ---- how many steps
 
     def measure_step_time(self) -> float:
@@ -103,7 +82,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         optimiser, begun = self._make_adam(networks), 0.0
         for k in range(TIMED_STEPS):
             begun = time.monotonic()
-            self._optimise(networks, optimiser, self._own_batch(k), k).sum().item()
+            self._optimise(networks, optimiser, self.batch(k), k).sum().item()
         return time.monotonic() - begun
 
     def _plan_steps(
@@ -111,8 +90,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     ) -> None:
         """Set the number of steps: the device's default; with minutes, as many as fit into them, or into the
         time `kept` of an earlier run, by the time of a few, planned again while the training runs."""
-        tried = self.measure_step_time()  # all make the same steps
-        per_step = self.together.on_first_process(lambda: tried)
+        per_step = self.measure_step_time()
         if kept is None and budget.until is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
             steps = pluralize(self.steps, "step")
@@ -123,7 +101,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         if kept is not None:
             until, used = time.monotonic() + kept["left"] + later, kept["used"]
         self.pace = Pace(until, later, per_step, used)
-        left = self.together.on_first_process(self.pace.seconds_left)
+        left = self.pace.seconds_left()
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         fitting = int(left / per_step)
@@ -135,13 +113,9 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def plan(self) -> str:
         """Description of the coming training, in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
-        batch, world = str(self.settings.batch), self.together.world
-        if world > 1:
-            where = f"{world} workers, {self.device.type}"
-            batch = batch if self.DIVIDES_BATCHES else f"{world} x {batch}"
         return (
             f"{'' if self.pace is None else 'about '}{pluralize(self.steps or 0, 'step')} of "
-            f"{batch} on {where}, {self.precision}; --steps and --minutes change that"
+            f"{self.settings.batch} on {where}, {self.precision}; --steps and --minutes change that"
         )
 
     # ---- training
@@ -164,18 +138,15 @@ class Trainer(TrainingState, ABC, Generic[B]):
                 aside for work that can take any time.
 
         Raises:
-            InputError: a checkpoint of another run, no time for a step, or a training that cannot be divided.
-            FlawscopeError: NaN loss, or workers that do not learn from the same.
+            InputError: a checkpoint of another run, or no time for a step.
+            FlawscopeError: NaN loss.
         """
-        self.minutes, kept, self.together = budget.minutes, None, budget.process_group
-        identity = {**identity, WORKERS_KEY: self.together.world}
-        self._check_processes(identity)
+        self.minutes, kept = budget.minutes, None
         known = {**identity, "minutes": budget.minutes}
         unasked = None if budget.resume else budget.checkpoint
         if found is not None and unasked and (other := describe_difference(found[1], known)):
             set_aside_checkpoint(unasked, f"there is an unfinished run with {other}", self.say)
             found = None
-        found = self.together.on_first_process(lambda: found)
         if found is not None:
             kept = self.restore(*found, known)
             anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
@@ -195,7 +166,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         names = (self.LOSSES, self.MEASUREMENTS, budget.tensorboard)
         self.log = TrainingLog(budget.log, *names, known=self.log.losses, done=self.done)
         with defer_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
-            waiting = ahead.submit(self._own_batch, self.done)
+            waiting = ahead.submit(self.batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others
                 self.pace.begin()
@@ -203,7 +174,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             while not over:
                 batch = waiting.result()
                 if self.pace is not None or self.done + 1 < self._expected():
-                    waiting = ahead.submit(self._own_batch, self.done + 1)
+                    waiting = ahead.submit(self.batch, self.done + 1)
                 over = self._step(batch)
                 if self.device.type == "cpu" or self.done % 64 == 0 or over:
                     expected = self.done if over else self._expected()
@@ -243,12 +214,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         return over
 
     def _is_over(self) -> bool:
-        """Whether the last step is done; of a training that ends at a time, by the first process's clock."""
-        pace = self.pace
-        if pace is None:
-            return self.done >= self._expected()
-        pace.share, over = self.together.on_first_process(lambda: (pace.share, pace.is_over))
-        return over
+        """Whether the last step is done."""
+        return self.done >= self._expected() if self.pace is None else self.pace.is_over
 
     def _share_done(self) -> Fraction | float:
         """The share of the training that is done."""
@@ -266,46 +233,12 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
         """Make one step, and return its losses, those of `LOSSES`."""
-        losses = torch.stack(self.losses(networks, batch, self._batch_number(step)))
+        losses = torch.stack(self.losses(networks, batch, step))
         optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
         losses = losses.detach()
-        if self.together.world > 1:
-            learnt = [v for network in networks for v in network.parameters() if v.requires_grad]
-            for values in learnt:
-                if values.grad is None:  # this process's samples give none
-                    values.grad = torch.zeros_like(values)
-            gradients = [values.grad for values in learnt if values.grad is not None]
-            self.together.average([*gradients, losses], self.weight(batch))
         optimiser.step()
         return losses
-
-    # ---- several processes
-
-    def _check_processes(self, identity: dict[str, Any]) -> None:
-        """Check that all processes learn from the same and in the same way."""
-        if self.together.world == 1:
-            return
-        if self.DIVIDES_BATCHES is None:
-            raise InputError("this training cannot be divided among workers: take one")
-        if self.DIVIDES_BATCHES and self.settings.batch < self.together.world:
-            raise InputError(
-                f"a batch of {self.settings.batch} cannot be divided among {self.together.world} workers: "
-                "take fewer, or give a larger --set batch"
-            )
-        if other := describe_difference(
-            {"identity": self.together.on_first_process(lambda: identity)}, identity
-        ):
-            raise FlawscopeError(
-                f"the first worker has {other}: all need the same pictures, and machines of one kind"
-            )
-
-    def _batch_number(self, step: int) -> int:
-        """Number of the batch that this process learns from in a step, in whole or in part."""
-        return step if self.DIVIDES_BATCHES else step * self.together.world + self.together.rank
-
-    def _own_batch(self, step: int) -> B:
-        return self.batch(self._batch_number(step))
 
     # ---- what was learnt
 

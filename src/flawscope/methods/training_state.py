@@ -20,7 +20,6 @@ from flawscope.methods.time_budget import Pace
 from flawscope.methods.training_log import TrainingLog
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
-WORKERS_KEY = "number of workers"  # key in a checkpoint's identity
 LOSSES_KEY = "losses"  # key of the losses of every step in a checkpoint
 
 
@@ -34,11 +33,6 @@ def pick_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device)
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         native = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
     return "bf16" if native else "fp32"
-
-
-def move_to_device(network: nn.Module, device: torch.device) -> None:
-    """Move a network to the device, with the channels last in memory, which is faster everywhere."""
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
@@ -135,7 +129,7 @@ def describe_difference(facts: Mapping[str, Any], identity: Mapping[str, Any]) -
     """Describe the first difference between a checkpoint's run and this one, "another rate 0.1, this one has
     0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
     with checkpoint_errors():
-        theirs = {WORKERS_KEY: 1, **facts["identity"]}  # earlier versions knew one alone
+        theirs = dict(facts["identity"])
     for key, mine in identity.items():
         if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
             shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"

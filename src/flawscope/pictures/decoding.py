@@ -8,22 +8,31 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, features
 
-from flawscope.errors import InputError, install_command
+from flawscope.errors import describe_value, install_command
+from flawscope.pictures import layouts
+from flawscope.pictures.arrays import (
+    composite_over_white,
+    from_numpy,
+    grey_as_rgb,
+    grey_with_alpha,
+    picture_error,
+    require_finite,
+)
 from flawscope.pictures.files import TRUNCATED, apply_orientation, find_damage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Float32 = NDArray[np.float32]
-    Mask = NDArray[np.bool_]
 
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif"}
@@ -36,6 +45,20 @@ VIDEO_SUFFIXES = frozenset(
 RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"})
 FRAME_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".webp", ".avif"})  # may hold several pictures
 
+
+@dataclass
+class HashedPicture:
+    """A picture's file whose pixels are hashed when it is decoded, so that nobody decodes it again for that.
+    Predictors take it in the place of a `PictureSource`.
+
+    Attributes:
+        pixels: as `pixel_hash`; "" before.
+    """
+
+    data: bytes = field(repr=False)
+    pixels: str = ""
+
+
 PillowSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 PictureSource: TypeAlias = PillowSource | np.ndarray[Any, Any]
 
@@ -45,7 +68,6 @@ _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 _MEMORY_HUNGRY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
-_ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
 _COPY_AGAIN = "copy it again"
 _WARNINGS_LOCK = threading.Lock()
 _filters: list[warnings.catch_warnings[None]] = []  # the same object, once for each thread that decodes
@@ -61,12 +83,15 @@ def is_encoded(head: bytes) -> bool:
     return head.startswith(_MAGIC) or head[4:12] in (*_AVIF, *_HEIF)
 
 
-def count_frames(path: str | os.PathLike[str]) -> int:
+def count_frames(source: PillowSource) -> int:
     """The number of pictures in a file, of which the first is read; 1 where it cannot be opened."""
-    if Path(path).suffix.lower() not in FRAME_SUFFIXES:
+    if isinstance(source, Image.Image):
         return 1
+    if not isinstance(source, bytes) and Path(source).suffix.lower() not in FRAME_SUFFIXES:
+        return 1
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with without_warnings(), Image.open(path, formats=_FORMATS) as image:
+        with without_warnings(), Image.open(file, formats=_FORMATS) as image:
             return int(getattr(image, "n_frames", 1))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1
@@ -75,16 +100,17 @@ def count_frames(path: str | os.PathLike[str]) -> int:
 # ---------------------------------------------------------------------------------------------- decoding
 
 
-def decode(source: PictureSource, *, name: str | None = None) -> NDArray[Any]:
+def decode(source: PictureSource | HashedPicture, *, name: str | None = None) -> NDArray[Any]:
     """A picture as an array [H, W, 3] RGB or [H, W, 1] deep grey; dtype uint8, uint16 or float32.
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
     - 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one channel.
-      Deep *colour* files are cut to 8 bits by Pillow; give them as numpy arrays to keep the depth.
+      16-bit colour of PNG and TIFF: uint16, three channels; of other formats it is refused.
     - numpy: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA; uint8, uint16 or float (0..1, or whatever
       `Preprocess.white_level` says); float64 becomes float32.
-    - Transparency is composited over white, as a viewer shows it. EXIF orientation is applied; embedded
-      colour profiles are not. Files with several frames give the first, PIL images the current one.
+    - Transparency is composited over white, as a viewer shows it; an alpha that is the same everywhere is
+      left out. Further channels are refused. EXIF orientation is applied; embedded colour profiles are not.
+      Files with several frames give the first, PIL images the current one.
 
     The result may be read-only and may share memory with `source`: copy it before writing into it.
     `name` stands in the error for sources without a path. Raises InputError for anything missing, damaged,
@@ -92,17 +118,29 @@ def decode(source: PictureSource, *, name: str | None = None) -> NDArray[Any]:
     """
     loaded = load_picture(source, name)
     if isinstance(loaded, Image.Image):
-        return _rgb_view(np.asarray(loaded))
+        return grey_as_rgb(np.asarray(loaded))
     return loaded
 
 
 def pixel_hash(picture: NDArray[Any]) -> str:
     """SHA-256 (hex) of a decoded picture: of its shape, dtype and pixels, not of its name or encoding."""
-    little_endian = picture.dtype.newbyteorder("<")
-    digest = hashlib.sha256(f"{picture.shape} {picture.dtype.kind}{picture.dtype.itemsize}".encode())
     step = max(1, (1 << 20) // max(1, picture[0].nbytes))  # rows: repeated channels are not expanded at once
-    for start in range(0, len(picture), step):
-        digest.update(np.ascontiguousarray(picture[start : start + step], dtype=little_endian).data)
+    rows = (picture[start : start + step] for start in range(0, len(picture), step))
+    return _hash_rows(picture.shape, picture.dtype, rows)
+
+
+def _image_hash(image: Image.Image) -> str:
+    """Returns `pixel_hash` of what `decode` makes of a loaded image, without a copy of the whole."""
+    step = max(1, (1 << 20) // (3 * image.width))
+    strips = ((0, top, image.width, min(top + step, image.height)) for top in range(0, image.height, step))
+    rows = (grey_as_rgb(np.asarray(image.crop(strip))) for strip in strips)
+    return _hash_rows((image.height, image.width, 3), np.dtype(np.uint8), rows)
+
+
+def _hash_rows(shape: tuple[int, ...], dtype: np.dtype[Any], rows: Iterable[NDArray[Any]]) -> str:
+    digest = hashlib.sha256(f"{shape} {dtype.kind}{dtype.itemsize}".encode())
+    for several in rows:
+        digest.update(np.ascontiguousarray(several, dtype=dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
 
@@ -118,12 +156,18 @@ def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> ND
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
-def load_picture(source: PictureSource, name: str | None) -> Image.Image | NDArray[Any]:
+def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Image.Image | NDArray[Any]:
     """A PIL image of mode L or RGB for 8-bit pictures in files, an array as `decode` returns it otherwise."""
     name = name or source_name(source)
+    if isinstance(source, HashedPicture):
+        loaded = load_picture(source.data, name)
+        source.pixels = _image_hash(loaded) if isinstance(loaded, Image.Image) else pixel_hash(loaded)
+        return loaded
     if isinstance(source, np.ndarray):
-        return _from_numpy(source, name)
-    image = _open(source, name)
+        return from_numpy(source, name)
+    image, values = open_upright_deep(source, name)
+    if values is not None:
+        return grey_with_alpha(values, name) if values.shape[2] == 2 else from_numpy(values, name)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
@@ -133,76 +177,8 @@ def load_picture(source: PictureSource, name: str | None) -> Image.Image | NDArr
         deep = values.min() >= 0 and values.max() <= 65535
         return values.astype(np.uint16 if deep else np.float32)[:, :, None]
     if image.mode == "F":
-        return _check_finite(np.asarray(image), name)[:, :, None]
-    return _composite_over_white(image)
-
-
-def _composite_over_white(image: Image.Image) -> Image.Image:
-    """Converts any 8-bit mode to L or RGB; transparent pixels show white."""
-    if image.mode in ("La", "RGBa"):  # premultiplied
-        image = image.convert(image.mode.upper())
-    if image.mode in ("1", "L", "LA"):
-        opaque, with_alpha = "L", "LA"
-    else:
-        opaque, with_alpha = "RGB", "RGBA"
-    if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
-        return image.convert(opaque)
-    paper = Image.new(opaque, image.size, "white")
-    for top in range(0, image.height, _ROWS_PER_BLOCK):  # the whole picture would be held five times
-        rows = image.crop((0, top, image.width, min(top + _ROWS_PER_BLOCK, image.height))).convert(with_alpha)
-        paper.paste(rows.convert(opaque), (0, top), rows.getchannel("A"))
-    return paper
-
-
-def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Checks an array, and converts it to what `decode` returns; uint8 of three channels is not copied."""
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise picture_error(
-            name,
-            f"its shape is {list(array.shape)}",
-            "give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], one picture at a time, channels last",
-        )
-    if array.size == 0:
-        raise picture_error(
-            name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
-        )
-    if array.dtype.kind == "f":
-        array = _check_finite(array.astype(np.float32, copy=False), name)
-    elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
-        raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if array.shape[2] == 4:
-        full = {"B": 255, "H": 65535}.get(array.dtype.char, 1.0)
-        colours, alpha = array[:, :, :3], array[:, :, 3:]
-        if alpha.min() >= full:
-            return colours
-        if array.dtype == np.uint8:
-            return np.asarray(_composite_over_white(Image.fromarray(np.ascontiguousarray(array))))
-        share = alpha.astype(np.float32) / np.float32(full)
-        blended: NDArray[Any] = colours * share + np.float32(full) * (1 - share)
-        blended += 0.5 if array.dtype == np.uint16 else 0.0
-        return blended.astype(array.dtype)
-    return _rgb_view(array) if array.dtype == np.uint8 else array
-
-
-def _rgb_view(array: NDArray[Any]) -> NDArray[Any]:
-    """uint8 [H, W] or [H, W, 1 or 3] -> [H, W, 3]; grey channels share their memory (stride 0)."""
-    if array.ndim == 2:
-        array = array[:, :, None]
-    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
-
-
-def _check_finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
-        raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
-    return values
-
-
-def picture_error(name: str, reason: str, remedy: str) -> InputError:
-    return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
+        return require_finite(np.asarray(image), name)[:, :, None]
+    return composite_over_white(image)
 
 
 def error_reason(error: Exception, name: str) -> str:
@@ -212,24 +188,31 @@ def error_reason(error: Exception, name: str) -> str:
     return str(error)
 
 
-def source_name(source: PictureSource) -> str:
+def source_name(source: PictureSource | HashedPicture) -> str:
+    if isinstance(source, HashedPicture):
+        source = source.data
     if isinstance(source, np.ndarray):
         return "(a numpy array)"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "(a PIL image)")
     if isinstance(source, bytes):
         return f"({len(source)} bytes)"
-    return str(source) if isinstance(source, str | os.PathLike) else f"(a {type(source).__name__})"
+    return str(source) if isinstance(source, str | os.PathLike) else f"({describe_value(source)})"
 
 
-def _open(source: PillowSource, name: str) -> Image.Image:
-    """Loads an image fully and upright, in the mode that it was stored in. InputError says what is wrong."""
+def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[np.uint16] | None]:
+    """Loads an image fully and upright, in the mode that it was stored in, and of one with 16 bits a channel
+    its values [H, W, C] beside it. InputError as of `decode`."""
     if isinstance(source, Image.Image):
-        return _load_upright(source, name)
+        if layouts.is_deep_colour(source):
+            raise picture_error(
+                name, "Pillow cuts its 16-bit colour to 8 bits", "give the file's path or bytes"
+            )
+        return _load_upright(source, name), None
     if isinstance(source, bytes):
         return _open_stream(io.BytesIO(source), name)
     if not isinstance(source, str | os.PathLike):
-        raise picture_error(name, f"it is a {type(source).__name__}", "give a path, bytes, PIL or numpy")
+        raise picture_error(name, f"it is {describe_value(source)}", "give a path, bytes, PIL or numpy")
     try:
         stream = open(source, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
@@ -277,17 +260,24 @@ class Header(NamedTuple):
 def read_picture_header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
     image = _open_header(io.BytesIO(data), name)
-    costly = image.format in _MEMORY_HUNGRY or image.mode[0] in "IF"
+    deep = image.mode[0] in "IF" or layouts.is_deep_colour(image)
+    costly = image.format in _MEMORY_HUNGRY or deep
     memory = image.height * image.width * (20 if costly else 10)
     return Header(image.format or "", image.height, image.width, memory)
 
 
-def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
+def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.uint16] | None]:
     image = _open_header(stream, name)
+    deep = layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
     if damage := find_damage(stream, image.format or ""):
         raise picture_error(name, damage, _COPY_AGAIN)
-    return loaded
+    if not deep:
+        return loaded, None
+    stream.seek(0)
+    again = _open_header(stream, name)
+    grey = layouts.take_lower_bytes(again)
+    return loaded, layouts.join_bytes(loaded, _load_upright(again, name), grey)
 
 
 def max_pixels() -> int:
@@ -321,6 +311,10 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
                     name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG"
                 ) from None
             if is_encoded(head):
+                if layout := layouts.unread_layout(stream, head):
+                    raise picture_error(
+                        name, f"{layout}, which Pillow does not read", layouts.STORE_AGAIN
+                    ) from None
                 raise picture_error(name, "the file is truncated or damaged", _COPY_AGAIN) from None
             raise picture_error(name, "it is not a picture we know", "convert it to PNG") from None
     return image
@@ -341,6 +335,8 @@ def _register_heif(name: str) -> None:
 def _load_upright(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise picture_error(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
+    if any(lost := layouts.lost_in_reading(image)):
+        raise picture_error(name, *lost)
     large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)  # TIFF warns here once more
     try:
         with without_warnings() if large else nullcontext():
@@ -353,44 +349,6 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     return apply_orientation(image)
 
 
-# ------------------------------------------------------------------------------------------------- masks
-
-
-def read_mask(path: PillowSource) -> Mask:
-    """A ground-truth mask [H, W] bool: above 0 in any channel, or palette index above 0.
-
-    Alpha is ignored, unless the colours are the same everywhere and alpha is not: then alpha above 0 counts.
-    """
-    name = source_name(path)
-    image = _open(path, name)
-    if image.mode in ("PA", "La", "RGBa"):
-        image = image.convert("RGBA")
-    if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
-        image = image.convert("RGB")
-    values = np.asarray(image)
-    if image.mode == "F":
-        _check_finite(values, name)
-    if image.mode in ("LA", "RGBA"):
-        colours, alpha = values[:, :, :-1], values[:, :, -1]
-        only_alpha = (colours == colours[0, 0]).all() and (alpha != alpha[0, 0]).any()
-        values = alpha if only_alpha else colours
-    marked: Mask = np.greater(values, 0)
-    return marked if marked.ndim == 2 else np.any(marked, axis=2)
-
-
-def read_labels(path: PillowSource) -> NDArray[np.int32]:
-    """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
-    name = source_name(path)
-    image = _open(path, name)
-    if image.mode in ("L", "P", "I") or image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.int32)
-    if image.mode == "F":
-        raise picture_error(
-            name, "labels are whole numbers, the file holds floats", "store it as 8 or 16 bits"
-        )
-    rgb = np.asarray(image.convert("RGB"))
-    if (rgb != rgb[:, :, :1]).any():
-        raise picture_error(
-            name, "labels are grey values, the file has colours", "store it as a grey picture"
-        )
-    return rgb[:, :, 0].astype(np.int32)
+def open_upright(source: PillowSource, name: str) -> Image.Image:
+    """Opens a picture upright, with the values that are stored: for masks. InputError as of `decode`."""
+    return open_upright_deep(source, name)[0]

@@ -12,7 +12,7 @@ from PIL import Image
 
 TRUNCATED = "the file is truncated"
 _ORIENTATION_TAG = 0x0112
-_TRANSPOSING = range(5, 9)  # values that exchange height and width
+TRANSPOSING = range(5, 9)  # values that exchange height and width
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,7 +69,20 @@ def _jpeg_damage(stream: IO[bytes]) -> str:
 def apply_orientation(image: Image.Image) -> Image.Image:
     """Turns a loaded image as its EXIF orientation says."""
     turn = _ORIENTATIONS.get(_orientation(image.getexif))
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.format = image.format
+    return turned
+
+
+def stored_turn(path: str | os.PathLike[str]) -> int:
+    """EXIF orientation of a picture as it is stored: 1 is upright; also where there is none to be read."""
+    try:
+        with Image.open(path) as image:
+            return _orientation(image.getexif)
+    except Exception:  # who reads the picture tells what is wrong
+        return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -77,7 +90,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     stream, getexif = getattr(image, "fp", None), image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
         getexif = partial(Image.Image.getexif, image)  # a PNG's own decodes all pixels to look behind them
-    turned = _orientation(getexif) in _TRANSPOSING
+    turned = _orientation(getexif) in TRANSPOSING
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

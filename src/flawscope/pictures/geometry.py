@@ -44,8 +44,8 @@ class Geometry:
         (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
         if self.matrix is not None:
             box, (sy, sx), (oy, ox) = self.inverse().to_network(box), (1.0, 1.0), (0.0, 0.0)
-        x0, x1 = (min(max((x - ox) / sx, 0.0), float(width)) for x in (box[0], box[2]))
-        y0, y1 = (min(max((y - oy) / sy, 0.0), float(height)) for y in (box[1], box[3]))
+        x0, x1 = (float(min(max((x - ox) / sx, 0.0), width)) for x in (box[0], box[2]))
+        y0, y1 = (float(min(max((y - oy) / sy, 0.0), height)) for y in (box[1], box[3]))
         return x0, y0, x1, y1
 
     def box_around(
@@ -125,10 +125,15 @@ class Geometry:
 
     def warp_mask(self, mask: Mask) -> Mask:
         """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
+        return self.warp_labels(mask)
+
+    def warp_labels(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """Whole numbers [H, W] at network size -> [Hp, Wp], nearest; 0 outside the network's view."""
         mask = self._check_shape(mask, self.size)
         if self.matrix is not None:
-            return self._visible_in_view() & (self._affine_warp(mask.astype(np.float32), 0) > 0)
-        out = np.zeros(self.picture_size, dtype=np.bool_)
+            warped = self._affine_warp(mask.astype(np.float32), 0).astype(mask.dtype)
+            return np.where(self._visible_in_view(), warped, mask.dtype.type(0))
+        out = np.zeros(self.picture_size, dtype=mask.dtype)
         (rows, y), (columns, x) = (self._nearest(axis) for axis in (0, 1))
         out[rows, columns] = mask[y][:, x]
         return out

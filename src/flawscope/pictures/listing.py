@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.decoding import PICTURE_SUFFIXES, PictureSource, is_picture
+from flawscope.pictures.mask_files import find_masks
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 IGNORED_NAMES = frozenset(
@@ -110,63 +111,84 @@ def _is_below(path: str, folder: Path) -> bool:
     return Path(path).is_relative_to(os.path.realpath(folder))
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path, *, own: bool = False) -> Iterator[Path]:
     """Yields every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
-    followed, each real folder once. Flawscope's own files in folders of results are passed over."""
+    followed, each real folder once. Flawscope's own files in folders of results are passed over; with `own`
+    not those of `folder` itself, such as the pictures that a review sorted."""
     entered: set[str] = set()
 
-    def walk(here: Path, own: frozenset[Path]) -> Iterator[Path]:
+    def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
-        own |= {here / name for name in read_output_list(here)}
+        if here != folder or not own:
+            written |= {here / name for name in read_output_list(here)}
         for entry in list_entries(here):
             path = Path(here, entry.name)
             if not _is_folder(entry):
-                if path not in own and _is_file(entry):
+                if path not in written and _is_file(entry):
                     yield path
                 continue
             real = os.path.realpath(path)
             if real not in entered and not (entry.is_symlink() and _is_below(real, folder)):
-                yield from walk(path, own)
+                yield from walk(path, written)
 
     return walk(folder, frozenset())
 
 
+def picture_files_in(folder: Path, *, own: bool = False) -> list[Path]:
+    """The pictures below a folder and their masks, by suffix, in natural order. own: as for `walk_files`."""
+    return [path for path in walk_files(folder, own=own) if is_picture(path)]
+
+
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures below a folder, by suffix, in natural order."""
-    return [path for path in walk_files(folder) if is_picture(path)]
+    """The pictures below a folder, without their masks, in natural order."""
+    files = picture_files_in(folder)
+    masks = find_masks(files)
+    return [path for path in files if path not in masks]
+
+
+def masks_in(folder: Path) -> list[Path]:
+    """The masks below a folder, in natural order."""
+    files = picture_files_in(folder)
+    masks = find_masks(files)
+    return [path for path in files if path in masks]
 
 
 def not_pictures_in(folder: Path) -> list[Path]:
-    """The other files below a folder, in natural order."""
+    """The files below a folder that are no pictures by their suffix, in natural order."""
     return [path for path in walk_files(folder) if not is_picture(path)]
 
 
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Lists the pictures of a file, a folder (with its subfolders, natural order), a glob pattern, or several
-    of these. A file named outright is taken whatever its suffix; none is listed twice. InputError if there is
-    none."""
-    return [path for path, outright in _unique_files(spec) if outright or is_picture(path)]
+    of these. A file named outright is taken whatever its suffix; none is listed twice, and masks of listed
+    pictures are left out. InputError if there is none."""
+    files = [path for path, outright in _unique_files(spec) if outright or is_picture(path)]
+    masks = find_masks(filter(is_picture, files))
+    return [path for path in files if path not in masks]
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
     """Lists like `list_pictures`, but every file that may show a part, whatever its suffix: reading tells its
-    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`) are returned apart."""
+    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`, masks) are returned apart."""
     inputs: list[Path] = []
     beside: list[Path] = []
-    for path, outright in _unique_files(spec):
-        (beside if _is_companion(path, outright) else inputs).append(path)
+    for path, aside in _split_inputs(_unique_files(spec)):
+        (beside if aside else inputs).append(path)
     return inputs, beside
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """Lists one file, folder or pattern like `list_inputs`, one by one: a file, and whether it lies beside
-    pictures. A pattern may name one twice."""
-    for path, outright in _expand_spec(spec):
-        yield path, _is_companion(path, outright)
+    """Lists one file, folder or pattern like `list_inputs`: a file, and whether it lies beside pictures. A
+    pattern may name one twice."""
+    return _split_inputs(_expand_spec(spec))
 
 
-def _is_companion(path: Path, outright: bool) -> bool:
-    return not outright and path.suffix.lower() in COMPANION_SUFFIXES
+def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bool]]:
+    """Yields files, and whether they lie beside pictures. files: each, and whether it is named outright."""
+    every = list(files)
+    masks = find_masks(path for path, _ in every if is_picture(path))
+    for path, outright in every:
+        yield path, path in masks or (not outright and path.suffix.lower() in COMPANION_SUFFIXES)
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
@@ -230,6 +252,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
         return True
+
+
+def refuse_masks(sources: Sequence[PictureSource]) -> None:
+    """InputError where one of the files is the mask of another one."""
+    paths = [Path(source) for source in sources if isinstance(source, str | os.PathLike)]
+    for mask, picture in find_masks(filter(is_picture, paths)).items():
+        of = f"the mask of {picture}" if picture else "a mask"
+        raise InputError(f"{mask} is {of}, no picture: leave masks out of the list, or give the folder")
 
 
 def relative_names(sources: Sequence[PictureSource]) -> list[str]:

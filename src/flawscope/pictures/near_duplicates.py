@@ -2,26 +2,33 @@
 
 Pictures of aligned products resemble each other so much that the usual perceptual hashes call half of them
 duplicates. So similarity only *nominates* pairs here (16 × 16 grey levels, matrix products in blocks), and
-each nominated pair is then *verified* at 64 × 64: one picture is fitted to the other with shift, scale, gain
-and offset (Lucas and Kanade 1981, by Gauss–Newton), and what counts is the correlation of the fine structure,
-which different parts do not share however well they are aligned.
+each nominated pair is then *verified* at 64 × 64: one picture is fitted to the other with shift, scale, and a
+light that is uneven (Lucas and Kanade 1981, by Gauss–Newton). What counts is the correlation of the fine
+structure, and that what still differs is no more than noise, or far less than between other pictures.
 
-Measured on MVTec AD transistor and toothbrush at 512 px: copies (JPEG quality 60, 2 % brighter, one pixel
-aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most alike different parts .987 and
-.990. On photographs and textures of 256 px: copies .989 and above, others below .7. On drawn plates
-(`flawscope.synthesis.demo`) at 320 px: copies .998 and above, other plates up to .9955.
+Measured at 256 px on drawn plates, fabric, bottles, brackets and a printed face, aligned and seen by one
+camera (`flawscope.synthesis.demo.scene`): pictures of one part differ by .7 to 1.2 times their noise, by up
+to 4 when they are shifted by a pixel; other parts by 3.6 (a bracket with a weak surface) to 80. On MVTec AD
+transistor and toothbrush other parts differ by 100 to 900, a copy in toothbrush by 34; there copies' fine
+structure correlates above .998 and that of other parts up to .990.
 
 A texture that repeats fits itself a period aside, and another picture of it as well as itself. So a pair of
 those must also be `MIN_SEPARATION` times closer than a picture is to itself, shifted (`_self_similarity`).
 
-Limit: parts whose pictures correlate above .998 (a print seen with hardly any noise, shift or wear)
-cannot be distinguished from copies; they come out as one large group.
+On a surface whose structure is different on each part but hardly stronger than the noise (brushed metal,
+rubber), pictures of one part correlate by .6 to .98, and those of others by up to .15. There, what noise and
+the difference explain may be missing in the correlation.
+
+Limit: parts that differ by less than the camera's noise at 64 px cannot be distinguished from copies; they
+come out as one large group. A surface without structure above that noise has no copies, nor
+has a faint one of which nearly all pictures show one part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +41,24 @@ SIDE = 64  # of a thumbnail
 DESCRIPTOR_SIDE = 16  # of a descriptor
 MARGIN = 4  # thumbnail pixels left out at each edge, where a shift brings in something new
 ZOOM = 1.03  # the crop that the search also tries
-MAX_NEIGHBOURS = 4  # nominated per picture and search
+MAX_NEIGHBOURS = 8  # nominated per picture and search
+MAX_VERIFIED = 1000  # pairs up to which all are nominated
 MIN_DESCRIPTOR_CORRELATION = 0.7  # descriptors that correlate less are not verified
 MIN_THRESHOLD = 0.994  # correlation of fine structure from which two pictures are one
-MAX_THRESHOLD = 0.998  # the same in a product so uniform that different parts come near `MIN_THRESHOLD`
-MIN_SEPARATION = 3  # a copy is this many times closer to 1 than the closest other picture usually is
-MIN_REVERSE_FIT = 0.98  # a pair above this and below the threshold is fitted the other way round, too
+MIN_THRESHOLD_BEYOND_NOISE = 0.996  # and where more than noise differs: parts that lie alike reach .9955
+MAX_UNLIKE = 0.3  # middle correlation of pictures of a surface that is different on each part
+MIN_FAINT = 0.5  # the least correlation of two pictures of such a surface that are one
+FAINT_LOSS = (2.0, 1.5)  # of their correlation: factor, and least difference in units of noise
+MIN_SEPARATION = 3  # a copy is this many times closer to 1 than a texture is to itself, a period aside
+MIN_FAINT_SEPARATION = 1.5  # the same for a faint surface, whose noise takes copies apart
+MAX_NOISE = 3.0  # times their noise, up to which two pictures differ by nothing else
+MIN_GAP = 2.5  # or they are so many times closer than three of four pairs of the set
+MAX_DRAWN = 400  # pairs drawn by chance, that say how far apart pictures usually are
+ROUNDING = 0.29  # standard deviation of what rounding to grey levels takes away
+SMOOTHED = 0.61  # of a thumbnail's noise that is left after `_smooth`
+FINE_NOISE = 0.3  # of a thumbnail's noise that is left in its fine structure
+NORMAL_MEDIAN = 0.6745  # of the size of normal values, in their standard deviations
+STEPS = 4  # of fitting
 MIN_FIRST_FIT = 0.6  # the same before the last two fitting steps; below it the pair is dropped
 MAX_SHIFT = 4  # thumbnail pixels: a shift that no copy has
 MIN_STRUCTURE = 0.05  # grey levels of fine structure below which nothing can be said
@@ -63,47 +82,121 @@ def thumbnail(picture: NDArray[Any]) -> NDArray[np.float16]:
     return np.asarray(np.clip(small, 0, 255), np.float16)
 
 
-def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, correlation), i < j, of thumbnails [N, 64, 64] that show nearly the same picture, where
-    at least one of the two is in `bank` (indices). Memory grows with N alone, not with its square."""
-    if len(thumbnails) < 2 or not len(bank):
+class Look(NamedTuple):
+    """Look of a picture, by which it is compared: its thumbnail, and the noise in it."""
+
+    thumbnail: NDArray[np.float16]
+    noise: float
+
+    @classmethod
+    def of(cls, picture: NDArray[Any]) -> Look:
+        return cls(thumbnail(picture), noise_level(picture))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the grey levels."""
+        return float(self.thumbnail.astype(np.float32).std())
+
+
+def noise_level(picture: NDArray[Any]) -> float:
+    """Standard deviation of the noise in the thumbnail of a decoded picture [H, W, C], in grey levels 0..255.
+
+    By the median of a filter that answers to neither edges nor slopes (after Immerkaer, Fast noise variance
+    estimation, 1996), as white noise is averaged to the thumbnail. At least that of rounding.
+    """
+    height, width = picture.shape[:2]
+    rows, columns = (slice(max(0, side // 2 - 512), side // 2 + 512) for side in (height, width))
+    grey = picture[rows, columns].mean(axis=2, dtype=np.float32)
+    if picture.dtype != np.uint8:
+        grey *= 255.0 / max(float(np.nan_to_num(picture).max()), 1e-6)
+    along = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
+    answer = np.abs(along[:-2] - 2 * along[1:-1] + along[2:])
+    deviation = float(np.median(answer)) / (6 * NORMAL_MEDIAN) if answer.size else 0.0
+    averaged = 2 / 3 * SIDE / math.sqrt(height * width)  # by Pillow's triangle along each side
+    return max(deviation, ROUNDING) * min(1.0, averaged)
+
+
+def near_duplicates(looks: Sequence[Look], bank: Ints) -> list[tuple[int, int, float]]:
+    """Pairs (i, j, correlation), i < j, of pictures that are nearly the same, where at least one of the two
+    is in `bank` (indices). Memory grows with their number alone, not with its square."""
+    if len(looks) < 2 or not len(bank):
         return []
+    thumbnails = np.stack([look.thumbnail for look in looks])
+    level = np.array([look.noise for look in looks], np.float32)
     pairs = _candidate_pairs(thumbnails, bank)
-    correlation = np.zeros(len(pairs), np.float32)
-    for start in range(0, len(pairs), CHUNK):
-        part = slice(start, start + CHUNK)
-        one, other = thumbnails[pairs[part, 0]], thumbnails[pairs[part, 1]]
-        correlation[part] = correlate(one, other)
-        close = np.flatnonzero((correlation[part] > MIN_REVERSE_FIT) & (correlation[part] < MIN_THRESHOLD))
-        if len(close):  # a crop fits in one direction better than in the other
-            back = correlate(other[close], one[close])
-            correlation[start + close] = np.maximum(correlation[start + close], back)
-    threshold = _correlation_threshold(len(thumbnails), pairs, correlation)
-    chosen = np.flatnonzero(correlation >= threshold)
+    correlation, difference = _compare(thumbnails, pairs, level)
+    alike, usual = _usual_pairs(thumbnails, bank, level)
+    copies = (correlation >= MIN_THRESHOLD) & (difference <= MAX_NOISE)
+    # where pictures are unlike, none resemble each other so much by chance
+    beyond = usual / MIN_GAP if alike > MAX_UNLIKE else np.inf
+    copies |= (correlation >= MIN_THRESHOLD_BEYOND_NOISE) & (difference <= beyond)
+    separation = np.full(len(pairs), MIN_SEPARATION, np.float32)
+    if alike <= MAX_UNLIKE:
+        noise = _fine_noise(thumbnails, level)[pairs].max(axis=1)
+        faint = ~copies & _are_faint_copies(correlation, difference, noise)
+        copies, separation[faint] = copies | faint, MIN_FAINT_SEPARATION
+    chosen = np.flatnonzero(copies)
     repeated = np.array([_self_similarity(thumbnails[i]) for i in pairs[chosen, 0]], np.float32)
-    chosen = chosen[correlation[chosen] >= 1 - (1 - repeated) / MIN_SEPARATION]
+    chosen = chosen[correlation[chosen] >= 1 - (1 - repeated) / separation[chosen]]
     return [(int(pairs[k, 0]), int(pairs[k, 1]), float(correlation[k])) for k in chosen]
 
 
-def _correlation_threshold(count: int, pairs: NDArray[np.intp], correlation: Floats) -> float:
-    """Correlation of copies: `MIN_THRESHOLD`, or more where the product is uniform (a printed plate, say)."""
-    best = np.zeros(count, np.float32)
-    np.maximum.at(best, pairs.ravel(), correlation.repeat(2))
-    usual = 1 - float(np.median(best))
-    return 1 - min(max(usual / MIN_SEPARATION, 1 - MAX_THRESHOLD), 1 - MIN_THRESHOLD)
+def _are_faint_copies(correlation: Floats, difference: Floats, noise: Floats) -> NDArray[np.bool_]:
+    """Whether pairs are copies of a faint surface, where noise alone takes copies below `MIN_THRESHOLD`.
+    noise: its share of their fine structure."""
+    factor, least = FAINT_LOSS
+    loss = factor * np.maximum(difference, least) ** 2 * noise
+    bar = np.maximum(MIN_THRESHOLD - loss, MIN_FAINT)
+    return np.asarray((correlation >= bar) & (difference <= MAX_NOISE))
 
 
-def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
-    """Correlation of the fine structure [P] of two lists [P, 64, 64], after fitting `second` to `first`."""
+def _fine_noise(thumbnails: NDArray[np.float16], noise: Floats) -> Floats:
+    """Share of the noise in the variance of the fine structure [N], 0..1."""
+    variance = np.empty(len(thumbnails), np.float32)
+    for start in range(0, len(thumbnails), BLOCK):
+        smooth = _smooth(thumbnails[start : start + BLOCK].astype(np.float32))
+        variance[start : start + BLOCK] = _flatten_inner(smooth - _smooth(smooth, 3)).var(axis=1)
+    return np.asarray(np.minimum((FINE_NOISE * noise) ** 2 / np.maximum(variance, MIN_STRUCTURE**2), 1))
+
+
+def _usual_pairs(thumbnails: NDArray[np.float16], bank: Ints, noise: Floats) -> tuple[float, float]:
+    """Estimates how alike and how far apart pictures are that are not copies: the middle correlation of pairs
+    drawn by chance, and the lower quartile of their difference; fewer of them may be copies."""
+    rng = np.random.default_rng(0)
+    pairs = np.stack([rng.choice(bank, MAX_DRAWN), rng.integers(len(thumbnails), size=MAX_DRAWN)], axis=1)
+    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+    correlation, difference = _compare(thumbnails, pairs, noise)
+    alike = difference[correlation > MIN_FIRST_FIT]  # others lie elsewhere, and say nothing
+    return float(np.median(correlation)), float(np.quantile(alike, 0.25)) if len(alike) else 0.0
+
+
+def _compare(thumbnails: NDArray[np.float16], pairs: Ints, noise: Floats) -> tuple[Floats, Floats]:
+    """Correlation of the fine structure of pairs [P, 2], and their difference in units of its noise, each
+    the better of both directions: a crop fits in one better than in the other."""
+    result = np.zeros((2, len(pairs)), np.float32)
+    for start in range(0, len(pairs), CHUNK):
+        part = pairs[start : start + CHUNK]
+        one, other = thumbnails[part[:, 0]], thumbnails[part[:, 1]]
+        of_both = np.hypot(noise[part[:, 0]], noise[part[:, 1]])
+        (there, far), (back, away) = correlate(one, other), correlate(other, one)
+        result[:, start : start + len(part)] = np.maximum(there, back), np.minimum(far, away) / of_both
+    return result[0], result[1]
+
+
+def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> tuple[Floats, Floats]:
+    """Correlation of the fine structure [P] of two lists [P, 64, 64], after fitting `second` to `first`, and
+    what differs of the whole [P] beyond another light, in grey levels."""
     a, b = _smooth(first.astype(np.float32)), _smooth(second.astype(np.float32))
-    result = np.zeros(len(a), np.float32)
+    result, difference = np.zeros((2, len(a)), np.float32)
     pose = np.zeros((4, len(a)), np.float32)  # scale and shift, horizontal then vertical, in half widths
     active = np.arange(len(a))
-    for step in range(4):
+    for step in range(STEPS + 1):
         scale_x, shift_x, scale_y, shift_y = pose[:, active]
         warped = _resample(b, _resampling_matrices(scale_y, shift_y), _resampling_matrices(scale_x, shift_x))
         result[active] = _fine_correlation(a, warped)
-        if step == 3:
+        if step in (1, STEPS):
+            difference[active] = _differ_beyond_light(a, warped)
+        if step == STEPS:
             break
         if step == 1:
             keep = result[active] > MIN_FIRST_FIT
@@ -111,7 +204,31 @@ def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats
         if not len(active):
             break
         pose[:, active] = np.clip(pose[:, active] + _gauss_newton(a, warped), -0.06, 0.06)
-    return result
+    return result, difference
+
+
+def _differ_beyond_light(a: Floats, warped: Floats) -> Floats:
+    """Root mean square [P] of what a light that is offset, brighter and uneven does not explain."""
+    design = np.stack([_flatten_inner(column) for column in _light_columns(warped)], axis=1)
+    values = _flatten_inner(a).astype(np.float64)
+    left = values - (_least_squares(design, a)[:, None] @ design)[:, 0]
+    return np.asarray(np.sqrt(np.mean(left * left, axis=1)) / SMOOTHED, np.float32)
+
+
+def _light_columns(warped: Floats) -> list[Floats]:
+    """Changes of pictures [P, n, n] by a light that is brighter, uneven, or offset."""
+    across = np.linspace(-1, 1, warped.shape[-1], dtype=np.float32)
+    x, y = across[None, :], across[:, None]
+    return [*(warped * part for part in (1, x, y, x * x, x * y, y * y)), np.ones_like(warped)]
+
+
+def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
+    """Coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, n, n]."""
+    gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
+    right = (design @ _flatten_inner(values)[:, :, None]).astype(np.float64)
+    size = design.shape[1]
+    gram += (1e-7 * np.einsum("pii->pi", gram)[:, :, None] + 1e-6) * np.eye(size)
+    return np.asarray(np.linalg.solve(gram, right)[:, :, 0], np.float64)
 
 
 def _self_similarity(thumbnail: NDArray[np.float16]) -> float:
@@ -140,19 +257,35 @@ def _candidate_pairs(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.
     place = np.full(len(thumbnails), -1)
     place[bank] = np.arange(len(bank))
     count = min(MAX_NEIGHBOURS, len(bank))
+    own = _own_descriptors(thumbnails, bank)
     pairs: list[NDArray[np.intp]] = []
-    for queries, keys in ((plain, plain[bank]), (zoomed, plain[bank]), (plain, zoomed[bank])):
+    sought = ((plain, plain[bank]), (zoomed, plain[bank]), (plain, zoomed[bank]), (own, own[bank]))
+    for queries, keys in sought:
         for start in range(0, len(queries), BLOCK):
             similarity = queries[start : start + BLOCK] @ keys.T
+            if queries is own:  # it says little of a surface that is fine: of few pictures all are verified
+                count = min(max(MAX_NEIGHBOURS, MAX_VERIFIED // len(bank)), len(bank))
             rows = np.arange(len(similarity))
-            own = place[start : start + len(similarity)]
-            similarity[rows[own >= 0], own[own >= 0]] = -1.0  # not itself
+            itself = place[start : start + len(similarity)]
+            similarity[rows[itself >= 0], itself[itself >= 0]] = -1.0
             best = np.argpartition(similarity, -count, axis=1)[:, -count:]
-            likely = np.take_along_axis(similarity, best, axis=1) > MIN_DESCRIPTOR_CORRELATION
+            least = -1.0 if queries is own else MIN_DESCRIPTOR_CORRELATION
+            likely = np.take_along_axis(similarity, best, axis=1) > least
             row, column = np.nonzero(likely)
             pairs.append(np.stack([row + start, bank[best[row, column]]], axis=1))
     both = np.concatenate(pairs)
     return np.unique(np.sort(both, axis=1), axis=0)
+
+
+def _own_descriptors(thumbnails: NDArray[np.float16], bank: Ints) -> Floats:
+    """Descriptors of what is a picture's own: without what those of the bank share, as others see it in
+    another light. Parts that lie alike resemble each other more than two lights do."""
+    plain = _descriptors(thumbnails, 1.0)
+    mean = plain[bank].mean(axis=0).reshape(1, DESCRIPTOR_SIDE, DESCRIPTOR_SIDE)
+    shared = np.stack([column.ravel() for column in _light_columns(mean)])  # [7, 256]
+    basis = np.linalg.qr(shared.T.astype(np.float64))[0]
+    own = plain - (plain @ basis) @ basis.T
+    return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6), np.float32)
 
 
 def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
@@ -172,19 +305,15 @@ def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
 
 
 def _gauss_newton(a: Floats, warped: Floats) -> Floats:
-    """Does one step of the fit a ≈ gain · warp(b) + offset -> change of the pose [4, P]."""
+    """Does one step of the fit a ≈ light · warp(b) + offset -> change of the pose [4, P]."""
     n = a.shape[-1]
     across = np.linspace(-1, 1, n, dtype=np.float32)
     d_row, d_column = (np.asarray(d, np.float32) for d in np.gradient(warped, 2 / (n - 1), axis=(1, 2)))
     down = across[:, None]
-    columns = (warped, np.ones_like(warped), d_column * across, d_column, d_row * down, d_row)
-    design = np.stack([_flatten_inner(c) for c in columns], axis=1)  # [P, 6, pixels]
-    gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
-    right = (design @ _flatten_inner(a)[:, :, None]).astype(np.float64)
-    gram += 1e-7 * np.einsum("pii->pi", gram)[:, :, None] * np.eye(6) + 1e-6 * np.eye(6)
-    solution = np.linalg.solve(gram, right)[:, :, 0]
+    columns = (*_light_columns(warped), d_column * across, d_column, d_row * down, d_row)
+    solution = _least_squares(np.stack([_flatten_inner(c) for c in columns], axis=1), a)
     gain = np.where(np.abs(solution[:, :1]) < 0.1, 1.0, solution[:, :1])
-    return np.clip(solution[:, 2:] / gain, -0.03, 0.03).T.astype(np.float32)
+    return np.clip(solution[:, -4:] / gain, -0.03, 0.03).T.astype(np.float32)
 
 
 def _resample(b: Floats, rows: Floats, columns: Floats) -> Floats:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.pictures.frames import Frame
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pose import SIDE, Pose, PoseReference, reduced_size
 from flawscope.pictures.resampling import Raster, picture_size, small_grey, warp_view
@@ -20,7 +21,7 @@ from flawscope.pictures.several_parts import OVERVIEW_SIDE, PartDetections, Seve
 from flawscope.pictures.views import Fusion, RunModel, Views, write_planes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
@@ -134,14 +135,28 @@ class PartViews(Views):
 
 
 def cut_part_views(
-    picture: Raster, divisor: float, size: tuple[int, int], reference: PoseReference, several: SeveralParts
+    picture: Raster,
+    divisor: float,
+    network: tuple[int, int],
+    view: Callable[[tuple[int, int]], Geometry],
+    reference: PoseReference,
+    several: SeveralParts,
 ) -> PartViews:
-    """Finds the parts in a picture, and cuts a view (H, W) of each."""
+    """Finds the parts in a picture, and cuts a view of each.
+
+    Args:
+        network: size (H, W) at which the frame of a part is seen.
+        view: place of the view in a frame of (H, W) pixels.
+    """
     whole = picture_size(picture)
     small = small_grey(picture, divisor, several.side)
     found = several.find(small, small_grey(picture, divisor, OVERVIEW_SIDE), reference)
-    placed = [reference.geometry(pose, whole, size, several.side) for pose in found.poses or [Pose(0, 0)]]
-    images = np.empty((len(placed), 3, *size), np.float32)
+    frames = [
+        Frame.around_part(picture, divisor, reference, pose, network, several.side)
+        for pose in found.poses or [Pose(0, 0)]
+    ]
+    placed = [frame.place(view(frame.size)) for frame in frames]
+    images = np.empty((len(placed), 3, *placed[0].size), np.float32)
     for image, here, (others, body) in zip(images, placed, _part_masks(found), strict=True):
         write_planes(warp_view(picture, here), divisor, image)
         half = here.with_picture_size((others.shape[0], others.shape[1]))
@@ -152,7 +167,7 @@ def cut_part_views(
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in found.objects]
     poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in found.poses]
     wrong = several.count_error(len(poses), len(objects))
-    return PartViews(images, _map_geometry(whole, size, reference, several), placed, poses, objects, wrong)
+    return PartViews(images, _map_geometry(whole, network, reference, several), placed, poses, objects, wrong)
 
 
 def _part_masks(found: PartDetections) -> list[tuple[Mask, Mask]]:

@@ -17,11 +17,13 @@ from PIL import Image
 
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
-from flawscope.pictures.decoding import PictureSource, load_picture, picture_error, source_name
+from flawscope.pictures.arrays import grey_as_rgb, picture_error
+from flawscope.pictures.decoding import PictureSource, load_picture, source_name
+from flawscope.pictures.frames import Frame, aligned_size
 from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Normalization, ToneCorrection
 from flawscope.pictures.part_views import cut_part_views
-from flawscope.pictures.pose import SIDE, Pose, PoseReference
+from flawscope.pictures.pose import SIDE, PoseReference
 from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
 from flawscope.pictures.views import TileGrid, Views, write_planes
@@ -36,20 +38,26 @@ if TYPE_CHECKING:
 # a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
 MAX_CANVAS_PIXELS = 1 << 28  # of a canvas that is larger than its picture
+TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera with fewer bits
+TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Picture -> network input, the same for training and every runtime; stored in the manifest.
 
+    A picture becomes views in this order: frames (the picture, the aligned part or each of several), light,
+    the region of interest, which lies in the frame, sizes and tiles.
+
     `crop` None: the whole picture, stretched to `size`, or with `keep_aspect` fitted into it, centred, its
     edge pixels repeated outwards (letterbox). With `crop`: the picture is stretched to `size`, or with
     `keep_aspect` scaled until it covers `size` (the PatchCore paper's 256 -> 224), and the central `crop`
-    is kept. Resampling is Pillow's antialiased bilinear, in 8 bits for 8-bit pictures (always over 255), in
-    float32 for deep ones. These are divided by `white_level` (None: 65535 for uint16, 1 for floats) and
-    clipped to 0..1; never by anything that one picture decides.
+    is kept. Resampling is Pillow's antialiased bilinear. Without a `white_level` the model learnt from 8-bit
+    pictures and sees others so, too, uint16 divided by 65535, floats by 1. With one, pictures are resampled
+    in float32, and deep ones divided by it; 8-bit ones always by 255. All are clipped to 0..1; nothing
+    depends on what one picture holds.
 
-    - `tile`: the picture is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
+    - `tile`: the frame is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
       two neighbours share `overlap` of a tile (`Views`).
     - `positions`: rows and columns of tiles that the model tells apart; it knows no pictures with others.
     - `normalization`: brings pictures to the light of the good ones.
@@ -92,12 +100,8 @@ class Preprocess:
                         f"tile is {self.tile!r:.30} at size {self.size}; "
                         f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"
                     )
-        if self.reference is not None and (self.tile or self.crop or self.keep_aspect):
-            raise InputError(
-                "parts are not aligned with tile, crop or keep_aspect: leave them out, or --align"
-            )
-        if self.several is not None and (self.reference is None or self.normalization is not None):
-            raise InputError("several parts need a reference, and no light of their own: fit anew")
+        if self.several is not None and (self.reference is None or self.normalization or self.tile):
+            raise InputError("several parts need a reference, no tiles and no light of their own: fit anew")
         if self.positions is not None:
             object.__setattr__(self, "positions", _parse_size("positions", self.positions))
             if self.tile is None:
@@ -142,43 +146,34 @@ class Preprocess:
             InputError: it cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
-        picture = load_picture(source, name)
-        divisor = self._divisor(picture, name)
+        picture, divisor = self._at_learnt_depth(load_picture(source, name), name)
         if self.several is not None and self.reference is not None:
-            return cut_part_views(picture, divisor, self.network_size, self.reference, self.several)
-        pose = None
-        if self.reference is None:
-            first, placed = self._whole_view(picture, divisor)
-        else:
-            pose = self.reference.find(small_grey(picture, divisor))
-            first, placed = self._aligned_view(picture, divisor, pose, self.reference)
+            view, network = self.whole.geometry, self.size
+            return cut_part_views(picture, divisor, network, view, self.reference, self.several)
+        frame = self._frame(picture, divisor)
+        first, placed = self._whole_view(frame)
+        pose, size = frame.pose, frame.size
+        if pose is not None and counted is not None and not (counted & (first[0, 0] >= 0)).any():
+            pose = replace(pose, error=math.inf)  # nothing of what counts lies in the picture
         first, tone = self.lit(first, counted)
         if self.tile is None:
             return Views(first, placed, tone=tone, pose=pose)
-        size = placed.picture_size
-        grid, canvas = self.grid(size), self.canvas(size)
-        if grid is None:
-            raise picture_error(
-                name,
-                f"it has {size[1]} x {size[0]} pixels, less than a tile of {self.tile[1]} x {self.tile[0]}",
-                "fit with a smaller --tile",
-            )
-        if math.prod(canvas) > max(MAX_CANVAS_PIXELS, math.prod(size)):
-            raise picture_error(
-                name,
-                f"for its tiles it would be enlarged to {canvas[1]} x {canvas[0]} pixels",
-                "fit with a larger --tile or a smaller --size",
-            )
-        if self.positions is not None and grid.shape != self.positions:
-            raise picture_error(
-                name,
-                f"it has {size[1]} x {size[0]} pixels, {_rows_and_columns(grid.shape)} tiles, and the model "
-                f"knows the places of {_rows_and_columns(self.positions)}",
-                "give pictures of the size that it was fitted on, or fit without --positions",
-            )
-        planes = resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
-        located = self.positions is not None
-        return Views(first, self.geometry(size), placed, grid, planes, divisor, located, tone)
+        grid, canvas = self.grid(size), self.geometry(size)
+        self._check_tiles(grid, canvas, name)
+        planes, visible = frame.scaled(canvas)
+        return Views(
+            first,
+            frame.place(canvas),
+            self.whole.geometry(size),
+            grid,
+            planes,
+            divisor,
+            self.positions is not None,
+            tone,
+            pose,
+            placed,
+            visible,
+        )
 
     def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, ToneCorrection | None]:
         """Brings the view of a whole picture [1, 3, H, W] to the light of good ones; returns also the
@@ -191,33 +186,39 @@ class Preprocess:
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
         """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
         InputError for values off the white level."""
-        return small_grey(picture, self._divisor(picture, "a picture"), side)
+        return small_grey(*self._at_learnt_depth(picture, "a picture"), side)
 
-    def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
-        """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""
+    def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
+        """Size (H, W) of the frame of a picture of (H, W) pixels: the picture's, or that of the aligned part
+        with what is around it."""
+        if self.reference is None:
+            return picture_size
+        return aligned_size(self.reference, picture_size, self.size)
+
+    def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        """Size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
         assert self.tile is not None
         height, width = (
             max(1, round(whole * seen / part))
-            for whole, seen, part in zip(picture_size, self.size, self.tile, strict=True)
+            for whole, seen, part in zip(frame_size, self.size, self.tile, strict=True)
         )
         return height, width
 
-    def grid(self, picture_size: tuple[int, int]) -> TileGrid | None:
-        """Grid of the tiles of a picture of (H, W) pixels; None where the picture is smaller than a tile."""
-        canvas = self.canvas(picture_size)
+    def grid(self, frame_size: tuple[int, int]) -> TileGrid | None:
+        """Grid of the tiles of a frame of (H, W) pixels; None where the frame is smaller than a tile."""
+        canvas = self.canvas(frame_size)
         if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
             return None
         return TileGrid(canvas, self.size, self.overlap)
 
-    def geometry(self, picture_size: tuple[int, int]) -> Geometry:
-        """Place of the map in an upright picture of (H, W) pixels, computed without the picture: it is not
-        aligned."""
-        if self.tile is not None and (canvas := self.canvas(picture_size)) != self.size:
-            scale = (canvas[0] / picture_size[0], canvas[1] / picture_size[1])
-            return Geometry(picture_size, canvas, scale, (0.0, 0.0))
-        (y0, x0, y1, x1), (h, w), (top, left) = self._whole_placement(*picture_size)
+    def geometry(self, frame_size: tuple[int, int]) -> Geometry:
+        """Place of the map in a frame of (H, W) pixels; without an alignment the frame is the picture."""
+        if self.tile is not None and (canvas := self.canvas(frame_size)) != self.size:
+            scale = (canvas[0] / frame_size[0], canvas[1] / frame_size[1])
+            return Geometry(frame_size, canvas, scale, (0.0, 0.0))
+        (y0, x0, y1, x1), (h, w), (top, left) = self._whole_placement(*frame_size)
         sy, sx = h / (y1 - y0), w / (x1 - x0)
-        return Geometry(picture_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
+        return Geometry(frame_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
 
     def described(self) -> str:
         """Describes the preprocessing for a person."""
@@ -264,23 +265,36 @@ class Preprocess:
         """Returns the box that is seen (y0, x0, y1, x1), and its size and corner in the tensor."""
         whole = (0.0, 0.0, float(height), float(width))
         sy, sx = self.size[0] / height, self.size[1] / width
-        if self.crop is None and not self.keep_aspect:
+        keeps = self.keep_aspect and self.reference is None  # a part's frame has the network's shape
+        if self.crop is None and not keeps:
             return whole, self.size, (0, 0)
         if self.crop is None:
             scale = min(sy, sx)
             h = min(max(round(height * scale), 1), self.size[0])
             w = min(max(round(width * scale), 1), self.size[1])
             return whole, (h, w), ((self.size[0] - h) // 2, (self.size[1] - w) // 2)
-        if self.keep_aspect:
+        if keeps:
             sy = sx = max(sy, sx)
         y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
-    def _whole_view(self, picture: Raster, divisor: float) -> tuple[Float32, Geometry]:
-        """View of the whole picture [1, 3, H, W]."""
-        size = picture_size(picture)
-        box, (h, w), (top, left) = self._whole_placement(*size)
+    def _frame(self, picture: Raster, divisor: float) -> Frame:
+        """Frame of a picture, around its part where parts are aligned."""
+        if self.reference is None:
+            return Frame(picture, divisor, picture_size(picture))
+        pose = self.reference.find(small_grey(picture, divisor))
+        return Frame.around_part(picture, divisor, self.reference, pose, self.size)
+
+    def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:
+        """View of the whole frame [1, 3, H, W], and its place in the picture."""
+        picture, divisor = frame.picture, frame.divisor
+        placed = frame.place(self.whole.geometry(frame.size))
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
+        if frame.turned is not None:
+            write_planes(warp_view(picture, placed), divisor, tensor[0])
+            tensor[0] = np.where(placed.visible_mask(), tensor[0], -1 - tensor[0])
+            return tensor, placed
+        box, (h, w), (top, left) = self._whole_placement(*frame.size)
         write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
@@ -288,34 +302,72 @@ class Preprocess:
                 padding = np.ones(self.network_size, np.bool_)
                 padding[top : top + h, left : left + w] = False
                 tensor[0][:, padding] = -1 - tensor[0][:, padding]
-        return tensor, self.whole.geometry(size)
-
-    def _aligned_view(
-        self, picture: Raster, divisor: float, pose: Pose, reference: PoseReference
-    ) -> tuple[Float32, Geometry]:
-        """View of the part [1, 3, H, W], as the reference shows it."""
-        placed = reference.geometry(pose, picture_size(picture), self.network_size)
-        tensor = np.empty((1, 3, *self.network_size), np.float32)
-        write_planes(warp_view(picture, placed), divisor, tensor[0])
-        tensor[0] = np.where(placed.visible_mask(), tensor[0], -1 - tensor[0])
         return tensor, placed
 
-    def _divisor(self, picture: Raster, name: str) -> float:
-        """Divisor of pixel values. InputError for floats far off it, which would show all black or white."""
+    def _check_tiles(self, grid: TileGrid | None, canvas: Geometry, name: str) -> None:
+        """InputError where a frame is too small for a tile, too large for its canvas, or has other tiles than
+        the model knows."""
+        assert self.tile is not None
+        height, width = canvas.picture_size
+        what = "it has" if self.reference is None else "its part and what is around it have"
+        has = f"{what} {width} x {height} pixels"
+        if grid is None:
+            least = f"{self.tile[1]} x {self.tile[0]}"
+            raise picture_error(name, f"{has}, less than a tile of {least}", "fit with a smaller --tile")
+        if math.prod(canvas.size) > max(MAX_CANVAS_PIXELS, height * width):
+            raise picture_error(
+                name,
+                f"for its tiles it would be enlarged to {canvas.size[1]} x {canvas.size[0]} pixels",
+                "fit with a larger --tile or a smaller --size",
+            )
+        if self.positions is not None and grid.shape != self.positions:
+            raise picture_error(
+                name,
+                f"{has}, {_rows_and_columns(grid.shape)} tiles, and the model "
+                f"knows the places of {_rows_and_columns(self.positions)}",
+                "give pictures of the size that it was fitted on, or fit without --positions",
+            )
+
+    def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
+        """Picture with the depth of those that the model learnt from: the same picture gives the same view
+        whatever its type. uint8 without a white level, else deep. Returns also the divisor of its values.
+        InputError for values far off the white level, which would show all black or white."""
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
-            return 255.0
-        if picture.dtype == np.uint16:
-            return self.white_level or 65535.0
-        largest = float(picture.max())
-        if self.white_level is None and largest > 1:
+            if self.white_level is None:
+                return picture, 255.0
+            values = np.asarray(picture)
+            return values.reshape(*values.shape[:2], -1).astype(np.uint16), 255.0
+        level = self.white_level or (65535.0 if picture.dtype == np.uint16 else 1.0)
+        self._check_range(picture, level, name)
+        if self.white_level is not None:
+            return picture, level
+        values = np.multiply(picture, np.float32(255 / level), dtype=np.float32)
+        return grey_as_rgb(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)), 255.0
+
+    def _check_range(self, picture: NDArray[Any], level: float, name: str) -> None:
+        lowest, largest = float(picture.min()), float(picture.max())
+        if lowest < -TOLERANCE * level:
             raise picture_error(
-                name, f"its floats go up to {largest:g} and no white level is set", "divide it first"
+                name, f"its values go down to {lowest:g}", f"scale it to 0..{level:g}, where 0 is black"
             )
-        if self.white_level is not None and self.white_level >= 255 and 0 < largest <= 1:
+        if self.white_level is None and picture.dtype == np.uint16 and 0 < largest <= TWELVE_BITS:
             raise picture_error(
-                name, f"its floats are in 0..1, the white level is {self.white_level:g}", "multiply it"
+                name,
+                f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
+                "fit on pictures like this one, or scale it to 0..65535",
             )
-        return self.white_level or 1.0
+        if picture.dtype != np.uint16 and level <= 1 and largest > level * (1 + TOLERANCE):
+            which = "no white level is set" if self.white_level is None else f"the white level is {level:g}"
+            remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
+            raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
+        if picture.dtype != np.uint16 and level >= 255 and 0 < largest <= 1:
+            raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")
+        if largest > 2 * level and np.median(picture) > level:
+            raise picture_error(
+                name,
+                f"half of its values lie above the model's white level of {level:g}, up to {largest:g}",
+                "fit on pictures of this depth, or scale it",
+            )
 
 
 def _rows_and_columns(shape: tuple[int, int]) -> str:

@@ -57,7 +57,7 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]:
 
 
 def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
-    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `Reference.find` takes it.
+    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `PoseReference.find` takes it.
     side: the longer one."""
     planes = resized(picture, reduced_size(picture_size(picture), side), full_box(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)

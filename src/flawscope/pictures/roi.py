@@ -1,78 +1,158 @@
-"""Reads a region of interest: the pixels of the network's view that count. Torch-free."""
+"""Reads a region of interest: the pixels of the network's view that count. Torch-free.
+
+Where parts are aligned a region is drawn on one picture, and carried into the frame by the pose of its part.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import read_mask
+from flawscope.pictures.frames import Frame
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.masks import read_mask
+from flawscope.pictures.pose import HALF_SIDE, Pose, PoseReference
+from flawscope.pictures.preprocess import Preprocess
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from flawscope.pictures.preprocess import Preprocess
-
-    Mask = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
+Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[Any]
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
+_CARRIED_SIDE = 512  # pixels of the reference as a picture
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
 
 
-def read_roi(spec: str | os.PathLike[str] | NDArray[Any], preprocess: Preprocess) -> Mask:
+def split_picture(spec: Drawn) -> tuple[Drawn, str]:
+    """Splits "REGION@PICTURE" into the region and the picture that it is drawn on; empty: none."""
+    if not isinstance(spec, str) or _BOX.fullmatch(spec) or "@" not in spec or os.path.exists(spec):
+        return spec, ""
+    region, _, picture = spec.rpartition("@")
+    return region, picture
+
+
+def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
     """The region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
-    `spec` is a mask at the pictures' size (array or file; above 0 counts), or a box "x0,y0,x1,y1": fractions
-    of the picture, or pixels of a picture of W x H as "x0,y0,x1,y1@WxH". Fractions alone say nothing about
-    the picture's shape, so they are refused where it matters, with `keep_aspect`. Raises InputError; also
-    where the region holds no pixel that the network sees.
+    `spec` is a mask at the pictures' size (an array, of which what is above 0 counts, or a file that
+    `read_mask` reads), or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture, or pixels of
+    a picture of W x H as "x0,y0,x1,y1@WxH". Fractions alone say nothing about the picture's shape, so they
+    are refused where it matters, with `keep_aspect`. drawn_on: places of views in the picture that the region
+    is drawn on, of which that one counts that shows most of it; a box may be in its pixels, then. Raises
+    InputError; also where the region holds no pixel that the network sees.
     """
+    if isinstance(spec, list | tuple):
+        if len(spec) != 4:
+            raise InputError(f"region of interest of {len(spec)} numbers; give four: x0, y0, x1, y1")
+        spec = ",".join(f"{number:.6f}".rstrip("0").rstrip(".") for number in spec)
+        if _BOX.fullmatch(spec) is None:  # below 0, or not finite
+            raise InputError(f"region of interest {spec} leaves the picture; give fractions from 0 to 1")
+    assert isinstance(spec, str | os.PathLike | np.ndarray)
     box = _BOX.fullmatch(spec) if isinstance(spec, str) else None
-    if box is not None:
-        roi = _roi_from_box(str(spec), box, preprocess)
+    if box is not None and not drawn_on:
+        rois = [_roi_from_box(str(spec), box, preprocess)]
     else:
         if isinstance(spec, np.ndarray):
             if spec.ndim != 2 or spec.size == 0:
                 raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
             mask: Mask = spec > 0
         else:
-            mask = read_mask(spec)
-        height, width = mask.shape
-        roi = preprocess.geometry((height, width)).mask_to_network(mask)
+            mask = read_mask(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
+        size = (mask.shape[0], mask.shape[1])
+        places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
+        rois = [placed.mask_to_network(mask) for placed in places]
+    roi = max(rois, key=np.count_nonzero)
     if not roi.any():
         shown = "given" if isinstance(spec, np.ndarray) else str(spec)
         raise InputError(f"region of interest {shown} holds no pixel the network sees; make it larger")
     return roi
 
 
+def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | NDArray[Any] | None, roi: Mask) -> str:
+    """Says how much of what the network sees counts, of a mask, which may be inverted; empty for a box."""
+    if isinstance(spec, list | tuple) or (isinstance(spec, str) and _BOX.fullmatch(spec)):
+        return ""
+    name = spec if isinstance(spec, str | os.PathLike) else "given"
+    share = roi.mean()
+    doubt = "; if that is the wrong side, invert the mask: white counts" if share > 0.5 else ""
+    return f"region of interest {name}: {share:.0%} of the picture counts{doubt}"
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRegion:
+    """Region of interest [H, W] in the frames of parts that an earlier reference aligned."""
+
+    mask: Mask
+    reference: PoseReference
+
+    def carried(self, preprocess: Preprocess) -> Mask:
+        """The region at network size, in the frames of another reference: the earlier one finds the part in
+        it, as in a picture. InputError where it does not."""
+        reference = preprocess.reference
+        if reference is None or reference == self.reference:
+            return preprocess.geometry((self.mask.shape[0], self.mask.shape[1])).mask_to_network(self.mask)
+        pose = self.reference.find(np.divide(reference.levels, 255, dtype=np.float32))
+        if not pose.found:
+            raise InputError(
+                "the parts look otherwise than those of the earlier model, and its region of interest cannot "
+                "be carried over: fit anew with --roi"
+            )
+        size, middle = (_CARRIED_SIDE, _CARRIED_SIDE), Pose(HALF_SIDE, HALF_SIDE, error=0.0)
+        picture = np.empty((*size, 1), np.uint8)
+        frame = Frame.around_part(picture, 255.0, reference, middle, preprocess.size)
+        earlier = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
+        return frame.place(preprocess.geometry(frame.size)).mask_to_network(earlier.warp_mask(self.mask))
+
+
 def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Mask:
+    if not match[5] and preprocess.keep_aspect and max(float(match[i]) for i in range(1, 5)) <= 1:
+        raise InputError(
+            f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
+            "give pixels as x0,y0,x1,y1@WxH or a mask file"
+        )
+    box, size = _parse_box(spec, match)  # stretched: fractions mean the same in every picture
+    geometry = preprocess.geometry(size)
+    return _box_mask(geometry.to_network(box), geometry.size)
+
+
+def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
+    """Mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
+    whole = match if match[5] or max(float(match[i]) for i in range(1, 5)) <= 1 else None
+    if whole is None:
+        whole = _BOX.fullmatch(f"{spec}@{picture_size[1]}x{picture_size[0]}")
+    assert whole is not None
+    box, size = _parse_box(spec, whole)
+    down, across = (side / part for side, part in zip(picture_size, size, strict=True))
+    x0, y0, x1, y1 = box
+    return _box_mask((x0 * across, y0 * down, x1 * across, y1 * down), picture_size)
+
+
+def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    """A box and the size (H, W) of the picture that it is in; 1 by 1 for fractions."""
     x0, y0, x1, y1 = (float(match[i]) for i in range(1, 5))
-    if match[5] is not None:
-        width, height = int(match[5]), int(match[6])
-        if min(width, height) < 1:
-            raise InputError(
-                f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT"
-            )
-    else:
-        if max(x0, y0, x1, y1) > 1:
-            raise InputError(
-                f"region of interest {spec}: values above 1 are pixels; add the picture's size, {spec}@WxH"
-            )
-        if preprocess.keep_aspect:
-            raise InputError(
-                f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
-                "give pixels as x0,y0,x1,y1@WxH or a mask file"
-            )
-        width, height = 1, 1  # stretched: fractions mean the same in every picture
-    if not (x0 < x1 <= (width if match[5] else 1) and y0 < y1 <= (height if match[5] else 1)):
+    width, height = (int(match[5]), int(match[6])) if match[5] else (1, 1)
+    if min(width, height) < 1:
+        raise InputError(f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT")
+    if not match[5] and max(x0, y0, x1, y1) > 1:
+        raise InputError(
+            f"region of interest {spec}: values above 1 are pixels; add the picture's size, {spec}@WxH"
+        )
+    if not (x0 < x1 <= width and y0 < y1 <= height):
         raise InputError(
             f"region of interest {spec} is empty or leaves the picture; give x0 < x1 and y0 < y1"
         )
-    geometry = preprocess.geometry((height, width))
-    left, upper, right, lower = geometry.to_network((x0, y0, x1, y1))
-    rows, columns = (np.arange(length) + 0.5 for length in geometry.size)
+    return (x0, y0, x1, y1), (height, width)
+
+
+def _box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> Mask:
+    """Mask (H, W) of the pixels whose middle lies in a box."""
+    left, upper, right, lower = box
+    rows, columns = (np.arange(length) + 0.5 for length in size)
     inside: Mask = ((rows >= upper) & (rows < lower))[:, None] & ((columns >= left) & (columns < right))
     return inside

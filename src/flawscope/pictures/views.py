@@ -145,16 +145,18 @@ class Fusion:
 class RegionOfInterest:
     """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
 
-    mask: [H, W], as the view of the whole picture shows it. whole: where that view lies in the picture.
+    mask: [H, W], as the view of the whole frame shows it. whole: where that view lies in the frame. visible:
+    the canvas's pixels [H, W] that show the picture; None: all.
     """
 
-    def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int]):
-        self.mask = mask
+    def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int], visible: Mask | None = None):
+        self.mask, self.visible = mask, visible
         self.rows, self.columns = whole.with_picture_size(canvas).nearest_indices()
 
     def window(self, y: int, x: int, height: int, width: int) -> Mask:
         """Mask [height, width] of the region at this place."""
-        return self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
+        inside = self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
+        return inside if self.visible is None else inside & self.visible[y : y + height, x : x + width]
 
     def tiles(self, grid: TileGrid) -> list[int]:
         """Numbers of the tiles that show a pixel of the region."""
@@ -164,7 +166,7 @@ class RegionOfInterest:
 class TileBlender:
     """Map and score of a picture, put together from its views one by one.
 
-    whole: where the view of the whole picture lies in it. region: pixels that count; None: all.
+    whole: where the view of the whole frame lies in it. region: pixels that count; None: all.
     """
 
     def __init__(
@@ -228,13 +230,14 @@ RunModel = Callable[[Any, Any], Any]
 
 
 class Views:
-    """Views of a picture: 0 is the whole, the others are the tiles, row by row, made when they are asked for.
-    A picture of exactly one tile has that one view.
+    """Views of a picture: 0 is the whole frame, the others are its tiles, row by row, made when they are
+    asked for. A frame of exactly one tile has that one view.
 
     geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
-    does. grid: of the tiles; None: there is one view. located: the model is told which view is which. tone:
-    correction of the picture's light, which `first` has had already; None: it is left as it is. pose: of the
-    part, as the view shows it; None: pictures are not aligned.
+    lies in the frame. grid: of the tiles; None: there is one view. located: the model is told which view is
+    which. tone: correction of the picture's light, which `first` has had already; None: it is left as it is.
+    pose: of the part, as the view shows it; None: pictures are not aligned. placed: where view 0 lies in the
+    picture. visible: the canvas's pixels [H, W] that show the picture; None: all.
     """
 
     def __init__(
@@ -248,12 +251,17 @@ class Views:
         located: bool = False,
         tone: ToneCorrection | None = None,
         pose: Pose | None = None,
+        placed: Geometry | None = None,
+        visible: Mask | None = None,
     ):
         self.first, self.geometry, self.whole = first, geometry, whole or geometry
+        self.placed = placed or geometry
         self.grid = None if grid is None or len(grid) == 1 else grid
         self.canvas, self.divisor, self.located, self.tone = canvas, divisor, located, tone
-        self.pose = pose
+        self.pose, self.visible = pose, visible
         self.region: RegionOfInterest | None = None
+        if visible is not None:
+            self.with_roi(np.ones(self.whole.size, np.bool_))
 
     @property
     def unusable(self) -> str:
@@ -263,13 +271,13 @@ class Views:
     @property
     def geometries(self) -> list[Geometry]:
         """Places in the picture of the views that are no tiles."""
-        return [self.whole]
+        return [self.placed]
 
     def with_roi(self, mask: Mask | None) -> Views:
         """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
         are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
         if mask is not None:
-            self.region = RegionOfInterest(mask, self.whole, self.geometry.size)
+            self.region = RegionOfInterest(mask, self.whole, self.geometry.size, self.visible)
         return self
 
     def __len__(self) -> int:

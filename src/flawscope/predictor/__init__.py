@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, certify_samples
-from flawscope.artefact.files import EXPORTED_SUFFIX
+from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.calibration.power import describe_detection, update_detection_facts
 from flawscope.calibration.threshold import Calibration, Rate
-from flawscope.errors import ExcludedPictureError, InputError
+from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
-from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
+from flawscope.pictures.decoding import PictureSource, error_reason
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.listing import refuse_masks
 from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.views import RegionOfInterest, Views
-from flawscope.predictor.parts import PartCollector, stored_part_pattern
+from flawscope.predictor.parts import PartCollector as PartCollector
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
 from flawscope.predictor.streaming import (
@@ -37,6 +38,7 @@ from flawscope.predictor.streaming import (
     collect_predictions,
     from_bgr,
     memory_errors,
+    read_picture,
     resolve_pictures,
     stream_predictions,
 )
@@ -58,7 +60,7 @@ def load(
     false_alarm_rate: Rate | None = None,
 ) -> Predictor:
     """Opens a model file of one product, .safetensors or .onnx. `flawscope.load`, which has the same
-    arguments, warnings and errors, opens joint models, too."""
+    arguments, warnings and errors, opens routers, too."""
     check_threads(threads)
     artefact = read(path)
     predictor = Predictor(artefact, open_session(artefact, path, engine, device, threads))
@@ -70,6 +72,7 @@ def load(
     return predictor
 
 
+@check_arguments()
 def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
     """Returns the artefact of a fitted model, given its file, the artefact or an open predictor.
 
@@ -79,9 +82,9 @@ def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Art
     if isinstance(model, Artefact):
         return model
     suffix = model.session.suffix if isinstance(model, Predictor) else os.path.splitext(model)[1].lower()
-    if suffix == EXPORTED_SUFFIX:
+    if suffix in (EXPORTED_SUFFIX, ARCHIVE_SUFFIX):
         name = "this" if isinstance(model, Predictor) else os.fspath(model)
-        raise InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
+        raise exported_error(name)
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
 
 
@@ -93,7 +96,10 @@ class Predictor:
         calibration: score to p-value, severity and decision.
         appearance: range of the training pictures as a whole; None in models without it.
         failures: pictures that `fit` could not use, each with the reason.
+        kind: the word for each of `products`; empty, for a `Router` alone has several.
     """
+
+    kind = ""
 
     def __init__(self, artefact: Artefact, session: Session):
         wanted = artefact.manifest.preprocess.network_size
@@ -115,6 +121,15 @@ class Predictor:
     @property
     def calibration(self) -> Calibration:
         return self.artefact.manifest.calibration
+
+    @property
+    def products(self) -> dict[str, Predictor]:
+        """The model alone, without a name."""
+        return {"": self}
+
+    def with_product(self, name: str, model: Predictor) -> Predictor:
+        """Returns the other model, as `Router.with_product` does with one of several."""
+        return model
 
     def __repr__(self) -> str:
         facts = dict(self._facts())
@@ -139,6 +154,7 @@ class Predictor:
         shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
         return html.table(rows) + "".join(html.image_tag(html.shrink(one)) for one in shown)
 
+    @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
         if os.path.splitext(os.fspath(path))[1].lower() != self.session.suffix:
@@ -151,6 +167,7 @@ class Predictor:
     def predict(self, pictures: PictureSource, *, bgr: bool = False) -> Prediction: ...
     @overload
     def predict(self, pictures: list[PictureSource], *, bgr: bool = False) -> list[Prediction]: ...
+    @check_arguments()
     def predict(
         self, pictures: PictureSource | list[PictureSource], *, bgr: bool = False
     ) -> Prediction | list[Prediction]:
@@ -164,6 +181,7 @@ class Predictor:
         """
         return collect_predictions(pictures, partial(self.stream, bgr=bgr))
 
+    @check_arguments(but=("pictures",))
     def stream(
         self,
         pictures: Iterable[PictureSource] | PictureSource,
@@ -195,8 +213,9 @@ class Predictor:
     def parts(self) -> PartCollector | None:
         """Returns a collector of predictions that decides on each part; None where the model was fitted
         without `part`. InputError: it was calibrated on pictures whose names tell no part."""
-        return None if stored_part_pattern(self.manifest) is None else PartCollector(self.manifest)
+        return PartCollector.of(self.manifest)
 
+    @check_arguments()
     def predict_part(self, views: Mapping[str, PictureSource], part: str = "") -> PartPrediction:
         """Judges a part by pictures of its views, by their names. A view may be missing.
 
@@ -206,8 +225,10 @@ class Predictor:
         found = zip(views, self.predict([*views.values()]), strict=True)
         return PartCollector(self.manifest).decide(part, dict(found))
 
+    @check_arguments(but=("picture",))
     def prepare(self, picture: PictureSource) -> PreparedPicture:
         """Decodes a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
+        Takes a `HashedPicture`, too.
 
         Raises:
             InputError: the picture cannot be read.
@@ -222,40 +243,25 @@ class Predictor:
     ) -> tuple[PictureSource, LoadResult]:
         """Reads a picture as the network sees it, or says why it cannot be read."""
         if isinstance(source, PreparedPicture):
-            return source.source, self.normalize_light(source.seen)
+            return source.source, source.seen
         try:
-            given = from_bgr(source) if bgr else source
-            if not leave_out:
-                return source, self._load_views(given, None)
-            picture = decode(given)
-            if pixel_hash(picture) in leave_out:
-                return source, ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
-            name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            return source, self._load_views(picture, name)
+            if len(leave_out) == 0:
+                return source, self.see(source, from_bgr(source) if bgr else source)
+            picture = read_picture(source, bgr, leave_out)
+            return source, picture if isinstance(picture, InputError) else self.see(source, picture)
         except InputError as error:
             return source, error
         except MemoryError as error:
             return source, InputError(error_reason(error, f"{source!s:.200}"))
 
-    def _load_views(self, picture: PictureSource, name: str | None) -> Loaded:
-        """Computes a picture's views, and its appearance as a whole."""
-        counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
-        views = self.manifest.preprocess.views(picture, name, counted).with_roi(region)
+    def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
+        """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.
+        InputError where it cannot be used."""
+        counted = self.artefact.counted
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+        views = self.manifest.preprocess.views(picture, name, counted)
+        views.with_roi(self.artefact.tensors.get("region"))
         return views, measure_appearance(views.images([0])[0], counted)
-
-    def normalize_light(self, seen: Loaded) -> Loaded:
-        """Normalises the light of a picture that was loaded without, if this model does so."""
-        views, how, counted = seen[0], self.manifest.preprocess, self.artefact.tensors.get("roi")
-        if how.normalization is None or views.tone is not None:
-            return seen
-        first, tone = how.lit(views.first, counted)
-        return Views(first, views.geometry, tone=tone), measure_appearance(first[0], counted)
-
-    def without_light(self) -> Predictor:
-        """Returns the model without its normalisation of light."""
-        how = replace(self.manifest.preprocess, normalization=None)
-        manifest = replace(self.manifest, preprocess=how)
-        return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     def _run_views(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
         fusion = self.manifest.fusion
@@ -272,7 +278,7 @@ class Predictor:
         try:
             if self.manifest.preprocess.several is not None:
                 return [(source, self._judge_parts(source, one, run)) for source, one in batch]
-            scores, maps = self._run_views([views for views, _ in good], run) if good else (np.empty(0), [])
+            scores, maps = self._run_views([one[0] for one in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
             return memory_errors(batch, error)
         return self.decide(batch, scores, maps)
@@ -312,7 +318,7 @@ class Predictor:
         severity: Any,
         anomalous: Any,
     ) -> Prediction | InputError:
-        views, measured = seen
+        views, measured = seen[:2]
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         if not math.isfinite(score):
             what = name or "a picture"
@@ -358,7 +364,11 @@ class Predictor:
         return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
 
     def calibrate(
-        self, good: Iterable[PictureSource] | PictureSource, step: ProgressCallback = ignore_progress
+        self,
+        good: Iterable[PictureSource] | PictureSource,
+        step: ProgressCallback = ignore_progress,
+        *,
+        force: bool = False,
     ) -> Predictor:
         """Returns the model with thresholds from new good pictures: the camera or the light has changed.
 
@@ -366,27 +376,33 @@ class Predictor:
         left out, found by their decoded pixels.
 
         Args:
-            good: the pictures, or a folder, as for `stream`.
+            good: the pictures, or a folder, as for `stream`. Those of one part, by the model's pattern or
+                as near-copies, count as one.
+            force: go on where they are too few to promise what the model promised, show nothing, or are as
+                far out as defects are.
 
         Raises:
-            InputError: there are none, or none could be read. Single failures are collected in `failures`.
+            InputError: there are none, none could be read, or `force` would be needed. Single failures are
+                collected in `failures`.
         """
-        return recalibrate(self, list(resolve_pictures(good)), step)
+        pictures = list(resolve_pictures(good))
+        refuse_masks(pictures)
+        return recalibrate(self, pictures, step, force)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
-        how, region = self.manifest.preprocess, self.artefact.tensors.get("region")
+        how, size = self.manifest.preprocess, geometry.size
         if how.several is not None:
-            return np.ones(geometry.size, np.bool_)
-        if how.tile is None or geometry == how.whole.geometry(geometry.picture_size):  # one view
-            inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
-            inside = inside if region is None else region
-            return inside & geometry.visible_mask() if how.marks_padding else inside
-        if region is None:
-            return np.ones(geometry.size, np.bool_)
-        whole = how.whole.geometry(geometry.picture_size)
-        return RegionOfInterest(region, whole, geometry.size).window(0, 0, *geometry.size)
+            return np.ones(size, np.bool_)
+        visible, counted = geometry.visible_mask(), self.artefact.counted
+        if how.tile is None or size == tuple(self.session.size):  # one view
+            inside = np.ones(size, np.bool_) if counted is None else counted
+            return inside & visible if how.marks_padding else inside
+        if (region := self.artefact.tensors.get("region")) is None:
+            return visible
+        whole = how.whole.geometry(how.frame_size(geometry.picture_size))
+        return RegionOfInterest(region, whole, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
         """Runs the artefact's sample pictures on this machine, and compares the answers with the trained

@@ -80,6 +80,12 @@ class PartCollector:
         self.calibration, self.pattern = part_calibration(models, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
 
+    @classmethod
+    def of(cls, manifest: Manifest) -> PartCollector | None:
+        """Returns a collector for a model; None: it judges single pictures. InputError: its parts are
+        damaged."""
+        return None if stored_part_pattern(manifest) is None else cls(manifest)
+
     def add(self, prediction: Prediction) -> PartPrediction | None:
         """Adds a prediction of a file. Returns its part's, where this was the last view.
 
@@ -123,13 +129,33 @@ class PartCollector:
         """
         return self._decide(self.calibration, part, views)
 
+    def decide_by_scores(self, part: str, scores: Mapping[str, float], *, all_found: bool) -> PartPrediction:
+        """Decides on a part by the scores of its views, whose predictions are gone. all_found: each of them
+        shows the part: such a view that does not cannot be called good. InputError: no good part with these
+        views is known."""
+        return self._decide_by(self.calibration, part, scores, {}, all_found)
+
+    @classmethod
+    def _decide(
+        cls, calibration: PartCalibration, part: str, views: Mapping[str, Prediction]
+    ) -> PartPrediction:
+        scores = {view: one.score for view, one in views.items()}
+        all_found = not any(one.part_found is False for one in views.values())
+        return cls._decide_by(calibration, part, scores, dict(views), all_found)
+
     @staticmethod
-    def _decide(calibration: PartCalibration, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
-        found = calibration.decide({view: one.score for view, one in views.items()})
-        missing = tuple(view for view in calibration.views if view not in views)
-        if any(one.part_found is False for one in views.values()):  # such a view cannot be called good
+    def _decide_by(
+        calibration: PartCalibration,
+        part: str,
+        scores: Mapping[str, float],
+        views: Mapping[str, Prediction],
+        all_found: bool,
+    ) -> PartPrediction:
+        found = calibration.decide(scores)
+        missing = tuple(view for view in calibration.views if view not in scores)
+        if not all_found:
             found = found._replace(is_anomalous=True)
-        return PartPrediction(part, *found, dict(views), missing)
+        return PartPrediction(part, *found, views, missing)
 
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""
@@ -139,8 +165,8 @@ class PartCollector:
         return self.calibration
 
 
-class JointParts(PartCollector):
-    """Collects predictions of a joint model. A part's product is recognised from all its views together, and
+class RoutedParts(PartCollector):
+    """Collects predictions of a router. A part's product is recognised from all its views together, and
     where one of them shows none of the products, or lies too far from the part's, the part is anomalous.
 
     judge: judges a picture as one of a product.

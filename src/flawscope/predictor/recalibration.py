@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flawscope.artefact.model_file import Picture
+from flawscope.calibration.outliers import check_defect_like, check_enough, learnt_note, sole_note
+from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import envelope, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.pictures.light import Normalization, light_variations
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import find_new_parts
 from flawscope.predictor.streaming import SourceResult
 from flawscope.progress import ProgressCallback
 from flawscope.results.prediction import Prediction
@@ -26,23 +30,36 @@ CalibrationValues = list[tuple[float, float, float]]  # score, and the map's max
 Stream = Callable[[Iterable[PictureSource]], Iterator[SourceResult]]
 
 
-def recalibrate(predictor: Predictor, good: Sequence[PictureSource], step: ProgressCallback) -> Predictor:
-    """Returns the model with thresholds from new good pictures (`Predictor.calibrate`)."""
+def recalibrate(
+    predictor: Predictor,
+    good: Sequence[PictureSource],
+    step: ProgressCallback,
+    force: bool,
+    names: Sequence[str] = (),
+) -> Predictor:
+    """Returns the model with thresholds from new good pictures (`Predictor.calibrate`). names: of the
+    pictures, which tell their parts; by default those of their files."""
     others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
     known, hashes = {p.hash for p in others}, list[str]()
 
     def new_pictures() -> Iterator[PictureSource]:
-        for source in good:
+        for number, source in enumerate(good):
+            look = None
             try:
-                digest = pixel_hash(decode(source))
+                picture = decode(source)
+                digest, look = pixel_hash(picture), Look.of(picture)
             except (InputError, MemoryError):
                 digest = f"unreadable {len(hashes)}"  # `stream` says why
             if digest not in known:
                 known.add(digest)
                 hashes.append(digest)
+                seen.append((number, look))
                 yield source
 
     values, used, used_hashes, shifts, failures = [], list[PictureSource](), [], [], []
+    seen, shown, uncounted = (
+        list[tuple[int, Look | None]]() for _ in range(3)
+    )  # with their places in `good`
     miscounted = 0
     for done, (source, result) in enumerate(predictor.stream(new_pictures()), start=1):
         if done < len(good):
@@ -52,6 +69,7 @@ def recalibrate(predictor: Predictor, good: Sequence[PictureSource], step: Progr
             continue
         if result.found_parts is not None and result.found_parts.wrong:
             miscounted += 1
+            uncounted.append(seen[done - 1])
             continue
         if result.part_found is False:
             failures.append(
@@ -62,16 +80,21 @@ def recalibrate(predictor: Predictor, good: Sequence[PictureSource], step: Progr
         values.append((result.score, float(result.map.max()), float(np.median(counted))))
         used.append(source)
         used_hashes.append(hashes[done - 1])
+        shown.append(seen[done - 1])
         shifts.append(result.shifts)
     step("calibration", len(good), len(good))
     if not values:
         why = "the model was fitted on all of them: give good pictures it has not seen"
         raise InputError(failures[0] if failures else why if good else "no good pictures given")
-    values, method = _calibrate_in_each_light(
-        predictor.stream, used, values, predictor.manifest.preprocess.normalization
-    )
+    places, looks = zip(*shown, *uncounted, strict=True)
+    names = [names[k] for k in places] if names else relative_names([good[k] for k in places])
     notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
-    if left_out := len(good) - len(values) - len(failures) - miscounted:
+    units = find_new_parts(looks, names, predictor.manifest.facts.get("group"), force=force, say=notes.append)
+    values, method = _calibrate_in_each_light(
+        predictor.stream, used, values, units[: len(used)], predictor.manifest.preprocess.normalization
+    )
+    left_out = len(good) - len(values) - len(failures) - miscounted
+    if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
     calibration = from_values(
@@ -82,14 +105,20 @@ def recalibrate(predictor: Predictor, good: Sequence[PictureSource], step: Progr
         precision=predictor.calibration.precision,
         outline=predictor.calibration.outline,
         miscounted=miscounted,
+        units=units,
     )
+    before = predictor.calibration
+    check_enough(calibration, before, left_out, force=force)
+    defects = DefectScores.from_facts(predictor.manifest.facts)
+    notes += check_defect_like(calibration, names[: len(used)], defects, force=force, before=before)
+    notes += filter(None, [sole_note(calibration, names[: len(used)]), learnt_note(calibration, before)])
     new = predictor.with_calibration(calibration, *notes)
     # groups are of pictures that were left out; these were not
     facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
     facts["calibration_pictures"] = used_hashes
     if predictor.appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = predictor.appearance.widen(shifts).to_dict()
-    own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, relative_names(used), strict=True))
+    own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, names[: len(used)], strict=True))
     manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
@@ -100,6 +129,7 @@ def _calibrate_in_each_light(
     stream: Stream,
     pictures: Sequence[PictureSource],
     values: CalibrationValues,
+    units: Sequence[int],
     normalization: Normalization | None,
 ) -> tuple[CalibrationValues, str]:
     """Returns the values for a calibration, and the calibration's method: with `normalization` the envelopes
@@ -110,7 +140,7 @@ def _calibrate_in_each_light(
     for light in light_variations(normalization.share)[1:]:
         results = stream(light(decode(one)) for one in pictures)
         found.append([_score_and_maximum(result) for _, result in results])
-    scores, maxima = (envelope(part.T) for part in np.moveaxis(np.array(found), 2, 0))
+    scores, maxima = (envelope(part.T, units) for part in np.moveaxis(np.array(found), 2, 0))
     medians = [median for *_, median in values]
     together = list(zip(scores.tolist(), maxima.tolist(), medians, strict=True))
     return together, f"held out, in each light within {normalization.share:.0%}"

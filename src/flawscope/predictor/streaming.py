@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import InputError
+from flawscope.calibration.recognition import Recognition
+from flawscope.errors import ExcludedPictureError, InputError, describe_value
 from flawscope.pictures.appearance import FeatureValues
-from flawscope.pictures.decoding import PictureSource, error_reason
+from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
@@ -28,7 +29,8 @@ LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone
 
 T = TypeVar("T")
 
-Loaded = tuple[Views, FeatureValues]  # a picture's views, and its appearance as a whole
+# A picture's views, and its appearance as a whole; of a `Router` also how its product was recognised
+Loaded = tuple[Views, FeatureValues] | tuple[Views, FeatureValues, Recognition]
 LoadResult = Loaded | InputError
 SourceResult = tuple[PictureSource, Prediction | InputError]
 
@@ -144,7 +146,25 @@ def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Itera
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
         return [pictures]
+    if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
+        what = describe_value(pictures)
+        raise InputError(f"pictures is {what}; give a folder, a picture, or several of these")
     return pictures
+
+
+def read_picture(
+    source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
+) -> NDArray[Any] | InputError:
+    """Decodes a picture, or says why it cannot be read. leave_out: as `Predictor.stream` takes it."""
+    try:
+        picture = decode(from_bgr(source) if bgr else source)
+        if len(leave_out) and pixel_hash(picture) in leave_out:
+            return ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
+        return picture
+    except InputError as error:
+        return error
+    except MemoryError as error:
+        return InputError(error_reason(error, f"{source!s:.200}"))
 
 
 def from_bgr(source: PictureSource) -> NDArray[Any]:

@@ -1,1 +1,17 @@
-"""Stores predictions and their pictures on disk. Torch-free."""
+"""Holds what a model answers: predictions, drawings, folders of them, and their review. Torch-free."""
+
+from __future__ import annotations
+
+from flawscope import lazy_names
+
+# Names for other packages, imported when they are first used (docs/api.md)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from flawscope.results.found_parts import FoundParts as FoundParts
+    from flawscope.results.review.pages import Pages as Pages
+    from flawscope.results.review.pages import Texts as Texts
+
+__getattr__ = lazy_names(
+    __name__,
+    {"FoundParts": "found_parts", "Pages": "review.pages", "Texts": "review.pages"},
+)

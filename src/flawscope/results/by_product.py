@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from flawscope.results.prediction import NO_PRODUCT_NAME, MismatchDetector, Prediction
+from flawscope.results.prediction import MismatchDetector, Prediction
 
 
 @dataclass
 class ProductCounts(MismatchDetector):
     """Collects predictions of a joint model, and counts the pictures of each product.
 
-    shown: pictures by product. found: anomalous ones among them.
+    pictures_by_product: all that were added. anomalous_by_product: those among them that are anomalous.
     """
 
     pictures_by_product: Counter[str] = field(default_factory=Counter)
@@ -26,13 +26,13 @@ class ProductCounts(MismatchDetector):
     @property
     def unrecognised(self) -> int:
         """Number of pictures that show none of the products."""
-        return self.pictures_by_product[NO_PRODUCT_NAME]
+        return self.pictures_by_product[Prediction.NO_PRODUCT_NAME]
 
     def lines(self) -> str:
         """Counts of each product, for a person."""
         return ", ".join(
             f"{name} {self.anomalous_by_product[name]} of {count}"
-            if name != NO_PRODUCT_NAME
+            if name != Prediction.NO_PRODUCT_NAME
             else f"{name} {count}"
             for name, count in sorted(self.pictures_by_product.items())
         )

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from flawscope.artefact.files import write_error
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.geometry import Geometry
 
@@ -239,35 +240,6 @@ def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 
 
-def colour_bar(
-    low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str = ""
-) -> Image.Image:
-    """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
-    _check_scale(low, high)
-    text = min(max(round(height / 18), 11), 24)
-    font, small, thick = load_font(text), text // 5, round(text * 1.3)
-    above = round(text * 1.6) if label else 0
-    marked = "" if threshold is None else f"{threshold:.3g}  mask threshold"
-    names = (f"{high:.3g}", f"{low:.3g}", marked, label)
-    image = Image.new(
-        "RGB", (thick + text + round(max(map(font.getlength, names))) + small, above + height), WHITE
-    )
-    draw = ImageDraw.Draw(image)
-    draw.text((0, text / 2), label, TEXT, font, anchor="lm")
-    ramp = np.linspace(high, low, height)[:, None]
-    image.paste(Image.fromarray(colour_map(np.repeat(ramp, thick, axis=1), low, high)), (0, above))
-    left, first, last = thick + text * 0.8, above + text * 0.6, above + height - text * 0.6
-    draw.text((left, first), names[0], MUTED, font, anchor="lm")
-    draw.text((left, last), names[1], MUTED, font, anchor="lm")
-    if threshold is not None:
-        y = above + (1 - (min(max(threshold, low), high) - low) / (high - low)) * (height - 1)
-        for colour, width in ((WHITE, small + 2), (TEXT, small)):
-            draw.line(((0, y), (left - text * 0.25, y)), fill=colour, width=width)
-        beside = min(max(y, first + text * 1.2), last - text * 1.2)  # clear of the ends' names
-        draw.text((left, beside), marked, TEXT, font, anchor="lm")
-    return image
-
-
 def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> None:
     """Writes a picture as 8-bit PNG, to a path or an open file. FlawscopeError if it cannot be written."""
     _save(_as_image(picture), path, "PNG", compress_level=4)
@@ -298,11 +270,13 @@ def _save(
     try:
         image.save(path, file_format, **options)
     except OSError as error:
-        reason = error.strerror or one_line_message(error)
-        if isinstance(path, str | os.PathLike):
-            with suppress(OSError):
-                os.unlink(path)  # the rest of a broken write
-        raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
+        if not isinstance(path, str | os.PathLike):
+            raise FlawscopeError(
+                f"cannot write a picture: {one_line_message(error)}; check the disk"
+            ) from None
+        with suppress(OSError):
+            os.unlink(path)  # the rest of a broken write
+        raise write_error(Path(path), error) from None
 
 
 def _check_scale(low: float, high: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flawscope.results.prediction import NO_PRODUCT_NAME, Prediction
+from flawscope.results.prediction import Prediction
 
 GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions
 
@@ -44,7 +44,7 @@ class PartPrediction:
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
         return self.product or (
-            NO_PRODUCT_NAME if any(one.product_name for one in self.views.values()) else ""
+            Prediction.NO_PRODUCT_NAME if any(one.product_name for one in self.views.values()) else ""
         )
 
     def line(self) -> str:

@@ -4,10 +4,11 @@ whether many pictures are unlike a model's training pictures: another product, c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from flawscope.results.found_parts import FoundParts
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
 NO_PART = "part not found"
-NO_PRODUCT_NAME = "none of these"  # of a joint model's products
+_DRAWN_FIELDS = ("score_threshold", "mask_threshold", "outline", "nearby")
 MIN_ANOMALOUS_SEVERITY = (
     0.001  # severity of a picture that is anomalous by another reason than its score: above 0
 )
@@ -97,6 +98,8 @@ class Prediction:
         with another number of parts, or with other objects, is anomalous.
     """
 
+    NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
+
     score: float
     p_value: float
     severity: float
@@ -124,7 +127,7 @@ class Prediction:
     @property
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
-        return self.product or ("" if self.product_p_value is None else NO_PRODUCT_NAME)
+        return self.product or ("" if self.product_p_value is None else self.NO_PRODUCT_NAME)
 
     @property
     def threshold(self) -> float:
@@ -205,6 +208,34 @@ class Prediction:
         heat, marked = drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
         numbered = self.found_parts is not None
         return drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered), marked
+
+    def drawing_facts(self) -> dict[str, Any]:
+        """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
+        return {
+            **{name: getattr(self, name) for name in _DRAWN_FIELDS},
+            "colour_range": self.colour_range,
+            "geometry": self.geometry.to_dict(),
+            "part_pose": self.part_pose and self.part_pose.to_dict(),
+            "found_parts": self.found_parts and self.found_parts.to_dict(),
+        }
+
+    @classmethod
+    def from_map(cls, values: NDArray[np.float32], facts: Mapping[str, Any]) -> Prediction:
+        """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
+        KeyError, TypeError: they are damaged."""
+        pose, parts = facts.get("part_pose"), facts.get("found_parts")
+        return cls(
+            score=0.0,
+            p_value=0.0,
+            severity=0.0,
+            is_anomalous=False,
+            map=values,
+            geometry=Geometry.from_dict(facts["geometry"]),
+            colour_range=tuple(facts["colour_range"]),
+            part_pose=pose and PartPose(**pose),
+            found_parts=parts and FoundParts.from_dict(parts),
+            **{name: facts[name] for name in _DRAWN_FIELDS},
+        )
 
     def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
         """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
@@ -331,8 +362,8 @@ CHANGED_LIGHT_REMEDY = (
 class MismatchDetector:
     """Collects predictions, and warns of pictures that do not belong to the model.
 
-    rate: share of good pictures that is expected to be called anomalous.
-    what: name of the pictures in the warning.
+    false_alarm_rate: share of good pictures that is expected to be called anomalous.
+    noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
     """
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.files import atomic_write
+from flawscope.artefact.files import atomic_write, write_error
+from flawscope.errors import FlawscopeError, pluralize
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import OutputFiles, TableWriter, Unjudged, write_error
+from flawscope.results.table import OutputFiles, TableWriter, Unjudged
 
 PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
 PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
+MAX_TOLD = 5  # different errors of a kind of files that are told
 MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
 
 
@@ -26,6 +30,36 @@ def refuse_foreign(out: Path, *names: str) -> None:
         own.refuse_foreign(name)
 
 
+class WriteErrors:
+    """Errors of files that cannot be written: what comes after them is tried all the same, for it may be one
+    name, or a disk on which there is space again.
+
+    say: gets a line for each new error, of a kind of files at most `MAX_TOLD`.
+
+    Attributes:
+        counts: how many files, by their kind.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.counts, self._told = say, Counter[str](), dict[str, set[str]]()
+
+    @contextmanager
+    def collect(self, kind: str) -> Iterator[None]:
+        """Catches a FlawscopeError of a file. kind: such as "row" or "picture"."""
+        try:
+            yield
+        except FlawscopeError as error:
+            self.counts[kind] += 1
+            told = self._told.setdefault(kind, set())
+            if str(error) not in told and len(told) < MAX_TOLD:
+                told.add(str(error))
+                self.say(f"{error}; the others are written")
+
+    def lines(self) -> list[str]:
+        """Says how many files could not be written."""
+        return [f"{pluralize(n, kind)} could not be written" for kind, n in self.counts.items()]
+
+
 class ResultsFolder:
     """Results folder. Files of an earlier run are removed, of which `say` gets a line; files of others stay.
     InputError where one of them has the name of a file that is to be written.
@@ -33,7 +67,8 @@ class ResultsFolder:
     shown: predictions for a page with their maps, at most `MAX_MAP_BYTES` bytes of them, most severe first.
 
     Args:
-        root, maps, animation: as `PictureWriter` takes them. products, aligned: as `TableWriter` takes them.
+        root, inputs, maps: as `PictureWriter` takes them.
+        products, aligned: as `TableWriter` takes them.
     """
 
     def __init__(
@@ -42,12 +77,12 @@ class ResultsFolder:
         root: Path | None,
         say: Callable[[str], None],
         *,
+        inputs: Iterable[Path] | None = None,
         maps: str = "png16",
-        animation: str = "none",
         products: bool = False,
         aligned: bool = False,
     ):
-        self.out, self.pictures = out, PictureWriter(out, root, maps, animation)
+        self.out, self.pictures = out, PictureWriter(out, root, maps, inputs=inputs)
         self.own = self.pictures.own
         self.own.remove_earlier(say)
         self.own.path(SUMMARY_NAME)  # refused now if it cannot be written
@@ -55,23 +90,20 @@ class ResultsFolder:
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 
-    def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
-        """Writes an input's row of the table and, with `details`, its JSON file. FlawscopeError: the disk
-        is full."""
-        self.table.add_result(result)
-        if details:
-            if isinstance(result, Prediction):
-                self._keep_severest(result)
-            name = self.pictures.name(Path(result.path or "picture"))
-            self._write_json(f"{PREDICTIONS_FOLDER}/{name}.json", result.to_dict())
+    def add_details(self, result: Prediction | Unjudged) -> None:
+        """Writes an input's JSON file; its row is the table's. FlawscopeError: it cannot be written."""
+        if isinstance(result, Prediction):
+            self._keep_severest(result)
+        name = self.pictures.name(Path(result.path or "picture"))
+        path = self.own.path(f"{PREDICTIONS_FOLDER}/{name}.json")
+        try:
+            path.write_text(f"{json.dumps(result.to_dict(), allow_nan=False)}\n", encoding="utf-8")
+        except OSError as error:
+            raise write_error(path, error) from None
 
     @property
     def shown(self) -> list[Prediction]:
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
-
-    def finish(self) -> None:
-        """Completes the table."""
-        self.table.close()
 
     def write_summary(self, facts: dict[str, Any]) -> None:
         """Writes the summary, `results.json`."""
@@ -85,10 +117,3 @@ class ResultsFolder:
         self._bytes += alone.nbytes
         while self._bytes > MAX_MAP_BYTES:
             self._bytes -= heappop(self._severe)[2].map.nbytes
-
-    def _write_json(self, name: str, document: dict[str, Any]) -> None:
-        path = self.own.path(name)
-        try:
-            path.write_text(f"{json.dumps(document, allow_nan=False)}\n", encoding="utf-8")
-        except OSError as error:
-            raise write_error(self.out, error) from None

@@ -1,27 +1,28 @@
-"""Writes and reads files of a run's results: the table, `results.csv` or Parquet, with a row for every input,
-judged or not; and the list of the files that flawscope wrote: only these are ever replaced or removed."""
+"""Writes and reads files of a run's results: the table, `results.csv`, with a row for every input, judged or
+not; and the list of the files that flawscope wrote: only these are ever replaced or removed."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flawscope.artefact.files import atomic_write
+from flawscope.artefact.files import CSV_ENCODING, write_error
 from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
-from flawscope.errors import FlawscopeError, InputError, missing_library_error, pluralize
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
 from flawscope.pictures.part_views import PartPose
 from flawscope.results.prediction import Prediction
 
-TABLE_SUFFIXES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
-ROWS_PER_GROUP = 10_000  # of a Parquet file
+TABLE_SUFFIX = ".csv"  # of `--out` for a table alone
 
 
 class Unjudged(NamedTuple):
@@ -87,6 +88,13 @@ class ResultRow:
         )
 
     @classmethod
+    def rows(cls, result: Prediction | Unjudged) -> Iterator[ResultRow]:
+        """Yields the row of an input, then one for each of several parts in it."""
+        yield cls.from_result(result)
+        if isinstance(result, Prediction):
+            yield from cls.part_rows(result)
+
+    @classmethod
     def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:
         """Yields a row for each part, where an input has several."""
         for one in result.found_parts.parts if result.found_parts else ():
@@ -124,16 +132,15 @@ def table_columns(*, products: bool = False, aligned: bool = False) -> tuple[str
 
 
 class TableWriter:
-    """A table to write, .csv or .parquet; an earlier file is replaced. In a CSV file a row is there as
-    soon as it is added; a Parquet file appears when it is closed.
+    """A table to write, .csv; an earlier file is replaced. A row is there as soon as it is added.
 
     Args:
-        append: go on at the end of a CSV file that is there.
+        append: go on at the end of a file that is there.
         products: it says which product each input shows.
         aligned: it says where the part of each input lies.
 
     Raises:
-        InputError: another suffix, or the library for Parquet is missing.
+        InputError: another suffix, or the table that is there has other columns.
         FlawscopeError: the file cannot be written; also of `add` and `close`.
     """
 
@@ -145,98 +152,70 @@ class TableWriter:
         products: bool = False,
         aligned: bool = False,
     ):
-        self.path, self.stack, self.pending_rows = Path(path), ExitStack(), list[ResultRow]()
+        self.path = Path(path)
         self.columns = table_columns(products=products, aligned=aligned)
-        suffix = self.path.suffix.lower()
-        if suffix not in TABLE_SUFFIXES or (append and suffix != ".csv"):
-            ends = " or ".join(TABLE_SUFFIXES)
-            raise InputError(f"{path}: a table ends in {ends}, and only a .csv goes on at its end")
-        self.schema = parquet_schema(self.columns) if suffix == ".parquet" else None
+        if self.path.suffix.lower() != TABLE_SUFFIX:
+            raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")
         with self._report_errors():
-            if self.schema is not None:
-                from pyarrow import parquet
-
-                whole = self.stack.enter_context(atomic_write(path))
-                self.parquet = self.stack.enter_context(parquet.ParquetWriter(whole, self.schema))
-                return
             # a name that is not UTF-8 is written escaped
-            mode = "a" if append else "w"
+            mode = "ab" if append else "wb"
             there = self._header() if append else None
             kinds = ("one product", "several products"), ("parts as they lie", "aligned parts")
             for (first, *_), kind in zip((PRODUCT_COLUMNS, PART_COLUMNS), kinds, strict=True):
                 if there is not None and (first in there) != (first in self.columns):
                     begun = kind[first in there]
                     raise InputError(f"{path} was begun by a model of {begun}: choose another table")
-            self.file = self.stack.enter_context(
-                open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
-            )
+            self.file = open(path, mode, buffering=0)  # noqa: SIM115
             if not self.file.tell():
-                self._write(self.columns)
+                self._write(self.columns, codecs.BOM_UTF8)
 
     def _header(self) -> list[str] | None:
         """Columns of the table that is there; None: there is no table."""
-        with suppress(FileNotFoundError), open(self.path, encoding="utf-8-sig", newline="") as file:
+        with suppress(FileNotFoundError), open(self.path, encoding=CSV_ENCODING, newline="") as file:
             for header in csv.reader(file):
                 return header
         return None
 
     def add_result(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""
-        self.add(ResultRow.from_result(result))
-        for row in ResultRow.part_rows(result) if isinstance(result, Prediction) else ():
+        for row in ResultRow.rows(result):
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
-        if self.schema is None:
-            with self._report_errors():
-                self._write([getattr(row, name) for name in self.columns])
-            return
-        self.pending_rows.append(row)
-        if len(self.pending_rows) == ROWS_PER_GROUP:
-            self._write_group()
+        with self._report_errors():
+            self._write([getattr(row, name) for name in self.columns])
 
     def close(self) -> None:
-        """Writes the last rows, and closes the file."""
         with self._report_errors():
-            if self.pending_rows:
-                self._write_group()
-            self.stack.close()
+            self.file.close()
 
-    def _write(self, values: Sequence[str | float | None]) -> None:
-        csv.writer(self.file, lineterminator="\n").writerow(map(csv_cell, values))
-        self.file.flush()
-
-    def _write_group(self) -> None:
-        import pyarrow
-
-        rows = [{name: getattr(row, name) for name in self.columns} for row in self.pending_rows]
-        self.parquet.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=self.schema))
-        self.pending_rows = []
+    def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
+        """Writes a line, whole or not at all. mark: what stands before it."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(map(csv_cell, values))
+        line, start = mark + text.getvalue().encode("utf-8", "backslashreplace"), self.file.tell()
+        try:
+            while line:  # of a disk that becomes full a part of it may be written
+                line = line[self.file.write(line) :]
+        except OSError:
+            with suppress(OSError):
+                self.file.truncate(start)
+                self.file.seek(start)
+            raise
 
     @contextmanager
     def _report_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            remedy = "free some space or choose another --out"
-            raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; {remedy}") from None
-
-
-def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
-    """Schema of pyarrow with the columns of a row. InputError: pyarrow is missing."""
-    try:
-        import pyarrow
-    except ImportError:
-        raise missing_library_error("writing .parquet", "pyarrow", extras="parquet") from None
-    kinds = {name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns}
-    return pyarrow.schema(list(kinds.items()))
+            raise write_error(self.path, error) from None
 
 
 def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
     """Reads the inputs' rows of a `results.csv`, as they were written. InputError: there is no such file,
     or it is no table of results."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding=CSV_ENCODING, newline="") as file:
             found = csv.DictReader(file)
             if not set(COLUMNS) <= set(found.fieldnames or ()):
                 raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
@@ -315,9 +294,5 @@ class OutputFiles:
                     file.write(json.dumps(name) + "\n")
                 self.known.add(name)
         except OSError as error:
-            raise write_error(self.folder, error) from None
+            raise write_error(path, error) from None
         return path
-
-
-def write_error(folder: Path, error: OSError) -> FlawscopeError:
-    return FlawscopeError(f"cannot write to {folder}: {error.strerror}; free some space")

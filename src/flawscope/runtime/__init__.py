@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-from flawscope.artefact import model_file
-from flawscope.artefact.files import ENGINES, TRAINED_SUFFIX, suffix_of
-from flawscope.artefact.joint_file import JointArtefact
+from flawscope.artefact import model_file, router_file
+from flawscope.artefact.files import (
+    ARCHIVE_SUFFIX,
+    ENGINES,
+    TRAINED_SUFFIX,
+    several_products_error,
+    suffix_of,
+)
 from flawscope.artefact.model_file import Artefact, Manifest
+from flawscope.artefact.router_file import GRAPH, RouterArtefact, RouterFacts
 from flawscope.errors import InputError, missing_library_error
-from flawscope.runtime import onnx_file
+from flawscope.runtime import onnx_file, router_archive
 from flawscope.runtime.session import (
+    Describe,
     Engine,
     ExportedSession,
-    JointExportedSession,
-    JointSession,
     Run,
     Runner,
     Session,
+    exported_descriptors,
 )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest of a model file of either kind. Weights are neither read nor checked."""
-    return (
-        model_file.read_manifest(path) if suffix_of(path) == TRAINED_SUFFIX else onnx_file.read_manifest(path)
-    )
+    return model_file.read_manifest(path) if _is_trained(path) else onnx_file.read_manifest(path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -36,7 +41,14 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     Raises:
         InputError: one line that says what is wrong with the file.
     """
-    return model_file.read(path) if suffix_of(path) == TRAINED_SUFFIX else onnx_file.read(path)
+    return model_file.read(path) if _is_trained(path) else onnx_file.read(path)
+
+
+def _is_trained(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of one product's model is a fitted one. InputError for a file of several."""
+    if (suffix := suffix_of(path)) == ARCHIVE_SUFFIX:
+        raise several_products_error(path)
+    return suffix == TRAINED_SUFFIX
 
 
 def open_session(
@@ -55,21 +67,82 @@ def open_session(
         InputError: the engine does not run such a file or is not installed, or it cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
-    if (
-        chosen := _choose_engine(f"model {path}", suffix_of(path) == TRAINED_SUFFIX, precision, engine)
-    ) == "torch":
+    if (chosen := _choose_engine(f"model {path}", _is_trained(path), precision, engine)) == "torch":
         return _import_torch_runtime().TorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
     return ExportedSession.from_file(exported_engine(chosen), artefact, path, device, threads, precision)
 
 
-def open_joint_session(
-    artefact: JointArtefact, engine: str | None = None, device: str = "auto", threads: int | None = None
-) -> JointSession:
-    """Opens a session for a joint model, as `open_session` does for a model of one product."""
-    precision = next(iter(artefact.products.values())).manifest.calibration.precision
-    if (chosen := _choose_engine("this joint model", not artefact.is_exported, precision, engine)) == "torch":
-        return _import_torch_runtime().JointTorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
-    return JointExportedSession(exported_engine(chosen), artefact, device, threads)
+class OpenRouter(NamedTuple):
+    """Router as it runs. describe: turns images into descriptors; None where nothing is recognised."""
+
+    artefact: RouterArtefact
+    sessions: dict[str, Session]
+    describe: Describe | None
+
+
+def open_router(
+    path: str | os.PathLike[str] | RouterArtefact,
+    engine: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> OpenRouter:
+    """Opens a router's file, or a fitted one in memory; arguments and errors as of `open_session`."""
+    artefact = (
+        path if isinstance(path, RouterArtefact) else router_file.read(path) if _is_fitted(path) else None
+    )
+    if artefact is not None:
+        _choose_engine("this router", True, "fp32", engine)
+        torch_runtime = _import_torch_runtime()
+        opened = {
+            name: torch_runtime.TorchSession.open(one, device, threads)
+            for name, one in artefact.products.items()
+        }
+        torch_runtime.share_weights([*opened.values()], [*artefact.products.values()])
+        if artefact.recognition is None:
+            return OpenRouter(artefact, opened, None)
+        network = torch_runtime.open_descriptors(artefact.recognition, device)
+        return OpenRouter(artefact, opened, torch_runtime.describing(network))
+    assert not isinstance(path, RouterArtefact)
+    artefact, members = router_archive.read(path)
+    sessions: dict[str, Session] = {}
+    for name, one in artefact.products.items():
+        precision = one.manifest.calibration.precision
+        chosen = exported_engine(_choose_engine(f"model {members[name]}", False, precision, engine))
+        sessions[name] = ExportedSession.from_file(chosen, one, members[name], device, threads, precision)
+    if (by := artefact.recognition) is None:
+        return OpenRouter(artefact, sessions, None)
+    chosen = exported_engine(_choose_engine("this router", False, "fp32", engine))
+    return OpenRouter(
+        artefact, sessions, exported_descriptors(chosen, by.tensors[GRAPH].tobytes(), device, threads)
+    )
+
+
+def is_router(path: str | os.PathLike[str]) -> bool:
+    """Whether a model file has models of several products or views. InputError: missing or damaged."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    return suffix == ARCHIVE_SUFFIX or (suffix == TRAINED_SUFFIX and router_file.is_router(path))
+
+
+def read_router_facts(path: str | os.PathLike[str]) -> RouterFacts:
+    """Reads what a router's file says of it. Tensors and networks are not checked."""
+    return router_file.read_facts(path) if _is_fitted(path) else router_archive.read_facts(path)
+
+
+def save_router(
+    artefact: RouterArtefact, sessions: Mapping[str, Session], path: str | os.PathLike[str]
+) -> None:
+    """Writes a router, fitted or exported as its sessions are, atomically. InputError: another suffix."""
+    networks = {name: one.network for name, one in sessions.items() if isinstance(one, ExportedSession)}
+    suffix = ARCHIVE_SUFFIX if networks else TRAINED_SUFFIX
+    if os.path.splitext(os.fspath(path))[1].lower() != suffix:
+        raise InputError(f"this router is saved as {suffix}; `flawscope export` makes the other kind")
+    if not networks:
+        return router_file.write(artefact, path)
+    return router_archive.write(artefact, {name: one for name, one in networks.items() if one}, path)
+
+
+def _is_fitted(path: str | os.PathLike[str]) -> bool:
+    return os.path.splitext(os.fspath(path))[1].lower() == TRAINED_SUFFIX
 
 
 def _import_torch_runtime() -> Any:
@@ -111,16 +184,20 @@ def check_threads(threads: int | None) -> None:
 
 __all__ = [
     "ENGINES",
+    "Describe",
     "ExportedSession",
-    "JointExportedSession",
-    "JointSession",
+    "OpenRouter",
+    "RouterFacts",
     "Run",
     "Runner",
     "Session",
     "check_threads",
     "exported_engine",
-    "open_joint_session",
+    "is_router",
+    "open_router",
     "open_session",
     "read",
     "read_manifest",
+    "read_router_facts",
+    "save_router",
 ]

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,32 @@ MAX_PROTOBUF_BYTES = 2**31 - 1  # bytes of a protobuf message
 MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+class Member(NamedTuple):
+    """File that stands in another one as it is, `size` bytes from `start` on."""
+
+    path: str
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.name})"
+
+    def read(self) -> bytes:
+        with _memory_map(self) as data:
+            return bytes(data)
+
+
+Place = str | os.PathLike[str] | Member
+
+
+def read_manifest(path: Place) -> Manifest:
     """Reads the manifest alone. Weights are neither read nor checked."""
     with _memory_map(path) as data:
         return _parse_manifest(_read_entries(data, path), path)
 
 
-def read(path: str | os.PathLike[str]) -> Artefact:
+def read(path: Place) -> Artefact:
     """Reads manifest, sample pictures and region of interest. Weights are checked, and not loaded.
 
     Raises:
@@ -70,22 +89,27 @@ def read(path: str | os.PathLike[str]) -> Artefact:
 
 def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
     """Writes a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
-    entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
     with files.atomic_write(path) as file:
-        write_entries(file, without_metadata(network), entries)
+        _write_network(artefact, network, file)
+
+
+def _write_network(artefact: Artefact, network: Buffer, file: BinaryIO) -> None:
+    entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
+    write_entries(file, without_metadata(network), entries)
 
 
 @dataclass(frozen=True)
 class NetworkFile:
     """Network in a file, as a session opened it. `digest`: its SHA-256, which `read` has compared."""
 
-    path: str
+    path: str | Member
     digest: str | None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> NetworkFile:
+    def open(cls, path: Place) -> NetworkFile:
         with _memory_map(path) as data:
-            return cls(os.fspath(path), _read_entries(data, path).get(SHA256))
+            place = path if isinstance(path, Member) else os.fspath(path)
+            return cls(place, _read_entries(data, path).get(SHA256))
 
     def is_unchanged(self) -> bool:
         """Whether the file still holds this network."""
@@ -97,12 +121,17 @@ class NetworkFile:
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the network with another manifest; weights are copied byte by byte."""
+        with files.atomic_write(path) as file:
+            self.write_to(file, artefact)
+
+    def write_to(self, file: BinaryIO, artefact: Artefact) -> None:
+        """Writes to an open file what `save` writes."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
                 raise files.unusable_file_error(
                     self.path, "it has changed since it was opened; open it again"
                 )
-            write(artefact, data, path)
+            _write_network(artefact, data, file)
 
 
 def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
@@ -120,15 +149,18 @@ def metadata_hash(entries: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _memory_map(path: str | os.PathLike[str]) -> Iterator[memoryview]:
-    with files.open_file(path) as file:
-        if not 0 < os.fstat(file.fileno()).st_size <= MAX_PROTOBUF_BYTES:
+def _memory_map(path: Place) -> Iterator[memoryview]:
+    with files.open_file(path.path if isinstance(path, Member) else path) as file:
+        whole = os.fstat(file.fileno()).st_size
+        start, size = path[2:] if isinstance(path, Member) else (0, whole)
+        if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > whole:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         with (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as view,
+            view[start : start + size] as part,
         ):
-            yield view
+            yield part
 
 
 # ---------------------------------------------------------------------------------------------- the entries

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import files, joint_file
-from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, JointArtefact, Recognition
+from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.runtime import onnx_check
-from flawscope.runtime.onnx_file import NetworkFile
+from flawscope.runtime.onnx_file import Member, NetworkFile
 
 SMALL_BATCH, LARGE_BATCH = 8, 64  # batch sizes for 256 x 256 pixels: `LARGE_BATCH` for torch on a GPU
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
-JointAnswers = tuple[list[Recognition], NDArray[np.float32], NDArray[np.float32]]
+Describe = Callable[
+    [NDArray[np.float32]], NDArray[np.float32]
+]  # images `[B, 3, H, W]` to descriptors `[B, D]`
 
 
 class Runner(Protocol):
@@ -62,22 +63,6 @@ class Session(Runner, Protocol):
         """
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Writes the model file, atomically."""
-
-
-class JointSession(Runner, Protocol):
-    """Engine of a joint model as a `JointPredictor` needs it: the network runs once, and then the picture is
-    compared with one product."""
-
-    @property
-    def products(self) -> Mapping[str, Session]:
-        """A session of each product's model alone."""
-
-    def run(self, images: NDArray[np.float32]) -> JointAnswers:
-        """Runs images `[B, 3, H, W]` float32 in 0..1: the product of each, and its score and map by the
-        nearest product."""
-
-    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
 
 
@@ -185,9 +170,12 @@ class ExportedSession:
         self._alone_lock = Lock()
 
     @classmethod
-    def from_file(cls, engine: Engine, artefact: Artefact, path: str | os.PathLike[str], *how: Any) -> Self:
+    def from_file(
+        cls, engine: Engine, artefact: Artefact, path: str | os.PathLike[str] | Member, *how: Any
+    ) -> Self:
         """The session of the artefact that was read from `path`. InputError if they do not fit."""
-        session, seen = cls(engine, path, *how), artefact.manifest.preprocess
+        network = path.read() if isinstance(path, Member) else path
+        session, seen = cls(engine, network, *how), artefact.manifest.preprocess
         if (session.size, session.takes_positions) != (tuple(seen.network_size), seen.positions is not None):
             raise files.unusable_file_error(
                 path, "its size or its tiles are not its manifest's; export it anew"
@@ -231,80 +219,13 @@ class ExportedSession:
         self.network.save(artefact, path)
 
 
-class JointExportedSession:
-    """Joint session of exported networks: the shared one turns images into features and descriptors, and a
-    product's own turns features into scores and maps."""
-
-    lanes = 1
-
-    def __init__(
-        self, engine: Engine, artefact: JointArtefact, device: str = "auto", threads: int | None = None
-    ):
-        """InputError where a network does something that is not known, or has other outputs."""
-        first = next(iter(artefact.products.values()))
-        height, width = first.manifest.preprocess.network_size
-        self.engine, self.runtime = engine, engine.runtime
-        self.size, self.recogniser = (height, width), artefact.recogniser
-        precision = first.manifest.calibration.precision  # of the features; scores are computed in fp32
-        results = ["features", "descriptors"]
-        self._embed = self._open_checked(first, EMBED_GRAPH, results, device, threads, precision)
-        self.batch = 1 if self._embed.on_cpu else batch_size_for(self.size, SMALL_BATCH)
-        self.products = {
-            name: ProductSession(self, self._open_checked(one, SCORE_GRAPH, RESULTS, device, threads))
-            for name, one in artefact.products.items()
-        }
-
-    def _open_checked(self, product: Artefact, key: str, results: Sequence[str], *how: Any) -> Graph:
-        """Opens a network after it has been checked as one in an .onnx file is."""
-        network = product.tensors[key].tobytes()
-        try:
-            onnx_check.check(network)
-        except ValueError as error:
-            raise InputError(f"cannot use this joint model: {error}; export it anew") from None
-        return self.engine.open_checked(network, "this joint model", results, *how)
-
-    def features(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features [B, P, D] and descriptors [B, D'] of images."""
-        features, descriptors = self.engine.run_checked(self._embed.run, {"images": images})
-        return features, descriptors
-
-    def run(self, images: NDArray[np.float32]) -> JointAnswers:
-        features, descriptors = self.features(images)
-        found = self.recogniser.recognise(descriptors)
-        answers = [
-            self.products[one.nearest].score(features[k : k + 1], images[k : k + 1])
-            for k, one in enumerate(found)
-        ]
-        scores, maps = (np.concatenate(part) for part in zip(*answers, strict=True))
-        return found, scores, maps
-
-    run_alone = run
-
-    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
-        joint_file.write(artefact, path)
-
-
-class ProductSession:
-    """Session of one product of an exported joint model."""
-
-    suffix = joint_file.SUFFIX
-    lanes = 1
-
-    def __init__(self, joint: JointExportedSession, graph: Graph):
-        self.joint, self.graph, self.size, self.batch = joint, graph, joint.size, joint.batch
-        self.runtime = joint.runtime
-
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self.score(self.joint.features(images)[0], images)
-
-    run_alone = run
-
-    def score(self, features: NDArray[np.float32], images: NDArray[np.float32]) -> Answers:
-        """Turns features into scores [B] and maps [B, H, W]."""
-        given = {"features": features}
-        if "images" in self.graph.inputs:  # where pictures are padded
-            given["images"] = images
-        return self.joint.engine.score(self.graph.run, given, len(images), self.size)
-
-    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        raise InputError("a product of an exported joint model is no model by itself: take the fitted one's")
+def exported_descriptors(engine: Engine, graph: bytes, *how: Any) -> Describe:
+    """The function of a router's exported descriptor network. how: device and threads, as for `Engine.open`.
+    InputError where the network does something that is not known, or has other outputs."""
+    what = "this router's recognition"
+    try:
+        onnx_check.check(graph)
+    except ValueError as error:
+        raise InputError(f"cannot use {what}: {error}; export it anew") from None
+    opened = engine.open_checked(graph, what, ["descriptors"], *how)
+    return lambda images: engine.run_checked(opened.run, {"images": images})[0]

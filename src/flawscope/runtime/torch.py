@@ -1,24 +1,25 @@
-"""Runs the trained detector itself, in torch; and those of a joint model, the backbone once."""
+"""Runs the trained detector itself, in torch."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact import joint_file, model_file
-from flawscope.artefact.joint_file import JointArtefact, Recogniser, Recognition
+from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.router_file import DescriptorModel
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import LARGE_BATCH, SMALL_BATCH, Answers, JointAnswers, batch_size_for
+from flawscope.runtime.session import LARGE_BATCH, SMALL_BATCH, Answers, Describe, batch_size_for
 
 
 class TorchSession:
@@ -90,65 +91,42 @@ def _at(positions: Tensor | None, i: int) -> Tensor | None:
     return None if positions is None else positions[i : i + 1]
 
 
-class JointTorchSession:
-    """Joint session of detectors that share one backbone and so embed pictures alike."""
-
-    runtime = TorchSession.runtime
-
-    def __init__(self, products: Mapping[str, TorchSession], recogniser: Recogniser):
-        self.products, self.recogniser = dict(products), recogniser
-        self.first = next(iter(self.products.values()))
-        self.size = self.first.size
-
-    @classmethod
-    def open(
-        cls, artefact: JointArtefact, device: str = "auto", threads: int | None = None
-    ) -> JointTorchSession:
-        """Opens a session of an artefact. `threads` holds for all that torch does in this process."""
-        opened: dict[str, TorchSession] = {}
-        for name, product in artefact.products.items():
-            opened[name] = TorchSession.open(product, device, threads)
-            if len(opened) > 1:  # the artefact has made sure that they are equal
-                opened[name].model.backbone = next(iter(opened.values())).model.backbone
-        return cls(opened, artefact.recogniser)
-
-    @property
-    def batch(self) -> int:
-        return self.first.batch
-
-    @property
-    def lanes(self) -> int:
-        return self.first.lanes
-
-    def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:
-        with workers(self.first.device) as each:
-            [answers] = each(self._answers, [torch.from_numpy(images)])
-        return _to_numpy(*answers)
-
-    def run(self, images: NDArray[np.float32]) -> JointAnswers:
-        batch = torch.from_numpy(images)
-        if self.first.device.type == "cpu" and len(batch) > 1:  # as `TorchSession` does it
-            with workers(self.first.device) as each:
-                found = each(self._answers, [batch[i : i + 1] for i in range(len(batch))])
-            who = [one for each_of, _, _ in found for one in each_of]
-            return _to_numpy(who, *(torch.cat(part) for part in list(zip(*found, strict=True))[1:]))
-        with torch.inference_mode():
-            return _to_numpy(*self._answers(batch.to(self.first.device)))
-
-    def _answers(self, images: Tensor) -> tuple[list[Recognition], Tensor, Tensor]:
-        model = self.first.model
-        features, inside = model.embed(images), model.inside(images)
-        found = self.recogniser.recognise(model.descriptor(features, inside).float().cpu().numpy())
-        scores, maps = features.new_empty(len(images)), features.new_empty(len(images), *self.size)
-        for name in {one.nearest for one in found}:
-            rows = [k for k, one in enumerate(found) if one.nearest == name]
-            own = None if inside is None else inside[rows]
-            scores[rows], maps[rows] = self.products[name].model.score(features[rows], own)
-        return found, scores, maps
-
-    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
-        joint_file.write(artefact, path)
+def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
+    """Lets sessions have one copy of the tensors that their artefacts share: those that are the same
+    arrays."""
+    first: dict[tuple[int, torch.dtype], Tensor] = {}
+    for session, artefact in zip(sessions, artefacts, strict=True):
+        for name, own in session.model.state_dict(keep_vars=True).items():
+            if (source := artefact.tensors.get(name)) is not None:
+                same = first.setdefault((id(source), own.dtype), own)
+                if same.shape == own.shape:
+                    own.data = same.data
 
 
-def _to_numpy(found: list[Recognition], scores: Tensor, maps: Tensor) -> JointAnswers:
-    return found, scores.float().cpu().numpy(), maps.float().cpu().numpy()
+def open_descriptors(model: DescriptorModel, device: str = "auto") -> DescriptorNetwork:
+    """The network of a descriptor model, on a device."""
+    tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in model.tensors.items()}
+    try:
+        network = DescriptorNetwork.rebuild(model.config, tensors)
+    except (KeyError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the network that recognises its products does not fit its settings ({reason}): fit anew"
+        ) from None
+    return network.to(resolve_device(device)).eval()
+
+
+def describing(network: DescriptorNetwork) -> Describe:
+    """Function from images `[B, 3, H, W]` to descriptors `[B, D]`, for several threads."""
+
+    def describe(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        device, batch = network.roi.device, torch.from_numpy(images)
+        if device.type == "cpu" and torch.get_num_threads() > 1:  # others go on beside it
+            with workers(device) as each:
+                [found] = each(network, [batch])
+        else:
+            with torch.inference_mode():
+                found = network(batch.to(device))
+        return np.asarray(found.float().cpu().numpy())
+
+    return describe

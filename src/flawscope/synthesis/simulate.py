@@ -121,6 +121,7 @@ def simulate_defect(
     *,
     kind: str | None = None,
     scale: DefectScale | str | None = None,
+    contrast: float | None = None,
     textures: Textures | None = None,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
@@ -132,6 +133,8 @@ def simulate_defect(
     (None: generated). `foreground [H, W]` bool limits the place (None or all False: everywhere).
 
     A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
+    With a `contrast` it is then faded, or made stronger, until its `difference` is about so many grey levels,
+    less where the picture's range ends.
     Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
     """
     within = _check_area(picture, foreground)
@@ -149,8 +152,10 @@ def simulate_defect(
         name = names[int(rng.integers(len(names)))] if kind is None else kind
         defect = _draw_defect(request, name, rng)
         if defect is not None and least <= defect.mask.sum() <= most:
-            return defect
-    return _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
+            break
+    else:
+        defect = _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
+    return defect if contrast is None else _with_contrast(picture, defect, contrast)
 
 
 def extend_defect(
@@ -292,6 +297,19 @@ def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Gener
     changed = picture.copy()
     changed[mask] = (picture[mask].astype(np.int16) + away).astype(np.uint8)
     return SimulatedDefect(changed, mask, "spot", float(_SPOT_CONTRAST))
+
+
+def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
+    """The defect with all its changes multiplied by one factor."""
+    box = bounding_box(defect.mask)
+    change = defect.picture[box].astype(np.float32) - good[box]
+    faded = np.clip(np.rint(good[box] + change * (contrast / defect.difference)), 0, 255).astype(np.uint8)
+    difference = largest_change(good[box], faded)
+    if not difference.any():  # fainter than a grey level
+        return defect
+    picture, mask = good.copy(), np.zeros_like(defect.mask)
+    picture[box], mask[box] = faded, difference > 0
+    return SimulatedDefect(picture, mask, defect.kind, float(difference[difference > 0].mean()))
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:

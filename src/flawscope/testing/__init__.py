@@ -1,5 +1,4 @@
-"""Contracts of what other packages add: checks of the promises of every `Method`, and of sources and sinks of
-a station (`check_source`, `check_sink`).
+"""The contract of methods that other packages add: checks of the promises of every `Method`.
 
     from flawscope.testing import check_method
     check_method(METHOD, settings={"size": "64"})
@@ -24,10 +23,9 @@ from typing import Any
 
 from flawscope.methods.method import Method
 from flawscope.testing import fits, models
-from flawscope.testing.case import Case
-from flawscope.testing.connections import check_sink, check_source
+from flawscope.testing.case import Case, draw_good_part, must, must_refuse
 
-__all__ = ["Case", "Check", "check_method", "check_sink", "check_source", "checks_for"]
+__all__ = ["Case", "Check", "check_method", "checks_for", "draw_good_part", "must", "must_refuse"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from flawscope import Dataset, InputError, Predictor, load, open_dataset
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import PictureSource, decode
-from flawscope.synthesis.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 
 if TYPE_CHECKING:
     from flawscope.methods.detector import Detector
@@ -34,6 +34,11 @@ def must(condition: object, message: str) -> None:
     """Raise AssertionError unless the condition holds: unlike `assert` also under `python -O`."""
     if not condition:
         raise AssertionError(message)
+
+
+def draw_good_part(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw a picture of a good part, [96, 96, 3]: each is another one."""
+    return draw_picture(next(iter(CATEGORIES)), rng, size=96)[0]
 
 
 def must_be_close(found: Any, wanted: Any, message: str, tolerance: float = TOLERANCE) -> None:
@@ -54,8 +59,8 @@ def must_refuse(call: Callable[[], Any], message: str) -> str:
 
 
 class FitResult(NamedTuple):
-    """A fitted model as read from its file; its outputs for `Case.shown` before it was saved; the failures of
-    the fit, and its progress in order: (stage, done, total)."""
+    """A fitted model as read from its file; its outputs for `Case.prediction_pictures` before it was saved;
+    the failures of the fit, and its progress in order: (stage, done, total)."""
 
     model: Predictor
     outputs: ScoresAndMaps

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from flawscope import Predictor
 from flawscope.methods import registry
-from flawscope.methods.settings import AUTO, PictureSettings, TrainingSettings
+from flawscope.methods.settings import PictureSettings, TrainingSettings
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
@@ -325,20 +325,6 @@ def takes_seen_defects(case: Case) -> None:
     )
 
 
-def chooses_its_size(case: Case) -> None:
-    """`size=auto` becomes a size that the settings take, the same for the same pictures; or it is refused."""
-    from flawscope.methods.task import AutoSettingsTask
-
-    choose = case.method.choose
-    if choose is None:
-        must_refuse(lambda: case.method.configure(values={"size": AUTO}), "size=auto")
-        return
-    config = case.method.configure(values={**case.settings, "size": AUTO})
-    pictures = AutoSettingsTask(lambda i: decode(case.good_pictures[i]), len(case.good_pictures))
-    chosen = [choose(config, pictures).size for _ in range(2)]
-    must(chosen[0] == chosen[1] != AUTO, f"chose {chosen}")
-
-
 CHECKS: Sequence[Callable[[Case], None]] = (
     is_registered,
     settings_are_checked,
@@ -351,5 +337,4 @@ CHECKS: Sequence[Callable[[Case], None]] = (
     extends,
     finds_suspects,
     takes_seen_defects,
-    chooses_its_size,
 )

@@ -158,11 +158,6 @@ def test_scores_of_one_bank_go_with_one_bank(values):
         configured(**values)
 
 
-def test_a_size_is_not_chosen_for_a_transformer(fitted: Callable[..., Predictor]):
-    with pytest.raises(InputError, match="size: auto is for convolutional backbones: give --size"):
-        fitted(V2, pictures(12), size="auto")
-
-
 @pytest.mark.parametrize("ratio", [1.0, 0.3])
 @pytest.mark.parametrize(
     ("name", "given"),

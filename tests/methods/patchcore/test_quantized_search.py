@@ -447,7 +447,7 @@ def test_engines_multiply_the_largest_bytes_exactly() -> None:
     expected = expected.amin(2).flatten(1).numpy()
 
     module = Minima(weights.to(torch.int8))
-    proto = onnx_graph._trace_module(module, {"queries": queries.float()}, ["minima"], onnx_translations())
+    proto = onnx_graph.trace_module(module, {"queries": queries.float()}, ["minima"], onnx_translations())
     assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
     data, given = proto.SerializeToString(), {"queries": queries.float().numpy()}
     np.testing.assert_array_equal(onnxruntime.InferenceSession(data).run(None, given)[0], expected)

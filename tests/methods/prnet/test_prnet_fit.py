@@ -15,12 +15,9 @@ import pytest
 import torch
 
 import flawscope
-from flawscope.artefact.state_file import read_checkpoint, write_state
+from flawscope.artefact.state_file import read_checkpoint
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.fitting.preparation import prepare
-from flawscope.methods import registry
-from flawscope.methods.prnet.fit import write_prototypes
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
@@ -80,7 +77,9 @@ def test_calibrating_on_others_keeps_the_seen(model: Predictor, drawn: Path) -> 
     seen = [p for p in list_pictures(drawn / "plate/test") if pixel_hash(decode(p)) in of_seen]
     learnt = [p.name for p in model.manifest.pictures if p.role == "train"][:1]
     good = list_pictures(drawn / "plate/test/good")
-    anew = model.calibrate([*good, *seen, *(drawn / "plate/train/good" / name for name in learnt)])
+    anew = model.calibrate(
+        [*good, *seen, *(drawn / "plate/train/good" / name for name in learnt)], force=True
+    )
     assert len(seen) == 2
     assert anew.calibration.count == len(good)
     assert roles(anew) == {"train": 9, "calibration": 4, "seen": 2}
@@ -145,58 +144,3 @@ def test_only_the_same_run_goes_on(
     with pytest.raises(InputError, match=text):
         fit_small(**{"checkpoint": copy, "resume": True, **change, "seen": seen})
     assert Path(copy).read_bytes() == stopped.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def made(few: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prototypes of `few`. Read only."""
-    path = tmp_path_factory.mktemp("prototypes") / "p.safetensors"
-    said: list[str] = []
-    prepared = prepare(few, registry.method("prnet"), say=said.append, **QUICK)
-    write_prototypes(prepared.model, prepared.task, path)
-    assert [line.split(", objective")[0] for line in said] == [
-        f"{shape}: 1 prototype of 5 pictures" for shape in ("24x16x16", "40x8x8", "112x4x4")
-    ]
-    return path
-
-
-def test_with_prototypes_found_before_the_model_is_the_same(
-    whole: Predictor, fit_small: Fit, defects: Pairs, made: Path
-) -> None:
-    given = fit_small(seen=defects[:2], prototypes=str(made))
-    assert_same(whole, given)
-    assert given.manifest.facts["prototypes"] == whole.manifest.facts["prototypes"]
-    assert given.manifest.config["prototypes"] == "p.safetensors"  # where it lay is nobody's business
-
-
-def test_prototypes_of_something_else_are_refused(
-    fit_small: Fit, few: Pictures, made: Path, tmp_path: Path
-) -> None:
-    other = "is of another backbone, size or version: make it anew with the same settings"
-    turned = [few[0][::-1], few[1][::-1], *few[2:]]  # one of the two is learnt from
-    for options, text in (
-        ({"size": "96"}, other),
-        ({"seed": 1}, "was made of other pictures than are learnt from here"),  # holds out another one
-        ({"images": turned}, "was made of other pictures"),
-        ({"prototypes": str(tmp_path / "nowhere.safetensors")}, "nowhere.safetensors"),
-    ):
-        with pytest.raises(InputError, match=text) as told:
-            fit_small(**{"prototypes": str(made), **options})
-        assert "\n" not in str(told.value)
-
-
-def test_a_damaged_file_of_prototypes_is_refused(
-    fit_small: Fit, made: Path, stopped: Path, tmp_path: Path
-) -> None:
-    body, path = made.read_bytes(), tmp_path / "d.safetensors"
-    flipped = bytearray(body)
-    flipped[-5] ^= 1
-    for damaged in (b"", body[:1000], body[:-1], bytes(flipped), stopped.read_bytes()):
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"d\.safetensors") as told:
-            fit_small(prototypes=str(path))
-        assert "\n" not in str(told.value)
-    for tensors, facts in (({}, {}), ({}, {"backbone": "0", "scales": 3})):
-        write_state(path, tensors or {"a": torch.zeros(1)}, "set of prototypes", facts)
-        with pytest.raises(InputError, match="is of another backbone, size or version"):
-            fit_small(prototypes=str(path))

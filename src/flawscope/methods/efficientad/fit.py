@@ -35,9 +35,8 @@ def fit(model: Model, task: Task) -> Fitted:
     penalty = " and ".join(unknown) or "none"
     parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
     learnt = run.images.numbers
-    held = split_held_out(
-        parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views_per_picture
-    )
+    units = len({task.groups[i] for i in learnt}) + len(parts)
+    held = split_held_out(parts, units, task.rate, task.reserved)
     task.say(
         f"{task.pluralize(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
@@ -60,8 +59,7 @@ def fit(model: Model, task: Task) -> Fitted:
     if config.weighed:
         whiten_outputs(model, differ(learnt[:: -(-len(learnt) // WEIGHING_PICTURES)]))
     said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
-    fitted = run.finish(trainer, said, calibrate(run, model, held))
-    fitted.pictures = held.threshold
+    fitted = run.finish(trainer, said, calibrate(run, model, held), held.threshold)
     fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
     fitted.facts["penalty"] = penalty
     shared = [SHARED.format(round(len(held.all) / task.views_per_picture))] if held.shared else []
@@ -103,27 +101,24 @@ class HeldOutSplit:
 
 
 def split_held_out(
-    parts: list[list[int]], usable: int, rate: float, reserved: Collection[int], views: float = 1
+    parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]
 ) -> HeldOutSplit:
-    """Divide the pictures held out: a fifth, five at least, for the quantiles, the rest for the threshold;
-    all for both where they are too few."""
-    count = round(sum(map(len, parts)) / views)  # pictures
-    few = max(MIN_QUANTILE_PICTURES, count // 5)
-    apart = parts[0][0] in reserved
-    enough = count - few >= min_calibration_size(rate) if apart else usable / views >= MIN_FOR_FULL_RATE
+    """Divide the units held out: a fifth, five at least, for the quantiles, the rest for the threshold; all
+    for both where they are too few. usable: units, with those that are learnt from."""
+    few = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
+    apart = not {*reserved}.isdisjoint(parts[0])
+    enough = len(parts) - few >= min_calibration_size(rate) if apart else usable >= MIN_FOR_FULL_RATE
     everything = sorted(i for part in parts for i in part)
     if not enough or len(parts) < 2:
         return HeldOutSplit(everything, everything)
-    for_quantiles: list[int] = []
-    left, needed = len(everything), min(min_calibration_size(rate) * views, len(everything))
-    while len(parts) > 1 and len(for_quantiles) < few * views:
-        if left - len(parts[-1]) < needed:  # a large group would leave the threshold too few
-            break
-        for_quantiles += parts.pop()
-        left = len(everything) - len(for_quantiles)
+    needed = min(min_calibration_size(rate), len(parts) - 1)
+    last = max(needed, len(parts) - few)
+    for_threshold, for_quantiles = (
+        sorted(i for part in some for i in part) for some in (parts[:last], parts[last:])
+    )
     if not for_quantiles:
         return HeldOutSplit(everything, everything)
-    return HeldOutSplit(sorted(for_quantiles), sorted(i for part in parts for i in part))
+    return HeldOutSplit(for_quantiles, for_threshold)
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration

@@ -169,7 +169,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"there is no teacher {path}: check the path, or make one with `flawscope distill`")
+        raise InputError(f"there is no teacher {path}: check the path (docs/teacher.md)")
     body = packed.read_state_bytes(path, "teacher")
     origin = f"file {path.name} sha256 {hashlib.sha256(body).hexdigest()}"
     if path.suffix in (".pth", ".pt"):
@@ -197,8 +197,8 @@ def packaged_teacher(size: Size) -> Path:
     path = Path(__file__).parent / "weights" / f"pdn_{size}.safetensors"
     if not path.exists():
         raise InputError(
-            f"no teacher PDN-{size.upper()} comes with flawscope: make one with `flawscope distill`, or name "
-            "one with --set teacher=FILE"
+            f"no teacher PDN-{size.upper()} comes with flawscope: name one with --set teacher=FILE "
+            "(docs/teacher.md)"
         )
     return path
 

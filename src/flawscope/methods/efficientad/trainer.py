@@ -49,14 +49,10 @@ class Batch:
 
 
 class Trainer(training.Trainer[Batch]):
-    """Trains the student and the autoencoder together.
-
-    Several processes have a batch each: the hardest squares of a batch are not those of its parts.
-    """
+    """Trains the student and the autoencoder together."""
 
     NETWORKS = ("student", "autoencoder")
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
-    DIVIDES_BATCHES = False
     CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-import pickle
 import sys
 import warnings
 from collections import Counter
@@ -59,13 +58,6 @@ def _declare_torchvision_operators() -> None:
         _torchvision_library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-def _unpickle(kind: type[nn.Module], state: bytes) -> nn.Module:
-    import_timm()  # before pickle imports it to find the network's classes
-    found = kind.__new__(kind)
-    found.__setstate__(pickle.loads(state))
-    return found
-
-
 class Backbone(nn.Module):
     """Images `[B, 3, H, W]` float in 0..1 to one feature map `[B, C_j, H_j, W_j]` per chosen stage.
 
@@ -104,9 +96,6 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         return super().train(False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (type(self), pickle.dumps(vars(self)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         images = (images - self.mean) / self.std

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flawscope.errors import InputError
 from flawscope.methods.method import Method, Option, deferred
-from flawscope.methods.settings import AUTO, PatchSettings, Rule, Size, ViewSpec
+from flawscope.methods.settings import PatchSettings, Rule, ViewSpec
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,9 @@ class Config(PatchSettings):
     # pictures say
     positions: Literal["shared", "each", "auto"] = "shared"
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
-    shards: int | None = None  # that pictures are streamed in; None: as memory asks, or one a worker
+    shards: int | None = None  # that pictures are streamed in; None: as memory asks
 
     SIZES: ClassVar[int] = 4
-
-    def __post_init__(self) -> None:
-        if self.size.strip().lower() == AUTO:
-            object.__setattr__(self, "size", AUTO)
-            if self.crop is not None:
-                raise InputError("setting size: auto and crop do not go together: name the size")
-        super().__post_init__()
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
@@ -83,11 +75,6 @@ class Config(PatchSettings):
             return super().view_specs
         return tuple((size, stage) for size in self.view_sizes for stage in range(len(self.stages)))
 
-    @property
-    def sizes(self) -> tuple[Size, ...]:
-        """(H, W) of each size, smallest first; of `auto`, which is still to be chosen, the default's."""
-        return Config().sizes if self.size == AUTO else super().sizes
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -114,23 +101,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# from the most accurate to the fastest (docs/measurements.md)
-CANDIDATES: tuple[dict[str, Any], ...] = (
-    {},
-    {"preset": "small"},
-    {"preset": "small", "size": "192+288"},
-    {"size": "256"},
-    {"preset": "small", "size": "256"},
-    {"preset": "small", "size": "192"},
-    {"preset": "small", "size": "128"},
-)
-
-
-def rehearse(config: Config, share: float) -> dict[str, Any]:
-    """Ratios that fill memory banks of the same size from a share of the pictures."""
-    return {key: min(1.0, getattr(config, key) / share) for key in ("ratio", "fine_ratio")}
-
-
 METHOD = Method(
     name="patchcore",
     paper="Roth et al., CVPR 2022",
@@ -141,12 +111,10 @@ METHOD = Method(
     fit=deferred("flawscope.methods.patchcore.fit:fit"),
     finds_suspects=True,
     extends=True,
-    fits_in_parts=True,
-    supports_joint=True,
+    int8=False,  # most of its time is the search
     predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
+    predict_times=deferred("flawscope.methods.patchcore.time_prediction:predict_times"),
     choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
-    candidates=CANDIDATES,
-    rehearse=rehearse,
     options=(
         Option(
             "--positions",

@@ -1,213 +1,31 @@
-"""Settings that are `auto`, decided by the good pictures, since test pictures must not decide.
-
-`--size auto`: does a second, finer look at the picture find more defects in this product? Synthetic defects
-of three scales are put on good pictures that were held out, and the sizes are compared by how well they tell
-them from the good ones.
-
-`--positions auto`: are left-out tiles nearer to banks of their own places than to a shared one?
+"""Decides whether tiles have a memory bank for each place (`--positions auto`), by the good pictures: are
+left-out tiles nearer to banks of their own places than to a shared one?
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from flawscope.errors import InputError, pluralize
-from flawscope.methods.extract import embed_pictures
-from flawscope.methods.features.backbone import Backbone, load_backbone
+from flawscope.errors import pluralize
 from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.bank_selection import bank_size
-from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import FitJob, collect_patches, to_grid
-from flawscope.methods.settings import PATCH_SIZE_IN_NAME
-from flawscope.methods.task import AutoSettingsTask, Task
-from flawscope.metrics import auroc
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import read_roi
-from flawscope.synthesis import DefectScale, Foreground, simulate_defect
-from flawscope.synthesis.masks import bounding_box
+from flawscope.methods.task import Task
 
-CANDIDATE_SIDES = (256, 384, 512)
-# The smallest is always in. Synthetic defects are local, and by them alone the finest size wins nearly
-# everywhere, although parts that are bent or out of place need a coarse look (docs/decisions/0007).
-CANDIDATES = ((256,), (256, 384), (256, 512))
-MAX_LEARNT, MAX_HELD_OUT, MIN_PICTURES = 40, 20, 12  # pictures; the last one altogether
-TRIAL_SIDE = 1024  # pixels that trial pictures are reduced to
-TRIAL_BANK_SIZE = 4000  # elements of each size's trial bank
-MARGIN = 0.01  # a cheaper size wins if it is this close to the best
 RNG_STREAM = 62
 COMPARED_POSITIONS = 8  # compared by `prefers_own_banks`
 COMPARED_PICTURES = 16  # whose tiles at those places are compared
-Pixels = NDArray[Any]
 
 
-def choose(config: Config, undecided: AutoSettingsTask) -> Config:
-    """The settings with `size`, or, where there is a detector, with `positions` decided."""
-    if undecided.model is None or undecided.task is None:
-        return replace(config, size=choose_size(config, undecided))
-    assert isinstance(undecided.model, Model)
-    each = prefers_own_banks(undecided.model, undecided.task)
-    return replace(config, positions="each" if each else "shared")
-
-
-# ------------------------------------------------------------------------------------------------------ size
-
-
-class Sample(NamedTuple):
-    """A good picture [H, W, 3] to try sizes on; a side of the user's picture is `reduced` times as long."""
-
-    pixels: Pixels
-    reduced: float
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate and its image AUROC on small, medium and large synthetic defects."""
-
-    sizes: tuple[int, ...]
-    by_scale: tuple[float, ...]
-
-    @property
-    def auroc(self) -> float:
-        """The mean over the scales."""
-        return float(np.mean(self.by_scale))
-
-    @property
-    def name(self) -> str:
-        return "+".join(map(str, self.sizes))
-
-    @property
-    def cost(self) -> int:
-        return sum(size * size for size in self.sizes)
-
-
-def choose_size(config: Config, task: AutoSettingsTask) -> str:
-    """Choose the best `size` by simulated defects in the region of interest, and say why in one line."""
-    if PATCH_SIZE_IN_NAME.match(config.backbone):
-        raise InputError(f"size: auto is for convolutional backbones: give --size for {config.backbone}")
-    backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
-    backbone = backbone.to(task.device)
-    if backbone.fixed:
-        raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
-    pictures = draw_samples(task.decode_picture, task.count, config.seed)
-    default = Config().size
-    few = len(pictures) < MIN_PICTURES
-    if few or any(p.pixels.dtype != np.uint8 for p in pictures):
-        why = f"only {pluralize(len(pictures), 'picture')}" if few else "deep pictures"
-        task.say(f"size {default}, the default: too little to choose by ({why})")
-        return default
-    shorter = min(round(min(p.pixels.shape[:2]) * p.reduced) for p in pictures)
-    sizes = tuple(s for s in CANDIDATE_SIDES if s <= shorter) or CANDIDATE_SIDES[:1]
-    if len(sizes) == 1:
-        task.say(
-            f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing"
-        )
-        return str(sizes[0])
-    count = min(MAX_HELD_OUT, len(pictures) // 3)
-    held, learnt = pictures[:count], [p.pixels for p in pictures[count:]]
-    defects, smallest = simulate_defects(config, held, learnt, task)
-    shown = [*(p.pixels for p in held), *defects]
-    candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
-    trials = [try_sizes(c, config, backbone, learnt, shown, count, task) for c in candidates]
-    best = max(trials, key=lambda trial: trial.auroc)
-    chosen = min((t for t in trials if t.auroc >= best.auroc - MARGIN), key=lambda trial: trial.cost)
-    others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
-    line = (
-        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(count, 'good picture')} held "
-        f"out, with {len(defects)} synthetic defects ({others}; the cheapest within {MARGIN} of the best)"
-    )
-    if any(p.reduced > 1 for p in pictures):  # smaller defects were not simulated
-        line += (
-            f"; judged by simulated defects of {smallest:.0f} px and more in these pictures; "
-            "smaller ones: --min-defect"
-        )
-    task.say(line)
-    return chosen.name
-
-
-def draw_samples(decoded: Callable[[int], Pixels | None], count: int, seed: int) -> list[Sample]:
-    """Up to `MAX_LEARNT` + `MAX_HELD_OUT` pictures, drawn by the seed; the first are to be held out."""
-    order = np.random.default_rng(seed).permutation(count)[: MAX_LEARNT + MAX_HELD_OUT]
-    return [_reduce(p) for p in (decoded(int(i)) for i in order) if p is not None]
-
-
-def _reduce(picture: Pixels) -> Sample:
-    """Reduce a picture to `TRIAL_SIDE` pixels: twice the largest size shows all that a size can see."""
-    height, width = picture.shape[:2]
-    reduced = max(height, width) / TRIAL_SIDE
-    if reduced <= 1 or picture.dtype != np.uint8:
-        return Sample(np.ascontiguousarray(picture), 1.0)
-    size = (max(1, round(width / reduced)), max(1, round(height / reduced)))
-    image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX)
-    return Sample(np.asarray(image), reduced)
-
-
-def simulate_defects(
-    config: Config, held: Sequence[Sample], learnt: Sequence[Pixels], task: AutoSettingsTask
-) -> tuple[list[Pixels], float]:
-    """Put a defect of each scale on every picture held out, on the part and in the region of interest.
-    Return these pictures, and the longer side of the smallest defect in pixels of the user's pictures."""
-    foreground, defects, smallest = Foreground.of(learnt), [], float("inf")
-    for k, (picture, reduced) in enumerate(held):
-        within = foreground.mask(picture)
-        if task.roi is not None:
-            preprocess = Preprocess((CANDIDATE_SIDES[-1],) * 2, config.keep_aspect, None, task.white_level)
-            geometry = preprocess.geometry((picture.shape[0], picture.shape[1]))
-            inside = geometry.warp_mask(read_roi(task.roi, preprocess))
-            within = within & inside if (within & inside).any() else inside
-        for j, scale in enumerate(DefectScale):
-            rng = np.random.default_rng([config.seed, k, j])
-            made = simulate_defect(picture, rng, scale=scale, foreground=within)
-            defects.append(made.picture)
-            sides = bounding_box(made.mask)
-            smallest = min(smallest, reduced * max(side.stop - side.start for side in sides))
-    return defects, smallest
-
-
-def try_sizes(
-    sizes: tuple[int, ...],
-    config: Config,
-    backbone: Backbone,
-    learnt: Sequence[Pixels],
-    shown: Sequence[Pixels],
-    held: int,
-    task: AutoSettingsTask,
-) -> Trial:
-    """Fit a model of these sizes and measure how well it tells good pictures from defective ones. `shown`:
-    uint8, first those held out, then the same with a defect of each scale in turn."""
-    trial = replace(config, size="+".join(map(str, sizes)), count=TRIAL_BANK_SIZE, memory=None)
-    preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
-    region = None if task.roi is None else torch.from_numpy(read_roi(task.roi, preprocess))
-    model = Model(trial, backbone, region).to(backbone.mean.device)
-
-    def tensors(pictures: Sequence[Pixels]) -> Callable[[int], Tensor]:
-        return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
-
-    def step(stage: str, done: int, total: int) -> None:
-        task.step(f"choosing a size: {trial.size}", done, total)
-
-    fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=step))
-    scores = np.zeros(len(shown))
-
-    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        scores[index] = float(model.score(features[None], None if inside is None else inside[None])[0])
-
-    embed_pictures(model, tensors(shown), range(len(shown)), store, step)
-    good, bad = scores[:held], scores[held:].reshape(held, -1)
-    labels = np.repeat([False, True], held)
-    return Trial(sizes, tuple(float(auroc(labels, np.concatenate([good, column]))) for column in bad.T))
-
-
-# ------------------------------------------------------------------------------------------------- positions
+def choose(model: Model, task: Task) -> Config:
+    """The model's settings with `positions` decided."""
+    return replace(model.config, positions="each" if prefers_own_banks(model, task) else "shared")
 
 
 def prefers_own_banks(model: Model, task: Task) -> bool:

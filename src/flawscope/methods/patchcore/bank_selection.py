@@ -30,7 +30,6 @@ MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the d
 MIN_OF_POSITION = 500  # of a place, however many there are
 # Of patches of some places that stay, to leave pictures out of their banks once more
 MAX_KEPT_BYTES = 1 * GIB
-MIN_PART = 16  # pictures that a part for a worker has at least
 
 
 # -------------------------------------------------------------------------------------------------- coresets
@@ -128,12 +127,12 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
         InputError: not even a single picture's features fit, or the pictures are fewer than the setting
             `shards`.
     """
-    config, device, workers = model.config, model.roi.device, task.executor
+    config, device = model.config, model.roi.device
     places = None if task.tile_positions is None else task.tile_positions.count
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
-    free = _free_bytes(device) if workers.memory is None else workers.memory
+    free = _free_bytes(device)
     width = model.views[0].embedding.width
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number, the nearest element, a place in its cell
@@ -143,7 +142,7 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)
-    shards = max(1, math.ceil(features / max(budget, 1)), min(workers.count, count // MIN_PART))
+    shards = max(1, math.ceil(features / max(budget, 1)))
     if config.shards is not None:
         shards = config.shards
         if shards > count:

@@ -15,7 +15,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.threshold import find_suspects, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
-from flawscope.methods.extract import GPU_BATCH, embed_pictures
+from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
 from flawscope.methods.patchcore.bank_selection import (
     MemoryPlan,
@@ -55,10 +55,6 @@ def fit(model: Model, task: Task) -> Fitted:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    if task.executor.count > 1:
-        if by_place:
-            raise InputError("--positions each is fitted on one machine: leave out --cluster")
-        model.config = replace(model.config, shards=planned.shards)  # it is part of what decides the bank
     if by_place:
         fitted = _fit_by_position(job, planned.shards)
     else:
@@ -124,6 +120,7 @@ def _make_result(
         good.scores,
         good.maxima,
         good.medians,
+        units=[job.task.groups[i] for i in pictures],
         rate=job.task.rate,
         method="leave-one-picture-out" if alone else "leave-one-group-out",
         precision=job.config.precision,
@@ -191,16 +188,23 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         suspected |= found
         if not job.task.drop_suspects or not found:
             break
-        dropped += found
-        patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in found])
+        groups = job.task.groups
+        parts = {groups[picture] for picture in found}  # what is wrong with a part, its other pictures show
+        gone = [picture for picture in patches.pictures if groups[picture] in parts]
+        dropped += gone
+        patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in gone])
         without = pluralize(len(found), "suspicious picture")
+        if len(gone) > len(found):
+            without += f" and {pluralize(len(gone) - len(found), 'other picture')} of their parts"
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
     fitted = _make_result(job, good, calibrated, patches.pictures, [one.groups for one in selections])
     fitted.left_out = partial(_score_left_out, job, selections)
     radii = [one.result.radius for one in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
-        fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.ONE_PART_METHOD)
+        fitted.calibration = replace(
+            fitted.calibration, promised=False, units=(), method=few_shot.ONE_PART_METHOD
+        )
     fitted.dropped, fitted.suspects = sorted(dropped), suspected
     return fitted
 
@@ -254,9 +258,8 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     bank, so their sum bounds the covering radius. The union is twice the bank, however many shards there are:
     another level between them would add a radius and save nothing.
     """
-    work = partial(_select_shard, job, planned.shards)
-    worked = job.task.executor(work, range(planned.shards), "features and coresets", planned.peak)
-    shards = [shard for shard in worked if shard is not None]
+    selected = (_select_shard(job, planned.shards, shard) for shard in range(planned.shards))
+    shards = [shard for shard in selected if shard is not None]
     used = [picture for shard in shards for picture in shard.pictures]
     _require_pictures(used)
     job.record_time("features")
@@ -268,7 +271,7 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
         selections.append(select_bank(job, v, union, groups, count, "coreset of coresets"))
         radii.append(max(shard.radii[v] for shard in shards) + selections[v].result.radius)
     job.record_time("coreset")
-    calibrated, good = _calibrate_by_rereading(job, used, selections, planned.peak)
+    calibrated, good = _calibrate_by_rereading(job, used, selections)
     job.record_time("calibration")
     job.task.say(
         f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} "
@@ -320,23 +323,12 @@ def _select_shard(job: FitJob, shards: int, shard: int) -> _ShardCoresets | None
 
 
 def _calibrate_by_rereading(
-    job: FitJob, used: list[int], selections: list[SelectedBank], peak: int
+    job: FitJob, used: list[int], selections: list[SelectedBank]
 ) -> tuple[list[int], GoodValues]:
     """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
     chosen = [used[i] for i in _draw_calibration(job, len(used), MAX_CALIBRATION)]
-    if job.task.views_per_picture > 1 and job.task.calibration_pictures is None:
+    if len({*job.task.groups}) < job.task.count and job.task.calibration_pictures is None:
         chosen = _draw_whole_groups(job, used, chosen)
-    # in whole batches, so that each picture shares one with the same others wherever it is worked on
-    size = len(chosen) if job.task.executor.count == 1 else GPU_BATCH
-    parts = [chosen[k : k + size] for k in range(0, len(chosen), size)]
-    found: dict[int, LeftOutPicture] = {}
-    for part in job.task.executor(partial(_reread, job, selections), parts, "calibration", peak):
-        found |= part
-    chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
-    return chosen, calibrate(job, [found[i] for i in chosen])
-
-
-def _reread(job: FitJob, selections: list[SelectedBank], chosen: Sequence[int]) -> dict[int, LeftOutPicture]:
     groups = dict(zip(chosen, job.groups_of(chosen).tolist(), strict=True))
     found: dict[int, LeftOutPicture] = {}
 
@@ -344,4 +336,5 @@ def _reread(job: FitJob, selections: list[SelectedBank], chosen: Sequence[int]) 
         found[index] = score_left_out(selections, one, groups[index], inside)
 
     embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
-    return found
+    chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
+    return chosen, calibrate(job, [found[i] for i in chosen])

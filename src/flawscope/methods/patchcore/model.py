@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
@@ -122,15 +121,6 @@ class Model(PatchDetector):
         return [
             (self.views[v], torch.stack(values[v : v + step]).mean(0)) for v in range(0, len(values), step)
         ]
-
-    def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """The means of the patches that count, of all views together."""
-        means = []
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            valid_mask = view.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
-            total = valid_mask.sum(1, keepdim=True).clamp(min=1)
-            means.append((valid_mask[:, None] @ part)[:, 0] / total)
-        return F.normalize(torch.cat(means, dim=1), dim=1)
 
     # ---- calibration and comparison of an exported model
 

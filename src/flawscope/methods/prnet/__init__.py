@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.methods.method import Command, Method, Option, deferred
+from flawscope.methods.method import Method, Option, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
 
 STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
@@ -24,7 +24,6 @@ class Config(TrainingSettings):
     backbone: str = DEFAULT_BACKBONE
     stages: tuple[int, ...] = (1, 2, 3, 4)  # those of strides 4, 8, 16 and 32 (3.1)
     weights: str | None = None
-    prototypes: str | None = None  # file of `flawscope prototypes`; None: found while fitting (3.2)
     width: float = 1.0  # channels of the network, relative to the backbone's
     attention: bool = True  # multi-size self-attention (3.3)
     residuals: bool = True  # what a picture has more or less than the nearest prototype (3.2)
@@ -35,7 +34,7 @@ class Config(TrainingSettings):
     noise: float = 0.3  # standard deviation of what is added to features in training; the authors' is 1
     top: int = 100  # pixels whose mean is the score; 1: the maximum (3.5)
 
-    PATHS: ClassVar[tuple[str, ...]] = ("weights", "textures", "prototypes")
+    PATHS: ClassVar[tuple[str, ...]] = ("weights", "textures")
     SMALLEST: ClassVar[int] = 2 * STRIDES[-1]
     MULTIPLE: ClassVar[int] = STRIDES[-1]
 
@@ -75,18 +74,9 @@ METHOD = Method(
     create=deferred("flawscope.methods.prnet.model:create"),
     rebuild=deferred("flawscope.methods.prnet.model:Model.rebuild"),
     fit=deferred("flawscope.methods.prnet.fit:fit"),
+    predict_times=deferred("flawscope.methods.view_times:time_views"),
     learns_in_steps=True,
     holds_out=True,
     takes_seen_defects=True,
-    options=(
-        Option("--textures", "FOLDER|generated", "what simulated defects are made of"),
-        Option("--prototypes", "FILE", "made by `flawscope prototypes`"),
-    ),
-    commands=(
-        Command(
-            "prototypes",
-            "find PRN's prototypes of good pictures, to fit with them later",
-            "flawscope.cli.method_commands",
-        ),
-    ),
+    options=(Option("--textures", "FOLDER|generated", "what simulated defects are made of"),),
 )

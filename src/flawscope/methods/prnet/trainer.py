@@ -39,7 +39,7 @@ class Trainer(training.Trainer[Batch]):
     NETWORKS = ("network",)
     LOSSES = ("loss",)
     CPU_STEPS, GPU_STEPS = 3000, 4400
-    DECOUPLED_DECAY, DIVIDES_BATCHES = True, True
+    DECOUPLED_DECAY = True
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Trainer(training.Trainer[Batch]):
         size = self.config.batch
         good = size // 2
         if self.device.type == "cpu":  # the processor is busy learning
-            shown = [self._draw_picture(step, k, good) for k in self.own_samples(size)]
+            shown = [self._draw_picture(step, k, good) for k in range(size)]
         else:
             with ThreadPoolExecutor() as pool:
-                shown = list(pool.map(lambda k: self._draw_picture(step, k, good), self.own_samples(size)))
+                shown = list(pool.map(lambda k: self._draw_picture(step, k, good), range(size)))
         places = [one.place for one in shown]
         maps = [self.features[place] for place in places if place >= 0]
         return Batch(
@@ -79,12 +79,6 @@ class Trainer(training.Trainer[Batch]):
             places,
             [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)],
         )
-
-    def weight(self, batch: Batch) -> float:
-        """Number of pictures, each weighted by its share of pixels that count."""
-        if not self.config.pads:
-            return float(len(batch.images))
-        return float((self.model.roi.cpu() & (batch.images[:, 0] >= 0)).float().mean((1, 2)).sum())
 
     def _draw_picture(self, step: int, k: int, good: int) -> TrainingPicture:
         count = len(self.features.learnt)
@@ -120,11 +114,9 @@ class Trainer(training.Trainer[Batch]):
         if not self.config.noise:
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
-        mine = self.own_samples(self.config.batch)
         for one in features:
-            shape = (self.config.batch, *one.shape[1:])  # of the whole batch, whatever this process has of it
-            drawn = torch.randn(shape, generator=generator, device=self.device)
-            one.add_(drawn[mine.start :: mine.step], alpha=self.config.noise)
+            drawn = torch.randn(one.shape, generator=generator, device=self.device)
+            one.add_(drawn, alpha=self.config.noise)
         return features
 
     def _residuals(

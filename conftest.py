@@ -1,0 +1,375 @@
+"""What many tests share: one drawn data set and one small real model fitted on it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import importlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+# Before numpy and torch are loaded. Pictures this small keep threads waiting for each other, and threads
+# that wait must not spin, or tests crawl on a machine that is busy. Tests about threads set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
+
+# Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+SIZE = 64  # pixels a side that the small model sees
+Trace = Callable[[Any], Any]
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+
+
+# Kinds of tests that take long: `make test` runs one `smoke` test of each, `make test ALL=1` all of them.
+FIXTURES = {
+    "service": {"open_station", "running", "station", "client", "served", "postgres", "own_postgres"},
+    "browser": {"driver", "tablet", "browser"},
+    "training": {"efficientad_path", "teacher_path"},
+}
+PLACES = {
+    "cluster": ("cluster/",),
+    "docs": ("test_readme", "test_pages", "test_examples", "test_docker", "test_install", "test_publishing"),
+    "training": ("methods/efficientad", "methods/prnet", "methods/test_contract", "cli/test_fit_methods"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need and where they are. Where several processes share the tests, the slow ones
+    come first: none of them is left for the end, when the other processes have nothing to do."""
+    for item in items:
+        place = item.path.as_posix().rpartition("/tests/")[2]
+        named = set(getattr(item, "fixturenames", ()))
+        for kind, needed in FIXTURES.items():
+            if named & needed and (kind != "browser" or "driver" in named or "report/" in place):
+                item.add_marker(kind)
+        for kind, begins in PLACES.items():
+            if place.startswith(begins):
+                item.add_marker(kind)
+        if "postgresql" in item.name:
+            item.add_marker("service")
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """`shared(name, fill)` is a folder that `fill(folder)` has filled, once for all processes of a run. Read
+    only."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the run's; each of its processes has one of its own within
+    base /= "shared"
+    base.mkdir(exist_ok=True)
+
+    def once(name: str, fill: Callable[[Path], Any]) -> Path:
+        folder = base / name
+        with FileLock(base / f"{name}.lock"):
+            if not folder.exists():
+                made = Path(tempfile.mkdtemp(dir=base))
+                fill(made)
+                made.rename(folder)  # whole, or not there
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def drawn(shared: Shared) -> Path:
+    """Root of a drawn data set with the category "plate". Read only: copy what a test changes."""
+    return shared(
+        "drawn",
+        lambda root: draw_dataset(root, category="plate", train=12, good=4, bad_per_kind=1, size=96, seed=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def model_path(drawn: Path, shared: Shared) -> Path:
+    """A small PatchCore model fitted on `drawn`. Read only."""
+    pytest.importorskip("torch")
+    from flawscope.fitting.fitting import fit
+
+    def fill(folder: Path) -> None:
+        fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
+
+    return shared("model", fill) / "plate.safetensors"
+
+
+@pytest.fixture(scope="session")
+def trace_once(shared: Shared) -> Trace:
+    """`onnx_graph.trace`, which takes seconds, once for each set of weights."""
+    for name in ("torch", "onnx", "onnxscript"):
+        pytest.importorskip(name)
+    import onnx
+    from torch.onnx._internal.exporter import _registration
+
+    from flawscope.export import onnx_graph
+
+    trace, steps = onnx_graph.trace, ("embed.onnx", "score.onnx")
+    known = functools.cache(_registration.ONNXRegistry.from_torchlib)
+
+    def operators(**asked: Any) -> Any:
+        """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
+        registry = copy.copy(known(**asked))
+        registry.functions = {name: list(found) for name, found in registry.functions.items()}
+        return registry
+
+    @functools.cache
+    def read(folder: Path) -> tuple[Any, ...]:
+        return tuple(onnx.load(folder / name) for name in steps)
+
+    def once(model: Any, translations: Any = None) -> Any:
+        tensors = model.state_dict()
+        digest = hashlib.sha256(repr(model.config).encode())
+        for name in sorted(tensors):
+            digest.update(tensors[name].numpy().tobytes())
+
+        def fill(folder: Path) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
+                made = trace(model, translations or {})
+            for name, step in zip(steps, made, strict=True):
+                (folder / name).write_bytes(step.SerializeToString())
+
+        return read(shared(f"trace-{digest.hexdigest():.16}", fill))
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -> Callable[[str], Path]:
+    """The same model by precision, made when it is first asked for. Read only.
+
+    Of reduced precision it is calibrated on all its training pictures and on the good test pictures.
+    """
+
+    @functools.cache
+    def made(precision: str) -> Path:
+        from flawscope.datasets import list_pictures
+        from flawscope.export import onnx_graph
+        from flawscope.export.export import export
+
+        def fill(folder: Path) -> None:
+            pictures = [] if precision == "fp32" else list_pictures(folders)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(onnx_graph, "trace", trace_once)
+                export(model_path, folder / "plate.onnx", precision=precision, pictures=pictures)
+
+        folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
+        return shared(f"onnx-{precision}", fill) / "plate.onnx"
+
+    return made
+
+
+@pytest.fixture
+def bf16_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export in bf16 reduces nothing, on any processor: what is left is its calibration anew."""
+    openvino = pytest.importorskip("flawscope.runtime.openvino")
+    monkeypatch.setattr(openvino, "_precision_hint", lambda core, device, precision: "f32")
+
+
+@pytest.fixture(scope="session")
+def onnx_path(exported: Callable[[str], Path]) -> Path:
+    """The same model, exported. Read only."""
+    return exported("fp32")
+
+
+@pytest.fixture(scope="session")
+def two_products(shared: Shared) -> Path:
+    """A data set of two products, fabric and plate, drawn. Read only."""
+
+    def fill(root: Path) -> None:
+        for name in ("fabric", "plate"):
+            draw_dataset(root, category=name, train=12, good=4, bad_per_kind=1, size=96, seed=1)
+
+    return shared("two-products", fill)
+
+
+@pytest.fixture(scope="session")
+def several_model(shared: Shared) -> Path:
+    """A small model of pictures that show five brackets each, exported. Read only."""
+    for name in ("torch", "onnx", "onnxscript"):
+        pytest.importorskip(name)
+
+    def fill(folder: Path) -> None:
+        import flawscope
+        from brackets import drawn
+        from flawscope.cli import main
+
+        good = [drawn(seed, range(5))[0] for seed in range(8)]
+        options: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "check": False}
+        flawscope.fit(good, device="cpu", **options).save(folder / "made.safetensors")
+        assert main(["export", str(folder / "made.safetensors"), "--out", str(folder / "made.onnx")]) == 0
+
+    return shared("several-parts", fill) / "made.onnx"
+
+
+@pytest.fixture(scope="session")
+def small_backbone(shared: Shared) -> dict[str, str]:
+    """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
+    less time."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from flawscope.methods.features.backbone import import_timm
+
+    def fill(folder: Path) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = import_timm().create_model("test_efficientnet", pretrained=False)
+        save_file(network.state_dict(), folder / "drawn.safetensors")
+
+    return {"backbone": "test_efficientnet", "weights": str(shared("backbone", fill) / "drawn.safetensors")}
+
+
+@pytest.fixture(scope="session")
+def tiled_pictures(shared: Shared) -> Path:
+    """A folder of drawn parts, 160x224: train, good, odd, one of exactly one tile of `tiled` (tile) and one
+    that is smaller (small). Read only."""
+    import numpy as np
+    from PIL import Image
+
+    from flawscope.synthesis.demo.dataset import draw_picture
+
+    def fill(folder: Path) -> None:
+        rng = np.random.default_rng(3)
+        kinds = {"train": [None] * 8, "good": [None] * 2, "odd": ["crack", "scratch"]}
+        for name, defects in kinds.items():
+            (folder / name).mkdir()
+            for number, defect in enumerate(defects):
+                picture = draw_picture("plate", rng, defect, 0.2, size=224)[0][32:192]
+                Image.fromarray(picture).save(folder / name / f"{number}.png")
+        picture[90:, 150:] = rng.integers(0, 256, picture[90:, 150:].shape)  # odd to any network
+        Image.fromarray(picture).save(folder / "odd/noise.png")
+        for name, (height, width) in {"tile": (96, 96), "small": (95, 224)}.items():
+            (folder / name).mkdir()
+            Image.fromarray(picture[-height:, -width:]).save(folder / name / "0.png")
+
+    return shared("tiled-pictures", fill)
+
+
+@pytest.fixture(scope="session")
+def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[..., Path]:
+    """A small PatchCore model that sees tiles of 96 pixels at 64, by kind of file and precision, and perhaps
+    with a region of interest, or with a memory bank for each place; made when it is first asked for. Read
+    only."""
+
+    @functools.cache
+    def made(
+        suffix: str = ".safetensors",
+        precision: str = "fp32",
+        roi: str | None = None,
+        positions: str = "shared",
+    ) -> Path:
+        from flawscope.datasets import list_pictures
+        from flawscope.export import onnx_graph
+        from flawscope.export.export import export
+        from flawscope.fitting.fitting import fit
+
+        def fill(folder: Path) -> None:
+            options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
+            options["positions"] = positions
+            model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
+            model.save(folder / "plate.safetensors")
+
+        def fill_exported(folder: Path) -> None:
+            pictures = [] if precision == "fp32" else list_pictures(tiled_pictures / "train")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(onnx_graph, "trace", trace_once)
+                trained = made(roi=roi, positions=positions)
+                export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
+
+        name = f"tiled-{roi or 'all'}-{positions}"
+        if suffix == ".safetensors":
+            return shared(name, fill) / "plate.safetensors"
+        return shared(f"{name}-{suffix[1:]}-{precision}", fill_exported) / f"plate{suffix}"
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def teacher_path(shared: Shared) -> Path:
+    """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
+    torch = pytest.importorskip("torch")
+    from flawscope.methods.efficientad.networks import expand_teacher, pdn, replace_last_layer, write_teacher
+    from flawscope.methods.training_state import initialise
+
+    network = replace_last_layer(pdn("s", width=16), 8)
+    initialise(network, torch.Generator().manual_seed(0))
+    state = expand_teacher(network.state_dict(), 8)
+    backbone = {"name": "none", "origin": "drawn", "licence": "none"}
+    facts = {"size": "s", "channels": 384, "rank": 8, "backbone": backbone}
+    folder = shared("teacher", lambda folder: write_teacher(folder / "drawn.safetensors", state, facts))
+    return folder / "drawn.safetensors"
+
+
+@pytest.fixture(scope="session")
+def quick_settings(teacher_path: Path) -> dict[str, Any]:
+    """EfficientAD's settings with which a step of training is small."""
+    return {"teacher": str(teacher_path), "steps": 3, "window": 41, "training": "fp32"}
+
+
+@pytest.fixture(scope="session")
+def efficientad_path(drawn: Path, quick_settings: dict[str, Any], shared: Shared) -> Path:
+    """An EfficientAD model fitted on `drawn`, hardly trained. Read only."""
+    from flawscope.fitting.fitting import fit
+
+    def fill(folder: Path) -> None:
+        model = fit(drawn, method="efficientad", device="cpu", samples=2, **quick_settings)
+        model.save(folder / "plate.safetensors")
+
+    return shared("efficientad", fill) / "plate.safetensors"
+
+
+@pytest.fixture
+def page_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """page_method(name, before, after): a method of docs/adding-a-method.md, installed as pip does it, with
+    `after` in place of `before`."""
+    from flawscope.methods import registry
+
+    page = Path(__file__).parent.joinpath("docs", "adding-a-method.md").read_text(encoding="utf-8")
+
+    def install(name: str, before: str = "", after: str = "") -> Any:
+        package, changed = f"flawscope_{name}", 0
+        for file, text in re.findall(rf"^```python\n# ({package}/\w+\.py)\n(.*?)^```", page, re.M | re.S):
+            changed += bool(before) and text.count(before)
+            (tmp_path / package).mkdir(exist_ok=True)
+            (tmp_path / file).write_text(text.replace(before, after) if before else text, encoding="utf-8")
+        assert changed == bool(before)
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[flawscope.methods]\n{name} = {package}:METHOD\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        registry._installed.cache_clear()
+        return importlib.import_module(package).METHOD
+
+    yield install
+    registry._installed.cache_clear()
+    registry.method.cache_clear()
+    for module in [module for module in sys.modules if module.startswith(("flawscope_mean", "flawscope_re"))]:
+        del sys.modules[module]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 drawn pictures of several kinds and shapes. Read only."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(5)
+    for k in range(24):
+        picture = draw_picture(list(CATEGORIES)[k % len(CATEGORIES)], rng, size=96 + k)[0]
+        Image.fromarray(picture[: 80 + k]).save(folder / f"{k:02d}.png")
+    return folder

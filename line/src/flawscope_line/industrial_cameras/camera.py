@@ -1,0 +1,188 @@
+"""Triggers, frame numbers and reconnecting of industrial cameras, whatever library speaks with them.
+
+A camera numbers its exposures. With a software trigger the station alone orders them, one at a time, so it
+knows the number of the frame that a trigger exposes: the one after the last. No other frame answers it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flawscope.errors import InputError, join_names, pluralize, suggest_name
+from flawscope_line.industrial_cameras import SOFTWARE_TRIGGER, IndustrialCameraSettings
+from flawscope_station.plugins import (
+    CHECK_INTERVAL,
+    Backoff,
+    CameraLostError,
+    LiveCamera,
+    NoFrameError,
+    Shot,
+    SourceContext,
+)
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+MAX_FRAME_NUMBER = 65535  # number after which GigE Vision begins again at 1
+MAX_MISSED_FRAMES = 2  # triggers in a row without a frame; then the camera is opened anew
+
+
+@dataclass(frozen=True)
+class NumberedFrame:
+    """Frame with its number from the camera. picture: None where parts of it did not arrive."""
+
+    number: int
+    picture: VideoFrame | None
+
+
+class Device(Protocol):
+    """Open camera that waits for triggers, for one thread. Methods raise CameraLostError where it fails."""
+
+    def trigger(self) -> None:
+        """Trigger an exposure, as soon as the camera is ready."""
+
+    def next(self, seconds: float) -> NumberedFrame | None:
+        """Return the oldest frame that was not returned yet; None: there is none within so many seconds."""
+
+    def close(self) -> None:
+        """Close the camera, so that others can open it."""
+
+
+DeviceFactory = Callable[[IndustrialCameraSettings], Device]
+
+
+def frames_after(last: int, number: int) -> int:
+    """Return the number of frames from the last one to this one; 0 or less: it is no newer."""
+    step = number - last
+    return step + MAX_FRAME_NUMBER if step < -MAX_FRAME_NUMBER // 2 else step
+
+
+def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int:
+    """Return the index of the camera that the settings name. CameraLostError where it is not there."""
+    found = join_names(serials) or "none"
+    if settings.serial is not None:
+        if settings.serial not in serials:
+            raise CameraLostError(f"there is no such camera: {found} found; see its cable, power and network")
+        return serials.index(settings.serial)
+    if len(serials) != 1:
+        why = "name one by its `serial`" if serials else "see its cable, power and network"
+        raise CameraLostError(f"it is not the only camera: {found} found; {why}")
+    return 0
+
+
+def check_pixel_format(name: str, known: list[str]) -> None:
+    """Raise InputError for a pixel format that the camera does not have."""
+    if name not in known:
+        raise InputError(f"format: the camera has no {name:.60}: {suggest_name(name, known)}")
+
+
+class IndustrialCamera(LiveCamera):
+    """Source of a frame for each trigger, of the station or of a signal at the camera. opener: opens it."""
+
+    def __init__(
+        self, line: SourceContext, settings: IndustrialCameraSettings, number: int, opener: DeviceFactory
+    ):
+        super().__init__(line, settings, number)
+        self.state.takes = settings.trigger
+        if settings.trigger != SOFTWARE_TRIGGER:
+            self._frames_are_parts = True
+            self.untimed = (
+                f"{self._label} is triggered by a signal of its own, and every frame is inspected by itself: "
+                "write `trigger: software` for one that the station triggers"
+            )
+        self._settings, self._open_device = settings, opener
+
+    def _run_session(self, backoff: Backoff) -> str:
+        device = self._open_device(self._settings)
+        try:
+            if self._settings.trigger == SOFTWARE_TRIGGER:
+                self._run_software_triggers(device, backoff)
+            else:
+                self._run_hardware_triggers(device, backoff)
+        finally:
+            device.close()
+        return "the station ends"
+
+    def _check_silence(self) -> None:
+        """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
+
+    # ---- triggers of the station
+
+    def _run_software_triggers(self, device: Device, backoff: Backoff) -> None:
+        """Trigger an exposure for the triggers that wait, again and again until the end."""
+        # the first frame shows that the camera answers, and its number; it answers no trigger
+        device.trigger()
+        first = device.next(self.settings.frame_timeout)
+        if first is None:
+            raise CameraLostError(self._no_frame_text)
+        last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
+        backoff.reset()
+        self._mark_running()
+        while not self._ended.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
+            while late := device.next(0):
+                last, ordered = late.number, max(0, ordered - frames_after(last, late.number))
+            triggers = self._take_triggers()
+            if not triggers:
+                continue
+            try:
+                device.trigger()
+                ordered += 1
+                frame = self._wait_for_frame(device, last, ordered)
+            except Exception as error:
+                self._fail_triggers(triggers, str(error))
+                raise
+            if frame is None:
+                missed_in_row += 1
+                self._fail_triggers(triggers, self._no_frame_text)
+                if missed_in_row >= MAX_MISSED_FRAMES:
+                    raise CameraLostError(self._no_frame_text)
+                continue
+            if frame.picture is not None and frames_after(last, frame.number) == ordered:
+                self._handle_frame(frame.picture, triggers)
+            else:
+                self._fail_triggers(triggers, "it did not arrive whole")
+            last, ordered, missed_in_row = frame.number, 0, 0
+
+    def _wait_for_frame(self, device: Device, last: int, ordered: int) -> NumberedFrame | None:
+        """Return the frame of the newest exposure, or a later one; None: there is none in time."""
+        deadline = time.monotonic() + self.settings.frame_timeout
+        while frame := device.next(max(0.0, deadline - time.monotonic())):
+            if frames_after(last, frame.number) >= ordered:
+                return frame
+        return None
+
+    def _fail_triggers(self, triggers: Iterable[Future[Shot]], why: str) -> None:
+        self.state.broken += 1
+        for one in triggers:
+            one.set_exception(NoFrameError(f"the frame of {self._label} is lost: {why}; trigger again"))
+
+    @property
+    def _no_frame_text(self) -> str:
+        return f"none came within {self.settings.frame_timeout:g} s after a trigger"
+
+    # ---- triggers of a signal
+
+    def _run_hardware_triggers(self, device: Device, backoff: Backoff) -> None:
+        """Take the frames that come, until the end."""
+        last: int | None = None
+        backoff.reset()
+        self._mark_running()
+        while not self._ended.is_set():
+            frame = device.next(CHECK_INTERVAL)
+            if frame is None:
+                continue
+            lost = max(0, frames_after(last, frame.number) - 1) if last is not None else 0
+            lost, last = lost + (frame.picture is None), frame.number
+            if lost:
+                why = f"{pluralize(lost, 'frame')} did not arrive whole"
+                self.state.broken += lost - 1
+                self._note_missed(lost - 1, why)
+                self._report_refusal(CameraLostError(why))
+            if frame.picture is not None:
+                self._handle_frame(frame.picture, self._take_triggers())

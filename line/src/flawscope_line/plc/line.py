@@ -1,0 +1,329 @@
+"""Line of a PLC: its handshake, and the station that inspects for it. A thread with an event loop of its own
+runs the handshake over a transport; no inspection, request or page waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from flawscope import Prediction
+from flawscope.errors import InputError, message_with_type, one_line_message
+from flawscope_line.plc import PlcSettings, gate
+from flawscope_line.plc.handshake import (
+    Answer,
+    Code,
+    Inputs,
+    Observation,
+    Outputs,
+    Phase,
+    RecipeLoaded,
+    Rules,
+    State,
+    outputs,
+    step,
+)
+from flawscope_station.plugins import (
+    AWAY,
+    CLOCK,
+    AwayError,
+    Backoff,
+    BusyError,
+    ConnectionContext,
+    GuardedThread,
+    LateError,
+    ModelError,
+    MonotonicClock,
+    NoFrameError,
+    NoModelError,
+    RecordedInspection,
+    StoreError,
+    TriggeredSource,
+    check_triggers,
+    make_label,
+    shoot,
+)
+
+TICK = 0.02  # seconds between two steps, at most
+CHECK_INTERVAL = 0.25  # seconds between two checks of camera, queue and models
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
+MIN_LOAD_DELAY, MAX_LOAD_DELAY = 0.25, 30.0  # seconds before a model that failed to load is tried again
+STOP_TIMEOUT = 10.0  # seconds
+ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
+
+_CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
+    (LateError, Code.LATE),
+    ((AwayError, NoFrameError), Code.CAMERA),
+    ((NoModelError, ModelError), Code.NO_MODEL),
+    ((BusyError, StoreError), Code.REFUSED),
+    (InputError, Code.PICTURE),
+)
+InputsHandler = Callable[[Inputs | None], Outputs]
+TransportFactory = Callable[[InputsHandler], "Transport"]
+
+
+class TransportError(Exception):
+    """The PLC cannot be reached, or not any more."""
+
+
+class Transport(Protocol):
+    """Connection to a PLC by a protocol. All methods are called in the line's event loop.
+
+    Attributes:
+        every: seconds between two exchanges, at most.
+    """
+
+    every: float
+
+    async def open(self) -> None:
+        """Connect, or begin to listen. TransportError."""
+
+    async def exchange(self) -> None:
+        """Pass the PLC's inputs, None where they are unknown, to the handler, and write the outputs that it
+        returns. Nothing comes in between, and no answer stands beside another's values. TransportError."""
+
+    async def close(self) -> None:
+        """End."""
+
+
+class PlcLine:
+    """Connection of a station to one PLC.
+
+    Args:
+        name: of the protocol. make_transport: opens it, and is given the handler of the PLC's inputs.
+        clock: of all time limits and pauses.
+
+    Attributes:
+        number: among the station's connections, from 1; tells their problems apart.
+
+    Raises:
+        InputError: the settings name a product or a camera that the station has not, or a camera that says
+            nothing of when a frame was exposed.
+    """
+
+    number = 1
+
+    def __init__(
+        self,
+        name: str,
+        floor: ConnectionContext,
+        settings: PlcSettings,
+        make_transport: TransportFactory,
+        clock: MonotonicClock = CLOCK,
+    ):
+        self.name, self.floor, self.settings, self._make_transport = name, floor, settings, make_transport
+        self.clock = clock
+        budgets = {}
+        for number, product in settings.recipes.items():
+            floor.addresses.address_id(product)
+            check_triggers(self._camera(product))
+            budgets[number] = min(floor.due(product) - self.clock.monotonic(), settings.deadline_seconds)
+        self.rules = Rules(budgets, settings.watchdog_seconds)
+        self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
+        self.state = State(now=self.clock.monotonic())
+        self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
+        self._events: deque[Answer | RecipeLoaded] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fault, self._last_check = Code.NONE, 0.0
+        self._link_error: str | None = None  # since the last exchange
+        self._is_loading, self._load_due = False, 0.0
+        self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
+        self._trigger_time: float | None = None  # of the part that is not answered yet
+        self._ended = threading.Event()
+        self.threads = [GuardedThread(name, lambda: asyncio.run(self._run()), self._ended, clock)]
+
+    def start(self) -> None:
+        self.threads[0].start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.threads[0].join(STOP_TIMEOUT)
+
+    def _camera(self, product: str) -> TriggeredSource:
+        return self.floor.camera(self.settings.camera_product(product), self.settings.camera_number)
+
+    # ---- the loop
+
+    async def _run(self) -> None:
+        """Exchange signals over a transport, which is opened again and again until the end."""
+        self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        self._tasks, self._is_loading = set(), False  # of a loop that failed
+        while not self._ended.is_set():
+            transport = self._make_transport(self.handle_inputs)
+            try:
+                await transport.open()
+                backoff.reset()
+                while not self._ended.is_set():
+                    await self._exchange(transport)
+                await transport.exchange()
+            except Exception as error:
+                text = (
+                    one_line_message(error) if isinstance(error, TransportError) else message_with_type(error)
+                )
+                self._link_error = f"{text}; it is tried again by itself"
+                self._report_link()
+            finally:
+                with suppress(Exception):
+                    await transport.close()
+            until = self.clock.monotonic() + backoff.next()
+            while self.clock.monotonic() < until and not self._ended.is_set():
+                self.handle_inputs(None)
+                await asyncio.sleep(TICK)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _exchange(self, transport: Transport) -> None:
+        """Exchange signals, and wait until there is something new."""
+        self._changed.clear()
+        await transport.exchange()
+        if self._link_error is not None:  # also after a break that no watchdog noticed
+            self._link_error = None
+            self._report_link()
+        state = self.state
+        if state.phase is Phase.DONE and state.answer is not None and self._trigger_time is not None:
+            missed, seconds = state.answer.code is Code.LATE, self.clock.monotonic() - self._trigger_time
+            product, budget = self.settings.recipes[state.part_recipe], self.rules.budgets[state.part_recipe]
+            self.floor.timing.note(product, seconds, missed=missed, budget=budget)
+            self._trigger_time = None
+        left = state.due - self.clock.monotonic() if state.phase is Phase.BUSY else TICK
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(transport.every, TICK, left))):
+                await self._changed.wait()
+
+    def handle_inputs(self, plc: Inputs | None) -> Outputs:
+        """Step the handshake, begin the inspections and loads that it requests, and return the outputs."""
+        if self._ended.is_set():
+            return ENDING_OUTPUTS
+        self._check_readiness()
+        while True:
+            event, before = self._events.popleft() if self._events else None, self.state
+            answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
+            observation = Observation(self.clock.monotonic(), plc, answer, loaded, self._fault)
+            self.state = state = step(before, observation, self.rules)
+            if self.gate is not None:
+                self.gate = gate.step(self.gate, before, state)
+            if state.job != before.job:
+                self._trigger_time = state.now
+                recipe = self.settings.recipes[state.recipe]
+                self._spawn(self._inspect_part(state.job, recipe, state.part, state.due))
+            if state.phase is Phase.IDLE:
+                self._trigger_time = None  # it was withdrawn
+            if state.requested_recipe and state.requested_recipe != before.requested_recipe:
+                self._load_due = 0.0
+                self._load_backoff.reset()
+                self._load_if_due()
+            if state.is_alive != before.is_alive:
+                self._report_link()
+            if not self._events:
+                shown = outputs(state, self.rules)
+                if self.gate is None:
+                    return shown
+                return replace(shown, gate=self.gate.may_pass, gate_count=self.gate.count or 0)
+
+    def _report_link(self) -> None:
+        """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
+        was_alive = math.isfinite(self.state.last_beat) or not self.rules.watchdog
+        silent = "the PLC's heartbeat stands still" if was_alive and not self.state.is_alive else None
+        why = self._link_error or silent
+        self.floor.report(
+            f"plc_away_{self._first}_{self.number}", None if why is None else f"{self.name}: {why}"
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._changed.set()
+
+    def _post_event(self, event: Answer | RecipeLoaded) -> None:
+        self._events.append(event)
+        self._changed.set()
+
+    # ---- work that a step requests
+
+    async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
+        """Inspect the part that lies under the camera."""
+        try:
+            label = make_label(part, None)
+            found = await shoot(self.floor, product, partial(self._camera, product), label, due)
+            answer = _answer_of_inspection(job, found)
+        except Exception as error:
+            answer = Answer(job, None, error_code(error))
+        self._post_event(answer)
+
+    async def _load_recipe(self, recipe: int) -> None:
+        """Open the model of a recipe, unless it is open."""
+        try:
+            code = await asyncio.to_thread(self._open_model, self.settings.recipes[recipe])
+        except Exception:  # no thread can be started
+            code = Code.NO_MODEL
+        is_wanted = recipe == self.state.requested_recipe
+        self._is_loading = False
+        self._load_due = self.clock.monotonic() + self._load_backoff.next() if is_wanted else 0.0
+        self._post_event(RecipeLoaded(recipe, code))
+
+    def _load_if_due(self) -> None:
+        """Load the recipe that is asked for, unless one is being loaded, or it failed a moment ago."""
+        if not self._is_loading and self.clock.monotonic() >= self._load_due:
+            self._is_loading = True
+            self._spawn(self._load_recipe(self.state.requested_recipe))
+
+    def _open_model(self, product: str) -> Code:
+        number, versions = self.floor.addresses.address_id(product), self.floor.addresses.versions
+        try:
+            if not versions.models.is_open(number):
+                versions.resume(number)
+            versions.models.model_of(number)
+            in_views = number not in versions.joint_entries and self.floor.inspector.parts.views(number)
+        except Exception:
+            return Code.NO_MODEL
+        return Code.NO_MODEL if in_views else Code.NONE
+
+    def _check_readiness(self) -> None:
+        """Check now and then whether a picture could be inspected; try again to load a model that failed."""
+        state, now = self.state, self.clock.monotonic()
+        if now - self._last_check < CHECK_INTERVAL:
+            return
+        self._last_check = now
+        if (
+            state.requested_recipe
+            and state.requested_recipe != state.recipe
+            and state.phase is not Phase.BUSY
+        ):
+            self._load_if_due()
+        product = self.settings.recipes.get(state.recipe)
+        self._fault = Code.NONE if product is None else self._find_fault(product)
+
+    def _find_fault(self, product: str) -> Code:
+        try:
+            if self._camera(product).state.state == AWAY:
+                return Code.CAMERA
+            self.floor.inspector.check_room(self.floor.addresses.address_id(product))
+        except Exception as error:  # also of the disk: it says that no picture can be inspected
+            return error_code(error)
+        return Code.NONE
+
+
+def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
+    """Return the answer of an inspection that is on the disk."""
+    assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
+    outcome = inspection.inspection
+    if outcome.parts is not None:  # one view says nothing about the part
+        return Answer(job, None, Code.NO_MODEL)
+    good = (
+        not outcome.anomalous
+        and outcome.part_found is not False
+        and outcome.shows != Prediction.NO_PRODUCT_NAME
+    )
+    return Answer(job, good, Code.NONE, outcome.score, len(outcome.regions), inspection.number)
+
+
+def error_code(error: Exception) -> Code:
+    """Return why a part was not judged."""
+    return next((code for kind, code in _CODES_OF_ERRORS if isinstance(error, kind)), Code.REFUSED)

@@ -1,0 +1,127 @@
+"""Modbus TCP: the station is the server that a PLC reads and writes, or the client of a PLC that serves.
+
+All signals of a side are read and written together, in one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from pymodbus import ModbusException
+from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.constants import ExcCodes
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+from flawscope_line.plc import ModbusSettings
+from flawscope_line.plc.handshake import Inputs, Outputs
+from flawscope_line.plc.line import InputsHandler, TransportError
+from flawscope_line.plc.signals import (
+    TO_PLC,
+    TO_PLC_WITHOUT_GATE,
+    TO_STATION,
+    TO_STATION_WITHOUT_GATE,
+    pack,
+    register_count,
+    unpack,
+)
+
+READ_FUNCTIONS, WRITE_FUNCTIONS = (3, 4), (6, 16, 22, 23)  # function codes, of registers
+TIMEOUT = 1.0  # seconds in which a PLC must answer
+
+
+class ModbusServer:
+    """Server whose holding registers the PLC reads and writes; input registers are the same ones."""
+
+    every = 1.0
+
+    def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
+        self.settings, self._handle_inputs = settings, handle_inputs
+        self._input_registers: list[int] = [0] * register_count(TO_STATION)
+        self._output_registers: list[int] = [0] * register_count(TO_PLC)
+        self._is_written = False
+
+    async def open(self) -> None:
+        settings, kind = self.settings, DataType.REGISTERS
+        blocks = [
+            SimData(settings.inputs, values=self._input_registers, datatype=kind),
+            SimData(settings.outputs, values=self._output_registers, datatype=kind, readonly=True),
+        ]
+        device = SimDevice(0, simdata=blocks, action=self._serve_request)
+        self._server = ModbusTcpServer(device, address=settings.address)
+        try:
+            await self._server.serve_forever(background=True)
+        except (RuntimeError, OSError):
+            host, port = settings.address
+            raise TransportError(f"{host}:{port} cannot be used: another program may listen there") from None
+
+    async def _serve_request(
+        self,
+        function: int,
+        start: int,
+        address: int,
+        number: int,
+        registers: list[int],
+        values: list[int] | list[bool] | None,
+    ) -> ExcCodes | None:
+        """Serve a request. Written inputs are handled before the request is answered."""
+        if function not in (*READ_FUNCTIONS, *WRITE_FUNCTIONS):
+            return ExcCodes.ILLEGAL_FUNCTION
+        if values:
+            place = address - self.settings.inputs
+            self._input_registers[place : place + number] = [int(one) for one in values]
+            self._is_written = True
+            await self.exchange()
+        first = self.settings.outputs - start
+        registers[first : first + len(self._output_registers)] = self._output_registers
+        return None
+
+    async def exchange(self) -> None:
+        inputs = Inputs(**unpack(self._input_registers, TO_STATION)) if self._is_written else None
+        self._output_registers = pack(self._handle_inputs(inputs), TO_PLC)
+
+    async def close(self) -> None:
+        await self._server.shutdown()  # type: ignore[no-untyped-call]
+
+
+class ModbusClient:
+    """Client of a PLC that is the server: its registers are read again and again."""
+
+    def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
+        self.settings, self.every, self._handle_inputs = settings, settings.poll_interval, handle_inputs
+        self._written_outputs: Outputs | None = None
+        has_gate = settings.gate is not None
+        self._inputs = TO_STATION if has_gate else TO_STATION_WITHOUT_GATE
+        self._outputs = TO_PLC if has_gate else TO_PLC_WITHOUT_GATE
+        host, port = settings.address
+        self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
+
+    async def open(self) -> None:
+        if not await self._client.connect():
+            raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
+
+    async def exchange(self) -> None:
+        settings, length, unit = self.settings, register_count(self._inputs), self.settings.unit
+        request = self._client.read_holding_registers(settings.inputs, count=length, device_id=unit)
+        response = await _await_response(request)
+        outputs = self._handle_inputs(Inputs(**unpack(response.registers, self._inputs)))
+        if outputs != self._written_outputs:
+            self._written_outputs = None
+            registers = pack(outputs, self._outputs)
+            await _await_response(self._client.write_registers(settings.outputs, registers, device_id=unit))
+            self._written_outputs = outputs
+
+    async def close(self) -> None:
+        self._client.close()
+
+
+async def _await_response(request: Awaitable[Any]) -> Any:
+    """Return the PLC's response. TransportError."""
+    try:
+        response = await request
+    except (ModbusException, OSError) as error:
+        raise TransportError(f"the connection to the PLC is lost: {error}") from None
+    if response.isError():
+        raise TransportError(f"the PLC refuses its registers: {response}")
+    return response

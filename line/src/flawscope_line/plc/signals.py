@@ -1,0 +1,127 @@
+"""Table of the signals: their Modbus registers and their nodes of OPC UA."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from flawscope_line.plc.handshake import Code, Inputs, Outputs
+
+SignalKind = Literal["bit", "word", "real", "long", "text"]
+REGISTERS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
+OPC_UA_TYPES = {"bit": "Boolean", "word": "UInt16", "real": "Float", "long": "UInt32", "text": "String"}
+MAX_PART_LENGTH = 32  # of a part's number
+NAMESPACE = "urn:flawscope:plc"
+ROOT_NODE = "Flawscope"  # object of the nodes
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Signal. name: the field of `Inputs` or `Outputs`. register: first one, from that of its side; bit: of a
+    bit, 0 the lowest."""
+
+    name: str
+    kind: SignalKind
+    register: int
+    meaning: str
+    bit: int | None = None
+
+    @property
+    def node(self) -> str:
+        """Name of the node below `ROOT_NODE`."""
+        return self.name.upper() if self.name in ("ok", "nok") else self.name.title().replace("_", "")
+
+
+_CODE_LIST = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
+TO_STATION = (
+    Signal("trigger", "bit", 0, "rises: inspect the part; falls: the answer was read", 0),
+    Signal("heartbeat", "word", 1, "another number at least every half watchdog"),
+    Signal("recipe", "word", 2, "number of the product; 0 where there is one alone"),
+    Signal("part", "text", 3, f"number of the part, up to {MAX_PART_LENGTH} letters; before Trigger rises"),
+    Signal("count", "long", 19, "with `gate`: parts that have passed, or an encoder's count"),
+)
+TO_PLC = (
+    Signal("ready", "bit", 0, "Trigger may rise", 0),
+    Signal("busy", "bit", 0, "Trigger was seen, the part is being inspected", 1),
+    Signal("done", "bit", 0, "the answer is there, until Trigger falls", 2),
+    Signal("ok", "bit", 0, "judged good", 3),
+    Signal("nok", "bit", 0, "judged anomalous", 4),
+    Signal("error", "bit", 0, "with Done: not judged; without: the station cannot inspect", 5),
+    Signal("heartbeat", "word", 1, "counts 4 times a second"),
+    Signal("recipe", "word", 2, "number of the product whose model is loaded; 0 while none is"),
+    Signal("result", "word", 3, "0 none, 1 good, 2 anomalous, 3 not judged"),
+    Signal("code", "word", 4, f"why Error or no Ready: {_CODE_LIST}"),
+    Signal("regions", "word", 5, "number of anomalous regions"),
+    Signal("score", "real", 6, "of the part; higher is more anomalous"),
+    Signal("inspection", "long", 8, "number in the station's records"),
+    Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
+    Signal("gate", "bit", 0, "with `gate`: what is at the gate was judged good; else reject it", 6),
+    Signal("gate_count", "long", 26, "the Count that Gate is about"),
+)
+# of a PLC that is the server and has no gate
+TO_STATION_WITHOUT_GATE, TO_PLC_WITHOUT_GATE = TO_STATION[:-1], TO_PLC[:-2]
+
+
+def register_count(signals: Sequence[Signal]) -> int:
+    """Return the number of registers of one side."""
+    return max(one.register + REGISTERS[one.kind] for one in signals)
+
+
+def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
+    """Return the registers of signals: numbers high word first, two letters in each, the first one high."""
+    words = [0] * register_count(signals)
+    for signal in signals:
+        value: Any = getattr(values, signal.name)
+        if signal.kind == "bit":
+            words[signal.register] |= int(value) << (signal.bit or 0)
+            continue
+        if signal.kind == "text":
+            data = value.encode("ascii", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")
+        elif signal.kind == "real":
+            data = struct.pack(">f", value)
+        else:
+            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * REGISTERS[signal.kind] :]
+        found = struct.unpack(f">{REGISTERS[signal.kind]}H", data)
+        words[signal.register : signal.register + len(found)] = found
+    return words
+
+
+def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
+    """Return the values of registers, by signal."""
+    values: dict[str, Any] = {}
+    for signal in signals:
+        registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
+        data = struct.pack(f">{len(registers)}H", *registers)
+        if signal.kind == "bit":
+            values[signal.name] = bool(registers[0] >> (signal.bit or 0) & 1)
+        elif signal.kind == "text":
+            values[signal.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+        elif signal.kind == "real":
+            values[signal.name] = struct.unpack(">f", data)[0]
+        else:
+            values[signal.name] = int.from_bytes(data)
+    return values
+
+
+def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
+    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("from", "signal", "type", "register", "bit", "registers", "node", "meaning"))
+    for side, first, signals, folder in (
+        ("PLC", inputs, TO_STATION, "Inputs"),
+        ("station", outputs, TO_PLC, "Outputs"),
+    ):
+        for signal in signals:
+            place = first + signal.register, "" if signal.bit is None else signal.bit, REGISTERS[signal.kind]
+            node = f"{ROOT_NODE}.{folder}.{signal.node}"
+            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, node, signal.meaning))
+    return text.getvalue()
+
+
+assert {one.name for one in TO_STATION} == {one.name for one in fields(Inputs)}
+assert {one.name for one in TO_PLC} == {one.name for one in fields(Outputs)}

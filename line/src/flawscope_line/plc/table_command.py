@@ -1,0 +1,36 @@
+"""Print the signals of a PLC's handshake, for who programs it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from flawscope.errors import InputError, require_installed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("csv", "nodeset"), default="csv", help="nodeset: XML of OPC UA")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there (needed for a nodeset)")
+    parser.add_argument(
+        "--inputs", type=int, default=0, metavar="N", help="first register of the PLC's signals"
+    )
+    parser.add_argument(
+        "--outputs", type=int, default=100, metavar="N", help="of the station's (default: 100)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.format == "csv":
+        from flawscope_line.plc.signals import signals_csv
+
+        text = signals_csv(args.inputs, args.outputs)
+        args.out.write_text(text, encoding="utf-8") if args.out else print(text.rstrip("\n"))
+        return 0
+    if args.out is None:
+        raise InputError("a nodeset is a file: name it with --out FILE.xml")
+    require_installed("a nodeset of OPC UA", "asyncua", extras="plc", package="flawscope-line")
+    from flawscope_line.plc.opcua import write_nodeset
+
+    asyncio.run(write_nodeset(args.out))
+    return 0

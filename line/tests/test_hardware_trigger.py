@@ -1,0 +1,232 @@
+"""Cameras that a signal at the part triggers: each frame is a part, which is inspected or told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from station_helpers import PATIENCE, until
+
+pytest.importorskip("av")
+from av import VideoFrame
+
+from flawscope.errors import InputError
+from flawscope_line.industrial_cameras import IndustrialCameraSettings
+from flawscope_line.industrial_cameras.camera import IndustrialCamera, NumberedFrame
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.worker import ModelError
+from flawscope_station.settings.station import Limits
+from flawscope_station.sources import camera as camera_module
+from flawscope_station.sources.camera import MAX_PARTS_WAITING
+from flawscope_station.sources.source import RUNNING, QueueShare, SourceContext
+from flawscope_station.sources.trigger import check_triggers
+
+HARDWARE = IndustrialCameraSettings("1", trigger="hardware line 1")
+
+
+class Signals:
+    """A camera that a signal triggers."""
+
+    def __init__(self) -> None:
+        self.frames: deque[NumberedFrame] = deque()
+        self.number = 0
+
+    def pass_part(self, *, lost: bool = False, damaged: bool = False) -> None:
+        self.number += 1
+        picture = VideoFrame.from_ndarray(np.full((16, 16), self.number % 256, np.uint8), format="gray")
+        if not lost:
+            self.frames.append(NumberedFrame(self.number, None if damaged else picture))
+
+    def trigger(self) -> None:
+        raise AssertionError("a signal triggers it")
+
+    def next(self, seconds: float) -> NumberedFrame | None:
+        end = time.monotonic() + seconds
+        while not self.frames and time.monotonic() < end:
+            time.sleep(0.002)
+        return self.frames.popleft() if self.frames else None
+
+    def close(self) -> None:
+        pass
+
+
+class Taken:
+    """What a station takes of a camera. answer: of each picture; None: it waits until `release`."""
+
+    def __init__(self, queue: int = 64) -> None:
+        self.pictures: list[Any] = []
+        self.waiting: deque[Future[Any]] = deque()
+        self.problems: dict[str, str | None] = {}
+        self.shown: list[str] = []  # all problems, also those that are over
+        self.events: list[str] = []
+        self.refusal: Callable[[], None] = lambda: None
+        self.error: Exception | None = None
+        self.is_held = False
+        store: Any = SimpleNamespace(note_event=lambda kind, who, text, product: self.events.append(text))
+        self.line = SourceContext(1, self._submit, self._report, store, QueueShare(Limits(queue=queue)))
+        self._lock = threading.Lock()
+
+    def _submit(self, pictures: Any) -> list[Future[Any]]:
+        self.refusal()
+        answer: Future[Any] = Future()
+        with self._lock:
+            self.pictures += pictures
+            if self.is_held:
+                self.waiting.append(answer)
+                return [answer]
+        answer.set_exception(self.error) if self.error else answer.set_result(None)
+        return [answer]
+
+    def _report(self, code: str, why: str | None) -> None:
+        self.problems[code] = why
+        self.shown.append(f"{code}: {why}")
+
+    def release(self) -> None:
+        with self._lock:
+            self.is_held = False
+            for answer in self.waiting:
+                answer.set_result(None)
+
+    @property
+    def told(self) -> int:
+        """Parts that events say were not inspected."""
+        return sum(int(text.split()[0]) for text in list(self.events))
+
+
+Open = Callable[..., tuple[Signals, Taken, IndustrialCamera]]
+
+
+@pytest.fixture(name="play")
+def play_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    monkeypatch.setattr(camera_module, "CHECK_INTERVAL", 0.01)
+    made: list[IndustrialCamera] = []
+
+    def open_one(**given: Any) -> tuple[Signals, Taken, IndustrialCamera]:
+        signals, taken = Signals(), Taken(**given)
+        made.append(IndustrialCamera(taken.line, HARDWARE, 1, lambda settings: signals))
+        made[-1].start()
+        until(lambda: made[-1].state.state == RUNNING)
+        return signals, taken, made[-1]
+
+    yield open_one
+    for each in made:
+        each.stop(1.0)
+
+
+def test_parts_that_come_at_once_are_all_inspected(play: Open) -> None:
+    """As many as may wait; the newest frame is not all that counts."""
+    signals, taken, _ = play()
+    for _ in range(MAX_PARTS_WAITING):
+        signals.pass_part()
+    until(lambda: len(taken.pictures) == MAX_PARTS_WAITING)
+    for _ in range(34):
+        signals.pass_part()
+        time.sleep(0.005)
+    until(lambda: len(taken.pictures) == 50)
+    assert len({one.key for one in taken.pictures}) == 50
+    assert (taken.told, taken.problems.get("camera_missed_1_1")) == (0, None)
+
+
+def test_parts_for_which_there_is_no_room_are_told(play: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, as an event and as a problem, which ends."""
+    monkeypatch.setattr(camera_module, "MISSED_SECONDS", 1.5)
+    monkeypatch.setattr(camera_module, "MISSED_INTERVAL", 0.05)
+    signals, taken, source = play(queue=8)
+    taken.is_held = True
+    for _ in range(100):
+        signals.pass_part()
+    until(lambda: not signals.frames and source.state.dropped)
+    until(lambda: any("come faster than they are inspected" in one for one in taken.shown))
+    taken.release()
+    until(lambda: len(taken.pictures) + source.state.dropped == 100)
+    until(lambda: taken.told == source.state.dropped > 0)
+    until(lambda: taken.problems["camera_missed_1_1"] is None)
+
+
+def test_a_queue_that_is_full_makes_parts_wait(play: Open) -> None:
+    signals, taken, source = play()
+    left = [7]
+
+    def busy() -> None:
+        left[0] -= 1
+        if left[0] > 0:
+            raise BusyError(1.0)
+
+    taken.refusal = busy
+    for _ in range(10):
+        signals.pass_part()
+    until(lambda: len(taken.pictures) == 10)
+    assert (source.state.dropped, taken.told) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "error", [ModelError("the model failed"), RuntimeError("a bug"), OSError(28, "full")]
+)
+def test_parts_that_could_not_be_inspected_are_told(play: Open, error: Exception) -> None:
+    """After the next one was inspected, too: then the frames are not refused any more."""
+    signals, taken, _ = play()
+    taken.error = error
+    for _ in range(3):
+        signals.pass_part()
+    until(lambda: taken.told == 3)
+    taken.error = None
+    signals.pass_part()
+    until(lambda: taken.problems.get("camera_refused_1_1", "") is None)
+    assert "3 parts" in str(taken.problems["camera_missed_1_1"])
+
+
+def test_frames_that_did_not_arrive_are_parts_that_were_missed(play: Open) -> None:
+    signals, taken, source = play()
+    signals.pass_part()
+    signals.pass_part(lost=True)
+    signals.pass_part(lost=True)
+    signals.pass_part(damaged=True)
+    signals.pass_part()
+    until(lambda: len(taken.pictures) == 2 and taken.told == 3)
+    assert source.state.broken == 3
+
+
+def test_a_look_through_the_camera_takes_no_part_away(play: Open) -> None:
+    signals, taken, source = play()
+    look = source.next_shot()
+    signals.pass_part()
+    assert look.result(PATIENCE).frame is not None
+    until(lambda: len(taken.pictures) == 1)
+
+
+def test_a_camera_with_a_signal_of_its_own_answers_no_trigger(play: Open) -> None:
+    _, _, source = play()
+    with pytest.raises(InputError, match="write `trigger: software`"):
+        check_triggers(source)
+
+
+def test_parts_that_wait_when_the_station_ends_are_told(play: Open) -> None:
+    signals, taken, source = play(queue=2)
+    taken.is_held = True
+    for _ in range(5):
+        signals.pass_part()
+    until(lambda: len(taken.pictures) == 1 and len(source._pending) >= 2 and not signals.frames)
+    source.stop(0.1)
+    assert len(taken.pictures) + taken.told == 5
+    assert "the station ended" in taken.events[-1]
+    taken.release()
+
+
+def test_parts_are_told_though_the_store_is_away(play: Open) -> None:
+    signals, taken, _ = play()
+
+    def away(*given: Any) -> None:
+        raise RuntimeError("away")
+
+    taken.line.store.note_event = away  # type: ignore[method-assign]
+    taken.error = ModelError("the model failed")
+    signals.pass_part()
+    until(lambda: taken.problems.get("camera_missed_1_1"))

@@ -1,0 +1,549 @@
+"""A station and a PLC, over real Modbus TCP and OPC UA on this machine: every part has one outcome, and OK is
+that of a part that was judged good."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope_line.plc.handshake import Code, Inputs, Outputs
+from flawscope_line.plc.signals import (
+    NAMESPACE,
+    REGISTERS,
+    TO_PLC,
+    TO_STATION,
+    pack,
+    register_count,
+    unpack,
+)
+from flawscope_station.settings.plugins import CONNECTION_GROUP, load_plugin
+from flawscope_station.settings.station import read_settings
+from plc_helpers import (  # noqa: F401
+    WIRES,
+    Play,
+    connection,
+    play_fixture,
+    plc_at,
+    plugins_fixture,
+    reels_fixture,
+    settings_text,
+)
+from plugin_helpers import LINE, ROOT
+from station_helpers import NAME, PATIENCE, Served, everything, free_port, opened, until
+
+for _library in ("pymodbus", "asyncua"):
+    pytest.importorskip(_library)
+
+pytestmark = pytest.mark.usefixtures("plugins")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_part_is_inspected_and_answered(
+    play: Play, reels: dict[str, Path], model_file: Path, wire: str
+) -> None:
+    played = play(wire, {NAME: f"{model_file} {reels['mixed']}"})
+    assert played.plc.ready(1) is not None
+    for number in range(6):
+        outcome, shown = played.plc.inspect(f"P{number}")
+        assert outcome == ("nok" if number % 2 else "ok"), shown
+        (last,) = [one for one in played.inspections() if one["id"] == shown["inspection"]]
+        assert last["part"] == f"P{number}", "as it stands in the records"
+        assert last["decision"] == ("anomalous" if number % 2 else "good")
+        assert shown["score"] == pytest.approx(last["score"], rel=1e-6)
+        assert shown["regions"] == len(last["regions"])
+        assert last["source"] == "camera"
+        assert played.plc.ready(1) is not None
+    metrics = httpx.get(f"{played.running.url}/metrics", timeout=30).text
+    assert f'flawscope_missed_deadlines_total{{product="{NAME}"}} 0.0' in metrics
+    for share in (50, 99):
+        seconds = re.findall(rf"^flawscope_trigger_seconds_p{share}{{.*}} (\S+)$", metrics, re.M)
+        assert 0 < float(*seconds) < 60
+
+
+# -------------------------------------------------------------------------------------------- what goes wrong
+
+
+class Held:
+    """Holds up the judging of pictures, until it is released."""
+
+    def __init__(self, played: Any):
+        self._go, self.begun = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            self.begun.set()
+            self._go.wait(PATIENCE)
+
+        self._done = played.running.station.inspector.run_between(wait)
+        assert self.begun.wait(PATIENCE)
+
+    def release(self) -> None:
+        self._go.set()
+        self._done.result(PATIENCE)
+
+
+def busy_with(played: Any, part: str) -> Held:
+    """Trigger a part, whose inspection is held."""
+    held = Held(played)
+    played.plc.say(part=part, trigger=True)
+    assert played.plc.until(lambda shown: shown["busy"]) is not None
+    return held
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_plc_that_goes_away_while_busy_gets_an_error_when_it_is_back(play: Play, wire: str) -> None:
+    played = play(wire, watchdog="500 ms")
+    plc = played.plc
+    assert plc.ready(1) is not None
+    held = busy_with(played, "A")
+    plc.is_beating = False
+    shown = plc.until(lambda shown: shown["done"])
+    assert shown is not None
+    assert (shown["error"], shown["ok"], shown["code"], shown["part"]) == (True, False, Code.LINK, "A")
+    problems = {one.kind: one.text for one in played.running.station.problems()}
+    assert "heartbeat stands still" in problems["plc_away"]
+    held.release()
+    until(lambda: len(played.inspections()) == 1)  # it was being judged, and is recorded
+    assert not plc.until(lambda shown: shown["ok"], 0.3), "too late"
+    plc.is_beating = True
+    assert plc.ready(1) is not None
+    assert "plc_away" not in {one.kind for one in played.running.station.problems()}
+    assert plc.inspect("B")[0] == "ok"
+
+
+@pytest.mark.parametrize("wire", ["modbus", "opcua"])
+def test_a_plc_that_connects_anew_half_way_gets_its_answer(play: Play, wire: str) -> None:
+    played = play(wire, watchdog="30 s")
+    plc = played.plc
+    assert plc.ready(1) is not None
+    held = busy_with(played, "A")
+    before = plc.said
+    plc.close()
+    played.plc = plc = plc_at(wire, played.port)
+    plc.said = before
+    held.release()
+    shown = plc.until(lambda shown: shown["done"])
+    assert shown is not None
+    assert (shown["ok"], shown["part"]) == (True, "A")
+    assert plc.ready(1) is not None
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_trigger_that_is_held_or_comes_twice(play: Play, wire: str) -> None:
+    played = play(wire)
+    plc = played.plc
+    assert plc.ready(1) is not None
+    plc.say(part="A", trigger=True)
+    assert plc.until(lambda shown: shown["done"]) is not None
+    seen = played.line.state.now
+    until(lambda: played.line.state.now > seen + 0.3)  # it goes on stepping
+    assert len(played.inspections()) == 1, "a Trigger that is held starts one part"
+    assert plc.ready(1) is not None
+    held = busy_with(played, "B")
+    plc.say(trigger=False)
+    assert plc.until(lambda shown: not shown["busy"]) is not None
+    plc.say(part="C", trigger=True)
+    held.release()
+    shown = plc.until(lambda shown: shown["done"])
+    assert shown is not None
+    assert (shown["ok"], shown["part"]) == (True, "C")
+    (mine,) = [one for one in played.inspections() if one["id"] == shown["inspection"]]
+    assert mine["part"] == "C"
+
+
+def test_an_answer_never_stands_for_the_next_trigger(play: Play) -> None:
+    """The PLC drops Trigger and raises it again without waiting: what it reads then is no old answer."""
+    played = play()
+    plc = played.plc
+    plc.beat = 60
+    assert plc.ready(1) is not None
+    for number in range(50):
+        plc.say(trigger=True)
+        shown = plc.until(lambda shown: shown["done"])
+        assert shown is not None
+        assert shown["ok"]
+        last = shown["inspection"]
+        plc.say(trigger=False, heartbeat=number)
+        plc.say(trigger=True)
+        shown = plc.wire.read()
+        assert not shown["ok"] or shown["inspection"] != last
+        plc.until(lambda shown: shown["done"])
+        assert plc.ready(1) is not None
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_only_parts_that_were_judged_good_pass_the_gate(
+    play: Play, reels: dict[str, Path], model_file: Path, wire: str
+) -> None:
+    played = play(wire, {NAME: f"{model_file} {reels['mixed']}"}, gate=2)
+    plc, passed, outcomes = played.plc, [], []
+    for number in range(6):
+        plc.say(count=number)
+        shown = plc.until(lambda shown, number=number: shown["gate_count"] == number)
+        passed.append(shown["gate"])
+        assert plc.ready(1) is not None
+        outcomes.append(plc.inspect(f"P{number}")[0] if number != 4 else "not seen")
+    assert outcomes == ["ok", "nok", "ok", "nok", "not seen", "ok"]
+    assert passed == [False, False, True, False, True, False]
+    plc.say(count=6)
+    assert not plc.until(lambda shown: shown["gate_count"] == 6)["gate"], "no part was seen there"
+    plc.say(count=7)
+    assert plc.until(lambda shown: shown["gate_count"] == 7)["gate"]
+    plc.say(count=1)
+    assert not plc.until(lambda shown: shown["gate_count"] == 1)["gate"], "it counts anew"
+
+
+@pytest.mark.parametrize("wire", ["modbus", "opcua"])
+def test_what_cannot_be_inspected_in_time_is_an_error(play: Play, wire: str) -> None:
+    played = play(wire, deadline="150 ms")
+    assert played.plc.ready(1) is not None
+    held = Held(played)
+    outcome, shown = played.plc.inspect("A")
+    assert outcome == "fault"
+    assert shown is not None
+    assert (shown["code"], shown["ok"], shown["part"]) == (Code.LATE, False, "A")
+    held.release()
+    assert played.running.station.floor.timing.gauges()["missed_deadlines_total"][1] == {NAME: 1.0}
+    told = httpx.get(f"{played.running.url}/api/v1/products/{NAME}", timeout=30).json()["timing"]
+    assert (told["triggers"], told["missed"], told["budget_ms"]) == (1, 1, 150)
+    assert 150 <= told["p50_ms"] <= told["p99_ms"] < 60_000
+    assert played.plc.ready(1) is not None
+
+
+def test_a_product_has_a_budget_of_its_own(play: Play) -> None:
+    played = play(deadline="5 s")
+    assert played.line.rules.budgets == {1: 5.0}
+    played = play(product_deadline="200 ms")
+    assert played.line.rules.budgets[1] == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_picture_that_cannot_be_had_is_an_error(play: Play, reels: dict[str, Path]) -> None:
+    played = play()
+    (picture,) = reels["good"].iterdir()
+    kept = picture.read_bytes()
+    for spoilt, code in ((kept[:2000], Code.PICTURE), (b"nothing", Code.PICTURE), (None, Code.REFUSED)):
+        picture.write_bytes(spoilt) if spoilt is not None else picture.unlink()
+        assert played.plc.ready(1) is not None
+        outcome, shown = played.plc.inspect("A")
+        assert outcome == "fault"
+        assert shown is not None
+        assert shown["code"] == code
+    picture.write_bytes(kept)
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("B")[0] == "ok"
+
+
+def test_a_station_without_a_model_or_room_is_not_ready(play: Play) -> None:
+    played = play()
+    station = played.running.station
+    assert played.plc.ready(1) is not None
+    open_models = station.versions.models._active
+    taken = dict(open_models)
+    open_models.clear()
+    shown = played.plc.until(lambda shown: shown["error"])
+    assert shown is not None
+    assert (shown["ready"], shown["code"]) == (False, Code.NO_MODEL)
+    outcome, shown = played.plc.inspect("A")
+    assert (outcome, shown and shown["code"]) == ("fault", Code.NO_MODEL)
+    open_models.update(taken)
+    assert played.plc.ready(1) is not None
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_change_of_recipe_under_load_judges_no_part_by_the_wrong_model(
+    play: Play, reels: dict[str, Path], model_file: Path, other_model: Path, parts: list[bytes], wire: str
+) -> None:
+    """Two products with a model each. Others send pictures of both meanwhile; now and then the PLC changes
+    Recipe together with Trigger, or while Busy."""
+    products = {NAME: f"{model_file} {reels['good']}", "lid": f"{other_model} {reels['good']}"}
+    played = play(wire, products, {1: NAME, 2: "lid"})
+    plc, station = played.plc, played.running.station
+    ended = threading.Event()
+
+    def send(product: str) -> None:
+        with httpx.Client(base_url=f"{played.running.url}/api/v1/", timeout=60) as client:
+            while not ended.is_set():
+                client.post(f"products/{product}/inspections", content=parts[0])
+
+    senders = [threading.Thread(target=send, args=(product,)) for product in products]
+    for sender in senders:
+        sender.start()
+    rng, answered = random.Random(0), 0
+    try:
+        for number in range(24):
+            recipe = rng.choice((1, 2))
+            if number % 6 == 5:  # too early: it is not loaded yet
+                plc.say(trigger=False)
+                plc.until(lambda shown: not shown["done"])
+                plc.say(trigger=True, recipe=recipe, part=f"P{number}")
+                plc.until(lambda shown: shown["done"])
+            elif number % 6 == 4:
+                assert plc.ready(recipe) is not None
+                plc.say(trigger=True, part=f"P{number}")
+                plc.say(recipe=3 - recipe)
+                plc.until(lambda shown: shown["done"])
+            else:
+                assert plc.ready(recipe) is not None
+                plc.say(trigger=True, part=f"P{number}")
+            shown = plc.until(lambda shown: shown["done"])
+            assert shown is not None
+            if not shown["ok"]:
+                assert shown["error"], "the part is good"
+                continue
+            answered += 1
+            assert number % 6 < 4 or shown["recipe"] == plc.said.recipe
+            product = {1: NAME, 2: "lid"}[shown["recipe"]]
+            assert shown["recipe"] == recipe
+            judged = station.store.inspection(station.products[product], shown["inspection"])
+            assert judged["part"] == f"P{number}"
+            assert judged["version"] == station.versions.active(station.products[product])[0]
+    finally:
+        ended.set()
+        for sender in senders:
+            sender.join(PATIENCE)
+    assert answered >= 16
+
+
+def test_a_station_that_ends_says_so_to_a_plc_that_serves(play: Play) -> None:
+    played = play("modbus-client")
+    assert played.plc.ready(1) is not None
+    played.plc.say(part="A", trigger=True)
+    assert played.plc.until(lambda shown: shown["ok"]) is not None
+    played.running.close()
+    shown = played.plc.wire.read()
+    assert (shown["ready"], shown["done"], shown["ok"], shown["code"]) == (False, False, False, Code.ENDING)
+
+
+@pytest.mark.parametrize(("wire", "lives"), [("modbus", 3), ("opcua", 1)])
+def test_a_station_that_is_killed_between_trigger_and_done(
+    plugins: Path,
+    settings: Any,
+    reels: dict[str, Path],
+    model_file: Path,
+    tmp_path: Path,
+    wire: str,
+    lives: int,
+) -> None:
+    """Each part has one outcome at the PLC; whatever is OK there is in the records, and good."""
+    port = free_port()
+    path = tmp_path / "station.yaml"
+    text = settings_text(
+        settings, {NAME: f"{model_file} {reels['mixed']}"}, connection(wire, port, {1: NAME}, watchdog="1 s")
+    )
+    path.write_text(text)
+    environment = {"PYTHONPATH": os.pathsep.join((str(plugins), str(LINE), os.environ.get("PYTHONPATH", "")))}
+    served = Served([str(path)], free_port(), environment)
+    rng = random.Random(1)
+    outcomes: dict[str, str] = {}
+    for life in range(lives):
+        served.start()
+        plc = plc_at(wire, port)
+        for number in range(4):
+            part = f"P{life}-{number}"
+            if plc.ready(1) is None:
+                break
+            if number == 3:
+                threading.Timer(rng.uniform(0.0, 0.03), served.kill).start()
+            outcomes[part] = plc.inspect(part, seconds=3)[0]
+        with suppress(Exception):
+            plc.close()
+        until(lambda: served.process is not None and served.process.poll() is not None)
+    served.start()
+    try:
+        recorded = {one["part"]: one["decision"] for one in everything(served.url)}
+    finally:
+        served.kill()
+    assert len(outcomes) >= 3 * lives, "a busy machine may lose its link, too"
+    assert sum(outcome != "fault" for outcome in outcomes.values()) >= 2 * lives
+    for part, outcome in outcomes.items():
+        assert outcome == "fault" or recorded[part] == {"ok": "good", "nok": "anomalous"}[outcome]
+
+
+# -------------------------------------------------------------------------------------------------- the wires
+
+
+def test_registers_of_the_station_are_not_written_and_other_functions_are_refused(play: Play) -> None:
+    played = play()
+    client = played.plc.wire._client
+    assert client.write_register(100, 9).isError()
+    assert client.write_registers(0, [0] * 110).isError()
+    assert client.read_holding_registers(60, count=1).isError()
+    assert client.write_coil(0, True).isError()
+    assert client.read_coils(0, count=1).isError()
+    first, same = client.read_input_registers(100, count=26), client.read_holding_registers(100, count=26)
+    assert first.registers[2:] == same.registers[2:]
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("A")[0] == "ok"
+
+
+def test_garbage_on_the_line_harms_nobody(play: Play) -> None:
+    played = play()
+    rng = random.Random(0)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", played.port), 5) as other:
+            other.sendall(rng.randbytes(rng.randrange(1, 300)))
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("A")[0] == "ok"
+
+
+def test_nodes_have_types_and_the_stations_are_not_written(play: Play) -> None:
+    from asyncua import ua
+
+    played = play("opcua")
+    wire = played.plc.wire
+    with pytest.raises(ua.UaStatusCodeError):
+        wire._outputs["ok"].write_value(True)
+    with pytest.raises(ua.UaStatusCodeError):
+        wire._inputs["recipe"].write_value("1", ua.VariantType.String)
+    assert played.plc.ready(1) is not None
+    assert played.plc.inspect("Größe 7")[1]["part"] == "Größe 7"
+
+
+def test_outputs_are_told_one_by_one_so_that_none_says_ok_too_early() -> None:
+    from flawscope_line.plc.opcua import write_order
+
+    done = Outputs(done=True, ok=True, result=1, score=2.0, part="A", inspection=3)
+    told = write_order(Outputs(busy=True, part="A"), done)
+    assert told[0] == "busy"
+    assert told[-1] == "done"
+    assert told.index("ok") > max(told.index(name) for name in ("score", "result", "inspection"))
+    told = write_order(done, Outputs(ready=True))
+    assert told[-1] == "ready"
+    assert {*told[:2]} == {"ok", "done"}
+
+
+def test_a_port_that_is_taken_is_a_problem_and_no_end(
+    plugins: Path, settings: Any, reels: dict[str, Path], model_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "station.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        setting = connection("modbus", port, {1: NAME})
+        path.write_text(settings_text(settings, {NAME: f"{model_file} {reels['good']}"}, setting))
+        running = opened(read_settings(path))
+        try:
+            text = until(lambda: {p.kind: p.text for p in running.station.problems()}.get("plc_away"))
+            assert "another program may listen there; it is tried again by itself" in text
+            other.close()
+            plc = plc_at("modbus", port)
+            assert plc.ready(1) is not None
+            plc.close()
+        finally:
+            running.close()
+
+
+# ----------------------------------------------------------------------------------------- table and settings
+
+
+def test_values_come_through_registers_as_they_are() -> None:
+    shown = Outputs(
+        True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b"
+    )
+    assert unpack(pack(shown, TO_PLC), TO_PLC) == vars(shown)
+    said = Inputs(True, 3, 65535, "x" * 32)
+    assert unpack(pack(said, TO_STATION), TO_STATION) == vars(said)
+    own = [range(one.register, one.register + REGISTERS[one.kind]) for one in TO_PLC if one.kind != "bit"]
+    places = [place for one in own for place in one]
+    assert sorted(places) == list(range(1, register_count(TO_PLC))), "none overlaps another"
+
+
+def test_the_table_is_what_a_plc_programmer_types_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from asyncua.sync import Server as UaServer
+
+    assert main(["plc-table", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    wanted = {"Trigger", "Heartbeat", "Recipe", "Part", "Count"}
+    assert {row["signal"] for row in rows if row["from"] == "PLC"} == wanted
+    assert {"Ready", "Busy", "Done", "OK", "NOK", "Error", "Score"} < {row["signal"] for row in rows}
+    (done,) = [row for row in rows if row["signal"] == "Done"]
+    assert (done["register"], done["bit"], done["node"]) == ("100", "2", "Flawscope.Outputs.Done")
+    out = tmp_path / "nodes.xml"
+    assert main(["plc-table", "--format", "nodeset", "--out", str(out)]) == 0
+    server = UaServer()
+    server.import_xml(str(out))
+    space = server.get_namespace_index(NAMESPACE)
+    for row in rows:
+        node = server.get_node(f"ns={space};s={row['node']}")
+        assert (node.read_display_name().Text, node.read_data_type_as_variant_type().name) == (
+            row["signal"],
+            row["type"],
+        )
+    server.tloop.stop()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "modbus: setting recipes is missing"),
+        ({"recipes": {1: NAME}}, "write either `listen: HOST:PORT` or `connect: HOST:PORT`"),
+        ({"recipes": {1: NAME}, "listen": "x"}, "listen: 'x' is not HOST:PORT"),
+        ({"recipes": {0: NAME}, "listen": "h:1"}, "recipes: write `NUMBER: PRODUCT`"),
+        ({"recipes": {}, "listen": "h:1"}, "recipes: write `NUMBER: PRODUCT`"),
+        ({"recipes": NAME, "listen": "h:1"}, "recipes: 'plate' is not lines of `key: value`"),
+        ({"recipes": {"a": NAME}, "listen": "h:1"}, "is not lines of `key: value`"),
+        ({"recipes": {1: NAME}, "listn": "h:1"}, "unknown setting listn; did you mean listen?"),
+        (
+            {"recipes": {1: NAME}, "listen": "h:1", "watchdog": "soon"},
+            "watchdog: 'soon' is not a time such as 2 s",
+        ),
+        ({"recipes": {1: NAME}, "listen": "h:1", "outputs": 10}, "inputs and outputs overlap"),
+        ({"recipes": {1: NAME}, "listen": "h:1", "outputs": 65530}, "registers 0 to 65535"),
+        ({"recipes": {1: NAME}, "listen": "h:1", "camera": "plate/x"}, "is not a product, or PRODUCT/2"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(json.dumps({"products": {NAME: "a.onnx"}, "connections": [{"modbus": given}]}))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        read_settings(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_station_without_the_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("flawscope.errors.importlib.util.find_spec", lambda name: None)
+    for name, library in (("modbus", "pymodbus"), ("opcua", "asyncua")):
+        given = {"recipes": {1: NAME}, "listen": "127.0.0.1:5020"}
+        one = load_plugin(CONNECTION_GROUP, name).read(given, tmp_path)
+        with pytest.raises(InputError, match=rf"needs {library}: pip install"):
+            one.open(None, one.values)
+
+
+@pytest.mark.slow
+def test_the_whole_line_in_one_command(plugins: Path, tmp_path: Path) -> None:
+    houses = (str(ROOT / house / "src") for house in ("", "station", "line"))
+    here = os.pathsep.join((str(plugins), str(LINE), *houses, os.environ.get("PYTHONPATH", "")))
+    words = [sys.executable, "-m", "emulated_line", "--parts", "8", "--port", str(free_port())]
+    environment = {**os.environ, "PYTHONPATH": here, "PYTHONUNBUFFERED": "1"}
+    with (tmp_path / "said").open("wb") as said:
+        line = subprocess.Popen(words, cwd=tmp_path, stdout=said, stderr=said, env=environment)
+    try:
+        until(lambda: line.poll() is not None or "stays open" in (tmp_path / "said").read_text())
+        line.send_signal(signal.SIGINT)
+        assert line.wait(PATIENCE) == 0
+    finally:
+        line.kill()
+    text = (tmp_path / "said").read_text()
+    rows = re.findall(r"^(\d{6})  (\w+) +(ok|nok|fault) ", text, re.M)
+    assert [int(number) for number, *_ in rows] == list(range(8)), text
+    assert {outcome for _, kind, outcome in rows if kind == "good"} == {"ok"}, text
+    assert {kind for _, kind, _ in rows} > {"good"}

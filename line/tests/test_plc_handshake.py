@@ -1,0 +1,205 @@
+"""The handshake with a PLC: whatever happens, OK stands for a part that was judged good, and for no other."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flawscope_line.plc.handshake import (
+    Answer,
+    Code,
+    Inputs,
+    Observation,
+    Outputs,
+    RecipeLoaded,
+    Rules,
+    State,
+    outputs,
+    step,
+)
+from plc_histories import LENGTHS, World, live
+
+HISTORIES = int(os.environ.get("FLAWSCOPE_HISTORIES", "1500"))
+
+
+@settings(
+    max_examples=HISTORIES,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[*HealthCheck],
+)
+@given(st.binary(min_size=LENGTHS[0], max_size=LENGTHS[1]))
+def test_no_history_gives_ok_for_a_part_that_was_not_judged_good(history: bytes) -> None:
+    live(history)
+
+
+def drawing() -> ModuleType:
+    path = Path(__file__).parents[2] / "docs/draw_plc.py"
+    spec = importlib.util.spec_from_file_location("draw_plc", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_drawings_are_those_of_the_machine() -> None:
+    """The arrows are the ways that histories take, and the pictures are drawn anew."""
+    draw, rng, taken = drawing(), random.Random(0), set()
+    for _ in range(300):
+        world = World()
+        for code in rng.randbytes(100):
+            before = world.state.phase
+            world.happen(code)
+            taken.add((before.value, world.state.phase.value))
+    assert {(one, other) for one, other in taken if one != other} == {arrow[:2] for arrow in draw.ARROWS}
+    for name, text in (("signals", draw.signals()), ("phases", draw.phases())):
+        assert (draw.IMAGES / f"plc-{name}.svg").read_text() == text, "run python docs/draw_plc.py"
+
+
+def test_histories_reach_every_outcome() -> None:
+    """So the property says something."""
+    found: Counter[str] = Counter()
+    rng = random.Random(0)
+    for _ in range(300):
+        found += live(rng.randbytes(100))
+    causes = {"link", "no_recipe", "unknown_recipe", "loading", "no_model", "camera", "late", "changed"}
+    assert found["ok"] > 300
+    assert {"parts", "ok", "nok", "unknown_part", *causes} <= found.keys()
+
+
+# ---- by hand
+
+RULES = Rules({1: 0.5, 2: 0.5}, watchdog=2.0)
+
+
+class Played:
+    """A PLC and a station, step by step."""
+
+    def __init__(self, rules: Rules = RULES) -> None:
+        self.rules, self.state, self.now, self.plc = rules, State(), 0.0, Inputs()
+        self.go()
+        self.go(recipe=1)
+        self.go()
+        self.go(loaded=RecipeLoaded(1))
+
+    def go(self, seconds: float = 0.1, *, beats: bool = True, **given: object) -> Outputs:
+        seen = {name: given.pop(name) for name in ("answer", "loaded", "fault") if name in given}
+        self.now += seconds
+        beat = (self.plc.heartbeat + beats) % 65536
+        self.plc = replace(self.plc, heartbeat=beat, **given)  # type: ignore[arg-type]
+        self.state = step(self.state, Observation(self.now, self.plc, **seen), self.rules)  # type: ignore[arg-type]
+        return outputs(self.state, self.rules)
+
+    def judged(self, good: bool | None = True) -> Answer:
+        return Answer(self.state.job, good, Code.NONE, 3.5, 2, 17)
+
+
+def test_a_part_is_judged() -> None:
+    played = Played()
+    assert played.go().ready
+    shown = played.go(trigger=True, part="4711")
+    assert (shown.busy, shown.ready, shown.part) == (True, False, "4711")
+    shown = played.go(answer=played.judged())
+    assert (shown.done, shown.ok, shown.nok, shown.error, shown.busy) == (True, True, False, False, False)
+    assert (shown.result, shown.score, shown.regions, shown.inspection) == (1, 3.5, 2, 17)
+    assert (shown.part, shown.recipe) == ("4711", 1)
+    assert played.go(5, beats=True).ok, "a Trigger that is held keeps its answer, and starts no other part"
+    assert played.state.job == 1
+    shown = played.go(trigger=False)
+    assert (shown.ready, shown.done, shown.ok, shown.result) == (True, False, False, 0)
+    played.go(trigger=True)
+    assert played.go(answer=played.judged(False)).nok
+
+
+@pytest.mark.parametrize(
+    ("happens", "code"),
+    [
+        ({"seconds": 0.6, "answer": True}, Code.LATE),
+        ({"answer": None}, Code.NONE),
+        ({"recipe": 2}, Code.CHANGED),
+        ({"part": "other"}, Code.CHANGED),
+        ({"seconds": 2.1, "beats": False}, Code.LINK),
+    ],
+)
+def test_what_goes_wrong_while_busy_is_an_error(happens: dict[str, object], code: Code) -> None:
+    played = Played()
+    played.go(trigger=True)
+    if "answer" in happens:
+        good = happens["answer"]
+        happens = {**happens, "answer": played.judged(good)}  # type: ignore[arg-type]
+    shown = played.go(**happens)  # type: ignore[arg-type]
+    assert (shown.done, shown.error, shown.ok, shown.code) == (True, True, False, code)
+    assert not played.go(answer=Answer(1, True)).ok, "what comes afterwards is of no use"
+    assert played.go(trigger=False, recipe=1, part="").done is False
+
+
+def test_an_answer_is_withdrawn_when_the_plc_goes_away_before_it_has_read_it() -> None:
+    played = Played()
+    played.go(trigger=True)
+    assert played.go(answer=played.judged()).ok
+    shown = played.go(2.1, beats=False)
+    assert (shown.ok, shown.error, shown.code) == (False, True, Code.LINK)
+    assert played.go(trigger=False).ready
+
+
+def test_trigger_that_falls_and_rises_while_busy_is_another_part() -> None:
+    played = Played()
+    played.go(trigger=True, part="1")
+    assert played.go(trigger=False).code == Code.WITHDRAWN
+    played.go(trigger=True, part="2")
+    assert not played.go(answer=Answer(1, True)).done, "that is of the first one"
+    assert played.go(answer=Answer(2, True)).part == "2"
+
+
+def test_a_trigger_that_stands_when_the_station_starts_is_answered_with_an_error() -> None:
+    state, rules = State(), RULES
+    for beat in range(3):
+        state = step(state, Observation(beat * 0.1, Inputs(trigger=True, heartbeat=beat, recipe=1)), rules)
+    shown = outputs(state, rules)
+    assert (shown.done, shown.error, shown.code) == (True, True, Code.UNKNOWN_PART)
+
+
+def test_a_recipe_is_shown_when_its_model_is_loaded() -> None:
+    played = Played()
+    assert played.go().recipe == 1
+    shown = played.go(recipe=2)
+    assert (shown.recipe, shown.ready, shown.code, shown.error) == (0, False, Code.LOADING, False)
+    assert played.go(trigger=True).code == Code.LOADING, "too early"
+    played.go(trigger=False)
+    assert played.go(loaded=RecipeLoaded(1)).recipe == 0, "another one"
+    assert played.go(loaded=RecipeLoaded(2)).ready
+    shown = played.go(recipe=9)
+    assert (shown.ready, shown.error, shown.code, shown.recipe) == (False, True, Code.UNKNOWN_RECIPE, 0)
+    played.go(recipe=1)
+    shown = played.go(loaded=RecipeLoaded(1, Code.NO_MODEL))
+    assert (shown.ready, shown.error, shown.code) == (False, True, Code.NO_MODEL)
+    assert played.go(loaded=RecipeLoaded(1)).ready, "it could be loaded later"
+    assert played.go(recipe=0).code == Code.NO_RECIPE
+    assert Played(Rules({1: 0.5}, 2.0)).go(recipe=0).ready, "where there is one alone"
+
+
+def test_a_clock_that_goes_back_changes_nothing() -> None:
+    played = Played()
+    played.go(trigger=True)
+    assert played.go(-1e9).busy
+    assert played.go(answer=played.judged()).ok
+    assert played.go(3e9, beats=False).error
+
+
+def test_a_watchdog_that_is_off_leaves_a_plc_that_can_be_read() -> None:
+    rules = Rules({1: 0.5}, watchdog=0.0)
+    state = step(State(), Observation(0.0, Inputs()), rules)
+    state = step(state, Observation(0.1, Inputs(), loaded=RecipeLoaded(1)), rules)
+    assert outputs(state, rules).ready
+    assert outputs(step(state, Observation(0.2, None), rules), rules).error

@@ -1,0 +1,281 @@
+"""Writes and reads a router: ordinary models of several products, or of the views of a part, in one file.
+
+The layout is a model file's. The document has a manifest for each product, and the keys of its tensors in the
+file: equal ones stand there once. A product's model is the one that was joined, bit for bit. A router of
+products has a network beside them, whose descriptors of good pictures tell which product a picture shows; one
+of views has `views`, the pattern that tells them from a picture's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.files import (
+    ARCHIVE_SUFFIX,
+    damaged_error,
+    exported_error,
+    open_file,
+    unusable_file_error,
+)
+from flawscope.artefact.model_file import (
+    JOINT_FORMAT,
+    ROUTER_FORMAT,
+    Artefact,
+    Manifest,
+    package_versions,
+    read_header,
+    read_tensors,
+    split_run_facts,
+    write_contents,
+)
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.recognition import ProductDescriptors, Recogniser
+from flawscope.errors import InputError
+from flawscope.pictures.preprocess import Preprocess
+
+MAX_PRODUCTS = 10_000
+MAX_NAME_LENGTH = 200
+JOINT_GRAPH = "shared.network.embed"  # tensor of an exported joint model, which a router replaced
+DESCRIPTOR_KEYS = tuple(one.name for one in fields(ProductDescriptors))
+GRAPH = "graph"
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class DescriptorModel:
+    """Network whose descriptors of whole pictures tell products apart, and the descriptors of good ones.
+
+    config, tensors: of the network (`methods.descriptors.DescriptorNetwork`); of an exported one `tensors` is
+        its graph, under `GRAPH`.
+    preprocess: how it sees pictures: as wholes, in the light in which they come.
+    known: each product's descriptors.
+    samples: good pictures of products as the network sees them (`pack_images`), for the self-test.
+    """
+
+    config: dict[str, Any]
+    preprocess: Preprocess
+    tensors: Tensors
+    known: Mapping[str, ProductDescriptors]
+    samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """InputError where the products cannot be told apart."""
+        Recogniser(self.known)
+
+    def arrays(self) -> Tensors:
+        """Descriptors and samples of all products, by the numbers of these."""
+        found: Tensors = {}
+        for k, (name, one) in enumerate(self.known.items()):
+            found |= {f"{k}.{key}": getattr(one, key) for key in DESCRIPTOR_KEYS}
+            found |= {f"{k}.samples": self.samples[name]} if name in self.samples else {}
+        return found
+
+    @classmethod
+    def from_arrays(
+        cls, products: Iterable[str], preprocess: Mapping[str, Any], tensors: Tensors, given: Tensors
+    ) -> DescriptorModel:
+        """An exported network, and what `arrays` returned. KeyError or InputError where they do not fit."""
+        known, samples = {}, {}
+        for k, name in enumerate(products):
+            known[name] = ProductDescriptors(**{key: given[f"{k}.{key}"] for key in DESCRIPTOR_KEYS})
+            if f"{k}.samples" in given:
+                samples[name] = given[f"{k}.samples"]
+        return cls({}, Preprocess.from_dict(preprocess), tensors, known, samples)
+
+
+@dataclass(frozen=True, eq=False)
+class RouterArtefact:
+    """Models by the names of their products, and what tells a picture's product: `recognition`, or for views
+    of a part `views`, the pattern of names."""
+
+    products: Mapping[str, Artefact]
+    recognition: DescriptorModel | None = None
+    views: PartPattern | None = None
+
+    def __post_init__(self) -> None:
+        if not self.products or not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):
+            raise InputError("a router needs models, each with a name")
+        if (self.recognition is None) == (self.views is None):
+            raise InputError("a router needs good pictures of each product, or a pattern of views")
+        if self.recognition is not None and {*self.recognition.known} != {*self.products}:
+            raise InputError("a router needs good pictures of each product")
+        check_same_parts([one.manifest.facts.get("part") for one in self.products.values()])
+
+
+def check_same_parts(patterns: Sequence[Mapping[str, Any] | None]) -> None:
+    """InputError where products' patterns of parts and views differ, as their models' facts have them."""
+    if any(one != patterns[0] for one in patterns):
+        raise InputError(
+            "the products' patterns of parts and views differ, and a part is recognised by all its views: "
+            "fit all with the same --part and --view, or none"
+        )
+
+
+class RouterFacts(NamedTuple):
+    """Facts that a router's file says of it: the products' manifests, and the pattern of views, if any."""
+
+    manifests: dict[str, Manifest]
+    views: PartPattern | None
+
+
+def write(artefact: RouterArtefact, path: str | os.PathLike[str]) -> None:
+    """Writes a router atomically. FlawscopeError if it cannot be written; an old file stays then."""
+    kept: Tensors = {}
+
+    def store(given: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+        keys = {}
+        for name, values in given.items():
+            about = f"{values.dtype.str} {values.shape}".encode()
+            keys[name] = hashlib.sha256(about + np.ascontiguousarray(values).tobytes()).hexdigest()
+            kept.setdefault(keys[name], values)
+        return keys
+
+    parts, runs = [], []
+    for name, product in artefact.products.items():
+        document, run = split_run_facts(product.manifest)
+        parts.append({"name": name, "manifest": document, "tensors": store(product.tensors)})
+        runs.append(run)
+    document = {"format": ROUTER_FORMAT, "versions": package_versions(), "products": parts}
+    document |= facts_of_routing(artefact)
+    if (by := artefact.recognition) is not None:
+        document["recognition"] |= {"config": by.config, "tensors": store(by.tensors)}
+        document["recognition"]["known"] = {
+            name: store({key: getattr(one, key) for key in DESCRIPTOR_KEYS}) for name, one in by.known.items()
+        }
+        document["recognition"]["samples"] = store(by.samples)
+    write_contents(document, {"products": runs}, kept, path)
+
+
+def facts_of_routing(artefact: RouterArtefact) -> dict[str, Any]:
+    """The part of the document that is the same in a fitted and in an exported router."""
+    if artefact.recognition is None:
+        return {"views": asdict(artefact.views) if artefact.views else None}
+    return {"recognition": {"preprocess": artefact.recognition.preprocess.to_dict()}}
+
+
+def is_router(path: str | os.PathLike[str]) -> bool:
+    """Whether a .safetensors file is a router. InputError where it is missing or damaged."""
+    with open_file(path) as file:
+        return "products" in read_header(file, path, ROUTER_FORMAT).document
+
+
+def read_facts(path: str | os.PathLike[str]) -> RouterFacts:
+    """Reads each product's manifest, and the pattern of views. Tensor data are not checked."""
+    with open_file(path) as file:
+        header = read_header(file, path, ROUTER_FORMAT)
+        return RouterFacts(
+            _parse_manifests(header.document, header.run, path), parse_views(header.document, path)
+        )
+
+
+def read(path: str | os.PathLike[str]) -> RouterArtefact:
+    """Reads and checks a router.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    if os.fspath(path).lower().endswith(ARCHIVE_SUFFIX):
+        raise exported_error(path)
+    with open_file(path) as file:
+        header = read_header(file, path, ROUTER_FORMAT)
+        document = header.document
+        manifests = _parse_manifests(document, header.run, path)
+        views = parse_views(document, path)
+        tensors = read_tensors(file, header, path)
+    try:
+        if JOINT_GRAPH in tensors:
+            raise InputError("it was exported by an older flawscope: export the fitted file again, as .zip")
+        if document["format"] == JOINT_FORMAT:
+            document = _routed(document, tensors)
+        used = {key for keys in _iterate_keys(document) for key in keys.values()}
+        if used != tensors.keys():
+            raise KeyError
+
+        def find(keys: Mapping[str, str]) -> Tensors:
+            return {name: tensors[key] for name, key in keys.items()}
+
+        each = zip(manifests.items(), document["products"], strict=True)
+        products = {name: Artefact(manifest, find(part["tensors"])) for (name, manifest), part in each}
+        by = None
+        if "recognition" in document:
+            about = document["recognition"]
+            by = DescriptorModel(
+                dict(about["config"]),
+                Preprocess.from_dict(about["preprocess"]),
+                find(about["tensors"]),
+                {name: ProductDescriptors(**find(keys)) for name, keys in about["known"].items()},
+                find(about["samples"]),
+            )
+        return RouterArtefact(products, by, views)
+    except InputError as error:
+        raise unusable_file_error(path, str(error)) from None
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+        raise damaged_error(path, "its tensors are not those of its products") from None
+
+
+def _iterate_keys(document: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    """Yields each mapping from names to keys of tensors in a document."""
+    for part in document["products"]:
+        yield part["tensors"]
+    if "recognition" in document:
+        about = document["recognition"]
+        yield from (about["tensors"], about["samples"], *about["known"].values())
+
+
+def _routed(document: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+    """The document of a joint model, as routers were before: its products saw pictures alike, and were
+    recognised by the first one's network. Keys: `shared.NAME`, `products.K.NAME`, `recognition.K.NAME`."""
+
+    def find(prefix: str) -> dict[str, str]:
+        return {key.removeprefix(prefix): key for key in tensors if key.startswith(prefix)}
+
+    shared, parts = find("shared."), []
+    for k, part in enumerate(document["products"]):
+        parts.append({**part, "tensors": {**shared, **find(f"products.{k}.")}})
+    found = {**document, "products": parts}
+    if document.get("views") is None:
+        seen, own = parts[0]["manifest"], parts[0]["tensors"]
+        each = {part["name"]: part["tensors"] for part in parts}
+        found["recognition"] = {
+            "config": seen["config"],
+            "preprocess": {key: value for key, value in seen["preprocess"].items() if key != "normalization"},
+            "tensors": {key: own[key] for key in own if key == "roi" or key.startswith("backbone.")},
+            "known": {name: find(f"recognition.{k}.") for k, name in enumerate(each)},
+            "samples": {name: keys["samples"] for name, keys in each.items() if "samples" in keys},
+        }
+    return found
+
+
+def parse_views(document: Mapping[str, Any], path: Any) -> PartPattern | None:
+    """The pattern of views in a router's document; None: it is of products."""
+    try:
+        return None if (known := document.get("views")) is None else PartPattern(**known)
+    except (TypeError, InputError):
+        raise damaged_error(path, "its pattern of views is damaged") from None
+
+
+def _parse_manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:
+    if "products" not in document:
+        raise unusable_file_error(path, "it is a model of one product")
+    found: dict[str, Manifest] = {}
+    try:
+        parts, runs = document["products"], run["products"]
+        if not (isinstance(parts, list) and 0 < len(parts) <= MAX_PRODUCTS):
+            raise ValueError
+        for part, facts in zip(parts, runs, strict=True):
+            name, manifest = part["name"], part["manifest"]
+            if not isinstance(name, str) or name in found:
+                raise ValueError
+            found[name] = Manifest.from_dict({**manifest, "facts": {**manifest["facts"], **facts}})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise damaged_error(path, "its list of products is damaged") from None
+    except InputError as error:
+        raise damaged_error(path, str(error)) from None
+    return found

@@ -1,0 +1,239 @@
+"""Fits several models from one call of `flawscope fit`: of categories, or of a router's products or views."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flawscope.cli import common, fit_one
+from flawscope.cluster import connect, tasks
+from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
+from flawscope.methods import registry
+from flawscope.progress import JobsProgress, ProgressCallback, format_duration, ignore_progress
+
+if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
+    from flawscope.predictor import Predictor
+
+POLL_INTERVAL = 0.5  # seconds between checks of the cluster's tasks
+HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of an outcome's figures
+
+
+class Outcome(NamedTuple):
+    """Outcome of one of several fits.
+
+    figures: the main ones, cells of a table. lines: for a person. failed: a failure's line; else empty.
+    skipped: pictures that could not be used.
+    """
+
+    figures: Sequence[str]
+    lines: Sequence[str] = ()
+    failed: str = ""
+    skipped: Sequence[str] = ()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fits a model for each category. A failure is reported and does not stop the others; the exit code is 1
+    then."""
+    names = common.selected_categories(args, "models")
+    if args.update:
+        raise InputError("--update adds to one model: name one --category")
+    calls = {name: category_call(args, name, args.out) for name in names}
+    outcomes = fit_each(args, calls, args.out, "model")
+    files = {name: "failed" if one.failed else Path(calls[name].out).name for name, one in outcomes.items()}
+    rows = [(name, files[name], *one.figures) for name, one in outcomes.items()]
+    common.say_unless_quiet(args)(common.format_table(rows, ("category", "model", *HEADER)))
+    return exit_code(outcomes)
+
+
+def exit_code(outcomes: Mapping[str, Outcome]) -> int:
+    """Reports skipped pictures; 1 where there are some, or a fit failed."""
+    code = common.report_failures([line for one in outcomes.values() for line in one.skipped])
+    return 1 if any(one.failed for one in outcomes.values()) else code
+
+
+def fit_each(
+    args: argparse.Namespace, calls: Mapping[str, argparse.Namespace], folder: str, kind: str
+) -> dict[str, Outcome]:
+    """Fits by several calls, each into its own file, one after the other, or with `--cluster` on its nodes.
+    With `--resume`, existing files are kept.
+
+    Args:
+        folder: of the files, which is made.
+        kind: the word for what is fitted.
+    """
+    say, names = common.say_unless_quiet(args), [*calls]
+    for call in calls.values():
+        fit_one.read_fit_settings(call)
+    common.prepare_output_folder(folder)
+    say(f"{pluralize(len(names), kind)}, in {args.out}: {', '.join(names)}")
+    found: dict[str, Outcome] = {}
+
+    def take(name: str, outcome: Outcome) -> None:
+        found[name] = outcome
+        for line in outcome.lines:
+            say(line)
+        if outcome.failed:
+            common.say(outcome.failed)
+
+    def take_result(name: str, result: Outcome | FlawscopeError) -> None:
+        if isinstance(result, FlawscopeError):
+            if args.debug and result.__cause__:  # with the traceback of the node's process
+                raise result
+            result = _failure(name, one_line_message(result))
+        take(name, result)
+
+    try:
+        if args.cluster is None:
+            # without a terminal a line for each is enough
+            step = common.progress_for(args) if sys.stderr.isatty() else ignore_progress
+            for name, call in calls.items():
+                take(name, _fit_call(call, step))
+        else:
+            left = {name: call for name, call in calls.items() if not _is_kept(call)}
+            for name in [name for name in calls if name not in left]:
+                take(name, _fit_call(calls[name], ignore_progress))
+            _fit_on_cluster(args, left, _fit_call, folder, take_result, say)
+    except KeyboardInterrupt as error:
+        running = [name for name in names if name not in found][: None if args.cluster else 1]
+        text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
+        raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
+    return {name: found[name] for name in names}
+
+
+def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) -> argparse.Namespace:
+    """Returns the arguments for a category alone, whose model is a file in the folder. own: others."""
+    out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
+    board = args.tensorboard and str(Path(args.tensorboard) / name)
+    own = {"called": name, "category": name, "out": out, "tensorboard": board, "cluster": None, **own}
+    return argparse.Namespace(**{**vars(args), **own})
+
+
+def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
+    from flawscope.calibration.power import describe_detection
+    from flawscope.predictor import read_manifest
+
+    began, name = time.monotonic(), call.called
+    try:
+        if _is_kept(call):
+            return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: kept, it is there already"])
+        # of a method that does not learn in steps --resume goes on with the next one
+        resume = call.resume and registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
+        own_call = argparse.Namespace(**{**vars(call), "resume": resume})
+        predictor = fit_one.fit_and_save(own_call, lambda line: None, step)
+    except Exception as error:
+        return _failure(
+            name, common.reason_of(error, debug=call.debug), format_duration(time.monotonic() - began)
+        )
+    took, manifest = format_duration(time.monotonic() - began), predictor.manifest
+    pictures = pluralize(len(manifest.pictures), "picture")
+    lines = [f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"]
+    if power := describe_detection(manifest.facts, manifest.calibration):
+        lines.append(f"  simulated defects found: {power}")
+    lines += [f"  {note}" for note in manifest.notes]
+    return Outcome(_figures(manifest, took), lines, skipped=predictor.failures)
+
+
+def _is_kept(call: argparse.Namespace) -> bool:
+    return call.resume and Path(call.out).is_file()
+
+
+def _figures(manifest: Manifest, took: str) -> list[str]:
+    """Main figures of a model."""
+    calibration = manifest.calibration
+    alarms = f"{calibration.expected_rate:.1%}" if calibration.promised else "no promise"
+    return [str(len(manifest.pictures)), f"{calibration.score_threshold:.4g}", alarms, took]
+
+
+def _failure(name: str, reason: str, took: str = "") -> Outcome:
+    return Outcome(["", "", "", took], failed=f"{name}: failed: {reason}")
+
+
+# --------------------------------------------------------------------------------------------- on a cluster
+
+
+def _fit_on_cluster(
+    args: argparse.Namespace,
+    calls: Mapping[str, argparse.Namespace],
+    function: Callable[..., Any],
+    out: str,
+    take: Callable[[str, Any], None],
+    say: fit_one.Say,
+) -> None:
+    """Calls `function(call, step)` for each call in a task of the cluster. `take` gets each name with the
+    value, or with the FlawscopeError that was raised, as they end. out: folder of the results."""
+    if not calls:
+        return
+    live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+    fits = {name: _peak_arguments(call) for name, call in calls.items()}
+    how = len(calls), args.threads, args.device
+    with (
+        connect.cluster_connection(args.cluster),
+        tasks.task_pool("fit", fits, args.data, out, live, *how) as pool,
+    ):
+        for name, call in calls.items():
+            call.threads = pool.resources.threads
+            pool.start(name, function, call)
+        while pool.running:
+            for name, found in pool.ended(POLL_INTERVAL):
+                live.job_stages.pop(name, None)
+                take(name, found)
+            live.show()
+
+
+class TaskFit(NamedTuple):
+    """Outcome of the fit of one model: lines for a person, and what the model's file does not say."""
+
+    lines: list[str]
+    failures: list[str]
+    suspects: list[tuple[str, float]]
+
+
+def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit:
+    lines: list[str] = []
+    predictor = fit_one.fit_and_save(call, lines.append, step)
+    return TaskFit(lines, predictor.failures, predictor.suspects)
+
+
+def fit_in_task(args: argparse.Namespace, say: fit_one.Say) -> Predictor:
+    """Fits one model, whole, in a task of the cluster, and opens it."""
+    from flawscope.artefact.state_file import checkpoint_path
+    from flawscope.predictor import load
+
+    if args.update:
+        raise InputError("--update adds to a model on this machine: leave out --cluster")
+    out = os.path.abspath(args.out)
+    call = argparse.Namespace(**{**vars(args), "out": out, "cluster": None})
+    in_steps = registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
+    name = args.category or Path(os.path.abspath(args.data)).name
+    made: list[TaskFit] = []
+
+    def take(_: str, result: TaskFit | FlawscopeError) -> None:
+        if isinstance(result, FlawscopeError):
+            raise result
+        for line in result.lines:
+            say(line)
+        made.append(result)
+
+    with fit_one.report_kept_steps(checkpoint_path(out) if in_steps else None):
+        _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), take, say)
+    predictor = load(out, device="cpu")
+    (fit,) = made
+    predictor.failures, predictor.suspects = fit.failures, fit.suspects
+    return predictor
+
+
+def _peak_arguments(call: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `predicted_peak` for the fit."""
+    settings = fit_one.read_fit_settings(call)
+    given = {
+        name: getattr(call, name)
+        for name in ("category", "roi", "light", "several", "group", "part", "view", "min_defect", "device")
+    } | {"align": call.align or "none"}
+    own = {"method": settings.method, "preset": settings.preset, "seen": settings.seen}
+    return {"images": os.path.abspath(call.data), **given, **own, **settings.settings}

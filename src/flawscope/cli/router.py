@@ -1,0 +1,145 @@
+"""Fits the models of several products or views, one by one, and joins them in one file."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import common, fit_one, fit_several
+from flawscope.errors import InputError, pluralize
+from flawscope.methods import registry
+
+if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Artefact
+    from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
+    from flawscope.calibration.parts import PartPattern
+
+Calls = dict[str, argparse.Namespace]
+
+
+def fit(args: argparse.Namespace) -> int:
+    """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
+    file. Where one fails, the others are kept beside it, for --resume."""
+    from flawscope.artefact import files, model_file, router_file
+
+    if args.update and args.cluster is not None:
+        raise InputError("--update adds to a model on this machine: leave out --cluster")
+    out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)
+    old = router_file.read(args.update) if args.update else None
+    folder, products = Path(f"{out}.parts"), {} if old is None else dict(old.products)
+    pattern = _view_pattern(args, old)
+    calls = _product_calls(args, old, folder) if pattern is None else _view_calls(args, old, folder, pattern)
+    for call in calls.values():
+        fit_one.read_fit_settings(call)
+    if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
+        new = None if args.part is None or args.each_view else {"part": args.part, "view": args.view}
+        router_file.check_same_parts([new, *(one.manifest.facts.get("part") for one in products.values())])
+    folder.mkdir(exist_ok=True)
+    for name, call in calls.items():
+        if call.update:
+            model_file.write(products[name], call.update)
+    kind = "product" if pattern is None else "view"
+    outcomes = fit_several.fit_each(args, calls, str(folder), kind)
+    rows = [(name, *one.figures) for name, one in outcomes.items()]
+    say(common.format_table(rows, (kind, *fit_several.HEADER)))
+    if any(one.failed for one in outcomes.values()):
+        common.say(f"{out} is not written: --resume keeps the other models, which are in {folder}")
+        return fit_several.exit_code(outcomes)
+    products |= {name: model_file.read(call.out) for name, call in calls.items()}
+    from flawscope.fitting import joining  # torch
+
+    known = _describe(args, old, products, calls) if pattern is None else None
+    model = joining.open_joined(router_file.RouterArtefact(products, known, pattern), args.device)
+    model.save(out)
+    shutil.rmtree(folder)
+    if parts := model.parts():
+        say(parts.promise())
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
+    return fit_several.exit_code(outcomes)
+
+
+def _call(
+    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, name: str, **own: Any
+) -> argparse.Namespace:
+    """The call that fits the model of a product or view, or adds to the one that there is."""
+    call = fit_several.category_call(args, name, str(folder), **own)
+    is_known = old is not None and name in old.products
+    call.update = f"{call.out}.before" if is_known else None
+    return call
+
+
+def _product_calls(args: argparse.Namespace, old: RouterArtefact | None, folder: Path) -> Calls:
+    """The call that fits each product: all categories, unless `--category` names them."""
+    from flawscope.datasets import find_categories
+
+    if common.asks_several(args):
+        names = common.selected_categories(args)
+    elif args.category:
+        names = (args.category,)
+    else:
+        names = tuple(find_categories(args.data))
+        if not names or (args.update and len(names) > 1):
+            raise InputError(f"name the products in {args.data} with --category: one, several, or all")
+    return {name: _call(args, old, folder, name) for name in names}
+
+
+def _view_pattern(args: argparse.Namespace, old: RouterArtefact | None) -> PartPattern | None:
+    """The pattern of views that have a model each; None: the models are of products. InputError."""
+    from flawscope.calibration.parts import PartPattern
+
+    if args.each_view and (args.part is None or args.group):
+        raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
+    if args.each_view and (args.joint or args.update or common.asks_several(args)):
+        raise InputError(
+            "--each-view is for one product: leave out --joint and --update, name one --category"
+        )
+    if args.each_view:
+        return PartPattern(args.part, args.view)
+    return None if old is None else old.views
+
+
+def _view_calls(
+    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, pattern: PartPattern
+) -> Calls:
+    """The call that fits each view."""
+    from flawscope.datasets import open_dataset
+
+    if old is None:
+        settings = fit_one.read_fit_settings(args)
+        seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
+    else:
+        seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part)
+    pattern.part_numbers(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
+    views = fit_one.split_by_view(dataset, pattern, "train", "validation")
+    own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
+    return {one: _call(args, old, folder, one, only_view=(pattern, one), **own) for one in views}
+
+
+def _describe(
+    args: argparse.Namespace,
+    old: RouterArtefact | None,
+    products: Mapping[str, Artefact],
+    calls: Calls,
+) -> DescriptorModel:
+    """The network that tells products apart, and descriptors of the pictures that were learnt."""
+    from flawscope.datasets import open_dataset
+    from flawscope.fitting import joining
+
+    network = None if old is None else old.recognition
+    network, found = network or joining.descriptor_model(products), {}
+    for name in calls:
+        before = () if old is None or name not in old.products else old.products[name].manifest.pictures
+        seed, group = common.seed_and_group(products[name].manifest)
+        found[name] = joining.describe_product(
+            network,
+            products[name],
+            open_dataset(args.data, name, seed=seed, group=group),
+            but=[picture.hash for picture in before],
+            device=args.device,
+            step=common.progress_for(args),
+        )
+    return joining.with_products(network, found)

@@ -1,0 +1,199 @@
+"""Draws what labelling tools mark: polygons, ellipses, lines, boxes and run lengths, as masks [H, W] bool."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from flawscope.errors import InputError
+
+MAX_PIXELS = 1 << 30  # of a picture by its labels: no file makes a larger mask
+MAX_COORDINATE = 1e7
+
+Size = tuple[int, int]  # H, W
+Mask = NDArray[np.bool_]
+Shape = Callable[[Size], Mask]  # draws what is marked, [H, W]
+Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
+
+
+class Mark(NamedTuple):
+    """Mark in a picture. draw: None where it is left out, and `kind` then says what it is, such as a caption.
+    kind: the name of its label."""
+
+    draw: Shape | None
+    kind: str
+    is_box: bool = False
+
+
+class Entry(NamedTuple):
+    """Entry of a label file for a picture. name: its path in the file, without suffix. size: None where the
+    file does not say it."""
+
+    name: str
+    size: Size | None
+    marks: list[Mark]
+
+
+def strip_suffix(name: str) -> str:
+    return re.sub(r"\.[^./\\]*$", "", name)
+
+
+def read_size(height: Any, width: Any) -> Size | None:
+    """Size of a picture; None where the file does not know it."""
+    size = int(height or 0), int(width or 0)
+    if min(size) < 0 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError
+    return size if min(size) else None
+
+
+def to_points(values: Any) -> Polygon:
+    points = np.array(values, float).reshape(-1, 2)
+    if not (np.abs(points) < MAX_COORDINATE).all():  # nor is NaN
+        raise ValueError
+    return points
+
+
+def box(edges: Any, degrees: Any = 0) -> Polygon:
+    """Corners of a box from its edges x0, y0, x1, y1. It is turned clockwise around its centre."""
+    x0, y0, x1, y1 = map(float, edges)
+    corners = to_points([x0, y0, x1, y0, x1, y1, x0, y1])
+    return turn(corners, corners.mean(0), float(degrees or 0))
+
+
+def ellipse(centre: Any, radii: Any, degrees: float = 0.0) -> Polygon:
+    angles = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    middle = to_points(centre)
+    return turn(middle + to_points(radii) * np.stack([np.cos(angles), np.sin(angles)], 1), middle, degrees)
+
+
+def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
+    """Turns points clockwise, as they are seen (y down)."""
+    if not abs(degrees) < MAX_COORDINATE:
+        raise ValueError
+    if not degrees:
+        return points
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    return to_points(around + (points - around) @ np.array([[cosine, sine], [-sine, cosine]]))
+
+
+def filled(polygon: Polygon) -> Shape:
+    return partial(fill_polygon, polygon)
+
+
+def drawn(points: Polygon, is_closed: bool) -> Shape:
+    """Shape of a polygon, or of a line or points, which are drawn one pixel wide."""
+    return partial(fill_polygon if is_closed and len(points) > 2 else draw_line, points)
+
+
+def filled_share(polygon: Polygon) -> Shape:
+    """Shape of a polygon whose coordinates are shares of the picture's width and height."""
+    return lambda size: fill_polygon(polygon * size[::-1], size)
+
+
+def pasted(part: Mask, left: int, top: int) -> Shape:
+    if min(left, top) < 0:
+        raise ValueError
+    return partial(_paste, part, left, top)
+
+
+def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
+    whole = np.zeros(size, np.bool_)
+    room = whole[top : top + part.shape[0], left : left + part.shape[1]]
+    room[:] = part[: room.shape[0], : room.shape[1]]
+    return whole
+
+
+def fill_polygon(polygon: Polygon, size: Size) -> Mask:
+    """Fills a polygon, [H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
+    height, width = size
+    crossings = np.zeros((height, width + 1), np.uint8)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
+        if y0 == y1:
+            continue
+        first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in sorted((y0, y1)))
+        rows = np.arange(first, last)
+        at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        crossings[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(int)] ^= 1
+    inside: Mask = np.bitwise_xor.accumulate(crossings[:, :width], axis=1).astype(np.bool_)
+    return inside
+
+
+def draw_line(points: Polygon, size: Size) -> Mask:
+    canvas = Image.new("1", size[::-1])
+    ImageDraw.Draw(canvas).line([*map(tuple, np.floor(points[[0, *range(len(points))]]))], fill=1)
+    return np.asarray(canvas, np.bool_)
+
+
+# ------------------------------------------------------------------------------------------------ run lengths
+
+
+def from_runs(runs: NDArray[Any], size: Size) -> Mask:
+    """A mask [H, W] from COCO's run lengths: down the columns, unmarked pixels first."""
+    if runs.sum() != size[0] * size[1] or (runs < 0).any():
+        raise InputError(f"a mask's run lengths do not make {size[1]}x{size[0]} pixels: export it again")
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return values.reshape(size, order="F")
+
+
+def to_runs(mask: Mask) -> NDArray[np.int64]:
+    """Undoes `from_runs`."""
+    values = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(values[1:] != values[:-1])
+    return np.diff(np.concatenate([[0], changes, [mask.size]]))
+
+
+def decompress_runs(text: str) -> NDArray[np.int64]:
+    """Runs of COCO's compressed form. A character holds six bits from "0" on: five of the number, low ones
+    first, and the sixth says that more follow. From the third run on, the number is the difference from the
+    run before the last."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            if shift > 40:
+                raise ValueError
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return np.array(runs, np.int64)
+
+
+def unpack_brush(packed: Any, size: Size) -> Mask:
+    """A mask [H, W] from Label Studio's run lengths, of the bytes R, G, B, A of each pixel; marked is what is
+    more than half opaque.
+
+    A stream of bits: the number of values (32), bits of a value less 1 (5), and four widths less 1 (4 each).
+    Then runs: whether a value is repeated (1), which width their length less 1 has (2), the length, and the
+    value, or as many values. https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
+    """
+    bits = "".join(f"{byte:08b}" for byte in bytes(packed))
+    at = 0
+
+    def read(count: int) -> int:
+        nonlocal at
+        at += count
+        if at > len(bits):
+            raise InputError("a brush's run lengths are cut off: export them again")
+        return int(bits[at - count : at], 2)
+
+    total, width = read(32), read(5) + 1
+    if total != 4 * size[0] * size[1] or width != 8:
+        raise InputError(f"a brush's run lengths do not make {size[1]}x{size[0]} pixels: export them again")
+    widths = [read(4) + 1 for _ in range(4)]
+    values = bytearray()
+    while len(values) < total:
+        repeated = read(1)
+        length = read(widths[read(2)]) + 1
+        values += bytes([read(8)]) * length if repeated else bytes(read(8) for _ in range(length))
+    return np.frombuffer(values, np.uint8, total).reshape(*size, 4)[..., 3] > 127

@@ -1,0 +1,95 @@
+"""Reads the XML files of labelling tools: Pascal VOC and CVAT. XML may be hostile: nothing is expanded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+
+from flawscope.datasets.labels import shapes
+from flawscope.datasets.labels.shapes import Entry, Mark, read_size, strip_suffix
+from flawscope.errors import InputError
+
+
+def load_xml(data: bytes) -> Element:
+    """Reads XML. ValueError: it has a document type, in which entities grow and files are named, or it is
+    damaged."""
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = _refuse
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(data, True)
+        return builder.close()
+    except (expat.ExpatError, AssertionError, LookupError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _refuse(*_: Any) -> None:
+    raise ValueError("it has a document type, <!DOCTYPE>, which no tool writes")
+
+
+def is_voc(document: Any) -> bool:
+    return isinstance(document, Element) and document.tag == "annotation"
+
+
+def parse_voc(document: Element, own: str) -> Iterator[Entry]:
+    """Entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC), as LabelImg, CVAT, Label Studio
+    and Roboflow write it, the latter with polygons; also of LabelMe for the web. The edges of a box are taken
+    as places between pixels, as all of them write, not as the first and the last pixel."""
+    size = read_size(document.findtext("size/height"), document.findtext("size/width"))
+    yield Entry(own, size, [_voc_mark(thing) for thing in document.iterfind("object")])
+
+
+def _voc_mark(thing: Element) -> Mark:
+    label, edges, outline = thing.findtext("name") or "", thing.find("bndbox"), thing.find("polygon")
+    if thing.findtext("deleted") == "1":
+        return Mark(None, "deleted mark")
+    if outline is not None:
+        numbers = [float(e.text or "") for e in outline.iter() if re.fullmatch(r"[xy]\d*", e.tag)]
+        points = shapes.to_points(numbers)
+        if len(points) > 2:
+            return Mark(shapes.filled(points), label)
+    if edges is None:
+        return Mark(None, "object without a place")
+    attributes = {e.findtext("name"): e.findtext("value") for e in thing.iterfind("attributes/attribute")}
+    corners = [edges.findtext(name) for name in ("xmin", "ymin", "xmax", "ymax")]
+    return Mark(shapes.filled(shapes.box(corners, attributes.get("rotation"))), label, True)
+
+
+def is_cvat(document: Any) -> bool:
+    return isinstance(document, Element) and document.tag == "annotations"
+
+
+def parse_cvat(document: Element, _own: str) -> Iterator[Entry]:
+    """Entries of CVAT for images (https://docs.cvat.ai/docs/dataset_management/formats/format-cvat)."""
+    if document.find("track") is not None and document.find("image") is None:
+        raise InputError("it is of a video, whose frames have no names; choose CVAT for images")
+    for picture in document.iterfind("image"):
+        size = read_size(picture.get("height"), picture.get("width"))
+        marks = [_cvat_mark(shape) for shape in picture]
+        yield Entry(strip_suffix(picture.attrib["name"]), size, marks)
+
+
+def _cvat_mark(shape: Element) -> Mark:
+    values, label = shape.attrib, shape.get("label", "")
+    degrees = float(values.get("rotation") or 0)
+    if shape.tag == "box":
+        corners = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]
+        return Mark(shapes.filled(shapes.box(corners, degrees)), label, True)
+    if shape.tag == "ellipse":
+        centre, radii = (values["cx"], values["cy"]), (values["rx"], values["ry"])
+        return Mark(shapes.filled(shapes.ellipse(centre, radii, degrees)), label)
+    if shape.tag == "mask":  # along the rows of its box, unmarked pixels first
+        left, top, width, height = (int(values[name]) for name in ("left", "top", "width", "height"))
+        runs = np.array(values["rle"].split(","), int)
+        if read_size(height, width):
+            return Mark(shapes.pasted(shapes.from_runs(runs, (width, height)).T, left, top), label)
+    if shape.tag in ("polygon", "polyline", "points"):
+        points = shapes.to_points([pair.split(",") for pair in values["points"].split(";")])
+        return Mark(shapes.drawn(points, shape.tag == "polygon"), label)
+    return Mark(None, shape.tag)

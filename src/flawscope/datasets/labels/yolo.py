@@ -1,0 +1,86 @@
+"""Reads the text files of YOLO: a file for each picture, a line for each box or polygon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flawscope.datasets.labels import shapes
+from flawscope.datasets.labels.shapes import Entry, Mark
+from flawscope.errors import InputError
+
+SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
+ROUNDING = 0.01  # how far outside of the picture what is at its edge may be written
+
+
+class YoloSettings(NamedTuple):
+    """Names of the kinds by their numbers, and whether key points follow each box."""
+
+    names: dict[int, str]
+    key_points: bool = False
+
+
+def find_settings(root: Path, folder: Path) -> YoloSettings:
+    """Reads the settings that lie next to a folder of labels, there or above, within the root."""
+    for place in (folder, *folder.parents):
+        for path in (place / name for name in SETTINGS):
+            if path.is_file():
+                return _read_settings(path)
+        if place == root:
+            break
+    return YoloSettings({})
+
+
+def _read_settings(path: Path) -> YoloSettings:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document: Any = yaml.safe_load(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        names = document.get("names") or {}
+        numbered = names if isinstance(names, dict) else dict(enumerate(names))
+        return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        raise InputError(
+            f"{path} is damaged, it looks like the settings of YOLO (it names no kinds): export it again"
+        ) from None
+
+
+def is_yolo(lines: list[list[str]]) -> bool:
+    return bool(lines) and any(_read_line(lines[0], key_points) for key_points in (False, True))
+
+
+def _read_line(words: list[str], key_points: bool) -> tuple[int, list[float]] | None:
+    """Kind and coordinates of a line, in shares of the picture; None: it is none of YOLO. Of key points the
+    third number is 2 where they are visible."""
+    try:
+        kind, *numbers = map(float, words)
+    except ValueError:
+        return None
+    inside = all(-ROUNDING <= n <= 1 + ROUNDING or (n == 2 and key_points) for n in numbers)
+    if len(numbers) < 4 or kind < 0 or not kind.is_integer() or not inside:
+        return None
+    return int(kind), numbers[:4] if key_points else numbers
+
+
+def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:
+    """Entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment): boxes by centre and size,
+    boxes by four corners, polygons."""
+    marks = []
+    for row, words in enumerate(lines, start=1):
+        if (read := _read_line(words, settings.key_points)) is None:
+            raise InputError(f"line {row} is neither a box nor a polygon in shares of the picture")
+        kind, numbers = read
+        label = settings.names.get(kind, str(kind))
+        if len(numbers) % 2:  # the last one says how sure a model is
+            marks.append(Mark(None, "finding of a model"))
+        elif len(numbers) == 4:
+            x, y, width, height = numbers
+            outline = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+            marks.append(Mark(shapes.filled_share(outline), label, True))
+        else:
+            points = shapes.to_points(numbers)
+            is_box = len(points) == 4 and all(len({*points[:, k]}) == 2 for k in (0, 1))
+            marks.append(Mark(shapes.filled_share(points), label, is_box))
+    yield Entry(own, None, marks)

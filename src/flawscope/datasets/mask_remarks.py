@@ -1,0 +1,79 @@
+"""Finds what is odd about the masks of a data set, which no reader of a single mask can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.labels import PictureLabels
+from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
+from flawscope.errors import InputError, join_names
+from flawscope.pictures.files import TRANSPOSING, stored_turn
+from flawscope.pictures.listing import natural_key
+from flawscope.pictures.mask_files import seem_masks
+from flawscope.pictures.masks import marks_most
+
+
+def marked_good(dataset: Dataset, truth: GroundTruth | None = None) -> Iterator[tuple[Item, Mask]]:
+    """Yields good pictures in which something is marked, and what marks it. What is unreadable marks nothing.
+    truth: of `dataset.root`, where it is known."""
+    if truth is None and not dataset.root.is_dir():  # made by hand
+        return
+    truth = truth or GroundTruth(dataset.root)
+    for item in (item for items in dataset.splits.values() for item in items if not item.anomalous):
+        with suppress(InputError, OSError, MemoryError):
+            for mask in truth.find(item.path):
+                if read_any_mask(mask).any():
+                    yield item, mask
+
+
+def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
+    """Says that a mask may be drawn on the picture as it is stored, where that is turned and has the size
+    (H, W) of the mask either way; empty where nothing is in doubt."""
+    turn = stored_turn(picture)
+    if turn == 1 or (turn in TRANSPOSING and size[0] != size[1]):
+        return ""
+    if all(not isinstance(mask, PictureLabels) and stored_turn(mask) != 1 for mask in masks):
+        return ""  # turned like it
+    return (
+        f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, upright is taken"
+    )
+
+
+def mask_remarks(dataset: Dataset) -> Iterator[str]:
+    """Yields remarks on the masks of test pictures that may mark something else than they should. What cannot
+    be read is told by who reads it."""
+    most, turned = list[str](), list[str]()
+    for item in (item for item in dataset.test if item.anomalous and item.masks):
+        with suppress(InputError, OSError, MemoryError):
+            mask = np.any([read_any_mask(mask) for mask in item.masks], axis=0)
+            if marks_most(mask):
+                most.append(dataset.relative(item.path))
+            if turn_doubt(item.path, item.masks, mask.shape):
+                turned.append(dataset.relative(item.path))
+    if most:
+        yield (
+            f"more than half is marked as defect in {join_names(most)}: is the mask inverted? It should be "
+            "black where the part is good"
+        )
+    if turned:
+        yield (
+            f"stored turned (EXIF), with a mask that fits upright and as stored: {join_names(turned)}; "
+            "upright is taken, store the pictures upright to be sure"
+        )
+    yield from good_remarks(dataset)
+
+
+def good_remarks(dataset: Dataset) -> Iterator[str]:
+    """Yields remarks on good pictures in which something is marked, and on pictures that seem to be masks."""
+    every = [item.path for items in dataset.splits.values() for item in items]
+    if seeming := [dataset.relative(path) for path in seem_masks(every)]:
+        names = join_names(seeming)
+        yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
+    if marked := sorted(marked_good(dataset), key=lambda entry: natural_key(entry[0].path)):
+        where = [f"{dataset.relative(item.path)} (in {dataset.relative(mask)})" for item, mask in marked]
+        yield f"counted as good, but something is marked: {join_names(where)}; move it, or remove the mark"

@@ -1,0 +1,356 @@
+"""Plans the cells of a benchmark, each named by everything that decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flawscope._version import __version__
+from flawscope.datasets import Dataset, open_dataset
+from flawscope.datasets.layouts import select_categories, split_names
+from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
+from flawscope.datasets.seen_defects import choose_seen
+from flawscope.errors import InputError
+from flawscope.methods import registry, settings
+from flawscope.pictures.light import check_range
+from flawscope.pictures.listing import walk_files
+
+SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
+MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Cell of a benchmark: a category, a method, a seed, and their settings.
+
+    options: the method's settings, all of them.
+    seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
+    identity: everything that decides the result; files that settings name count by content, not by place.
+    light: range of the light in which the false-alarm rate is kept; None: light like the good pictures'.
+    shots: number of good pictures that it learns from, drawn by the seed; 0: all.
+    """
+
+    category: str
+    method: str
+    seed: int
+    options: dict[str, Any]
+    seen: int | str
+    group: str | None
+    minutes: float | None
+    device: str
+    identity: dict[str, Any]
+    light: float | None = None
+    shots: int = 0
+
+    @property
+    def base_method(self) -> str:
+        """Method that is fitted: `method` without `-NUMBER` and `SHOT_SUFFIX`."""
+        return base_method(self.method)
+
+    @property
+    def label(self) -> str:
+        return f"{self.category} {self.method} seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Stem of the names of the cell's files: other settings, other name."""
+        return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a call.
+
+    rows: categories in the order of the tables.
+    seeds: by method.
+    missing: categories that the data do not have.
+    unusable: other categories, each with the reason.
+    cells: in the order they are worked off: the first seed of everything comes first.
+    """
+
+    rows: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+    cells: tuple[Cell, ...]
+    missing: tuple[str, ...] = ()
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_grid(
+    root: str | os.PathLike[str],
+    *,
+    categories: str = "all",
+    methods: str = "patchcore",
+    seeds: str = "0",
+    configs: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    steps: int | None = None,
+    minutes: float | None = None,
+    seen: str | None = None,
+    group: str | None = None,
+    device: str = "auto",
+    light: float | None = None,
+    shots: str | None = None,
+) -> Grid:
+    """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
+    no torch.
+
+    Args:
+        root: folder of categories in any layout that `open_dataset` reads, or one category.
+        sets: `METHOD.key=value`; win over the files of `configs`. `METHOD.seeds=LIST` wins over `seeds`.
+        steps, minutes, seen: for the methods that know them.
+
+    Raises:
+        InputError: an unknown method or setting, no category that could be worked with.
+    """
+    chosen = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
+    for name in chosen:
+        registry.method(name)  # an unknown one is reported now
+    if light is not None:
+        check_range(light)
+    few = _parse_numbers(shots, "--shots", "1,2,4,8") if shots else ()
+    if 0 in few:
+        raise InputError("--shots: 0 pictures teach nothing; write for example 1,2,4,8")
+    numbers, files, own = _options_by_method(chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets)
+    rows, missing = select_categories(root, categories, "--categories")
+    given = {"steps": steps, "minutes": minutes, "seen": seen}
+    values = {
+        (method, category): _method_config(method, category, files.get(method), own.get(method, ()), given)
+        for method in chosen
+        for category in rows
+        if category not in missing
+    }
+    if (steps or minutes) and not any(map(_learns_in_steps, chosen)):
+        raise InputError(f"--steps, --minutes: none of {', '.join(chosen)} learns in steps; leave them out")
+    if seen and not any(map(_learns_from_defects, chosen)):
+        raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
+    first = numbers[chosen[0]][0]
+    usable, unusable = _open_categories(root, [row for row in rows if row not in missing], first, group)
+    common = {"group": group, "minutes": minutes, "device": device}
+    if light is not None:
+        common["light"] = light  # without it, names of cells are those of versions that did not have it
+    cells = tuple(_cells(chosen, numbers, usable, values, common))
+    if few:
+        cells = tuple(_few_shot_cell(cell, count) for cell in cells for count in few)
+        numbers = {f"{method}-{count}{SHOT_SUFFIX}": numbers[method] for method in chosen for count in few}
+        chosen = tuple(numbers)
+    return Grid(rows, chosen, numbers, cells, missing, unusable)
+
+
+def _cells(
+    methods: Sequence[str],
+    seeds: Mapping[str, tuple[int, ...]],
+    datasets: Mapping[str, Dataset],
+    values: Mapping[tuple[str, str], tuple[Any, int | str]],
+    common: Mapping[str, Any],
+) -> Iterator[Cell]:
+    """Yields the cells: the first seed of everything, then the second. values: settings and seen defects;
+    common: settings of all cells, minutes only for methods that learn in steps."""
+    known: dict[str, str] = {}
+    data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
+    for place in range(max(map(len, seeds.values()))):
+        for method in methods:
+            for category, dataset in datasets.items() if place < len(seeds[method]) else ():
+                config, defects = values[method, category]
+                config = replace(config, seed=seeds[method][place])
+                named = {key: _path_identity(getattr(config, key), known) for key in config.PATHS}
+                call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
+                identity = {
+                    "category": category,
+                    "method": method,
+                    "settings": asdict(config) | named,
+                    "seen": _seen_identity(defects, dataset, config.seed, known),
+                    "data": data[category],
+                    "flawscope": __version__,
+                    **call,
+                }
+                yield Cell(
+                    category=category,
+                    method=method,
+                    seed=config.seed,
+                    options=_json_values(asdict(config)),
+                    seen=defects,
+                    identity=_json_values(identity),
+                    **call,
+                )
+
+
+def _few_shot_cell(cell: Cell, count: int) -> Cell:
+    return replace(
+        cell,
+        method=f"{cell.method}-{count}{SHOT_SUFFIX}",
+        identity={**cell.identity, "shots": count},
+        shots=count,
+    )
+
+
+def base_method(name: str) -> str:
+    """Returns the method of a column of the tables: its name without a suffix."""
+    return re.sub(rf"-\d+{SHOT_SUFFIX}$", "", name)
+
+
+# -------------------------------------------------------------------------------------- the call's arguments
+
+
+def _options_by_method(
+    chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
+    """Seeds, file of settings and single settings of each method."""
+    numbers = dict.fromkeys(chosen, seeds)
+    files = dict(_split_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
+    own: dict[str, list[str]] = {}
+    for text in sets:
+        method, rest = _split_pair(text, "--set", "METHOD.key=value", chosen, ".")
+        if rest.startswith("seeds="):
+            numbers[method] = _parse_numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
+        elif rest.partition("=")[0].strip() == "seed":
+            raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
+        else:
+            own.setdefault(method, []).append(rest)
+    return numbers, files, own
+
+
+def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    words = split_names(text, option, f"write numbers with commas, such as {example}")
+    if not all(word.isdecimal() for word in words):
+        raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example {example}")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
+    """Splits a text into `METHOD` and the part after the sign."""
+    method, found, rest = text.partition(sign)
+    if not found or not rest:
+        raise InputError(f"{option} {text}: write it as {form}")
+    if method not in methods:
+        raise InputError(f"{option} {text}: {method} is none of --methods {','.join(methods)}; mend one")
+    return method, rest
+
+
+def _method_config(
+    method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, Any]
+) -> tuple[Any, int | str]:
+    """Settings from preset, file, options and --set, later ones win; and the defects to learn from."""
+    flags = {}
+    if options["steps"] is not None and _learns_in_steps(method):
+        flags["steps"] = options["steps"]
+    if options["seen"] is not None and _learns_from_defects(method):
+        flags["seen"] = options["seen"]
+    values = settings.merge_settings(file, flags, own, category)
+    if values.pop("method", method) != method:
+        where = f"config {file}" if file else "--set"
+        raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
+    preset, seen = values.pop("preset", "default"), values.pop("seen", 0)
+    if seen != 0 and not _learns_from_defects(method):
+        raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
+    built = registry.configure(registry.method(method), preset, values)
+    if options["minutes"] is not None and _learns_in_steps(method):
+        built = replace(built, steps=None)  # as many as fit
+    return built, int(seen) if str(seen).isdecimal() else str(seen)
+
+
+def _learns_in_steps(method: str) -> bool:
+    return registry.method(method).learns_in_steps
+
+
+def _learns_from_defects(method: str) -> bool:
+    return registry.method(method).takes_seen_defects
+
+
+def _open_categories(
+    root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Opens the data sets; returns the usable ones, and the reason why each other category is not."""
+    usable, unusable = {}, {}
+    for name in names:
+        try:
+            dataset = open_dataset(root, name, seed=seed, group=group)
+            if not dataset.test:
+                raise InputError(f"{dataset.root} has no test pictures: there is nothing to evaluate")
+            usable[name] = dataset
+        except InputError as error:
+            unusable[name] = str(error)
+    if not usable:
+        raise InputError(next(iter(unusable.values())))
+    return usable, unusable
+
+
+# ------------------------------------------------------------------------------------- the identity of a cell
+
+
+def _json_values(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
+    """Digest of the content of a category's pictures and masks, and of everything else that decides the
+    split or the metrics, wherever the folder lies."""
+    items = [item for split in dataset.splits.values() for item in split]
+    paths = [path for item in items for path in (item.path, *item.masks)]
+    paths += [dataset.root.parent / VISA_TABLE, dataset.root / VISA_TABLE, dataset.root / SATURATION_FILE]
+    paths += filter(None, [realiad_table(dataset.root)])
+    with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
+        digests = list(pool.map(lambda path: _file_digest(path, known), paths))
+    names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
+    return _digest(sorted(zip(names, digests, strict=True)))
+
+
+def _path_identity(value: Any, known: dict[str, str]) -> Any:
+    """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
+    path = Path(str(value))
+    if not value or not path.exists():
+        return value
+    if not path.is_dir():
+        digest = _file_digest(path, known)
+    else:
+        digest = known.get(str(path)) or _folder_digest(path, known)
+        known[str(path)] = digest  # every cell names it again
+    return f"{path.name} {digest[:16]}"
+
+
+def _folder_digest(path: Path, known: dict[str, str]) -> str:
+    """Digest of the files in a folder; of very many files their names and sizes."""
+    files = list(walk_files(path))
+    by_size = len(files) > MAX_HASHED_FILES
+
+    def about(file: Path) -> int | str:
+        if not by_size:
+            return _file_digest(file, known)
+        return file.stat().st_size if file.exists() else -1  # a link that leads nowhere
+
+    return _digest([(file.relative_to(path).as_posix(), about(file)) for file in files])
+
+
+def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
+    """Number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
+    if isinstance(value, int):
+        return value  # drawn from the data by the seed
+    try:
+        items = choose_seen(value, dataset, seed)
+    except InputError as error:
+        return str(error)  # the cell fails with it, and the others do not
+    digest = _digest([[_file_digest(path, known) for path in (item.path, *item.masks)] for item in items])
+    return f"{Path(value).name} {digest[:16]}"
+
+
+def _file_digest(path: str | os.PathLike[str], known: dict[str, str]) -> str:
+    """Digest of a file's content; of an unreadable file the reason, which is reported when it is needed."""
+    key = str(path)
+    if key not in known:
+        try:
+            with open(path, "rb") as file:
+                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            known[key] = str(error.strerror)
+    return known[key]

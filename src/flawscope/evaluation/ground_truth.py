@@ -1,0 +1,99 @@
+"""Brings ground truth to the size of the maps: masks, and the regions of MVTec LOCO with their saturation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.datasets import Dataset
+from flawscope.datasets.masks import require_size
+from flawscope.datasets.published import SATURATION_FILE
+from flawscope.errors import InputError, pluralize
+from flawscope.evaluation import metrics
+from flawscope.evaluation.result import PictureStore
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.masks import read_labels
+
+
+def shrink_mask(
+    marked: NDArray[np.bool_], visible: NDArray[np.bool_], geometry: Geometry
+) -> tuple[NDArray[np.bool_], int, int]:
+    """Resizes a mask [Hp, Wp] to the network's size, nearest as the papers do. One that would keep no pixel
+    keeps the nearest one of each of its regions: else a defective picture would count as a good one.
+
+    Returns also how many 8-connected regions are `visible` [Hp, Wp], and how many nearest resizing loses.
+    """
+    from scipy.ndimage import find_objects, label  # slow to import
+
+    truth = geometry.mask_to_network(marked)
+    regions, count = label(visible, structure=np.ones((3, 3)))
+    left = np.unique(geometry.inverse().warp_labels(regions))
+    lost = count - int(np.count_nonzero(left))
+    if lost == count:
+        for number, window in enumerate(find_objects(regions), start=1):
+            y, x = np.nonzero(regions[window] == number)
+            middle = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
+            row, column = y[middle] + window[0].start + 0.5, x[middle] + window[1].start + 0.5
+            at_x, at_y, *_ = geometry.to_network((column, row, column, row))
+            truth[min(int(at_y), truth.shape[0] - 1), min(int(at_x), truth.shape[1] - 1)] = True
+    return truth, count, lost
+
+
+def loco_metrics(kept: PictureStore, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
+    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
+    if dataset.layout != "loco":
+        return {}
+    path = dataset.root / SATURATION_FILE
+    if not path.is_file():
+        labels["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
+        return {}
+    try:
+        configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
+        regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
+        for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
+            found = (_saturated_region(Path(p), prediction.geometry, configs) for p in item.masks)
+            regions.append(None if truth is None else [region for region in found if region])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
+    labels["au_spro"] = (
+        "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
+        "maps at network size, saturation scaled with the area"
+    )
+    kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
+    areas: dict[str, list[float]] = {}
+    for kind in kinds:
+        own_regions = [
+            region if item.kind == kind or not item.anomalous else None
+            for item, region in zip(kept.items, regions, strict=True)
+        ]
+        for limit, value in metrics.au_spro(kept.maps, own_regions, valid=kept.valid).items():
+            if not np.isnan(value):  # a kind without masks has none
+                areas.setdefault(f"au_spro_{limit:g}", []).append(value)
+    measured = {len(values) for values in areas.values()} | {0}
+    if (most := max(measured)) < len(kinds):
+        labels["au_spro"] += f"; of {most} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
+    return {name: float(np.mean(values)) for name, values in areas.items()}
+
+
+def _saturated_region(
+    path: Path, geometry: Geometry, configs: dict[int, Any]
+) -> tuple[NDArray[np.bool_], float] | None:
+    """Region at the network's size, and its saturation in pixels there; None if it lies outside of the view
+    or marks nothing."""
+    values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
+    visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))
+    scaled, *_ = shrink_mask(values > 0, visible, geometry)
+    if not scaled.any():
+        return None
+    config = configs[int(values.max())]
+    saturation = metrics.saturation_pixels(
+        int(scaled.sum()),
+        config["saturation_threshold"],
+        relative=config["relative_saturation"],
+        scale=geometry.scale[0] * geometry.scale[1],
+    )
+    return scaled, saturation

@@ -1,0 +1,225 @@
+"""Metrics over anomaly maps and ground-truth masks, exact, over all pictures of a test set at once.
+
+sPRO is the metric of MVTec LOCO AD: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in
+Unsupervised Anomaly Detection and Localization", IJCV 130 (2022), and the evaluation code published with the
+data set. For a missing object, say, a large area is marked because the object could be anywhere in it;
+finding part of it, the saturation, is all that can be asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+from flawscope.evaluation.metrics._ranking import (
+    Counts,
+    Maps,
+    RankCounts,
+    Regions,
+    Valid,
+    batches,
+    check_limit,
+    check_mask,
+    count_normal,
+    gather_regions,
+    iterate_checked,
+    overlap_area,
+    rank_metrics,
+)
+
+# [H, W] bool each, None where a picture has no ground truth; or one [N, H, W] array
+Masks = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelMetrics:
+    """Pixel-level metrics over a whole test set, 0..1, higher is better; NaN where undefined.
+
+    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at (decision: map >=
+    threshold), both chosen on the masks that they judge. `regions` is the number of ground-truth regions
+    behind `au_pro`. `au_pro_05` is AU-PRO up to a false-positive rate of .05, as MVTec AD 2 has it.
+    """
+
+    auroc: float
+    ap: float
+    f1: float
+    f1_threshold: float
+    au_pro: float
+    au_pro_05: float
+    regions: int
+
+
+def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
+    """All pixel metrics, exact, without binning.
+
+    `maps`: a sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher = more
+    anomalous; float32 is compared as float32. `masks`: bool of the same shapes, True = anomalous. A good
+    picture has a mask that is all False; a picture whose mask is None takes no part. `valid`: bool of the
+    same shapes, or None for a picture: only these pixels count, and a map may have any value elsewhere.
+    AU-PRO is that of `au_pro`.
+
+    Without an anomalous or without a normal pixel everything is NaN. The sequences are read twice, one
+    picture after the other, so they may read from a file. The memory needed beside is some 32 bytes for each
+    anomalous pixel and 200 MB. The arguments are left as they are.
+
+    Raises InputError (a ValueError) for NaN in a map, for masks that are not bool, or shapes that differ.
+    """
+    counted, regions = _count_masks(maps, masks, valid)
+    ranking = rank_metrics(counted)
+    area, area_05 = (overlap_area(counted, regions, limit) for limit in (0.3, 0.05))
+    return PixelMetrics(
+        ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
+    )
+
+
+def au_pro(maps: Maps, masks: Masks, limit: float = 0.3, *, valid: Valid | None = None) -> float:
+    """Area under the per-region overlap curve for false-positive rates 0..`limit`, divided by `limit`.
+
+    A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the same over
+    the whole test set. The false-positive rate is over all normal pixels of all pictures. One point per
+    distinct score, trapezoids between them, linear interpolation at `limit`. Source: Bergmann et al.,
+    IJCV 129 (2021), and the connectivity of the evaluation code published with it.
+
+    Arguments and errors as for `pixel_metrics`. NaN without an anomalous or without a normal pixel.
+    """
+    check_limit(limit)
+    return overlap_area(*_count_masks(maps, masks, valid), limit)
+
+
+def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
+    """Gathers the anomalous scores region by region, and counts the normal ones below them."""
+    pieces: list[NDArray[Any]] = []
+    areas: list[float] = []
+    dtypes: set[np.dtype[Any]] = set()
+    normal_pixels = 0
+    for i, values, given, keep in iterate_checked(maps, masks, valid, "masks"):
+        mask = check_mask(given, values.shape, f"masks[{i}]")
+        dtypes.add(values.dtype)
+        inside = mask if keep is None else mask & keep
+        counting = mask.size if keep is None else int(np.count_nonzero(keep))
+        normal_pixels += counting - int(np.count_nonzero(inside))
+        if inside.any():
+            scores, picture_areas = _scores_by_region(values, mask, inside)
+            pieces += np.split(scores, np.cumsum(picture_areas)[:-1])
+            areas += picture_areas.tolist()
+    regions = gather_regions(pieces, [1.0] * len(areas), areas, len(areas), dtypes)
+    normal = (
+        values[~mask if keep is None else ~mask & keep]
+        for _, values, mask, keep in iterate_checked(maps, masks, valid, "masks")
+    )
+    return count_normal(regions, batches(normal, normal_pixels, regions.scores.dtype)), regions
+
+
+def _scores_by_region(
+    values: NDArray[Any], mask: NDArray[np.bool_], inside: NDArray[np.bool_]
+) -> tuple[NDArray[Any], Counts]:
+    """Scores of `inside`, 8-connected component of the mask after component, and the number in each."""
+    from scipy.ndimage import label  # slow to import
+
+    labelled, count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
+    scores, components = values[inside], labelled[inside]
+    if count > 1:
+        if count <= np.iinfo(np.uint16).max:
+            components = components.astype(np.uint16)  # sorted by radix
+        scores = scores[np.argsort(components, kind="stable")]
+    areas = np.bincount(components).astype(np.int64, copy=False)
+    return scores, areas[areas > 0]
+
+
+# Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
+SaturatedRegions = Sequence[Sequence[tuple[NDArray[np.bool_], float]] | None]
+
+
+# The paper's main result, and the usual limit of AU-PRO.
+LIMITS = (0.05, 0.3)
+
+
+def au_spro(
+    maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
+) -> dict[float, float]:
+    """Area under the sPRO curve up to each of `limits`, divided by it.
+
+    `maps`, `valid`: as for `pixel_metrics`. `regions`: for each picture the list of its regions, one per mask
+    file (not per connected component), as ([H, W] bool mask, saturation in pixels); an empty list for a good
+    picture, None for a picture that takes no part. sPRO is the mean over all regions of min(overlap /
+    saturation, 1) with the saturation capped at the region's area; the false-positive rate is over the pixels
+    outside every region. Regions may overlap. A mask without a pixel (lost in resizing) is no region. The
+    saturation is in pixels of the mask given: see `saturation_pixels`. Same curve and integral as `au_pro`,
+    which it equals where no region saturates early and regions are connected. The paper takes the logical and
+    the structural anomalies apart, each with all good pictures, and averages the two results.
+
+    NaN without a region or without a normal pixel. Raises InputError for NaN in a map, masks that are not
+    bool, shapes that differ, or a saturation that is not above 0.
+    """
+    for limit in limits:
+        check_limit(limit)
+    counted, found = _count_regions(maps, regions, valid)
+    return {float(limit): overlap_area(counted, found, limit) for limit in limits}
+
+
+def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
+    """The saturation in pixels of a region of `area` pixels, from its entry in LOCO's `defects_config.json`.
+
+    `threshold` is `saturation_threshold`, `relative` is `relative_saturation`: a share of the area, cut to
+    whole pixels as the published code does (but at least one), or a number of pixels of the original picture,
+    at most the area. `scale` is (pixels of the mask in use) / (pixels of the original mask) where the mask
+    was resized.
+
+    Raises InputError if the area, the threshold or the scale is not above 0.
+    """
+    if min(area, threshold, scale) <= 0:
+        raise InputError(f"area {area}, threshold {threshold} and scale {scale} must all be above 0")
+    if relative:
+        return float(min(max(int(threshold * area), 1), area))
+    return min(threshold * scale, float(area))
+
+
+def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
+    """Gathers each region's highest scores, up to its saturation, and counts the normal ones below."""
+    pieces: list[NDArray[Any]] = []
+    shares: list[float] = []
+    divisors: list[float] = []
+    dtypes: set[np.dtype[Any]] = set()
+    number = pixels = 0
+    for i, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions"):
+        dtypes.add(values.dtype)
+        pixels += values.size
+        for j, (given, saturation) in enumerate(here):
+            name = f"regions[{i}][{j}]"
+            mask = check_mask(given, values.shape, name)
+            if not saturation > 0:
+                raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
+            scores = np.sort(values[mask if keep is None else mask & keep])
+            if scores.size == 0:
+                continue
+            number += 1
+            # Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one
+            # that does counts for the fraction that is still missing. Among equal scores it is all one.
+            saturation = min(float(saturation), float(scores.size))
+            whole = math.floor(saturation)
+            end = scores.size - whole
+            for piece, share in ((scores[end:], 1.0), (scores[end - 1 : end], saturation - whole)):
+                if piece.size and share > 0:
+                    pieces.append(piece)
+                    shares.append(share)
+                    divisors.append(saturation)
+    found = gather_regions(pieces, shares, divisors, number, dtypes)
+    normal = (
+        values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
+        for _, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions")
+    )
+    return count_normal(found, batches(normal, pixels, found.scores.dtype)), found
+
+
+def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Mask [H, W] of the pixels outside all regions."""
+    outside = np.ones(shape, np.bool_)
+    for mask, _ in regions:
+        outside &= ~mask
+    return outside

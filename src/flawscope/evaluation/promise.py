@@ -1,0 +1,148 @@
+"""Says when the promised false-alarm rate was broken on good test pictures, and why that may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flawscope.datasets import Item
+from flawscope.errors import InputError, join_names, pluralize
+from flawscope.pictures.decoding import decode
+from flawscope.pictures.near_duplicates import Look, near_duplicates
+from flawscope.pictures.units import find_units
+from flawscope.results.prediction import Prediction
+
+if TYPE_CHECKING:
+    from flawscope import Predictor
+
+SIGNIFICANCE = 0.05  # level of the test, one-sided
+SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a whole are a reason
+
+
+def check_promise(
+    predictor: Predictor, train: Sequence[Item], good: Sequence[tuple[Item, Prediction]]
+) -> dict[str, Any]:
+    """Tests the promise on good test pictures, for `Evaluation.false_alarms`; empty where there are none, or
+    nothing was promised.
+
+    alarms: false alarms. chance: of as many or more, if each comes up with the expected probability (exact
+    binomial test). broken: that is below `SIGNIFICANCE`. reasons: why it may be broken, as sentences.
+    copies_of_training: names of good test pictures that are near-copies of training pictures.
+
+    Args:
+        train: the training pictures, to look for near-copies.
+    """
+    calibration = predictor.calibration
+    if not good or not calibration.promised:
+        return {}
+    alarms = sum(prediction.is_anomalous for _, prediction in good)
+    chance = _binomial_tail(alarms, len(good), calibration.expected_rate)
+    learnt, shown = _looks(train), _looks([item for item, _ in good])
+    copies = _copies_of(learnt, shown)
+    broken = chance < SIGNIFICANCE
+    return {
+        "alarms": alarms,
+        "chance": chance,
+        "broken": broken,
+        "reasons": list(_reasons(predictor, learnt, shown, good, alarms)) if broken else [],
+        "copies_of_training": [str(good[k][0].path) for k in copies],
+    }
+
+
+def _binomial_tail(successes: int, count: int, probability: float) -> float:
+    """Probability of so many successes or more of `count`. Not by scipy.stats, which asks for torch."""
+    from scipy import special
+
+    if successes == 0:
+        return 1.0
+    return float(special.betainc(successes, count - successes + 1, probability))
+
+
+def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
+    """The same where the probability itself is drawn from Beta(a, b)."""
+    from scipy import special
+
+    k = np.arange(successes, count + 1)
+    ways = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
+    return float(np.exp(ways + special.betaln(k + a, count - k + b) - special.betaln(a, b)).sum())
+
+
+def describe_promise(found: Mapping[str, Any]) -> list[str]:
+    """Lines for a person; empty where the promise was kept and nothing is odd. found: an evaluation's
+    `false_alarms`."""
+    lines = []
+    if found.get("broken"):
+        lines.append(
+            f"the promise was broken: {found['alarms']} of {pluralize(found['images'], 'good picture')} "
+            f"called anomalous where {found['expected']:.1%} was promised; chance alone gives so many in "
+            f"{found['chance']:.2g} of such tests. Why it may be:"
+        )
+        lines += [f"  {reason}" for reason in found["reasons"]]
+    if copies := found.get("copies_of_training"):
+        lines.append(
+            f"{pluralize(len(copies), 'good test picture')} of {found['images']} are near-copies of training "
+            f"pictures, and so say little about new parts: {join_names(copies)}"
+        )
+    return lines
+
+
+def _reasons(
+    predictor: Predictor,
+    learnt: Sequence[Look | None],
+    shown: Sequence[Look | None],
+    good: Sequence[tuple[Item, Prediction]],
+    alarms: int,
+) -> Iterator[str]:
+    calibration = predictor.calibration
+    copies = _count_copies(learnt)
+    if copies and not calibration.has_shared_units:
+        yield (
+            f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
+            "model counted as parts of their own: fit anew, or name the parts with --group"
+        )
+    shifted = sum(bool(prediction.shifts) for _, prediction in good)
+    if shifted >= max(1, SHIFTED_SHARE * len(good)):
+        yield (
+            f"{shifted} of the good test pictures look otherwise as a whole than those learnt from (light, "
+            "camera, place): calibrate on pictures of that day, or fit with --light"
+        )
+    if alike := _count_copies(shown):
+        yield f"{alike} of the good test pictures are near-copies of others: a part is counted several times"
+    own = calibration.unit_count + 1
+    rank = calibration.expected_rate * own
+    # the chance, if the units that the threshold comes from are drawn by chance as well
+    if _beta_binomial_tail(alarms, len(good), rank, own - rank) >= SIGNIFICANCE:
+        yield (
+            f"the threshold comes from {pluralize(own - 1, 'part')}: with so few the rate of a single model "
+            "is often so far off; calibrate on more good pictures"
+        )
+    else:
+        yield (
+            "they show good parts of another day, batch, light or camera: learn from some of them, or "
+            "calibrate on some"
+        )
+
+
+def _count_copies(looks: Sequence[Look | None]) -> int:
+    return len(looks) - len({*find_units(looks, range(len(looks))).numbers})
+
+
+def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> list[int]:
+    """Numbers of the pictures shown that are near-copies of pictures learnt from."""
+    bank = [look for look in learnt if look is not None]
+    asked = [k for k, look in enumerate(shown) if look is not None]
+    every = [*bank, *(look for look in shown if look is not None)]
+    pairs = near_duplicates(every, np.arange(len(bank)))
+    return sorted({asked[j - len(bank)] for i, j, _ in pairs if i < len(bank) <= j})
+
+
+def _looks(items: Sequence[Item]) -> list[Look | None]:
+    found: list[Look | None] = []
+    for item in items:
+        try:
+            found.append(Look.of(decode(item.path)))
+        except (InputError, MemoryError):
+            found.append(None)  # reported when it is read
+    return found

@@ -1,0 +1,380 @@
+"""Renders the pages beside the report: of `predict --out`, of two models on the same pictures, and of a
+review before and after another fit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from flawscope.datasets import Item
+from flawscope.errors import pluralize
+from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
+from flawscope.evaluation.report import require_libraries
+from flawscope.evaluation.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
+from flawscope.evaluation.report.thumbnails import MAX_SIDE, PAGE_FULL, Layers, image_uri, thumbnails
+from flawscope.evaluation.report.words import (
+    MAX_PARTS,
+    part_cards,
+    percent,
+    pose_facts,
+    score_facts,
+    size_text,
+)
+from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.pictures.listing import printable
+from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.results.part import PartPrediction
+from flawscope.results.prediction import RIGHT, Prediction, outcome
+from flawscope.results.table import ResultRow
+
+MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
+MAX_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
+LISTED = "listed without its picture"  # why a picture is not shown
+MAX_ROWS = 2000  # pictures that are listed; the table has all
+
+
+def predictions_page(
+    table: Sequence[ResultRow],
+    shown: Sequence[Prediction],
+    facts: Mapping[str, Any],
+    white: float | None = None,
+    step: ProgressCallback = ignore_progress,
+    *,
+    parts: Sequence[PartPrediction] = (),
+) -> str:
+    """The page of `predict --out`, of every input of the run. InputError: Jinja2 or WebP is missing.
+
+    Args:
+        shown: predictions with their maps, most severe first; pictures of the others are not shown.
+        facts: of the run, as in `results.json`.
+        white: the level of a deep picture that is shown white (`Preprocess.white_level`).
+        parts: that were decided on, where the model decides on parts.
+    """
+    require_libraries(plots=False)
+    judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
+    rows, maps = judged[:MAX_ROWS], {str(p.path): p for p in shown}
+    wanted = [maps[row.path] for row in rows if row.path in maps]
+    seen = [EvaluatedPicture(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
+    made = thumbnails(seen, range(len(seen)), white, step)
+    layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
+    common = _common_folder([row.path for row in rows])
+    pictures = [_row_entry(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
+    cards = part_cards(((part, part.decision) for part in parts), {row.path: k for k, row in enumerate(rows)})
+    anomalous = sum(row.decision == "anomalous" for row in judged)
+    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
+    if parts:
+        anomalous_parts = sum(part.is_anomalous for part in parts)
+        summary = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {summary}"
+    some = next(iter(shown), None)
+    return render(
+        "predictions.html.j2",
+        pictures,
+        ("pages.js",),
+        title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
+        or "Pictures",
+        parts=(
+            *((("parts", "Parts"),) if parts else ()),
+            ("pictures", "Pictures"),
+            ("meaning", "How to read it"),
+            ("run", "Run"),
+        ),
+        toggles=(HEAT, LINE),
+        views=VIEWS,
+        headline=summary,
+        part_cards=cards[:MAX_PARTS],
+        all_parts=len(cards),
+        warning=printable(str(facts.get("warning") or "")),
+        anomalous=anomalous,
+        judged=len(judged),
+        unjudged=[printable(row.error) for row in table if row.error],
+        expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
+        promise=printable(str(facts.get("promise", ""))),
+        rows=pictures,
+        left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
+        more=len(judged) - len(rows),
+        scale=colour_scale(some) if some else None,
+        facts=_run_facts(facts),
+    )
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The folder that all paths have in common; empty where there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:  # no path, or on several drives
+        return ""
+
+
+def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
+    numbers = {key: getattr(row, key) or 0.0 for key in ("severity", "p_value", "score")}
+    name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix() if common else row.path
+    size = size_text(found) if found else ""
+    return {
+        "name": printable(name),
+        "verdict": row.decision,
+        **numbers,
+        "size": size,
+        "facts": [
+            ("Decision", row.decision),
+            *([("Product", printable(row.product))] if row.product else []),
+            *score_facts(**numbers),
+            *(pose_facts(found) if found else []),
+            *([("Size", f"{size} pixels")] if size else []),
+        ],
+        "layers": layers,
+    }
+
+
+def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
+    keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
+    return [made, *((key.replace("_", " "), printable(str(facts[key]))) for key in keys if facts.get(key))]
+
+
+# ----------------------------------------------------------------------------------------------- two models
+
+
+def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_progress) -> str:
+    """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
+    require_libraries(plots=False)
+    order = _display_order(comparison)
+    (first, second), sentence = comparison.evaluations, comparison.sentence()
+    white = comparison.predictors[0].manifest.preprocess.white_level
+    layers = thumbnails(first.pictures, order, white, step, others=second.pictures)
+    rank = {index: k for k, index in enumerate(order)}
+    rows = [
+        _comparison_entry(one, len(order) - rank[one.index], shown)
+        for one, shown in zip(comparison.pictures, layers, strict=True)
+    ]
+    changed = [one.index for one in comparison.changed]
+    return render(
+        "comparison.html.j2",
+        rows,
+        ("pages.js",),
+        title=printable(f"{first.category}: two models"),
+        parts=(
+            ("changed", "Changed"),
+            ("differences", "Differences"),
+            ("pictures", "Pictures"),
+            ("run", "Models"),
+        ),
+        toggles=(HEAT, LINE, TRUTH),
+        views={
+            "picture": VIEWS["picture"],
+            "a": ("A", ("photo", "heat", "line", "truth")),
+            "b": ("B", ("photo", "heat_b", "line_b", "truth")),
+        },
+        headline=sentence[:1].upper() + sentence[1:],
+        mismatches=[
+            f"{which}: {e.mismatch}"
+            for which, e in zip("AB", comparison.evaluations, strict=True)
+            if e.mismatch
+        ],
+        remarks=[
+            f"{which}: {line}"
+            for which, e in zip("AB", comparison.evaluations, strict=True)
+            for line in e.remarks
+        ],
+        models=[_model_summary(comparison, k) for k in (0, 1)],
+        rows=rows,
+        order=order,
+        changed=changed,
+        cards=changed[:MAX_CARDS] or order[:MAX_NEAREST],
+        differences=comparison.differences,
+        kinds=list(dict.fromkeys(row["kind"] for row in rows)),
+        left_out=layers.count(PAGE_FULL),
+        failures=[printable(line) for line in comparison.failures],
+    )
+
+
+def _display_order(comparison: Comparison) -> list[int]:
+    """Indices of the pictures: different decisions first, then by the difference of the severities."""
+    changed = [one.index for one in comparison.changed]
+    others = [one for one in comparison.pictures if not one.changed]
+    others.sort(key=lambda one: -abs(one.a.severity - one.b.severity))
+    return [*changed, *(one.index for one in others)]
+
+
+def _comparison_entry(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
+    """A picture with the decisions of both models; pictures are listed by falling `weight`."""
+
+    def said(found: Prediction) -> str:
+        numbers = f"severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
+        return f"{found.decision}, {numbers}"
+
+    kind, size = printable(one.item.kind), size_text(one.a)
+    truth = "defective" if one.item.anomalous else "good"
+    shown = kind if kind == truth else f"{kind} ({truth})"
+    return {
+        "name": printable(one.name.removeprefix("test/")),
+        "kind": kind,
+        "truth": truth,
+        "changed": "differ" if one.changed else "agree",
+        "outcome_a": outcome(one.item.anomalous, one.a.is_anomalous),
+        "outcome_b": outcome(one.item.anomalous, one.b.is_anomalous),
+        "severity_a": one.a.severity,
+        "severity_b": one.b.severity,
+        "weight": float(weight),
+        "size": size,
+        "facts": [("Type", shown), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{size} pixels")],
+        "layers": layers,
+    }
+
+
+def _model_summary(comparison: Comparison, index: int) -> dict[str, Any]:
+    """Name, findings and facts of a model."""
+    predictor, letter = comparison.predictors[index], "ab"[index]
+    values = {one.name: getattr(one, letter) for one in comparison.differences}
+    rates = {
+        name: "not measured" if (value := values.get(name)) is None else percent(value)
+        for name in RATE_LABELS
+    }
+    known = {"file": comparison.names[index], **describe_model(predictor)}
+    height, width = known["size"]
+    known["size"] = f"{width} × {height} pixels"
+    shown = {k: f"{value:.4g}" if isinstance(value, float) else str(value) for k, value in known.items()}
+    return {
+        "title": printable(f"{letter.upper()}: {comparison.names[index]}"),
+        "rates": rates,
+        "scale": colour_scale(predictor.calibration),
+        "facts": [(key.replace("_", " "), printable(value)) for key, value in shown.items()],
+    }
+
+
+# --------------------------------------------------------------------------------- a review before and after
+
+
+@dataclass(frozen=True)
+class ReviewedPicture:
+    """Picture that a person judged, with two models' answers.
+
+    before: the drawing that the earlier run left, if it did. after: without its map. learnt: the new model
+    was fitted or calibrated on it, so that its answer is no evidence for new pictures.
+    """
+
+    name: str
+    defective: bool
+    learnt: bool
+    called_before: bool
+    severity_before: float
+    score_before: float
+    before: Path | None
+    after: Prediction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that `review --after --json` prints of the picture."""
+
+        def said(called: bool, severity: float, score: float) -> dict[str, Any]:
+            return {"decision": "anomalous" if called else "good", "severity": severity, "score": score}
+
+        return {
+            "name": self.name,
+            "reviewed": "defect" if self.defective else "good",
+            "learnt": self.learnt,
+            "before": said(self.called_before, self.severity_before, self.score_before),
+            "after": said(self.after.is_anomalous, self.after.severity, self.after.score),
+        }
+
+
+class DecisionCounts(NamedTuple):
+    """Number of some pictures, and how many of them each model called anomalous."""
+
+    pictures: int
+    before: int
+    after: int
+
+
+def count_decisions(
+    pictures: Iterable[ReviewedPicture], *, defective: bool, learnt: bool | None = None
+) -> DecisionCounts:
+    """Counts good or defective pictures. learnt: only those that the new model has learnt from, or the
+    others."""
+    own = [one for one in pictures if one.defective == defective and learnt in (None, one.learnt)]
+    return DecisionCounts(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))
+
+
+def review_sentences(pictures: Sequence[ReviewedPicture]) -> list[str]:
+    """Sentences that sum up the new model's effect on the reviewed pictures."""
+    good = [one for one in pictures if not one.defective]
+    alarms = count_decisions(pictures, defective=False).before
+    gone = sum(one.called_before and not one.after.is_anomalous for one in good)
+    new = sum(one.after.is_anomalous and not one.called_before for one in good)
+    found = count_decisions(pictures, defective=True)
+    lines = [
+        f"{gone} of {pluralize(alarms, 'false alarm')} gone" + (f", {new} new" if new else ""),
+        f"{found.after} of {pluralize(found.pictures, 'defect')} found, {found.before} before",
+    ]
+    for what, defective in (("good pictures", False), ("defects", True)):
+        if learnt := count_decisions(pictures, defective=defective, learnt=True).pictures:
+            lines.append(
+                f"the new model has learnt from {learnt} of the {what}: that it is right about these "
+                "says little about new ones"
+            )
+    return lines
+
+
+def review_comparison_page(
+    model: str,
+    pictures: Sequence[ReviewedPicture],
+    seen: Sequence[EvaluatedPicture],
+    white: float | None = None,
+) -> str:
+    """Renders the page, mistakes of the new model first. seen: the same pictures with their maps."""
+    layers = thumbnails(seen, range(len(seen)), white)
+    sentences = review_sentences(pictures)
+    for one, made in zip(pictures[:MAX_BEFORE], layers, strict=False):
+        if isinstance(made, dict) and one.before is not None:
+            made["before"] = image_uri(np.asarray(Image.open(one.before).convert("RGB")), MAX_SIDE)
+    shown = [_review_entry(one, made) for one, made in zip(pictures, layers, strict=True)]
+    order = sorted(range(len(shown)), key=lambda k: -shown[k]["weight"])
+    return render(
+        "review_comparison.html.j2",
+        shown,
+        ("pages.js",),
+        title=f"{printable(model)}: before and after",
+        parts=(("pictures", "Pictures"), ("meaning", "What this means")),
+        toggles=(HEAT, LINE),
+        views={
+            "picture": VIEWS["picture"],
+            "before": ("Before", ("before",)),
+            "after": ("After", ("photo", "heat", "line")),
+        },
+        headline="; ".join(sentences[:2]),
+        sentences=sentences,
+        good=count_decisions(pictures, defective=False),
+        defects=count_decisions(pictures, defective=True),
+        rows=shown,
+        order=order,
+        left_out=layers.count(PAGE_FULL),
+    )
+
+
+def _review_entry(one: ReviewedPicture, layers: Layers | str) -> dict[str, Any]:
+    before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
+    facts = [
+        ("Reviewed as", "defect" if one.defective else "fine"),
+        ("Before", f"{before}, severity {one.severity_before:+.1f}"),
+        ("After", f"{after}, severity {one.after.severity:+.1f}"),
+        *([("Note", "the new model has learnt from this picture")] if one.learnt else []),
+    ]
+    return {
+        "name": printable(one.name),
+        "size": size_text(one.after),
+        "reviewed": "defect" if one.defective else "fine",
+        "before": before,
+        "after": after,
+        "severity_before": one.severity_before,
+        "severity_after": one.after.severity,
+        "learnt": one.learnt,
+        # mistakes first, then changed decisions, then the rest by severity
+        "weight": 1e9 * (after != RIGHT) + 1e6 * (before != after) + one.after.severity,
+        "facts": facts,
+        "layers": layers,
+    }

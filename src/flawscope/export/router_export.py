@@ -1,0 +1,101 @@
+"""Exports a router: an .onnx model of each product, and the network that recognises them, in a .zip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from flawscope.artefact import files, router_file
+from flawscope.artefact.certificate import Certificate
+from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX
+from flawscope.artefact.model_file import unpack_images
+from flawscope.artefact.router_file import GRAPH, DescriptorModel, RouterArtefact
+from flawscope.calibration.recognition import Recogniser
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import onnx_graph
+from flawscope.export.export import check_exportable, engines_for, export
+from flawscope.export.recalibrate import add_defect
+from flawscope.pictures.decoding import PictureSource
+from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.runtime import exported_engine, onnx_file, router_archive
+from flawscope.runtime.onnx_file import NetworkFile
+from flawscope.runtime.session import exported_descriptors
+from flawscope.runtime.torch import describing, open_descriptors
+
+TOLERANCE = 1e-3  # by which a descriptor, of length 1, may differ between engines
+
+
+def export_router(
+    model: str | os.PathLike[str] | RouterArtefact,
+    out: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    only: str | None = None,
+    pictures: Mapping[str, Sequence[PictureSource]] = MappingProxyType({}),
+    failures: list[str] | None = None,
+    step: ProgressCallback = ignore_progress,
+) -> dict[str, Certificate]:
+    """Writes a router for ONNX Runtime and OpenVINO, which need no torch: `export` of each product in a zip.
+
+    Args:
+        model: a fitted one, or its file.
+        precision: as for `export`. Products are recognised in fp32.
+        only: the product that has this precision; the others have fp32. None: all.
+        pictures: good ones of the products, as `export` takes them.
+        failures: gets a line for every picture that cannot be read.
+
+    Returns:
+        Each product's certificate of the engine that runs it by default.
+
+    Raises:
+        InputError: as of `export`, with the product's name.
+        FlawscopeError: as of `export`, or a product is recognised otherwise. No file is written then.
+    """
+    artefact = model if isinstance(model, RouterArtefact) else router_file.read(model)
+    path = files.check_writable(out, ARCHIVE_SUFFIX)
+    precisions = {name: precision if only in (None, name) else "fp32" for name in artefact.products}
+    if only not in (None, *precisions):
+        raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
+    certificates, networks, products = {}, dict[str, NetworkFile](), {}
+    by = None if artefact.recognition is None else _exported_recognition(artefact.recognition)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        for k, (name, one) in enumerate(artefact.products.items()):
+            own, given = Path(folder) / f"{k}{EXPORTED_SUFFIX}", pictures.get(name, ())
+            how = {"precision": precisions[name], "pictures": given, "failures": failures, "step": step}
+            try:
+                check_exportable(one, precisions[name], given)
+                certificates[name] = export(one, own, **how)  # type: ignore[arg-type]
+            except FlawscopeError as error:
+                raise type(error)(f"{name}: {error}") from error
+            networks[name], products[name] = NetworkFile.open(own), onnx_file.read(own)
+        router_archive.write(replace(artefact, products=products, recognition=by), networks, path)
+    return certificates
+
+
+def _exported_recognition(by: DescriptorModel) -> DescriptorModel:
+    """The network that recognises products, as a graph that every engine here computes alike.
+    FlawscopeError where one does not."""
+    network = open_descriptors(by, "cpu")
+    onnx_graph.prepare_trace(network)
+    graph = onnx_graph.trace_module(
+        network, {"images": torch.zeros(2, 3, *network.size)}, ["descriptors"]
+    ).SerializeToString()
+    images, rng = [unpack_images(one) for one in by.samples.values()], np.random.default_rng(0)
+    images.append(rng.random((1, 3, *network.size), np.float32))  # of models that hold no samples
+    images += [add_defect(one[:1], rng) for one in images]
+    expected, rule = describing(network), Recogniser(by.known)
+    for engine in map(exported_engine, engines_for("fp32")):
+        describe = exported_descriptors(engine, graph, "cpu")
+        for image in np.concatenate(images)[:, None]:
+            right, found = expected(image), describe(image)
+            same = rule.recognise(right)[0].nearest == rule.recognise(found)[0].nearest
+            if not (same and np.abs(found - right).max() <= TOLERANCE):
+                raise FlawscopeError(f"{engine.name} recognises products otherwise, nothing written")
+    return replace(by, tensors={GRAPH: np.frombuffer(graph, np.uint8)})

@@ -1,0 +1,74 @@
+"""Makes a candidate for the next version of a model that is in use, from what people said of its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flawscope.artefact import model_file
+from flawscope.errors import InputError
+from flawscope.export.export import export
+from flawscope.fitting.incremental_update import open_fitted_dataset, update
+from flawscope.fitting.update_evaluation import ReviewedPicture
+from flawscope.methods.threads import set_thread_count
+from flawscope.predictor import load
+from flawscope.progress import ProgressCallback, ignore_progress
+
+
+def make_candidate(
+    active: str,
+    trained: str | None,
+    out: str,
+    *,
+    how: str,
+    strict: bool,
+    pictures: Sequence[Mapping[str, Any]],
+    good: str | None,
+    engine: str | None,
+    device: str,
+    threads: int,
+    step: ProgressCallback = ignore_progress,
+) -> dict[str, Any]:
+    """Writes a candidate's model file, and returns its judgement.
+
+    Args:
+        active: file of the model in use; its rate holds for the candidate.
+        trained: file of the trained model that it was exported from; None: the same.
+        out: file of the candidate, exported where its suffix says so.
+        how, strict: as `update` takes them.
+        pictures: each with the fields of `ReviewedPicture`.
+        good: folder of the pictures that the model was fitted on; None: it extends without them.
+
+    Raises:
+        InputError: no candidate can be made.
+    """
+    set_thread_count(threads)
+    in_use = load(active, engine=engine, device=device, threads=threads)
+    old = in_use.artefact if trained in (None, active) else model_file.read(trained)
+    calibration = old.manifest.calibration.with_rate(in_use.calibration.rate)  # as people chose it meanwhile
+    old = replace(old, manifest=replace(old.manifest, calibration=calibration))
+    made = update(
+        old,
+        in_use,
+        [ReviewedPicture(**one) for one in pictures],
+        how=how,
+        strict=strict,
+        good=open_fitted_dataset(good, old) if good else None,
+        device=device,
+        step=step,
+    )
+    file, predictor = Path(out), made.predictor
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == predictor.session.suffix:
+        predictor.save(file)
+    elif in_use.calibration.precision == "fp32":
+        step("export", 0, 1)
+        export(predictor.artefact, file)
+    else:
+        raise InputError(
+            f"the active version is of {in_use.calibration.precision}, which is calibrated apart from the "
+            "trained model: use a version of fp32, or export by hand"
+        )
+    return made.judgement()

@@ -1,0 +1,225 @@
+"""Joins ordinary models into a router, which recognises the product of a picture by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawscope.artefact.model_file import Artefact, Manifest, pack_images
+from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, ProductDescriptors
+from flawscope.datasets import group_numbers, open_dataset
+from flawscope.errors import InputError, check_arguments
+from flawscope.fitting.simulated_defects import SimulatedDefects
+from flawscope.fitting.training_pictures import Images, Reader, split_sources
+from flawscope.methods import registry
+from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
+from flawscope.methods.extract import LoadPicture, embed_pictures
+from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
+from flawscope.pictures.light import Light, light_variations
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor.parts import stored_part_pattern
+from flawscope.predictor.router import Router
+from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.runtime import open_router
+from flawscope.runtime.torch import open_descriptors
+
+# Pictures are recognised at this size by this stage (of stride 8), which costs the least and tells products
+# apart the best of those that docs/decisions/0027-joint.md compares
+SIZE, STAGE = "128", 2
+# Settings by which the network that recognises is that of a product's model
+NETWORK_SETTINGS = ("backbone", "final_norm", "neighbourhood")
+PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
+LEARNT_ROLES = ("train", "calibration")  # roles of the pictures that a product is recognised by
+Model = str | os.PathLike[str] | Artefact | Predictor
+
+
+class Described(NamedTuple):
+    """Descriptors that a product is recognised by, and its `DescriptorModel.samples`."""
+
+    known: ProductDescriptors
+    samples: NDArray[Any]
+
+
+@check_arguments()
+def join(
+    models: Mapping[str, Model],
+    pictures: Mapping[str, Images] | None = None,
+    *,
+    part: str | None = None,
+    view: str | None = None,
+    device: str = "auto",
+    step: ProgressCallback = ignore_progress,
+) -> Router:
+    """Joins fitted models into a router to several products, or to the views of a part. Each keeps its own
+    settings, thresholds and answers, bit for bit.
+
+    Args:
+        models: by the name of the product or the view, of any methods and settings.
+        pictures: the good pictures that each was fitted on, as `fit` takes them: descriptors of them tell
+            the products apart. Views need none.
+        part, view: regular expressions on file names that tell parts and views apart (`fit`): the models are
+            those of views then, fitted without them.
+
+    Raises:
+        InputError: a product has too few pictures, some decide on parts in views and others do not, or the
+            names of a view's pictures tell no part.
+    """
+    artefacts = {name: fitted_artefact(model) for name, model in models.items()}
+    if part is not None:
+        return open_joined(RouterArtefact(artefacts, views=PartPattern(part, view)), device)
+    if pictures is None or models.keys() != pictures.keys():
+        raise InputError("join takes good pictures of each model: give both by the products' names")
+    network = descriptor_model(artefacts)
+    found = {
+        name: describe_product(network, one, pictures[name], device=device, step=step)
+        for name, one in artefacts.items()
+    }
+    return open_joined(RouterArtefact(artefacts, with_products(network, found)), device)
+
+
+def open_joined(artefact: RouterArtefact, device: str = "auto") -> Router:
+    """A router in torch. InputError where names tell no part."""
+    found = Router.opened(open_router(artefact, device=device))
+    found.parts()
+    return found
+
+
+def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
+    """The network with descriptors of further products, or of further pictures of one."""
+    known, samples = dict(network.known), dict(network.samples)
+    for name, one in found.items():
+        known[name] = known[name].merged(one.known) if name in known else one.known
+        if len(one.samples):
+            samples.setdefault(name, one.samples)
+    return replace(network, known=known, samples=samples)
+
+
+def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
+    """Makes the network by which products are told apart, which knows none yet: with the backbone of the
+    first model that has one, else the default one."""
+    first = next((one for one in products.values() if _has_backbone(one.manifest)), None)
+    settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
+    if first is not None:
+        own = first.manifest.config
+        settings |= {key: own[key] for key in NETWORK_SETTINGS if key in own}
+        settings["stages"] = (min(STAGE, max(own["stages"])),)
+        if PATCH_SIZE_IN_NAME.search(own["backbone"]):  # its position embeddings are those of one size
+            settings["size"] = "x".join(map(str, first.manifest.preprocess.network_size))
+            settings["stages"] = tuple(own["stages"])
+    config = DescriptorSettings.parse_stored(settings)
+    if first is None:
+        network, _ = DescriptorNetwork.create(config)
+        tensors = {name: values.numpy() for name, values in network.state_dict().items()}
+    else:
+        tensors = {name: values for name, values in first.tensors.items() if name.startswith("backbone.")}
+        tensors["roi"] = np.ones(config.network_size, np.bool_)
+    levels = [one.manifest.preprocess.white_level for one in products.values()]
+    level = max((one for one in levels if one is not None), default=None)
+    seen = Preprocess(size=config.network_size, white_level=level)
+    return DescriptorModel(asdict(config), seen, tensors, {})
+
+
+def _has_backbone(manifest: Manifest) -> bool:
+    return issubclass(registry.method(manifest.method).config, PatchSettings)
+
+
+def describe_product(
+    network: DescriptorModel,
+    model: Artefact,
+    images: Images,
+    *,
+    but: Collection[str] = (),
+    device: str = "auto",
+    step: ProgressCallback = ignore_progress,
+) -> Described:
+    """Describes the good pictures that a model has learnt, as they are, at both ends of the range of light in
+    which the model keeps its rate, and with simulated defects.
+
+    Args:
+        images: among which the learnt ones are found by their pixels.
+        but: hashes of pictures that are described already.
+    """
+    manifest = model.manifest
+    if isinstance(images, str | os.PathLike):
+        images = open_dataset(os.fspath(images))
+    sources, _, _ = split_sources(images, None)
+    opened, light = open_descriptors(network, device), manifest.preprocess.normalization
+    roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
+    reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
+    learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT_ROLES} - {*but}
+    lights, count = [Light()] if light is None else light_variations(light.share), len(sources)
+
+    def load(number: int) -> Tensor | None:  # of a picture in a light
+        changed, index = divmod(number, count)
+        image = reader.load_in_light(index, lights[changed]) if changed else reader.load(index)
+        return image if image is not None and reader.hashes[index] in learnt else None
+
+    # of pictures that are described already only the hash is read: a few new ones may lie among many
+    found = _descriptors(
+        opened, load, range(count) if but else _subsample(range(count), MAX_GOOD), step, "recognition"
+    )
+    found = {index: found[index] for index in _subsample([*found], MAX_GOOD)}
+    first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one
+    good = [index for index in found if first[reader.hashes[index]] == index]
+    some = _subsample(good, MAX_PER_LIGHT)
+    in_lights = [count * changed + index for changed in range(1, len(lights)) for index in some]
+    if in_lights:
+        found |= _descriptors(opened, load, in_lights, step, "recognition in each light")
+    shown = [number for number in (*good, *in_lights) if number in found]
+    defective, carriers = _defect_descriptors(opened, load, good, step) if good else ({}, [])
+    width, groups = len(next(iter(found.values()), ())), _groups(manifest, reader.names)
+    known = ProductDescriptors(
+        np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
+        groups[[number % count for number in shown]],
+        np.array([*defective.values()], np.float32).reshape(len(defective), width),
+        groups[carriers],
+        np.array([number // count for number in shown if in_lights], np.int32),
+    )
+    samples = [image for index in good[: len(manifest.samples)] if (image := load(index)) is not None]
+    return Described(known, pack_images(np.array([image.numpy() for image in samples], np.float32)))
+
+
+def _groups(manifest: Manifest, names: Sequence[str]) -> NDArray[np.int32]:
+    """Numbers [N] of the parts that pictures of these names show."""
+    pattern, group = stored_part_pattern(manifest), manifest.facts.get("group")
+    return np.array(pattern.part_numbers(names) if pattern else group_numbers(names, group), np.int32)
+
+
+def _defect_descriptors(
+    network: DescriptorNetwork, load: LoadPicture, good: Sequence[int], step: ProgressCallback
+) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
+    """Descriptors of good pictures with simulated defects, and which pictures these are."""
+    defects = SimulatedDefects(network, load, good, has_ladder=False)
+    defects.learn_part(PART_LEARNING_SECONDS)
+    stage = "recognition of defective parts"
+    found = _descriptors(network, defects.load, range(DEFECT_COUNT), step, stage)
+    return found, [defects.picture_of(number) for number in found]
+
+
+def _subsample(numbers: Sequence[int], most: int) -> list[int]:
+    """Chooses so many of the numbers at most."""
+    chosen = np.linspace(0, len(numbers) - 1, min(len(numbers), most)).round().astype(int)
+    return [numbers[k] for k in np.unique(chosen)]
+
+
+def _descriptors(
+    network: DescriptorNetwork, load: LoadPicture, numbers: Sequence[int], step: ProgressCallback, stage: str
+) -> dict[int, NDArray[np.float32]]:
+    """Descriptors of the pictures that can be loaded, by their numbers."""
+    found: dict[int, NDArray[np.float32]] = {}
+
+    def store(number: int, features: Tensor, inside: Tensor | None) -> None:
+        one = network.describe(features[None], None if inside is None else inside[None])
+        found[number] = one[0].float().cpu().numpy()
+
+    embed_pictures(network, load, numbers, store, step, stage)
+    return dict(sorted(found.items()))

@@ -1,0 +1,71 @@
+"""Options of the fit that made a model, read from the model itself: a training anew keeps all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.model_file import Artefact
+from flawscope.fitting.preparation import Reading
+from flawscope.methods import registry
+from flawscope.methods.settings import PictureSettings
+from flawscope.pictures.roi import FrameRegion
+from flawscope.predictor.parts import stored_part_pattern
+
+
+def stored_reading(old: Artefact) -> Reading:
+    """Returns how the pictures of a fitted model were read and chosen. Seen defects are not among them: a
+    model knows their hashes alone. The smallest defect is not either: the tiles that it chose are settings of
+    the method."""
+    manifest, how = old.manifest, old.manifest.preprocess
+    part = stored_part_pattern(manifest)
+    return Reading(
+        category=manifest.category or None,
+        false_alarm_rate=manifest.calibration.rate,
+        roi=_stored_region(old),
+        light=None if how.normalization is None else how.normalization.share,
+        align="none" if how.reference is None else how.reference.kind,
+        several=how.several is not None,
+        group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
+        part=None if part is None else part.part,
+        view=None if part is None else part.view,
+        drop_suspects=bool(manifest.facts.get("drop_suspects"))
+        or any(picture.role == "dropped" for picture in manifest.pictures),  # of an earlier model
+        force=bool(manifest.facts.get("force")),
+    )
+
+
+def stored_settings(old: Artefact) -> PictureSettings:
+    """Returns the method's settings of a fitted model, without those that a fit derives from its options."""
+    manifest = old.manifest
+    settings: PictureSettings = registry.method(manifest.method).parse_stored(manifest.config)
+    return replace(settings, masked=False, upright=False, hidden=False)
+
+
+def refit_options(old: Artefact) -> dict[str, Any]:
+    """Returns arguments of `fit` that make a model like a fitted one of other pictures."""
+    return {
+        "method": old.manifest.method,
+        "settings": stored_settings(old),
+        "samples": len(old.manifest.samples),
+        **vars(stored_reading(old)),
+    }
+
+
+def _stored_region(old: Artefact) -> NDArray[np.bool_] | FrameRegion | None:
+    """Region of interest as a mask of a frame of the preprocessing's `size`, which is seen pixel by pixel;
+    None: all of the frame counts."""
+    region = old.counted
+    if region is None or region.all():
+        return None
+    how = old.manifest.preprocess.whole
+    rows, columns = (
+        slice((whole - seen + 1) // 2, (whole - seen + 1) // 2 + seen)  # as a crop takes the nearest pixels
+        for whole, seen in zip(how.size, how.network_size, strict=True)
+    )
+    mask = np.zeros(how.size, dtype=np.bool_)
+    mask[rows, columns] = region
+    return mask if how.reference is None else FrameRegion(mask, how.reference)

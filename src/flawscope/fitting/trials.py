@@ -1,0 +1,116 @@
+"""Tries before a model goes to work: which simulated defects it finds, and what more pictures bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.simulated_defects import (
+    DEFECT_SIZES,
+    SimulatedDefects,
+    defects_on_samples,
+    open_detector,
+    score_with_models,
+)
+from flawscope.fitting.training_pictures import Reader
+from flawscope.pictures.listing import pictures_in
+from flawscope.predictor import Predictor
+from flawscope.progress import ProgressCallback
+
+EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
+SUBSET_STEPS = (4, 2)  # every 4th and every 2nd picture: the two subsets that are compared
+COMPARED_DEFECTS = 36  # simulated defects by which the subsets are compared
+MIN_SUBSET = 8  # pictures in a subset
+INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
+RING_MARGIN = 6  # pixels between a defect and the ring around it
+
+
+class DefectExample(NamedTuple):
+    """Good picture with a simulated defect in a ring, [H, W, 3] uint8, at network size.
+
+    size: of the defect, in words. is_found: whether the model calls it anomalous.
+    """
+
+    picture: NDArray[np.uint8]
+    size: str
+    is_found: bool
+
+
+def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[DefectExample]:
+    """Draws simulated defects on the model's samples; none where it has no samples."""
+    defects = defects_on_samples(predictor.artefact, "cpu")
+    if defects is None:
+        return []
+    scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
+    examples = []
+    for number, (score,) in scores.items():
+        image, before = defects.load(number), defects.load_good(defects.picture_of(number))
+        assert image is not None, "it was just scored"
+        assert before is not None, "it was just scored"
+        rows, columns = np.nonzero((image - before).abs().amax(0).numpy())
+        picture = Image.fromarray((image.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        if len(rows):
+            low, high = (columns.min(), rows.min()), (columns.max(), rows.max())
+            box = [*(int(v) - RING_MARGIN for v in low), *(int(v) + RING_MARGIN for v in high)]
+            ImageDraw.Draw(picture).ellipse(box, outline=(0, 216, 216), width=3)
+        size = str(DEFECT_SIZES[number % len(DEFECT_SIZES)])
+        is_found = not score <= predictor.calibration.score_threshold
+        examples.append(DefectExample(np.asarray(picture), size, is_found))
+    return examples
+
+
+def learning_curve(
+    pictures: Path, options: Mapping[str, Any], device: str, step: ProgressCallback
+) -> dict[str, Any]:
+    """Measures what more pictures bring: models of a quarter and half of the pictures judge the same
+    simulated defects on pictures that neither has learnt from.
+
+    Args:
+        pictures: folder of good ones.
+        options: of `fit`.
+
+    Returns:
+        `curve`: share found at the same false-alarm rate, by number of pictures; `tested`: found and all by
+        size, of the larger model at its own rate. Both are empty where the models cannot be compared.
+    """
+    if any(options.get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
+        return {"curve": {}, "tested": {}}
+    paths = pictures_in(pictures)
+    unseen, models = paths[1::2], {}
+    for stride in SUBSET_STEPS:
+        if len(subset := paths[::stride]) >= MIN_SUBSET:
+            models[len(subset)] = fit(subset, device=device, samples=0, check=False, step=step, **options)
+    detectors = [open_detector(one.artefact, "cpu") for one in models.values()]
+    if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
+        return {"curve": {}, "tested": {}}
+    first, (one, *_) = detectors[0], models.values()
+    reader = Reader(
+        [str(path) for path in unseen],
+        one.manifest.preprocess,
+        set(),
+        roi=first.roi.numpy(),
+        hidden=first.config.hidden,
+        nearest=None if first.nearest is None else first.nearest.numpy(),
+    )
+    defects = SimulatedDefects(first, reader.load, range(len(unseen)))
+    scores = score_with_models(defects, detectors, range(COMPARED_DEFECTS), step)
+    calibrations = [one.calibration for one in models.values()]
+    rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
+    limits = [replace(one, rate=rate).score_threshold for one in calibrations]
+    shares = [sum(not one[k] <= limit for one in scores.values()) for k, limit in enumerate(limits)]
+    limit = calibrations[-1].score_threshold
+    tested = {
+        str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(DEFECT_SIZES) == k]
+        for k, size in enumerate(DEFECT_SIZES)
+    }
+    return {
+        "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
+        "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
+    }

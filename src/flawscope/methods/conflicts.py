@@ -1,0 +1,69 @@
+"""Options of a fit that do not go together. Torch-free: `fit` and the pages of a station ask these rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flawscope.errors import InputError
+
+# option: those that it does not go with
+_APART = {
+    "several": ("part", "light", "drop_suspects", "tile", "min_defect"),
+    "min_defect": ("tile", "scale", "size", "crop"),  # it chooses them
+    "drop_suspects": ("tile", "min_defect"),
+    "part": ("group",),  # whole parts are left out already
+}
+# option: the one that it makes no sense without, and how to give that
+_NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}
+_NO_ALIGNMENT = ("none", "auto")  # auto may choose none
+
+
+class Conflict(NamedTuple):
+    """Two options that do not go together, or, where `is_missing`, a second one that the first needs."""
+
+    first: str
+    second: str
+    is_missing: bool
+
+    def describe(self) -> str:
+        if self.is_missing:
+            return f"{_flag(self.first)} needs {_flag(self.second)}: {_NEEDS[self.first][1]}"
+        return f"{_flag(self.first)} does not go with {_flag(self.second)}: leave one of them out"
+
+
+class ConflictError(InputError):
+    """Options that do not go together. conflicts: all of them; the text is of the first."""
+
+    def __init__(self, conflicts: list[Conflict]):
+        super().__init__(conflicts[0].describe())
+        self.conflicts = conflicts
+
+
+def find_conflicts(options: Mapping[str, Any]) -> list[Conflict]:
+    """Finds the options that do not go together.
+
+    Args:
+        options: values by the names of a fit's options; None and False: not given.
+    """
+    given = {name for name, value in options.items() if value is not None and value is not False}
+    if options.get("align") in _NO_ALIGNMENT:
+        given.discard("align")
+    found = [
+        Conflict(name, other, is_missing=False)
+        for name, others in _APART.items()
+        for other in others
+        if {name, other} <= given
+    ]
+    missing = [(name, other) for name, (other, _) in _NEEDS.items() if name in given and other not in given]
+    return found + [Conflict(name, other, is_missing=True) for name, other in missing]
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Checks that options go together, as `find_conflicts` takes them. ConflictError."""
+    if found := find_conflicts(options):
+        raise ConflictError(found)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

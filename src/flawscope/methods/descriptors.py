@@ -1,0 +1,81 @@
+"""DescriptorNetwork: a backbone that describes pictures as wholes, by which products are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flawscope.config import build_config, keep_known_settings
+from flawscope.methods.features.backbone import Backbone
+from flawscope.methods.patch_detector import PatchDetector, PatchView
+from flawscope.methods.settings import PatchSettings, ViewSpec
+
+
+@dataclass(frozen=True)
+class DescriptorSettings(PatchSettings):
+    """Settings of a network that describes pictures. Those beside a `PatchSettings`' are of joint models that
+    an older version fitted, whose pictures PatchCore's network described as its settings said."""
+
+    dimensions: int | None = None
+    layers: Literal["joined", "each"] = "joined"
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+
+    SIZES: ClassVar[int] = 4
+
+    @property
+    def view_specs(self) -> tuple[ViewSpec, ...]:
+        if self.layers == "joined":
+            return super().view_specs
+        return tuple((size, stage) for size in self.view_sizes for stage in range(len(self.stages)))
+
+    @classmethod
+    def parse_stored(cls, values: Mapping[str, Any]) -> Self:
+        """Reads settings from a file, and leaves out those that it does not know. InputError."""
+        return build_config(cls, keep_known_settings(cls, values))
+
+
+class DescriptorView(PatchView):
+    """View of pictures that are described."""
+
+    def __init__(
+        self,
+        config: DescriptorSettings,
+        backbone: Backbone,
+        size: tuple[int, int],
+        roi: Tensor,
+        stage: int | None,
+    ):
+        super().__init__(config, backbone, size, roi, config.dimensions, stage)
+        self.normalizes = config.distance == "cosine"
+
+    def patches(self, maps: Any) -> Tensor:
+        found = super().patches(maps)
+        return F.normalize(found, dim=2) if self.normalizes else found
+
+
+class DescriptorNetwork(PatchDetector):
+    """Network that turns images `[B, 3, H, W]`, as every detector takes them, into descriptors `[B, D]`
+    float32 of length 1: the means of the patches that count, at all sizes."""
+
+    METHOD = DescriptorSettings  # `rebuild` parses settings by it
+    config: DescriptorSettings
+
+    def view(self, size: tuple[int, int], stage: int | None = None) -> PatchView:
+        return DescriptorView(self.config, self.backbone, size, self.roi, stage)
+
+    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return self.describe(self.embed(images), self.inside(images))
+
+    def describe(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Describes pictures by their features `[B, P, D]`, as `embed` gives them."""
+        means = []
+        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+            valid_mask = view.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
+            total = valid_mask.sum(1, keepdim=True).clamp(min=1)
+            means.append((valid_mask[:, None] @ part)[:, 0] / total)
+        return F.normalize(torch.cat(means, dim=1), dim=1)

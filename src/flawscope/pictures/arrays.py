@@ -1,0 +1,108 @@
+"""Checks pictures that are given as numpy arrays, and places what is transparent over white."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from flawscope.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+
+_ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
+
+
+def picture_error(name: str, reason: str, remedy: str) -> InputError:
+    return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
+
+
+def from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Checks an array, and converts it to what `decode` returns; uint8 of three channels is not copied."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise picture_error(
+            name,
+            f"its shape is {list(array.shape)}",
+            "give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], one picture at a time, channels last",
+        )
+    if array.size == 0:
+        raise picture_error(
+            name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
+        )
+    if array.dtype.kind == "f":
+        array = require_finite(array.astype(np.float32, copy=False), name)
+    elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.shape[2] == 4:
+        return _opaque(array[:, :, :3], array[:, :, 3:], name)
+    return grey_as_rgb(array) if array.dtype == np.uint8 else array
+
+
+def grey_with_alpha(values: NDArray[np.uint16], name: str) -> NDArray[Any]:
+    """Deep grey [H, W, 1] of grey with alpha [H, W, 2]."""
+    return _opaque(values[:, :, :1], values[:, :, 1:], name)
+
+
+def _opaque(colours: NDArray[Any], alpha: NDArray[Any], name: str) -> NDArray[Any]:
+    """Composites colours [H, W, C] over white, by their alpha [H, W, 1]."""
+    lowest, highest = alpha.min(), alpha.max()
+    if lowest == highest:  # it says nothing, such as 0 in the unused fourth channel of a camera's BGRX
+        return colours
+    if colours.dtype == np.uint8:
+        rgba = np.concatenate([colours, alpha], 2)
+        return np.asarray(composite_over_white(Image.fromarray(rgba)))
+    full = np.float32(65535 if colours.dtype == np.uint16 else 1)
+    if highest != full or lowest < 0:
+        reason = f"its alpha goes from {lowest:g} to {highest:g}, not up to {full:g}"
+        raise picture_error(name, reason, "scale it, or leave the fourth channel out")
+    share = alpha.astype(np.float32) / full
+    blended: NDArray[Any] = colours * share + full * (1 - share)
+    blended += 0.5 if colours.dtype == np.uint16 else 0.0
+    return blended.astype(colours.dtype)
+
+
+def composite_over_white(image: Image.Image) -> Image.Image:
+    """Converts any 8-bit mode to L or RGB; transparent pixels show white. An alpha that is the same
+    everywhere says nothing about the pixels, and is left out."""
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.upper())
+    if image.mode in ("1", "L", "LA"):
+        opaque, with_alpha = "L", "LA"
+    else:
+        opaque, with_alpha = "RGB", "RGBA"
+    if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
+        return image.convert(opaque)
+    blocks = range(0, image.height, _ROWS_PER_BLOCK)  # the whole picture would be held five times
+
+    def rows(top: int) -> Image.Image:
+        return image.crop((0, top, image.width, min(top + _ROWS_PER_BLOCK, image.height))).convert(with_alpha)
+
+    ranges = [rows(top).getchannel("A").getextrema() for top in blocks]
+    says_nothing = min(low for low, _ in ranges) == max(high for _, high in ranges)
+    paper = Image.new(opaque, image.size, "white")
+    for top in blocks:
+        block = rows(top)
+        paper.paste(block.convert(opaque), (0, top), None if says_nothing else block.getchannel("A"))
+    return paper
+
+
+def grey_as_rgb(array: NDArray[Any]) -> NDArray[Any]:
+    """uint8 [H, W] or [H, W, 1 or 3] -> [H, W, 3]; grey channels share their memory (stride 0)."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
+
+
+def require_finite(values: Float32, name: str) -> Float32:
+    if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
+        raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
+    return values

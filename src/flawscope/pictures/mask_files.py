@@ -1,0 +1,387 @@
+"""Tells masks from pictures among files, and whose mask each is: the one rule of all that lists pictures.
+
+A file is a mask where all of this holds:
+
+- Its name or a folder's says so (`a_mask.png`, `masks/a.png`, `SegmentationClass/a.png`), or it has the name
+  of another picture in its folder, in another format (`a.jpg`, `a.png`).
+- It pairs with a picture: of the same name in the same folder, or at the same place of a parallel folder.
+- It looks like one: `read_mask` reads it without a doubt. Of files that are named alike a few are looked at;
+  none where the words leave no doubt, such as `masks`, or `labels` beside `images`. Where the pictures look
+  like masks themselves, as those of backlit parts, only such words count.
+
+A name alone says nothing: `mask_7.png` without `7.png` is a picture, perhaps of a mask. But what looks like a
+mask and is named like masks that have pictures, or lies in a folder `masks` or the like, is a stray mask.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import PurePath, PurePosixPath
+from typing import TypeVar, cast
+
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import PICTURE_SUFFIXES
+from flawscope.pictures.masks import DoubtfulMaskError, read_mask
+
+_T = TypeVar("_T")
+_Path = TypeVar("_Path", bound=PurePath)
+Folders = tuple[str, ...]
+Look = Callable[[PurePath], "bool | None"]
+
+GOOD = ("good", "ok", "normal")  # folders of good pictures
+MASK_FOLDERS = ("ground_truth", "masks", "mask", "groundtruth", "segmentationclass", "segmentationobject")
+LOOKED_AT = 4  # of files that are named alike, to see whether they are masks
+
+_WORD = (
+    r"(?:masks?|gt(?:fine|coarse)?|ground[ _-]?truth|truth|targets?|labels?|labelids|seg(?:m|mentation)?s?|"
+    r"segmentation(?:class|object)(?:png)?|anno?(?:tation|t)?s?|mask(?:e|en)|masques?|maschere?|m[aá]\u0301?scaras?)"
+)
+_GAP = r"[\W_]*"
+_WORD_LAST = re.compile(rf"(.+?){_GAP}({_WORD})(?:ids|{_GAP}\d+{_GAP}|[\W_].*)?")
+_WORD_FIRST = re.compile(rf"({_WORD}){_GAP}(?:of[\W_]+)?(.+)")  # ImageJ: Mask of a.tif
+_WEAK = ("label", "truth", "target")  # words that kinds of defects or views of a part may have, too
+_HAS_WORD = re.compile(_WORD)
+_FOLDER_WORD = re.compile(
+    rf"(?:^|[\W\d_])({_WORD})(?:$|[\W\d_])|(?:annot|mask(?:s|en)?)$"
+)  # CVAT: trainannot
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_PICTURE_WORD = "image|img|picture|photo|rgb|leftimg8bit|original|orig"
+_PICTURE_FIRST, _PICTURE_LAST = (
+    re.compile(rf"(?:{_PICTURE_WORD}){_GAP}(.+)"),
+    re.compile(rf"(.+?){_GAP}(?:{_PICTURE_WORD})"),
+)
+_PICTURE_ALONE = re.compile(_PICTURE_WORD)
+_PICTURE_FOLDER = re.compile(rf"(?:(?:{_PICTURE_WORD})s?|jpegimages|img_dir)")
+_GAPS = re.compile(r"[\W_]+")
+_TRIMMED = re.compile(rf"{_GAP}$")
+_FURTHER_WORD = re.compile(r"(.+)[\W_]+[a-z]+")
+_NUMBERED = re.compile(r"(.+?)[\W_]+(?:\d{1,3}|colou?r)")  # masks/a_1.png and masks/a_2.png of a.png
+_LABEL_STUDIO = re.compile(r"task-\d+")  # task-1-annotation-2-by-3-tag-scratch-0.png has no picture's name
+_SUFFIXES = "|".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
+# What tools add: the suffix once more, Roboflow's hash, Label Studio's number of an upload
+_DECORATIONS = (
+    re.compile(rf"(.+)[._](?:{_SUFFIXES})\.rf\.[\w\-]+"),
+    re.compile(rf"(.+)[._](?:{_SUFFIXES})"),
+    re.compile(r"[0-9a-f]{8}-(.+)"),
+)
+
+
+def fold(name: str) -> str:
+    """A name as it is compared: letters and accents alike however they are written or stored."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def plain_names(stem: str) -> list[str]:
+    """The folded name of a picture, and then what it was before tools added to it."""
+    names = [fold(stem)]
+    for name in names:  # grows
+        for decoration in _DECORATIONS:
+            if (match := decoration.fullmatch(name)) and match[1] not in names:
+                names.append(match[1])
+    spaceless = [name.replace(" ", filler) for filler in "_-" for name in names]
+    return [*names, *(name for name in dict.fromkeys(spaceless) if name not in names)]
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder's name says that masks lie in it."""
+    return masked_folder(name) is not None
+
+
+def is_picture_folder(name: str) -> bool:
+    """Whether a folder's name says that pictures lie in it, and nothing else: `images`."""
+    return _PICTURE_FOLDER.fullmatch(fold(name)) is not None
+
+
+@lru_cache(1 << 12)
+def masked_folder(name: str) -> str | None:
+    """Returns what the name of a folder of masks says beside that: `bad` of `bad_masks`; None for others."""
+    if fold(name) in MASK_FOLDERS:
+        return ""
+    text = fold(_CAMEL.sub("_", name))
+    match = _FOLDER_WORD.search(text)
+    return None if match is None else (text[: match.start()] + text[match.end() :]).strip(" ._-")
+
+
+def seem_masks(pictures: Iterable[_Path]) -> list[_Path]:
+    """Pictures that look like masks, but are none by the rule: they have a word for masks in their name, or
+    the name of another picture that looks like none, in another folder or with something added to it."""
+    paths = list(pictures)
+    named: dict[str, list[_Path]] = {}
+    for path in paths:
+        named.setdefault(fold(path.stem), []).append(path)
+    groups: dict[tuple[PurePath, str], list[tuple[_Path, _Path | None]]] = {}
+    for path in paths:
+        stem = fold(path.stem)
+        if _HAS_WORD.search(stem) and _strip_word(stem):
+            groups.setdefault((path.parent, "word"), []).append((path, None))
+            continue
+        for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
+            added = stem[end:]
+            others = (one for one in named.get(stem[:end], ()) if (one.parent == path.parent) == bool(added))
+            if (other := next(others, None)) is not None:
+                groups.setdefault((path.parent, re.sub(r"\d", "0", added)), []).append((path, other))
+                break
+    return [
+        path
+        for (_, added), pairs in groups.items()
+        if added == "word" or _seems_mask(*pairs[0])
+        for path, other in pairs
+        if _seems_mask(path, other)
+    ]
+
+
+def _seems_mask(path: PurePath, other: PurePath | None) -> bool:
+    return _look(path) is True and (other is None or _look(other) is False) and _marks_a_part(path)
+
+
+def _marks_a_part(path: PurePath) -> bool:
+    marked = read_mask(path)
+    return bool(marked.any() and not marked.all())
+
+
+def find_masks(files: Iterable[_Path], look: Look | None = None) -> dict[_Path, _Path | None]:
+    """Finds the masks among picture files, and for each its picture; None where it has none. Folders above
+    all of the files say nothing. look: whether a file looks like a mask, None if it cannot be read."""
+    return cast(dict[_Path, _Path | None], _find_masks(list(files), look or _look))
+
+
+def _find_masks(paths: Sequence[PurePath], look: Look) -> dict[PurePath, PurePath | None]:
+    try:
+        root = os.path.commonpath({os.path.dirname(path) for path in paths})
+    except ValueError:  # there are none, or they have none in common: on two drives
+        root = ""
+    named = _named_like_masks(paths, root)
+    masks: dict[PurePath, PurePath | None] = {}
+    if named:
+        pictures = _Pictures(paths, root, {path for group in named for path in group.paths})
+        surely = [path for path in paths if path not in pictures.suspects]
+        partners = [{path: pictures.partner(group, path) for path in group.paths} for group in named]
+        # first those with pictures that are surely none themselves
+        for sure in (True, False):
+            for group, of in zip(named, partners, strict=True):
+                if sure == any(p is not None and p not in pictures.suspects for p in of.values()):
+                    of = {path: None if partner in masks else partner for path, partner in of.items()}
+                    masks |= {path: of[path] for path in group.masks(of, surely, look)}
+    return masks | _twins([path for path in paths if path not in masks], look)
+
+
+@dataclass
+class _Group:
+    """Files that are named alike: in one folder of masks, or with a word for masks in one folder.
+
+    folder: name of the folder of masks; empty where the files' names have the word. above: folders that lead
+    to the group, as of the files' pictures. telling: the word means masks and nothing else. weak: it often
+    means something else. alone: files without any picture are masks too, if they look like it.
+    """
+
+    folder: str
+    above: Folders
+    telling: bool
+    weak: bool
+    alone: bool
+    paths: list[PurePath] = field(default_factory=list)
+
+    @cached_property
+    def _members(self) -> set[PurePath]:
+        return set(self.paths)
+
+    def has(self, path: PurePath) -> bool:
+        return path in self._members
+
+    def masks(
+        self, of: Mapping[PurePath, PurePath | None], surely: Sequence[PurePath], look: Look
+    ) -> list[PurePath]:
+        """Returns those that are masks. of: their pictures. surely: what is a picture for sure."""
+        paired = [path for path in self.paths if of[path] is not None]
+        if paired and (self.telling or any(_in_picture_folder(of[path]) for path in paired)):
+            return [path for path in self.paths if of[path] is not None or self.folder or look(path)]
+        if not paired and not self.alone:
+            return []
+        seen = [look(path) for path in _spread(paired or self.paths)]
+        if True not in seen and (False in seen or not paired):
+            return []
+        others = [of[path] for path in paired] if self.weak else [] if paired or self.telling else surely
+        if others and all(path is None or look(path) is True for path in _spread(others)):
+            return []
+        return [
+            path
+            for path in self.paths
+            if look(path) or (of[path] is not None and (False not in seen or look(path) is None))
+        ]
+
+
+def _in_picture_folder(path: PurePath | None) -> bool:
+    return path is not None and is_picture_folder(path.parent.name)
+
+
+def _named_like_masks(paths: Sequence[PurePath], root: str) -> list[_Group]:
+    groups: dict[tuple[str, ...], _Group] = {}
+    for path in paths:
+        text = os.fspath(path)[len(root) :].lower()
+        if not _HAS_WORD.search(text):
+            continue
+        folders = _folders(path, root)
+        at = next((k for k, name in enumerate(folders) if is_mask_folder(name)), None)
+        if at is not None:
+            name, key = fold(folders[at]), folders[: at + 1]
+            telling, alone = name in MASK_FOLDERS and name != "mask", name in MASK_FOLDERS
+            weak = any(word in name for word in _WEAK)
+            group = _Group(folders[at], _plain_folders(folders[:at]), telling, weak and not telling, alone)
+        elif (form := _strip_word(fold(path.stem))) is not None:
+            weak = form[1].startswith(_WEAK)
+            key = (*folders, "", *form[1:])
+            alone = _LABEL_STUDIO.fullmatch(form[0]) is not None
+            group = _Group("", _plain_folders(folders), not weak, weak, alone)
+        else:
+            continue
+        groups.setdefault(key, group).paths.append(path)
+    return list(groups.values())
+
+
+def _strip_word(stem: str) -> tuple[str, str, str] | None:
+    """The folded name of a picture in that of its mask, and the word for masks and its side."""
+    if match := _WORD_LAST.fullmatch(stem):
+        return match[1], match[2], "last"
+    if match := _WORD_FIRST.fullmatch(stem):
+        return match[2], match[1], "first"
+    return ("", stem, "alone") if _HAS_WORD.fullmatch(stem) else None
+
+
+def _folders(path: PurePath, root: str) -> Folders:
+    return PurePosixPath(path.parent.as_posix()[len(root) :].strip("/")).parts
+
+
+def _plain_folders(folders: Iterable[str]) -> Folders:
+    """Folders as pictures and masks share them: folded, without those that say `images` or `masks`."""
+    plain = (fold(name) for name in folders if not is_mask_folder(name))
+    return tuple(name for name in plain if not is_picture_folder(name))
+
+
+def _picture_names(stem: str) -> list[str]:
+    """Names by which a mask may mean a picture: its own, and without `image` or the like."""
+    names = plain_names(stem)
+    names += [name for name in (_TRIMMED.sub("", names[0]),) if name not in names]  # as of "a (1) - mask"
+    for name in tuple(names):
+        for word in (_PICTURE_FIRST, _PICTURE_LAST):
+            if (match := word.fullmatch(name)) and match[1] not in names:
+                names.append(match[1])
+    return [*names, ""] if _PICTURE_ALONE.fullmatch(names[0]) else names  # image.png beside mask.png
+
+
+class _Pictures:
+    """Files by their names. suspects: those that may be masks themselves."""
+
+    def __init__(self, paths: Sequence[PurePath], root: str, suspects: set[PurePath]):
+        self.root, self.suspects = root, suspects
+        # by name and last folder, and by name alone
+        self._places: dict[tuple[str, str | None], dict[Folders, list[PurePath]]] = {}
+        plain: dict[PurePath, Folders] = {}
+        for path in paths:
+            folder = path.parent
+            if folder not in plain:
+                plain[folder] = _plain_folders(_folders(path, root))
+            for name in _picture_names(path.stem):
+                for last in {None, *plain[folder][-1:]}:
+                    places = self._places.setdefault((name, last), {})
+                    places.setdefault(plain[folder], []).append(path)
+
+    def partner(self, group: _Group, mask: PurePath) -> PurePath | None:
+        """The picture of a mask; None where there is none, or several might be it."""
+        stem = fold(mask.stem)
+        if not group.folder:
+            stripped = _strip_word(stem)
+            names = _picture_names(stripped[0] if stripped else stem)
+            while match := _FURTHER_WORD.fullmatch(names[-1]):  # a_defect_mask.png of a.png
+                names.append(match[1])
+            return self._nearest(group, mask, (), names)
+        folders = _folders(mask, self.root)
+        below = _plain_folders(folders[folders.index(group.folder) + 1 :])
+        names = _picture_names(stem)
+        for name in tuple(names):
+            if stripped := _strip_word(name):
+                names += _picture_names(stripped[0])
+        names += [match[1] for name in names if (match := _NUMBERED.fullmatch(name))]
+        if found := self._nearest(group, mask, below, names):
+            return found
+        # several masks of a picture lie in a folder of its name (MVTec LOCO)
+        return self._nearest(group, mask, below[:-1], [below[-1]]) if below else None
+
+    def _nearest(
+        self, group: _Group, mask: PurePath, below: Folders, names: Iterable[str]
+    ) -> PurePath | None:
+        """The picture of one of these names that fits best, of the first name that any has; None where there
+        is none, or several fit alike. below: its folders from where the mask's begin to differ no more."""
+        hint, above = masked_folder(group.folder) or "", group.above
+        for name in names:
+            places = self._places.get((name, below[-1] if below else None), {})
+            here = (*above, *below)
+            nearest = places.get(here, [])
+            best = not hint and not {*here} & {*GOOD} and any(path not in self.suspects for path in nearest)
+            if best or not group.folder:  # there may be very many others of the name
+                places = {here: nearest}
+            ranked = []
+            for plain, paths in places.items():
+                between = len(plain) - len(here)
+                if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:
+                    continue
+                rank = bool({*plain} & {*GOOD}), bool(hint) and hint not in plain[len(above) :], between
+                for path in paths:
+                    if not group.has(path):
+                        other_case = not mask.stem.startswith(path.stem)
+                        ranked.append(((path in self.suspects, *rank, other_case), path))
+            if ranked:
+                ranked.sort(key=lambda entry: entry[0])
+                alone = len(ranked) == 1 or ranked[0][0] != ranked[1][0]
+                return ranked[0][1] if alone else None
+        return None
+
+
+def _twins(paths: Sequence[PurePath], look: Look) -> dict[PurePath, PurePath | None]:
+    """Masks that have their picture's name, in another format, in the same folder."""
+    by_name: dict[str, list[PurePath]] = {}
+    for path in paths:
+        by_name.setdefault(os.path.splitext(os.fspath(path))[0].lower(), []).append(path)
+    groups: dict[tuple[PurePath, str], list[tuple[PurePath, PurePath]]] = {}
+    for alike in by_name.values():
+        for path in alike if len(alike) == 2 else ():
+            other = alike[alike[0] == path]
+            groups.setdefault((path.parent.parent, path.suffix.lower()), []).append((path, other))
+    masks: dict[PurePath, PurePath | None] = {}
+    for pairs in groups.values():
+        seen = [_is_twin(*pair, look) for pair in _spread(pairs)]
+        if any(seen):
+            masks |= dict(pair for pair in pairs if all(seen) or _is_twin(*pair, look))
+    return masks
+
+
+def _is_twin(path: PurePath, other: PurePath, look: Look) -> bool:
+    return look(path) is True and look(other) is False
+
+
+def _spread(items: Sequence[_T]) -> Sequence[_T]:
+    return items[:: max(1, len(items) // LOOKED_AT)][:LOOKED_AT]
+
+
+def _look(path: PurePath) -> bool | None:
+    """Whether a file looks like a mask; None: it cannot be read."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return _look_at(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(1 << 14)
+def _look_at(path: str, *_stamp: int) -> bool | None:
+    try:
+        read_mask(path)
+    except DoubtfulMaskError:
+        return False
+    except (InputError, OSError, MemoryError):
+        return None
+    return True

@@ -1,0 +1,270 @@
+"""Reads what is marked in a mask, however it was stored: the one reader of ground truth, regions of interest,
+seen defects and foregrounds.
+
+The rule, which docs/your-pictures.md tells: the background is black, or the darkest grey, or in coloured
+masks without black the colour that fills most of them, or what is transparent; all else is marked. Edges that
+were smoothed, and the noise of JPEG, count from half of the way up. What leaves a doubt is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flawscope.errors import InputError
+from flawscope.pictures.arrays import picture_error
+from flawscope.pictures.decoding import (
+    PillowSource,
+    count_frames,
+    open_upright,
+    open_upright_deep,
+    source_name,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Mask = NDArray[np.bool_]
+    Levels = NDArray[Any]  # [H, W], 0 outside and higher the more a pixel is marked
+
+FEW_VALUES = 16  # so many values are classes; more are smoothed edges, noise, or a photograph
+MANY_CLASSES = 64  # values up to this are numbers of classes or of objects, however many there are
+LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # WebP and TIFF may be either
+LOSSY_CONTRAST = 32  # grey levels below which a lossy format keeps no mask
+NOISE_REACH = 16  # pixels from an edge that lossy formats disturb: a block of colour
+PHOTOGRAPH = "it has grey values all over, like a photograph"
+STORE_AS_PNG = "store it as PNG, black outside and white where something is marked"
+
+
+def read_mask(source: PillowSource) -> Mask:
+    """Returns what a mask marks, [H, W] bool. InputError where it cannot be read, or what is marked is in
+    doubt."""
+    name = source_name(source)
+    image, deep = open_upright_deep(source, name)
+    if (frames := count_frames(source)) > 1:
+        raise picture_error(
+            name, f"it holds {frames} pictures, and nobody knows which is the mask", STORE_AS_PNG
+        )
+    lossy = _is_lossy(image, source)
+    levels = _levels(image, deep, lossy, name)
+    top = levels.max()
+    if levels.min() == top:  # all alike: an empty mask is black
+        return np.full(levels.shape, bool(top > 0))
+    if lossy and top < LOSSY_CONTRAST:
+        raise _doubt(
+            name, f"its values lie within {int(top)} grey levels, which {image.format} does not keep"
+        )
+    marked = np.zeros(levels.shape, bool)
+    where = tuple(
+        slice(max(0, int(lines[0]) - NOISE_REACH), int(lines[-1]) + NOISE_REACH + 1)
+        for lines in (np.flatnonzero(levels.any(axis)) for axis in (1, 0))
+    )
+    marked[where] = _marked_levels(levels[where], lossy, name)  # the rest is background
+    return marked
+
+
+def marks_most(mask: Mask) -> str:
+    """Says how much a mask of a defect marks, where that is more than half of the picture; else empty."""
+    share = float(mask.mean())
+    if share <= 0.5:
+        return ""
+    return f"marks {share:.0%} of its picture: is it inverted? White is the defect"
+
+
+def read_labels(source: PillowSource) -> NDArray[np.int32]:
+    """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
+    name = source_name(source)
+    image = open_upright(source, name)
+    if image.mode in ("L", "P", "I") or image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.int32)
+    if image.mode == "F":
+        raise picture_error(
+            name, "labels are whole numbers, the file holds floats", "store it as 8 or 16 bits"
+        )
+    rgb = np.asarray(image.convert("RGB"))
+    if (rgb != rgb[:, :, :1]).any():
+        raise picture_error(
+            name, "labels are grey values, the file has colours", "store it as a grey picture"
+        )
+    return rgb[:, :, 0].astype(np.int32)
+
+
+class DoubtfulMaskError(InputError):
+    """Mask of which it cannot be told what it marks: perhaps it is none."""
+
+
+def _doubt(name: str, reason: str) -> DoubtfulMaskError:
+    return DoubtfulMaskError(f"cannot tell what mask {name} marks: {reason}; {STORE_AS_PNG}")
+
+
+def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
+    if image.format == "TIFF":
+        return "jpeg" in str(image.info.get("compression", ""))
+    if image.format != "WEBP":
+        return image.format in LOSSY_FORMATS
+    head = source[:64] if isinstance(source, bytes) else b""
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            head = file.read(64)
+    return b"VP8L" not in head  # the chunk of lossless WebP
+
+
+# ------------------------------------------------------------------------------------ which is the background
+
+
+def _levels(image: Image.Image, deep: NDArray[np.uint16] | None, lossy: bool, name: str) -> Levels:
+    """Measures how far each pixel is from the background. InputError: it cannot be told which that is.
+    deep: the values of several channels with 16 bits each, of which `image` has the upper bytes alone."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        if not np.isfinite(grey).all():
+            raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
+        return _above_darkest(grey if image.mode == "F" else grey.astype(np.int64))
+    values = _channels(image) if deep is None else deep
+    if values.shape[2] in (2, 4):
+        values, alpha = values[:, :, :-1], values[:, :, -1].astype(np.int32)
+        if alpha.min() != alpha.max():
+            return _levels_above_transparent(values, alpha, lossy, name)
+    if image.mode == "P":
+        return _levels_of_palette(np.asarray(image).astype(np.int32), values, name)
+    return _levels_of_colours(values, lossy, name)
+
+
+def _channels(image: Image.Image) -> NDArray[np.uint8]:
+    """Values [H, W, C] of grey or colour, with alpha or without."""
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.upper())
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        return np.asarray(image.convert("RGBA"))
+    return np.atleast_3d(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
+
+
+def _above_darkest(values: NDArray[Any]) -> Levels:
+    """Levels of grey values. Where all are alike, there is no darker background."""
+    darkest = values.min()
+    above: Levels = values if darkest == values.max() else values - darkest
+    return above
+
+
+def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> Levels:
+    """Levels of colours or grey values [H, W, C] as they look, without transparency."""
+    tolerance = LOSSY_CONTRAST if lossy else 0
+    signed = np.int32 if colours.dtype == np.uint16 else np.int16
+    channels = [colours[:, :, k].astype(signed) for k in range(colours.shape[2])]
+    if len(channels) == 1:
+        return _above_darkest(channels[0])
+    brightest: Levels = reduce(np.maximum, channels)
+    if (brightest - reduce(np.minimum, channels)).max() <= tolerance:
+        return _above_darkest(channels[1])
+    # a colour that fills more than half is the middle one in each channel
+    middle = [int(np.partition(channel, channel.size // 2, None)[channel.size // 2]) for channel in channels]
+    distance: Levels = reduce(
+        np.maximum, [abs(channel - at) for channel, at in zip(channels, middle, strict=True)]
+    )
+    fills = 2 * np.count_nonzero(distance <= tolerance / 2) > distance.size
+    if (brightest <= tolerance).any():
+        if fills and max(middle) > tolerance and max(middle) - min(middle) <= tolerance:
+            raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
+        return brightest
+    if not fills:
+        raise _doubt(name, "it is coloured without black, and no colour fills half of it")
+    return distance if distance.any() else brightest
+
+
+def _levels_above_transparent(colours: NDArray[Any], alpha: Levels, lossy: bool, name: str) -> Levels:
+    """Levels where some pixels are transparent, which are outside, whatever their colour."""
+    opaque = colours[2 * alpha >= alpha.max()]
+    black = opaque.max(1) <= (LOSSY_CONTRAST if lossy else 0)
+    if black.all() or not black.any():
+        return _above_darkest(alpha)
+    raise _doubt(name, "it has transparent pixels and black ones, and both may be the background")
+
+
+def _levels_of_palette(indices: Levels, colours: NDArray[Any], name: str) -> Levels:
+    """Levels by the colours of a palette, or by its indices where all colours that are used look alike.
+    InputError where index 0, the background of class masks, and the colours contradict."""
+    used, first = np.unique(indices, return_index=True)
+    palette = colours.reshape(-1, colours.shape[2])[first]
+    if len(used) > 1 and (palette == palette[0]).all():
+        return _above_darkest(indices)
+    if (black := int((palette.max(1) == 0).sum())) > 1:
+        raise _doubt(name, f"its palette has {black} blacks")
+    levels = _levels_of_colours(colours, False, name)
+    if len(used) > 1 and used[0] == 0 and levels.flat[first[0]] > 0 and 2 * (indices == 0).mean() > 1:
+        raise _doubt(name, "most of it has index 0 of its palette, and another index is darker")
+    return levels
+
+
+# ---------------------------------------------------------------------------------- from where on it counts
+
+
+def _marked_levels(levels: Levels, lossy: bool, name: str) -> Mask:
+    """Marks every value above 0, if they are classes. If some are smoothed edges or noise, which fill no
+    areas, these belong to what they lie beside from half of the way up."""
+    values, share = _shares_in_areas(levels)
+    fills = share >= 0.5
+    top = values[-1]
+    if 8 * max(np.abs(np.diff(levels, axis=axis)).max(initial=0) for axis in (0, 1)) < top:
+        raise _doubt(name, PHOTOGRAPH)
+    faint, nearly = (values > 0) & (values < top / 8), (values > top * 7 / 8) & ~fills
+    noisy = not (faint & fills).any() and (faint.sum() > 1 or (faint.any() and nearly.any()))
+    many = levels.dtype.kind != "f" and top <= MANY_CLASSES
+    if not lossy and (many or fills.all() or (len(values) <= FEW_VALUES and not noisy)):
+        return _marked_classes(levels, values)
+    return _marked_above_noise(levels, values[fills & (values >= top / 8)], name)
+
+
+def _shares_in_areas(levels: Levels) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The values that occur, and the share of each one's pixels that are in a square of 2 x 2 such pixels."""
+    values, places = None, levels
+    if levels.dtype.kind == "f" or levels.max() > 65535:
+        values, places = np.unique(levels, return_inverse=True)
+        places = places.reshape(levels.shape)
+    alike = places[:-1, :-1] == places[1:, :-1]
+    alike &= (places[:-1, :-1] == places[:-1, 1:]) & (places[:-1, :-1] == places[1:, 1:])
+    inside = np.zeros(levels.shape, bool)
+    for rows, columns in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        inside[rows : rows + alike.shape[0], columns : columns + alike.shape[1]] |= alike
+    counts = np.bincount(places.ravel())
+    share = np.bincount(places[inside], minlength=len(counts)) / np.maximum(counts, 1)
+    occurs = np.flatnonzero(counts)
+    return occurs if values is None else values, share[occurs]
+
+
+def _marked_classes(levels: Levels, values: NDArray[Any]) -> Mask:
+    """Marks every value above 0 but those that occur on edges alone, between a lower and a higher one."""
+    from scipy import ndimage
+
+    marked: Mask = levels > 0
+    if len(values) > 2:
+        between = (ndimage.minimum_filter(levels, 3) < levels) & (levels < ndimage.maximum_filter(levels, 3))
+        smoothed = np.setdiff1d(values[1:-1], levels[~between])
+        if len(smoothed) > 1:  # a single one is a class
+            near = ndimage.maximum_filter(np.where(np.isin(levels, smoothed), 0, levels), 5)
+            marked &= ~np.isin(levels, smoothed) | (2 * levels >= near)
+    return marked
+
+
+def _marked_above_noise(levels: Levels, filling: NDArray[Any], name: str) -> Mask:
+    """Marks the values that fill areas, and of the others what is above half of them. InputError where too
+    much is neither: a photograph, or classes that noise has drowned."""
+    from scipy import ndimage
+
+    top = levels.max()
+    exact = np.isin(levels, filling)
+    flat = ndimage.maximum_filter(levels, 3) - ndimage.minimum_filter(levels, 3) <= LOSSY_CONTRAST // 2
+    areas = np.where(exact | (flat & (levels >= max(top / 8, LOSSY_CONTRAST))), levels, 2 * top)
+    near = ndimage.minimum_filter(areas, 5)
+    marked: Mask = (2 * levels >= top) | (areas <= top) | (2 * levels >= near)
+    square = np.ones((3, 3), bool)
+    edges = ndimage.binary_dilation(marked, square) & ~ndimage.binary_erosion(marked, square, border_value=1)
+    between = (levels > top * 0.1) & (levels < top * 0.9) & ~exact
+    if between.sum() > max(3 * edges.sum(), 1) or between.mean() > 0.4:
+        raise _doubt(name, PHOTOGRAPH)
+    if ((levels > top * 0.02) & ~ndimage.maximum_filter(marked, 2 * NOISE_REACH + 1)).any():
+        raise _doubt(name, "besides what is bright in it, other places are not quite dark")
+    return marked

@@ -1,0 +1,176 @@
+"""Finds the pictures that show one part: by their names, or because they are nearly the same. They are a
+unit: they are left out and held out together, and a calibration counts them as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flawscope import errors
+from flawscope.errors import InputError, join_names, pluralize
+from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
+
+MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
+MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
+MIN_ABOVE_NOISE = 2.0  # times its noise: a spread below which nothing else may be there
+
+PartKey = tuple[str | None, ...]  # what a pattern's groups match, or its whole match
+
+
+def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
+    """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
+    match = None if expression is None else expression.search(name)
+    return None if match is None else match.groups() or (match.group(),)
+
+
+def compile_group(pattern: str | None) -> re.Pattern[str] | None:
+    """Compiles the pattern. InputError: it is not a regular expression."""
+    return None if pattern is None else errors.compile_pattern("--group", pattern)
+
+
+def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
+    """Number for each name; names in which `pattern` matches the same text share one.
+
+    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
+    and all names without a pattern, have a number of their own.
+
+    Raises:
+        InputError: the pattern is not a regular expression, or matches no name.
+    """
+    expression = compile_group(pattern)
+    parts = [part_key(name, expression) for name in names]
+    if pattern is not None and names and not any(parts):
+        raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
+    numbers: dict[object, int] = {}
+    return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]
+
+
+class Units(NamedTuple):
+    """Units of pictures: those of one part, by their names, and near-copies.
+
+    numbers: [N], of each picture's unit, rising from 0.
+    near_copies: numbers of the pictures that are nearly the same, in groups.
+    """
+
+    numbers: list[int]
+    near_copies: list[list[int]]
+
+
+def find_units(looks: Sequence[Look | None], groups: Sequence[int]) -> Units:
+    """Units of pictures of groups that names tell; near-copies share one whatever they are called.
+
+    looks: None: a picture that cannot be read.
+    """
+    copies = _near_copies(looks)
+    return Units(_join(groups, copies), copies)
+
+
+def _near_copies(looks: Sequence[Look | None]) -> list[list[int]]:
+    known = [k for k, look in enumerate(looks) if look is not None]
+    found = [look for look in looks if look is not None]
+    pairs = near_duplicates(found, np.arange(len(found)))
+    return [[known[k] for k in several] for several in clusters(pairs)]
+
+
+def _join(groups: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
+    """Numbers of groups of which those that share copies are one, rising from 0."""
+    firsts: dict[int, int] = {}
+    by_name = [
+        (first, k, 1.0) for k, group in enumerate(groups) if (first := firsts.setdefault(group, k)) != k
+    ]
+    linked = [(several[0], k, 1.0) for several in copies for k in several[1:]]
+    first_of = {k: several[0] for several in clusters([*by_name, *linked]) for k in several}
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(first_of.get(k, k), len(numbers)) for k in range(len(groups))]
+
+
+def show_nothing(looks: Sequence[Look | None]) -> list[int]:
+    """Numbers of the pictures that show nothing beside the others: black, white, grey, or a cap on the lens.
+
+    A product that is plain itself has such pictures alone, and they are good.
+    """
+    spreads, noises = (
+        np.array([np.nan if look is None else getattr(look, name) for look in looks])
+        for name in ("spread", "noise")
+    )
+    if np.isnan(spreads).all():
+        return []
+    found = spreads < min(MIN_SPREAD, MIN_SPREAD_SHARE * float(np.nanmedian(spreads)))
+    # noise alone, in pictures of more bits brightened by their brightest pixel, spreads widely
+    above_noise = spreads / noises
+    found |= above_noise < min(MIN_ABOVE_NOISE, MIN_SPREAD_SHARE * float(np.nanmedian(above_noise)))
+    return np.flatnonzero(found).tolist()
+
+
+def check_shows_something(looks: Sequence[Look | None], names: Sequence[str]) -> None:
+    """InputError where pictures show nothing beside the others (`show_nothing`)."""
+    if nothing := show_nothing(looks):
+        raise InputError(
+            f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
+            "beside the others (black, white, or a covered lens): remove what is a mishap, or go on with "
+            "--force"
+        )
+
+
+def find_parts(
+    looks: Sequence[Look | None],
+    names: Sequence[str],
+    groups: Sequence[int],
+    *,
+    pattern: str | None,
+    force: bool,
+    say: Callable[[str], None],
+) -> list[int]:
+    """Groups of pictures that show one part: those that names tell, or else near-copies.
+
+    Args:
+        groups: by the names. pattern: by which names tell them; near-copies that it tells apart are reported.
+        force: pictures that show nothing are learnt from.
+
+    Raises:
+        InputError: pictures show nothing, and nobody says that they are right.
+    """
+    if not force:
+        check_shows_something(looks, names)
+    expression = compile_group(pattern)
+    told = [part_key(name, expression) is not None for name in names]
+    copies = [several for several in _near_copies(looks) if len({groups[k] for k in several}) > 1]
+    apart = [several for several in copies if all(told[k] for k in several)]
+    joined = [several for several in copies if several not in apart]
+
+    def describe(copies: Sequence[Sequence[int]]) -> str:
+        example = join_names([names[k] for k in copies[0][:2]])
+        return (
+            f"{pluralize(sum(map(len, copies)), 'picture')} are nearly the same as others, such as {example}"
+        )
+
+    if apart:
+        say(f"{describe(apart)}, although their names tell different parts: correct the pattern")
+    if not joined:
+        return list(groups)
+    numbers = _join(groups, joined)
+    parts = len({*numbers})
+    say(
+        f"near-copies: {describe(joined)}; they count as one part each: {pluralize(parts, 'part')}, from "
+        f"which a rate of {1 / (parts + 1):.1%} can be promised at best; --group names parts by their files"
+    )
+    return numbers
+
+
+def find_new_parts(
+    looks: Sequence[Look | None],
+    names: Sequence[str],
+    pattern: str | None,
+    *,
+    force: bool = False,
+    say: Callable[[str], None],
+) -> list[int]:
+    """`find_parts` of pictures that a model has not seen: by its pattern where it fits their names."""
+    try:
+        groups = group_numbers(names, pattern)
+    except InputError:  # these are named otherwise
+        groups, pattern = group_numbers(names, None), None
+    return find_parts(looks, names, groups, pattern=pattern, force=force, say=say)

@@ -1,0 +1,110 @@
+"""False-alarm rates of a model: what each promises and would find, and the model at another one.
+
+A rate moves the threshold among the scores that the model file keeps, so nothing is learnt anew: a model at
+another rate is the same network with another calibration.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from flawscope.artefact.model_file import Manifest
+from flawscope.calibration import min_calibration_size
+from flawscope.calibration.power import DefectScores
+from flawscope.errors import InputError
+from flawscope.predictor import Predictor
+from flawscope.predictor.parts import part_calibration, stored_part_pattern
+
+OFFERED = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+_ROUNDING = 1e-9
+
+
+def offered_rates() -> list[tuple[float, int]]:
+    """Return the rates that people choose from, each with the number of good pictures, or parts, that it
+    needs."""
+    return [(rate, min_calibration_size(rate)) for rate in OFFERED]
+
+
+class Promise(NamedTuple):
+    """False alarms that a model promises.
+
+    text: line for a person. is_made: whether there is a promise. rate: expected share of good pictures, or
+    parts in several views, called anomalous. calibrated: how many units it comes from. missing: how many more
+    the wanted rate needs.
+    """
+
+    text: str
+    is_made: bool
+    rate: float
+    calibrated: int
+    missing: int
+
+
+def promise_of(manifest: Manifest) -> Promise:
+    """Return what a model promises of good pictures, or of good parts where it decides on those."""
+    pattern, scores = stored_part_pattern(manifest), manifest.calibration
+    if pattern is None:
+        of = scores.unit_count, scores.pictures_missing
+        return Promise(scores.promise(), scores.promised, scores.expected_rate, *of)
+    parts = part_calibration(manifest, pattern)
+    count = parts.complete_count
+    return Promise(parts.promise(), count > 1, parts.expected_rate, count, parts.parts_missing)
+
+
+def at_rate(predictor: Predictor, rate: float) -> Predictor:
+    """Return the model at another false-alarm rate. InputError where its good pictures do not support it."""
+    check_rate(predictor.manifest, rate)
+    return predictor.with_rate(rate)
+
+
+def check_rate(manifest: Manifest, rate: float) -> None:
+    """InputError where a model's good pictures do not support a false-alarm rate."""
+    promise = promise_of(_with_rate(manifest, rate))
+    if not promise.is_made:
+        raise InputError(
+            "the model promises no false-alarm rate, so it has none to change: learn from more parts"
+        )
+    if promise.rate > rate + _ROUNDING:
+        raise InputError(
+            f"a false-alarm rate of {100 * rate:g} % cannot be kept: the model is calibrated on "
+            f"{promise.calibrated} good ones, which support {_round_up(100 * promise.rate):g} % or more; "
+            f"choose that, or learn from {promise.missing} more"
+        )
+
+
+def _round_up(percent: float) -> float:
+    """Round up to two digits, so that what is advised can be chosen."""
+    digits = 1 - math.floor(math.log10(percent))
+    scale = 10.0**digits
+    return math.ceil(percent * scale - 1e-6) / scale
+
+
+def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return for each rate that is offered, and the model's own: `rate`; `expected`, the share of good ones
+    that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`; and
+    `found`, simulated defects by size: found, all."""
+    scores = DefectScores.from_facts(manifest.facts)
+    rows = []
+    for rate in sorted({*OFFERED, manifest.calibration.rate}, reverse=True):
+        at = _with_rate(manifest, rate)
+        promise = promise_of(at)
+        moved = None if scores is None else scores.with_calibration(at.calibration)
+        rows.append(
+            {
+                "rate": rate,
+                "expected": promise.rate,
+                "supported": promise.is_made and promise.rate <= rate + _ROUNDING,
+                "missing": promise.missing,
+                "threshold": at.calibration.score_threshold,
+                "found": {}
+                if moved is None
+                else {size: list(moved.count_found(size)) for size in moved.scores},
+            }
+        )
+    return rows
+
+
+def _with_rate(manifest: Manifest, rate: float) -> Manifest:
+    return replace(manifest, calibration=manifest.calibration.with_rate(rate))

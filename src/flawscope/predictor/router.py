@@ -1,0 +1,396 @@
+"""Hands each picture to the model of its product, which it recognises, or of the view that its name tells."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePath
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope import predictor
+from flawscope.artefact.certificate import Certificate
+from flawscope.artefact.model_file import unpack_images
+from flawscope.artefact.router_file import RouterArtefact
+from flawscope.calibration.parts import PartPattern
+from flawscope.calibration.recognition import Recogniser, Recognition
+from flawscope.calibration.threshold import Rate
+from flawscope.errors import InputError, check_arguments
+from flawscope.pictures.decoding import PictureSource, error_reason
+from flawscope.predictor import Predictor
+from flawscope.predictor.parts import (
+    PartCollector,
+    RoutedParts,
+    no_parts_error,
+    stored_part_pattern,
+    unknown_view_error,
+)
+from flawscope.predictor.streaming import (
+    LoadResult,
+    PreparedPicture,
+    SourceResult,
+    collect_predictions,
+    read_picture,
+    resolve_pictures,
+    stream_predictions,
+)
+from flawscope.results.part import PartPrediction
+from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, Prediction
+from flawscope.runtime import (
+    Describe,
+    OpenRouter,
+    RouterFacts,
+    Run,
+    Session,
+    check_threads,
+    is_router,
+    open_router,
+    read_manifest,
+    read_router_facts,
+    save_router,
+)
+
+Result = Prediction | InputError
+
+
+@check_arguments()
+def load(
+    path: str | os.PathLike[str],
+    *,
+    engine: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    false_alarm_rate: Rate | None = None,
+) -> Predictor | Router:
+    """Opens a model file: a `Predictor`, or of several products or views a `Router`.
+
+    Args:
+        path: .safetensors or .onnx, or .zip of an exported router.
+        engine: that runs an exported model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where
+            the model's precision is bf16. A .safetensors model runs in torch.
+        device: auto, cpu, cuda or mps; in OpenVINO cpu, gpu or npu.
+        threads: that compute one batch on a CPU, 1 or more; None leaves it to the engine. torch has one
+            number for the whole process, so that of a .safetensors model holds for all that torch does.
+        false_alarm_rate: another target than the one stored, 0.05 or "5%".
+
+    Warns:
+        UserWarning: the good pictures are too few for `false_alarm_rate`; the lowest rate that they allow,
+            1 / (n + 1), is used.
+
+    Raises:
+        InputError: the file is missing, damaged, hostile or made by a newer version, or what runs it is not
+            installed.
+    """
+    check_threads(threads)
+    if not is_router(path):
+        return predictor.load(
+            path, engine=engine, device=device, threads=threads, false_alarm_rate=false_alarm_rate
+        )
+    found = Router.opened(open_router(path, engine, device, threads))
+    if false_alarm_rate is None:
+        return found
+    found = found.with_rate(false_alarm_rate)
+    for name, one in found.products.items():
+        if one.calibration.pictures_missing:
+            warnings.warn(f"{name}: {one.calibration.promise()}", stacklevel=2)
+    return found
+
+
+class Router:
+    """Models of several products. It says which product a picture shows (`Recogniser` has the rule), and that
+    product's own model judges the picture. Or of several views of a part: the name of a picture's file tells
+    its view.
+
+    Attributes:
+        products: the model of each product, or view, by its name.
+        views: the pattern that tells views; None: they are products.
+    """
+
+    def __init__(
+        self, artefact: RouterArtefact, products: Mapping[str, Predictor], describe: Describe | None
+    ):
+        self._artefact, self._describe = artefact, describe
+        self.products = dict(products)
+        self._recogniser = Recogniser(artefact.recognition.known if artefact.recognition else {})
+
+    @classmethod
+    def opened(cls, router: OpenRouter) -> Router:
+        artefact, sessions, describe = router
+        products = {name: Predictor(one, sessions[name]) for name, one in artefact.products.items()}
+        return cls(artefact, products, describe)
+
+    @property
+    def artefact(self) -> RouterArtefact:
+        return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
+
+    @property
+    def views(self) -> PartPattern | None:
+        return self._artefact.views
+
+    @property
+    def kind(self) -> str:
+        """The word for each of `products`: product or view."""
+        return "product" if self.views is None else "view"
+
+    def __repr__(self) -> str:
+        return f"<Router to {len(self.products)} {self.kind}s: {', '.join(self.products)}>"
+
+    @check_arguments()
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file, atomically: .safetensors, or .zip where it was exported."""
+        save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
+
+    def product(self, name: str) -> Predictor:
+        """The model of one product, or view. InputError where there is no such one."""
+        if name not in self.products:
+            known = ", ".join(self.products)
+            raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
+        return self.products[name]
+
+    def with_product(self, name: str, model: Predictor) -> Router:
+        """Returns the router with another model of one of its products, such as one calibrated anew."""
+        self.product(name)
+        return Router(self._artefact, {**self.products, name: model}, self._describe)
+
+    def with_rate(self, false_alarm_rate: Rate) -> Router:
+        """Returns the router with another target false-alarm rate for all products, 0.05 or "5%"."""
+        products = {name: one.with_rate(false_alarm_rate) for name, one in self.products.items()}
+        return Router(self._artefact, products, self._describe)
+
+    def self_test(self) -> dict[str, Certificate]:
+        """Does with each product's samples as `Predictor.self_test`, and recognises good pictures of it."""
+        found, by = {}, self._artefact.recognition
+        for name, one in self.products.items():
+            try:
+                found[name] = one.self_test()
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+            if by is not None:
+                shown = [
+                    self._recognise(image[None]) for image in unpack_images(by.samples.get(name, np.empty(0)))
+                ]
+                mistaken = sum(each.product != name for each in shown)
+                found[name] = replace(found[name], mistaken=mistaken)
+        return found
+
+    # ---- the product of a picture
+
+    def _recognise(self, images: NDArray[np.float32]) -> Recognition:
+        """Recognises what one picture [1, 3, H, W] shows."""
+        assert self._describe is not None
+        return self._recogniser.recognise(self._describe(images))[0]
+
+    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+        """Tells what a decoded picture shows, by its look, or a view by its name. InputError."""
+        if (by := self._artefact.recognition) is not None:
+            name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+            return self._recognise(by.preprocess.views(picture, name).images([0]))
+        view = self._view(source)
+        return Recognition(view, view, 1.0)
+
+    def _view(self, source: PictureSource) -> str:
+        """View that a picture shows, by its name. InputError where the name tells none that is known."""
+        assert self.views is not None
+        if not isinstance(source, str | os.PathLike):
+            raise InputError("the model knows views by the names of files: say which it is, product=VIEW")
+        name = PurePath(source).as_posix()
+        view = self.views.parse(name).view
+        if view not in self.products:
+            raise unknown_view_error(name, view, self.products)
+        return view
+
+    def recognise(
+        self, pictures: Iterable[PictureSource] | PictureSource, *, bgr: bool = False
+    ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
+        """Yields every picture with the product, or view, that it shows, or with the reason why it cannot be
+        read. Nothing is judged."""
+        for source in resolve_pictures(pictures):
+            picture = read_picture(source, bgr)
+            try:
+                yield source, picture if isinstance(picture, InputError) else self._tell(source, picture)
+            except InputError as error:
+                yield source, error
+
+    # ---- judging
+
+    def prepare(self, picture: PictureSource) -> PreparedPicture:
+        """Decodes a picture and recognises its product, to be judged later: `stream` takes it in the
+        picture's place. InputError: the picture cannot be read."""
+        source, loaded = self._load(picture)
+        if isinstance(loaded, InputError):
+            raise loaded
+        return PreparedPicture(source, loaded)
+
+    def _load(self, source: PictureSource, **how: Any) -> tuple[PictureSource, LoadResult]:
+        """Reads a picture as its product's model sees it, or says why it cannot be read."""
+        if isinstance(source, PreparedPicture):
+            return source.source, source.seen
+        picture = read_picture(source, **how)
+        if isinstance(picture, InputError):
+            return source, picture
+        try:
+            shown = self._tell(source, picture)
+            return source, (*self.products[shown.nearest].see(source, picture)[:2], shown)
+        except InputError as error:
+            return source, error
+        except MemoryError as error:
+            return source, InputError(error_reason(error, f"{source!s:.200}"))
+
+    def _judge(
+        self, batch: Sequence[tuple[PictureSource, LoadResult]], run_of: Callable[[Session], Run]
+    ) -> list[SourceResult]:
+        """Judges pictures that are computed together, each by the model of its product."""
+        judged: dict[int, SourceResult] = {}
+        rows: dict[str, list[int]] = {}
+        told: dict[int, Recognition] = {}
+        for k, (source, one) in enumerate(batch):
+            if isinstance(one, InputError):
+                judged[k] = (source, one)
+            else:
+                told[k] = one[-1]  # type: ignore[assignment]
+                rows.setdefault(told[k].nearest, []).append(k)
+        for name, own in rows.items():
+            product = self.products[name]
+            found = product.judge([batch[k] for k in own], run_of(product.session))
+            for k, (source, result) in zip(own, found, strict=True):
+                judged[k] = (source, result if self.views else _with_recognition(result, told[k]))
+        return [judged[k] for k in range(len(batch))]
+
+    @overload
+    def predict(
+        self, pictures: PictureSource, *, product: str | None = None, bgr: bool = False
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, pictures: list[PictureSource], *, product: str | None = None, bgr: bool = False
+    ) -> list[Prediction]: ...
+    @check_arguments()
+    def predict(
+        self, pictures: PictureSource | list[PictureSource], *, product: str | None = None, bgr: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Judges pictures, as `Predictor.predict` does.
+
+        Args:
+            product: that all of them show, or view; None: it is recognised, or told by the files' names.
+
+        Raises:
+            InputError: a picture cannot be read, or there is no such product. `stream` goes on instead.
+        """
+        return collect_predictions(pictures, partial(self.stream, product=product, bgr=bgr))
+
+    @check_arguments(but=("pictures",))
+    def stream(
+        self,
+        pictures: Iterable[PictureSource] | PictureSource,
+        batch: int | None = None,
+        *,
+        product: str | None = None,
+        bgr: bool = False,
+        leave_out: Collection[str] = (),
+    ) -> Iterator[SourceResult]:
+        """Yields every picture with its prediction, or with the reason why there is none, in order.
+
+        Args:
+            product: as `predict` takes it.
+            pictures, batch, bgr, leave_out: as `Predictor.stream` takes them.
+
+        Raises:
+            InputError: there is no such product or folder, or no picture in it.
+        """
+        if product is not None:
+            known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
+            finish = self._check_view if self.views else _with_product
+            return ((source, finish(source, result, product)) for source, result in known)
+        load = partial(self._load, bgr=bgr, leave_out=leave_out)
+        tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
+        runner = _Runner([one.session for one in self.products.values()])
+        return stream_predictions(resolve_pictures(pictures), load, self._judge, runner, batch, tiled)
+
+    def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
+        """The result, or an error where the picture's name tells another view than was said."""
+        try:
+            told = self._view(source) if isinstance(source, str | os.PathLike) else view
+        except InputError:  # the name tells none
+            return result
+        said = f"{source!s:.200} shows view {told}, and product={view} was said: leave it out"
+        return result if told == view else InputError(said)
+
+    # ---- parts
+
+    def parts(self) -> PartCollector | None:
+        """Returns a collector of predictions that decides on each part, as `Predictor.parts` does."""
+        manifests = {name: one.manifest for name, one in self.products.items()}
+        if self.views is not None:
+            return PartCollector(manifests, self.views)
+        if stored_part_pattern(next(iter(manifests.values()))) is None:
+            return None
+        again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
+        return RoutedParts(manifests, self._recogniser, again)
+
+    @check_arguments()
+    def predict_part(
+        self, views: Mapping[str, PictureSource], part: str = "", *, product: str | None = None
+    ) -> PartPrediction:
+        """Judges a part by pictures of its views, by their names. A view may be missing.
+
+        Args:
+            product: that the part is; None: it is recognised from all views together.
+
+        Raises:
+            InputError: the model was fitted without `part`, knows no such view or product, or a picture
+                cannot be read.
+        """
+        if (parts := self.parts()) is None:
+            raise no_parts_error()
+        if self.views is not None:
+            found = {view: self.predict(one, product=view) for view, one in views.items()}
+        else:
+            pictures = self.predict([*views.values()], product=product)
+            found = dict(zip(views, pictures, strict=True))
+        return parts.decide(part, found, views)
+
+
+class _Runner:
+    """Stands for the sessions of all products where pictures are streamed: `run` and `run_alone` choose those
+    of the product's own session."""
+
+    runtime = "router"
+    size = (0, 0)
+
+    def __init__(self, sessions: Sequence[Session]):
+        self.batch = min(one.batch for one in sessions)
+        self.lanes = min(one.lanes for one in sessions)
+
+    def run(self, session: Session) -> Run:
+        return session.run
+
+    def run_alone(self, session: Session) -> Run:
+        return session.run_alone
+
+
+def _with_product(source: PictureSource, result: Result, product: str) -> Result:
+    return replace(result, product=product) if isinstance(result, Prediction) else result
+
+
+def _with_recognition(result: Result, shown: Recognition) -> Result:
+    """The prediction with the product that was recognised. What is none of the products is no good part."""
+    if not isinstance(result, Prediction):
+        return result
+    result = replace(
+        result,
+        product=shown.product,
+        product_p_value=shown.p_value,
+        product_distances=shown.distances,
+        nearest=shown.nearest,
+    )
+    if shown.product is not None:
+        return result
+    return replace(result, is_anomalous=True, severity=max(result.severity, MIN_ANOMALOUS_SEVERITY))
+
+
+__all__ = ["Router", "RouterFacts", "is_router", "load", "read_manifest", "read_router_facts"]

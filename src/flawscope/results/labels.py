@@ -1,0 +1,194 @@
+"""Writes marked regions as labels, so that a person corrects them in a labelling tool."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.files import atomic_write
+from flawscope.results.prediction import Prediction
+from flawscope.results.table import OutputFiles
+
+KIND = "anomalous"  # name of the label
+TOLERANCE = (
+    0.7  # pixels by which an outline may be off; the corners of a single pixel are .71 off its diagonal
+)
+
+Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
+
+
+class LabelledRegion(NamedTuple):
+    """Region of a picture. score: the largest value of the map in it."""
+
+    outline: Polygon
+    area: int
+    score: float
+
+
+class LabelledPicture(NamedTuple):
+    """Picture of size (H, W) with its regions; a good one has none. name: as labels have it."""
+
+    name: Path
+    size: tuple[int, int]
+    p_value: float
+    regions: list[LabelledRegion]
+
+
+class LabelWriter:
+    """Collects pictures and writes their labels: `labels.json` of COCO, `label_studio.json`, or YOLO's
+    `labels/NAME.txt`, `data.yaml` and `scores.json`. Pictures are named below the folder that they share.
+
+    form: coco, labelstudio or yolo. own: the files of the run.
+    """
+
+    def __init__(self, form: str, own: OutputFiles):
+        self.form, self.own = form, own
+        self._pictures: list[LabelledPicture] = []
+
+    def add(self, prediction: Prediction) -> None:
+        regions = list(marked_regions(prediction)) if prediction.is_anomalous else []
+        path, size = Path(os.path.abspath(prediction.path or "picture")), prediction.geometry.picture_size
+        self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
+
+    def finish(self) -> None:
+        """Writes the files. FlawscopeError: one cannot be written."""
+        folders = {picture.name.parent for picture in self._pictures}
+        shared = len({folder.anchor for folder in folders}) == 1  # not on several drives
+        root = os.path.commonpath(folders) if shared else ""
+        pictures = [
+            p._replace(name=Path(os.path.relpath(p.name, root) if root else p.name.name))
+            for p in self._pictures
+        ]
+        if self.form == "yolo":
+            scores: dict[str, list[float]] = {}
+            for picture in (picture for picture in pictures if picture.regions):
+                file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
+                scores[file] = [region.score for region in picture.regions]
+                shares = (region.outline / picture.size[::-1] for region in picture.regions)
+                lines = (" ".join(["0", *(f"{v:.7g}" for v in share.ravel())]) for share in shares)
+                self._write(file, "\n".join(lines))
+            self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
+            self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
+        elif self.form == "coco":
+            document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
+            self._write("labels.json", json.dumps(document, allow_nan=False))
+        else:
+            self._write("label_studio.json", json.dumps([*map(_task, pictures)], allow_nan=False))
+
+    def _write(self, name: str, text: str) -> None:
+        with atomic_write(self.own.path(name)) as file:
+            file.write(f"{text}\n".encode())
+
+
+def coco_document(
+    pictures: Iterable[tuple[str, tuple[int, ...], Iterable[dict[str, Any]]]],
+) -> dict[str, Any]:
+    """COCO data set of pictures: the name, size (H, W) and marks of each, with all of an annotation but its
+    numbers."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, (height, width), marks) in enumerate(pictures, start=1):
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for mark in marks:
+            numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
+            annotations.append({**numbers, "iscrowd": 0, **mark})
+    categories = [{"id": 1, "name": KIND, "supercategory": ""}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _coco_marks(picture: LabelledPicture) -> Iterator[dict[str, Any]]:
+    for outline, area, score in picture.regions:
+        low, high = outline.min(0), outline.max(0)
+        place = {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [outline.ravel().tolist()]}
+        yield {**place, "area": area, "score": score, "p_value": picture.p_value}
+
+
+def _task(picture: LabelledPicture) -> dict[str, Any]:
+    """Task of Label Studio with a prediction; the picture is in its local storage."""
+    name, (height, width), p_value, regions = picture
+    shape = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}
+    shape |= {"original_width": width, "original_height": height}
+    result = []
+    for number, (outline, _, score) in enumerate(regions):
+        points = (outline * 100 / (width, height)).tolist()
+        value = {"points": points, "closed": True, "polygonlabels": [KIND]}
+        result.append({"id": f"region{number}", **shape, "value": value, "score": score})
+    prediction = {"model_version": "flawscope", "score": 1 - p_value, "result": result}
+    data = {"image": f"/data/local-files/?d={quote(name.as_posix())}"}
+    return {"data": data, "predictions": [prediction]}
+
+
+# ----------------------------------------------------------------------------------------------- the outlines
+
+
+def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
+    """Yields the 8-connected regions of the mask at the picture's size."""
+    from scipy import ndimage
+
+    values = prediction.picture_map()
+    numbers, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
+    for number, (ys, xs) in enumerate(ndimage.find_objects(numbers), start=1):
+        part = numbers[ys, xs] == number
+        score = float(values[ys, xs][part].max())
+        yield LabelledRegion(trace_outline(part) + np.array([xs.start, ys.start]), int(part.sum()), score)
+
+
+def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
+    """Traces the outline of a mask as one polygon, within `TOLERANCE`. Holes, and what touches at a corner
+    only, are joined by a line there and back, so that filling by the even-odd rule gives the mask."""
+    loops = [_simplified(loop) for loop in _loops(mask)]
+    start = loops[0][:1]
+    further = [part for loop in loops[1:] for part in (loop, loop[:1], start)]
+    return np.concatenate([loops[0], start, *further] if further else loops[:1])
+
+
+def _loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
+    """Yields the closed lines between marked pixels and others, clockwise around marked ones."""
+    padded = np.pad(mask, 1)
+    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
+        shifted = np.roll(padded, (-dy, -dx), (0, 1))
+        for y, x in np.argwhere(padded & ~shifted) - 1:
+            ends.setdefault((int(x) + x0, int(y) + y0), []).append((int(x) + x1, int(y) + y1))
+    while ends:
+        at = next(iter(ends))
+        loop = []
+        while at in ends:
+            loop.append(at)
+            following = ends[at].pop()
+            if not ends[at]:
+                del ends[at]
+            at = following
+        yield np.array(loop, float)
+
+
+# by the neighbour: the side of a pixel towards it, from corner to corner
+_SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0, -1): (0, 1, 0, 0)}
+
+
+def _simplified(loop: Polygon) -> Polygon:
+    """The corners of a closed line that are needed to stay within `TOLERANCE` of it (Douglas and Peucker,
+    1973), from the point farthest from the first one in both directions."""
+    far = int(np.argmax(((loop - loop[0]) ** 2).sum(1)))
+    needed = {0, far}
+    closed = np.concatenate([loop, loop[:1]])
+    spans = [(0, far), (far, len(loop))]
+    while spans:
+        first, last = spans.pop()
+        if last - first < 2:
+            continue
+        along, points = closed[last] - closed[first], closed[first + 1 : last] - closed[first]
+        share = np.clip(points @ along / max(along @ along, 1e-9), 0, 1)
+        distance = np.hypot(*(points - share[:, None] * along).T)
+        if distance.max() > TOLERANCE:
+            middle = first + 1 + int(np.argmax(distance))
+            needed.add(middle)
+            spans += [(first, middle), (middle, last)]
+    return loop[sorted(needed)] if len(needed) > 2 else loop

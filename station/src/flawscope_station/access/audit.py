@@ -1,0 +1,126 @@
+"""Events of a station, for a search: who did something, when and from where. Their number is bounded.
+
+The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have a bound of
+their own, so that guesses do not push out other events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import delete, or_, select, update
+
+from flawscope.errors import InputError
+from flawscope_station.access.users import SIGN_IN_FAILED
+from flawscope_station.settings.station import Settings
+from flawscope_station.store.database import Database
+from flawscope_station.store.model_registry import VERSION_ACTIVATED, VERSION_ADDED
+from flawscope_station.store.records import REMOVED_EVENT, VERDICT_EVENT, add_event, iso
+from flawscope_station.store.schema import events, products, stations
+from flawscope_station.store.station_identity import CLOCK_CONFIRMED
+
+SETTINGS_CHANGED = "settings_changed"  # event
+SUBJECTS = {  # subject of a search -> kinds of its events
+    "sign-ins": ("sign_in", SIGN_IN_FAILED),
+    "users": ("user_added", "password_changed", "user_removed"),
+    "tokens": ("token_added", "token_removed"),
+    "settings": (SETTINGS_CHANGED, CLOCK_CONFIRMED),
+    "versions": (VERSION_ADDED, VERSION_ACTIVATED),
+    "verdicts": (VERDICT_EVENT,),
+    "deletions": (REMOVED_EVENT,),
+}
+MAX_FAILED_SIGN_INS, MAX_EVENTS = 100_000, 500_000  # events that are kept: failed sign-ins, others
+MAX_NAMED = 20  # settings that one event of changed settings names
+# Events of versions are kept for ever: they tell the station when each was in use
+_BOUNDED_KINDS = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
+_BOUNDED_KINDS.remove(SIGN_IN_FAILED)
+
+
+def search(
+    database: Database,
+    *,
+    text: str = "",
+    about: str = "",
+    since: int | None = None,
+    until: int | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """Return events as records, newest first.
+
+    Args:
+        text: part of the event's who, address, kind or text, in any case.
+        about: a key of `SUBJECTS`; "": all events.
+        since, until: microseconds since 1970.
+        before: number of a record; only older ones are returned.
+
+    Raises:
+        InputError: the text or `about` is not allowed.
+        StoreError: the data base cannot be used.
+    """
+    if about and about not in SUBJECTS:
+        raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
+    if not (text.isprintable() and len(text) <= 200):
+        raise InputError("text: use letters and signs that can be seen, 200 at most")
+    event = events.c
+    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    if text:
+        columns = event.who, event.address, event.kind, event.text
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
+    if about:
+        query = query.where(event.kind.in_(SUBJECTS[about]))
+    bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
+    query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
+    with database.reading() as connection:
+        rows = connection.execute(query.order_by(event.id.desc()).limit(limit)).all()
+    names = ("id", "kind", "who", "address", "product", "text")
+    return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
+
+
+def trim_events(database: Database) -> None:
+    """Remove the oldest records beyond the bounds."""
+    for kinds, limit in (([SIGN_IN_FAILED], MAX_FAILED_SIGN_INS), (_BOUNDED_KINDS, MAX_EVENTS)):
+        is_of_kinds = events.c.kind.in_(kinds)
+        query = select(events.c.id).where(is_of_kinds).order_by(events.c.id.desc()).offset(limit).limit(1)
+        with database.reading() as connection:
+            last = connection.execute(query).scalar_one_or_none()
+        if last is not None:
+            with database.writing() as connection:
+                connection.execute(delete(events).where(is_of_kinds, events.c.id <= last))
+
+
+def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
+    """Add an event that names the settings that have changed since the station's last start. The store has
+    only 16 bits of a hash of each value, from which nobody gets a password."""
+    values = dict(_flatten(asdict(settings)))
+    hashes = {
+        key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
+    }
+    with database.writing() as connection:
+        stored = connection.execute(select(stations.c.settings)).scalar_one_or_none()
+        previous = hashes if stored is None else json.loads(stored)
+        changed = sorted(key for key in previous | hashes if previous.get(key) != hashes.get(key))
+        if changed:
+            more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
+            text = f"settings of {settings.name} changed: {', '.join(changed[:MAX_NAMED])}{more}"
+            add_event(connection, SETTINGS_CHANGED, who, text)
+        connection.execute(update(stations).values(settings=json.dumps(hashes)))
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of each single setting; a path is such as `products.plate.sinks.1.webhook`."""
+    if isinstance(value, Mapping):
+        items = {str(key): item for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        items = {str(place): item for place, item in enumerate(value, 1)}
+    elif callable(value):  # a plugin's function is no setting
+        return
+    else:
+        yield path, value
+        return
+    for key, item in items.items():
+        yield from _flatten(item, f"{path}.{key}" if path else key)

@@ -1,0 +1,320 @@
+"""Threads of a station: how they are begun again, watched and ended, and pauses between tries.
+
+Every thread of a station is a `GuardedThread`: work that fails is begun again. A `ThreadWatch` tells people
+of it, and begins a thread anew that is not there any more, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import Full, Queue
+
+from flawscope.errors import message_with_type
+
+STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
+MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 5.0  # seconds before work that failed is begun again
+SETTLED_SECONDS = 1.0  # seconds without a failure after which work that was begun again counts as running
+TOLD_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
+STUCK_SECONDS = 300.0  # seconds after which a call that should return soon is taken to hang
+WATCH_INTERVAL = 1.0  # seconds between two looks at all threads
+MAX_LINES = 1000  # lines of a log that wait to be written; more are dropped
+
+
+class MonotonicClock:
+    """Time of threads, and their waits in it. Tests give threads a clock that they advance by hand."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
+        """Wait for an event, at most for so many seconds; return whether it is set."""
+        return event.wait(seconds)
+
+
+CLOCK = MonotonicClock()
+
+
+class Backoff:
+    """Pauses before something that failed is tried again, each twice as long as the one before.
+
+    Args:
+        shortest, longest: seconds.
+        spread: share of a pause by which it is randomly shortened or lengthened, so that waiting clients do
+            not all come back at the same moment.
+    """
+
+    def __init__(self, shortest: float, longest: float, spread: float = 0.0):
+        self.shortest, self.longest, self.spread = shortest, longest, spread
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the shortest pause again, after a success."""
+        self._next = self.shortest
+
+    def next(self) -> float:
+        """Return the seconds of the next pause."""
+        pause, self._next = self._next, min(self.longest, 2 * self._next)
+        return pause * random.uniform(1 - self.spread, 1 + self.spread)
+
+
+class GuardedThread:
+    """Thread whose work is begun again when it fails, or ends before it is told to.
+
+    Args:
+        work: returns when `ended` is set.
+        ended: set when the work is to end.
+        clock: of the pauses before it is begun again.
+
+    Attributes:
+        failure: why the work ended last; None: it never did.
+        failed_at: when, as `clock` counts.
+        calling_since: when the work began something that should end soon; None: it does no such thing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], None],
+        ended: threading.Event,
+        clock: MonotonicClock = CLOCK,
+    ):
+        self.name, self._work, self._ended, self._clock = name, work, ended, clock
+        self.failure: str | None = None
+        self.failed_at = -math.inf
+        self.calling_since: float | None = None
+        self._begun_at: float | None = None  # None: it waits to be begun again
+        self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
+        self._was_started = False
+        self._thread: threading.Thread | None = None  # None: there was none yet
+        self._starting = threading.Lock()  # nobody takes a thread that is being started for one that ended
+
+    def start(self) -> None:
+        """Start the thread, once; where no thread can be started now, `revive` tries again."""
+        with self._starting:
+            if not self._was_started:
+                self._was_started = True
+                self._start_thread()
+
+    def join(self, seconds: float | None = None) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(seconds)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the work should run, and does not, or failed a moment ago."""
+        if not self._was_started or self._ended.is_set():
+            return False
+        with self._starting:
+            is_alive = self._thread is not None and self._thread.is_alive()
+        return self._begun_at is None or not is_alive or self.was_down(SETTLED_SECONDS)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Mark a call that should return soon: into a model, a disk that may be a network's, a plugin."""
+        self.calling_since = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self.calling_since = None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether such a call does not return; nothing can end it."""
+        since = self.calling_since
+        return since is not None and self._clock.monotonic() > since + STUCK_SECONDS
+
+    def was_down(self, seconds: float) -> bool:
+        """Whether the work failed within the last seconds."""
+        return self._clock.monotonic() < self.failed_at + seconds
+
+    def revive(self) -> None:
+        """Start the thread anew where it is not there any more."""
+        with self._starting:
+            is_alive = self._thread is not None and self._thread.is_alive()
+            if self._was_started and not is_alive and not self._ended.is_set():
+                if self._thread is not None:
+                    self._note_failure("the thread was ended")
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._begun_at = self._clock.monotonic()
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            self._note_failure(message_with_type(error))
+        else:
+            self._thread = thread
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            self._begun_at = self._clock.monotonic()
+            try:
+                self._work()
+                failure = "it returned"
+            except BaseException as error:  # some libraries' errors are no Exception
+                failure = message_with_type(error)
+                error.__traceback__ = None  # its frames hold pictures
+            if self._ended.is_set():
+                return
+            self._note_failure(failure)
+            self._clock.wait(self._ended, self._backoff.next())
+
+    def _note_failure(self, failure: str) -> None:
+        before, self.failed_at = self.failed_at, self._clock.monotonic()
+        if self.failed_at - before > TOLD_SECONDS:
+            self._backoff.reset()
+        self.failure, self._begun_at = failure, None
+
+
+class BackgroundThread:
+    """Thread that can be woken and ended; derived classes define its work.
+
+    Args:
+        is_lazy: it runs from the first call of `wake` on.
+        clock: measures its waits.
+    """
+
+    def __init__(self, name: str, clock: MonotonicClock = CLOCK, *, is_lazy: bool = False):
+        self._clock = clock
+        self._waits_for_wake, self._may_run = is_lazy, False
+        self._ended, self._woken = threading.Event(), threading.Event()
+        self.threads = [GuardedThread(name, self._work, self._ended, clock)]
+
+    def start(self) -> None:
+        self._may_run = True
+        if self._woken.is_set() or not self._waits_for_wake:
+            self.threads[0].start()
+
+    def wake(self) -> None:
+        """Tell the thread that there is something to do."""
+        self._woken.set()
+        if self._waits_for_wake and self._may_run and not self._ended.is_set():
+            self.threads[0].start()
+
+    def end(self) -> None:
+        """Ask the thread to end: it begins nothing more."""
+        self._ended.set()
+        self.wake()
+
+    def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
+        """End the thread; return when its work is done, or after `seconds`. None: no limit."""
+        self.end()
+        self.threads[0].join(seconds)
+
+    def _work(self) -> None:
+        raise NotImplementedError
+
+    def _wait(self, seconds: float | None = None) -> bool:
+        """Wait until woken, at most for `seconds`; return whether the thread is to end."""
+        self._clock.wait(self._woken, seconds)
+        self._woken.clear()
+        return self._ended.is_set()
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait for so long, also when woken; return whether the thread is to end, which ends the wait."""
+        return self._clock.wait(self._ended, seconds)
+
+
+class ThreadWatch(BackgroundThread):
+    """Looks at all threads: starts those anew that are not there any more, and reports those that failed.
+
+    Args:
+        threads: returns all threads, and whether pictures cannot be inspected without it.
+        failure: returns why pictures fail at the moment, though all threads run; None: they do not.
+        report: reports a problem under a code; None: it is over.
+    """
+
+    def __init__(
+        self,
+        threads: Callable[[], Iterable[tuple[GuardedThread, bool]]],
+        failure: Callable[[], str | None],
+        report: Callable[[str, str | None], None],
+    ):
+        super().__init__("watch")
+        self._list_threads, self._failure, self._report = threads, failure, report
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Look at all threads now."""
+        with self._lock:
+            self._check()
+
+    def _check(self) -> None:
+        failed, stuck, down = list[str](), list[str](), list[str]()
+        for thread, inspects in [*self._list_threads(), (self.threads[0], False)]:
+            thread.revive()
+            text = f"{thread.name}: {thread.failure}"
+            if thread.is_down or thread.was_down(TOLD_SECONDS):
+                failed.append(text)
+            if thread.is_stuck:
+                text = f"{thread.name}: what it called has not answered for {STUCK_SECONDS / 60:.0f} minutes"
+                stuck.append(text)
+            if inspects and (thread.is_down or thread.is_stuck):
+                down.append(text)
+        told = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
+        if stuck:
+            told = f"threads hang; start the station anew: {'; '.join(stuck)}"
+        self._report("thread_failed", told)
+        waits = f"pictures wait, for a thread failed or hangs: {'; '.join(down)}" if down else None
+        self._report("not_inspecting", waits or self._failure())
+
+    def _work(self) -> None:
+        while not self._wait(WATCH_INTERVAL):
+            self.check()
+
+
+def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:
+    """Stop several things at once; return when all have stopped, or after so many seconds: one that hangs
+    does not keep the station from ending."""
+    threads = [threading.Thread(target=stop, name="stop", daemon=True) for stop in stops]
+    ends = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
+
+
+def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that says the same, and never raises: who says something goes on."""
+
+    def say_if_possible(line: str) -> None:
+        with suppress(Exception):
+            say(line)
+
+    return say_if_possible
+
+
+class Log:
+    """Log that nobody waits for: a thread of its own writes the lines, for a pipe that is full and that
+    nobody reads blocks whoever writes into it.
+
+    Args:
+        write: writes a line.
+    """
+
+    def __init__(self, write: Callable[[str], None]):
+        self._write = unfailing(write)
+        self._lines: Queue[str | None] = Queue(MAX_LINES)
+        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+        self._thread.start()
+
+    def __call__(self, line: str) -> None:
+        with suppress(Full):
+            self._lines.put_nowait(line)
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Return when all lines are written, or after so many seconds."""
+        with suppress(Full):
+            self._lines.put_nowait(None)
+            self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._write(line)

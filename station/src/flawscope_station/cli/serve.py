@@ -1,0 +1,117 @@
+"""A station: pictures come in by themselves, a page shows what was found, and nothing is lost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from flawscope import cli
+from flawscope.errors import InputError
+
+if TYPE_CHECKING:
+    from flawscope_station.settings.station import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL|SETTINGS",
+        help="model file, or station.yaml for several; without: make products on the page New product",
+    )
+    parser.add_argument("--folder", metavar="DIR", help="also take pictures that appear in this folder")
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="what is inspected (default: as the model says, of a joint model its file)",
+    )
+    parser.add_argument("--station", metavar="DIR", help="where everything is kept (default: station)")
+    parser.add_argument(
+        "--database", metavar="URL", help="postgresql://user@host/name (default: SQLite in the folder)"
+    )
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=cli.parse_port, metavar="N", help="default: 8080")
+    cli.add_engine(parser, "all cores but one")
+    cli.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope_station.background import Log
+    from flawscope_station.inspecting.capacity import limit_malloc
+
+    limit_malloc()  # before threads are started
+    sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
+    settings = station_settings(args)
+    say = Log(cli.say_unless_quiet(args))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
+    try:
+        with suppress(KeyboardInterrupt):
+            _serve(settings, say)
+    finally:
+        say.close()
+    return 0
+
+
+def _serve(settings: Settings, say: Callable[[str], None]) -> None:
+    from flawscope_station.features import open_station
+    from flawscope_station.web.app import StationServer, wait_for_disk_space
+
+    wait_for_disk_space(settings, say)
+    station, server = open_station(settings, say), None
+    try:
+        station.start()
+        hint = "" if station.products else "; make the first product there"
+        server = StationServer(
+            station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it){hint}")
+        )
+        server.run()
+    finally:
+        if server is not None and server.started:
+            say("ending: what was taken is answered first")
+        station.close()
+
+
+def station_settings(args: argparse.Namespace) -> Settings:
+    """Reads the settings file; arguments of the call win over it."""
+    from flawscope.predictor import router
+    from flawscope_station.settings.station import (
+        Settings,
+        override_settings,
+        read_settings,
+        single_product_settings,
+        suggest_product_name,
+    )
+
+    if args.model is None:
+        if args.folder or args.product:
+            raise InputError("--folder and --product are of a model: name its file first")
+        settings = Settings()
+    elif os.path.splitext(args.model)[1].lower() in (".yaml", ".yml"):
+        if args.folder or args.product:
+            raise InputError(f"--folder and --product stand in {args.model}, below `products`")
+        settings = read_settings(args.model)
+    else:
+        category = "" if router.is_router(args.model) else router.read_manifest(args.model).category
+        stem = os.path.splitext(os.path.basename(args.model))[0]
+        settings = single_product_settings(
+            args.model, args.product or suggest_product_name(category or stem), args.folder
+        )
+    return override_settings(
+        settings,
+        store=args.station,
+        database=args.database,
+        host=args.host,
+        port=args.port,
+        engine=args.engine,
+        device=None if args.device == "auto" else args.device,
+        threads=args.threads,
+    )

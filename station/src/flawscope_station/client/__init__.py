@@ -1,0 +1,379 @@
+"""A station's client. Needs httpx and pydantic, nothing of the server.
+
+with Client("http://line-3:8080", token="fls_...") as station:
+    found = station.inspect("part.png")
+    print(found.decision, found.severity)
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+import httpx
+
+from flawscope import __version__
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.pictures import PictureSource
+from flawscope_station.client.messages import (
+    check_token,
+    encode_mask,
+    encode_picture,
+    format_time,
+    normalize_url,
+    parse,
+    read_file,
+)
+from flawscope_station.settings.values import redact_address
+from flawscope_station.store.inspection import Inspection
+from flawscope_station.web.schemas import Part, PartWithInspections, Product, Version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Verdict = Literal["good", "defect", "skip", "undo"]
+Query = Mapping[str, str | int | float | None]
+
+TOKEN_VARIABLE = "FLAWSCOPE_TOKEN"  # environment variable
+PAGE_SIZE = 500  # inspections or parts in one answer
+MAX_WAIT = 60.0  # seconds of a station's Retry-After that the client obeys, at most
+FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
+_RETRY_STATUSES = (408, 502, 503, 504)  # temporary failures of a station or its proxy
+_PICTURE_STATUSES = (413, 415, 422)  # the picture is invalid: the next one may be accepted
+
+
+class RefusedError(InputError):
+    """The station refused a request.
+
+    Attributes:
+        status: of HTTP. code: the station's word for the reason.
+    """
+
+    def __init__(self, text: str, status: int, code: str):
+        super().__init__(text)
+        self.status, self.code = status, code
+
+
+class Client:
+    """Client of a station. Threads may share one; `with` closes its connections.
+
+    A picture is inspected once, however often the connection breaks, and a verdict recorded once: repeated
+    requests have the same key. `product` can be left out wherever the station has only one; for pictures also
+    where it has one joint model, which finds the product: `product` of the answer. They may also be sent to
+    the joint model by its name, where there are others.
+
+    Args:
+        url: https://station.example, http://127.0.0.1:8080.
+        token: of `flawscope station token add`; None: that of the environment, FLAWSCOPE_TOKEN, if it is set.
+        timeout: seconds in which the station must send something.
+        tries: number of attempts where the station is not reached or has no room.
+
+    Raises:
+        InputError: the address or the token is invalid. All methods raise `RefusedError` (an InputError)
+            where the station refuses, and FlawscopeError where it cannot be reached.
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
+        self.url, self.tries = normalize_url(url), max(1, tries)
+        token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
+        headers = {"User-Agent": f"flawscope/{__version__}"}
+        headers |= {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
+        self._http = httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout)
+        self._default_products: dict[bool, str] = {}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ---- inspecting
+
+    def inspect(
+        self,
+        picture: PictureSource,
+        product: str | None = None,
+        name: str | None = None,
+        key: str | None = None,
+        *,
+        part: str | None = None,
+        batch: str | None = None,
+        view: str | None = None,
+        deadline: int | None = None,
+    ) -> Inspection:
+        """Send a picture, to be judged and recorded.
+
+        Args:
+            picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
+            name: of the picture, for the station; by default the file's name.
+            key: any text that names this request, 184 characters at most. Repeated with the same picture and
+                part it gets the same answer; with others it is refused.
+            part, batch: of the part, 100 characters each; a part may be inspected many times.
+            view: of the part, where the model judges parts in several views.
+            deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
+                where the part was not judged in time.
+        """
+        data, default = encode_picture(picture)
+        query = {"name": name or default, "part": part, "batch": batch, "view": view, "deadline": deadline}
+        return self._record(f"{self._path(product, joint=True)}/inspections", key, query, data)
+
+    def _record(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        if data is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        tries = self.tries if query["deadline"] is None else 1
+        answer = self._call("POST", path, query=query, tries=tries, content=data, headers=headers)
+        return parse(Inspection, answer)
+
+    def inspect_many(
+        self, pictures: Iterable[PictureSource], product: str | None = None, workers: int = 4
+    ) -> Iterator[tuple[PictureSource, Inspection | InputError]]:
+        """Yield each picture with its inspection, in order; with an InputError if it is invalid or refused.
+        At most `workers` pictures are sent at a time; `pictures` is read no further ahead."""
+        product = self._product_name(product, joint=True)
+        pending: deque[tuple[PictureSource, Future[Inspection | InputError]]] = deque()
+        pool = ThreadPoolExecutor(max(1, workers), "send")
+        try:
+            for picture in pictures:
+                pending.append((picture, pool.submit(self._inspect_or_error, picture, product)))
+                if len(pending) >= workers:
+                    yield pending[0][0], pending.popleft()[1].result()
+            while pending:
+                yield pending[0][0], pending.popleft()[1].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _inspect_or_error(self, picture: PictureSource, product: str) -> Inspection | InputError:
+        try:
+            return self.inspect(picture, product)
+        except RefusedError as error:
+            if error.status in _PICTURE_STATUSES:
+                return error
+            raise
+        except InputError as error:
+            return error
+
+    def trigger(
+        self,
+        product: str | None = None,
+        camera: int | None = None,
+        seconds: float = 5.0,
+        key: str | None = None,
+        *,
+        part: str | None = None,
+        batch: str | None = None,
+        view: str | None = None,
+        deadline: int | None = None,
+    ) -> Inspection:
+        """Trigger a camera: its next frame, the first that is decoded from now on, is judged and recorded.
+
+        Args:
+            camera: its number among the product's; can be left out where there is one.
+            seconds: in which the frame must come, 60 at most.
+            key, part, batch, view, deadline: as for `inspect`.
+        """
+        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "view": view}
+        query["deadline"] = deadline
+        return self._record(f"{self._path(product, joint=True)}/trigger", key, query)
+
+    # ---- inspections
+
+    def inspection(self, number: int, product: str | None = None) -> Inspection:
+        return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
+
+    def search(
+        self,
+        product: str | None = None,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        decision: str | None = None,
+        verdict: str | None = None,
+        review: str | None = None,
+        score_min: float | None = None,
+        score_max: float | None = None,
+        version: int | None = None,
+        name: str | None = None,
+        part: str | None = None,
+        batch: str | None = None,
+    ) -> Iterator[Inspection]:
+        """All inspections that match, the newest first, fetched page by page.
+
+        Args:
+            since, until: times; `until` is exclusive. Without a zone they are UTC.
+            verdict: good, defect or none. name: of the picture; A12* is any that begins with A12, also of
+                part and batch.
+        """
+        query: dict[str, str | int | float | None] = {
+            **{"since": format_time(since), "until": format_time(until), "decision": decision},
+            **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
+            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE_SIZE},
+        }
+        for item in self._paginate(f"{self._path(product)}/inspections", "inspections", query):
+            yield parse(Inspection, item)
+
+    def _paginate(self, path: str, name: str, query: dict[str, str | int | float | None]) -> Iterator[Any]:
+        """Yield the items of a list, page by page. name: key of the list in the answer."""
+        while True:
+            page = self._call("GET", path, query=query)
+            yield from page[name]
+            if not page["next"]:
+                return
+            query["cursor"] = page["next"]
+
+    def parts(
+        self, product: str | None = None, *, part: str | None = None, decision: str | None = None
+    ) -> Iterator[Part]:
+        """All parts that are seen in several views, the newest first, fetched page by page.
+
+        Args:
+            part: its number. decision: good, anomalous, incomplete, or open.
+        """
+        query: dict[str, str | int | float | None] = {"part": part, "decision": decision, "limit": PAGE_SIZE}
+        for item in self._paginate(f"{self._path(product)}/parts", "parts", query):
+            yield parse(Part, item)
+
+    def part(self, number: int, product: str | None = None) -> PartWithInspections:
+        """Part with its views' inspections. number: `id` of the part, `part_id` of its inspections."""
+        return parse(PartWithInspections, self._call("GET", f"{self._path(product)}/parts/{number:d}"))
+
+    def overlay(self, number: int, product: str | None = None, side: int = 1600) -> bytes:
+        """WebP of the picture with heat map and outlines, the longer side at most `side` pixels."""
+        path = f"{self._path(product)}/inspections/{number:d}/overlay"
+        return self._request("GET", path, query={"side": side}).content
+
+    def trends(
+        self,
+        product: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+    ) -> dict[str, Any]:
+        """Scores and numbers of inspections between two times, as the API gives them."""
+        query = {"since": format_time(since), "until": format_time(until)}
+        return dict(self._call("GET", f"{self._path(product)}/trends", query=query))
+
+    # ---- verdicts
+
+    def verdict(
+        self,
+        number: int,
+        verdict: Verdict,
+        mask: NDArray[np.bool_] | None = None,
+        note: str = "",
+        product: str | None = None,
+    ) -> Inspection:
+        """Give a verdict on an inspection.
+
+        Args:
+            mask: [H, W] bool at the picture's size, True where the defect is.
+        """
+        body = {"verdict": verdict, "mask": None if mask is None else encode_mask(mask), "note": note}
+        path = f"{self._path(product)}/inspections/{number:d}/verdict"
+        headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
+        return parse(Inspection, self._call("POST", path, json=body, headers=headers))
+
+    # ---- products and their models
+
+    def products(self) -> list[Product]:
+        return [parse(Product, item) for item in self._call("GET", "products")["products"]]
+
+    def product(self, name: str | None = None) -> Product:
+        """Product of this name; None: the only product."""
+        return parse(Product, self._call("GET", self._path(name)))
+
+    def versions(self, product: str | None = None) -> list[Version]:
+        """Model versions of a product, the newest first."""
+        items = self._call("GET", f"{self._path(product)}/versions")["versions"]
+        return [parse(Version, item) for item in items]
+
+    def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
+        """Upload a model file as a version, which judges when it is activated."""
+        path, headers = f"{self._path(product)}/versions", {"Content-Type": "application/octet-stream"}
+        name, data = os.path.basename(model), read_file(Path(model), "model")
+        return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
+
+    def activate(self, product: str | None, number: int) -> Product:
+        """Activate a version: it judges from now on."""
+        return parse(Product, self._call("POST", f"{self._path(product)}/versions/{number:d}/activate"))
+
+    # ---- requests
+
+    def _product_name(self, product: str | None, joint: bool = False) -> str:
+        """Return a product's name, by default the only one. joint: a joint model's name will do, too."""
+        if product is not None:
+            return product
+        if joint not in self._default_products:
+            names = [(item.found_at if joint else None) or item.name for item in self.products()]
+            names = list(dict.fromkeys(names))
+            if len(names) != 1:
+                problem = f"several products: name one of {', '.join(names)}" if names else "no product yet"
+                raise InputError(f"{redact_address(self.url)} has {problem}")
+            self._default_products[joint] = names[0]
+        return self._default_products[joint]
+
+    def _path(self, product: str | None, joint: bool = False) -> str:
+        return f"products/{quote(self._product_name(product, joint), safe='')}"
+
+    def _call(self, method: str, path: str, **request: Any) -> Any:
+        response = self._request(method, path, **request)
+        try:
+            return response.json()
+        except ValueError:
+            text = f"{redact_address(self.url)} answers otherwise than a station: check the address"
+            raise FlawscopeError(text) from None
+
+    def _request(
+        self, method: str, path: str, *, query: Query | None = None, tries: int | None = None, **request: Any
+    ) -> httpx.Response:
+        """Send a request, again where it fails: no request does harm if it arrives twice."""
+        params = {key: value for key, value in (query or {}).items() if value is not None}
+        tries = tries or self.tries
+        for tries_left in reversed(range(tries)):
+            try:
+                response = self._http.request(method, path, params=params, **request)
+            except httpx.TransportError as error:
+                if not tries_left:
+                    problem = f"cannot be reached ({one_line_message(error)[:160]})"
+                    remedy = "check the address, http or https, and that `flawscope serve` runs"
+                    raise FlawscopeError(f"{redact_address(self.url)} {problem}: {remedy}") from None
+                wait = None
+            else:
+                if response.status_code not in _RETRY_STATUSES or not tries_left:
+                    break
+                wait = response.headers.get("Retry-After", "")
+            time.sleep(_retry_wait(wait, tries - 1 - tries_left))
+        if response.is_success:
+            return response
+        raise self._error_of(response)
+
+    def _error_of(self, response: httpx.Response) -> FlawscopeError:
+        status = response.status_code
+        try:
+            message, code = str(response.json()["error"]), str(response.json().get("code", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
+            message, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
+        text = f"{redact_address(self.url)}: {' '.join(message.split())}"
+        return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
+
+
+def _retry_wait(wait: str | None, failures: int) -> float:
+    """Return seconds until the next try, in part random: the station's Retry-After, else longer each time."""
+    try:
+        min_wait = min(MAX_WAIT, max(0.0, float(wait or "")))
+    except ValueError:
+        min_wait = min(MAX_WAIT, FIRST_WAIT * 2.0**failures)
+    return min_wait * (1 + random.random() / 4)

@@ -1,0 +1,141 @@
+"""Connections of a station: plugins that request inspections and are answered, such as a PLC.
+
+A source gives pictures of one product, and a sink receives inspections sooner or later. A connection requests
+inspections of any product, and each must be answered in time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from flawscope_station.background import stop_all
+from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.settings.plugins import ConfiguredPlugin
+from flawscope_station.sources import find_camera
+from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.records import Store
+
+MAX_TIMES = 1000  # latest times of a product, which are kept
+
+
+class Timing:
+    """Times from triggers to their outputs, by product."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, deque[float]] = {}
+        self._missed: Counter[str] = Counter()
+        self._budgets: dict[str, float | None] = {}
+
+    def note(
+        self, product: str, seconds: float, *, missed: bool = False, budget: float | None = None
+    ) -> None:
+        """Note an answered trigger; missed: not within its budget. seconds and budget: from the trigger."""
+        self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
+        self._missed[product] += missed
+        self._budgets[product] = budget
+
+    def facts(self, product: str) -> dict[str, Any] | None:
+        """Return the times of a product as the API shows them; None before its first trigger."""
+        if not (times := list(self._seconds.get(product, ()))):
+            return None
+        p50, p99 = (round(1000 * float(np.percentile(times, share)), 1) for share in (50, 99))
+        budget = self._budgets[product]
+        return {
+            "triggers": len(times),
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "budget_ms": None if budget is None else round(1000 * budget),
+            "missed": self._missed[product],
+        }
+
+    def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
+        """Return Prometheus metrics: name -> help text and values by product."""
+        if not self._seconds:
+            return {}
+        times = {name: list(one) for name, one in list(self._seconds.items())}
+        found: dict[str, tuple[str, dict[str, float]]] = {
+            f"trigger_seconds_p{share}": (
+                f"From a trigger to its output, {share} of 100 of the last {MAX_TIMES:,} in less.",
+                {name: float(np.percentile(one, share)) for name, one in times.items()},
+            )
+            for share in (50, 99)
+        }
+        missed = {name: float(self._missed[name]) for name in times}
+        return {**found, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
+
+
+@dataclass
+class ConnectionContext:
+    """Part of a station that inspects on request: for connections, and for requests over HTTP.
+    `sources.trigger.shoot` takes a picture and inspects it.
+
+    sources: by product, which may grow.
+    report: reports a problem under a code; None: it is over.
+    """
+
+    addresses: Addresses
+    inspector: Inspector
+    store: Store
+    sources: Mapping[str, Sequence[Source]]
+    timing: Timing
+    report: ReportProblem
+
+    def camera(self, name: str, number: int | None = None) -> TriggeredSource:
+        """Return a camera that can be triggered, by its number among the product's; None: the only one.
+        InputError, NotFoundError."""
+        self.addresses.address_id(name)
+        return find_camera(name, self.sources[self.addresses.configured_name(name)], number)
+
+    def due(self, name: str, deadline: int | None = None) -> float:
+        """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
+        the settings of the product say, which may be never."""
+        product = self.addresses.configured[self.addresses.configured_name(name)]
+        seconds = product.deadline_seconds if deadline is None else deadline / 1000
+        return math.inf if seconds is None else time.monotonic() + seconds
+
+
+class Connection(Protocol):
+    """Requests inspections for another side, such as a PLC, and answers it.
+
+    Attributes:
+        number: among the station's connections, from 1: the station sets it before `start`, and the code of a
+            problem ends with it.
+    """
+
+    number: int
+
+    def start(self) -> None:
+        """Begin, and return at once: another side that is away is a problem, not an error."""
+
+    def stop(self) -> None:
+        """Ask for nothing more, tell the other side, and return within seconds."""
+
+
+class Connections:
+    """All connections of a station, which `start` makes: their cameras are there by then."""
+
+    def __init__(self, plugins: Sequence[ConfiguredPlugin], floor: ConnectionContext):
+        self._plugins, self._floor = plugins, floor
+        self._all: list[Connection] = []
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._all)
+
+    def start(self) -> None:
+        """Make and start them. InputError where the settings do not fit the station."""
+        self._all = [plugin.open(self._floor, plugin.values) for plugin in self._plugins]
+        for number, connection in enumerate(self._all, 1):
+            connection.number = number
+        for connection in self._all:
+            connection.start()
+
+    def stop(self) -> None:
+        stop_all([connection.stop for connection in self._all])

@@ -1,0 +1,74 @@
+"""The station as it is served: the core and its features, each of which adds itself at the same seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flawscope_station.drift.drift import Drift
+from flawscope_station.extension import Extension
+from flawscope_station.learning.learning import Learning
+from flawscope_station.settings.station import Settings
+from flawscope_station.setup.drafts import Drafts
+from flawscope_station.setup.go_live import LiveProducts
+from flawscope_station.shifts.reports import ShiftReporter
+from flawscope_station.sinks import SENDER_DIGITS
+from flawscope_station.sources.source import SourceContext
+from flawscope_station.station import Station
+from flawscope_station.web import drift_api, models_api, setup_api, shifts_api
+
+
+def open_station(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
+    """Make a station with all features. InputError as of `Station`."""
+    return Station(settings, say, FEATURES)
+
+
+def _drift(core: Station) -> Extension:
+    settings = {core.products[name]: product for name, product in core.settings.products.items()}
+    names, report, memory = core.addresses.names, core.report, core.inspector.memory
+    drift = Drift(settings, core.store, core.versions, core.files, names, report, memory)
+    return Extension(
+        (drift,),
+        (drift.monitor, drift.cameras),
+        observers=(drift.observe,),
+        on_added=(drift.add_product,),
+        gauges=(drift.monitor.gauges,),
+        routers=(drift_api.router,),
+    )
+
+
+def _learning(core: Station) -> Extension:
+    learns = {name: product.learn for name, product in core.settings.products.items()}
+    learning = Learning(core.versions, core.products, learns, core.report, core.say)
+    return Extension(
+        (learning,),
+        (learning,),
+        on_verdict=(lambda product_id: learning.wake(),),
+        routers=(models_api.router, models_api.page_router),
+    )
+
+
+def _new_products(core: Station) -> Extension:
+    limits, device = core.settings.limits, core.settings.device
+    # cameras of drafts are of no product: nothing is inspected
+    line = SourceContext(0, core.inspector.submit, lambda code, why: None, core.store, core.sources.share)
+    drafts = Drafts(
+        core.files, limits, core.inspector.memory, device, lambda: bool(core.products), core.say, line
+    )
+    return Extension(
+        (drafts, LiveProducts(core.page_products, core.addresses, core.sources, drafts)),
+        (drafts, drafts.checks, drafts.captures),
+        routers=(setup_api.router, setup_api.page_router),
+        request_enders=(drafts.end_trials,),
+    )
+
+
+def _shifts(core: Station) -> Extension:
+    if (settings := core.settings.shifts) is None:
+        return Extension(routers=(shifts_api.router,))
+    sender = core.files.identity()[:SENDER_DIGITS]
+    render = shifts_api.report_renderer(core.store, settings)
+    reporter = ShiftReporter(settings, core.products, core.store, core.renderer, core.report, sender, render)
+    return Extension((reporter,), (reporter,), routers=(shifts_api.router,))
+
+
+FEATURES = (_drift, _learning, _new_products, _shifts)

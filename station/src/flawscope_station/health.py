@@ -1,0 +1,96 @@
+"""Checks of a station by itself: its store, its models and its threads; and what people are told of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from sqlalchemy import text
+
+from flawscope.errors import FlawscopeError, message_with_type, one_line_message
+from flawscope_station.background import GuardedThread, ThreadWatch
+from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Problem, Problems
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.records import Store
+
+LATE_SECONDS = 600.0  # seconds for which a late picture is reported as a problem
+CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
+
+
+class Health:
+    """Checks of a station, which are made when somebody asks for its problems.
+
+    Args:
+        threads: returns all threads, and whether pictures cannot be inspected without it.
+
+    Attributes:
+        watch: looks at all threads, also when nobody asks.
+    """
+
+    def __init__(
+        self,
+        problems: Problems,
+        store: Store,
+        addresses: Addresses,
+        inspector: Inspector,
+        housekeeping: Housekeeping,
+        threads: Callable[[], Iterable[tuple[GuardedThread, bool]]],
+    ):
+        self._problems, self.report = problems, problems.report
+        self.store, self.database, self.addresses = store, store.database, addresses
+        self.inspector, self.housekeeping = inspector, housekeeping
+        self.watch = ThreadWatch(threads, self._failure, self.report)
+        self._last_check = 0.0
+        self._check_failure: str | None = None
+
+    def problems(self) -> list[Problem]:
+        """Check the station, and return its problems, the oldest first."""
+        if time.monotonic() - self._last_check > CHECK_INTERVAL:
+            self._last_check = time.monotonic()
+            try:
+                self._check()
+                self._check_failure = None
+            except Exception as error:
+                self._check_failure = f"the station cannot check itself: {message_with_type(error)}"
+        self.watch.check()
+        try:
+            self.inspector.check_disk()  # now, as for pictures
+            self.report("disk_full", None)
+        except (StoreError, OSError) as error:  # OSError: the folder is gone
+            self.report("disk_full", one_line_message(error))
+        return self._problems.all()
+
+    def _check(self) -> None:
+        try:
+            with self.database.reading() as connection:
+                connection.execute(text("SELECT 1"))
+            self.inspector.files.check_writable()
+            self.report("store_unreachable", self.database.failure)
+        except FlawscopeError as error:
+            self.report("store_unreachable", str(error))
+        if self.database.failure:  # the next write tells whether it still fails
+            self.housekeeping.wake()
+        numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.configured)}
+        models = self.addresses.versions.models
+        closed = [name for name, number in numbers.items() if not models.is_open(number)]
+        late = self.inspector.late_products(LATE_SECONDS)
+        for number, name in list(self.addresses.names.items()):
+            why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
+            self.report(f"late_{number}", why if number in late else None)
+        self.report("no_model", f"no model is open for {', '.join(closed)}" if closed else None)
+
+    def _failure(self) -> str | None:
+        """Return why pictures fail at the moment, or nobody knows; None: they do not."""
+        return self.inspector.failure() or self._check_failure
+
+    def acknowledge(self, code: str, who: str) -> Problem:
+        """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
+        problem = self._problems.acknowledge(code, who)
+        with suppress(FlawscopeError):  # so that a data base that is away can be acknowledged
+            product = problem.product if problem.product in self.addresses.names else None
+            self.store.note_event(PROBLEM_ACKNOWLEDGED, who, code, product)
+        return problem

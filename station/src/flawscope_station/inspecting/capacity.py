@@ -1,0 +1,247 @@
+"""Limits of a station: turns of products in its queue, turns of what people see, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import statistics
+import sys
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from flawscope import machine
+from flawscope.errors import FlawscopeError
+from flawscope.pictures import decoding
+
+J = TypeVar("J")
+E = TypeVar("E", bound=BaseException)
+
+TURN_LENGTH = 2  # pictures of a product while others wait
+REMEMBERED_TIMES = 16  # times of a product that are remembered
+
+
+class FairQueue(Generic[J]):
+    """Jobs by product, taken in turns (round robin), and the time that each takes. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # by product, the next first; none is empty
+        self._times: dict[int, deque[float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def put(self, product: int, job: J) -> None:
+        self._waiting.setdefault(product, deque()).append(job)
+
+    def pop(self) -> J:
+        """Take the oldest job of the product whose turn it is; the turn passes to the next product."""
+        product = next(iter(self._waiting))
+        self._waiting.move_to_end(product)
+        return self._take(product)
+
+    def pop_same_turn(self, product: int, taken: int) -> J | None:
+        """Take the product's next job, after `taken` ones in this turn; None: the turn is over."""
+        if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN_LENGTH):
+            return None
+        return self._take(product)
+
+    def remove(self, matches: Callable[[J], bool]) -> list[J]:
+        """Remove and return the jobs that match."""
+        found = [job for jobs in self._waiting.values() for job in jobs if matches(job)]
+        for product, jobs in list(self._waiting.items()):
+            left = deque(job for job in jobs if not matches(job))
+            if left:
+                self._waiting[product] = left
+            else:
+                del self._waiting[product]
+        return found
+
+    def _take(self, product: int) -> J:
+        jobs = self._waiting[product]
+        job = jobs.popleft()
+        if not jobs:
+            del self._waiting[product]
+        return job
+
+    # ---- how long it takes
+
+    def add_time(self, product: int, seconds: float) -> None:
+        """Note the mean time of a picture in a turn."""
+        self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
+
+    def median_seconds(self, product: int) -> float:
+        """Return the median of a product's last times: a single long one does not count. 0: not known."""
+        known = self._times.get(product)
+        return statistics.median(known) if known else 0.0
+
+    def expected_delay(self, product: int, taken: dict[int, int]) -> float:
+        """Return the seconds until a further picture is judged; 0 where none waits: then it is not known.
+
+        Args:
+            taken: number of pictures by product that are not judged yet.
+        """
+        own = taken.get(product, 0)
+        others = sum(
+            min(count, (own // TURN_LENGTH + 1) * TURN_LENGTH) * self.median_seconds(other)
+            for other, count in taken.items()
+            if other != product
+        )
+        ahead = own * self.median_seconds(product) + others
+        return ahead + self.median_seconds(product) if ahead else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+MIB = 1 << 20
+MEMORY_TIMEOUT = 5.0  # seconds that `MemoryBudget.hold` waits
+LARGE_PIXELS = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
+
+
+def limit_malloc() -> bool:
+    """Let glibc keep little free memory; return False without glibc, or where its environment sets that.
+
+    By default it has up to eight heaps for each core, each of which keeps up to 64 MiB after a large picture
+    was decoded there: every decoding thread adds its share, and memory grows for days. Must be called before
+    threads are started.
+    """
+    asked = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
+    if sys.platform != "linux" or asked:
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    # fixed thresholds do not grow with freed blocks; smaller ones cost time for clearing memory;
+    # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once
+    wanted = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
+    return all(libc.mallopt(name, value) for name, value in wanted.items())
+
+
+class BusyError(FlawscopeError):
+    """The queue or the memory is full: nothing was taken.
+
+    Attributes:
+        seconds: time until there should be room.
+    """
+
+    def __init__(self, seconds: float, why: str = "the queue is full"):
+        super().__init__(f"{why}; try again in {seconds:.0f} s")
+        self.seconds = seconds
+
+
+class MemoryBudget:
+    """Bytes for decoding large pictures, all together. Pictures wait for room in the order in which they
+    came. One that needs more than `most` bytes is decoded alone.
+
+    Attributes:
+        turns: of whoever decodes pictures for people.
+    """
+
+    def __init__(self, most: int, turns: Turns | None = None):
+        self.limit, self.used = most, 0
+        self.turns = turns or Turns()
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def acquire(self, count: int, seconds: float | None = None) -> bool:
+        """Wait for room and take it, to be given back; return False where there is none in time."""
+        mine = object()
+        with self._changed:
+            self._waiting.append(mine)
+            has_room = self._changed.wait_for(
+                lambda: self._waiting[0] is mine and self.used + count <= max(self.limit, count), seconds
+            )
+            self._waiting.remove(mine)
+            self.used += count if has_room else 0
+            self._changed.notify_all()
+            return has_room
+
+    def release(self, count: int) -> None:
+        with self._changed:
+            self.used -= count
+            self._changed.notify_all()
+
+    @contextmanager
+    def hold(self, data: bytes, name: str, seconds: float = MEMORY_TIMEOUT) -> Iterator[None]:
+        """Hold memory to decode a picture; small ones do not wait. BusyError where there is none in time."""
+        count = decoding_bytes(decoding.read_picture_header(data, name))
+        if not count:
+            yield
+            return
+        if not self.acquire(count, seconds):
+            raise BusyError(MEMORY_TIMEOUT, "other large pictures are being decoded")
+        try:
+            yield
+        finally:
+            self.release(count)
+
+
+# ------------------------------------------------------------------------------------- what people look at
+
+MAX_WAITING = 24  # that wait for a turn; their requests block threads of the server, which has 40 for people
+TURN_TIMEOUT = 30.0  # seconds to wait for a turn
+YIELD_SECONDS = 0.25  # seconds for which a turn waits until all pictures are answered
+
+
+class Turns:
+    """Turns of what is drawn, decoded or counted for people, so that it takes few cores from inspections.
+
+    A turn begins when no picture is unanswered, or a moment later: on a line that never rests people see
+    something all the same.
+
+    Args:
+        most: turns at the same time; None: one for each four cores.
+        most_waiting: that wait for a turn; others are refused at once.
+        wait_idle: returns when no picture is unanswered, or after so many seconds.
+    """
+
+    def __init__(
+        self,
+        most: int | None = None,
+        most_waiting: int = MAX_WAITING,
+        wait_idle: Callable[[float], object] = lambda seconds: None,
+    ):
+        self.most, self.most_waiting = most or max(1, machine.usable_cores() // 4), most_waiting
+        self.wait_idle = wait_idle
+        self._taken = self._waiting = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, *, patient: bool = False) -> Iterator[None]:
+        """Take a turn. BusyError where too many wait, or none comes in time; patient: it waits for ever."""
+        with self._changed:
+            if not patient and self._waiting >= self.most_waiting:
+                raise BusyError(1.0, "too many wait to see something")
+            self._waiting += 1
+            try:
+                timeout = None if patient else TURN_TIMEOUT
+                if not self._changed.wait_for(lambda: self._taken < self.most, timeout):
+                    raise BusyError(1.0, "the pictures of the line go first")
+                self._taken += 1
+            finally:
+                self._waiting -= 1
+        try:
+            self.wait_idle(YIELD_SECONDS)
+            yield
+        finally:
+            with self._changed:
+                self._taken -= 1
+                self._changed.notify()
+
+
+def decoding_bytes(picture: decoding.Header) -> int:
+    """Return the bytes needed to decode a picture, if it is large; else 0."""
+    return picture.memory if picture.height * picture.width > LARGE_PIXELS else 0
+
+
+def without_traceback(error: E) -> E:
+    """Return the error without its frames, to be kept: they hold the picture, and often what holds the error.
+    Python collects such circles only now and then, thousands of pictures later."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

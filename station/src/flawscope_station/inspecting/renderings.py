@@ -1,0 +1,195 @@
+"""Pictures of an inspection as people look at them: the file, its view, overlay, map and mask."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope import Prediction
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures import decoding
+from flawscope.results import drawing
+from flawscope_station.inspecting.capacity import BusyError, MemoryBudget, decoding_bytes
+from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES
+from flawscope_station.store.records import NotFoundError, PictureRecord, Store
+
+CACHE_SIZE = 64  # predictions in memory: people look at the latest
+WEBP_QUALITY = 82  # of WebP, 0..100
+MAX_UNWRITTEN = 32  # maps that wait to be written: further ones are not, and can be computed again
+REDRAW_TIMEOUT = 10.0  # seconds to wait until no picture waits, for one to be judged again
+
+
+class InspectionRenderer:
+    """Renders pictures of inspections. Maps to be reviewed are kept as files, others computed again."""
+
+    def __init__(self, store: Store, inspector: Inspector):
+        self.store, self.inspector = store, inspector
+        self.versions, self.files = inspector.versions, inspector.files
+        self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "maps")
+        self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)
+        self.turns = inspector.memory.turns
+
+    def close(self) -> None:
+        self._writer.shutdown()
+
+    # ---- as inspections come
+
+    def keep_map(self, recorded: RecordedInspection) -> None:
+        """Keep the map in memory for a while, and as a file where the picture is to be reviewed."""
+        taken, prediction = recorded.inspection, recorded.prediction
+        if prediction is None:
+            return
+        self._remember(taken.picture, taken.version_id, prediction)
+        if (taken.anomalous or taken.near) and self._unwritten.acquire(blocking=False):
+            done = self._writer.submit(self._write_map, taken.picture, taken.version_id, prediction)
+            done.add_done_callback(lambda _: self._unwritten.release())
+
+    def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
+        with self._lock:
+            self._recent[picture, version] = prediction
+            while len(self._recent) > CACHE_SIZE:
+                self._recent.popitem(last=False)
+
+    def _write_map(self, picture: str, version: int, prediction: Prediction) -> None:
+        buffer, facts = io.BytesIO(), json.dumps(prediction.drawing_facts())
+        np.savez_compressed(buffer, map=prediction.map.astype(np.float16), facts=np.array(facts))
+        with suppress(FlawscopeError):  # it can be computed again
+            self.files.write(self.files.map_path(picture, version), buffer.getvalue(), durable=False)
+
+    # ---- as somebody looks
+
+    def picture(self, product_id: int, number: int) -> tuple[bytes, str, str]:
+        """Return the file as it came, its ending and the name that its sender gave it.
+
+        Raises:
+            NotFoundError: there is no such inspection, or its picture was removed.
+        """
+        row = self._row(product_id, number)
+        return self.files.read(PICTURES, row.hash, row.suffix), row.suffix, row.name
+
+    def view(self, product_id: int, number: int, side: int, *, patient: bool = False) -> bytes:
+        """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above.
+        BusyError, as of what follows: too many people wait to see something, or the line goes first.
+        patient: wait for a turn, however many people do."""
+        row = self._row(product_id, number)
+        with self.turns.take(patient=patient):
+            return encode_webp(self._reduced_picture(row, side))
+
+    def overlay(self, product_id: int, number: int, side: int, *, patient: bool = False) -> bytes:
+        """Return WebP of the picture with heat map, outlines and part's square. Errors and patient as above:
+        a prediction that is not kept is waited for as by others."""
+        row = self._row(product_id, number)
+        prediction = self._prediction(product_id, row)
+        with self.turns.take(patient=patient):
+            return encode_webp(drawing.contour(*prediction.over(self._reduced_picture(row, side))))
+
+    def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
+        """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
+        row = self._row(product_id, number)
+        values = self._prediction(product_id, row).map.astype(np.float32)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        with self.turns.take():
+            share = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+            return encode_png(np.round(share * 65535).astype(np.uint16)), low, high
+
+    def mask(self, product_id: int, number: int) -> bytes:
+        """Return PNG at the picture's size, 255 at the defect, as a person drew it, else as the model did."""
+        row = self._row(product_id, number)
+        if drawn := self.store.mask_hash(number):
+            return self.files.read(MASKS, drawn, MASK_SUFFIX)
+        prediction = self._prediction(product_id, row)
+        with self.turns.take():
+            return encode_png(prediction.picture_mask().astype(np.uint8) * np.uint8(255))
+
+    def _row(self, product_id: int, number: int) -> PictureRecord:
+        row = self.store.picture(product_id, number)
+        if row.removed_at is not None:
+            raise NotFoundError(f"the picture of inspection {number} was removed, as `keep` says")
+        return row
+
+    def _reduced_picture(self, row: PictureRecord, side: int) -> NDArray[np.uint8]:
+        return reduce_picture(
+            self.files.read(PICTURES, row.hash, row.suffix), row.name, side, self.inspector.memory
+        )
+
+    def _prediction(self, product_id: int, row: PictureRecord) -> Prediction:
+        """Return a version's prediction: from memory, from its file, or computed again."""
+        with self._lock:
+            held = self._recent.get((row.hash, row.version))
+        if held is None:
+            held = _read_map(self.files.map_path(row.hash, row.version))
+        if held is None:
+            held = self._judge_again(product_id, row)
+            self._remember(row.hash, row.version, held)
+        return held
+
+    def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
+        """Compute a prediction while no picture waits. A large picture is decoded then, too: until then it
+        would hold memory that those of the line need."""
+        data, memory = self.files.read(PICTURES, row.hash, row.suffix), self.inspector.memory
+        with self.turns.take():
+            model = self.versions.open(product_id, row.version)
+            is_large = decoding_bytes(decoding.read_picture_header(data, row.name)) > 0
+            source: Any = data if is_large else model.prepare(data)
+
+        def predict() -> Prediction:
+            with memory.hold(data, row.name, seconds=0.0):
+                ((_, found),) = model.stream([source])
+            if isinstance(found, InputError):
+                raise found
+            return found
+
+        call: Future[Prediction] = self.inspector.run_between(predict)
+        try:
+            return call.result(REDRAW_TIMEOUT)
+        except TimeoutError:
+            call.cancel()
+            raise BusyError(REDRAW_TIMEOUT, "the pictures of the line go first") from None
+
+
+def _read_map(path: Path) -> Prediction | None:
+    """Read a map; None where there is none, or it cannot be read."""
+    try:
+        with np.load(path) as file:
+            return Prediction.from_map(file["map"].astype(np.float32), json.loads(str(file["facts"])))
+    except Exception:
+        return None
+
+
+def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> NDArray[np.uint8]:
+    """Return a picture upright, the longer side at most `side` pixels. InputError where it is damaged."""
+    with memory.hold(data, name):
+        picture = decoding.load_picture(data, name)  # a large one stays encoded until it is resized
+        if not isinstance(picture, Image.Image):
+            picture = Image.fromarray(decoding.to_eight_bits(decoding.decode(picture)))
+        share = min(1.0, side / max(picture.size))
+        width, height = (max(1, round(length * share)) for length in picture.size)
+        small = picture.resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small.convert("RGB"))
+
+
+def encode_webp(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
+    return buffer.getvalue()
+
+
+def encode_png(values: NDArray[Any]) -> bytes:
+    """Encode a grey picture [H, W], uint8 or uint16."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

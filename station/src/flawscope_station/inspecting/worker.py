@@ -1,0 +1,483 @@
+"""Inspection of pictures: they wait in a bounded queue, are judged, and are answered when they are recorded.
+
+Large pictures are decoded beside the others, as far as there is memory, before they wait to be judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Any, ParamSpec, TypeVar
+
+from flawscope import Prediction
+from flawscope.errors import FlawscopeError, InputError, message_with_type
+from flawscope.pictures import decoding
+from flawscope_station.background import GuardedThread
+from flawscope_station.inspecting.capacity import (
+    BusyError,
+    FairQueue,
+    MemoryBudget,
+    Turns,
+    decoding_bytes,
+    without_traceback,
+)
+from flawscope_station.inspecting.parts import PartsCache
+from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
+from flawscope_station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
+from flawscope_station.settings.station import Limits
+from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.files import PICTURES, Files
+from flawscope_station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import Model
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+MAX_PICTURES_PER_TURN = 64  # pictures of one product, at most, before the active model is looked up again
+# seconds after a failure for which nothing can be inspected, unless a picture is; the store is checked, too
+FAILING_SECONDS, STORE_FAILING_SECONDS = 60.0, 5.0
+RATE_SECONDS = 60.0  # seconds over which a rate is counted
+MAX_MODEL_CALLS = 8  # that wait until no picture does: further ones are refused
+
+
+class LateError(FlawscopeError):
+    """A picture cannot be judged before its deadline, or was not."""
+
+
+class ModelError(FlawscopeError):
+    """The model failed on pictures that can be read."""
+
+
+@dataclass
+class _Job:
+    picture: Picture
+    suffix: str
+    file_hash: Future[str]
+    answer: Future[RecordedInspection]
+    at: int
+    source: decoding.HashedPicture
+    prepared: tuple[Model, Any] | None = None
+    is_judged: bool = False
+
+    def model_input(self, model: Model) -> Any:
+        """The picture as decoded for this model, else its data."""
+        if self.prepared is not None and self.prepared[0] is model:
+            return self.prepared[1]
+        return self.source
+
+
+class Inspector:
+    """Judges pictures in the order in which they came; several products take turns.
+
+    Args:
+        products: numbers of those that are inspected, which may grow.
+        near: as in `Settings`.
+        report_error: gets an error of the model, "" when it works again.
+
+    Attributes:
+        memory: for decoding large pictures; its turns wait until all pictures are answered.
+    """
+
+    def __init__(
+        self,
+        versions: ModelRegistry,
+        recorder: Recorder,
+        files: Files,
+        limits: Limits,
+        near: float,
+        products: Collection[int],
+        report_error: Callable[[str], None] = lambda text: None,
+    ):
+        self.versions, self.recorder, self.files = versions, recorder, files
+        self.limits, self.near, self.report_error = limits, near, report_error
+        self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
+        self._products = products
+        self.parts = PartsCache(versions)
+        self._queue: FairQueue[_Job] = FairQueue()
+        self._model_calls: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._unanswered: Counter[int] = Counter()  # by product: pictures that are not answered yet
+        self._unanswered_bytes = 0  # of the data of these pictures
+        self._by_key: dict[tuple[int, str], tuple[Picture, Future[RecordedInspection]]] = {}
+        self._answer_times: dict[int, deque[float]] = {}  # when, by product
+        self._late_times: dict[int, float] = {}  # when, by product
+        self._failure = 0.0, ""  # until when pictures fail, and why, unless one is inspected before
+        self._ending = False
+        self._large = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "large")
+        self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
+        self._requests = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "request")
+        self._ended = threading.Event()
+        self.threads = [GuardedThread("inspector", self._work, self._ended)]
+        self.threads[0].start()
+
+    # ---- taking
+
+    def submit(self, pictures: Sequence[Picture]) -> list[Future[RecordedInspection]]:
+        """Take pictures, all or none; an answer is there when the inspection is on the disk.
+
+        Each future raises InputError where the picture cannot be read, KeyUsedError, ModelError, or
+        StoreError.
+
+        Raises:
+            BusyError: there is no room for all of them.
+            LateError: they cannot be judged in time.
+            KeyUsedError: another request under the same key is not answered yet.
+        """
+        with self._changed:
+            self._check_keys(pictures)
+            new = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
+            size = sum(len(one.data) for one in new)
+            full = any(self._is_full(one.product_id, len(new)) for one in new)
+            too_large = 0 < self._unanswered_bytes > 4 * self.limits.upload_bytes - size
+            if self._ending or (new and (full or too_large)):
+                raise BusyError(self._retry_seconds())
+            for one in new:
+                self._check_time(one.product_id, one.due)
+            return [self._accept(one) for one in pictures]
+
+    def check_disk(self) -> None:
+        """Raise StoreError where no picture could be kept."""
+        if full := self.recorder.store.database.full:
+            raise StoreError(full, "disk_full")
+        self.files.check_free_space(self.limits.upload_bytes)
+
+    def check_room(self, product_id: int, due: float = math.inf) -> None:
+        """Check before a picture is read: BusyError where there is no place, LateError where there is no
+        time, NoModelError where no model is open, StoreError where the disk is full."""
+        self.check_disk()
+        self.versions.models.model_of(product_id)
+        with self._changed:
+            if self._ending or self._is_full(product_id, 1):
+                raise BusyError(self._retry_seconds())
+            self._check_time(product_id, due)
+
+    def _check_keys(self, pictures: Sequence[Picture]) -> None:
+        under_way = {
+            (known.product_id, known.request.key): known.request
+            for known, _ in self._by_key.values()
+            if known.request is not None
+        }
+        for one in pictures:
+            if one.request is None:
+                continue
+            if under_way.get((one.product_id, one.request.key), one.request) != one.request:
+                raise KeyUsedError(UNANSWERED_REQUEST)
+
+    def _is_full(self, product_id: int, count: int) -> bool:
+        """Whether `count` more pictures would take places that are reserved for other products."""
+        products = list(self._products)  # it may grow meanwhile
+        # half of all places are divided among the products
+        own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
+        kept = sum(max(0, own - self._unanswered[one]) for one in products if one != product_id)
+        return self.backlog() + count + kept > self.limits.queue
+
+    def _check_time(self, product_id: int, due: float) -> None:
+        delay = 0.0 if due == math.inf else self._queue.expected_delay(product_id, self._unanswered)
+        left = max(0.0, due - time.monotonic())
+        if left <= delay:
+            raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
+
+    def abandon(self, answer: Future[RecordedInspection], product_id: int) -> LateError:
+        """End a picture whose deadline has passed; its place is free again unless it is being judged."""
+        with self._changed:
+            jobs = self._queue.remove(lambda job: job.answer is answer)
+        error = self._late_error(product_id, "its deadline has passed")
+        for job in jobs:
+            job.answer.set_exception(error)
+        return error
+
+    def _late_error(self, product_id: int, why: str) -> LateError:
+        self._late_times[product_id] = time.monotonic()
+        return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
+
+    def _accept(self, picture: Picture) -> Future[RecordedInspection]:
+        known = (picture.product_id, picture.key) if picture.key else None
+        if known in self._by_key:
+            return self._by_key[known][1]
+        answer: Future[RecordedInspection] = Future()
+        answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
+        self._unanswered_bytes += len(picture.data)
+        self._unanswered[picture.product_id] += 1
+        if known:
+            self._by_key[known] = picture, answer
+        answer.add_done_callback(lambda done: self._release(picture, known, done))
+        self._run_for(answer, self._pool, self._receive, picture, answer, now())
+        return answer
+
+    def _run_for(
+        self,
+        answer: Future[RecordedInspection],
+        pool: ThreadPoolExecutor,
+        work: Callable[..., None],
+        *args: Any,
+    ) -> None:
+        """Run a step of a picture's way in a pool; its error is the picture's answer, whatever it is."""
+        try:
+            pool.submit(work, *args).add_done_callback(lambda done: _pass_error_on(done, answer))
+        except RuntimeError as error:  # no thread can be started
+            answer.set_exception(without_traceback(error))
+
+    def _release(
+        self, picture: Picture, known: tuple[int, str] | None, answer: Future[RecordedInspection]
+    ) -> None:
+        error = answer.exception()
+        product_id = picture.product_id if error else answer.result().inspection.product_id
+        if error is None:
+            self._failure = 0.0, ""
+        elif isinstance(error, StoreError):
+            self._failure = time.monotonic() + STORE_FAILING_SECONDS, str(error)
+        elif isinstance(error, ModelError) or not isinstance(error, FlawscopeError):
+            self._failure = time.monotonic() + FAILING_SECONDS, message_with_type(error)
+        with self._changed:
+            self._unanswered_bytes -= len(picture.data)
+            self._unanswered[picture.product_id] -= 1
+            if known:
+                self._by_key.pop(known, None)
+            self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
+            self._changed.notify_all()
+
+    def _receive(self, picture: Picture, answer: Future[RecordedInspection], at: int) -> None:
+        """Check and queue a picture, then write its file while it waits. Runs in a thread of the pool."""
+        if answer.done():  # a pool that could start no thread ran it all the same, later
+            return
+        kept: Future[str] = Future()
+        try:
+            self.check_disk()
+            suffix, about = check_picture(picture.data, picture.name, self.limits)
+            self.parts.check(picture)
+        except Exception as error:
+            answer.set_exception(without_traceback(error))
+            return
+        job = _Job(picture, suffix, kept, answer, at, decoding.HashedPicture(picture.data))
+        if memory := decoding_bytes(about):
+            self._run_for(answer, self._large, self._prepare, job, memory)
+        else:
+            self._enqueue(job)
+        try:
+            digest = self.files.keep(PICTURES, picture.data, suffix, hold=True, known=picture.hash)
+        except BaseException as error:  # the recorder waits for it
+            kept.set_exception(without_traceback(error))
+            return
+        answer.add_done_callback(lambda done: self._release_file(digest, suffix, done))
+        kept.set_result(digest)
+
+    def _release_file(self, digest: str, suffix: str, answer: Future[RecordedInspection]) -> None:
+        """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
+        self.files.release(digest)
+        if answer.exception() is not None:
+            path, knows = self.files.path(PICTURES, digest, suffix), self.recorder.store.has_picture
+            with suppress(FlawscopeError):
+                self.files.discard(path, digest, lambda: not knows(digest))
+
+    def _enqueue(self, job: _Job) -> None:
+        with self._changed:
+            self._queue.put(job.picture.product_id, job)
+            self._changed.notify_all()
+
+    def _prepare(self, job: _Job, memory: int) -> None:
+        """Decode a large picture and queue it. Runs in a thread for large pictures."""
+        self.memory.acquire(memory)
+        job.answer.add_done_callback(lambda _: self.memory.release(memory))
+        try:
+            if job.picture.due > time.monotonic():
+                model = self.versions.models.model_of(job.picture.product_id).model
+                job.prepared = model, model.prepare(job.model_input(model))
+            self._enqueue(job)
+        except InputError as error:
+            job.answer.set_exception(job.picture.decoding_error(without_traceback(error)))
+        except Exception as error:
+            job.answer.set_exception(without_traceback(error))
+
+    # ---- judging
+
+    def _work(self) -> None:
+        while self._judge_next():
+            pass
+        self._ended.set()
+
+    def _judge_next(self) -> bool:
+        """Judge the waiting pictures; return False at the end. None is held while the next is waited for."""
+        first = self._next_job()
+        if first is None:
+            return False
+        turns, failure = deque([[first]]), ""
+        while turns:
+            jobs = turns.popleft()
+            try:
+                self._judge(jobs, feed=not failure)
+            except BaseException as error:  # some engines' errors are no Exception
+                failure = f"the model failed: {message_with_type(error)}"
+                own = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
+                left = [job for job in jobs if not (job.is_judged or job.answer.done())]
+                if len(left) > 1:  # an error of one does not harm the others
+                    turns.extend([job] for job in left)
+                elif left:
+                    left[0].answer.set_exception(own)
+        if failure:
+            self.report_error(failure)
+        return True
+
+    def _next_job(self) -> _Job | None:
+        """Return the oldest job that is in time; None at the end. While no picture waits, run the functions
+        of `run_between`, and look after each whether one has come."""
+        while True:
+            with self._changed:
+                while not self._queue and not self._model_calls:
+                    if self._ending and not self.backlog():
+                        return None
+                    self._changed.wait(0.5)
+                job = self._queue.pop() if self._queue else None
+                call = self._model_calls.popleft() if job is None else None
+            if call is not None:
+                with self.threads[0].call():
+                    call()
+            elif job is not None and self._is_in_time(job):
+                return job
+
+    def _is_in_time(self, job: _Job) -> bool:
+        if job.picture.due > time.monotonic():
+            return True
+        job.answer.set_exception(self._late_error(job.picture.product_id, "others were before it"))
+        return False
+
+    def run_between(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function that uses a model as soon as no picture waits: most engines do one thing at a time.
+        A future that is cancelled by then is not run. BusyError where too many wait."""
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(function())
+            except BaseException as error:
+                answer.set_exception(without_traceback(error))
+
+        with self._changed:
+            if self._ending or len(self._model_calls) >= MAX_MODEL_CALLS:
+                raise BusyError(self._retry_seconds(), "the model is busy")
+            self._model_calls.append(run)
+            self._changed.notify_all()
+        answer.add_done_callback(lambda done: self._forget_call(run) if done.cancelled() else None)
+        return answer
+
+    def _forget_call(self, run: Callable[[], None]) -> None:
+        """Free the place of a function that was cancelled."""
+        with self._changed, suppress(ValueError):
+            self._model_calls.remove(run)
+
+    def _judge(self, jobs: list[_Job], *, feed: bool) -> None:
+        """Judge a picture, and where `feed` is set those of its address that come meanwhile: they are
+        appended to `jobs`. The product of an entry's pictures is known from here on."""
+        address, begun, works = jobs[0].picture.product_id, time.monotonic(), False
+        judging = self.versions.models.model_of(address)
+        model, most = judging.model, MAX_PICTURES_PER_TURN if feed else 1
+        for job, result in self._results(jobs, model, most):
+            if isinstance(result, InputError):
+                job.answer.set_exception(job.picture.decoding_error(without_traceback(result)))
+                continue
+            works = True
+            try:
+                product = judging.matching_product(result)
+                parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
+                record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
+                record = replace(record, pixels=job.source.pixels)
+            except Exception as error:  # another version judges than when the picture came, or it is damaged
+                job.answer.set_exception(without_traceback(error))
+                continue
+            job.is_judged = True
+            self.recorder.add(JudgedPicture(record, result, job.file_hash, job.answer))
+        with self._changed:
+            self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
+        if works:
+            self.report_error("")
+
+    def _results(
+        self, jobs: list[_Job], model: Model, most: int
+    ) -> Iterator[tuple[_Job, Prediction | InputError]]:
+        """Yield each picture with its result; the model is told where it hangs on one."""
+        results = model.stream(self._feed(jobs, model, most))
+        for number in count():
+            with self.threads[0].call():
+                found = next(results, None)
+            if found is None:
+                return
+            yield jobs[number], found[1]
+
+    def _feed(self, jobs: list[_Job], model: Model, most: int) -> Iterator[Any]:
+        """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
+        when it is another product's turn, and after `most`: another model may be active."""
+        yield jobs[0].model_input(model)
+        while len(jobs) < most:
+            with self._changed:
+                job = self._queue.pop_same_turn(jobs[0].picture.product_id, len(jobs))
+            if job is None:
+                return
+            if self._is_in_time(job):
+                jobs.append(job)
+                yield job.model_input(model)
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+        """Run a function of a request for an inspection. It waits for no request of another kind, which may
+        take all threads of the server."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._requests, partial(function, *args, **given))
+
+    # ---- how it goes
+
+    def wait_idle(self, seconds: float) -> None:
+        """Return when all pictures are answered, or after so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self.backlog(), seconds)
+
+    def backlog(self, product_id: int | None = None) -> int:
+        """Number of pictures that are not answered yet."""
+        return self._unanswered.total() if product_id is None else self._unanswered[product_id]
+
+    def late_products(self, seconds: float) -> list[int]:
+        """Return the products of which a picture was not judged in time within the last seconds."""
+        since = time.monotonic() - seconds
+        return [product for product, at in list(self._late_times.items()) if at >= since]
+
+    def failure(self) -> str | None:
+        """Return why the last picture could not be inspected, for a while; None: it could, or that was its
+        own fault."""
+        until, why = self._failure
+        return why if time.monotonic() < until else None
+
+    def rate(self, product_id: int) -> float:
+        """Pictures a second that were answered in the last minute."""
+        since = time.monotonic() - RATE_SECONDS
+        with self._changed:
+            return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
+
+    def _retry_seconds(self) -> float:
+        """Return the seconds until half of the queue is done, at the rate of the last minute."""
+        rate = sum(map(self.rate, list(self._answer_times))) or 1.0
+        return min(60.0, max(1.0, self.backlog() / 2 / rate))
+
+    def close(self) -> None:
+        """Take nothing more; return when all pictures are answered."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self.threads[0].join()
+        for pool in (self._pool, self._large, self._requests):
+            pool.shutdown()
+
+
+def _pass_error_on(done: Future[None], answer: Future[RecordedInspection]) -> None:
+    """Answer a picture whose step failed with the step's error."""
+    if (error := done.exception()) is not None and not answer.done():
+        answer.set_exception(without_traceback(error))

@@ -1,0 +1,132 @@
+"""Recorder of judged pictures: several are written in one transaction, before anybody is answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+
+from flawscope import Prediction
+from flawscope.errors import FlawscopeError
+from flawscope_station.background import GuardedThread
+from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.inspection import KeyUsedError
+from flawscope_station.store.records import Store
+
+MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
+
+
+@dataclass(frozen=True)
+class RecordedInspection:
+    """Inspection that is on the disk. is_new: False where its key had been taken before."""
+
+    number: int
+    inspection: NewInspection
+    is_new: bool
+    prediction: Prediction | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class JudgedPicture:
+    """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
+
+    inspection: NewInspection
+    prediction: Prediction
+    file_hash: Future[str]
+    answer: Future[RecordedInspection]
+
+
+class Recorder:
+    """Thread that records judged pictures in groups.
+
+    Args:
+        announce: gets every new inspection after it was recorded.
+    """
+
+    def __init__(self, store: Store, announce: Callable[[RecordedInspection], None]):
+        self.store, self.announce = store, announce
+        self._queue: SimpleQueue[JudgedPicture | None] = SimpleQueue()
+        self._ended = threading.Event()
+        self.threads = [GuardedThread("recorder", self._work, self._ended)]
+        self.threads[0].start()
+
+    def add(self, judged: JudgedPicture) -> None:
+        self._queue.put(judged)
+
+    def close(self) -> None:
+        """Return when all is written."""
+        self._queue.put(None)
+        self.threads[0].join()
+
+    def _work(self) -> None:
+        while self._record_next():
+            pass
+        self._ended.set()
+
+    def _record_next(self) -> bool:
+        """Record the waiting pictures; return False at the end. None is held while the next is waited for."""
+        group = [self._queue.get()]
+        while len(group) < MAX_GROUP:
+            try:
+                group.append(self._queue.get_nowait())
+            except Empty:
+                break
+        judged = [one for one in group if one is not None]
+        try:
+            with self.threads[0].call():
+                self._record(judged)
+        except BaseException as error:
+            for one in judged:
+                if not one.answer.done():
+                    one.answer.set_exception(without_traceback(error))
+            if None in group:
+                self._queue.put(None)
+            raise  # the thread is begun again, and people are told
+        return None not in group
+
+    def _record(self, group: list[JudgedPicture]) -> None:
+        """Record pictures and answer each. Some libraries' errors are no Exception."""
+        ready = []
+        for one in group:
+            if one.answer.done():  # its sender was told that it failed
+                continue
+            try:
+                ready.append(replace(one, inspection=replace(one.inspection, picture=one.file_hash.result())))
+            except BaseException as error:
+                one.answer.set_exception(without_traceback(error))
+        if not ready:
+            return
+        try:
+            found = self.store.record([one.inspection for one in ready])
+        except BaseException as error:
+            if len(ready) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
+                for one in ready:
+                    one.answer.set_exception(without_traceback(error))
+                return
+            for one in ready:  # an error of one does not harm the others
+                self._record([one])
+            return
+        for one, (number, is_new) in zip(ready, found, strict=True):
+            if not is_new and (used := self._key_conflict(one.inspection)) is not None:
+                one.answer.set_exception(used)
+                continue
+            recorded = RecordedInspection(number, one.inspection, is_new, one.prediction)
+            with suppress(InvalidStateError):
+                one.answer.set_result(recorded)
+            if is_new:
+                with suppress(Exception):  # a listener's error does not harm the answers
+                    self.announce(recorded)
+
+    def _key_conflict(self, taken: NewInspection) -> Exception | None:
+        """Return an error where the key is another request's, recorded while this one was under way."""
+        try:
+            rows = self.store.find_by_keys(taken.address or taken.product_id, [taken.key or ""])
+        except Exception as error:
+            return without_traceback(error)
+        if all(row.request_hash == taken.request_hash for row in rows):
+            return None
+        return KeyUsedError(f"request, inspection {rows[0].id}")

@@ -1,0 +1,246 @@
+"""Candidates in the data base: versions made from verdicts, and whether they are used."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, select, update
+
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.records import VERDICT_EVENT, add_event, fetch_row, iso
+from flawscope_station.store.schema import candidates, events, inspections, products, verdicts
+
+Facts = Mapping[str, Any]
+QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
+REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
+UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
+EVENT_QUEUED = "learning asked"  # events
+EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
+    "candidate ready",
+    "candidate failed",
+    "candidate rejected",
+    "candidate waits",
+    "candidate removed",
+)
+
+
+class Candidates:
+    """Candidates in the data base. Every method is one transaction and raises `StoreError` where it fails."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    def add(self, product_id: int, start: int, who: str, facts: dict[str, Any]) -> int:
+        """Queue a candidate; return its number."""
+        with self.database.writing() as connection:
+            at = now()
+            row = {"product_id": product_id, "start_version_id": start, "status": QUEUED, "who": who}
+            row |= {"created_at": at, "changed_at": at, "facts": json.dumps(facts)}
+            new = candidates.insert().values(**row).returning(candidates.c.id)
+            number = int(connection.execute(new).scalar_one())
+            add_event(connection, EVENT_QUEUED, who, f"candidate {number} on version {start}", product_id)
+        return number
+
+    def change(
+        self,
+        number: int,
+        status: str,
+        *,
+        kind: str = "",
+        who: str = "",
+        text: str = "",
+        facts: Facts | None = None,
+        only: tuple[str, ...] = (),
+        **columns: int | None,
+    ) -> bool:
+        """Set a candidate's status and note an event of this kind; return False and change nothing where its
+        status is not among `only`.
+
+        Args:
+            facts: added to those of the candidate.
+        """
+        with self.database.writing() as connection:
+            query = select(candidates).where(candidates.c.id == number).with_for_update()
+            row = connection.execute(query).one()
+            if only and row.status not in only:
+                return False
+            known = {**json.loads(row.facts), **(facts or {})}
+            connection.execute(
+                update(candidates)
+                .where(candidates.c.id == number)
+                .values(status=status, changed_at=now(), facts=json.dumps(known), **columns)
+            )
+            if kind:
+                add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
+        return True
+
+    def mark_live(self) -> None:
+        """Mark the candidates as live whose versions judge: the station may have ended in between."""
+        active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
+        query = (
+            update(candidates)
+            .where(candidates.c.status.in_(UNUSED))
+            .where(candidates.c.version_id == active.scalar_subquery())
+        )
+        with self.database.writing() as connection:
+            connection.execute(query.values(status=LIVE))
+
+    def next_unfinished(self) -> Row[Any] | None:
+        """Return the oldest candidate that is to be made, or that was being made when something ended it."""
+        query = (
+            select(candidates).where(candidates.c.status.in_(UNFINISHED)).order_by(candidates.c.id).limit(1)
+        )
+        with self.database.reading() as connection:
+            return connection.execute(query).one_or_none()
+
+    def row(self, product_id: int, number: int) -> Row[Any]:
+        """Return a candidate. NotFoundError."""
+        return fetch_row(self.database, candidates, product_id, number)
+
+    def of_version(self, product_id: int, version: int) -> Row[Any] | None:
+        """Return the candidate that became a version."""
+        with self.database.reading() as connection:
+            return candidate_of_version(connection, product_id, version)
+
+    def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
+        """Return the latest candidates, newest first."""
+        query = select(candidates).where(candidates.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
+
+
+def candidate_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
+    query = (
+        select(candidates)
+        .where(candidates.c.product_id == product_id, candidates.c.version_id == version)
+        .order_by(candidates.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(query).one_or_none()
+
+
+def inspections_at_risk(judgement: Facts) -> list[int]:
+    """Return the inspections to look at before a version is used: known defects that it loses, and
+    corrections that make it lose simulated ones."""
+    refused = judgement.get("refused", [])
+    return [*judgement.get("lost", []), *(judgement["responsible"] if "simulated" in refused else [])]
+
+
+def describe_candidate(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
+    """Return a candidate as the API shows it."""
+    facts = json.loads(row.facts)
+    return {
+        "id": row.id,
+        "status": row.status,
+        "start": row.start_version_id,
+        "version": row.version_id,
+        "compared_with": facts.get("compared_with"),
+        "by": row.who,
+        "created_at": iso(row.created_at),
+        "changed_at": iso(row.changed_at),
+        "how": facts.get("how", ""),
+        "corrections": facts.get("corrections", []),
+        "error": facts.get("error"),
+        "waits": facts.get("waits", []),
+        "judgement": facts.get("judgement"),
+        "at_risk": inspections_at_risk(facts.get("judgement") or {}),
+        "seconds": facts.get("seconds"),
+        "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
+    }
+
+
+def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
+    """Return the latest events of a product's models and verdicts on its pictures, newest first."""
+    # verdicts come from their own table
+    own = events.c.product_id == product_id, events.c.kind != VERDICT_EVENT
+    happened = select(events).where(*own).order_by(events.c.id.desc())
+    said = (
+        select(verdicts, inspections.c.name)
+        .select_from(verdicts.join(inspections))
+        .where(inspections.c.product_id == product_id)
+        .order_by(verdicts.c.id.desc())
+    )
+    with database.reading() as connection:
+        changes = [
+            (row.at, row.kind, row.who, row.text, None) for row in connection.execute(happened.limit(limit))
+        ]
+        words = [
+            (row.at, "verdict", row.who, row.verdict, row.inspection_id)
+            for row in connection.execute(said.limit(limit))
+        ]
+    # each kind stays in its order, whatever clocks did
+    entries = heapq.merge(changes, words, key=lambda entry: entry[0], reverse=True)
+    return [
+        {"at": iso(at), "kind": kind, "by": who, "text": text, "inspection": inspection}
+        for at, kind, who, text, inspection in islice(entries, limit)
+    ]
+
+
+# ------------------------------------------------------------------------- the rule, and advice for a person
+
+SWITCHED, NOT_OPENED = "switched", "not_opened"
+
+
+def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool = True) -> list[str]:
+    """Return the reasons why a candidate waits for a person; empty: it goes live.
+
+    A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
+    the simulated ones (`simulated`), no defect stands out less than half as much and no more than odd good
+    pictures do (`weaker`), it has fewer false alarms (`no_gain`), enough was corrected (`few`), and it was
+    compared with the version that is still active (`switched`). A version that cannot be opened then waits,
+    too (`not_opened`).
+
+    Args:
+        judgement: as the worker returns it.
+        corrections: number of them.
+        after: number that is enough.
+    """
+    good = judgement["good"]
+    reasons = {
+        "lost": bool(judgement["lost"]),
+        "simulated": "simulated" in judgement.get("refused", []),
+        "weaker": bool(judgement["weaker"]),
+        "no_gain": good["after"][0] >= good["before"][0],
+        "few": corrections < after,
+        SWITCHED: not is_active,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+class Advice(NamedTuple):
+    """Advice for a person. use: whether to activate the version. reason: end of the text's key below
+    `advice`. values: numbers in the text."""
+
+    use: bool
+    reason: str
+    values: Mapping[str, int]
+
+
+def advice(candidate: Facts, active: int | None) -> Advice | None:
+    """Return advice on a candidate; None where it is not made yet or was not judged.
+
+    Args:
+        candidate: as the API shows it.
+        active: the version in use.
+    """
+    judged = candidate["judgement"]
+    if not judged:
+        return None
+    good = judged["good"]
+    before, after = int(good["before"][0]), int(good["after"][0])
+    numbers = {"before": before, "after": after, "n": int(good["count"])}
+    if candidate["status"] == "ready" and candidate["compared_with"] != active:
+        return Advice(False, "old", {"version": int(candidate["compared_with"])})
+    for reason in ("lost", "weaker"):
+        if judged[reason]:
+            return Advice(False, reason, {"n": len(judged[reason])})
+    if "simulated" in judged.get("refused", ()):
+        found, still, count = judged["simulated"]
+        return Advice(False, "simulated", {"before": found, "after": still, "n": count})
+    if judged["found"]:
+        return Advice(True, "finds", {"found": len(judged["found"]), **numbers})
+    return Advice(after < before, "fewer" if after < before else "no_gain", numbers)

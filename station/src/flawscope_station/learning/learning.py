@@ -1,0 +1,354 @@
+"""Candidates made from corrections one after another, beside the inspections, and their activation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Row
+
+from flawscope import machine
+from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
+from flawscope_station.background import BackgroundThread
+from flawscope_station.learning import candidates
+from flawscope_station.learning.plan import (
+    ActiveVersion,
+    Plan,
+    ValidVerdicts,
+    make_plan,
+    read_verdicts,
+    reason_not_to_learn,
+)
+from flawscope_station.learning.process import StoppedError, Worker, make_candidate
+from flawscope_station.settings.station import LearningSettings
+from flawscope_station.store.addresses import CANNOT_LEARN
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import NoModelError
+
+T = TypeVar("T")
+CHECK_INTERVAL = 60.0  # seconds between two checks for enough verdicts
+RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
+RULE_USER = "rule"  # user name in events: the rule acted, no person
+
+
+class DefectsLostError(InputError):
+    """A version would lose known defects, or too many simulated ones.
+
+    Attributes:
+        lost: inspections of these defects, or of the corrections that are responsible.
+    """
+
+    def __init__(self, version: int, lost: Sequence[int]):
+        named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
+        super().__init__(
+            f"version {version} finds fewer defects: look at inspections {named}, which it does not find any "
+            "more or which are responsible, and name all of them as `losing` to use it all the same"
+        )
+        self.lost = list(lost)
+
+
+class CannotLearnError(InputError):
+    """The product cannot learn, or not in the way that was asked for."""
+
+
+class Learning(BackgroundThread):
+    """Makes candidates, and activates them by the rule.
+
+    Args:
+        products: name -> number.
+        settings: name -> settings of learning; None: a candidate is made only on request.
+        report: reports a product's problem, None when it is over.
+        say: gets a line for the log.
+    """
+
+    def __init__(
+        self,
+        versions: ModelRegistry,
+        products: Mapping[str, int],
+        settings: Mapping[str, LearningSettings | None],
+        report: Callable[[str, str | None], None],
+        say: Callable[[str], None],
+    ):
+        super().__init__("learning")
+        self.database, self.files, self.versions = versions.database, versions.files, versions
+        self.settings = {products[name]: learn for name, learn in settings.items()}
+        self.report, self.say = report, say
+        self.candidates = candidates.Candidates(self.database)
+        self.worker = Worker(make_candidate)
+        self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
+
+    def start(self) -> None:
+        self.wake()
+        super().start()
+
+    def end(self) -> None:
+        """End; a candidate that is being made is made anew at the next start."""
+        super().end()
+        self.worker.close()
+
+    # ---- requests of people
+
+    def request_candidate(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
+        """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
+        active = self._check_can_learn(product_id, how)
+        for row in self.candidates.latest(product_id):
+            if row.status == candidates.QUEUED:
+                return candidates.describe_candidate(row)
+        if not self._read_verdicts(product_id).judged:
+            raise InputError("nobody has said what a picture is: review some first")
+        number = self.candidates.add(product_id, active.number, who, {"asked": how})
+        self.report(f"learning_{product_id}", None)
+        self.wake()
+        return candidates.describe_candidate(self.candidates.row(product_id, number))
+
+    def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
+        """Reject a candidate that is queued, ready or failed. InputError for any other."""
+        row = self.candidates.row(product_id, number)
+        allowed = candidates.QUEUED, candidates.READY, candidates.FAILED
+        event: dict[str, Any] = {"kind": candidates.EVENT_REJECTED, "who": who}
+        if not self.candidates.change(number, candidates.REJECTED, only=allowed, **event):
+            raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
+        self.report(f"learning_{product_id}", None)
+        return candidates.describe_candidate(self.candidates.row(product_id, number))
+
+    def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
+        """Activate a version.
+
+        Raises:
+            LosesError: `losing` does not name all inspections that are at risk.
+        """
+        candidate = self.candidates.of_version(product_id, number)
+        judged = {} if candidate is None else json.loads(candidate.facts).get("judgement") or {}
+        missing = sorted(set(candidates.inspections_at_risk(judged)) - set(losing))
+        if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
+            raise DefectsLostError(number, missing)
+        self.versions.activate(product_id, number, who)
+        if candidate is not None:
+            self.candidates.change(candidate.id, candidates.LIVE, only=candidates.UNUSED)
+
+    # ---- for the API
+
+    def facts(self, product_id: int) -> dict[str, Any]:
+        """Return how a product learns, as the API shows it."""
+        learn = self.settings.get(product_id)
+        rows, valid, why = self.candidates.latest(product_id), self._read_verdicts(product_id), None
+        try:
+            self._check_can_learn(product_id)
+        except InputError as error:
+            why = str(error)
+        return {
+            "why_not": why,
+            "rule": "click" if learn is None else learn.rule,
+            "after": None if learn is None else learn.after,
+            "false_alarms": sum(verdict.verdict == "good" for verdict in valid.corrections),
+            "misses": sum(verdict.verdict == "defect" for verdict in valid.corrections),
+            "new": self._count_new(valid, rows),
+            "contradictory": valid.contradictory,
+            "candidates": [candidates.describe_candidate(row, self._steps.get(row.id)) for row in rows],
+        }
+
+    @staticmethod
+    def _count_new(valid: ValidVerdicts, rows: Sequence[Row[Any]]) -> int:
+        """Count the corrections that were given or taken back since the last candidate."""
+        learnt = (json.loads(row.facts).get("verdicts") for row in rows)
+        last: list[int] = next((verdicts for verdicts in learnt if verdicts is not None), [])
+        return len({*valid.verdicts} ^ {*last})
+
+    def _read_verdicts(self, product_id: int) -> ValidVerdicts:
+        with self.database.reading() as connection:
+            return read_verdicts(connection, product_id)
+
+    def _check_can_learn(self, product_id: int, how: str = "") -> ActiveVersion:
+        """Return the version that judges. CannotLearnError where the product cannot learn, or not by
+        `how`; InputError where the model cannot be read."""
+        active = None
+        with suppress(NoModelError):
+            number = self.versions.number(product_id)
+            if "product" in self.versions.active_facts(product_id):
+                raise CannotLearnError(CANNOT_LEARN)
+            active = ActiveVersion.read(number, self.versions.path(product_id, number))
+        why = reason_not_to_learn(active, self.settings.get(product_id) or LearningSettings(), how)
+        if active is None or why is not None:
+            raise CannotLearnError(why)
+        return active
+
+    # ---- the work
+
+    def _work(self) -> None:
+        while not self._wait(CHECK_INTERVAL):
+            try:
+                self.worker.end_if_idle()
+                self.candidates.mark_live()
+                for product_id, learn in self.settings.items():
+                    if learn is not None:
+                        self._queue_if_enough(product_id, learn)
+                while not self._ended.is_set() and (row := self.candidates.next_unfinished()) is not None:
+                    self._make(row)
+            except StoreError:  # reported by the station; candidates to be made are found at the next check
+                self._pause(RETRY_SECONDS)
+                self.wake()
+            except Exception as error:  # later corrections are learnt all the same
+                self.say(f"learning: {message_with_type(error)}")
+
+    def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> None:
+        """Queue a candidate where enough was corrected; report a model that cannot be read."""
+        why = None
+        try:
+            rows = self.candidates.latest(product_id)
+            if not any(row.status in candidates.UNFINISHED for row in rows):
+                active = self._check_can_learn(product_id)  # first: reading all verdicts takes longer
+                if self._count_new(self._read_verdicts(product_id), rows) >= learn.after:
+                    self.candidates.add(product_id, active.number, RULE_USER, {"asked": ""})
+        except StoreError:
+            raise
+        except CannotLearnError:
+            pass
+        except Exception as error:
+            why = f"no version can be made from corrections: {message_with_type(error)}"
+        # a code of its own: `learning_` is the problem of the last candidate, which may still hold
+        self.report(f"learning_model_{product_id}", why)
+
+    def _make(self, row: Row[Any]) -> None:
+        """Make a queued candidate. StoreError: it waits, and is made later."""
+        product_id, number = row.product_id, row.id
+        if not self.candidates.change(number, candidates.RUNNING, only=candidates.UNFINISHED):
+            return  # it was rejected
+        learn = self.settings.get(product_id) or LearningSettings()
+        begun, out = time.monotonic(), self.files.temporary_path("model")
+        try:
+            if (full := self._disk_full_error(product_id)) is not None:
+                raise full
+            active = self._check_can_learn(product_id)
+            with self.database.reading() as connection:
+                plan = make_plan(connection, product_id, active, self.files, number)
+            out = out.with_name(active.file.name)
+            start = str(self.versions.path(product_id, plan.start))
+            how = json.loads(row.facts).get("asked", "")
+            job = {
+                "active": str(active.file),
+                "trained": start if active.is_trained else learn.trained,
+                "out": str(out),
+                "how": how,
+                "strict": learn.rule == "auto",
+                "pictures": plan.pictures,
+                "good": learn.pictures if how == "retrained" else None,
+                "threads": max(1, machine.usable_cores() // 2),
+                "engine": self.versions.engine_for(active.file),
+                "device": self.versions.device,
+            }
+            judgement = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
+            self._add_version(row, plan, active, learn, judgement, out, begun)
+        except StoppedError:
+            return  # still running in the data base: made anew when the station starts
+        except Exception as error:  # any: else the candidate would be running for ever
+            store_error = error if isinstance(error, StoreError) else self._disk_full_error(product_id)
+            if store_error is None:
+                self._note_failure(row, error, message_with_type(error).replace(str(out.parent), ""))
+                return
+            if store_error.code == "disk_full":
+                why = f"a version waits to be made from corrections: {store_error}"
+                self.report(f"learning_{product_id}", why)
+            raise store_error from None
+        finally:
+            self._steps.pop(number, None)
+            self.files.remove_temporary(out)
+
+    def _disk_full_error(self, product_id: int) -> StoreError | None:
+        """Error where the disk has no room for another version and its temporary file."""
+        try:
+            path = self.versions.path(product_id, self.versions.number(product_id))
+            self.files.check_free_space(2 * path.stat().st_size)
+        except StoreError as error:
+            return error
+        except (NoModelError, OSError):  # its file is gone: reading it says so
+            pass
+        return None
+
+    def _note_failure(self, row: Row[Any], error: Exception, why: str) -> None:
+        facts = {"error": why, "verdicts": self._read_verdicts(row.product_id).verdicts}
+        how: dict[str, Any] = {"kind": candidates.EVENT_FAILED, "text": f": {why}", "facts": facts}
+        if not self.candidates.change(row.id, candidates.FAILED, only=(candidates.RUNNING,), **how):
+            raise error  # it is ready by now, and stays so
+        self.report(f"learning_{row.product_id}", f"no version could be made from corrections: {why}")
+
+    def _retry_write(self, write: Callable[[], T]) -> T:
+        """Repeat a write until the data base is back: a candidate took long to make."""
+        while True:
+            try:
+                return write()
+            except StoreError as error:
+                if error.code == "disk_full":  # the version would fill it, too
+                    raise
+                if self._pause(RETRY_SECONDS):
+                    raise StoppedError("the station ends") from None
+
+    def _add_version(
+        self,
+        row: Row[Any],
+        plan: Plan,
+        active: ActiveVersion,
+        learn: LearningSettings,
+        judgement: dict[str, Any],
+        out: Path,
+        begun: float,
+    ) -> None:
+        """Add the worker's model as a version, and activate it if the rule says so."""
+        product_id, valid = row.product_id, plan.verdicts
+        learnt = sorted({*plan.learnt, *judgement["learnt"]})
+        text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
+        version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who))
+        seconds = round(time.monotonic() - begun, 2)
+        is_active = self.versions.number(product_id) == active.number
+        contradictory = sorted({*judgement["contradictory"], *valid.contradictory})
+        facts = {
+            "how": judgement["how"],
+            "learnt": learnt,
+            "verdicts": valid.verdicts,
+            "corrections": [
+                {"id": verdict.number, "verdict": verdict.verdict, "verdict_id": verdict.verdict_id}
+                for verdict in valid.corrections
+            ],
+            "compared_with": active.number,
+            "judgement": {**judgement, "contradictory": contradictory, "gone": valid.gone},
+            "seconds": {"total": seconds},
+            "error": None,
+            "waits": candidates.wait_reasons(judgement, len(valid.corrections), learn.after, is_active),
+        }
+        event: dict[str, Any] = {"kind": candidates.EVENT_READY, "text": f" became version {version}"}
+        event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
+        self._retry_write(lambda: self.candidates.change(row.id, candidates.READY, facts=facts, **event))
+        self.report(f"learning_{product_id}", None)
+        self.say(f"version {version} was made from corrections in {seconds:.1f} s")
+        if learn.rule == "auto" and self.settings.get(product_id) is not None:
+            self._activate_by_rule(row, version, active.number, facts["waits"])
+        current = self.versions.number(product_id)
+        if current not in (active.number, version):
+            self.candidates.add(product_id, current, RULE_USER, {"asked": ""})
+        unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in candidates.UNUSED]
+        for one in [one for one in unused if one.version_id is not None][learn.keep :]:
+            event = {"kind": candidates.EVENT_REMOVED, "text": f": version {one.version_id}"}
+            self.candidates.change(one.id, candidates.REMOVED, version_id=None, **event)
+            self.versions.remove(product_id, one.version_id)
+
+    def _activate_by_rule(self, row: Row[Any], version: int, instead_of: int, reasons: list[str]) -> None:
+        """Activate a version that need not wait; else note why it waits."""
+        error = ""
+        if not reasons:
+            try:
+                if self.versions.activate(row.product_id, version, RULE_USER, instead_of):
+                    self.candidates.mark_live()
+                    return
+                reasons = [candidates.SWITCHED]  # by a person, while it was opened
+            except StoreError:
+                raise
+            except FlawscopeError as why:  # kept, so that a person may try again
+                reasons, error = [candidates.NOT_OPENED], f": {why}"
+        text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
+        event: dict[str, Any] = {"kind": candidates.EVENT_WAITS, "who": RULE_USER, "text": text}
+        only = (candidates.READY,)  # a person may have activated or rejected it meanwhile
+        self.candidates.change(row.id, candidates.READY, facts={"waits": reasons}, only=only, **event)

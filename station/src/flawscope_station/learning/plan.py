@@ -1,0 +1,249 @@
+"""Plan of a candidate: the version that it starts from, and the pictures that it learns from."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from flawscope.artefact import files
+from flawscope.errors import install_command
+from flawscope.methods import registry
+from flawscope.predictor import router
+from flawscope_station.learning.candidates import candidate_of_version
+from flawscope_station.settings.station import LearningSettings
+from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
+from flawscope_station.store.model_registry import rate_root
+from flawscope_station.store.records import DEFECT, GOOD, verdict_stacks
+from flawscope_station.store.schema import inspections, pictures
+
+EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
+RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
+MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
+
+
+@dataclass(frozen=True)
+class ActiveVersion:
+    """Version that judges now. file: its model. method, precision: those of the model."""
+
+    number: int
+    file: Path
+    method: str
+    precision: str
+
+    @classmethod
+    def read(cls, number: int, file: Path) -> ActiveVersion:
+        """Read what the plan needs of a version's file. InputError where it cannot be read."""
+        manifest = router.read_manifest(file)
+        return cls(number, file, manifest.method, manifest.calibration.precision)
+
+    @property
+    def extends(self) -> bool:
+        """Whether pictures can be added to the model."""
+        return registry.method(self.method).extends
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the file is the trained model itself; else it is an export."""
+        return self.file.suffix == files.TRAINED_SUFFIX
+
+
+def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, how: str = "") -> str | None:
+    """Return the reason why a product cannot learn, one line; None: it can."""
+    if active is None:
+        return "no model is open: activate a version"
+    if importlib.util.find_spec("torch") is None:
+        return (
+            f"learning needs torch, and it is not installed here: {install_command('torch', extras='train')}"
+        )
+    if how == "retrained" and learn.pictures is None:
+        return (
+            "a training needs the pictures that the model was fitted on: name their folder as "
+            "`learn: pictures` of the product"
+        )
+    if active.is_trained or not active.extends:
+        return None
+    if learn.trained is None:
+        return (
+            f"version {active.number} is an export: name the trained model as `learn: trained` of the product"
+        )
+    if active.precision != "fp32":
+        return (
+            f"version {active.number} is of {active.precision}, and what is learnt is exported in fp32 "
+            "alone: use a version of fp32"
+        )
+    return None
+
+
+# -------------------------------------------------------------------------------------------------- verdicts
+
+
+@dataclass(frozen=True)
+class ValidVerdict:
+    """Verdict on an inspection that was not taken back.
+
+    verdict_id: its number. is_confirmed: it was given twice in a row.
+    """
+
+    inspection: Row[Any]
+    verdict: str
+    verdict_id: int
+    is_confirmed: bool
+    mask: str | None
+
+    @property
+    def number(self) -> int:
+        return int(self.inspection.id)
+
+    @property
+    def is_correction(self) -> bool:
+        return _is_correction(self.inspection)
+
+
+@dataclass
+class ValidVerdicts:
+    """Verdicts on a product's inspections that were not taken back.
+
+    judged: all corrections, and the latest others up to `MAX_REVIEWED`, oldest first, with their pictures.
+    gone: inspections whose pictures were removed.
+    contradictory: inspections of a file that was called both good and a defect.
+    """
+
+    judged: list[ValidVerdict] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    contradictory: list[int] = field(default_factory=list)
+
+    @property
+    def corrections(self) -> list[ValidVerdict]:
+        return [verdict for verdict in self.judged if verdict.is_correction]
+
+    @property
+    def verdicts(self) -> list[int]:
+        """Numbers of the verdicts that corrected a model."""
+        return sorted(verdict.verdict_id for verdict in self.corrections)
+
+
+def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
+    """Return the verdicts that were not taken back: all corrections, and the latest others."""
+    query = (
+        select(inspections, pictures.c.suffix, pictures.c.removed_at)
+        .select_from(inspections.join(pictures))
+        .where(inspections.c.product_id == product_id, inspections.c.verdict.is_not(None))
+        .order_by(inspections.c.id)
+    )
+    rows = connection.execute(query).all()
+    wrong, right = ([row for row in rows if _is_correction(row) is kind] for kind in (True, False))
+    room = max(0, MAX_REVIEWED - len(wrong))
+    chosen = sorted([*wrong, *right[len(right) - min(room, len(right)) :]], key=lambda row: row.id)
+    stacks = verdict_stacks(connection, [row.id for row in chosen])
+    verdicts: dict[str, set[str]] = {}  # by picture
+    for row in rows:
+        verdicts.setdefault(row.picture, set()).add(row.verdict)
+    found = ValidVerdicts()
+    for row in chosen:
+        if row.removed_at is not None:
+            found.gone.append(row.id)
+        elif len(verdicts[row.picture]) > 1:
+            found.contradictory.append(row.id)
+        else:
+            *before, last = stacks[row.id]
+            is_confirmed = bool(before) and before[-1].verdict == last.verdict
+            found.judged.append(ValidVerdict(row, row.verdict, last.id, is_confirmed, last.mask))
+    return found
+
+
+def _is_correction(row: Row[Any]) -> bool:
+    is_defect: bool = row.verdict == DEFECT
+    return bool(row.anomalous) != is_defect
+
+
+def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
+    """Draw at most `count` of the line's good pictures: each has the same chance, whether the model passed it
+    or a person corrected the model.
+
+    A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
+    reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share.
+    """
+    latest = (
+        select(inspections.c.id, inspections.c.anomalous, inspections.c.verdict)
+        .where(inspections.c.product_id == product_id)
+        .order_by(inspections.c.id.desc())
+        .limit(RECENT_INSPECTIONS)
+    )
+    rows = connection.execute(latest).all()
+    flagged = sum(row.anomalous for row in rows)
+    reviewed = sum(row.anomalous and row.verdict is not None for row in rows)
+    share = reviewed / flagged if flagged else 1.0
+    rng = random.Random(seed)
+    passed = [row.id for row in rows if not row.anomalous and row.verdict != DEFECT]
+    passed = rng.sample(passed, round(share * len(passed)))
+    false_alarms = [row.id for row in rows if row.anomalous and row.verdict == GOOD]
+    line = sorted(passed + false_alarms)
+    numbers = rng.sample(line, min(count, len(line)))
+    query = (
+        select(inspections, pictures.c.suffix)
+        .select_from(inspections.join(pictures))
+        .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_(None))
+        .order_by(inspections.c.id)
+    )
+    return list(connection.execute(query))
+
+
+# -------------------------------------------------------------------------------------------------- the plan
+
+
+@dataclass
+class Plan:
+    """Plan of a candidate.
+
+    start: the version whose corrections the candidate keeps. learnt: inspections that it learnt from.
+    verdicts: those not taken back. pictures: reviewed and drawn ones, each as the fields of `Reviewed`.
+    """
+
+    start: int
+    learnt: list[int]
+    verdicts: ValidVerdicts
+    pictures: list[dict[str, Any]]
+
+
+def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
+    """Plan a candidate on the active version, or, where a correction that it learnt from holds no longer, on
+    the latest one before it of which all hold."""
+    valid = read_verdicts(conn, product_id)
+    good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
+    start, learnt = active.number, []
+    while (candidate := candidate_of_version(conn, product_id, rate_root(conn, start))) is not None:
+        learnt = [int(number) for number in json.loads(candidate.facts).get("learnt", [])]
+        if good >= set(learnt):
+            break
+        start, learnt = int(candidate.start_version_id), []
+    already_learnt = learnt if active.is_trained else []  # for an export, all are learnt anew
+    count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
+    line_pictures = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
+    found = []
+    for verdict in valid.judged:
+        row, is_good = verdict.inspection, verdict.verdict == GOOD
+        found.append(
+            _picture_fields(row, files)
+            | {
+                "good": is_good,
+                "learn": is_good and verdict.is_correction and verdict.number not in already_learnt,
+                "sure": verdict.is_confirmed,
+                "drawn": is_good and line_pictures.pop(verdict.number, None) is not None,
+                "mask": None if verdict.mask is None else str(files.path(MASKS, verdict.mask, MASK_SUFFIX)),
+                "before": row.score if row.version_id == active.number else None,
+            }
+        )
+    drawn_only = {"good": True, "drawn": True, "judged": False}
+    found += [_picture_fields(row, files) | drawn_only for row in line_pictures.values()]
+    return Plan(start, learnt, valid, found)
+
+
+def _picture_fields(row: Row[Any], files: Files) -> dict[str, Any]:
+    source = str(files.path(PICTURES, row.picture, row.suffix))
+    return {"number": int(row.id), "name": row.name, "source": source}

@@ -1,0 +1,184 @@
+"""Process that makes models, beside the station: torch is loaded there alone, and it has a low priority, so
+that inspections go on. It stays for the next job until `IDLE_SECONDS`, and ends with the station."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from flawscope.errors import FlawscopeError, message_with_type
+from flawscope.pictures import decoding
+
+IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
+PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
+LEARNING_NICENESS = 19  # the lowest priority: on a busy machine it gets a seventieth of a core
+TRIAL_NICENESS = 5  # a person waits: a quarter of a core at least
+ProgressCallback = Callable[[str, int, int], None]
+JobFunction = Callable[[dict[str, Any], ProgressCallback], dict[str, Any]]
+SPAWN_CONTEXT = multiprocessing.get_context("spawn")
+
+
+class WorkerError(FlawscopeError):
+    """The process could not do the job; the text says why."""
+
+
+class StoppedError(WorkerError):
+    """The worker was closed, or stopped in the middle of a job."""
+
+
+# ------------------------------------------------------------------------------------------ in the station
+
+
+class Worker:
+    """Runs one job at a time in a process of its own. All but `stop` and `close` is called by one thread.
+
+    Args:
+        work: does a job there: a function of a module.
+        niceness: of the process, 0 to 19.
+    """
+
+    def __init__(self, work: JobFunction, niceness: int = LEARNING_NICENESS) -> None:
+        self._work, self._niceness = work, niceness
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._last_used = 0.0
+        self._lock = threading.Lock()
+        self._closed = self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process; None where there is none."""
+        process = self._process
+        return process.pid if process is not None and process.is_alive() else None
+
+    def run(self, job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+        """Return the result of `make_candidate` for a job.
+
+        Raises:
+            WorkerError: the job cannot be done, or the process ended.
+        """
+        try:
+            pipe = self._ensure_started()
+            pipe.send(job)
+            while True:
+                kind, found = pipe.recv()
+                if kind == "step":
+                    step(*found)
+                elif kind == "done":
+                    return dict(found)
+                else:
+                    raise WorkerError(found)
+        except (EOFError, OSError):
+            code = self._end(timeout=1.0)  # it has ended
+            if self._closed or self._stopped:
+                raise StoppedError("the station ends") from None
+            why = "it was killed, perhaps for want of memory" if code == -9 else f"it ended with {code}"
+            raise WorkerError(f"the process that learns did not finish: {why}; learn again") from None
+        finally:
+            self._last_used, self._stopped = time.monotonic(), False
+
+    def _ensure_started(self) -> Connection:
+        with self._lock:
+            if self._closed or self._stopped:
+                raise StoppedError("the station ends")
+            if self._pipe is None or self.pid is None:
+                self._pipe, child_pipe = SPAWN_CONTEXT.Pipe()
+                arguments = child_pipe, decoding.max_pixels(), self._work, self._niceness
+                process = SPAWN_CONTEXT.Process(target=run_jobs, args=arguments, daemon=True)
+                process.start()
+                self._process = process
+                child_pipe.close()
+            return self._pipe
+
+    def end_if_idle(self) -> None:
+        """End a process that has had no job for a while."""
+        if self._process is not None and time.monotonic() - self._last_used > IDLE_SECONDS:
+            self._end()
+
+    def stop(self) -> None:
+        """End the job that runs; the next one begins in a new process."""
+        self._stopped = True
+        self._end()
+
+    def close(self) -> None:
+        """End the process, even in the middle of a job, and begin none."""
+        with self._lock:
+            self._closed = True
+        self._end()
+
+    def _end(self, timeout: float = 0.0) -> int | None:
+        """End the process after at most `timeout` seconds; return its exit code, None: there was none."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return None
+        process.join(timeout)
+        process.kill()
+        process.join()
+        return process.exitcode
+
+
+# ----------------------------------------------------------------------------------------- in the process
+
+
+def run_jobs(pipe: Connection, pixels: int, work: JobFunction, niceness: int) -> None:
+    """Answer jobs until the station ends. pixels: the most that a picture may have."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
+    os.dup2(2, 1)  # output of libraries goes to the log
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the processor to others
+    with suppress(OSError, AttributeError):
+        os.nice(niceness)
+    if niceness == LEARNING_NICENESS:
+        with suppress(OSError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    decoding.raise_pixel_limit(pixels)
+    threading.Thread(target=_end_with_station, daemon=True).start()
+    with suppress(EOFError, OSError):
+        while True:
+            job = pipe.recv()
+            pipe.send(_run_job(job, pipe, work))
+
+
+def _end_with_station() -> None:
+    station = multiprocessing.parent_process()
+    assert station is not None
+    station.join()
+    os._exit(1)
+
+
+def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[str, Any]:
+    last_report = [0.0]
+
+    def step(stage: str, done: int, total: int) -> None:
+        if time.monotonic() - last_report[0] > PROGRESS_INTERVAL:
+            last_report[0] = time.monotonic()
+            pipe.send(("step", (stage, done, total)))
+
+    try:
+        return "done", work(job, step)
+    except MemoryError:
+        return "error", "there is not enough memory to learn; learn when there is more"
+    except Exception as error:
+        return "error", message_with_type(error)
+
+
+def make_candidate(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+    """Make a candidate's model file, and return its judgement, as `flawscope.fitting.make_candidate` does.
+
+    Args:
+        job: its arguments by name.
+
+    Raises:
+        InputError: no candidate can be made.
+    """
+    from flawscope import fitting  # torch
+
+    return fitting.make_candidate(**job, step=step)

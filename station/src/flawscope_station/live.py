@@ -1,0 +1,185 @@
+"""Observers of a running station: open pages, reviewers, Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flawscope.errors import FlawscopeError
+
+MAX_QUEUED_MESSAGES = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
+STATE_INTERVAL = 1.0  # seconds between two states
+
+
+class EventBroadcaster:
+    """Sends messages of a product to all its listeners; nobody waits for a slow one."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
+        self._ended = False
+
+    def publish(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
+        """Send an inspection, or a part that was decided on, to the listeners of a product. Thread-safe."""
+        listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if of == product_id]
+        message = _format_event(event, found) if listeners else ""  # once: the recorder waits for it
+        for loop, queue in listeners:
+            _put_soon(loop, queue, message)
+
+    def close(self) -> None:
+        """End all streams. Thread-safe."""
+        self._ended = True
+        for queue, (_, loop) in list(self._listeners.items()):
+            _put_soon(loop, queue, None)
+
+    async def stream(self, product_id: int, state: Callable[[], dict[str, Any] | None]) -> AsyncIterator[str]:
+        """Yield inspections and decisions as they come, and the state every second, until it is None."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
+        loop = asyncio.get_running_loop()
+        self._listeners[queue] = product_id, loop
+        try:
+            due = 0.0
+            while not self._ended:
+                if loop.time() >= due:
+                    said = await asyncio.to_thread(state)
+                    if said is None:
+                        return
+                    yield _format_event("state", said)
+                    due = loop.time() + STATE_INTERVAL
+                try:
+                    message = await asyncio.wait_for(queue.get(), max(0.01, due - loop.time()))
+                except TimeoutError:
+                    continue
+                if message is None:
+                    return
+                yield message
+        finally:
+            del self._listeners[queue]
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    def gauges(self) -> Gauges:
+        return {"listeners": ("Pages that are open.", {"": float(self.listeners)})}
+
+
+def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None], message: str | None) -> None:
+    def put() -> None:
+        if queue.full():
+            queue.get_nowait()
+        queue.put_nowait(message)
+
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(put)
+
+
+def _format_event(event: str, data: dict[str, Any]) -> str:
+    return f"event: {event}\ndata: {json.dumps(data)}\n\n"
+
+
+# -------------------------------------------------------------------------------------------------- reviewers
+
+LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
+MAX_LEASES = 5000  # pictures that are remembered
+
+
+class ReviewLeases:
+    """Pictures that are leased to reviewers, so that no two judge the same one. Thread-safe. A reader is an
+    open page: a person may have two."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._leases: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
+
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """Let one reader at a time see what is leased, choose, and lease: two would choose the same."""
+        with self._lock:
+            yield
+
+    def leased_to_others(self, reader: str) -> list[int]:
+        """Return the pictures that are leased to other readers."""
+        with self._lock:
+            self._drop_expired()
+            return [number for number, (who, _) in self._leases.items() if who != reader]
+
+    def lease(self, reader: str, numbers: Iterable[int]) -> None:
+        """Lease pictures to a reader from now on."""
+        with self._lock:
+            for number in numbers:
+                self._leases.pop(number, None)
+                self._leases[number] = reader, self._clock()
+            self._drop_expired()
+
+    def _drop_expired(self) -> None:
+        since = self._clock() - LEASE_SECONDS
+        for number, (_, given_at) in list(self._leases.items()):
+            if given_at >= since and len(self._leases) <= MAX_LEASES:
+                return
+            del self._leases[number]
+
+
+# ------------------------------------------------------------------------------------------------- Prometheus
+
+_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+# Name (`_total`: a counter) -> help text, and values by product ("": of the station) or by product and sink
+Gauges = dict[str, tuple[str, dict[str, float]]]
+SinkGauges = dict[str, tuple[str, dict[tuple[str, str], float]]]
+
+
+class Metrics(Collector):
+    """Prometheus metrics of one station.
+
+    Args:
+        gauges, sinks: return the values at the time of a request; sinks may fail.
+    """
+
+    def __init__(self, gauges: list[Callable[[], Gauges]], sinks: Callable[[], SinkGauges]):
+        self.registry, self.gauges, self.sinks = CollectorRegistry(), gauges, sinks
+
+        def counter(name: str, what: str, label: str) -> Counter:
+            return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
+
+        self.inspections = counter("inspections", "Pictures judged.", "decision")
+        self.parts = counter("parts", "Parts in several views decided on.", "decision")
+        self.refused = counter("refused", "Pictures not taken, by reason.", "reason")
+        self.verdicts = counter("verdicts", "What people said.", "verdict")
+        self.seconds = Histogram(
+            "flawscope_inspection_seconds",
+            "From the whole picture received to the answer.",
+            ("product",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the present values, when the registry asks for them."""
+        for name, (what, values) in (gauge for gauges in self.gauges for gauge in gauges().items()):
+            labelled = [((product,) if product else (), n) for product, n in values.items()]
+            yield _metric_family(name, what, labelled)
+        with suppress(FlawscopeError):
+            for name, (what, of_sinks) in self.sinks().items():
+                yield _metric_family(name, what, list(of_sinks.items()))
+
+
+def _metric_family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    labels = ("product", "sink")[: max((len(names) for names, _ in values), default=0)]
+    family = kind(f"flawscope_{name}", what, labels=labels)
+    for names, value in values:
+        family.add_metric(names, value)
+    return family

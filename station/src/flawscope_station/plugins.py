@@ -1,0 +1,41 @@
+"""Names that plugins import: sources, sinks and connections of other packages (docs/adding-a-connection.md).
+
+`flawscope_station.testing` checks their promises.
+"""
+
+from flawscope_station.background import CLOCK as CLOCK
+from flawscope_station.background import Backoff as Backoff
+from flawscope_station.background import GuardedThread as GuardedThread
+from flawscope_station.background import MonotonicClock as MonotonicClock
+from flawscope_station.connections import Connection as Connection
+from flawscope_station.connections import ConnectionContext as ConnectionContext
+from flawscope_station.inspecting.capacity import BusyError as BusyError
+from flawscope_station.inspecting.picture import Picture as Picture
+from flawscope_station.inspecting.worker import LateError as LateError
+from flawscope_station.inspecting.worker import ModelError as ModelError
+from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
+from flawscope_station.settings.plugins import Plugin as Plugin
+from flawscope_station.settings.sources import EVERY_FRAME as EVERY_FRAME
+from flawscope_station.settings.sources import ON_TRIGGER as ON_TRIGGER
+from flawscope_station.settings.values import secret as secret
+from flawscope_station.settings.values import time_of as time_of
+from flawscope_station.sinks.delivery import Sink as Sink
+from flawscope_station.sinks.delivery import UndeliveredError as UndeliveredError
+from flawscope_station.sinks.outbox import INSPECTION as INSPECTION
+from flawscope_station.sources.camera import CHECK_INTERVAL as CHECK_INTERVAL
+from flawscope_station.sources.camera import LiveCamera as LiveCamera
+from flawscope_station.sources.camera import Shot as Shot
+from flawscope_station.sources.frames import CameraLostError as CameraLostError
+from flawscope_station.sources.source import AWAY as AWAY
+from flawscope_station.sources.source import RUNNING as RUNNING
+from flawscope_station.sources.source import AwayError as AwayError
+from flawscope_station.sources.source import NoFrameError as NoFrameError
+from flawscope_station.sources.source import SourceContext as SourceContext
+from flawscope_station.sources.source import State as State
+from flawscope_station.sources.source import TriggeredSource as TriggeredSource
+from flawscope_station.sources.trigger import check_triggers as check_triggers
+from flawscope_station.sources.trigger import shoot as shoot
+from flawscope_station.store.database import StoreError as StoreError
+from flawscope_station.store.database import now as now
+from flawscope_station.store.inspection import make_label as make_label
+from flawscope_station.store.open_models import NoModelError as NoModelError

@@ -1,0 +1,331 @@
+"""Draft of a product: pictures of good parts on the disk, and how far the product is.
+
+Everything lies in the station's folder, below `new/NAME/`: the pictures in a folder of the product's name, as
+`flawscope fit` takes it, those that were left out beside it, and the state. A picture is on the disk when
+`Draft.add` returns, and is never written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from flawscope.artefact import checkpoint_path, files
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures import decoding, listing
+from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
+from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
+from flawscope_station.settings.station import Limits
+from flawscope_station.store.files import Files, rename_without_overwrite, write_error
+from flawscope_station.store.records import NotFoundError
+
+DRAFTS_FOLDER = "new"  # of all drafts, in the station's folder
+STATE_FILE, LEFT_OUT_FOLDER = ".draft.json", ".left-out"  # names that no product can have
+THUMBNAILS_FOLDER, EXAMPLES_FOLDER = ".small", ".examples"
+MAX_PICTURES = 10_000  # of a product
+THUMBNAIL_SIDE = 320  # pixels of the longer side
+MAX_NAME_LENGTH = 120  # characters
+MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
+
+# stages of a draft; READY: its model is there
+COLLECTING, WAITING, LEARNING = "collecting", "waiting", "learning"
+STOPPED, FAILED, READY = "stopped", "failed", "ready"
+BUSY_STAGES = (WAITING, LEARNING)
+
+
+RefusalCode = Literal["raw", "too_large", "full", "unreadable"]
+
+
+class DraftFullError(InputError):
+    """A draft has as many pictures as a product can have."""
+
+
+class RawFileError(InputError):
+    """A camera's raw file."""
+
+
+class AddedPicture(NamedTuple):
+    """Result of adding a picture. name: as it is kept, or was sent. error: why it was refused; code: the same
+    for a program, where it has one."""
+
+    name: str
+    status: Literal["kept", "known", "refused"]
+    error: str | None = None
+    code: RefusalCode | None = None
+
+    @classmethod
+    def refused(
+        cls, name: str, error: InputError, text: str, other_code: RefusalCode | None = None
+    ) -> AddedPicture:
+        code = next((code for kind, code in _REFUSAL_CODES if isinstance(error, kind)), other_code)
+        return cls(name, "refused", text, code)
+
+
+_REFUSAL_CODES: tuple[tuple[type[InputError], RefusalCode], ...] = (
+    (RawFileError, "raw"),
+    (TooLargeError, "too_large"),
+    (DraftFullError, "full"),
+)
+
+
+class Draft:
+    """Pictures and state of a product that is being made. Thread-safe.
+
+    Args:
+        limits: of pictures. memory: for decoding large ones.
+
+    Attributes:
+        folder: of the pictures. model: file that is learnt. version: grows with each change of the pictures.
+    """
+
+    def __init__(self, files: Files, name: str, limits: Limits, memory: MemoryBudget):
+        self.files, self.name, self.limits, self.memory = files, name, limits, memory
+        self.home = files.folder / DRAFTS_FOLDER / name
+        self.folder, self.left_out_folder = self.home / name, self.home / LEFT_OUT_FOLDER
+        self.model = self.home / f"{name}.safetensors"
+        self.version, self._is_gone = 1, False
+        self._lock = threading.RLock()
+        self._by_size: dict[int, list[Path]] = {}
+        for folder in (self.folder, self.left_out_folder):
+            for path in folder.glob("*"):
+                self._by_size.setdefault(path.stat().st_size, []).append(path)
+        try:
+            self.state: dict[str, Any] = json.loads((self.home / STATE_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self.state = {}
+        except (OSError, ValueError):  # its pictures are there all the same
+            self.state = {"stage": COLLECTING}
+
+    @property
+    def stage(self) -> str:
+        return str(self.state.get("stage", COLLECTING))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Result of the last learning that ended well, with its options, pictures and time; None: there is
+        none yet. It stays while something else is learnt, and if that fails."""
+        found: dict[str, Any] | None = self.state.get("result")
+        if found is not None and "options" not in found:  # of an earlier version of this program
+            state = {key: value for key, value in self.state.items() if key != "result"}
+            found = {"rates": [], **found, "options": state}
+            found |= {key: state.get(key) for key in ("learns_from", "asked_at")}
+        return found
+
+    def change(self, **state: Any) -> None:
+        """Change the state, on the disk first. StoreError."""
+        with self._lock:
+            new = {**self.state, **state}
+            self.files.write(self.home / STATE_FILE, json.dumps(new).encode())
+            self.state = new
+
+    def remove(self) -> None:
+        """Remove all that belongs to the draft; what went live stays."""
+        with self._lock:
+            self._is_gone = True
+            (self.home / STATE_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    # ---- the pictures
+
+    def pictures(self) -> list[str]:
+        """List the pictures to learn from, in natural order."""
+        return _picture_names(self.folder)
+
+    def left_out(self) -> list[str]:
+        return _picture_names(self.left_out_folder)
+
+    def add(self, data: bytes, name: str) -> AddedPicture:
+        """Keep a picture, which is on the disk on return. The same content is kept once, also of a picture
+        that was left out.
+
+        Raises:
+            InputError: it is no picture, damaged or too large.
+            DraftFullError: there are as many pictures as a product takes.
+            StoreError: it cannot be written.
+        """
+        if Path(name).suffix.lower() in decoding.RAW_SUFFIXES:
+            raise RawFileError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
+        suffix, _ = check_picture(data, name, self.limits)
+        # this shows that all of it can be decoded
+        with self.memory.turns.take(patient=True):
+            small = encode_webp(reduce_picture(data, name, THUMBNAIL_SIDE, self.memory))
+        with self._lock:
+            if self._is_gone:
+                raise NotFoundError(f"{self.name} was removed: begin it again")
+            if (there := self._find_same_content(data)) is not None:
+                return AddedPicture(there.name, "known")
+            if sum(map(len, self._by_size.values())) >= MAX_PICTURES:
+                text = f"{self.name} has {MAX_PICTURES:,} pictures, which is enough: leave the others away"
+                raise DraftFullError(text)
+            self.files.check_free_space(len(data))
+            path = self._free_path(file_name(name, suffix))
+            self.files.write(path, data)
+            self._by_size.setdefault(len(data), []).append(path)
+            self.version += 1
+        with suppress(FlawscopeError):  # it can be made again
+            self.files.write(self.home / THUMBNAILS_FOLDER / f"{path.name}.webp", small, durable=False)
+        return AddedPicture(path.name, "kept")
+
+    def add_all(self, sent: Iterable[tuple[str, bytes | InputError]]) -> Iterator[AddedPicture]:
+        """Keep several pictures; one that is refused does not keep the others out."""
+        for name, data in sent:
+            try:
+                if isinstance(data, bytes):
+                    yield self.add(data, name)
+                else:
+                    yield AddedPicture.refused(name, data, str(data))
+            except DraftFullError as error:
+                yield AddedPicture.refused(name, error, str(error))
+                return
+            except InputError as error:
+                told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
+                yield AddedPicture.refused(name, error, told, "unreadable")
+
+    def _find_same_content(self, data: bytes) -> Path | None:
+        """Return the picture with this content; None: there is none."""
+        candidates = self._by_size.get(len(data), ())
+        return next((path for path in candidates if path.read_bytes() == data), None)
+
+    def _free_path(self, name: str) -> Path:
+        """Return the path of a name, or of the nearest one that no picture has."""
+        taken = {one.name for paths in self._by_size.values() for one in paths}
+        stem, suffix, number = Path(name).stem, Path(name).suffix, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        return self.folder / name
+
+    def move(self, names: Iterable[str], *, out: bool) -> None:
+        """Leave pictures out, or take them back; those that are there already stay. NotFoundError."""
+        source, target = (self.folder, self.left_out_folder) if out else (self.left_out_folder, self.folder)
+        with self._lock:
+            for name in names:
+                path = self.path(name)
+                if path.parent != source:
+                    continue
+                paths = self._by_size[path.stat().st_size]
+                try:
+                    target.mkdir(exist_ok=True)
+                    rename_without_overwrite(path, target / name)
+                    files.sync_folder(target)
+                    files.sync_folder(source)
+                except OSError as error:
+                    raise write_error(target / name, error) from None
+                paths[paths.index(path)] = target / name
+                self.version += 1
+
+    def path(self, name: str) -> Path:
+        """Return the path of a picture, left out or not. NotFoundError."""
+        for paths in self._by_size.values():
+            for path in paths:
+                if path.name == name:
+                    return path
+        raise NotFoundError(f"{self.name} has no picture {name!r:.80}")
+
+    def view(self, name: str, side: int) -> bytes:
+        """Return WebP of a picture, upright. NotFoundError."""
+        path, kept = self.path(name), self.home / THUMBNAILS_FOLDER / f"{name}.webp"
+        if side <= THUMBNAIL_SIDE and kept.is_file():
+            return kept.read_bytes()
+        with self.memory.turns.take():
+            return encode_webp(reduce_picture(path.read_bytes(), name, side, self.memory))
+
+    def odd_sizes(self) -> list[str]:
+        """List the pictures to learn from that do not have the usual size."""
+        sizes = {}
+        for name in self.pictures():
+            with suppress(InputError, OSError):
+                info = decoding.read_picture_header((self.folder / name).read_bytes(), name)
+                sizes[name] = info.width, info.height
+        usual = Counter(sizes.values()).most_common(1)
+        return [name for name, size in sizes.items() if size != usual[0][0]]
+
+    # ---- the model
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a training that was cut off can go on."""
+        return checkpoint_path(self.model).is_file()
+
+    def discard_training(self) -> None:
+        """Remove the checkpoint of a training; what was learnt before stays until there is another."""
+        checkpoint_path(self.model).unlink(missing_ok=True)
+
+    @property
+    def examples(self) -> Path:
+        """Folder of pictures with simulated defects."""
+        return self.home / EXAMPLES_FOLDER
+
+
+def file_name(name: str, suffix: str) -> str:
+    """Return the file name of a picture: the last part of the name that it was sent with, with an ending."""
+    last = "".join(c for c in base_name(name) if c not in '<>:"|?*').strip(" .") or "picture"
+    given = Path(last).suffix if decoding.is_picture(last) else suffix
+    return f"{last.removesuffix(given)[:MAX_NAME_LENGTH]}{given}"
+
+
+def _picture_names(folder: Path) -> list[str]:
+    found = (path.name for path in folder.glob("*") if not path.name.startswith("."))
+    return sorted(found, key=listing.natural_key)
+
+
+# -------------------------------------------------------------------------------------------------- zip files
+
+
+def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes | InputError]]:
+    """Yield each file with its name, or the reason why it is refused; nothing is unpacked to the disk.
+
+    Args:
+        name: as its sender calls the zip.
+
+    Raises:
+        InputError: it is no zip, or unpacks to far more than pictures do.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            files = [entry for entry in file.infolist() if not entry.is_dir()]
+            entries = [entry for entry in files if not _is_litter_path(entry.filename)]
+            size = sum(entry.file_size for entry in entries)
+            if size > max(MAX_UNPACKED_BYTES, MAX_ZIP_RATIO * path.stat().st_size):
+                raise InputError(
+                    f"{name} unpacks to {size / 1e9:.1f} GB, which pictures do not: pack the pictures alone"
+                )
+            for entry in entries:
+                yield entry.filename, _read_entry(file, entry, limits)
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise InputError(f"{name} is no zip file, or damaged: pack the pictures again") from None
+
+
+def _is_litter_path(name: str) -> bool:
+    """Whether an operating system put this file beside the others."""
+    return any(listing.is_ignored(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
+
+
+def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes | InputError:
+    name = entry.filename
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        return InputError(f"{name:.80} leads out of the zip: pack the pictures' folder again")
+    if entry.flag_bits & 1:
+        return InputError(f"{name:.80} is encrypted: pack the pictures without a password")
+    try:
+        with file.open(entry) as part:
+            data = part.read(limits.upload_bytes + 1)  # whatever the zip says of its size
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
+        return InputError(f"{name:.80} is damaged in the zip: pack it again")
+    if len(data) > limits.upload_bytes:
+        return TooLargeError(
+            f"{name:.80} is larger than {limits.upload}: make it smaller, or raise `limits: upload`"
+        )
+    return data

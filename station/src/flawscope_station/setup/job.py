@@ -1,0 +1,134 @@
+"""Jobs of the process beside the station that makes models and tries them: torch is loaded there alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flawscope_station.learning.process import ProgressCallback
+
+UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
+OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
+
+
+def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+    """Run a job and return its results.
+
+    Args:
+        job: `do`: fit, worth or try; `threads`, `device`; the other keys as the functions below use them.
+
+    Raises:
+        InputError: it cannot be done.
+    """
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    return {"fit": _fit, "worth": _learning_curve, "try": _try}[job["do"]](job, step)
+
+
+def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+    """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements. The
+    model and the examples from before are replaced when all of this is done."""
+    from flawscope import fitting
+    from flawscope.artefact import checkpoint_path
+    from flawscope.predictor import rates
+
+    model, examples = Path(job["model"]), Path(job["examples"])
+    new_model, new_examples = (
+        model.with_stem(f".new-{model.stem}"),
+        examples.with_name(f"{examples.name}-new"),
+    )
+    checkpoint = checkpoint_path(model)
+    made = fitting.fit(
+        job["pictures"],
+        device=job["device"],
+        checkpoint=checkpoint,
+        resume=job["resume"],
+        step=step,
+        **job["given"],
+    )
+    made.save(new_model)
+    drawn = _draw_examples(made, new_examples, step)
+    os.replace(new_model, model)
+    shutil.rmtree(examples, ignore_errors=True)
+    os.replace(new_examples, examples)
+    checkpoint.unlink(missing_ok=True)
+    promise = rates.promise_of(made.manifest)
+    manifest, calibration = made.manifest, made.calibration
+    names = {one.hash: one.name for one in manifest.pictures}
+    hashes, scores = manifest.facts["calibration_pictures"], calibration.scores
+    ranked = sorted(zip(scores, hashes, strict=False), reverse=True)[:UNUSUAL_COUNT]
+    suspects = {name for name, _ in made.suspects}
+    return {
+        "promise": promise.text,
+        "promised": promise.is_made,
+        "rate": promise.rate,
+        "calibrated": promise.calibrated,
+        "missing": promise.missing,
+        "rates": rates.describe_rates(made.manifest),
+        "threshold": calibration.score_threshold,
+        "wanted_rate": calibration.rate,
+        "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
+        "found": _found_by_size(made),
+        "odd": [
+            {"name": names[one], "score": score, "suspicious": names[one] in suspects}
+            for score, one in ranked
+            if one in names
+        ],
+        "failures": list(made.failures),
+        "notes": list(manifest.notes),
+        "seconds": manifest.facts["seconds_total"],
+        "examples": drawn,
+    }
+
+
+def _found_by_size(predictor: Any) -> dict[str, list[int]]:
+    """Return found and all simulated defects, by size; empty where they were not measured."""
+    sizes = predictor.manifest.facts.get("simulated_defects", {}).get("sizes", {})
+    return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
+
+
+def _draw_examples(predictor: Any, folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
+    """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
+    from flawscope import fitting
+    from flawscope_station.inspecting.renderings import encode_webp
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    found = []
+    for number, example in enumerate(fitting.draw_defect_examples(predictor, step)):
+        name = f"{number}.webp"
+        (folder / name).write_bytes(encode_webp(example.picture))
+        found.append({"file": name, "size": example.size, "found": example.is_found})
+    return sorted(found, key=lambda one: one["found"])
+
+
+def _learning_curve(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+    """Measure what more pictures bring (`flawscope.fitting.learning_curve`)."""
+    from flawscope import fitting
+
+    return fitting.learning_curve(Path(job["pictures"]), job["given"], job["device"], step)
+
+
+def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
+    """Judge pictures with the model; return decisions, scores, and pictures with outlines."""
+    from flawscope.errors import FlawscopeError
+    from flawscope.predictor import router
+    from flawscope.results import drawing
+    from flawscope_station.inspecting.capacity import MemoryBudget
+    from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
+
+    predictor, memory, found = router.load(job["model"], device=job["device"]), MemoryBudget(0), []
+    for done, (name, data) in enumerate(job["sent"]):
+        step("try", done, len(job["sent"]))
+        try:
+            result = predictor.predict(data)
+            drawn = drawing.contour(*result.over(reduce_picture(data, name, OVERLAY_SIDE, memory)))
+        except FlawscopeError as error:
+            found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
+            continue
+        told = {"decision": result.decision, "score": result.score, "severity": result.severity}
+        found.append({"name": name, **told, "overlay": encode_webp(drawn)})
+    return {"results": found}

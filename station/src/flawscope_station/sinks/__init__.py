@@ -1,0 +1,196 @@
+"""Sinks of a station: threads that deliver its inspections, each from its cursor in the data base."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flawscope.errors import InputError
+from flawscope_station.inspecting.renderings import InspectionRenderer
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
+from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.sinks.delivery import Delivery, MessagePictures, Sink
+from flawscope_station.sinks.folder import FolderSink
+from flawscope_station.sinks.mqtt import MqttSink
+from flawscope_station.sinks.outbox import Message, Outbox, cursor_key, delete_other_cursors
+from flawscope_station.sinks.webhook import Webhook
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.records import Store
+from flawscope_station.store.station_identity import public_address
+
+UNDELIVERED = "undelivered"  # event
+EVENT_SOURCE = "station"  # who notes the event
+SENDER_DIGITS = 12  # of the station's identity in the ids of messages
+STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
+
+
+class Sinks:
+    """Threads that deliver; nobody waits for them.
+
+    Args:
+        identity: of the station's folder; begins the ids of messages.
+        products: name -> number.
+        report: reports a problem under a code, or with None its end.
+        problems: returns the problems as they are shown.
+
+    Raises:
+        InputError: a file or folder that the settings name cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: str,
+        products: dict[str, int],
+        store: Store,
+        pictures: InspectionRenderer,
+        report: Callable[[str, str | None], None],
+        problems: Callable[[], list[Any]],
+    ):
+        self.settings, self.products, self.store, self.report = settings, products, store, report
+        self._sender_id, self._problems = identity[:SENDER_DIGITS], problems
+        self._pictures = MessagePictures(pictures)
+        self.deliveries, cursors = list[Delivery](), set[tuple[int, str]]()
+        for name, product in settings.products.items():
+            sinks = enumerate(product.sinks, 1)
+            self.deliveries += [self._make_delivery(name, position, one) for position, one in sinks]
+            cursors |= {(products[name], cursor_key(one.kind, one.cursor_name)) for one in product.sinks}
+        if settings.mqtt is not None:
+            self.deliveries.append(self._make_mqtt_delivery(settings.mqtt))
+            cursors |= {(outbox.product_id, outbox.key) for outbox in self.deliveries[-1].outboxes}
+        delete_other_cursors(store.database, cursors)
+
+    def start(self) -> None:
+        for one in self.deliveries:
+            one.start()
+
+    def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
+        """Start the sinks of a product that was added; report those that cannot be used."""
+        for position, one in enumerate(product.sinks, 1):
+            try:
+                delivery = self._make_delivery(name, position, one)
+            except InputError as error:
+                self.report(f"sink_{product_id}_{position}", f"{one.label}: {error}")
+            else:
+                self.deliveries.append(delivery)
+                delivery.start()
+        for broker in self.deliveries:
+            if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
+                key = cursor_key(MqttSink.kind, self.settings.mqtt.broker)
+                outbox = self._make_outbox(name, key, self.settings.mqtt)
+                broker.outboxes.append(outbox)
+                broker.sink.outboxes.append(outbox)
+
+    def observe(self, recorded: RecordedInspection) -> None:
+        self.wake(recorded.inspection.product_id)
+
+    def wake(self, product_id: int) -> None:
+        """Wake the sinks of a product that has a new inspection or verdict."""
+        for one in self.deliveries:
+            if any(outbox.product_id == product_id for outbox in one.outboxes):
+                one.wake()
+
+    def stop(self) -> None:
+        """End; messages that are not delivered yet are delivered after the next start."""
+        for one in self.deliveries:
+            one.end()
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for one in self.deliveries:
+            one.stop(max(0.0, deadline - time.monotonic()))
+
+    # ---- reports
+
+    def for_product(self, name: str) -> list[tuple[Delivery, Outbox]]:
+        """Return the sinks of a product, in the order of the settings, the broker last."""
+        return [(one, outbox) for one in self.deliveries for outbox in one.outboxes if outbox.product == name]
+
+    def facts(self, name: str) -> list[dict[str, Any]]:
+        """Return the sinks of a product, as the API shows them."""
+        return [_delivery_facts(one, box) for one, box in self.for_product(name)]
+
+    def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
+        """Return Prometheus metrics: name -> help text and values by product and sink."""
+        outboxes = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
+        counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
+            "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
+            "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
+            "undelivered_total": ("Messages that a sink refused for good.", lambda box: box.refused),
+            "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", Outbox.waiting),
+        }
+        return {
+            name: (what, {place: float(count(box)) for place, box in outboxes.items()})
+            for name, (what, count) in counts.items()
+        }
+
+    # ---- made from the settings
+
+    def _make_delivery(
+        self, name: str, position: int, settings: SinkSettings | PluginSinkSettings
+    ) -> Delivery:
+        number = self.products[name]
+        sink = self._make_sink(settings)
+        key = cursor_key(sink.kind, settings.cursor_name)
+        if isinstance(sink, Webhook):
+            before = self.settings.products[name].sinks[: position - 1]
+            if same_label := sum(one.label == settings.label for one in before):  # on one host
+                sink.label += f" ({same_label + 1})"
+        outbox = self._make_outbox(name, key, settings)
+        if isinstance(sink, FolderSink) and not outbox.delivered:
+            sink.make_folder()
+
+        def refused(message: Message, why: str) -> None:
+            text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
+            self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, number)
+
+        return Delivery(sink, [outbox], lambda why: self.report(f"sink_{number}_{position}", why), refused)
+
+    def _make_sink(self, settings: SinkSettings | PluginSinkSettings) -> Sink:
+        if isinstance(settings, PluginSinkSettings):
+            assert settings.plugin is not None
+            sink: Sink = settings.plugin.open(settings.plugin.values, self._pictures)
+            sink.kind, sink.label = settings.plugin.name, settings.label
+            return sink
+        return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
+
+    def _make_mqtt_delivery(self, settings: MqttSettings) -> Delivery:
+        key = cursor_key(MqttSink.kind, settings.broker)
+        outboxes = [self._make_outbox(name, key, settings) for name in self.products]
+
+        def problems() -> list[dict[str, str]]:
+            return [one.to_dict() for one in self._problems()]
+
+        sink = MqttSink(settings, self.settings.name, self._sender_id, outboxes, problems)
+        sink.make_client()  # its files can be read
+        return Delivery(sink, outboxes, lambda why: self.report("mqtt_away", why))
+
+    def _make_outbox(
+        self, name: str, key: str, settings: SinkSettings | PluginSinkSettings | MqttSettings
+    ) -> Outbox:
+        return Outbox(
+            self.store.database,
+            self.products[name],
+            name,
+            key,
+            settings,
+            station=self.settings.name,
+            sender=self._sender_id,
+            address=public_address(self.settings),
+        )
+
+
+def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, Any]:
+    waiting, error = 0, delivery.error
+    try:
+        waiting = outbox.waiting()
+    except StoreError as away:
+        error = str(away)
+    return {
+        "name": delivery.sink.label,
+        "kind": delivery.sink.kind,
+        "delivered": outbox.delivered,
+        "refused": outbox.refused,
+        "waiting": waiting,
+        "error": error,
+    }

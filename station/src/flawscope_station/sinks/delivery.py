@@ -1,0 +1,237 @@
+"""Delivery to a sink: messages are sent one after another, each until it is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from flawscope.errors import FlawscopeError, message_with_type, pluralize
+from flawscope_station.background import STOP_TIMEOUT, BackgroundThread, Backoff
+from flawscope_station.inspecting.renderings import InspectionRenderer
+from flawscope_station.sinks.outbox import MAX_COUNTED, Batch, Message, Outbox
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.records import NotFoundError
+
+T = TypeVar("T")
+
+PICTURE_SIDE = 1280  # pixels of the longer side of a picture that is sent
+PAGE_SIZE = 20  # messages that are read at once; then the sink's cursor is written
+POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages even if nothing woke it
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a message is sent again
+BEHIND_SECONDS = 30.0  # seconds after which messages that wait are a problem
+SLOW_TEXT = "it takes them more slowly than they come"
+MAX_REFUSALS = 6  # of a message that the other side refuses
+
+
+class MessagePictures:
+    """Pictures of messages; None where there is none: `missing_picture_fields` says why."""
+
+    def __init__(self, renderings: InspectionRenderer):
+        self.renderings = renderings
+
+    def original(self, message: Message) -> tuple[bytes, str] | None:
+        """Return the file as it came, and its ending."""
+        found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number))
+        return None if found is None else found[:2]
+
+    def view(self, message: Message) -> bytes | None:
+        """Return WebP of the picture."""
+        view, number = self.renderings.view, message.number
+        return _read_or_none(lambda: view(message.product_id, number, PICTURE_SIDE, patient=True))
+
+    def overlay(self, message: Message) -> bytes | None:
+        """Return WebP with heat map and outlines; None for inconspicuous pictures, whose maps are not kept:
+        computing them again would delay inspections."""
+        if not _is_suspicious(message):
+            return None
+        overlay, number = self.renderings.overlay, message.number
+        return _read_or_none(lambda: overlay(message.product_id, number, PICTURE_SIDE, patient=True))
+
+
+def missing_picture_fields(message: Message, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a message's fields about missing pictures; empty where none is missing.
+
+    Args:
+        found: picture and overlay, as far as they are wanted; None: there is none.
+    """
+    if None not in found.values():
+        return {}
+    if ("picture" in found and found["picture"] is None) or _is_suspicious(message):
+        return {"picture": None, "missing": "the picture was removed, as `keep` says"}
+    return {"missing": "nothing stands out on the picture"}
+
+
+def _is_suspicious(message: Message) -> bool:
+    return message.data["decision"] == "anomalous" or bool(message.data["near"])
+
+
+def _read_or_none(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except NotFoundError:
+        return None
+    except StoreError as error:
+        if error.code == "file_missing":
+            return None
+        raise
+
+
+class UndeliveredError(FlawscopeError):
+    """The other side did not take a message.
+
+    Attributes:
+        blames_message: the other side refuses this message; others may be taken.
+        retry_after: seconds for which the other side asks to wait.
+    """
+
+    def __init__(self, text: str, *, blames_message: bool = False, retry_after: float = 0.0):
+        super().__init__(text)
+        self.blames_message, self.retry_after = blames_message, retry_after
+
+
+class Sink:
+    """Contract of a sink. All methods are called from one thread, except `close`.
+
+    Attributes:
+        kind: as the API names it.
+        label: for people, without secrets.
+    """
+
+    kind: str
+    label: str
+
+    def send(self, message: Message) -> None:
+        """Send a message; return when the other side has it. UndeliveredError."""
+        raise NotImplementedError
+
+    def refresh(self) -> float:
+        """Send states, which are no messages; called after each page of messages, and after the seconds that
+        it returned. UndeliveredError."""
+        return POLL_INTERVAL
+
+    def close(self) -> None:
+        """End the connection; nothing is sent any more."""
+
+
+class Delivery(BackgroundThread):
+    """Thread that sends to a sink the messages in the store that it has not had, a page at a time.
+
+    Args:
+        outboxes: of the products whose inspections are sent.
+        report: reports the problem, or its end with None.
+        refused: is called with a message that was given up, and the reason.
+
+    Attributes:
+        error: why the last try failed; None: it went well.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        outboxes: Sequence[Outbox],
+        report: Callable[[str | None], None],
+        refused: Callable[[Message, str], None] = lambda message, why: None,
+    ):
+        super().__init__(f"sink-{sink.kind}")
+        self.sink, self.outboxes, self.report, self.refused = sink, list(outboxes), report, refused
+        self.error: str | None = None
+        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
+        self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
+        self._behind_since: float | None = None  # time since which messages have always waited
+
+    def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
+        """End; a message under way has so many seconds, or is sent again after the next start."""
+        super().stop(seconds)
+        self.sink.close()
+
+    def waiting(self) -> int:
+        """Count the messages that wait, up to 10,000. StoreError."""
+        return min(MAX_COUNTED, sum(box.waiting() for box in self.outboxes))
+
+    # ---- again and again
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            requested = 0.0
+            try:
+                pause = self._deliver_pages()
+                self._backoff.reset()
+                if pause:
+                    self._wait(pause)
+                continue
+            except UndeliveredError as error:
+                requested = error.retry_after
+                self._report_error(str(error))
+            except Exception as error:  # such as a store that is away: inspections go on
+                self._report_error(message_with_type(error))
+            self._pause(max(requested, self._backoff.next()))
+
+    def _deliver_pages(self) -> float:
+        """Deliver a page of each outbox; return the seconds until the next round, 0 where there is more."""
+        is_complete = True
+        for box in self.outboxes:
+            batch = box.read_batch(PAGE_SIZE)
+            self._deliver_batch(box, batch)
+            is_complete = is_complete and batch.is_last
+        with self.threads[0].call():
+            pause = self.sink.refresh()
+        if is_complete and not self._ended.is_set():
+            self._behind_since = None
+            self._report_error(None)
+            return pause
+        self._behind_since = self._behind_since or time.monotonic()
+        if time.monotonic() - self._behind_since > BEHIND_SECONDS:
+            self.report(self._waiting_text(SLOW_TEXT))
+        return 0.0
+
+    def _deliver_batch(self, box: Outbox, batch: Batch) -> None:
+        """Send a page of messages; the first that is not taken begins the next page."""
+        try:
+            for message in batch.messages:
+                if self._ended.is_set():
+                    return
+                is_taken = self._send_message(box, message)
+                self._backoff.reset()
+                box.advance(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
+            box.advance(batch.end)
+        finally:
+            if batch.messages or box.is_behind:  # a start passes over unwanted records again
+                box.save()
+
+    def _send_message(self, box: Outbox, message: Message) -> bool:
+        """Send a message; return False where it was refused for good. UndeliveredError: try again."""
+        try:
+            with self.threads[0].call():
+                self.sink.send(message)
+        except Exception as error:
+            box.failed += 1
+            if not isinstance(error, UndeliveredError) or not error.blames_message:
+                raise
+            tries = self._refusals[message.id] = self._refusals.get(message.id, 0) + 1
+            if tries < MAX_REFUSALS:
+                raise
+            self.refused(message, str(error))
+            del self._refusals[message.id]
+            return False
+        self._refusals.pop(message.id, None)
+        if self.error is not None:
+            self._report_error(None)
+        return True
+
+    # ---- what a person should know
+
+    def _report_error(self, why: str | None) -> None:
+        self.error = None if why is None else " ".join(why.split())[:300]
+        self.report(None if self.error is None else self._waiting_text(self.error))
+
+    def _waiting_text(self, why: str) -> str:
+        """Return how many messages wait, where the store is there, and why."""
+        try:
+            count = self.waiting()
+            text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
+            if count >= MAX_COUNTED:
+                text = f"{MAX_COUNTED:,} messages or more wait"
+        except StoreError:
+            text = "messages wait"
+        return f"{text} for {self.sink.label}: {why}"

@@ -1,0 +1,129 @@
+"""Folders: each inspection becomes files with one name, the JSON last."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from flawscope.artefact import files
+from flawscope.errors import InputError
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
+from flawscope_station.sinks.outbox import INSPECTION, PART_DECISION, Message
+from flawscope_station.store.files import rename_without_overwrite
+from flawscope_station.store.records import iso
+
+MAX_NAME_LENGTH = 60  # characters of the sender's name
+
+
+class FolderSink(Sink):
+    """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp`
+    beside it; for a verdict `000017-name-verdict-5.json`, for a part `part-000005-4711.json`. An existing
+    file is never changed: a name that is taken by something else gets `-2`, `-3` and so on."""
+
+    kind = "folder"
+
+    def __init__(self, settings: SinkSettings, pictures: MessagePictures):
+        assert settings.folder is not None
+        self.settings, self.pictures = settings, pictures
+        self.label = settings.label
+        self.folder = Path(settings.folder)
+
+    def make_folder(self) -> None:
+        """Make the folder before the first message; later a missing folder is away, such as a share.
+        InputError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"sinks: cannot make the folder {self.folder}: {error.strerror}; choose another"
+            ) from None
+
+    def send(self, message: Message) -> None:
+        try:
+            if not self.folder.is_dir():
+                raise UndeliveredError("the folder is not there; it is written when it is back")
+            day = self.folder / iso(message.at)[:10]
+            if not day.is_dir():
+                day.mkdir(exist_ok=True)
+                files.sync_folder(self.folder)
+            self._write_message(day, message)
+            files.sync_folder(day)
+        except OSError as error:
+            raise UndeliveredError(_error_text(error)) from None
+
+    def _write_message(self, day: Path, message: Message) -> None:
+        for number in count(1):
+            stem = _stem(message) + ("" if number == 1 else f"-{number}")
+            record = day / f"{stem}.json"
+            if _holds_message(record, message.id):
+                return  # it was written before the station's end was noted
+            if not record.exists() and self._write_files(day, stem, record, message):
+                return
+
+    def _write_files(self, day: Path, stem: str, record: Path, message: Message) -> bool:
+        """Write the files of a message; return False where a name is taken by something else."""
+        files: dict[str, str | None] = {}
+        wanted = self.settings.pictures if message.type == INSPECTION else "none"
+        if wanted in ("picture", "both"):
+            found = self.pictures.original(message)
+            files["picture"] = None if found is None else f"{stem}{found[1]}"
+            if found is not None and not _write_new_file(day / f"{stem}{found[1]}", found[0], message.id):
+                return False
+        if wanted in ("overlay", "both"):
+            drawn = self.pictures.overlay(message)
+            files["overlay"] = None if drawn is None else f"{stem}-overlay.webp"
+            if drawn is not None:  # one that exists was drawn before a restart, and is nearly the same
+                _write_new_file(day / f"{stem}-overlay.webp", drawn, message.id)
+        fields: dict[str, Any] = {"files": files, **missing_picture_fields(message, files)} if files else {}
+        text = json.dumps(message.envelope(**fields), ensure_ascii=False, indent=1) + "\n"
+        return _write_new_file(record, text.encode(), message.id) or _holds_message(record, message.id)
+
+
+def _stem(message: Message) -> str:
+    is_part = message.type == PART_DECISION
+    title = str(message.data["part"]) if is_part else Path(str(message.data["name"])).stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._-")[:MAX_NAME_LENGTH]
+    stem = "-".join(filter(None, ("part" if is_part else "", f"{message.number:06}", name)))
+    return stem if message.verdict is None else f"{stem}-verdict-{message.verdict}"
+
+
+def _holds_message(path: Path, id: str) -> bool:
+    """Return whether a file holds this message."""
+    try:
+        return bool(json.loads(path.read_bytes())["id"] == id)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _write_new_file(path: Path, data: bytes, id: str) -> bool:
+    """Write a whole file, flushed; return False where another one is there. id: of the message: what a killed
+    station had begun is overwritten. OSError."""
+    temporary = path.parent / f".{path.name}.{id}{files.PARTIAL_SUFFIX}"
+    try:
+        if not path.exists():
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                rename_without_overwrite(temporary, path)
+                return True
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path.is_file() and path.read_bytes() == data
+
+
+def _error_text(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "its disk is full; free some space"
+    if error.errno == errno.EROFS:
+        return "its disk is read-only"
+    return f"it cannot be written: {error.strerror or error}"

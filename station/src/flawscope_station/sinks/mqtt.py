@@ -1,0 +1,207 @@
+"""MQTT: the station's broker gets inspections and verdicts at least once, present states and problems.
+
+Topics and their contents are listed in docs/station-mqtt.md.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy import func, select
+
+from flawscope.errors import one_line_message
+from flawscope_station.settings.sinks import MqttSettings
+from flawscope_station.settings.values import error_text, tls_context
+from flawscope_station.sinks.delivery import Sink, UndeliveredError
+from flawscope_station.sinks.outbox import Cursor, Message, Outbox
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.parts import last_decided_part
+from flawscope_station.store.records import describe_inspections, inspection_query
+from flawscope_station.store.schema import HOUR, hours, inspections, products
+
+ONLINE, OFFLINE = "online", "offline"
+AT_LEAST_ONCE = 1  # quality of service
+KEEPALIVE_SECONDS = 20  # after which a broker that is silent is asked
+CONNECT_TIMEOUT, ANSWER_TIMEOUT, DISCONNECT_TIMEOUT = 5.0, 15.0, 2.0  # seconds
+PROBLEMS_INTERVAL = 2.0  # seconds between two looks at the problems
+STATE_INTERVAL = 0.5  # seconds between two states of a product, at least
+MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
+DAY_HOURS = 24
+_STATE_FIELDS = ("id", "at", "name", "decision", "score", "p_value", "severity", "score_threshold", "verdict")
+
+
+class MqttSink(Sink):
+    """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker speaks.
+
+    Args:
+        station, sender: the station's name, and its digits.
+        outboxes: of all products.
+        problems: returns the present problems.
+    """
+
+    kind = "mqtt"
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        station: str,
+        sender: str,
+        outboxes: list[Outbox],
+        problems: Callable[[], list[dict[str, str]]],
+    ):
+        self.settings, self.outboxes, self.problems = settings, outboxes, problems
+        self.label = settings.label
+        self._client_id = f"flawscope-{sender}"[:MAX_CLIENT_ID]
+        self._base_topic = f"{settings.topic}/{station}"
+        self._client: paho.Client | None = None
+        self._lost_reason: str | None = "it is not connected"  # None: there is a connection
+        self._retained: dict[str, str] = {}  # topic -> what the broker keeps
+        self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
+
+    @property
+    def is_connected(self) -> bool:
+        return self._lost_reason is None
+
+    def send(self, message: Message) -> None:
+        self._connect()
+        kind = message.type.partition(".")[0]  # inspection, verdict, part
+        text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
+        self._publish(f"{self._base_topic}/{message.data['product']}/{kind}", text)
+
+    def refresh(self) -> float:
+        """Renew the messages that the broker keeps: states and problems."""
+        self._connect()
+        late = False
+        for box in self.outboxes:
+            sent_at, sent_cursor = self._sent_states.get(box.product, (0.0, None))
+            if sent_cursor == box.cursor:
+                continue
+            if time.monotonic() - sent_at < STATE_INTERVAL:
+                late = True
+                continue
+            self._sent_states[box.product] = time.monotonic(), box.cursor
+            self._retain(f"{box.product}/state", json.dumps(_product_state(box), ensure_ascii=False))
+        problems = self.problems()
+        text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
+        self._retain("problem", text)
+        return STATE_INTERVAL if late else PROBLEMS_INTERVAL
+
+    def close(self) -> None:
+        with suppress(UndeliveredError):  # else the broker publishes the will
+            if self.is_connected:
+                self._publish(f"{self._base_topic}/status", OFFLINE, retain=True, timeout=DISCONNECT_TIMEOUT)
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+
+    # ---- messages
+
+    def _retain(self, topic: str, payload: str) -> None:
+        """Publish a message that the broker keeps, unless the broker has it already."""
+        if self._retained.get(topic) != payload:
+            self._publish(f"{self._base_topic}/{topic}", payload, retain=True)
+            self._retained[topic] = payload
+
+    def _publish(self, topic: str, text: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT) -> None:
+        """Publish a message; return when the broker acknowledged it. UndeliveredError."""
+        assert self._client is not None
+        ends = time.monotonic() + timeout
+        try:
+            sent = self._client.publish(topic, text.encode(), AT_LEAST_ONCE, retain)
+            while not sent.is_published():
+                if time.monotonic() > ends:
+                    self._lost_reason = self._lost_reason or "it does not acknowledge a message"
+                if self._lost_reason is not None:
+                    raise UndeliveredError(self._lost_reason)
+                sent.wait_for_publish(0.5)
+        except (RuntimeError, ValueError) as error:  # of the library: the connection went away meanwhile
+            self._lost_reason = self._lost_reason or one_line_message(error)
+            raise UndeliveredError(self._lost_reason) from None
+
+    # ---- the connection
+
+    def _connect(self) -> None:
+        """Connect, unless there is a connection. UndeliveredError."""
+        if self._lost_reason is None:
+            return
+        if self._client is not None:
+            self._client.on_disconnect = None
+            self._client.disconnect()
+            self._client.loop_stop()
+        answered = threading.Event()
+
+        def connected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            self._lost_reason = f"it refuses the station: {reason}" if reason.is_failure else None
+            answered.set()
+
+        def disconnected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            self._lost_reason = self._lost_reason or f"the connection is lost: {reason}"
+            answered.set()
+
+        self._client = self.make_client()
+        self._client.on_connect, self._client.on_disconnect = connected, disconnected
+        self._lost_reason = "it does not answer"
+        host, port, _ = self.settings.address
+        try:
+            self._client.connect(host, port, KEEPALIVE_SECONDS)
+        except (OSError, ValueError) as error:
+            self._lost_reason = f"it cannot be reached: {error_text(error)}"
+            raise UndeliveredError(self._lost_reason) from None
+        self._client.loop_start()
+        answered.wait(ANSWER_TIMEOUT)
+        if self._lost_reason is not None:
+            raise UndeliveredError(self._lost_reason)
+        self._retained.clear()  # a broker that was started anew may know nothing
+        self._sent_states.clear()
+        self._retain("status", ONLINE)
+
+    def make_client(self) -> paho.Client:
+        """Make a client with password and certificates as they are now. InputError."""
+        settings = self.settings
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, self._client_id, protocol=paho.MQTTv311, reconnect_on_failure=False
+        )
+        client.connect_timeout = CONNECT_TIMEOUT
+        client.will_set(f"{self._base_topic}/status", OFFLINE, AT_LEAST_ONCE, retain=True)
+        if settings.user is not None:
+            client.username_pw_set(settings.user, settings.password())
+        if settings.address[2]:
+            files = settings.ca_file, settings.certificate_file, settings.key_file
+            client.tls_set_context(tls_context(*files))
+        return client
+
+
+def _product_state(box: Outbox) -> dict[str, Any]:
+    database: Database = box.database
+    product_id = box.product_id
+    conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
+    sums = func.coalesce(func.sum(hours.c.inspected), 0), func.coalesce(func.sum(hours.c.anomalous), 0)
+    query = (
+        inspection_query()
+        .where(inspections.c.product_id == product_id)
+        .order_by(inspections.c.id.desc())
+        .limit(1)
+    )
+    active = select(products.c.active_version_id).where(products.c.id == product_id)
+    with database.reading() as connection:
+        total, anomalous = connection.execute(select(*sums).where(conditions)).one()
+        of_day = select(*sums).where(conditions, hours.c.hour >= since)
+        day_total, day_anomalous = connection.execute(of_day).one()
+        found = describe_inspections(connection, connection.execute(query).all())
+        version = connection.execute(active).scalar_one_or_none()
+    return {
+        **{name: found[0][name] if found else None for name in _STATE_FIELDS},
+        "last_part": last_decided_part(database, product_id),
+        "version": version,
+        "inspections": int(total),
+        "anomalous": int(anomalous),
+        "inspections_24_hours": int(day_total),
+        "share_24_hours": round(int(day_anomalous) / int(day_total), 6) if day_total else None,
+    }

@@ -1,0 +1,256 @@
+"""Outbox of a sink: the records that it has not had yet, a page at a time, and its cursor among them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+
+from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
+from flawscope_station.store.database import Database, upsert
+from flawscope_station.store.parts import describe_parts, part_query
+from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
+from flawscope_station.store.schema import GOOD, deliveries, inspections, parts, verdicts
+
+INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
+MAX_COUNTED = 10_000
+SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwanted records alone
+
+
+@dataclass(frozen=True)
+class Message:
+    """Message about an inspection, a verdict or a part.
+
+    id: unique, and the same whenever the message is sent again. at: microseconds since 1970. number: of the
+    inspection, or of the part. verdict: number of the verdict; None: none was given. decision: number of the
+    decision on a part; None: it is about no part. data: content for the other side.
+    """
+
+    id: str
+    type: str
+    at: int
+    product_id: int
+    number: int
+    verdict: int | None
+    data: dict[str, Any]
+    decision: int | None = None
+
+    def envelope(self, **more: Any) -> dict[str, Any]:
+        """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
+        headers."""
+        return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
+
+
+class Cursor(NamedTuple):
+    """Numbers of the last inspection, the last verdict and the last decision on a part that a sink had."""
+
+    inspection: int
+    verdict: int
+    part: int
+
+
+class Batch(NamedTuple):
+    """Page of messages, oldest first. end: the cursor after them. is_last: no others wait now."""
+
+    messages: list[Message]
+    end: Cursor
+    is_last: bool
+
+
+def cursor_key(kind: str, name: str) -> str:
+    """Return the key under which a sink's cursor is stored."""
+    return f"{kind}:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+
+def delete_other_cursors(database: Database, kept: set[tuple[int, str]]) -> None:
+    """Delete cursors of sinks that are not in the settings: one that comes back begins anew. StoreError."""
+    with database.writing() as connection:
+        query = select(deliveries)
+        for row in connection.execute(query).all():
+            if (row.product_id, row.sink) not in kept:
+                connection.execute(delete(deliveries).where(*_cursor_conditions(row.product_id, row.sink)))
+
+
+class Outbox:
+    """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
+
+    Args:
+        settings: select the messages (`only`, `verdicts`).
+        station: its name, which every message has.
+        sender: distinguishes the ids of messages from those of other stations.
+        address: of the station's pages, where others can reach them.
+
+    Attributes:
+        cursor: of the sink.
+        delivered, refused: numbers of messages, ever.
+        failed: number of tries since the start.
+
+    Raises:
+        StoreError: its cursor cannot be read.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        product_id: int,
+        product: str,
+        key: str,
+        settings: SinkSettings | PluginSinkSettings | MqttSettings,
+        *,
+        station: str,
+        sender: str,
+        address: str | None,
+    ):
+        self.database, self.product_id, self.product, self.key = database, product_id, product, key
+        self.only, self.wants_verdicts = settings.only, settings.verdicts
+        self.station, self.sender, self.address = station, sender, address
+        self.failed = 0
+        with database.writing() as connection:
+            newest = self._newest_cursor(connection)
+            new = upsert(connection.dialect.name, deliveries).values(
+                product_id=product_id, sink=key, delivered=0, refused=0, **_cursor_columns(newest)
+            )
+            connection.execute(new.on_conflict_do_nothing())
+            row = connection.execute(select(deliveries).where(*_cursor_conditions(product_id, key))).one()
+        self.cursor = Cursor(row.inspection_id, row.verdict_id, row.part_number)
+        self.delivered, self.refused = row.delivered, row.refused
+        self._saved, self._saved_at = self.cursor, time.monotonic()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the cursor that is stored has been another one for a while: records that it has not passed
+        are kept."""
+        return self.cursor != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
+
+    def read_batch(self, limit: int) -> Batch:
+        """Return the next messages. Verdicts and decisions on parts come after the inspections that they are
+        about. StoreError."""
+        cursor = self.cursor
+        with self.database.reading() as connection:
+            query = inspection_query().where(*self._inspection_conditions(cursor))
+            rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
+            messages = [self._inspection_message(one) for one in describe_inspections(connection, rows)]
+            if len(rows) == limit:
+                return Batch(messages, cursor._replace(inspection=rows[-1].id), False)
+            # unwanted records are passed over
+            newest = self._newest_cursor(connection)
+            end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
+            found = self._read_verdicts(connection, cursor, limit - len(rows)) if self.wants_verdicts else []
+            if found:
+                end = end._replace(verdict=found[-1].verdict or 0)
+            else:
+                end = end._replace(verdict=max(cursor.verdict, newest.verdict))
+            messages += found
+            room = limit - len(messages)
+            found_parts = self._read_parts(connection, cursor, room)
+            last = newest.part if len(found_parts) < room else 0
+            end = end._replace(part=max(cursor.part, last, *(one.decision or 0 for one in found_parts)))
+            return Batch(messages + found_parts, end, len(found_parts) < room)
+
+    def cursor_after(self, message: Message) -> Cursor:
+        """Return the cursor after a message."""
+        if message.decision is not None:
+            return self.cursor._replace(part=max(self.cursor.part, message.decision))
+        if message.verdict is None:
+            return self.cursor._replace(inspection=max(self.cursor.inspection, message.number))
+        return self.cursor._replace(verdict=max(self.cursor.verdict, message.verdict))
+
+    def waiting(self) -> int:
+        """Count the messages to be delivered, up to 10,000. StoreError."""
+        cursor = self.cursor
+        kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
+        kinds += [select(parts.c.id).where(*self._part_conditions(cursor))]
+        if self.wants_verdicts:
+            kinds.append(self._verdict_query(cursor).with_only_columns(verdicts.c.id))
+        counts = [select(func.count()).select_from(one.limit(MAX_COUNTED).subquery()) for one in kinds]
+        with self.database.reading() as connection:
+            return min(MAX_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
+
+    def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
+        """Set the cursor; `save` writes it."""
+        self.cursor = cursor
+        self.delivered, self.refused = self.delivered + delivered, self.refused + refused
+
+    def save(self) -> None:
+        """Write the cursor and the counts: they survive a power cut when this returns. StoreError."""
+        values = {**_cursor_columns(self.cursor), "delivered": self.delivered, "refused": self.refused}
+        with self.database.writing() as connection:
+            row = _cursor_conditions(self.product_id, self.key)
+            connection.execute(update(deliveries).where(*row).values(values))
+        self._saved, self._saved_at = self.cursor, time.monotonic()
+
+    # ---- queries
+
+    def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
+        conditions = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
+        return conditions if self.only == "all" else [*conditions, inspections.c.anomalous.is_(True)]
+
+    def _verdict_query(self, cursor: Cursor) -> Any:
+        query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)
+        return query.where(verdicts.c.id > cursor.verdict, inspections.c.product_id == self.product_id)
+
+    def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
+        found = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
+        rows = connection.execute(
+            inspection_query().where(inspections.c.id.in_({row.of for row in found}))
+        ).all()
+        described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}
+        return [self._verdict_message(row, described_by_id[row.of]) for row in found]
+
+    def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
+        conditions = [parts.c.product_id == self.product_id, parts.c.number > cursor.part]
+        return conditions if self.only == "all" else [*conditions, parts.c.decision != GOOD]
+
+    def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
+        query = part_query().where(*self._part_conditions(cursor)).order_by(parts.c.number).limit(limit)
+        rows = connection.execute(query).all()
+        found = describe_parts(connection, rows)
+        return [self._part_message(row.number, one) for row, one in zip(rows, found, strict=True)]
+
+    def _newest_cursor(self, connection: Connection) -> Cursor:
+        """Return the cursor after all records."""
+        inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
+        part = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
+        queries = inspection, select(func.max(verdicts.c.id)), part
+        return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in queries))
+
+    # ---- messages
+
+    def _inspection_message(self, one: dict[str, Any]) -> Message:
+        number, at = int(one["id"]), parse_time(one["at"])
+        id = self._message_id("inspection", number, at)
+        data = {**one, **self._common_fields(number)}
+        return Message(id, INSPECTION, at, self.product_id, number, None, data)
+
+    def _verdict_message(self, row: Any, one: dict[str, Any]) -> Message:
+        said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
+        data = {**one, **self._common_fields(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
+        id = self._message_id("verdict", row.id, row.at)
+        return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
+
+    def _part_message(self, decision: int, one: dict[str, Any]) -> Message:
+        number, at, views = int(one["id"]), parse_time(one["decided_at"]), one["views"]
+        shows = views.get(one["worst"]) or min(views.values(), default=None)  # None: it was removed
+        data = {**one, **self._common_fields(shows)}
+        id = self._message_id("part", number, at)
+        return Message(id, PART_DECISION, at, self.product_id, number, None, data, decision)
+
+    def _message_id(self, kind: str, number: int, at: int) -> str:
+        """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
+        return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
+
+    def _common_fields(self, number: int | None) -> dict[str, Any]:
+        link = f"{self.address}/{self.product}/inspections/{number}"
+        return {"station": self.station, "link": None if None in (self.address, number) else link}
+
+
+def _cursor_columns(cursor: Cursor) -> dict[str, int]:
+    return {"inspection_id": cursor.inspection, "verdict_id": cursor.verdict, "part_number": cursor.part}
+
+
+def _cursor_conditions(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:
+    return deliveries.c.product_id == product_id, deliveries.c.sink == key

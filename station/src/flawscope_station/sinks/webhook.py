@@ -1,0 +1,163 @@
+"""Webhooks: each message is a POST, signed according to Standard Webhooks (standardwebhooks.com,
+specification 1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from flawscope import __version__
+from flawscope.errors import InputError, one_line_message
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.values import redact_text, tls_context
+from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
+from flawscope_station.sinks.outbox import PART_DECISION, Message
+
+TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
+MAX_ANSWER_BYTES, MAX_ANSWER_SECONDS = 2048, 5.0  # read of an answer, at most
+MAX_RETRY_AFTER = 3600.0  # seconds that Retry-After may ask for
+# HTTP statuses about the address or the right to use it, not about the message, which is sent again
+_RETRIED_STATUSES = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
+SECRET_PREFIX = "whsec_"
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # as the specification says
+
+
+class Webhook(Sink):
+    """Sink that sends messages to a webhook. Raises InputError where its files cannot be read."""
+
+    kind = "webhook"
+
+    def __init__(self, settings: SinkSettings, pictures: MessagePictures | None = None):
+        assert settings.webhook is not None
+        self.settings, self.pictures = settings, pictures
+        self.label = settings.label
+        self.address = settings.webhook
+        if settings.secret_file is not None:
+            read_secrets(settings.secret_file)
+        self._client = httpx.Client(
+            verify=tls_context(settings.ca_file),
+            timeout=TIMEOUTS,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=60.0),
+            headers={"User-Agent": f"flawscope/{__version__}", "Content-Type": "application/json"},
+        )
+
+    def send(self, message: Message) -> None:
+        body = json.dumps(self.body(message), ensure_ascii=False, separators=(",", ":")).encode()
+        headers = self._headers(message.id, body)
+        try:
+            with self._client.stream("POST", self.address, content=body, headers=headers) as answer:
+                first_line = redact_text(_first_line(answer), self.address)[:100]
+                if answer.is_success:
+                    return
+        except httpx.TimeoutException:
+            raise UndeliveredError("it does not answer in time") from None
+        except Exception as error:  # odd addresses raise others than httpx.HTTPError
+            text = redact_text(one_line_message(error), self.address)
+            raise UndeliveredError(f"it cannot be reached: {text}") from None
+        raise _refused_error(answer, first_line)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def body(self, message: Message) -> dict[str, Any]:
+        """Return the JSON of a message, with its pictures in base64."""
+        chosen = self.settings.pictures
+        if chosen == "none" or self.pictures is None or message.type == PART_DECISION:
+            return message.envelope()
+        images = {}
+        for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):
+            if chosen in (name, "both"):
+                data = read(message)
+                images[name] = None if data is None else "data:image/webp;base64," + _base64(data)
+        return message.envelope(images=images, **missing_picture_fields(message, images))
+
+    def _headers(self, id: str, body: bytes) -> dict[str, str]:
+        timestamp = int(time.time())
+        headers = {"webhook-id": id, "webhook-timestamp": str(timestamp), "Idempotency-Key": id}
+        if self.settings.secret_file is not None:
+            try:
+                keys = read_secrets(self.settings.secret_file)  # read anew each time: secrets change
+            except InputError as error:
+                raise UndeliveredError(str(error)) from None
+            headers["webhook-signature"] = signature_header(keys, id, timestamp, body)
+        return headers
+
+
+def _refused_error(answer: httpx.Response, first_line: str) -> UndeliveredError:
+    code = answer.status_code
+    text = f"it answered {code}{f' {first_line}' if first_line else ''}"
+    if answer.has_redirect_location or 300 <= code < 400:
+        return UndeliveredError(f"{text}: redirects are not followed, write the right address")
+    if code >= 500 or code in _RETRIED_STATUSES:
+        return UndeliveredError(text, retry_after=_parse_retry_after(answer.headers.get("retry-after")))
+    return UndeliveredError(text, blames_message=True)
+
+
+def _first_line(answer: httpx.Response) -> str:
+    """Return the first line of an answer; the rest is neither read nor waited for."""
+    received, deadline = b"", time.monotonic() + MAX_ANSWER_SECONDS
+    try:
+        for piece in answer.iter_raw(MAX_ANSWER_BYTES):
+            received += piece
+            if len(received) >= MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                break
+    except httpx.HTTPError:
+        pass
+    lines = received[:MAX_ANSWER_BYTES].decode("utf-8", "replace").split("\n")
+    return "".join(c for c in lines[0].strip() if c.isprintable())
+
+
+def _parse_retry_after(text: str | None) -> float:
+    """Return the seconds of Retry-After; 0 where it is no number."""
+    try:
+        return min(MAX_RETRY_AFTER, max(0, int(text or "0")))
+    except ValueError:
+        return 0.0
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+# ------------------------------------------------------------------------------------------------- signatures
+
+
+def read_secrets(path: str) -> list[bytes]:
+    """Read the keys in a file, one a line: while a secret is changed there are two.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else. No message shows its content.
+    """
+    try:
+        return [_parse_secret(line) for line in Path(path).read_text(encoding="ascii").split() or [""]]
+    except OSError as error:
+        raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        size = f"{MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes"
+        text = f"secret_file: {path} must hold a line `{SECRET_PREFIX}` and base64 of {size}"
+        raise InputError(text) from None
+
+
+def _parse_secret(line: str) -> bytes:
+    """Return the key of a line. ValueError where it is no secret."""
+    key = base64.b64decode(line.removeprefix(SECRET_PREFIX), validate=True)
+    if not line.startswith(SECRET_PREFIX) or not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+        raise ValueError("not as the specification says")
+    return key
+
+
+def signature_header(keys: list[bytes], id: str, timestamp: int, body: bytes) -> str:
+    """Return the header `webhook-signature`: `v1,` and base64 for each key, with a space between.
+
+    Args:
+        timestamp: seconds since 1970, the header `webhook-timestamp`.
+    """
+    content = f"{id}.{timestamp}.".encode() + body
+    return " ".join(f"v1,{_base64(hmac.digest(key, content, 'sha256'))}" for key in keys)

@@ -1,0 +1,129 @@
+"""Sources that take pictures by themselves: folders and cameras. `source.Source` is their contract."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from flawscope.errors import InputError, suggest_name
+from flawscope_station.background import STOP_TIMEOUT, stop_all
+from flawscope_station.settings.plugins import ConfiguredPlugin
+from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.settings.station import Limits, ProductSettings
+from flawscope_station.sources.camera import FfmpegCamera
+from flawscope_station.sources.folder import FolderSource
+from flawscope_station.sources.source import (
+    QueueShare,
+    ReportProblem,
+    Source,
+    SourceContext,
+    Submit,
+    TriggeredSource,
+)
+from flawscope_station.store.records import NotFoundError, Store
+
+
+class Sources(dict[str, list[Source]]):
+    """Sources by product, in the order of the settings."""
+
+    def __init__(self, submit: Submit, report: ReportProblem, store: Store, limits: Limits):
+        super().__init__()
+        self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
+        self._problem_codes: dict[str, set[str]] = {}  # by product
+
+    def open(
+        self,
+        products: Mapping[str, ProductSettings],
+        numbers: Mapping[str, int],
+        by_pages: Collection[str] = (),
+    ) -> None:
+        """Make all sources, then start them.
+
+        Args:
+            numbers: of the products in the store.
+            by_pages: products with settings from the pages: an error in these is reported there, not raised.
+
+        Raises:
+            InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
+        """
+        excluded, made = _folders_moved_to(products.values()), dict[str, list[Source]]()
+        for name, product in products.items():
+            try:
+                made[name] = self._make_sources(name, product, numbers[name], excluded)
+            except InputError as error:
+                if name not in by_pages:
+                    raise
+                made[name], code = [], f"camera_refused_{numbers[name]}"
+                self._problem_codes[name].add(code)
+                self._report(code, str(error))
+        self.update(made)
+        for source in self._all_sources():
+            source.start()
+
+    def restart(self, name: str, product: ProductSettings, number: int) -> None:
+        """End the sources of a product, and start those of its new settings. InputError as above."""
+        sources = self._make_sources(name, product, number, _folders_moved_to([product]))
+        _stop_all(self[name])
+        for code in self._problem_codes.get(name, set()):
+            self._report(code, None)
+        self[name] = sources
+        for source in sources:
+            source.start()
+
+    def stop(self) -> None:
+        _stop_all(self._all_sources())
+
+    def _all_sources(self) -> list[Source]:
+        return [source for sources in self.values() for source in sources]
+
+    def _make_sources(
+        self, name: str, product: ProductSettings, number: int, excluded: list[str]
+    ) -> list[Source]:
+        codes = self._problem_codes.setdefault(name, set())
+
+        def report(code: str, why: str | None) -> None:
+            codes.add(code)
+            self._report(code, why)
+
+        line, counts = SourceContext(number, self._submit, report, self._store, self.share), Counter[bool]()
+        made: list[Source] = []
+        for settings in product.all_sources:
+            is_folder = isinstance(settings, FolderSourceSettings)
+            counts[is_folder] += 1
+            place = counts[is_folder]
+            if isinstance(settings, ConfiguredPlugin):
+                made.append(settings.open(line, settings.values, place))
+            elif isinstance(settings, FolderSourceSettings):
+                made.append(FolderSource(line, settings, place, excluded))
+            else:
+                made.append(FfmpegCamera(line, settings, place))
+        return made
+
+
+def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
+    """Return the folders that pictures are moved to: no source takes them again."""
+    sources = [one for product in products for one in product.all_sources]
+    return [
+        one.then
+        for one in sources
+        if isinstance(one, FolderSourceSettings) and one.then not in (KEEP, DELETE)
+    ]
+
+
+def _stop_all(sources: Sequence[Source]) -> None:
+    stop_all([source.stop for source in sources], STOP_TIMEOUT + 5)  # which each has
+
+
+def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:
+    """Return a product's triggered camera by its number; None: the only one. InputError, NotFoundError."""
+    cameras = {one.number: one for one in sources if isinstance(one, TriggeredSource)}
+    if not cameras:
+        raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
+    if number is None and len(cameras) > 1:
+        raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
+    camera = cameras.get(next(iter(cameras)) if number is None else number)
+    if camera is None:
+        raise NotFoundError(
+            f"{name} has no live camera {number}: {suggest_name(str(number), map(str, cameras))}"
+        )
+    return camera

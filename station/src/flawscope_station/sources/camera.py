@@ -1,0 +1,396 @@
+"""Live cameras: frames that come faster than they are inspected are dropped, so that the newest counts. Of a
+camera that a signal at the part triggers each frame is a part, and is inspected or told.
+
+One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
+newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
+exposed after it, or none: see `LiveCamera.next_shot`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope_station.background import Backoff, GuardedThread
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.settings.sources import (
+    EVERY_FRAME,
+    MEASURE_LATENCY,
+    ON_TRIGGER,
+    CameraSourceSettings,
+)
+from flawscope_station.sources.frames import FrameReader, encode_png
+from flawscope_station.sources.source import AWAY, RUNNING, AwayError, SourceContext, State, to_utf8
+from flawscope_station.store.database import now
+from flawscope_station.store.inspection import KeyedRequest
+from flawscope_station.store.records import iso
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+SOURCE = "camera"  # of an inspection
+MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
+MAX_PARTS_WAITING = 16  # frames of parts that wait to be submitted, at most: they take memory
+MISSED_EVENT = "not inspected"  # an event
+MISSED_INTERVAL = 1.0  # seconds between two events
+MISSED_SECONDS = 3600.0  # seconds for which parts that were not inspected are a problem; the event stays
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
+CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """Trigger that waits for a frame. request: behind it. at: when it came, as `time.monotonic` counts."""
+
+    request: object
+    at: float
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers."""
+
+    frame: VideoFrame
+    at: int
+    triggers: int = 0
+
+
+class LiveCameraSettings(Protocol):
+    """Settings of a live camera, as `CameraSourceSettings` has them."""
+
+    @property
+    def view(self) -> str | None: ...
+
+    @property
+    def every(self) -> str: ...
+
+    @property
+    def frame_interval(self) -> float | None: ...
+
+    @property
+    def frame_timeout(self) -> float: ...
+
+    @property
+    def display_name(self) -> str: ...
+
+
+class LiveCamera:
+    """Source of the frames that the settings select, and of one for each trigger; each kind of camera defines
+    `_run_session`.
+
+    Args:
+        number: among the product's cameras, from 1.
+
+    Attributes:
+        untimed: why nothing is known of when a frame was exposed, so that no trigger can be answered; None:
+            it is known.
+    """
+
+    untimed: str | None = None
+    _frames_are_parts = False  # else only the newest one counts
+
+    def __init__(self, line: SourceContext, settings: LiveCameraSettings, number: int):
+        self.line, self.settings, self.number = line, settings, number
+        self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
+        self._changed = threading.Condition()
+        self._pending: deque[Shot] = deque()  # due, and not submitted yet
+        self._missed: deque[float] = deque()  # when parts were not inspected
+        self._untold = 0  # of these, without an event
+        self._told_at, self._why_missed = -math.inf, ""
+        self._frame_bytes = 1  # of the last frame
+        self._triggers: dict[Future[Shot], Trigger] = {}
+        self._in_flight = 0  # frames that are submitted and not answered
+        self._next_due = 0.0
+        self._last_frame_at = time.monotonic()  # when the last frame came, or the camera was opened
+        self._ended = threading.Event()
+        targets = [self._run_sessions, self._submit_frames]
+        if settings.every == EVERY_FRAME:
+            targets.append(self._submit_frames)  # to encode a large frame takes longer than it lasts
+        name = f"camera-{line.product_id}-{number}"
+        self.threads = [GuardedThread(name, one, self._ended) for one in targets]
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self, seconds: float = 30.0) -> None:
+        """Take nothing more; return when the submitted frames are answered, or after so many seconds."""
+        deadline = time.monotonic() + seconds
+        self._ended.set()
+        self._fail_waiting_triggers("the station ends")
+        with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._in_flight, max(0.0, deadline - time.monotonic()))
+        for thread in self.threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        self._note_missed(len(self._pending), "the station ended")
+        self._tell_missed(0.0)
+
+    # ---- triggers
+
+    def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
+        """Return the first frame that was certainly exposed from now on; where `untimed` says that this is
+        not known, the first that comes. AwayError where the camera is lost."""
+        if self.state.state == AWAY:
+            raise AwayError(f"{self._label} is away: {self.state.why}; trigger again when it is back")
+        waiting: Future[Shot] = Future()
+        with self._changed:
+            self._triggers[waiting] = Trigger(request or waiting, time.monotonic())
+            self._changed.notify_all()
+        return waiting
+
+    def forget(self, waiting: Future[Shot]) -> None:
+        """Withdraw a trigger."""
+        with self._changed:
+            self._triggers.pop(waiting, None)
+
+    def picture(self, shot: Shot, key: str | None) -> Picture:
+        """Encode a frame as a picture to submit. InputError where the frame is too large."""
+        data = encode_png(shot.frame, self.line.share.limits.pixels)
+        name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
+        triggers, view = shot.triggers or None, self.settings.view
+        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=view)
+
+    def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
+        """Take the triggers that had come when a frame was exposed."""
+        with self._changed:
+            ready = {one: trigger for one, trigger in self._triggers.items() if trigger.at <= exposed_at}
+            for one in ready:
+                del self._triggers[one]
+        return {one: trigger for one, trigger in ready.items() if one.set_running_or_notify_cancel()}
+
+    def _fail_waiting_triggers(self, why: str) -> None:
+        for trigger in self._take_triggers():
+            trigger.set_exception(AwayError(why))
+
+    # ---- reading frames
+
+    def _run_sessions(self) -> None:
+        """Open the camera and decode its frames, again and again until the end."""
+        backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        while not self._ended.is_set():
+            try:
+                why = self._run_session(backoff)
+            except InputError as error:
+                why = str(error)
+            except Exception as error:  # of the library: another try may succeed
+                why = f"{type(error).__name__} in the decoder"
+            if not self._ended.is_set():
+                self._mark_away(why)
+            self._ended.wait(backoff.next())
+
+    def _run_session(self, backoff: Backoff) -> str:
+        """Open the camera and pass its frames to `_handle_frame`; return why it ended. InputError."""
+        raise NotImplementedError
+
+    def _handle_frame(self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger]) -> None:
+        """Answer the triggers with a frame; without triggers, keep it where it is due."""
+        at = max(now(), (self.state.last or 0) + 1)
+        shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}))
+        with self._changed:
+            self._last_frame_at, self.state.last = time.monotonic(), at
+            self._frame_bytes = 3 * frame.width * frame.height
+            if self._frames_are_parts or (not triggers and self._is_due()):
+                self._queue_shot(shot)
+                self._changed.notify()
+        for trigger in triggers:
+            trigger.set_result(shot)
+        self._mark_running()
+
+    def _queue_shot(self, shot: Shot) -> None:
+        if len(self._pending) == (MAX_PARTS_WAITING if self._frames_are_parts else 1):
+            self._pending.popleft()
+            self.state.dropped += 1
+            self._note_missed(1, "they come faster than they are inspected")
+        self._pending.append(shot)
+
+    def _mark_running(self) -> None:
+        if self.state.state != RUNNING:
+            self.state.state, self.state.why = RUNNING, None
+            self._report("camera_away", None)
+
+    def _is_due(self) -> bool:
+        if self.settings.every == ON_TRIGGER:
+            return False
+        seconds = self.settings.frame_interval
+        if seconds is None:
+            return True
+        if self._last_frame_at < self._next_due:
+            return False
+        self._next_due = max(self._next_due + seconds, self._last_frame_at)
+        return True
+
+    def _mark_away(self, why: str) -> None:
+        self.state.state, self.state.why = AWAY, to_utf8(why)
+        text = f"{self._label} is away: {self.state.why}"
+        self._fail_waiting_triggers(f"{text}; trigger again when it is back")
+        self._report("camera_away", f"{text}; it is tried again by itself")
+
+    # ---- submitting frames
+
+    def _submit_frames(self) -> None:
+        while not self._ended.is_set():
+            with self._changed:
+                if not self._can_submit:
+                    self._changed.wait(CHECK_INTERVAL)
+            self._check_silence()
+            self._tell_missed()
+            with self._changed:
+                size, ready = self._frame_bytes, self._can_submit
+                self._in_flight += ready
+            if ready:
+                self._take_turn(size)
+
+    def _take_turn(self, size: int) -> None:
+        """Submit the next frame, which counts as being in flight until it is answered; also where the thread
+        is ended meanwhile, so that it does not count for ever."""
+        is_submitted = False
+        try:
+            if self.line.share.acquire(size, self._ended):
+                is_submitted = self._submit_next_frame(size)
+        finally:
+            if not is_submitted:
+                self._count_answered()
+
+    @property
+    def _can_submit(self) -> bool:
+        most = self.line.share.limits.queue if self._frames_are_parts else MAX_IN_FLIGHT
+        return bool(self._pending) and self._in_flight < most
+
+    def _submit_next_frame(self, size: int) -> bool:
+        """Submit the frame that is next, for which the share has room; return whether it is inspected."""
+        with self._changed:  # newer by now, or another thread has it
+            shot = self._pending.popleft() if self._pending else None
+        answer = None
+        try:
+            if shot is not None:
+                answer = self._submit_shot(shot)
+        except BaseException as error:  # also where the thread is ended: the frame is told
+            self._report_refusal(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            if answer is None:
+                self.line.share.release(size)
+        if answer is None:
+            return False
+
+        def answered(done: Future[RecordedInspection]) -> None:
+            self.line.share.release(size)
+            error = done.exception()
+            if error is None:
+                self.state.taken += 1
+                self._report("camera_refused", None)
+            else:
+                self._report_refusal(error)
+            self._count_answered()
+
+        answer.add_done_callback(answered)
+        return True
+
+    def _submit_shot(self, shot: Shot) -> Future[RecordedInspection] | None:
+        """Submit a frame; where the queue is full, that of a part waits, and another is dropped."""
+        picture, pause = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}"), Backoff(0.02, 1.0)
+        while True:
+            try:
+                return self.line.submit([picture])[0]
+            except BusyError as error:
+                if not self._frames_are_parts:
+                    self.state.dropped += 1
+                    self._ended.wait(0.05)
+                    return None
+                if self._ended.wait(pause.next()):
+                    raise error
+
+    def _count_answered(self) -> None:
+        with self._changed:
+            self._in_flight -= 1
+            self._changed.notify_all()
+
+    # ---- reports
+
+    def _report_refusal(self, error: BaseException) -> None:
+        """Report that a frame was not inspected; the next may be."""
+        self.state.broken += 1
+        why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
+        self._report("camera_refused", f"frames of {self._label} are not inspected: {why}")
+        self._note_missed(1, why)
+
+    def _note_missed(self, count: int, why: str) -> None:
+        """Note parts that are not inspected; of a camera whose frames are no parts, nothing."""
+        if self._frames_are_parts:
+            with self._changed:
+                self._missed.extend([time.monotonic()] * count)
+                self._untold, self._why_missed = self._untold + count, why
+
+    def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
+        """Tell of the parts that were not inspected: as an event once a second, and as a problem for an
+        hour."""
+        at = time.monotonic()
+        with self._changed:
+            if at - self._told_at < interval:
+                return
+            self._told_at, count, self._untold = at, self._untold, 0
+            was_problem = bool(self._missed)
+            while self._missed and at - self._missed[0] > MISSED_SECONDS:
+                self._missed.popleft()
+            missed, why = len(self._missed), self._why_missed
+        if count:
+            text = f"{pluralize(count, 'part')} of {self._label} not inspected: {why}"
+            with suppress(Exception):  # a store that is away: the problem says it meanwhile
+                self.line.store.note_event(MISSED_EVENT, SOURCE, text, self.line.product_id)
+        if missed:
+            text = f"{pluralize(missed, 'part')} of {self._label} not inspected within the last hour: {why}"
+            self._report("camera_missed", text)
+        elif was_problem:
+            self._report("camera_missed", None)
+
+    def _check_silence(self) -> None:
+        """Report a camera that sends nothing: some drivers block the reading thread for ever."""
+        timeout = self.settings.frame_timeout
+        if self.state.state == RUNNING and time.monotonic() - self._last_frame_at > timeout + CHECK_INTERVAL:
+            self._mark_away(f"it sends nothing for {timeout:g} s")
+
+    def _report(self, code: str, why: str | None) -> None:
+        self.line.show(code, self.number, why)
+
+    @property
+    def _label(self) -> str:
+        return f"camera {self.number} ({self.settings.display_name})"
+
+
+class FfmpegCamera(LiveCamera):
+    """Camera that FFmpeg reads."""
+
+    def __init__(self, line: SourceContext, settings: CameraSourceSettings, number: int):
+        super().__init__(line, settings, number)
+        self._stream_settings, self._latency = settings, settings.latency_seconds
+        if settings.latency is None:
+            self.untimed = (
+                f"{self._label} has no `latency`, so nothing is known of when a frame was exposed: "
+            )
+            self.untimed += MEASURE_LATENCY
+
+    def _run_session(self, backoff: Backoff) -> str:
+        frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
+        try:
+            self._last_frame_at, before = time.monotonic(), 0
+            for frame in frames:
+                if self._ended.is_set():
+                    break
+                self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
+                if frame is not None:
+                    backoff.reset()
+                    self._handle_frame(frame, self._take_triggers(frames.arrived - self._latency))
+        finally:
+            frames.close()
+        return "the stream ended"

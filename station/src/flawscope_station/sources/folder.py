@@ -1,0 +1,387 @@
+"""Folders: each picture that appears is inspected once, even after a restart, and none is lost.
+
+A picture's key in the store is its path, time of change and size. A crash after a picture was recorded,
+before its file was moved or deleted, leaves a file whose key is known: the next start moves or deletes it.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from flawscope.artefact import files
+from flawscope.errors import InputError, message_with_type, pluralize
+from flawscope.predictor import watch
+from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
+from flawscope_station.store.database import now
+from flawscope_station.store.files import rename_without_overwrite
+from flawscope_station.store.insert import is_at_address
+from flawscope_station.store.inspection import FOLDER, Label, make_label
+from flawscope_station.store.records import iso
+from flawscope_station.store.removed_files import find_file_keys, forget_file_keys
+from flawscope_station.store.schema import inspections, removed_files
+
+SOURCE = FOLDER
+FORGET_SECONDS = 86_400.0  # until the keys of files that went away are forgotten again
+UNREADABLE, VANISHED = "unreadable", "gone"  # events; the first is also a folder below the target
+POLL_INTERVAL = 0.2  # seconds between two listings, at least
+IDLE_RATIO = 10  # least ratio of the pause to a listing's time while nothing waits
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
+PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
+MAX_KEY_LENGTH = 200  # characters
+LOOKUP_BATCH = 256  # keys that are looked up at once
+WORK_RATIO = 20  # least ratio of inspecting to listing time where many pictures wait
+CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unreadable", "folder_then"
+
+
+@dataclass
+class _ProblemFile:
+    """File that is tried again, for ever, or that cannot be read. why: the last reason."""
+
+    code: str
+    stamp: watch.FileStamp
+    since: float
+    why: str = ""
+    backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
+
+
+class FolderSource(BackgroundThread):
+    """Source of the pictures of a folder and its subfolders, the oldest first, those already there included.
+
+    Args:
+        number: of the folder among the product's, from 1.
+        excluded: folders below it that are left out: pictures are moved there.
+        poll, patience, settle: seconds; the last two as for `Arrivals`.
+        clock: of all these.
+    """
+
+    def __init__(
+        self,
+        line: SourceContext,
+        settings: FolderSourceSettings,
+        number: int,
+        excluded: Iterable[str] = (),
+        *,
+        poll: float = POLL_INTERVAL,
+        patience: float = watch.PATIENCE,
+        settle: float = watch.SETTLE,
+        clock: MonotonicClock = CLOCK,
+    ):
+        super().__init__(f"folder-{line.product_id}", clock)
+        self.line, self.number, self.then, self.poll = line, number, settings.then, poll
+        self.folder = Path(os.path.abspath(settings.folder))
+        self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
+        self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
+        self.view = settings.view
+        self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
+        excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
+        self._arrivals_options: dict[str, Any] = {"apart": excluded, "patience": patience, "settle": settle}
+        # keys of the first folder are those of earlier versions, which had one alone
+        own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
+        self._arrivals: watch.Arrivals | None = None
+        self._problem_files: dict[Path, _ProblemFile] = {}
+        self._forget_at = 0.0
+        self._is_blocked = False  # the cause that put off a picture would put off others, too
+
+    # ---- loop
+
+    def _work(self) -> None:
+        while not self._pause(self.work_once()):
+            pass
+
+    def work_once(self) -> float:
+        """Work off what is whole by now; return the seconds until the next round."""
+        pause = MIN_RETRY_DELAY
+        try:
+            pause = self._scan()
+            self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
+            self._report("folder_away", None)
+        except InputError as error:
+            why = to_utf8(f"{error}; pictures are taken when it is back")
+            self.state.state, self.state.why = AWAY, why
+            self._report("folder_away", why)
+        except Exception as error:  # such as a store that is away: the next round tries again
+            self._report(CODE_WAITING, f"pictures wait in {self.folder}: {message_with_type(error)}")
+        return pause
+
+    def _scan(self) -> float:
+        """List the folder and inspect its whole files; return the seconds until the next round."""
+        with self.threads[0].call():  # a share may hang
+            if self._arrivals is None:
+                self._arrivals = watch.Arrivals(self.folder, existing=True, **self._arrivals_options)
+            arrivals = self._arrivals
+            found = {path: arrivals.stamp(path) for path in arrivals.scan(self._clock.monotonic())}
+        seconds = max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
+        self._inspect_files(arrivals, found, self._clock.monotonic() + seconds)
+        self._report_scan(arrivals)
+        self._forget_removed(arrivals)
+        is_busy = arrivals.waiting > len(self._problem_files)
+        return max(self.poll, (watch.MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
+
+    # ---- pictures
+
+    def _inspect_files(
+        self, arrivals: watch.Arrivals, found: Mapping[Path, watch.FileStamp], deadline: float
+    ) -> None:
+        """Inspect pictures, several at once, and wait for the answers."""
+        in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
+        self._is_blocked = False
+        for path, is_known in self._match_known_keys(found):
+            if self._ended.is_set() or self._clock.monotonic() > deadline or self._is_blocked:
+                break
+            if is_known:
+                self._finish_file(arrivals, path)
+            elif (future := self._submit_file(arrivals, path, found[path])) is not None:
+                in_flight.append((path, future))
+            while in_flight and in_flight[0][1].done():
+                self._handle_answer(arrivals, *in_flight.popleft())
+        for one in in_flight:
+            self._handle_answer(arrivals, *one)
+
+    def _match_known_keys(self, found: Mapping[Path, watch.FileStamp]) -> Iterator[tuple[Path, bool]]:
+        """Yield each picture, and whether the store has its key, that is, it was inspected before."""
+        paths = list(found)
+        for first in range(0, len(paths), LOOKUP_BATCH):
+            batch = paths[first : first + LOOKUP_BATCH]
+            keys = {path: self._picture_key(path, found[path]) for path in batch}
+            known = self.line.store.numbers_by_key(self.line.product_id, list(keys.values()))
+            yield from ((path, key in known) for path, key in keys.items())
+
+    def _submit_file(
+        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp
+    ) -> Future[RecordedInspection] | None:
+        """Read a picture and submit it; return None where it is not submitted, or not now."""
+        limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
+        if stamp.size > limits.upload_bytes:
+            why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
+            self._handle_unreadable(arrivals, path, InputError(why))
+            return None
+        try:
+            with self.threads[0].call():
+                data = read_unchanged(path, stamp)
+        except OSError as error:
+            self._retry_later(arrivals, path, CODE_WAITING, f"cannot read {path}: {error.strerror}")
+            return None
+        if data is None:
+            return None
+        if self._was_moved(data, stamp):
+            self._finish_file(arrivals, path)
+            return None
+        name, key = self._picture_name(path), self._picture_key(path, stamp)
+        one = Picture(self.line.product_id, data, name, SOURCE, key, **self._parse_label(name)._asdict())
+        return self.line.hand_in(one, self._ended)
+
+    def _handle_answer(
+        self, arrivals: watch.Arrivals, path: Path, future: Future[RecordedInspection]
+    ) -> None:
+        error = future.exception()
+        if isinstance(error, InputError):
+            self._handle_unreadable(arrivals, path, error)
+        elif error is not None:
+            self._retry_later(arrivals, path, CODE_WAITING, message_with_type(error))
+        else:
+            self.state.taken, self.state.last = self.state.taken + 1, now()
+            self._finish_file(arrivals, path)
+
+    def _finish_file(self, arrivals: watch.Arrivals, path: Path) -> None:
+        """Move, delete or keep the file of a recorded picture, as the settings say."""
+        stamp = arrivals.stamp(path)
+        try:
+            with self.threads[0].call():
+                if self.target is not None:
+                    move_unchanged(path, stamp, self.target / path.relative_to(self.folder))
+                elif self.then == DELETE and is_unchanged(path, stamp):  # else it is a new, uninspected file
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            self._retry_later(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
+            return
+        arrivals.done(path, removed=self.then != KEEP)
+        self._problem_files.pop(path, None)
+
+    def _retry_later(self, arrivals: watch.Arrivals, path: Path, code: str, why: str) -> None:
+        """Try a picture again, for ever, less and less often: the cause is not the picture."""
+        problem = self._problem_files.get(path)
+        self._is_blocked = self._is_blocked or (problem is None and code == CODE_WAITING)
+        if problem is None or problem.code != code:
+            problem = self._problem_files[path] = _ProblemFile(
+                code, arrivals.stamp(path), self._clock.monotonic()
+            )
+        problem.why = why
+        arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
+
+    def _handle_unreadable(self, arrivals: watch.Arrivals, path: Path, error: InputError) -> None:
+        """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
+        self._problem_files.pop(path, None)
+        stamp, place = arrivals.stamp(path), path
+        if not arrivals.failed(path, self._clock.monotonic()):
+            return
+        if self.target is not None:
+            with suppress(OSError):  # it stays
+                target = self.target / UNREADABLE / path.relative_to(self.folder)
+                place = move_unchanged(path, stamp, target) or path
+        store, product_id, why = self.line.store, self.line.product_id, to_utf8(str(error))
+        self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, self._clock.monotonic(), why)
+        text = f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
+        if text not in (row.text for row in store.events(UNREADABLE, product_id)):
+            store.note_event(UNREADABLE, SOURCE, text, product_id)
+
+    # ---- names
+
+    def _picture_name(self, path: Path) -> str:
+        return to_utf8(path.relative_to(self.folder).as_posix())
+
+    def _parse_label(self, name: str) -> Label:
+        """Return part, batch and view from a picture's name; none where the store would refuse them."""
+        found = self.pattern.search(name) if self.pattern is not None else None
+        groups = {} if found is None else found.groupdict()
+        with suppress(InputError):
+            return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
+        return Label(view=self.view)
+
+    def _picture_key(self, path: Path, stamp: watch.FileStamp) -> str:
+        name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
+        ends = _key_ending(stamp)
+        key = f"{self._key_prefix}{name}{ends}"
+        if len(key) <= MAX_KEY_LENGTH and name == exact:
+            return key
+        return f"{self._key_prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
+
+    def _was_moved(self, data: bytes, stamp: watch.FileStamp) -> bool:
+        """Whether this file was inspected under another name, now gone: programs sort files into folders."""
+        query = select(inspections.c.key).where(
+            is_at_address(self.line.product_id),
+            inspections.c.picture == hashlib.sha256(data).hexdigest(),
+            inspections.c.source == SOURCE,
+        )
+        database, digest = self.line.store.database, hashlib.sha256(data).hexdigest()
+        removed = find_file_keys(database, self.line.product_id, removed_files.c.picture == digest)
+        with database.reading() as connection:
+            keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
+        keys += [str(row.key) for row in removed]
+        begins, ends = self._key_prefix, _key_ending(stamp)
+        own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
+        before = [key[len(begins) : -len(ends)] for key in own]
+        return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
+
+    def _forget_removed(self, arrivals: watch.Arrivals) -> None:
+        """Forget once a day the keys of files that went away after their records did. A file that was moved
+        is there. An empty folder whose files are kept is no evidence: a share that is away looks like one."""
+        is_busy = arrivals.waiting > len(self._problem_files)
+        if is_busy or self._clock.monotonic() < self._forget_at:
+            return
+        there = {_key_ending(stamp) for stamp in arrivals.stamps()}
+        if there or self.then != KEEP:
+            forget_file_keys(self.line.store.database, self.line.product_id, self._key_prefix, there)
+            self._forget_at = self._clock.monotonic() + FORGET_SECONDS
+
+    # ---- reports
+
+    def _report(self, code: str, why: str | None) -> None:
+        self.line.show(code, None if self.number == 1 else self.number, why)
+
+    def _report_scan(self, arrivals: watch.Arrivals) -> None:
+        """Note the pictures that went away uninspected, and report the problems with others."""
+        vanished = [path for path, is_known in self._match_known_keys(arrivals.gone) if not is_known]
+        if vanished:
+            names = ", ".join(map(self._picture_name, vanished[:3])) + ("" if len(vanished) <= 3 else ", ...")
+            text = f"{pluralize(len(vanished), 'picture')} went away before being inspected: {names}"
+            self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
+        for path, one in list(self._problem_files.items()):
+            is_old = one.code == CODE_UNREADABLE and self._clock.monotonic() - one.since > PROBLEM_SECONDS
+            if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
+                del self._problem_files[path]
+        arrivals.gone.clear()
+        removal = "deleted" if self.target is None else f"moved to {self.target}"
+        for code, thing, outcome in (
+            (CODE_WAITING, "picture", "could not be inspected yet"),
+            (CODE_UNREADABLE, "picture", "cannot be read"),
+            (CODE_NOT_REMOVED, "inspected picture", f"cannot be {removal}"),
+        ):
+            reasons = [one.why for one in self._problem_files.values() if one.code == code]
+            many = pluralize(len(reasons), thing)
+            self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
+
+
+def _key_ending(stamp: watch.FileStamp) -> str:
+    return f":{stamp.modified_ns}:{stamp.size}"
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def read_unchanged(path: Path, stamp: watch.FileStamp) -> bytes | None:
+    """Return the file's bytes; None where it changed or went away. OSError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(stamp.size + 1)
+            is_whole = (
+                len(data) == stamp.size
+                and watch.FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
+            )
+            return data if is_whole else None
+    except FileNotFoundError:
+        return None
+
+
+def is_unchanged(path: Path, stamp: watch.FileStamp) -> bool:
+    """Whether the file is there and unchanged."""
+    try:
+        return watch.FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
+    except OSError:
+        return False
+
+
+def move_unchanged(path: Path, stamp: watch.FileStamp, target: Path) -> Path | None:
+    """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        candidate = target.with_stem(f"{target.stem}-{number}") if number else target
+        if not is_unchanged(path, stamp):
+            return None
+        with suppress(FileExistsError):
+            if not _has_same_content(candidate, path):  # else an earlier try was cut off before the removal
+                _link_or_copy(path, candidate)
+            with suppress(OSError):  # not every share can
+                files.sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
+            path.unlink(missing_ok=True)
+            return candidate
+    return None
+
+
+def _has_same_content(other: Path, path: Path) -> bool:
+    return other.is_file() and not other.is_symlink() and filecmp.cmp(path, other, shallow=False)
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    """Give the file a second name, which must be free. FileExistsError."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise
+    except OSError:  # on another disk, or one without hard links
+        part = target.with_name(f".{target.name}{files.PARTIAL_SUFFIX}")
+        try:
+            shutil.copy2(path, part)
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            rename_without_overwrite(part, target)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""Contract of sources, and the parts that they share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from flawscope.errors import FlawscopeError
+from flawscope_station.background import Backoff
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.settings.station import Limits
+from flawscope_station.store.inspection import KeyedRequest
+from flawscope_station.store.records import Store, iso
+
+WAITING, RUNNING, AWAY = "waiting", "running", "away"  # states
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
+
+Submit = Callable[[Sequence[Picture]], list[Future[RecordedInspection]]]
+ReportProblem = Callable[[str, str | None], None]
+
+
+@dataclass
+class State:
+    """State of a source, which its threads keep up to date.
+
+    kind: folder or camera. name: in names of pictures. place: folder or address, without a password.
+    takes: which frames (setting `every`); of a folder, what happens to an inspected file (`then`).
+    state: `waiting` for a first picture, `running` or `away`. why: reason why it is away.
+    last: microseconds since 1970 of the last picture. taken: pictures since the start.
+    dropped: frames that came while others were inspected. broken: frames that failed or were refused.
+    """
+
+    kind: str
+    name: str
+    place: str
+    takes: str
+    state: str = WAITING
+    why: str | None = None
+    last: int | None = None
+    taken: int = 0
+    dropped: int = 0
+    broken: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "last": None if self.last is None else iso(self.last)}
+
+
+class Source(Protocol):
+    """Takes pictures by itself. A source is made of a `SourceContext`, its settings, and its number among the
+    product's sources of its kind, from 1."""
+
+    state: State
+
+    def start(self) -> None:
+        """Begin, and return at once: an unreachable source is a problem, not an error."""
+
+    def stop(self) -> None:
+        """Take nothing more, and return when the submitted pictures are answered, or after half a minute: a
+        share that hangs does not keep the station from ending."""
+
+
+@runtime_checkable
+class TriggeredSource(Source, Protocol):
+    """Source that takes a picture when it is told to: a camera.
+
+    Attributes:
+        number: among the product's cameras, from 1.
+    """
+
+    number: int
+
+    def next_shot(self, request: KeyedRequest | None = None) -> Future[Any]:
+        """Return the first frame that is exposed from now on; a request that is sent again counts once.
+        AwayError where the camera is lost."""
+
+    def forget(self, waiting: Future[Any]) -> None:
+        """Withdraw a trigger."""
+
+    def picture(self, shot: Any, key: str | None) -> Picture:
+        """Encode a frame as a picture to submit. InputError where it cannot be inspected."""
+
+
+class AwayError(FlawscopeError):
+    """The camera of a trigger is away."""
+
+
+class NoFrameError(FlawscopeError):
+    """No frame came in time after a trigger."""
+
+
+class QueueShare:
+    """Half of the queue, for all sources together: clients that send pictures always have the other half."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self._count = self._bytes = 0
+        self._changed = threading.Condition()
+
+    def acquire(self, size: int, ended: threading.Event) -> bool:
+        """Wait for room for a picture of so many bytes; return False where the source ends before."""
+        with self._changed:
+            while self._count and (
+                self._count >= max(1, self.limits.queue // 2)
+                or self._bytes + size > 2 * self.limits.upload_bytes
+            ):
+                if ended.is_set():
+                    return False
+                self._changed.wait(0.2)
+            self._count, self._bytes = self._count + 1, self._bytes + size
+            return True
+
+    def release(self, size: int) -> None:
+        """Give back the room of a picture that was answered."""
+        with self._changed:
+            self._count, self._bytes = self._count - 1, self._bytes - size
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """Access of a product's sources to the station.
+
+    submit: queues pictures for inspection.
+    report: reports a problem under a code, or with None its end.
+    store: holds the keys of pictures that were inspected before.
+    share: of the queue, one for all sources of a station.
+    """
+
+    product_id: int
+    submit: Submit
+    report: ReportProblem
+    store: Store
+    share: QueueShare
+
+    def show(self, code: str, number: int | None, why: str | None) -> None:
+        """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
+        why: None: the problem is over."""
+        ending = "" if number is None else f"_{number}"
+        self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
+
+    def hand_in(self, picture: Picture, ended: threading.Event) -> Future[RecordedInspection] | None:
+        """Submit a picture as soon as there is room for it; return None where the source ends before."""
+        size = len(picture.data)
+        if not self.share.acquire(size, ended):
+            return None
+        answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        try:
+            while answer is None:
+                try:
+                    (answer,) = self.submit([picture])
+                except BusyError:
+                    if ended.wait(pause.next()):
+                        return None
+        finally:
+            if answer is None:
+                self.share.release(size)
+        answer.add_done_callback(lambda _: self.share.release(size))
+        return answer
+
+
+def to_utf8(text: str) -> str:
+    """Replace lone surrogates, which no data base takes: a file's name can hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,232 @@
+"""The core of a station: pictures are taken, judged, recorded, shown and delivered.
+
+What else a station does are features, which stand on the core (`features`); it knows their seams alone
+(`extension`). Each part is complete when it is made, of parts that were made before it:
+
+    store, models, addresses -> recorder, inspector -> renderer, sources, connections
+    -> housekeeping, health -> sinks, metrics -> features
+
+They start from sinks to sources, so that nothing is taken before it can be passed on, and end the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from flawscope import machine
+from flawscope.pictures import decoding
+from flawscope_station.access.audit import note_changed_settings
+from flawscope_station.access.users import Access
+from flawscope_station.background import BackgroundThread, GuardedThread, unfailing
+from flawscope_station.connections import ConnectionContext, Connections, Timing
+from flawscope_station.extension import Extension, Observers
+from flawscope_station.health import Health
+from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.inspecting.parts import PartDeadlines
+from flawscope_station.inspecting.renderings import InspectionRenderer
+from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.inspecting.writer import RecordedInspection, Recorder
+from flawscope_station.live import EventBroadcaster, Metrics
+from flawscope_station.page_products import PageProducts, refuse_kept_settings
+from flawscope_station.problems import Problems
+from flawscope_station.queries import Overview, Records
+from flawscope_station.settings.shifts import REPORT_DAYS
+from flawscope_station.settings.station import Settings
+from flawscope_station.sinks import Sinks
+from flawscope_station.sources import Sources
+from flawscope_station.store.addresses import STATION_USER, Addresses
+from flawscope_station.store.database import Database
+from flawscope_station.store.files import Files
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.records import Store, describe_new
+from flawscope_station.store.station_identity import claim_identity
+
+
+class Station:
+    """Station without its pages and its API, which get those of its parts that they ask for.
+
+    Args:
+        say: gets a line for the person who started the station.
+        features: make what features add, of the core.
+
+    Attributes:
+        parts: by class, for routes.
+        routers: of the features.
+
+    Raises:
+        InputError: the folder, the data base or a model cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        say: Callable[[str], None] = lambda line: None,
+        features: Sequence[Callable[[Station], Extension]] = (),
+    ):
+        self.say = say = unfailing(say)
+        problems = Problems(say)
+        self.report = problems.report
+        self._open_store(settings)
+        self._wire(problems)
+        core: list[object] = [self.settings, self.files, self.database, self.access, self.store]
+        core += [self.versions, self.addresses, self.inspector, self.renderer, self.sources, self.floor]
+        core += [self.live, self.records, self.housekeeping, self.health, self.overview, self.metrics]
+        self.parts: dict[type, Any] = {type(part): part for part in core}
+        self.routers: list[Any] = []
+        self._feature_threads: list[BackgroundThread] = []
+        self._request_enders: list[Callable[[], object]] = [self.live.close]
+        for feature in features:
+            self._add(feature(self))
+
+    def _open_store(self, settings: Settings) -> None:
+        self.files = Files(settings.store)
+        self.files.lock()
+        self.database = Database(settings.url)
+        self.database.migrate()
+        claim_identity(self.database, self.files, settings.name)
+        self.access = Access(self.database, is_closed=settings.openid is not None)
+        self.store = Store(self.database)
+        self.page_products = PageProducts(self.store, self.files, settings.products.keys(), self.say)
+        refuse_kept_settings(self.page_products, settings)
+        note_changed_settings(self.database, settings, STATION_USER)
+        # of judging; one core is left for requests, for which computing threads would wait
+        threads = settings.threads or max(1, machine.usable_cores() - 1)
+        self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        with_made = replace(settings, products={**self.page_products.products(), **settings.products})
+        self.addresses = Addresses(with_made, self.store, self.versions, self.say)
+        self.products = self.addresses.products
+        self.settings = replace(settings, products=self.addresses.settings)
+
+    def _wire(self, problems: Problems) -> None:
+        """Make the parts above the store, each of those that it calls."""
+        settings, limits, names, report = (
+            self.settings,
+            self.settings.limits,
+            self.addresses.names,
+            self.report,
+        )
+        decoding.raise_pixel_limit(limits.pixels)
+        self.observers = Observers(report)
+        self.recorder = Recorder(self.store, self.observers)
+        self.inspector = Inspector(
+            self.versions,
+            self.recorder,
+            self.files,
+            limits,
+            settings.near,
+            names.keys(),
+            partial(report, "model_failed"),
+        )
+        seconds = {self.products[name]: product.part_seconds for name, product in settings.products.items()}
+        self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
+        self.renderer = InspectionRenderer(self.store, self.inspector)
+        self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
+        self.sources = Sources(self.inspector.submit, report, self.store, limits)
+        self.sources.update({name: [] for name in self.addresses.configured})
+        self.floor = ConnectionContext(
+            self.addresses, self.inspector, self.store, self.sources, Timing(), report
+        )
+        self.connections = Connections(settings.connections, self.floor)
+        # reports of shifts are made for some days afterwards
+        needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
+        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, report, needs)
+        self.health = Health(
+            problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
+        )
+        self.problems = self.health.problems
+        self.sinks = Sinks(
+            settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
+        )
+        self.overview = Overview(self.floor, self.sinks, self.health)
+        self.metrics = Metrics([self.overview.gauges, self.live.gauges], self.sinks.gauges)
+        self.observers += [self._count, self.housekeeping.check_space, self.renderer.keep_map]
+        self.observers += [self.sinks.observe, self.part_deadlines.observe, self._publish]
+        self.addresses.on_added += [self.part_deadlines.add_product, self.sinks.add_product]
+        self.records.on_verdict.append(self.sinks.wake)
+
+    def _add(self, extension: Extension) -> None:
+        self.parts |= {type(part): part for part in extension.parts}
+        self.routers += extension.routers
+        self._feature_threads += extension.threads
+        self.observers += extension.observers
+        self.records.on_verdict += extension.on_verdict
+        self.addresses.on_added += extension.on_added
+        self.metrics.gauges += extension.gauges
+        self._request_enders += extension.request_enders
+
+    def start(self) -> None:
+        """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
+        self.addresses.open()
+        self.sinks.start()
+        self.part_deadlines.start()
+        numbers = {**self.products, **self.addresses.entries}
+        self.sources.open(self.addresses.configured, numbers, self.page_products.all())
+        self.connections.start()
+        for thread in self._feature_threads:
+            thread.start()
+        self.housekeeping.start()
+        self.health.watch.start()
+
+    def end_requests(self) -> None:
+        """End what requests wait for without a bound: news for open pages, and trials of new products."""
+        for end in self._request_enders:
+            end()
+
+    def close(self) -> None:
+        """Take nothing more, answer all pictures, end. An error of one part keeps no other from ending; the
+        first is raised at last."""
+        parts: tuple[Callable[[], object], ...] = (
+            self.health.watch.stop,
+            self.housekeeping.end,
+            self.end_requests,
+            self.connections.stop,
+            self.sources.stop,
+            *(thread.end for thread in self._feature_threads),
+            *(thread.stop for thread in self._feature_threads),
+            self.inspector.close,
+            self.recorder.close,
+            partial(self.part_deadlines.stop, None),
+            self.sinks.stop,
+            self.renderer.close,
+            self.housekeeping.stop,
+            self.database.close,
+            self.files.unlock,
+        )
+        with ExitStack() as ending:
+            for end in reversed(parts):
+                ending.callback(end)
+
+    def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
+        """Yield all threads, and whether pictures cannot be inspected without it. Plugins may have none."""
+        sources = [source for several in list(self.sources.values()) for source in several]
+        inspecting: list[Any] = [self.inspector, self.recorder, *sources, *self.connections]
+        others: list[Any] = [*self.sinks.deliveries, self.part_deadlines, self.housekeeping]
+        for parts, inspects in ((inspecting, True), ([*others, *self._feature_threads], False)):
+            yield from ((thread, inspects) for part in parts for thread in getattr(part, "threads", ()))
+
+    # ---- observers
+
+    def _count(self, recorded: RecordedInspection) -> None:
+        inspection = recorded.inspection
+        decision = "anomalous" if inspection.anomalous else "good"
+        self.metrics.inspections.labels(self.addresses.names[inspection.product_id], decision).inc()
+
+    def _publish(self, recorded: RecordedInspection) -> None:
+        """Tell the open pages; of a view the store knows whether its part is decided on."""
+        number, product_id = recorded.number, recorded.inspection.product_id
+        if self.live.listeners:
+            item = (
+                describe_new(number, recorded.inspection, self.addresses.names[product_id])
+                if recorded.inspection.parts is None
+                else self.store.inspection(product_id, number)
+            )
+            self.live.publish(product_id, item)
+
+    def _on_decision(self, product_id: int, part: dict[str, Any]) -> None:
+        self.metrics.parts.labels(self.addresses.names[product_id], part["decision"]).inc()
+        self.sinks.wake(product_id)
+        self.live.publish(product_id, part, "part")

@@ -1,0 +1,232 @@
+"""Addresses of a station: its products, and the entries of the settings whose joint model finds the product.
+
+Each product of a joint model is a product of the station. The entry's own name is an address for pictures
+alone: nothing is recorded under it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy import select
+
+from flawscope.errors import InputError, suggest_name
+from flawscope.predictor import router
+from flawscope_station.settings.station import ProductSettings, Settings, suggest_product_name
+from flawscope_station.store.inspection import ENTRY, HTTP
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.records import NotFoundError, Store
+from flawscope_station.store.schema import products
+
+STATION_USER = "station"  # who did something that no person did
+
+
+class Addresses:
+    """Products and entries by name, and the versions of their models.
+
+    Args:
+        say: gets a line for the person who started the station.
+
+    Attributes:
+        configured: the settings by name, as they were given. settings: those of each product.
+        products, entries: numbers by name. names: of both, by number.
+        on_added: functions that get number, name and settings of a product that is added later.
+
+    Raises:
+        InputError: the joint models and the settings do not fit each other.
+    """
+
+    def __init__(self, settings: Settings, store: Store, versions: ModelRegistry, say: Callable[[str], None]):
+        self.store, self.versions, self.say = store, versions, say
+        self.configured = dict(settings.products)
+        self.settings: dict[str, ProductSettings] = {}
+        self.products: dict[str, int] = {}
+        self.entries: dict[str, int] = {}
+        self.names: dict[int, str] = {}
+        self.on_added: list[Callable[[int, str, ProductSettings], object]] = []
+        self._entry_of: dict[str, str] = {}  # entry by product
+        self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
+        numbers = {name: store.add_product(name) for name in self.configured}
+        joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
+        rates = {number: self.configured[name].wanted_rate for name, number in numbers.items()}
+        versions.rates = {number: rate for number, rate in rates.items() if rate is not None}
+        for name, number in numbers.items():
+            self.names[number] = name
+            if name in joint:
+                self._add_joint_products(name, number)
+            else:
+                self.products[name], self.settings[name] = number, self.configured[name]
+
+    def _is_joint(self, name: str, number: int) -> bool:
+        try:
+            return router.is_router(self.configured[name].model)
+        except InputError:  # without the file the last version goes on
+            return "products" in self.versions.active_facts(number)
+
+    def _add_joint_products(self, name: str, number: int) -> None:
+        """Make the products of an entry's joint model products of the station."""
+        product = self.configured[name]
+        if product.learn is not None:
+            raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
+        if product.false_alarm_rate is not None:
+            raise InputError(
+                f"product {name}: a joint model has its false-alarm rate from its fit; leave out "
+                "`false_alarm_rate`"
+            )
+        if self.store.totals(number)["inspections"]:
+            raise InputError(
+                f"product {name} has inspections of its own, and {product.model} has several products: give "
+                "the joint model another name in the settings"
+            )
+        self.entries[name] = number
+        self.versions.joint_entries.add(number)
+        try:
+            self._added[name] = self._add_model(name)
+        except InputError:
+            if "products" not in self.versions.active_facts(number):
+                raise
+        self._load_products(name)
+
+    def _add_model(self, name: str) -> tuple[bool, int]:
+        """Keep the model file of the settings; return whether it is new, and its version."""
+        number, model = self.address_id(name), self.configured[name].model
+        before = {one["id"] for one in self.versions.list_versions(number)["versions"]}
+        origin = os.path.abspath(model)
+        if name in self.entries:
+            names = self._product_names(name, model)
+            added = self.versions.add_joint(number, model, names, origin, STATION_USER)[number]
+        else:
+            added = self.versions.add(number, model, origin, STATION_USER)
+        return added not in before, added
+
+    def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
+        """Map the product names in a joint model to those at the station. InputError where one is taken."""
+        manifests, views = router.read_router_facts(model)
+        if views is not None:
+            raise InputError(
+                f"{entry}: {model} has a model for each view, which a station does not serve: fit one model "
+                "for all views, without --each-view"
+            )
+        found: dict[str, str] = {}
+        for name in manifests:
+            station_name = suggest_product_name(name)
+            known = station_name in found.values() or station_name in self.configured
+            if known or self._entry_of.get(station_name, entry) != entry:
+                raise InputError(
+                    f"{entry}: the model's product {name} would be {station_name} at the station, where "
+                    f"there is another {station_name}: rename one of them"
+                )
+            found[name] = station_name
+        return found
+
+    def _load_products(self, entry: str) -> None:
+        """Add the products of an entry that are not here yet, also those that only earlier models knew."""
+        query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
+        with self.store.database.reading() as connection:
+            rows = connection.execute(query.order_by(products.c.id)).all()
+        for number, name in rows:
+            if name not in self.products:
+                self.settings[name] = replace(self.configured[entry], folder=None, sources=())
+                self._entry_of[name], self.names[number] = entry, name
+                self.products[name] = number
+                self._tell_added(name)
+
+    # ---- the models
+
+    def open(self) -> None:
+        """Activate each file that is new; else resume the active version, even without the file. InputError
+        where a model in the settings cannot be used."""
+        for name, product in self.configured.items():
+            self._open(name, product)
+
+    def _open(self, name: str, product: ProductSettings) -> None:
+        number = self.address_id(name)
+        try:
+            is_new, added = self._added.get(name) or self._add_model(name)
+        except InputError as error:
+            resumed = self.versions.resume(number)
+            if resumed is None:
+                raise
+            self.say(f"{name}: {error}; version {resumed} goes on")
+            return
+        resumed = None
+        if not is_new:
+            try:
+                resumed = self.versions.resume(number)
+            except InputError as error:
+                self.say(f"{name}: {error}; going on with {product.model}")
+        if resumed is None:
+            self.versions.activate(number, added, STATION_USER)
+        elif resumed != added:
+            self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {added}")
+
+    def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
+        """Keep a model file as a version of a product, a joint one as a version of each of its products, and
+        return the product's version. InputError where the file is not of the kind that the settings name."""
+        product_id = self.product_id(name)
+        entry = self._entry_of.get(name)
+        if entry is None:
+            return self.versions.add(product_id, model, origin, who)
+        names = self._product_names(entry, model)
+        if name not in names.values():
+            raise InputError(
+                f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
+            )
+        added = self.versions.add_joint(self.entries[entry], model, names, origin, who)
+        self._load_products(entry)
+        return added[product_id]
+
+    def add_product(self, name: str, product: ProductSettings, origin: str, who: str) -> int:
+        """Add a product with its model, which judges from now on, or give the product a further version.
+        Return the number of the version. InputError where the model cannot be opened."""
+        number = self.store.add_product(name)
+        version = self.versions.add(number, product.model, origin, who)
+        self.versions.activate(number, version, who)
+        if name not in self.products:
+            self.configured[name] = self.settings[name] = product
+            self.names[number] = name
+            self.products[name] = number  # now it is found
+            self._tell_added(name)
+        return version
+
+    def _tell_added(self, name: str) -> None:
+        for tell in self.on_added:
+            tell(self.products[name], name, self.settings[name])
+
+    # ---- names
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries or name in self.products
+
+    def product_id(self, name: str) -> int:
+        """Number of a product. NotFoundError names the products that there are."""
+        if name in self.entries:
+            own = ", ".join(one for one, entry in list(self._entry_of.items()) if entry == name)
+            raise NotFoundError(
+                f"{name} finds the product of a picture and is none itself: ask for one of {own}"
+            )
+        if name not in self.products:
+            raise NotFoundError(
+                f"there is no product {name!r:.80}: {suggest_name(name, list(self.products))}"
+            )
+        return self.products[name]
+
+    def address_id(self, name: str) -> int:
+        """Number of a product, or of an entry that finds the product. NotFoundError."""
+        return self.entries[name] if name in self.entries else self.product_id(name)
+
+    def scheme(self, name: str) -> str:
+        """Scheme of the keys of requests to an address."""
+        return ENTRY if name in self.entries else HTTP
+
+    def configured_name(self, name: str) -> str:
+        """Name in the settings: a product's own, or that of its entry."""
+        return self._entry_of.get(name, name)
+
+
+CANNOT_LEARN = (
+    "a joint model does not learn from corrections: add the pictures to it with `flawscope fit --update`, "
+    "and use the new file"
+)

@@ -1,0 +1,225 @@
+"""The data base: SQLite in a file or PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import QueuePool
+
+from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope_station.settings.values import redact_address
+from flawscope_station.store.migrations import SeveralStationsError, UnknownVersionError, is_current, migrate
+
+LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
+POOL_SIZE = 20  # open connections, at most twice as many at once
+_LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
+# Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
+_TIMEOUTS = {
+    "connect_timeout": int(LOCK_TIMEOUT),
+    **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
+    "tcp_user_timeout": 20_000,  # ms
+}
+
+
+class StoreError(FlawscopeError):
+    """The store cannot be read or written now; the request had no effect.
+
+    Attributes:
+        code: disk_full, store_unreachable or file_missing.
+    """
+
+    def __init__(self, text: str, code: str):
+        super().__init__(text)
+        self.code = code
+
+
+def now() -> int:
+    """Return the present time, microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Database:
+    """Connections and transactions of a data base.
+
+    Attributes:
+        full: why there was no room for the last write; "" where there was.
+        failure: why the last write failed; "" where it did not.
+
+    Raises:
+        InputError: the URL is not the address of a data base.
+    """
+
+    def __init__(self, url: str):
+        self.url, self.full, self.failure = url, "", ""
+        try:
+            self.engine = _create_engine(url)
+        except (ArgumentError, ValueError):  # the errors' texts hold the URL
+            raise InputError(
+                f"{redact_address(url)} is no address of a data base: check host and port"
+            ) from None
+        self.name = url if self.is_sqlite else redact_address(url)
+        self._writer = self.engine.execution_options(writes=True)
+        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(**snapshot)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a connection whose reads all see the data base at one moment."""
+        with self._translated_errors(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction: on the disk when the block has ended, undone if the block fails."""
+        try:
+            with self._translated_errors(), self._writer.begin() as connection:
+                yield connection
+        except StoreError as error:
+            self.failure = str(error)
+            raise
+        self.full = self.failure = ""
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """Turn errors that an operator can remedy into StoreError."""
+        try:
+            yield
+        except (DBAPIError, PoolTimeoutError) as error:
+            origin = getattr(error, "orig", None)
+            reason = one_line_message(origin or error)
+            if "disk is full" in reason or getattr(origin, "sqlstate", "") == "53100":
+                self.full = f"the disk of {self.name} is full; free some space"
+                raise StoreError(self.full, "disk_full") from None
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            if lost or isinstance(error, OperationalError | PoolTimeoutError):
+                text = f"{self.name} cannot be used: {reason}; check `database` and that it is running"
+                raise StoreError(text, "store_unreachable") from None
+            raise
+
+    def tune(self) -> None:
+        """Update the statistics by which SQLite chooses an index. PostgreSQL does so by itself."""
+        if self.is_sqlite:
+            with self.writing() as connection:
+                connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
+                connection.exec_driver_sql("ANALYZE")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # ---- versions of the tables
+
+    def migrate(self, station: str | None = None) -> None:
+        """Make the tables, or migrate them to this version.
+
+        Args:
+            station: the one that a restored copy keeps, where an earlier version had several in it.
+
+        Raises:
+            InputError: that fails, or several stations have records here.
+        """
+        try:
+            with self.reading() as connection:
+                if not self.is_sqlite:
+                    self._check_encoding(connection)
+                if is_current(connection):
+                    return
+            with self.writing() as connection:
+                self.lock_exclusively(connection)
+                migrate(connection, station)
+        except UnknownVersionError:
+            raise InputError(
+                f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
+            ) from None
+        except SeveralStationsError as error:
+            names = ", ".join(error.names)
+            if station is not None:
+                raise InputError(
+                    f"this backup has the stations {names}: give one of these as `name` in a file for "
+                    "--settings"
+                ) from None
+            raise InputError(
+                f"{self.name} has the records of several stations, {names}, and each needs a data base of "
+                "its own: back each up with the flawscope before this one, and restore it with this one"
+            ) from None
+        except StoreError as error:
+            raise InputError(str(error)) from None
+        except SQLAlchemyError as error:
+            raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
+
+    def _check_encoding(self, connection: Connection) -> None:
+        """Raise InputError unless the data base stores all letters: names of pictures may have any."""
+        letters = connection.execute(text("SHOW server_encoding")).scalar_one()
+        if letters != "UTF8":
+            raise InputError(
+                f"{self.name} has the encoding {letters}: make a data base with UTF8, "
+                "`createdb --encoding UTF8 --template template0`"
+            )
+
+    def check_current(self) -> None:
+        """Raise InputError where the tables are of another version."""
+        with self.reading() as connection:
+            if not is_current(connection):
+                raise InputError(
+                    f"the tables of {self.name} are of another version: use the flawscope that made them, or "
+                    "start the station with this one first"
+                )
+
+    def lock_exclusively(self, connection: Connection) -> None:
+        """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
+        if not self.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
+
+
+def upsert(dialect: str, table: Any) -> Any:
+    """Return the dialect's INSERT, which has ON CONFLICT."""
+    insert: Callable[[Any], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return insert(table)
+
+
+def _create_engine(url: str) -> Engine:
+    if url.startswith("sqlite"):
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
+            pool_use_lifo=True,  # each connection caches pages: keep few in use
+            connect_args={"timeout": LOCK_TIMEOUT, "check_same_thread": False},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_pre_ping=True,  # the server may have been started anew
+        # a commit is on the disk, whatever the server's setting
+        connect_args={**_TIMEOUTS, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
+    )
+
+
+def _configure_sqlite(connection: Any, record: object) -> None:
+    """Set up an SQLite connection: readers do not wait for writers, and commits survive a power cut."""
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-8192"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin an SQLite transaction. Readers take no lock; writers lock at the beginning."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

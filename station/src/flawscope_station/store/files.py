@@ -1,0 +1,369 @@
+"""Files of a station: pictures and masks named by their content, models, maps; removal of stray files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import select
+
+from flawscope.artefact import files
+from flawscope.errors import InputError
+from flawscope_station.store.database import Database, StoreError
+from flawscope_station.store.schema import pictures, verdicts, versions
+
+PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
+MASK_SUFFIX = ".png"  # suffix of a mask
+MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
+LOCK_FILE = ".lock"  # locked by the station that runs
+PROBE_FILE = ".probe"  # written to see whether files can be
+IDENTITY_FILE = ".station"  # file with the folder's identity
+RESERVED_BYTES = 16 * 1024**2  # bytes that must stay free for the data base and the rest
+BLOCK_BYTES = 1 << 20  # bytes that are copied at once
+STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
+FILES_PER_QUERY = 500  # files of one query
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Files:
+    """Files in the station's folder. A file is there whole or not at all, and survives a power cut once
+    `keep` has returned.
+
+    Attributes:
+        written: bytes of all picture files that were written since the start.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        self._held: Counter[str] = Counter()
+        self._held_sizes: dict[str, int] = {}  # of held pictures
+        self.written = 0
+        self._lock = threading.Lock()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # verdicts and pictures are private
+            for name in (PICTURES, MASKS, MAPS, MODELS):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".{secrets.token_hex(4)}{files.PARTIAL_SUFFIX}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"the station's folder {self.folder} cannot be written: {error.strerror}; choose another "
+                "`store`"
+            ) from None
+
+    def lock(self) -> None:
+        """Lock the folder until the process ends. InputError where another station runs on it."""
+        self._lock_handle = open(self.folder / LOCK_FILE, "a+b")  # noqa: SIM115 (held open)
+        try:
+            _lock_file(self._lock_handle)
+        except OSError:
+            self._lock_handle.close()
+            raise InputError(
+                f"another station runs on {self.folder}: end it, or choose another folder with --station"
+            ) from None
+
+    def unlock(self) -> None:
+        """Release the folder's lock."""
+        self._lock_handle.close()
+
+    @property
+    def identity_path(self) -> Path:
+        return self.folder / IDENTITY_FILE
+
+    def identity(self) -> str:
+        """Identity of the folder for a data base, 32 hexadecimal digits. InputError where unreadable."""
+        path = self.identity_path
+        try:
+            if not path.exists():
+                self.write(path, f"{secrets.token_hex(16)}\n".encode())
+            found = path.read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        if not re.fullmatch("[0-9a-f]{32}", found):
+            raise InputError(f"{path} is damaged: it holds {found!r:.40}, not 32 hexadecimal digits")
+        return found
+
+    def has_files(self, kind: str) -> bool:
+        """Whether there is a file of this kind."""
+        return any(not _is_unfinished(path.name) for path in (self.folder / kind).glob("*/*"))
+
+    def path(self, kind: str, digest: str, suffix: str) -> Path:
+        """Path of the file with this hash, in a folder named by its first three digits."""
+        return self.folder / kind / digest[:3] / f"{digest}{suffix}"
+
+    def map_path(self, picture: str, version: int) -> Path:
+        """Path of the map that a model version made of a picture."""
+        return self.path(MAPS, picture, f".{version}.npz")
+
+    def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known: str = "") -> str:
+        """Write a file unless it is there already; return its SHA-256.
+
+        Args:
+            hold: call `hold` as well.
+            known: SHA-256 of the data, where it was computed before.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        digest = known or hashlib.sha256(data).hexdigest()
+        path = self.path(kind, digest, suffix)
+        if hold:
+            self.hold(digest)
+        try:
+            with suppress(OSError):
+                if path.stat().st_size == len(data):
+                    return digest
+            self.write(path, data)
+            if kind == PICTURES:
+                with self._lock:
+                    self.written += len(data)
+                    if hold:
+                        self._held_sizes[digest] = len(data)
+        except BaseException:
+            if hold:
+                self.release(digest)
+            raise
+        return digest
+
+    def hold(self, digest: str) -> None:
+        """Protect a file from `discard` until `release`: the data base does not know the file yet."""
+        with self._lock:
+            self._held[digest] += 1
+
+    def release(self, digest: str) -> None:
+        """End a `hold`, or the hold of `keep`."""
+        with self._lock:
+            self._held[digest] -= 1
+            if not self._held[digest]:
+                del self._held[digest]
+                self._held_sizes.pop(digest, None)
+
+    def held_bytes(self) -> int:
+        """Bytes of the new pictures that are held: those that the data base may not know."""
+        with self._lock:
+            return sum(self._held_sizes.values())
+
+    def discard(self, path: Path, digest: str, is_unneeded: Callable[[], bool]) -> bool:
+        """Remove a file, or the folder of a model, unless it is held or needed; return whether it is gone.
+
+        Args:
+            digest: its hash, or how that begins.
+            is_unneeded: asks the data base.
+        """
+        with self._lock:
+            if any(held.startswith(digest) for held in self._held) or not is_unneeded():
+                return False
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            return True
+
+    def model_folder(self, digest: str) -> Path:
+        """Folder of the model file with this hash."""
+        return self.folder / MODELS / digest[:MODEL_FOLDER_DIGITS]
+
+    def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        """Write a file. durable: the file is on the disk on return. StoreError where it cannot be written."""
+        try:
+            is_new = not path.parent.is_dir()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if is_new and durable:
+                files.sync_folder(path.parent.parent)
+            with files.replace_file(path, durable=durable) as file:
+                file.write(data)
+            if durable:
+                files.sync_folder(path.parent)
+        except OSError as error:
+            raise write_error(path, error) from None
+
+    def read(self, kind: str, digest: str, suffix: str) -> bytes:
+        """Read a file. StoreError where it cannot be read."""
+        path = self.path(kind, digest, suffix)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}", "file_missing") from None
+
+    def copy(self, source: Path, target: Path) -> str:
+        """Copy a model file into a new folder, in one read; return the SHA-256 of the copy.
+
+        Raises:
+            InputError: it cannot be read.
+            StoreError: the copy cannot be written.
+        """
+        digest = hashlib.sha256()
+        with files.open_file(source) as file:
+            try:
+                target.parent.mkdir(mode=0o700, parents=True)
+                with open(target, "xb") as copy:
+                    while block := file.read(BLOCK_BYTES):
+                        digest.update(block)
+                        copy.write(block)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+            except OSError as error:
+                raise write_error(target, error) from None
+        return digest.hexdigest()
+
+    def move(self, source: Path, target: Path) -> None:
+        """Move a file that is on the disk to its place, durably. StoreError."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+            files.sync_folder(target.parent)
+            files.sync_folder(target.parent.parent)
+        except OSError as error:
+            raise write_error(target, error) from None
+
+    def temporary_path(self, name: str) -> Path:
+        """Path of a temporary file, in a folder of its own that the caller makes; `drop` removes both."""
+        return self.folder / MODELS / f".{secrets.token_hex(8)}{files.PARTIAL_SUFFIX}" / name
+
+    def remove_temporary(self, temporary: Path) -> None:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+    def sweep(self, before: float) -> None:
+        """Remove unfinished files of an earlier run that was cut off: those older than `before`, in seconds
+        since 1970. Walks through the whole store, which may take minutes."""
+        for folder, folders, names in os.walk(self.folder):
+            for name in [*folders, *names]:
+                left = Path(folder) / name
+                with suppress(OSError):  # it was finished, or removed, meanwhile
+                    if not _is_unfinished(name) or left.stat().st_mtime >= before:
+                        continue
+                    if name in folders:
+                        folders.remove(name)
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def check_writable(self) -> None:
+        """Raise StoreError where no file can be written, whatever room there is."""
+        path = self.folder / PROBE_FILE
+        try:
+            with files.replace_file(path, durable=False) as file:
+                file.write(b"\n")
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from None
+
+    def check_free_space(self, size: int) -> None:
+        """Raise StoreError where a file of `size` bytes could fill the disk."""
+        if self.free_bytes() < size + RESERVED_BYTES:
+            least = f"{(size + RESERVED_BYTES) / 1024**2:.0f} MB"
+            text = f"less than {least} are free on the disk of {self.folder}; free some space"
+            raise StoreError(text, "disk_full")
+
+
+class StrayFiles:
+    """Removes files that no record needs. pause: called with the seconds that a piece of work took."""
+
+    def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
+        self.database, self.files, self.pause = database, files, pause
+
+    def discard(self, kind: str, digest: str, suffix: str) -> bool:
+        """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
+        return self._remove(kind, self.files.path(kind, digest, suffix), digest)
+
+    def sweep(self) -> int:
+        """Remove all files, and folders of models, that no record needs; return their number."""
+        removed = 0
+        for kind in (MODELS, PICTURES, MASKS, MAPS):
+            found = self._old_files(kind)
+            while group := list(islice(found, FILES_PER_QUERY)):
+                begun = time.monotonic()
+                known = self.needed_hashes(kind, sorted({digest for _, digest in group}))
+                left = [(path, digest) for path, digest in group if digest not in known]
+                removed += sum(self._remove(kind, path, digest) for path, digest in left)
+                self.pause(time.monotonic() - begun)
+        return removed
+
+    def _remove(self, kind: str, path: Path, digest: str) -> bool:
+        try:
+            removed = self.files.discard(path, digest, lambda: not self.needed_hashes(kind, [digest]))
+            if removed and kind == PICTURES:
+                for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
+                    cached.unlink(missing_ok=True)
+            return removed
+        except OSError:  # the next sweep tries again
+            return False
+
+    def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
+        """Path and hash of each file that is not young. Models are folders, named by part of a hash."""
+        youngest, of_model = time.time() - STRAY_AGE, kind == MODELS
+        for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
+            digest = path.name if of_model else path.name.partition(".")[0]
+            with suppress(OSError):
+                is_ours = path.is_dir() if of_model else len(digest) == 64
+                if is_ours and path.stat().st_mtime < youngest:
+                    yield path, digest
+
+    def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
+        """Hashes of the files that a record names, and whose picture was not removed."""
+        if kind == MODELS:
+            query = select(versions.c.file)
+        elif kind == MASKS:
+            query = select(verdicts.c.mask).where(verdicts.c.mask.in_(digests))
+        else:
+            query = select(pictures.c.hash).where(pictures.c.hash.in_(digests))
+            query = query.where(pictures.c.removed_at.is_(None))
+        with self.database.reading() as connection:
+            found = set(connection.execute(query).scalars())
+        return {Path(file).parent.name for file in found} & set(digests) if kind == MODELS else found
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(".") and name.endswith(files.PARTIAL_SUFFIX)
+
+
+def _lock_file(file: IO[bytes]) -> None:
+    """Lock a file until the process ends. OSError where another process holds the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def write_error(path: Path, error: OSError) -> StoreError:
+    if error.errno in _DISK_FULL_ERRORS:
+        return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full")
+    return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
+
+
+def rename_without_overwrite(part: Path, path: Path) -> None:
+    """Rename a file without overwriting another: FileExistsError where there is one; OSError."""
+    try:
+        os.link(part, path)  # unlike a renaming, it overwrites nothing
+    except FileExistsError:
+        raise
+    except OSError:  # many network shares have no links; `rename` finds other faults
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(part, path)
+        return
+    part.unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""Inspections, and the keys and labels that name them.
+
+The API answers with an `Inspection`; the client returns it, sinks send it and exports list it. A sender's key
+names a request: the same request gets the same answer however often it is sent, and another one under its key
+is refused. Number and batch name a part, which may be inspected many times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from flawscope import Region
+from flawscope.errors import InputError
+from flawscope.pictures import PartPose
+from flawscope.results import FoundParts
+
+EXAMPLE: dict[str, Any] = {
+    "id": 17,
+    "product": "plate",
+    "version": 1,
+    "at": "2026-11-22T02:04:51.123Z",
+    "name": "0017.png",
+    "source": "http",
+    "part": "4711",
+    "batch": "2026-47",
+    "view": None,
+    "part_id": None,
+    "part_decision": None,
+    "triggers": None,
+    "shows": None,
+    "product_p_value": None,
+    "part_found": None,
+    "part_pose": None,
+    "found_parts": None,
+    "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "width": 640,
+    "height": 480,
+    "score": 21.7,
+    "p_value": 0.0244,
+    "severity": 2.6,
+    "decision": "anomalous",
+    "near": False,
+    "score_threshold": 17.3,
+    "regions": [
+        {"box": [120.0, 80.0, 168.0, 131.0], "area": 1730.0, "peak": 21.7, "centroid": [143.9, 104.2]}
+    ],
+    "verdict": None,
+    "verdict_at": None,
+    "verdict_by": None,
+    "note": "",
+    "has_mask": False,
+    "review": "waiting",
+}
+
+
+def format_time(moment: datetime) -> str:
+    """Text of a time, as 2026-11-22T02:04:51.123Z; a time without a zone is UTC."""
+    known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, PlainSerializer(format_time)]
+
+
+class Inspection(BaseModel):
+    """A picture that was judged; numbers as in `Prediction`. The fields are the columns of an export."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"example": EXAMPLE})
+    id: int
+    at: Time = Field(description="when it arrived, UTC")
+    product: str
+    version: int = Field(description="the model version that judged")
+    name: str = Field(description="what the sender calls it")
+    source: str
+    decision: Literal["good", "anomalous"]
+    score: float
+    p_value: float
+    severity: float
+    score_threshold: float
+    verdict: Literal["good", "defect"] | None = Field(description="what a person said")
+    verdict_at: Time | None
+    verdict_by: str | None
+    note: str
+    review: Literal["none", "waiting", "done", "skipped"]
+    width: int
+    height: int
+    picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
+    regions: tuple[Region, ...]
+    part: str | None = Field(description="number of the part, as its sender says")
+    batch: str | None = Field(description="that the part belongs to")
+    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
+    shows: str | None = Field(
+        None, description='the product that was recognised, or "none of these"; null where it was said'
+    )
+    product_p_value: float | None = Field(
+        None, description="how often a good part of the product looks as different; null where it was said"
+    )
+    part_found: bool | None = Field(
+        None, description="false: the picture shows no part; null: the model aligns no parts"
+    )
+    part_pose: PartPose | None = Field(
+        None, description="where the part lies; null: none was found, or none is looked for"
+    )
+    found_parts: FoundParts | None = Field(
+        None, description="each of several parts, judged; null: the model does not look for several"
+    )
+    near: bool = Field(description="good, but near the threshold")
+    has_mask: bool = Field(description="a person drew where the defect is")
+    view: str | None = Field(description="of the part")
+    part_id: int | None = Field(description="round in which the part's views came; null: judged alone")
+    part_decision: Literal["good", "anomalous", "incomplete"] | None = Field(
+        description="on the part; null until its views are there, or its deadline has passed"
+    )
+
+    @property
+    def is_anomalous(self) -> bool:
+        return self.decision == "anomalous"
+
+
+FOLDER = "folder"  # source of an inspection
+HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
+HTTP_PREFIX = f"{HTTP}:"  # prefix of senders' keys
+MAX_FILES = 100  # files of a form
+UNANSWERED_REQUEST = "request, which is not answered yet"
+MAX_LABEL_LENGTH = 100  # characters of a part's number, and of a batch
+
+
+class KeyUsedError(InputError):
+    """The key of a request names another request."""
+
+    def __init__(self, use: str):
+        super().__init__(
+            f"this Idempotency-Key was used for another {use}: send a new request under a new key, and the "
+            "number of a part as `part`"
+        )
+
+
+class Label(NamedTuple):
+    """Part that a picture shows, as the sender names it: its number and its batch; and the view of it."""
+
+    part: str | None = None
+    batch: str | None = None
+    view: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the texts that the sender gave, by name."""
+        return {name: text for name, text in self._asdict().items() if text is not None}
+
+
+def make_label(part: str | None, batch: str | None, view: str | None = None) -> Label:
+    """Label of a picture; empty texts become None. InputError where one is too long or cannot be printed."""
+    found = Label(*((text or "").strip() or None for text in (part, batch, view)))
+    for name, text in found._asdict().items():
+        if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable()):
+            raise InputError(
+                f"{name}={text!r:.60} has not 1 to {MAX_LABEL_LENGTH} characters that can be printed"
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class KeyedRequest:
+    """Request under a key.
+
+    key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; a trigger has none.
+    scheme: begins the key in the store; keys of an entry, which finds the product, are not those of products.
+    """
+
+    key: str
+    hash: str
+    pictures: tuple[str, ...] = ()
+    is_form: bool = False
+    scheme: str = HTTP
+
+    def picture_key(self, place: int) -> str:
+        """Key in the store of the picture at this place. Keys of forms look like no sender's key."""
+        return f"{self.scheme}/{place}:{self.key}" if self.is_form else f"{self.scheme}:{self.key}"
+
+    def possible_keys(self) -> list[str]:
+        """Keys in the store under which any request with the sender's key may have been recorded."""
+        form, places = replace(self, is_form=True), MAX_FILES if self.is_form else 1
+        return [replace(self, is_form=False).picture_key(0), *map(form.picture_key, range(places))]
+
+    def matches(self, row: Any) -> bool:
+        """Whether an inspection that was recorded under the key came from this request."""
+        if row.request_hash is not None:
+            return bool(row.request_hash == self.hash)
+        # recorded by a version that kept no hashes of requests, and formed other keys for forms
+        same = row.picture in self.pictures if self.pictures else row.source == "camera"
+        return bool(same) and not self.is_form
+
+
+def upload_request(
+    key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP
+) -> KeyedRequest:
+    """Request that sends pictures."""
+    pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
+    said = *label[:2], *pictures, *_view_fields(label)
+    return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
+
+
+def trigger_request(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> KeyedRequest:
+    """Request that takes a frame of a camera."""
+    said = None if camera is None else str(camera), *label[:2], *_view_fields(label)
+    return KeyedRequest(key, _hash("trigger", *said), scheme=scheme)
+
+
+def _view_fields(label: Label) -> tuple[str, ...]:
+    """View of a request; nothing where none is given, as in the hashes of earlier versions."""
+    return () if label.view is None else (f"view={label.view}",)
+
+
+def _hash(*said: str | None) -> str:
+    return hashlib.sha256("\0".join(text or "" for text in said).encode()).hexdigest()

@@ -1,0 +1,456 @@
+"""Model versions: files that are kept unchanged, one of them active for each product."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
+
+from flawscope import Predictor
+from flawscope.artefact import Manifest, files
+from flawscope.errors import InputError
+from flawscope.predictor import rates, router
+from flawscope_station.store.database import Database, now, upsert
+from flawscope_station.store.files import MODELS, Files, write_error
+from flawscope_station.store.insert import add_product, lock_products
+from flawscope_station.store.open_models import AddressModel, Model, OpenModels, ProductModel
+from flawscope_station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
+from flawscope_station.store.schema import (
+    candidates,
+    events,
+    inspections,
+    learnt_pixels,
+    products,
+    versions,
+)
+
+VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
+RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
+
+
+class ModelRegistry:
+    """Model versions of all products, and their open models.
+
+    Args:
+        device, threads, engine: to open models with.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        device: str = "auto",
+        threads: int | None = None,
+        engine: str | None = None,
+    ):
+        self.database, self.files = database, files
+        self.device, self.threads, self.engine = device, threads, engine
+        self.models = OpenModels()
+        self._switch_lock = threading.Lock()  # data base and open models switch together
+        self.joint_entries: set[int] = set()  # entries whose settings name a joint model
+        self.rates: dict[int, float] = {}  # false-alarm rates that the settings name, by product
+
+    # ---- adding and removing
+
+    def add(self, product_id: int, model: str | os.PathLike[str], origin: str, who: str) -> int:
+        """Keep a copy of a model file as a version; return its number. The same content is the same version.
+
+        Raises:
+            InputError: the file is no model of one product, or damaged.
+            StoreError: the copy cannot be kept.
+        """
+        with self._copy(Path(model), origin) as (copy, file):
+            manifest = router.read_manifest(copy)
+            if (existing := self._find_by_hash(product_id, file["hash"])) is not None:
+                self._keep(copy, {"file": self._row(product_id, existing).file})  # it may have been lost
+                return existing
+            self._keep(copy, file)
+            with self.database.writing() as connection:
+                return self._insert(connection, product_id, file, who, _model_facts(manifest), manifest)
+
+    def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
+        """Keep a version's model at another false-alarm rate as a version; return its number.
+
+        Raises:
+            NotFoundError: the product has no such version.
+            InputError: its good pictures do not support the rate, or it is of a joint model.
+            StoreError: it cannot be kept.
+        """
+        row = self._row(product_id, number)
+        facts = json.loads(row.facts)
+        if not {"product", "products"}.isdisjoint(facts):
+            raise InputError(
+                f"version {number} is of a joint model, which has its rate from its fit: fit anew"
+            )
+        try:
+            model = rates.at_rate(self.open(product_id, number), rate)
+        except InputError as error:
+            raise InputError(f"version {number}: {error}") from None
+        temporary = self.files.temporary_path(Path(row.file).name)
+        try:
+            temporary.parent.mkdir()
+            model.save(temporary)
+            digest = files.file_sha256(temporary)
+            if (existing := self._find_by_hash(product_id, digest)) is not None:
+                return existing
+            origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
+            new_facts = {**_model_facts(model.manifest), RATE_OF: facts.get(RATE_OF, number)}
+            with self._copy(temporary, origin) as (copy, file):
+                self._keep(copy, file)
+                with self.database.writing() as connection:
+                    return self._insert(connection, product_id, file, who, new_facts, model.manifest)
+        except OSError as error:
+            raise write_error(temporary, error) from None
+        finally:
+            self.files.remove_temporary(temporary)
+
+    def _at_configured_rate(self, product_id: int, number: int) -> int:
+        """The version, or one that has the rate of the settings. Errors of `add_at_rate`."""
+        rate = self.rates.get(product_id)
+        if rate is None or router.read_manifest(self.path(product_id, number)).calibration.rate == rate:
+            return number
+        return self.add_at_rate(product_id, number, rate, "station")
+
+    def add_joint(
+        self,
+        entry_id: int,
+        model: str | os.PathLike[str],
+        names: Mapping[str, str],
+        origin: str,
+        who: str,
+    ) -> dict[int, int]:
+        """Keep a copy of a joint model as a version of the entry and of each product, which become the
+        entry's; return the versions, by product and entry. Errors as of `add`.
+
+        Args:
+            names: of the products at the station, by those in the model.
+        """
+        with self._copy(Path(model), origin) as (copy, file):
+            manifests = router.read_router_facts(copy).manifests
+            if not names.keys() >= manifests.keys():
+                raise InputError(f"{model} was replaced while it was read: add it again")
+            self._keep(copy, file)
+            with self.database.writing() as connection:
+                self._lock_all(connection, [entry_id])
+                facts: dict[str, Any] = {"products": [*names.values()]}
+                found = {entry_id: self._insert(connection, entry_id, file, who, facts)}
+                for name, manifest in manifests.items():
+                    number = add_product(connection, names[name], entry_id)
+                    facts = {**_model_facts(manifest), "product": name}
+                    found[number] = self._insert(connection, number, file, who, facts, manifest)
+        return found
+
+    def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
+        """Lock products, and those of entries among them, in the order in which `insert_inspections` does."""
+        own = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
+        lock_products(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
+
+    @contextmanager
+    def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
+        """Yield a copy of a model file, which is protected from removal until the block ends, and its columns
+        in `versions`. Hash and content are of one read: the file may be replaced meanwhile."""
+        with ExitStack() as stack:
+            digest = self._hold(stack, files.file_sha256(path))
+            copy = self.files.model_folder(digest) / path.name
+            if not copy.exists():
+                copy = self.files.temporary_path(path.name)
+                stack.callback(self.files.remove_temporary, copy)
+                digest = self._hold(stack, self.files.copy(path, copy))
+            file = f"{MODELS}/{self.files.model_folder(digest).name}/{path.name}"
+            try:
+                yield copy, {"hash": digest, "file": file, "origin": origin}
+            except InputError as error:
+                raise InputError(str(error).replace(str(copy), str(path))) from None
+
+    def _hold(self, stack: ExitStack, digest: str) -> str:
+        self.files.hold(digest)
+        stack.callback(self.files.release, digest)
+        return digest
+
+    def _keep(self, copy: Path, file: Mapping[str, str]) -> None:
+        """Move a temporary copy to its place; one that is there already stays."""
+        kept = self.files.folder / file["file"]
+        if copy != kept and not kept.exists():
+            self.files.move(copy, kept)
+
+    def _insert(
+        self,
+        connection: Connection,
+        product_id: int,
+        file: Mapping[str, str],
+        who: str,
+        facts: dict[str, Any],
+        manifest: Manifest | None = None,
+    ) -> int:
+        """Add a version unless it is there; return its number."""
+        values = {**file, "product_id": product_id, "facts": json.dumps(facts), "created_at": now()}
+        new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
+        number = connection.execute(new.returning(versions.c.id)).scalar_one_or_none()
+        if number is None:
+            existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
+            return int(connection.execute(existing).scalar_one())
+        learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
+        if pixel_rows := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
+            connection.execute(learnt_pixels.insert(), pixel_rows)
+        add_event(connection, VERSION_ADDED, who, f"version {number} from {file['origin']}", product_id)
+        return int(number)
+
+    def _find_by_hash(self, product_id: int, digest: str) -> int | None:
+        query = select(versions.c.id).filter_by(product_id=product_id, hash=digest)
+        with self.database.reading() as connection:
+            return connection.scalar(query)
+
+    def remove(self, product_id: int, number: int) -> bool:
+        """Remove a version that was never used, and its file. False where it was used, or is the newest of
+        all: SQLite would give its number to another version."""
+        with self.database.writing() as connection:
+            newest = connection.execute(select(func.max(versions.c.id))).scalar_one()
+            used = exists().where(inspections.c.version_id == number)
+            named = exists().where(
+                or_(candidates.c.start_version_id == number, candidates.c.version_id == number)
+            )
+            query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
+            row = connection.execute(query.where(~used, ~named)).one_or_none()
+            active = _active_number(connection, product_id)
+            if row is None or number in (newest, active) or _activations(connection, product_id, number):
+                return False
+            connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
+            connection.execute(delete(versions).where(versions.c.id == number))
+            add_event(
+                connection, REMOVED_EVENT, "station", f"version {number}, which was never used", product_id
+            )
+
+        def is_unused() -> bool:
+            with self.database.reading() as connection:
+                query = select(versions.c.id).where(versions.c.hash == row.hash)
+                return connection.execute(query).first() is None
+
+        return self.files.discard(self.files.model_folder(row.hash), row.hash, is_unused)
+
+    # ---- the active version
+
+    def number(self, product_id: int) -> int:
+        """Number of the version that judges. NoModelError."""
+        return self.active(product_id)[0]
+
+    def activate(self, product_id: int, number: int, who: str, instead_of: int | None = None) -> bool:
+        """Open a version and let it judge from now on, also the pictures that wait. One of a joint model does
+        so for all products of the model; those of the entry that it does not know have no model then.
+
+        Args:
+            instead_of: number of the version that must be active until then; any other one stays active.
+
+        Returns:
+            Whether the version judges.
+
+        Raises:
+            NotFoundError: the product has no such version.
+            InputError: the model cannot be opened; the version before goes on.
+        """
+        number = self._at_configured_rate(product_id, number)
+        rows = self._same_file_rows(product_id, number)
+        models = self._load_models(rows)
+        with self._switch_lock:
+            with self.database.writing() as connection:
+                self._lock_all(connection, [*models])
+                # `number` itself: an earlier call wrote it, and its answer was lost
+                allowed = (instead_of, number)
+                if instead_of is not None and _active_number(connection, product_id) not in allowed:
+                    return False
+                left = products.c.entry_id.in_(models), products.c.id.not_in(models)
+                connection.execute(update(products).where(*left).values(active_version_id=None))
+                for row in rows:
+                    where = products.c.id == row.product_id
+                    connection.execute(update(products).where(where).values(active_version_id=row.id))
+                    add_event(connection, VERSION_ACTIVATED, who, str(row.id), row.product_id)
+            self.models.activate(models)
+        return True
+
+    def resume(self, product_id: int) -> int | None:
+        """Open the version that was active when the station ended; return its number, None without one."""
+        with self.database.reading() as connection:
+            number = _active_number(connection, product_id)
+        if number is not None:
+            rows = self._same_file_rows(product_id, number)
+            is_active = all(row.id == row.active_version_id for row in rows)
+            before, number = number, self._at_configured_rate(product_id, number)
+            if is_active and before == number:
+                self.models.activate(self._load_models(rows))
+            else:  # a product had a model of its own meanwhile, or the settings name another rate
+                self.activate(product_id, number, "station")
+        return number
+
+    def active_facts(self, product_id: int) -> dict[str, Any]:
+        """Facts of the version that was active last; empty without one. That of an entry has `products`, of a
+        product of a joint model `product`."""
+        with self.database.reading() as connection:
+            number = _active_number(connection, product_id)
+        return {} if number is None else dict(json.loads(self._row(product_id, number).facts))
+
+    def active(self, product_id: int) -> tuple[int, Predictor]:
+        """Number and model of the version that judges a product. NoModelError where none could be opened."""
+        (one,) = self.models.model_of(product_id).products.values()
+        return one.number, one.predictor
+
+    def open(self, product_id: int, number: int) -> Predictor:
+        """Model of a version, which is opened unless it is open."""
+        if (found := self.models.predictor_of_version(number)) is not None:
+            return found
+        row = self._row(product_id, number)
+        model = self._load_model(row)
+        return model if isinstance(model, Predictor) else model.product(json.loads(row.facts)["product"])
+
+    def _same_file_rows(self, product_id: int, number: int) -> Sequence[Row[Any]]:
+        """The version, or those of a joint model's entry and all of its products, with `called`, the
+        product's name. NotFoundError; InputError where the settings name a model of another kind."""
+        found = self._row(product_id, number)
+        known = products.c.name.label("called"), products.c.active_version_id
+        query = select(versions, *known).join(products, products.c.id == versions.c.product_id)
+        is_joint = not {"product", "products"}.isdisjoint(json.loads(found.facts))
+        with self.database.reading() as connection:
+            entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
+            entry = product_id if product_id in self.joint_entries else entry
+            if is_joint != (entry in self.joint_entries):
+                kind, other = ("a joint model", "a model") if is_joint else ("a model", "a joint model")
+                raise InputError(
+                    f"version {number} is of {kind}, and the settings name {other} for this product: name "
+                    "the version's file there"
+                )
+            if not is_joint:
+                return connection.execute(query.where(versions.c.id == number)).all()
+            own = or_(products.c.id == entry, products.c.entry_id == entry)
+            return connection.execute(query.where(versions.c.hash == found.hash, own)).all()
+
+    def _load_models(self, rows: Sequence[Row[Any]]) -> dict[int, AddressModel]:
+        """Judging of the versions of one file, by product; of a joint model by its entry, too."""
+        model = self._load_model(rows[0])
+        if isinstance(model, Predictor):
+            found = (ProductModel(row.product_id, row.id, model) for row in rows)
+            return {one.product_id: AddressModel.single(one) for one in found}
+        products = {
+            name: ProductModel(row.product_id, row.id, model.product(name), row.called)
+            for row in rows
+            if (name := json.loads(row.facts).get("product")) is not None
+        }
+        if missing := [name for name in model.products if name not in products]:
+            raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
+        alone = {one.product_id: AddressModel.single(one) for one in products.values()}
+        entries = (row.product_id for row in rows if row.product_id not in alone)
+        return {**alone, **dict.fromkeys(entries, AddressModel(model, products))}
+
+    def _load_model(self, row: Row[Any]) -> Model:
+        """Open model of a version's file, which versions of the same file share."""
+        path = self.files.folder / str(row.file)
+        engine = self.engine_for(path)
+        how = partial(router.load, path, engine=engine, device=self.device, threads=self.threads)
+        return self.models.get_or_load(row.hash, how)
+
+    def engine_for(self, path: Path) -> str | None:
+        """Engine to open a model file with; None: the default."""
+        return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
+
+    # ---- facts for people
+
+    def path(self, product_id: int, number: int) -> Path:
+        """Path of a version's model file. NotFoundError."""
+        return self.files.folder / str(self._row(product_id, number).file)
+
+    def list_versions(self, product_id: int) -> dict[str, Any]:
+        """All versions of a product as the API shows them, the newest first."""
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                select(versions).where(versions.c.product_id == product_id).order_by(versions.c.id.desc())
+            ).all()
+            active, switches = _active_number(connection, product_id), _activations(connection, product_id)
+        return {
+            "versions": [_describe_version(row, active, switches.get(row.id, [])) for row in rows],
+            "active": active,
+        }
+
+    def version(self, product_id: int, number: int) -> dict[str, Any]:
+        """A version as the API shows it. NotFoundError."""
+        row = self._row(product_id, number)
+        with self.database.reading() as connection:
+            active = _active_number(connection, product_id)
+            switches = _activations(connection, product_id, number).get(number, [])
+        return _describe_version(row, active, switches)
+
+    def previous_version(self, product_id: int, active: int | None) -> int | None:
+        """Number of the version that was active before `active`; None: there was none."""
+        query = (
+            select(events.c.text)
+            .where(events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id)
+            .where(events.c.text != str(active))
+            .order_by(events.c.id.desc())
+            .limit(1)
+        )
+        with self.database.reading() as connection:
+            number = connection.execute(query).scalar_one_or_none()
+        return None if number is None else int(number)
+
+    def _row(self, product_id: int, number: int) -> Row[Any]:
+        return fetch_row(self.database, versions, product_id, number)
+
+
+def rate_root(connection: Connection, number: int) -> int:
+    """Number of the version that a version differs from by its false-alarm rate alone; else its own."""
+    facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
+    return int(json.loads(facts).get(RATE_OF, number))
+
+
+def _model_facts(manifest: Manifest) -> dict[str, Any]:
+    calibration = manifest.calibration
+    return {
+        "method": manifest.method,
+        "category": manifest.category,
+        "score_threshold": calibration.score_threshold,
+        "false_alarm_rate": rates.promise_of(manifest).rate,
+        "wanted_rate": calibration.rate,
+        "promise": calibration.promise(),
+        "pictures": dict(Counter(picture.role for picture in manifest.pictures)),
+        "size": list(manifest.preprocess.network_size),
+        "notes": list(manifest.notes),
+        "program": manifest.versions.get("flawscope", ""),
+    }
+
+
+def _active_number(connection: Connection, product_id: int) -> int | None:
+    query = select(products.c.active_version_id).where(products.c.id == product_id)
+    number = connection.execute(query).scalar_one()
+    return None if number is None else int(number)
+
+
+def _activations(
+    connection: Connection, product_id: int, number: int | None = None
+) -> dict[int, list[dict[str, str]]]:
+    """Time and person of each activation by version; number: of this version alone."""
+    query = select(events.c.text, events.c.at, events.c.who).where(
+        events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id
+    )
+    if number is not None:
+        query = query.where(events.c.text == str(number))
+    found: dict[int, list[dict[str, str]]] = {}
+    for text, at, who in connection.execute(query.order_by(events.c.id)):
+        found.setdefault(int(text), []).append({"at": iso(at), "by": who})
+    return found
+
+
+def _describe_version(row: Row[Any], active: int | None, switches: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "file": Path(row.file).name,
+        "hash": row.hash,
+        "origin": row.origin,
+        "created_at": iso(row.created_at),
+        "active": row.id == active,
+        "switches": switches,
+        **json.loads(row.facts),
+    }

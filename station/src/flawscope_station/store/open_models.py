@@ -1,0 +1,103 @@
+"""Open models: those that judge, and one that judged last, for overlays of its inspections."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from flawscope import Prediction, Predictor, Router
+from flawscope.errors import FlawscopeError
+
+_MAX_SPARE = 1  # models that stay open although they judge nothing
+Model = Predictor | Router
+
+
+class NoModelError(FlawscopeError):
+    """No model of a product is open."""
+
+
+class ProductModel(NamedTuple):
+    """Product with its active version and model. name: at the station, where the product is recognised."""
+
+    product_id: int
+    number: int
+    predictor: Predictor
+    name: str | None = None
+
+
+class AddressModel(NamedTuple):
+    """Model that judges the pictures of an address.
+
+    products: of an entry by their names in its joint model; of a product itself alone, under "".
+    """
+
+    model: Model
+    products: Mapping[str, ProductModel]
+
+    @classmethod
+    def single(cls, product: ProductModel) -> AddressModel:
+        return cls(product.predictor, {"": product._replace(name=None)})
+
+    def matching_product(self, result: Prediction) -> ProductModel:
+        """Return the product that a picture shows, or is most like."""
+        return self.products[result.nearest or ""]
+
+
+class OpenModels:
+    """Open models. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._active: dict[int, AddressModel] = {}  # by product or entry
+        self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
+
+    def model_of(self, address: int) -> AddressModel:
+        """Model that judges the pictures of a product or an entry. NoModelError where none is open."""
+        with self._lock:
+            if address not in self._active:
+                raise NoModelError("no model of this product is open: activate a version that knows it")
+            return self._active[address]
+
+    def is_open(self, address: int) -> bool:
+        return address in self._active
+
+    def predictor_of_version(self, number: int) -> Predictor | None:
+        """Model of the version with this number, if it judges."""
+        with self._lock:
+            products = (one for judging in self._active.values() for one in judging.products.values())
+            return next((one.predictor for one in products if one.number == number), None)
+
+    def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
+        """Model of the file with this hash, loaded unless it is open."""
+        with self._lock:
+            if digest in self._open:
+                self._open.move_to_end(digest)
+                return self._open[digest]
+        model = load()
+        with self._lock:
+            model = self._open.setdefault(digest, model)
+            self._trim()
+        return model
+
+    def activate(self, models: Mapping[int, AddressModel]) -> None:
+        """Let models judge from now on. Products that their entry's new model does not know lose theirs."""
+        with self._lock:
+            before = self._active_model_ids()
+            for one in [self._active[address] for address in models if address in self._active]:
+                for product in one.products.values():
+                    self._active.pop(product.product_id, None)
+            self._active.update(models)
+            for digest in [digest for digest, model in self._open.items() if id(model) in before]:
+                self._open.move_to_end(digest)
+            self._trim()
+
+    def _active_model_ids(self) -> set[int]:
+        return {id(one.model) for one in self._active.values()}
+
+    def _trim(self) -> None:
+        used = self._active_model_ids()
+        spare = [digest for digest, model in self._open.items() if id(model) not in used]
+        for digest in spare[: max(0, len(spare) - _MAX_SPARE)]:
+            del self._open[digest]

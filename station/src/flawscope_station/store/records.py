@@ -1,0 +1,403 @@
+"""Inspections and verdicts in the data base."""
+
+from __future__ import annotations
+
+import json
+import threading
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, Select, Table, func, literal_column, select, update
+
+from flawscope.errors import InputError
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.insert import (
+    WAITING,
+    NewInspection,
+    add_product,
+    insert_inspections,
+    inspection_columns,
+    is_at_address,
+    is_worst_view,
+    review_state,
+)
+from flawscope_station.store.inspection import Inspection, KeyedRequest, KeyUsedError, format_time
+from flawscope_station.store.removed_files import find_file_keys
+from flawscope_station.store.schema import (
+    HOUR,
+    events,
+    hours,
+    inspections,
+    parts,
+    pictures,
+    products,
+    removed_files,
+    verdicts,
+)
+
+GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
+# a literal: a partial index serves only queries that state its condition
+IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
+VERDICT_EVENT, REMOVED_EVENT = "verdict", "removed"  # events
+DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
+MAX_NOTE_LENGTH = 2000  # characters
+MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
+_FIELDS = tuple(Inspection.model_fields)
+# Address of the current request's sender, for the events that it causes in any thread
+SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
+
+
+class NotFoundError(InputError):
+    """The product, inspection or version does not exist."""
+
+
+class PictureRecord(NamedTuple):
+    """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there."""
+
+    hash: str
+    suffix: str
+    removed_at: int | None
+    name: str
+    version: int
+
+
+def iso(at: int) -> str:
+    """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
+    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
+
+
+def fetch_row(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
+    """Row of a product's version or candidate. NotFoundError."""
+    with database.reading() as connection:
+        row = connection.execute(select(table).filter_by(product_id=product_id, id=number)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
+    return row
+
+
+def parse_time(text: str) -> int:
+    """Microseconds since 1970 of a date, or date and time, in UTC by default. InputError for other texts."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1e6)
+    except (ValueError, OverflowError):
+        raise InputError(f"{text!r:.60} is not a time: write 2026-11-22 or 2026-11-22T14:30:00Z") from None
+
+
+def valid_id_or_zero(number: int) -> int:
+    """The number if a column can hold it, else 0, which no record has."""
+    return number if 0 <= number < 2**63 else 0
+
+
+class Store:
+    """Products, pictures, inspections and verdicts in the data base.
+
+    Every method is one transaction and raises `StoreError` where the data base cannot be used.
+    """
+
+    def __init__(self, database: Database):
+        self.database = database
+        # verdicts are committed in the order of their numbers: sinks rely on it
+        self._verdict_lock = threading.Lock()
+
+    # ---- products
+
+    def add_product(self, name: str, entry_id: int | None = None) -> int:
+        """Add a product unless it is there; return its number. entry_id: of the entry that finds it."""
+        with self.database.writing() as connection:
+            return add_product(connection, name, entry_id)
+
+    def totals(self, product_id: int) -> dict[str, int]:
+        """Number of inspections, and of those that wait for a review."""
+        every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
+        with self.database.reading() as connection:
+            count = int(connection.execute(every).scalar_one())
+            return {"inspections": count, "waiting": _waiting_count(connection, product_id)}
+
+    def waiting_count(self, product_id: int) -> int:
+        """Number of inspections that wait for a review."""
+        with self.database.reading() as connection:
+            return _waiting_count(connection, product_id)
+
+    # ---- inspections
+
+    def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
+        """Write inspections, all or none: the number of each, and whether it is new. One under a known key
+        gets the number of the one recorded before."""
+        with self.database.writing() as connection:
+            return insert_inspections(connection, several)
+
+    def numbers_by_key(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
+        """Numbers of the inspections under these keys, by key; of a folder's files also where the record was
+        removed."""
+        removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
+        there = {str(row.key): int(row.id) for row in self.find_by_keys(product_id, keys)}
+        return {str(row.key): int(row.inspection_id) for row in removed} | there
+
+    def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
+        """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""
+        columns = (inspections.c[name] for name in ("id", "key", "picture", "source", "request_hash"))
+        query = select(*columns).where(is_at_address(product_id), inspections.c.key.in_(keys))
+        with self.database.reading() as connection:
+            return connection.execute(query).all()
+
+    def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
+        """Inspections that a request led to before: place of its picture -> number.
+
+        Raises:
+            KeyUsedError: the key names another request.
+        """
+        rows = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
+        for row in rows.values():
+            if not request.matches(row):
+                raise KeyUsedError(f"request, inspection {row.id}")
+        own = enumerate(map(request.picture_key, range(len(request.pictures) or 1)))
+        return {place: int(rows[key].id) for place, key in own if key in rows}
+
+    def inspection(self, product_id: int, number: int) -> dict[str, Any]:
+        """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
+        query = inspection_query().where(is_at_address(product_id), inspections.c.id == number)
+        with self.database.reading() as connection:
+            found = describe_inspections(connection, connection.execute(query).all())
+        if not found:
+            raise NotFoundError(f"there is no inspection {number}")
+        return found[0]
+
+    def inspections_by_number(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+        """Inspections as the API shows them, by number; numbers without an inspection are left out."""
+        query = inspection_query().where(
+            inspections.c.product_id == product_id, inspections.c.id.in_(numbers)
+        )
+        with self.database.reading() as connection:
+            return {
+                one["id"]: one for one in describe_inspections(connection, connection.execute(query).all())
+            }
+
+    def waiting(
+        self, product_id: int, limit: int, after: int = 0, last: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Oldest inspections that wait for a review, and the number of all that wait.
+
+        Args:
+            after: number of an inspection; later ones are returned.
+            last: numbers of inspections that are returned only where there are no others.
+        """
+        where = inspections.c.product_id == product_id, IS_WAITING
+        query = (
+            inspection_query().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        )
+        with self.database.reading() as connection:
+            rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
+            if not rows and last:
+                rows = connection.execute(query).all()
+            count = _waiting_count(connection, product_id)
+            return {"inspections": describe_inspections(connection, rows), "waiting": count}
+
+    def has_picture(self, picture: str) -> bool:
+        """Whether this station has an inspection of the picture with this hash."""
+        query = select(pictures.c.hash).where(pictures.c.hash == picture)
+        with self.database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def picture(self, product_id: int, number: int) -> PictureRecord:
+        """Picture of an inspection. NotFoundError."""
+        query = (
+            select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
+            .add_columns(inspections.c.name, inspections.c.version_id)
+            .join_from(inspections, pictures)
+            .where(inspections.c.product_id == product_id, inspections.c.id == number)
+        )
+        with self.database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no inspection {number}")
+        return PictureRecord(*row)
+
+    # ---- verdicts
+
+    def add_verdict(
+        self,
+        product_id: int,
+        number: int,
+        verdict: str,
+        who: str,
+        mask: str | None = None,
+        note: str = "",
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Record a person's verdict on an inspection; `undo` takes the last verdict back.
+
+        Args:
+            mask: hash of the file that holds the mask.
+            key: the sender's. A verdict is recorded once under its key.
+
+        Raises:
+            NotFoundError: there is no such inspection.
+            KeyUsedError: the key was used for another verdict.
+            InputError: the verdict is unknown, there is none to take back, or the note is too long.
+        """
+        if verdict not in (GOOD, DEFECT, SKIP, UNDO):
+            raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
+        note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
+        if len(note) > MAX_NOTE_LENGTH:
+            raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
+        with self._verdict_lock, self.database.writing() as connection:
+            query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise NotFoundError(f"there is no inspection {number}")
+            content = {"verdict": verdict, "mask": mask, "note": note}
+            if key is None or not _is_repeated(connection, number, key, content):
+                if verdict == UNDO and not last_verdicts(connection, [number]).get(number):
+                    raise InputError(f"inspection {number} has no verdict to take back")
+                values = {**content, "inspection_id": number, "at": now(), "who": who, "key": key}
+                connection.execute(verdicts.insert().values(values))
+                add_event(connection, VERDICT_EVENT, who, f"{verdict} on inspection {number}", product_id)
+                _apply_verdicts(connection, row)
+            rows = connection.execute(inspection_query().where(inspections.c.id == number)).all()
+            return describe_inspections(connection, rows)[0]
+
+    def mask_hash(self, number: int) -> str | None:
+        """Hash of the mask of the last verdict; None where it has none."""
+        with self.database.reading() as connection:
+            last = last_verdicts(connection, [number]).get(number)
+        return last and last.mask
+
+    # ---- events
+
+    def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
+        with self.database.writing() as connection:
+            add_event(connection, kind, who, text, product_id)
+
+    def events(self, kind: str, product_id: int) -> list[Row[Any]]:
+        """Events of a kind and product, the latest first, 500 at most."""
+        query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
+
+
+def _waiting_count(connection: Connection, product_id: int) -> int:
+    query = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
+    return int(connection.execute(query).scalar_one())
+
+
+def add_event(
+    connection: Connection,
+    kind: str,
+    who: str,
+    text: str,
+    product_id: int | None = None,
+    *,
+    address: str | None = None,
+) -> None:
+    """Record an event in the transaction of its cause. address: None: that of the current request."""
+    address = address or SENDER_ADDRESS.get()
+    row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
+    connection.execute(events.insert().values(**row, address=address and address[:64]))
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+def _is_repeated(connection: Connection, number: int, key: str, content: dict[str, Any]) -> bool:
+    """Whether this verdict came under this key before. KeyUsedError where another did."""
+    query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
+    before = connection.execute(query).one_or_none()
+    if before is None:
+        return False
+    if content != {name: before._mapping[name] for name in content}:
+        raise KeyUsedError(f"verdict on inspection {number}, {before.verdict}")
+    return True
+
+
+def verdict_stacks(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
+    """Verdicts that hold, by inspection, the oldest first; those taken back are left out."""
+    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
+    for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
+        where = verdicts.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
+        for row in connection.execute(select(verdicts).where(where).order_by(verdicts.c.id)):
+            if row.verdict != UNDO:
+                stacks[row.inspection_id].append(row)
+            elif stacks[row.inspection_id]:
+                stacks[row.inspection_id].pop()
+    return {number: stack for number, stack in stacks.items() if stack}
+
+
+def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
+    """Last verdict that holds, by inspection; inspections without a verdict are left out."""
+    return {number: stack[-1] for number, stack in verdict_stacks(connection, numbers).items()}
+
+
+def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
+    """Update an inspection and its hour to the verdicts."""
+    last = last_verdicts(connection, [before.id]).get(before.id)
+    verdict = None if last is None or last.verdict == SKIP else last.verdict
+    review = DONE if verdict else SKIPPED
+    if last is None:
+        review = review_state(before, is_worst_view(connection, before))
+    connection.execute(
+        update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
+    )
+    old_counts, now_counts = (_verdict_counts(before.anomalous, word) for word in (before.verdict, verdict))
+    changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
+    place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
+    connection.execute(update(hours).filter_by(**place).values(changes))
+
+
+def _verdict_counts(is_anomalous: bool, verdict: str | None) -> dict[str, int]:
+    return {
+        "reviewed": int(verdict is not None),
+        "defects": int(verdict == DEFECT),
+        "false_alarms": int(is_anomalous and verdict == GOOD),
+        "misses": int(not is_anomalous and verdict == DEFECT),
+    }
+
+
+# -------------------------------------------------------------------------------------------------- as shown
+
+
+def inspection_query() -> Select[Any]:
+    """Query of the columns that `describe_inspections` needs."""
+    of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
+    more = products.c.name.label("product"), parts.c.decision.label("part_decision")
+    there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
+    there = there.outerjoin(parts, parts.c.id == inspections.c.part_id)
+    return select(inspections, *of_picture, *more).select_from(there)
+
+
+def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
+    """An inspection that was just recorded, as the API shows it."""
+    facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
+    alone = {"verdict": None, "part_id": None, "part_decision": None}  # of a picture that is judged alone
+    return _describe(SimpleNamespace(**facts, **alone), None)
+
+
+def describe_inspections(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Inspections as the API shows them."""
+    last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
+    return [_describe(row, last.get(row.id)) for row in rows]
+
+
+def _describe(row: Row[Any] | SimpleNamespace, last: Row[Any] | None) -> dict[str, Any]:
+    """Fields of `Inspection`, by name. word: the last verdict."""
+    computed = {
+        "version": row.version_id,
+        "at": iso(row.at),
+        "picture": None if row.removed_at else row.picture,
+        "decision": "anomalous" if row.anomalous else "good",
+        "near": bool(row.near),
+        "regions": json.loads(row.regions),
+        "part_pose": row.part_pose and json.loads(row.part_pose),
+        "found_parts": row.found_parts and json.loads(row.found_parts),
+        "verdict_at": iso(last.at) if last and row.verdict else None,
+        "verdict_by": last.who if last and row.verdict else None,
+        "note": last.note if last else "",
+        "has_mask": bool(last and last.mask),
+    }
+    return {name: computed[name] if name in computed else getattr(row, name) for name in _FIELDS}

@@ -1,0 +1,56 @@
+"""Keys of a folder's files whose records were removed: a file that stays there is not inspected again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, or_, select
+
+from flawscope_station.store.database import Database, upsert
+from flawscope_station.store.schema import products, removed_files
+
+KEYS_PER_QUERY = 500
+
+
+def keep_file_keys(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Keep the keys of records that are removed in this transaction.
+
+    Args:
+        rows: id, product_id, key, and hash of the picture.
+    """
+    values = [
+        {"product_id": row.product_id, "key": row.key, "picture": row.hash, "inspection_id": row.id}
+        for row in rows
+        if row.key is not None
+    ]
+    if values:
+        new = upsert(connection.dialect.name, removed_files).on_conflict_do_nothing()
+        connection.execute(new, values)
+
+
+def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[Row[Any]]:
+    """Rows of `removed_files` of a product, or of those of an entry."""
+    query = select(removed_files).where(_is_at_address(address), *wanted)
+    with database.reading() as connection:
+        return connection.execute(query).all()
+
+
+def forget_file_keys(database: Database, address: int, prefix: str, there: Collection[str]) -> None:
+    """Forget the keys that begin with `prefix`, of files that went away.
+
+    Args:
+        there: endings of keys, `:TIME:SIZE`, of the files that are there.
+    """
+    rows = find_file_keys(database, address, removed_files.c.key.startswith(prefix, autoescape=True))
+    endings = {row.key: ":" + ":".join(row.key.rsplit(":", 2)[1:]) for row in rows}
+    gone = [key for key, ending in endings.items() if ending not in there]
+    for start in range(0, len(gone), KEYS_PER_QUERY):
+        keys = removed_files.c.key.in_(gone[start : start + KEYS_PER_QUERY])
+        with database.writing() as connection:
+            connection.execute(delete(removed_files).where(_is_at_address(address), keys))
+
+
+def _is_at_address(address: int) -> ColumnElement[bool]:
+    where = or_(products.c.id == address, products.c.entry_id == address)
+    return removed_files.c.product_id.in_(select(products.c.id).where(where))

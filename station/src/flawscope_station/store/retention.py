@@ -1,0 +1,400 @@
+"""Removal of old pictures and records, a few at a time, while inspections go on.
+
+The data base is updated first, in short transactions; then the file is removed. A cut in between leaves a
+stray file, which a sweep finds. The last inspection that was checked is remembered for a day, so that
+an hourly run costs what it removes, not what is kept. Nothing is decoded: the data base has the hashes of the
+pixels, by which copies of training pictures are known.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from flawscope.errors import InputError, pluralize
+from flawscope.pictures import decoding
+from flawscope_station.settings.station import RetentionSettings
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files, StrayFiles
+from flawscope_station.store.insert import lock_products
+from flawscope_station.store.inspection import FOLDER
+from flawscope_station.store.removable import (
+    ANOMALOUS,
+    GOOD,
+    HAS_MASK,
+    IS_LEARNT,
+    IS_UNDELIVERED,
+    KEY,
+    KINDS,
+    PICTURE,
+    RECORDS,
+    SAME_PICTURE,
+    Condition,
+    delete_parts,
+    is_of_kind,
+    last_with_verdict,
+    removable_keys,
+)
+from flawscope_station.store.removed_files import keep_file_keys
+from flawscope_station.store.schema import (
+    deliveries,
+    inspections,
+    learnt_pixels,
+    parts,
+    pictures,
+    products,
+    verdicts,
+)
+from flawscope_station.store.station_identity import Clock
+
+INSPECTIONS_PER_TRANSACTION = 100  # in one removal
+ROWS_PER_QUERY = 500  # inspections that one query reads
+SECOND = 1_000_000  # microseconds
+RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
+FULL_SHARE, ROOM_SHARE = 0.92, 0.89  # of `keep.space`: at the first, pictures are removed down to the second
+MAX_ID = 2**63 - 1  # above every number of an inspection
+
+
+@dataclass
+class RemovalSummary:
+    """Result of a run. kept: pictures that were old enough, but a model version was learnt from. strays:
+    files that no record needed. problem: why pictures could not be removed."""
+
+    pictures: int = 0
+    bytes: int = 0
+    records: int = 0
+    kept: int = 0
+    strays: int = 0
+    problem: str = ""
+
+    def __add__(self, other: RemovalSummary) -> RemovalSummary:
+        """Sum of two runs; the problem is that of this one."""
+        numbers = {
+            one.name: getattr(self, one.name) + getattr(other, one.name)
+            for one in fields(self)
+            if one.name != "problem"
+        }
+        return RemovalSummary(**numbers, problem=self.problem)
+
+    def line(self) -> str:
+        """Return the numbers of removed pictures, records and files as text; "" where there are none."""
+        several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
+        return ", ".join(pluralize(number, thing) for number, thing in several if number)
+
+
+class _EndedError(Exception):
+    """The station ends."""
+
+
+class Retention:
+    """Removes old pictures and records of the station.
+
+    Pictures go by age, each kept as long as the longest kept of its inspections; then by space, the oldest
+    first. A skipped picture counts as not reviewed. One with a drawn mask is never removed for space, and one
+    that a model version was learnt from is never removed.
+
+    Records older than `keep.records` go once their picture is gone. Unreviewed pictures are kept no longer
+    than that. The newest record always stays, as do the hours, from which trends are drawn, what a sink waits
+    for, and the keys of a folder's files.
+
+    Args:
+        clock: knows the age of inspections.
+        ended: set to stop soon.
+        record_seconds: for which others need records, however short `keep.records` is.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        keep: RetentionSettings,
+        clock: Clock,
+        ended: threading.Event | None = None,
+        record_seconds: float = 0.0,
+    ):
+        self.database, self.files, self.clock = database, files, clock
+        self._space = keep.space_bytes
+        self._used, self._written = 0, files.written  # bytes of all pictures when they were counted last
+        self._frees = self._hastens = False  # for space; without a rest
+        self._freed = RemovalSummary()  # for space, in pauses of other work
+        self._came = 0  # bytes that came while room was made, lately: so much is kept free, too
+        self._ended = ended or threading.Event()
+        ages = {kind: keep.seconds(kind) for kind in (*KINDS, RECORDS)}
+        if (age := ages[RECORDS]) is not None:
+            ages[RECORDS] = max(age, record_seconds)
+        for kind in (GOOD, ANOMALOUS):
+            known = [age for age in (ages[kind], ages[RECORDS]) if age is not None]
+            ages[kind] = min(known, default=None)
+        self._ages = {kind: round(age * SECOND) for kind, age in ages.items() if age is not None}
+        self._stray_files = StrayFiles(database, files, self._pause)
+        self._checked: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection checked
+        self._next_rescan = 0  # age of the station at which all inspections are checked again
+
+    def run(self) -> RemovalSummary:
+        """Remove what is due; where the clock jumped, only what exceeds the space.
+
+        Raises:
+            StoreError: the data base cannot be used. What was removed until then stays removed.
+        """
+        summary, is_dated = RemovalSummary(), not self.clock.jump
+        is_rescan = is_dated and self.clock.age >= self._next_rescan
+        with suppress(_EndedError):
+            self._count_bytes()
+            if is_rescan:
+                self._checked.clear()
+                self._skip_removed()
+            if is_dated:
+                self._remove_by_age(summary)
+            if self._space is not None:
+                self._remove_by_space(self._space, summary)
+            if is_dated:
+                self._remove_records(summary)
+            if is_rescan:  # last: it walks through all files
+                summary.strays = self._stray_files.sweep()
+                self._next_rescan = self.clock.age + RESCAN_INTERVAL
+        freed, self._freed = self._freed, RemovalSummary()
+        return summary + freed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so little of `keep.space` is left that `make_room` should be called."""
+        return self._space is not None and self.used + self._came > FULL_SHARE * self._space
+
+    def make_room(self) -> RemovalSummary:
+        """Remove what exceeds `keep.space`, and a little more, before it is exceeded: without a rest, because
+        pictures go on coming. StoreError."""
+        summary = RemovalSummary()
+        if self._space is not None:
+            self._hastens, before = True, self.files.written
+            try:
+                with suppress(_EndedError):
+                    self._remove_by_space(int(ROOM_SHARE * self._space) - 2 * self._came, summary)
+            finally:
+                self._hastens = False
+                self._came = min(self._space // 4, max(self.files.written - before, self._came // 2))
+        return summary
+
+    @property
+    def used(self) -> int:
+        """Bytes of all pictures: those that were counted last, and the files that were written since."""
+        return self._used + self.files.written - self._written
+
+    def _count_bytes(self) -> None:
+        if self._space is not None:
+            self._written = self.files.written  # before the sum: what is recorded meanwhile may count twice
+            self._used = self._total_bytes() + self.files.held_bytes()
+
+    def _skip_removed(self) -> None:
+        """Begin each kind with its oldest inspection whose picture is there: old records may be many."""
+        with self.database.reading() as connection:
+            newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
+            for product_id in self._products(connection):
+                for kind in KINDS:
+                    oldest = select(func.min(inspections.c.id)).join_from(inspections, pictures)
+                    oldest = oldest.where(pictures.c.product_id == product_id, is_of_kind(kind))
+                    number = connection.scalar(oldest.where(pictures.c.removed_at.is_(None)))
+                    self._checked[product_id, kind] = newest if number is None else number - 1
+
+    # ---- pictures
+
+    def _remove_by_age(self, summary: RemovalSummary) -> None:
+        last = {kind: self._newest_due(kind) for kind in KINDS}
+        for kind in KINDS:
+            for group in self._groups(kind, last[kind]):
+                self._remove_pictures(group, last, false(), summary)
+
+    def _remove_by_space(self, most: int, summary: RemovalSummary) -> None:
+        self._count_bytes()
+        before, self._frees = summary.bytes, True
+
+        def excess() -> int:
+            return self.used - most - (summary.bytes - before)
+
+        last = dict.fromkeys(KINDS, 0)
+        for kind in KINDS:
+            for group in self._groups(kind, MAX_ID, excess):
+                last[kind] = group[-1].number  # a picture that was inspected again comes up again later
+                self._remove_pictures(group, last, HAS_MASK, summary)
+            last[kind] = MAX_ID
+        left, self._frees = excess(), False
+        self._used -= summary.bytes - before
+        if left > 0 and not self._hastens:
+            text = f"{left / 1e6:.0f} MB more than `keep: space` allows"
+            summary.problem = f"pictures that must stay take {text}; raise it, or lower `keep: reviewed`"
+
+    def _total_bytes(self) -> int:
+        """Bytes of all recorded pictures. Products may share a picture, which is one file."""
+        sizes = select(pictures.c.bytes, pictures.c.hash).distinct().where(pictures.c.removed_at.is_(None))
+        with self.database.reading() as connection:
+            total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
+            return int(connection.execute(total).scalar_one())
+
+    def _remove_pictures(
+        self, group: list[Row[Any]], last: Mapping[str, int], stays: Condition, summary: RemovalSummary
+    ) -> None:
+        """Remove pictures, first in the data base, then as files, but for those that `stays` says, those with
+        an inspection beyond the last one of its kind, and those that were learnt from."""
+        begun = time.monotonic()
+        there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
+        if not there:
+            return
+        later = (and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items())
+        stays = or_(stays, exists().where(SAME_PICTURE, or_(*later)))
+        due = self._not_learnt(there, stays, summary)
+        stays = or_(stays, IS_LEARNT)
+        if due:
+            with self.database.writing() as connection:
+                lock_products(connection, {product for product, _ in due})
+                due = removable_keys(connection, due, stays)  # one may have been recorded again
+                connection.execute(update(pictures).where(PICTURE.in_(due)).values(removed_at=now()))
+            for old in {there[key].picture: there[key] for key in due}.values():
+                # where another product has the picture, too, the file stays
+                if self._stray_files.discard(PICTURES, old.picture, old.suffix):
+                    summary.pictures += 1
+                    summary.bytes += old.bytes
+        self._pause(time.monotonic() - begun)
+
+    def _not_learnt(
+        self, there: Mapping[tuple[int, str], Row[Any]], stays: Condition, summary: RemovalSummary
+    ) -> list[tuple[int, str]]:
+        """Keys of the pictures that need not stay, and that no model version was learnt from."""
+        with self.database.reading() as connection:
+            free = removable_keys(connection, list(there), stays)
+            is_learning = connection.execute(select(learnt_pixels.c.version_id).limit(1)).first() is not None
+        if is_learning:
+            self._hash_pixels([there[key] for key in free if there[key].pixels is None])
+        with self.database.reading() as connection:
+            due = removable_keys(connection, free, or_(stays, IS_LEARNT))
+        summary.kept += len(free) - len(due)
+        return due
+
+    def _hash_pixels(self, old: list[Row[Any]]) -> None:
+        """Hash the pixels of pictures that an earlier version of the station recorded."""
+        for one in old:
+            pixels = ""  # the file is missing, or no model can learn from it
+            with suppress(InputError):
+                path = self.files.path(PICTURES, one.picture, one.suffix)
+                pixels = decoding.pixel_hash(decoding.decode(path))
+            with self.database.writing() as connection:
+                same = pictures.c.product_id == one.product_id, pictures.c.hash == one.picture
+                connection.execute(update(pictures).where(*same).values(pixels=pixels))
+
+    # ---- records
+
+    def _remove_records(self, summary: RemovalSummary) -> None:
+        for group in self._groups(RECORDS, self._newest_due(RECORDS)):
+            removed = [old.number for old in group if old.removed_at is not None]
+            summary.records += self._delete_inspections(removed)
+
+    def _delete_inspections(self, numbers: list[int]) -> int:
+        """Remove inspections whose pictures are gone; return their number."""
+        begun = time.monotonic()
+        with self.database.writing() as connection:
+            lock_products(connection, self._products(connection))
+            found = (
+                select(inspections.c.id, inspections.c.part_id, *KEY)
+                .add_columns(inspections.c.key, inspections.c.source)
+                .join_from(inspections, pictures)
+                .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
+                # views of a part that is not decided on stay
+                .where(~exists().where(parts.c.id == inspections.c.part_id, parts.c.decision.is_(None)))
+                # the newest one stays: SQLite would give its number to another
+                .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
+                # where there are sinks, the inspection of the last verdict stays, too
+                .where(or_(inspections.c.id != last_with_verdict(), ~exists(select(deliveries.c.sink))))
+                .where(~IS_UNDELIVERED)
+            )
+            rows = connection.execute(found.with_for_update(of=inspections)).all()
+            numbers = [row.id for row in rows]
+            theirs = verdicts.c.inspection_id.in_(numbers)
+            masks = set(connection.execute(select(verdicts.c.mask).where(theirs)).scalars()) - {None}
+            connection.execute(delete(verdicts).where(theirs))
+            connection.execute(delete(inspections).where(inspections.c.id.in_(numbers)))
+            keep_file_keys(connection, [row for row in rows if row.source == FOLDER])
+            delete_parts(connection, {row.part_id for row in rows} - {None})
+            gone = {(row.product_id, row.hash) for row in rows}
+            is_named = or_(exists().where(SAME_PICTURE), IS_LEARNT)
+            connection.execute(delete(pictures).where(PICTURE.in_(gone), ~is_named))
+        for mask in masks:
+            self._stray_files.discard(MASKS, mask, MASK_SUFFIX)
+        self._pause(time.monotonic() - begun)
+        return len(numbers)
+
+    # ---- inspections in their order
+
+    def _newest_due(self, kind: str) -> int:
+        """Number of the newest inspection that is older than those of its kind are kept; 0: none is."""
+        return self.clock.newest_older_than(self._ages[kind]) if kind in self._ages else 0
+
+    def _products(self, connection: Connection) -> list[int]:
+        return list(connection.execute(select(products.c.id)).scalars())
+
+    def _groups(
+        self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf
+    ) -> Iterator[list[Row[Any]]]:
+        """Inspections of a kind up to a number, the oldest first, in groups for one transaction each, from
+        where today's last run ended. enough: bytes of pictures after which a group ends."""
+        with self.database.reading() as connection:
+            known = self._products(connection)
+        oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in known))
+        while enough() > 0 and (group := _take_group(oldest, enough())):
+            yield group
+            for old in group:
+                self._checked[old.product_id, kind] = old.number
+
+    def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
+        column = inspections.c
+        query = (
+            select(column.id.label("number"), column.product_id, column.picture)
+            .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at", "pixels")))
+            .join_from(inspections, pictures)
+            .where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
+            .order_by(column.id)
+            .limit(ROWS_PER_QUERY)
+        )
+        start = self._checked.get((product_id, kind), 0)
+        while start < last:
+            begun = time.monotonic()
+            with self.database.reading() as connection:
+                rows = connection.execute(query.where(column.id > start)).all()
+            self._pause(time.monotonic() - begun)
+            yield from rows
+            start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last
+
+    def _pause(self, seconds: float) -> None:
+        """Pause as long as the work took: inspections get processor and data base half of the time."""
+        if self._ended.wait(0.0 if self._hastens else min(5.0, seconds)):
+            raise _EndedError
+        if self.is_full and not self._frees:  # whatever is being done
+            self._freed += self.make_room()
+
+
+def _take_group(oldest: Iterable[Row[Any]], enough: float) -> list[Row[Any]]:
+    """Next inspections: those of a transaction, or fewer, whose pictures have `enough` bytes."""
+    group: list[Row[Any]] = []
+    size = 0
+    for old in oldest:
+        group.append(old)
+        size += old.bytes if old.removed_at is None else 0
+        if len(group) >= INSPECTIONS_PER_TRANSACTION or size >= enough:
+            break
+    return group

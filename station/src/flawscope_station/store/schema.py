@@ -1,0 +1,374 @@
+"""Tables of the data base. Times are microseconds since 1970 in UTC, which both data bases count alike.
+
+Whoever changes a table adds a step to `migrations.STEPS`; a test compares the migrated tables with these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+HOUR = 3_600_000_000  # microseconds
+GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions, on parts the last, too
+REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
+_TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
+    "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000000.0, 'unixepoch')",
+    "postgresql": "to_timestamp({0} / 1000000.0)",
+}
+
+
+def create_view_sql(dialect: str) -> str:
+    """SQL that makes the view for other programs."""
+    at = _TIME_SQL[dialect].format("inspections.at")
+    return f"""
+CREATE VIEW {REPORT_VIEW} AS SELECT
+    inspections.id AS inspection, stations.name AS station, products.name AS product, {at} AS at,
+    CASE WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
+    inspections.score AS score, inspections.score_threshold AS threshold, inspections.p_value AS p_value,
+    inspections.severity AS severity, inspections.verdict AS verdict, inspections.part AS part,
+    inspections.batch AS batch, inspections.view AS view, inspections.name AS picture,
+    inspections.source AS source, versions.id AS version, versions.file AS model
+FROM inspections JOIN products ON products.id = inspections.product_id
+JOIN stations ON stations.id = products.station_id JOIN versions ON versions.id = inspections.version_id
+"""
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_name)s",
+        "uq": "%(table_name)s_%(column_0_name)s_once",
+        "fk": "%(table_name)s_%(column_0_name)s_of",
+        "pk": "%(table_name)s_key",
+    }
+)
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
+Hash = String(64)  # SHA-256 in hexadecimal
+Name = Text().with_variant(Text(collation="C"), "postgresql")  # sorted by code point, as in SQLite
+
+
+def _id_column() -> Column[int]:
+    return Column("id", Key, primary_key=True, autoincrement=True)
+
+
+def _product_column(primary_key: bool = False) -> Column[int]:
+    return Column(
+        "product_id",
+        Key,
+        ForeignKey("products.id"),
+        primary_key=primary_key,
+        autoincrement=False,
+        nullable=False,
+    )
+
+
+def _picture_foreign_key(table: str) -> ForeignKeyConstraint:
+    columns = ["product_id", "picture"]
+    return ForeignKeyConstraint(columns, ["pictures.product_id", "pictures.hash"], name=f"{table}_picture_of")
+
+
+def _partial_index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
+    """Index of the rows that meet a condition."""
+    Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+# The station, whose data base this is: one row
+stations = Table(
+    "stations",
+    metadata,
+    _id_column(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("folder", String(32), unique=True),  # identity of the folder; NULL: not known yet
+    Column("started_at", BigInteger),
+    Column("settings", Text),  # JSON: fingerprint of each setting at the last start
+    Column("made", Text),  # JSON: settings that pages of earlier versions made; NULL: none
+)
+
+products = Table(
+    "products",
+    metadata,
+    _id_column(),
+    Column("station_id", Key, ForeignKey("stations.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("active_version_id", Key),  # no foreign key: versions have one to products
+    Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
+    Column("made", Text),  # JSON: camera that went live on the pages; NULL: none
+    UniqueConstraint("station_id", "name"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _id_column(),
+    _product_column(),
+    Column("hash", Hash, nullable=False),
+    Column("file", Text, nullable=False),  # below the store's folder
+    Column("origin", Text, nullable=False),  # where it came from, for a person
+    Column("facts", Text, nullable=False),  # JSON: facts about the model, for a person
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("product_id", "hash"),
+)
+
+pictures = Table(  # two products may have the same picture, and keep it for different times
+    "pictures",
+    metadata,
+    _product_column(primary_key=True),
+    Column("hash", Hash, primary_key=True),
+    Column("suffix", String(8), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("pixels", Hash),  # hash of the decoded pixels; "": it cannot be decoded, NULL: not computed yet
+    Column("removed_at", BigInteger),  # by the setting `keep`; the records stay
+)
+# of the pictures that are there, whose bytes are summed up often
+_there = (pictures.c[name] for name in ("product_id", "hash", "bytes"))
+_partial_index("pictures_there", pictures.c.removed_at.is_(None), *_there)
+
+# Rounds in which a part's views came; a part may come many times
+parts = Table(
+    "parts",
+    metadata,
+    _id_column(),
+    _product_column(),
+    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
+    Column("part", Name, nullable=False),
+    Column("batch", Name),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("missing", Text, nullable=False),  # JSON: views without a picture
+    Column("decision", String(12)),  # good, anomalous, incomplete; NULL: open. The rest is NULL until then
+    Column("decided_at", BigInteger),
+    Column("number", BigInteger),  # of the product's decisions, in their order
+    Column("reason", String(12)),  # complete, deadline, repeated
+    Column("score", Double),  # NULL: no good part with these views is known
+    Column("p_value", Double),
+    Column("worst", Name),  # view
+    UniqueConstraint("product_id", "number"),
+)
+_partial_index("parts_open", parts.c.decision.is_(None), parts.c.product_id, parts.c.part)
+
+inspections = Table(
+    "inspections",
+    metadata,
+    _id_column(),
+    _product_column(),
+    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
+    Column("picture", Hash, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("name", Name, nullable=False),  # what the sender calls the picture
+    Column("source", String(16), nullable=False),
+    Column("key", String(200)),  # the sender's: the same one is never taken twice
+    Column("score", Double, nullable=False),
+    Column("p_value", Double, nullable=False),
+    Column("severity", Double, nullable=False),
+    Column("score_threshold", Double, nullable=False),
+    Column("anomalous", Boolean, nullable=False),
+    Column("near", Boolean, nullable=False),
+    Column("regions", Text, nullable=False),  # JSON
+    Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
+    Column("review", String(8), nullable=False),  # none, waiting, done, skipped
+    Column("brightness", Double),  # 0..1; NULL: not known
+    Column("part", Name),  # number that the sender gives; a part may come many times
+    Column("batch", Name),
+    Column("request_hash", Hash),  # hash of all that came under the sender's key
+    Column("triggers", Integer),  # number of triggers that the frame answers
+    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: the sender named it
+    Column("product_p_value", Double),  # NULL: the sender named the product
+    Column("part_found", Boolean),  # NULL: the model aligns no parts
+    Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
+    Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
+    Column("view", Name),
+    Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
+    _picture_foreign_key("inspections"),
+    UniqueConstraint("product_id", "key"),
+)
+# Covers all filters of a search, so that a million rows are filtered without being read, in order of arrival,
+# whatever the clock said
+Index(
+    "inspections_search",
+    *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
+    inspections.c.version_id,
+)
+Index("inspections_at", inspections.c.product_id, inspections.c.at)
+_is_waiting = inspections.c.review == "waiting"
+_partial_index("inspections_waiting", _is_waiting, inspections.c.product_id, inspections.c.id)
+Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
+Index("inspections_name", inspections.c.product_id, inspections.c.name)
+for _label in (inspections.c.part, inspections.c.batch):
+    _partial_index(
+        f"inspections_{_label.name}",
+        _label.is_not(None),
+        inspections.c.product_id,
+        _label,
+        inspections.c.id,
+    )
+_partial_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    _id_column(),
+    Column("inspection_id", Key, ForeignKey("inspections.id"), nullable=False, index=True),
+    Column("verdict", String(8), nullable=False),  # good, defect, skip; undo takes the last one back
+    Column("at", BigInteger, nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("mask", Hash),  # hash of the file, where a person drew a mask
+    Column("note", Text, nullable=False),
+    Column("key", String(200)),  # the sender's: the same one is never taken twice
+)
+Index("verdicts_once", verdicts.c.inspection_id, verdicts.c.key, unique=True)
+
+# Sums of each hour and model version, updated with every inspection and verdict, for trends over months
+hours = Table(
+    "hours",
+    metadata,
+    Column("product_id", Key, ForeignKey("products.id"), primary_key=True),
+    Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
+    Column("hour", BigInteger, primary_key=True),  # hours since 1970
+    Column("inspected", Integer, nullable=False),
+    Column("anomalous", Integer, nullable=False),
+    Column("score_sum", Double, nullable=False),
+    Column("score_min", Double, nullable=False),
+    Column("score_max", Double, nullable=False),
+    Column("reviewed", Integer, nullable=False),
+    Column("defects", Integer, nullable=False),  # by verdict
+    Column("false_alarms", Integer, nullable=False),
+    Column("misses", Integer, nullable=False),
+)
+
+# Ends of the hours for which a station ran: they give the age of records, whatever clocks do
+marks = Table(
+    "marks",
+    metadata,
+    Column("station_id", Key, ForeignKey("stations.id"), primary_key=True, autoincrement=False),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # hours of `age`
+    Column("age", BigInteger, nullable=False),  # microseconds for which the station ran, with pauses
+    Column("at", BigInteger, nullable=False),  # time that the clock should show
+    Column("inspection_id", BigInteger, nullable=False),  # newest inspection then
+)
+
+# Pictures that a model version was learnt from, which are never removed
+learnt = Table(
+    "learnt",
+    metadata,
+    Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
+    Column("product_id", Key, primary_key=True),  # of the picture
+    Column("picture", Hash, primary_key=True),
+    _picture_foreign_key("learnt"),
+)
+
+# Hashes of the decoded pixels, from model files, whose picture files need not be here
+learnt_pixels = Table(
+    "learnt_pixels",
+    metadata,
+    Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
+    Column("pixels", Hash, primary_key=True),
+)
+Index("learnt_pixels_pixels", learnt_pixels.c.pixels)
+
+# Keys of a folder's pictures whose records were removed by the setting `keep`: a file that is still in the
+# folder is not inspected again
+removed_files = Table(
+    "removed_files",
+    metadata,
+    _product_column(primary_key=True),
+    Column("key", String(200), primary_key=True),
+    Column("picture", Hash, nullable=False),
+    Column("inspection_id", BigInteger, nullable=False),  # number of the record
+)
+
+# Versions that were made, or are to be made, from verdicts
+candidates = Table(
+    "candidates",
+    metadata,
+    _id_column(),
+    _product_column(),
+    Column("start_version_id", Key, ForeignKey("versions.id"), nullable=False),  # that it is made from
+    Column("version_id", Key, ForeignKey("versions.id")),  # that it became
+    Column("status", String(12), nullable=False),  # queued, running, ready, live, rejected, failed, removed
+    Column("who", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("facts", Text, nullable=False),  # JSON: verdicts, judgement, error
+)
+Index("candidates_product", candidates.c.product_id, candidates.c.id)
+
+users = Table(
+    "users",
+    metadata,
+    _id_column(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("password", Text, nullable=False),  # argon2; "": signs in with the company's account
+    Column("role", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("subject", Text),  # issuer and ID of the company's account; NULL: an account of the station
+)
+
+Index("users_subject", users.c.subject, unique=True)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", Hash, primary_key=True),  # hash of the cookie
+    Column("user_id", Key, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _id_column(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("hash", Hash, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Column("expires_at", BigInteger),
+)
+
+# Events of the station: sign-ins, activations, new users, verdicts and so on
+events = Table(
+    "events",
+    metadata,
+    _id_column(),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("kind", String(32), nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("product_id", Key, ForeignKey("products.id")),
+    Column("text", Text, nullable=False),
+    Column("address", String(64)),  # of the request's sender; NULL: there was no request
+)
+
+# Position of each sink: later inspections and verdicts are still to be delivered
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _product_column(primary_key=True),
+    Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
+    Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
+    Column("verdict_id", BigInteger, nullable=False),
+    Column("part_number", BigInteger, nullable=False, server_default="0"),  # of `parts`
+    Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
+    Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
+)
+
+# Version of the tables: a key of `migrations.STEPS`
+revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

@@ -1,0 +1,394 @@
+"""Search of inspections, page by page; scores over time; summaries of a period, such as a shift."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Subquery,
+    Text,
+    case,
+    func,
+    literal_column,
+    select,
+    true,
+)
+
+from flawscope.errors import InputError
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.records import (
+    DEFECT,
+    GOOD,
+    describe_inspections,
+    inspection_query,
+    iso,
+    parse_time,
+    valid_id_or_zero,
+)
+from flawscope_station.store.schema import HOUR, hours, inspections, pictures, versions
+
+MAX_PAGE_SIZE = 500  # inspections of a page
+MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
+_UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
+_PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
+_CHOICES = {
+    "decision": ("good", "anomalous"),
+    "verdict": ("good", "defect", "none"),
+    "review": ("none", "waiting", "done", "skipped"),
+}
+_NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
+    "score_min": (float, math.isfinite, "a number"),
+    "score_max": (float, math.isfinite, "a number"),
+    "version": (int, lambda number: 0 <= number < 2**63, "a number"),
+    "limit": (int, lambda number: 1 <= number <= MAX_PAGE_SIZE, f"a number from 1 to {MAX_PAGE_SIZE}"),
+}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Filters of a search; None: any.
+
+    since, until: microseconds since 1970; until is exclusive. name: of the picture; `A12*` is any that begins
+    with A12, also of part and batch. cursor: `next` of the page before.
+    """
+
+    since: int | None = None
+    until: int | None = None
+    decision: str | None = None
+    verdict: str | None = None
+    review: str | None = None
+    score_min: float | None = None
+    score_max: float | None = None
+    version: int | None = None
+    name: str | None = None
+    part: str | None = None
+    batch: str | None = None
+    cursor: str | None = None
+    limit: int = 50
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> Filters:
+        """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
+        texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
+        return cls(**{name: _parse_filter(name, text) for name, text in texts.items() if text})
+
+
+@dataclass(frozen=True)
+class InspectionPage:
+    inspections: list[dict[str, Any]]
+    next: str | None  # cursor of the next page
+
+
+def search(database: Database, product_id: int, filters: Filters) -> InspectionPage:
+    """Return a page of inspections as the API shows them, the newest first.
+
+    Raises:
+        InputError: the cursor is invalid.
+        StoreError: the data base cannot be used.
+    """
+    with database.reading() as connection:
+        prefixes = [_text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
+        walk = _match_many(connection, product_id, prefixes)
+        times = _time_conditions(filters, inspections.c.at)
+        if _match_many(connection, product_id, times):
+            times = _time_conditions(filters, _UNINDEXED_AT)
+        query = _build_query(product_id, filters, walk).where(*times)
+        rows = connection.execute(query.limit(filters.limit + 1)).all()
+        more = len(rows) > filters.limit
+        rows = rows[: filters.limit]
+        found = describe_inspections(connection, rows)
+    return InspectionPage(found, encode_cursor(rows[-1].id) if more else None)
+
+
+def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[dict[str, Any]]]:
+    """All inspections that match, a page at a time."""
+    cursor: str | None = filters.cursor
+    while True:
+        page = search(
+            database, product_id, Filters(**{**vars(filters), "cursor": cursor, "limit": MAX_PAGE_SIZE})
+        )
+        yield page.inspections
+        if (cursor := page.next) is None:
+            return
+
+
+def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
+    """Whether `MAX_SORTED_MATCHES` inspections match: then walking through all finds a page sooner than
+    sorting them. SQLite knows only the number of all; PostgreSQL decides by itself."""
+    if not wanted or connection.dialect.name != "sqlite":
+        return False
+    there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
+    few = there.limit(MAX_SORTED_MATCHES).subquery()
+    return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) == MAX_SORTED_MATCHES
+
+
+def _text_filters(filters: Filters) -> list[tuple[str, str]]:
+    """Name and text of the filters in `_PREFIX_FILTERS` that are set."""
+    return [(name, text) for name in _PREFIX_FILTERS if (text := getattr(filters, name)) is not None]
+
+
+def _time_conditions(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    ends = ((filters.since, at.__ge__), (filters.until, at.__lt__))
+    return [compare(end) for end, compare in ends if end is not None]
+
+
+def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
+    column, asked = inspections.c, filters
+    compared = (
+        (None if asked.decision is None else asked.decision == "anomalous", column.anomalous.is_),
+        (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
+        (asked.review, column.review.__eq__),
+        (asked.score_min, column.score.__ge__),
+        (asked.score_max, column.score.__le__),
+        (asked.version, column.version_id.__eq__),
+        (None if asked.cursor is None else decode_cursor(asked.cursor), column.id.__lt__),
+    )
+    wanted = [compare(value) for value, compare in compared if value is not None]
+    if asked.verdict == "none":
+        wanted.append(column.verdict.is_(None))
+    wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
+    return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
+
+
+def _text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+    column: ColumnElement[str] = inspections.c[name]
+    if not text.endswith("*"):
+        return column == text
+    if walk:
+        column = literal_column(f"+inspections.{name}", Text)  # the +: SQLite takes no index
+    begin = text.rstrip("*")
+    beyond = _prefix_end(begin)
+    from_here = column >= begin
+    return from_here if beyond is None else from_here & (column < beyond)
+
+
+def _prefix_end(begin: str) -> str | None:
+    """First text, by code point, after all that begin with `begin`; None: there is none."""
+    begin = begin.rstrip("\U0010ffff")
+    if not begin:
+        return None
+    code = ord(begin[-1]) + 1
+    return begin[:-1] + chr(0xE000 if code == 0xD800 else code)
+
+
+def _parse_filter(name: str, text: str) -> Any:
+    if name in ("since", "until"):
+        return parse_time(text)
+    if name in _CHOICES and text not in _CHOICES[name]:
+        raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
+    if name in _NUMBER_FILTERS:
+        read, allows, kind = _NUMBER_FILTERS[name]
+        with suppress(ValueError, OverflowError):
+            if allows(number := read(text)):
+                return number
+        raise InputError(f"{name}={text:.40} is not {kind}")
+    if "\0" in text:
+        raise InputError(f"{name} holds a character that no name has")
+    if name == "cursor":
+        decode_cursor(text)  # checked now: when an export uses it, the answer has begun
+    return text
+
+
+def encode_cursor(number: int) -> str:
+    return base64.urlsafe_b64encode(f"{number}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> int:
+    try:
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
+        if valid_id_or_zero(number) != number:
+            raise ValueError
+        return number
+    except ValueError:  # also `binascii.Error`
+        raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None
+
+
+# ------------------------------------------------------------------------------------------- scores over time
+
+MAX_POINTS = 2000  # inspections that are shown one by one
+MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
+MAX_HOUR_SPAN = 15 * 24 * HOUR
+COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+
+
+def trends(
+    database: Database, product_id: int, since: int | None = None, until: int | None = None
+) -> dict[str, Any]:
+    """Scores and counts between two times, microseconds since 1970; None: from the beginning, until now.
+
+    Returns:
+        unit: inspection, minute, hour or day. points: of inspections [seconds, score, anomalous 0 or 1,
+            verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest, mean and highest
+            score, false alarms, misses]. totals; versions with their thresholds; threshold, None where
+            versions differ. Beyond three hours, hours are whole at both ends.
+    """
+    until = now() if until is None else until
+    with database.reading() as connection:
+        begun = connection.execute(
+            select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
+        ).scalar_one()
+        first = until if begun is None else max(int(begun) * HOUR, since or 0)
+        span = until - first
+        unit, length, rows = "minute", HOUR // 60, inspection_counts(product_id)
+        if span > MAX_MINUTE_SPAN:
+            first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
+            unit, length = ("hour", HOUR) if span <= MAX_HOUR_SPAN else ("day", 24 * HOUR)
+            rows = _hour_counts(product_id)
+        rows = rows.where(rows.selected_columns.at >= first, rows.selected_columns.at < until)
+        counted = rows.subquery()
+        totals = _totals(connection, counted)
+        if totals["inspections"] <= MAX_POINTS:
+            points = _points(connection, product_id, first, until)
+            answer: dict[str, Any] = {"unit": "inspection", "points": points, "buckets": []}
+        else:
+            answer = {"unit": unit, "points": [], "buckets": _buckets(connection, counted, length)}
+        shown_versions = _judging_versions(connection, product_id)
+    thresholds = {version["threshold"] for version in shown_versions}
+    threshold = thresholds.pop() if len(thresholds) == 1 else None
+    return {**answer, "totals": totals, "versions": shown_versions, "threshold": threshold}
+
+
+def _hour_counts(product_id: int) -> Select[Any]:
+    """Query of `hours`, with `at` in microseconds."""
+    return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
+
+
+def inspection_counts(product_id: int) -> Select[Any]:
+    """Query of a product's inspections with the columns of `_hour_counts`: `at`, scores, `COUNT_NAMES`."""
+    column = inspections.c
+    counts = {
+        "inspected": true(),
+        "anomalous": column.anomalous,
+        "reviewed": column.verdict.is_not(None),
+        "defects": column.verdict == DEFECT,
+        "false_alarms": column.anomalous & (column.verdict == GOOD),
+        "misses": ~column.anomalous & (column.verdict == DEFECT),
+    }
+    scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
+    ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
+    return select(column.at, *scores, *ones).where(column.product_id == product_id)
+
+
+def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
+    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in COUNT_NAMES)
+    row = connection.execute(select(*sums)).one()
+    return dict(zip(("inspections", *COUNT_NAMES[1:]), map(int, row), strict=True))
+
+
+def _buckets(connection: Connection, counted: Subquery, length: int) -> list[list[float | int]]:
+    column = counted.c
+    unit = column.at.op("/")(length).label("unit")  # integer division in SQLite and PostgreSQL
+    inspected = func.sum(column.inspected)
+    query = (
+        select(
+            *(unit, inspected, func.sum(column.anomalous)),
+            *(func.min(column.score_min), func.sum(column.score_sum) / inspected, func.max(column.score_max)),
+            *(func.sum(column.false_alarms), func.sum(column.misses)),
+        )
+        .group_by("unit")
+        .order_by("unit")
+    )
+    kinds = (int, int, float, float, float, int, int)
+    return [
+        [at * length / 1e6, *(kind(value) for kind, value in zip(kinds, row, strict=True))]
+        for at, *row in connection.execute(query)
+    ]
+
+
+def _points(connection: Connection, product_id: int, first: int, until: int) -> list[list[Any]]:
+    column = inspections.c
+    query = (
+        select(column.at, column.score, column.anomalous, column.verdict, column.id)
+        .where(column.product_id == product_id, column.at >= first, column.at < until)
+        .order_by(column.at.desc(), column.id.desc())
+        .limit(MAX_POINTS)
+    )
+    rows = connection.execute(query).all()
+    return [
+        [at / 1e6, score, int(bad), verdict, number] for at, score, bad, verdict, number in reversed(rows)
+    ]
+
+
+def _judging_versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
+    """Versions that have judged, each with its threshold and its first hour."""
+    query = (
+        select(versions.c.id, versions.c.facts, func.min(hours.c.hour))
+        .join_from(versions, hours, hours.c.version_id == versions.c.id)
+        .where(versions.c.product_id == product_id)
+        .group_by(versions.c.id, versions.c.facts)
+        .order_by(versions.c.id)
+    )
+    return [
+        {"id": number, "threshold": json.loads(facts)["score_threshold"], "since": iso(int(hour) * HOUR)}
+        for number, facts, hour in connection.execute(query)
+    ]
+
+
+# ---------------------------------------------------------------------------------------- summary of a time
+
+MAX_WORST, MAX_MAPPED = 6, 5000  # pictures that are shown; anomalous ones whose regions are counted
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class PeriodSummary:
+    """Inspections between two times.
+
+    counts: by `COUNT_NAMES`. hours: the same of each hour, with its beginning as `at`, microseconds since
+    1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
+    farthest above the threshold, without those that a person called good. good: number of one of a good part.
+    boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides.
+    """
+
+    counts: dict[str, int]
+    hours: list[dict[str, int]]
+    versions: list[int]
+    worst: list[int]
+    good: int | None
+    boxes: list[Box]
+
+
+def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
+    """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
+    column = inspections.c
+    within = (column.product_id == product_id, column.at >= since, column.at < until)
+    with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
+    confirmed = column.anomalous & (column.verdict.is_(None) | (column.verdict != GOOD))
+
+    def select_with_picture(*columns: Any) -> Select[Any]:
+        return select(*columns).join_from(inspections, pictures, with_picture).where(*within)
+
+    counted = inspection_counts(product_id).where(column.at >= since, column.at < until).subquery()
+    hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
+    sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
+    with database.reading() as connection:
+        by_hour = [
+            dict(zip(("at", *COUNT_NAMES), (int(at) * HOUR, *map(int, row)), strict=True))
+            for at, *row in connection.execute(select(hour, *sums).group_by("hour").order_by("hour"))
+        ]
+        judged = select(column.version_id).where(*within).distinct().order_by(column.version_id)
+        versions = [int(one) for one in connection.scalars(judged)]
+        there = select_with_picture(column.id).where(pictures.c.removed_at.is_(None))
+        worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
+        good = there.where(~column.anomalous).order_by(column.id.desc())
+        marked = select_with_picture(column.regions, pictures.c.width, pictures.c.height).where(confirmed)
+        rows = connection.execute(marked.order_by(column.id.desc()).limit(MAX_MAPPED)).all()
+        boxes = [
+            (x0 / width, y0 / height, x1 / width, y1 / height)
+            for regions, width, height in rows
+            for x0, y0, x1, y1 in (region["box"] for region in json.loads(regions))
+        ]
+        numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
+        example = connection.scalar(good.limit(1))
+    totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
+    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes)

@@ -1,0 +1,42 @@
+"""Throughput of the line: pictures a day, and defects that people found among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.records import DEFECT
+from flawscope_station.store.schema import HOUR, inspections
+
+RECENT_DAYS = 7  # of which the pictures are counted
+MAX_REVIEWED = 1000  # defects that are listed
+_DAY = 24 * HOUR
+
+
+def pictures_a_day(database: Database, product_id: int) -> float | None:
+    """Return how many pictures of a product the line brings a day, by the last week; None: it has not run
+    for a day yet."""
+    begin = now() - RECENT_DAYS * _DAY
+    where = inspections.c.product_id == product_id, inspections.c.at >= begin
+    with database.reading() as connection:
+        count, first = connection.execute(
+            select(func.count(), func.min(inspections.c.at)).where(*where)
+        ).one()
+    days = 0.0 if first is None else (now() - first) / _DAY
+    return None if days < 1 else count / days
+
+
+def reviewed_defects(database: Database, product_id: int, versions: Sequence[int]) -> list[float]:
+    """Return the scores that versions gave to pictures which a person called defects, the latest
+    `MAX_REVIEWED`."""
+    query = (
+        select(inspections.c.score)
+        .where(inspections.c.product_id == product_id, inspections.c.verdict == DEFECT)
+        .where(inspections.c.version_id.in_(versions))
+        .order_by(inspections.c.id.desc())
+        .limit(MAX_REVIEWED)
+    )
+    with database.reading() as connection:
+        return [float(score) for score in connection.scalars(query)]

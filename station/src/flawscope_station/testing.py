@@ -1,0 +1,212 @@
+"""Checks of a plugin's sources and sinks, each in a real station on drawn pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from flawscope import testing
+
+if TYPE_CHECKING:
+    from flawscope_station.settings.plugins import ConfiguredPlugin, Plugin
+    from flawscope_station.station import Station
+
+WAIT_TIMEOUT = 60.0  # seconds that `_wait_for` waits
+STOP_TIMEOUT = 35.0  # seconds in which a source or sink must end
+PRODUCT = "plate"
+
+
+def check_source(
+    plugin: Plugin,
+    settings: Mapping[str, Any],
+    model: Path,
+    away: Callable[[], None] | None = None,
+    back: Callable[[], None] | None = None,
+) -> None:
+    """Check a source: it gives pictures, or one for each trigger, and ends when it is told to.
+
+    Args:
+        settings: as below its name in `station.yaml`; paths are absolute.
+        model: exported, small: it judges the pictures.
+        away, back: take the camera away and bring it back; given, the state, the problem, and that a trigger
+            is refused meanwhile are checked, too.
+
+    Raises:
+        AssertionError: what does not hold.
+    """
+    from flawscope_station.sources.source import RUNNING, TriggeredSource
+    from flawscope_station.store.search import Filters
+
+    given = _read_settings(plugin, settings)
+    with tempfile.TemporaryDirectory() as folder, _station(Path(folder), model, sources=(given,)) as station:
+        (source,), product = station.sources[PRODUCT], station.products[PRODUCT]
+        state = source.state.to_dict()
+        testing.must(
+            json.dumps(state) and all(state[name] for name in ("kind", "name", "place")), "an empty state"
+        )
+        if isinstance(source, TriggeredSource):
+            _check_triggers(station)
+        _wait_for(lambda: station.store.totals(product)["inspections"], "it gives no picture")
+        _wait_for(
+            lambda: source.state.state == RUNNING, f"its state is {source.state.state} and not {RUNNING}"
+        )
+        testing.must(source.state.last is not None, "its state has no time of the last picture")
+        if away and back:
+            _check_disconnection(station, away, back)
+        begun = time.monotonic()
+        source.stop()
+        testing.must(time.monotonic() - begun < STOP_TIMEOUT, f"it does not stop within {STOP_TIMEOUT:.0f} s")
+        before = station.store.totals(product)["inspections"]
+        time.sleep(1.0)
+        now = station.store.totals(product)["inspections"]
+        testing.must(now == before, "it gives pictures after it was stopped")
+        named = [one["name"] for one in station.records.search(product, Filters()).inspections]
+        testing.must(all(named), "a picture without a name")
+
+
+def _check_triggers(station: Station) -> None:
+    """Each trigger is an inspection of its own, also of several at once, and is withdrawn without harm."""
+    from flawscope_station.sources.trigger import shoot
+    from flawscope_station.store.inspection import make_label
+
+    find = partial(station.floor.camera, PRODUCT)
+    find().forget(find().next_shot())
+
+    async def several() -> list[Any]:
+        due = time.monotonic() + WAIT_TIMEOUT
+        labels = [make_label(f"P{number}", None) for number in range(4)]
+        return await asyncio.gather(*(shoot(station.floor, PRODUCT, find, one, due) for one in labels))
+
+    found = asyncio.run(several())
+    testing.must(len({one.number for one in found}) == 4, "triggers share an inspection")
+    testing.must(
+        {one.inspection.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost"
+    )
+
+
+def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
+    """A camera that is away is a state and a problem, refuses triggers, and comes back by itself."""
+    from flawscope_station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, TriggeredSource
+
+    (source,) = station.sources[PRODUCT]
+
+    def is_refused() -> bool:
+        assert isinstance(source, TriggeredSource)
+        try:
+            source.next_shot().result(WAIT_TIMEOUT)
+        except (AwayError, NoFrameError):
+            return True
+        return False
+
+    away()
+    if isinstance(source, TriggeredSource):
+        _wait_for(is_refused, "a trigger is not refused with AwayError while the camera is away")
+    _wait_for(lambda: source.state.state == AWAY, f"its state is not {AWAY} while the camera is away")
+    testing.must(bool(source.state.why), "its state does not say why it is away")
+    problem_codes = {one.code for one in station.problems()}
+    testing.must(
+        any(code.startswith("camera_away") for code in problem_codes), "it reports no problem camera_away"
+    )
+    back()
+    _wait_for(lambda: source.state.state == RUNNING, "it does not come back by itself")
+    _wait_for(lambda: {one.code for one in station.problems()} < problem_codes, "the problem does not end")
+
+
+def check_sink(
+    plugin: Plugin, settings: Mapping[str, Any], model: Path, received: Callable[[], Sequence[str]]
+) -> None:
+    """Check a sink: it gets every inspection in order, and none counts twice for the other side, although the
+    station sends what it is not sure of again after it was killed.
+
+    Args:
+        settings, model: as of `check_source`.
+        received: returns the ids of the messages about inspections that the other side has, the first first.
+
+    Raises:
+        AssertionError: what does not hold.
+    """
+    from flawscope_station.inspecting.picture import Picture
+    from flawscope_station.settings.sinks import PluginSinkSettings
+
+    sinks = (PluginSinkSettings(plugin=_read_settings(plugin, settings)),)
+    rng, received_before = np.random.default_rng(0), list(received())
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            with _station(Path(folder), model, sinks=sinks) as station:
+                ((delivery, box),) = station.sinks.for_product(PRODUCT)
+                number = station.products[PRODUCT]
+                pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
+                sent = [Picture(number, one, "Größe 7.png", "http", part="4711") for one in pictures]
+                for answer in station.inspector.submit(sent):
+                    station.store.add_verdict(number, answer.result(WAIT_TIMEOUT).number, "good", "anna")
+                    station.records.note_verdict(number)
+                _wait_for(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
+                testing.must(delivery.error is None, f"an error stays: {delivery.error}")
+                testing.must(box.refused == 0, "it refuses messages")
+                # as if the station had been killed before it wrote down what was taken
+                box.advance(box.cursor._replace(inspection=0, verdict=0))
+                delivery.wake()
+                _wait_for(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
+                box.advance(box.cursor._replace(inspection=0, verdict=0))
+                box.save()
+        found = list(received())[len(received_before) :]
+    testing.must(len(found) == len(set(found)), f"a message counts twice: {found}")
+    testing.must(len(found) == 6, f"{len(found)} of 6 inspections arrived")
+    numbers = [int(one.split("-")[2]) for one in found]
+    testing.must(numbers == sorted(numbers), "their order is lost")
+
+
+def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> ConfiguredPlugin:
+    """Check a plugin's settings, and return them as a station reads them."""
+    from flawscope_station.settings.plugins import Plugin as Wanted
+
+    testing.must(isinstance(plugin, Wanted), "it is not a `Plugin`")
+    testing.must(dataclasses.is_dataclass(plugin.settings), "its settings are not a dataclass")
+    testing.must(plugin.settings.__dataclass_params__.frozen, "its settings are not frozen")
+    names = {one.name for one in dataclasses.fields(plugin.settings)}
+    testing.must(set(plugin.paths) <= names, f"paths names {set(plugin.paths) - names}, which is no setting")
+    testing.must_refuse(lambda: plugin.read({**settings, "no_setting": 1}, Path()), "an unknown setting")
+    return plugin.read(settings, Path())
+
+
+@contextmanager
+def _station(folder: Path, model: Path, **given: Any) -> Iterator[Station]:
+    """Run a station with one product and without a web server."""
+    from flawscope_station.features import open_station
+    from flawscope_station.settings.station import ProductSettings, Settings
+
+    product = ProductSettings(str(model), drift=None, camera_checks=False, **given)
+    station = open_station(Settings({PRODUCT: product}, store=str(folder / "store"), device="cpu", threads=1))
+    try:
+        station.start()
+        yield station
+    finally:
+        begun = time.monotonic()
+        station.close()
+    testing.must(
+        time.monotonic() - begun < STOP_TIMEOUT, f"the station does not end within {STOP_TIMEOUT:.0f} s"
+    )
+
+
+def _draw_png(rng: np.random.Generator, folder: Path) -> bytes:
+    path = folder / "drawn.png"
+    Image.fromarray(testing.draw_good_part(rng)).save(path)
+    return path.read_bytes()
+
+
+def _wait_for(condition: Callable[[], Any], message: str) -> None:
+    end = time.monotonic() + WAIT_TIMEOUT
+    while not condition():
+        testing.must(time.monotonic() < end, message)
+        time.sleep(0.02)

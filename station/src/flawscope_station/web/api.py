@@ -1,0 +1,346 @@
+"""JSON API below /api/v1."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.responses import StreamingResponse
+
+from flawscope import __version__
+from flawscope.errors import InputError, suggest_name
+from flawscope_station.access.roles import ADMIN, ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
+from flawscope_station.access.users import ExpiredError
+from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.live import EventBroadcaster
+from flawscope_station.settings.station import Limits
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.files import MASK_SUFFIX, MASKS
+from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
+from flawscope_station.store.records import parse_time, valid_id_or_zero
+from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
+from flawscope_station.web import schemas, uploads
+from flawscope_station.web.middleware import require_role
+from flawscope_station.web.parts import (
+    AccessDep,
+    FilesDep,
+    HealthDep,
+    MetricsDep,
+    OverviewDep,
+    ProductId,
+    RecordsDep,
+    RendererDep,
+    SettingsDep,
+    StoreDep,
+    part,
+)
+
+DEFAULT_SIDE = 1600  # pixels of the longer side of a view
+MAX_MASK_BYTES = 8 * 1024**2  # of a mask in base64
+_CACHE_A_DAY = {"Cache-Control": "private, max-age=86400"}  # headers of answers that do not change
+_MEDIA_TYPES = {
+    **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
+    **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Refusal} for status in statuses}
+
+
+async def check_query_names(request: Request) -> None:
+    """Dependency of every route: refuse query parameters that the route does not declare, since a misspelt
+    filter would find everything. InputError names the nearest right parameter."""
+    known = sorted(_query_names(request.scope["route"].dependant))
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if given.count(name) > 1:
+            raise InputError(f"query parameter {name:.60} is given more than once: send one value")
+        if name not in known:
+            raise InputError(f"there is no query parameter {name!r:.60}: {suggest_name(name, known)}")
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """Return the names of all query parameters of a route and its dependencies."""
+    names = {parameter.alias for parameter in dependant.query_params}
+    return names.union(*map(_query_names, dependant.dependencies))
+
+
+def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
+    """Make a router for senders of this role or a higher one. statuses: of refusals beside the usual ones."""
+    responses = refusals(401, 403, 404, 421, 422, 503, *statuses)
+    dependencies = [Depends(require_role(role)), Depends(check_query_names)]
+    return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
+
+
+Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
+PictureName = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
+RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
+
+
+def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, Any]:
+    """Describe a body for OpenAPI: a file of these media types, or a form with several files."""
+    content: dict[str, Any] = {
+        name: {"schema": {"type": "string", "format": "binary"}} for name in media_types
+    }
+    if allow_form:
+        files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        form = {"type": "object", "required": ["files"], "properties": {"files": files}}
+        content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def key_header_schema(effect: str) -> list[dict[str, Any]]:
+    """Describe the header with the sender's key for OpenAPI. effect: what the same key does."""
+    schema = {"type": "string", "maxLength": uploads.MAX_KEY_LENGTH}
+    text = f"the same key {effect}, however often it is sent"
+    return [
+        {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}
+    ]
+
+
+Operator = Annotated[Person, Depends(require_role(OPERATOR))]
+Engineer = Annotated[Person, Depends(require_role(ENGINEER))]
+Admin = Annotated[Person, Depends(require_role(ADMIN))]
+
+router = api_router(prefix="/api/v1")
+product_router = APIRouter(prefix="/products/{name}")
+
+# --------------------------------------------------------------------------------------------------- products
+
+
+@router.get("/products", response_model=schemas.Products)
+def products(overview: OverviewDep) -> Any:
+    """List the products that are inspected here."""
+    return {"products": [overview.facts(name) for name in list(overview.addresses.products)]}
+
+
+@product_router.get("", response_model=schemas.Product)
+def one_product(name: str, overview: OverviewDep) -> Any:
+    return overview.facts(name)
+
+
+@router.get("/status", response_model=schemas.Status)
+def status(health: HealthDep) -> Any:
+    """Return the state of the station, with its problems."""
+    problems = [problem.to_dict() for problem in health.problems()]
+    return {
+        "state": "degraded" if problems else "ok",
+        "problems": problems,
+        "version": __version__,
+        "queue": {"waiting": health.inspector.backlog(), "most": health.inspector.limits.queue},
+    }
+
+
+@router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
+def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Any:
+    """Acknowledge a problem: the bar on the pages leaves it out until it is over."""
+    return health.acknowledge(code, person.name).to_dict()
+
+
+@router.post("/clock/confirm", response_model=schemas.Status)
+def confirm_clock(
+    housekeeping: Annotated[Housekeeping, part(Housekeeping)], health: HealthDep, person: Engineer
+) -> Any:
+    """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
+    housekeeping.confirm_clock(person.name)
+    return status(health)
+
+
+# ------------------------------------------------------------------------------------------------ inspections
+
+
+def parse_filters(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
+    until: Annotated[str | None, Query(description="before this time")] = None,
+    decision: Literal["", "good", "anomalous"] | None = None,
+    verdict: Literal["", "good", "defect", "none"] | None = None,
+    review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
+    score_min: str | None = None,
+    score_max: str | None = None,
+    version: str | None = None,
+    picture: Annotated[
+        str | None, Query(alias="file", description="what its sender calls it; A12* begins with A12")
+    ] = None,
+    part: Annotated[str | None, Query(description="its number; 4711* begins with 4711")] = None,
+    batch: Annotated[str | None, Query(description="that the part belongs to; 47* begins with 47")] = None,
+) -> Filters:
+    query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
+    return Filters.from_query({**query, "name": picture or ""})
+
+
+FiltersDep = Annotated[Filters, Depends(parse_filters)]
+
+
+@product_router.get("/inspections", response_model=schemas.Inspections)
+def find_inspections(product_id: ProductId, records: RecordsDep, filters: FiltersDep) -> Any:
+    """Search inspections, the newest first."""
+    page = records.search(product_id, filters)
+    return {"inspections": page.inspections, "next": page.next}
+
+
+@product_router.get("/inspections/{number}", response_model=Inspection)
+def one_inspection(product_id: ProductId, number: int, store: StoreDep) -> Any:
+    return store.inspection(product_id, valid_id_or_zero(number))
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+@product_router.get("/inspections/{number}/picture", response_class=Response)
+def picture(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+    """Return the picture file as it was sent."""
+    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number))
+    stem = PurePosixPath(sent_name).stem or str(number)
+    headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
+
+
+@product_router.get("/inspections/{number}/view", response_class=Response)
+def view(product_id: ProductId, number: int, renderer: RendererDep, side: Side = DEFAULT_SIDE) -> Response:
+    """Return the picture upright, as WebP."""
+    data = renderer.view(product_id, valid_id_or_zero(number), side)
+    return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
+
+
+@product_router.get("/inspections/{number}/overlay", response_class=Response)
+def overlay(product_id: ProductId, number: int, renderer: RendererDep, side: Side = DEFAULT_SIDE) -> Response:
+    """Return the picture with heat map and outlines, as WebP."""
+    data = renderer.overlay(product_id, valid_id_or_zero(number), side)
+    return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
+
+
+@product_router.get("/inspections/{number}/map", response_class=Response)
+def anomaly_map(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+    """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
+    0 and 65535."""
+    data, low, high = renderer.map(product_id, valid_id_or_zero(number))
+    headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_CACHE_A_DAY}
+    return Response(data, media_type="image/png", headers=headers)
+
+
+@product_router.get("/inspections/{number}/mask", response_class=Response)
+def mask(product_id: ProductId, number: int, renderer: RendererDep) -> Response:
+    """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
+    defect is."""
+    data = renderer.mask(product_id, valid_id_or_zero(number))
+    return Response(data, media_type="image/png")
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+@product_router.post(
+    "/inspections/{number}/verdict",
+    response_model=Inspection,
+    responses=refusals(409),
+    openapi_extra={"parameters": key_header_schema("is one verdict")},
+)
+def decide(
+    name: str,
+    product_id: ProductId,
+    number: int,
+    request: Request,
+    verdict: schemas.Verdict,
+    records: RecordsDep,
+    files: FilesDep,
+    settings: SettingsDep,
+    metrics: MetricsDep,
+    person: Operator,
+) -> Any:
+    """Give a verdict on an inspection; `undo` takes the last verdict back."""
+    store, number, key = records.store, valid_id_or_zero(number), uploads.idempotency_key(request)
+    mask_hash = None
+    if verdict.mask is not None:
+        mask = _read_mask(verdict.mask, store.inspection(product_id, number), settings.limits)
+        mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
+    try:
+        details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{HTTP_PREFIX}{key}"
+        inspection = store.add_verdict(product_id, number, *details)
+    finally:
+        if mask_hash is not None:
+            files.release(mask_hash)
+    metrics.verdicts.labels(name, verdict.verdict).inc()
+    records.note_verdict(product_id)
+    return inspection
+
+
+def _read_mask(encoded: str, inspection: dict[str, Any], limits: Limits) -> bytes:
+    """Return a mask that a person drew, as it is kept. InputError."""
+    if len(encoded) > MAX_MASK_BYTES:
+        raise InputError("the mask has more than 8 MB: send a PNG of two values")
+    try:
+        data = base64.b64decode(encoded.removeprefix("data:image/png;base64,"), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("the mask is not base64: send a PNG in base64") from None
+    return uploads.normalize_mask(data, inspection["width"], inspection["height"], limits)
+
+
+@product_router.get("/review", response_model=schemas.WaitingInspections)
+def review(
+    product_id: ProductId,
+    request: Request,
+    records: RecordsDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 20,
+    after: RecordNumber = 0,
+    reader: Annotated[
+        str, Query(max_length=64, description="of several at a time, any text of its own")
+    ] = "",
+) -> Any:
+    """List inspections that wait for a review, the oldest first, after the number `after`. Those that another
+    reader was given in the last minutes come only where no others are left."""
+    may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
+    return records.waiting(product_id, limit, after, reader if may_judge else "")
+
+
+@product_router.get("/trends", response_model=schemas.Trends)
+def trends(
+    product_id: ProductId, records: RecordsDep, since: str | None = None, until: str | None = None
+) -> Any:
+    """Return scores over time: single inspections where they are few."""
+    bounds = (parse_time(text) if text else None for text in (since, until))
+    return records.trends(product_id, *bounds)
+
+
+@product_router.get("/live", response_class=StreamingResponse)
+async def live(
+    name: str,
+    product_id: ProductId,
+    request: Request,
+    overview: OverviewDep,
+    access: AccessDep,
+    broadcaster: Annotated[EventBroadcaster, part(EventBroadcaster)],
+) -> StreamingResponse:
+    """Stream server-sent events: `inspection` for each new one, `state` every second."""
+
+    def state() -> dict[str, Any] | None:
+        try:
+            if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
+                return None
+            return {**overview.state(name), "waiting": overview.store.waiting_count(product_id)}
+        except (StoreError, ExpiredError):  # the page asks for the reason, and connects again
+            return None
+
+    async def events() -> AsyncIterator[str]:
+        async for message in broadcaster.stream(product_id, state):
+            yield message
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+router.include_router(product_router)
+
+
+def attachment(name: str) -> dict[str, str]:
+    ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name)}"}

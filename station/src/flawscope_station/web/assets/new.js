@@ -1,0 +1,503 @@
+"use strict";
+// A new product: pictures, their check, learning, the result, trying, going live.
+(() => {
+  const { byId, page, t, count, number, api } = station;
+  const AT_ONCE = 3; // pictures that are sent at the same time
+  const FIRST = 14; // small pictures that are shown at first
+  const MORE = 240; // and with each further click
+  const ENOUGH = 20; // pictures from which a false-alarm rate of 5 % can be promised
+  const USUAL = 40;
+  const BUSY = ["waiting", "learning"];
+  const texts = (key, other, values) => (key in page.texts ? t(key, values) : other);
+
+  function make(name, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  function say(text, bad = false) {
+    if (byId("leave-last")) byId("leave-last").hidden = true;
+    station.say(text, bad);
+  }
+
+  function failed(error) {
+    say("");
+    station.failed(error);
+  }
+
+  // ------------------------------------------------------------------------------------ the page that begins
+  byId("begin")?.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const german = { ä: "ae", ö: "oe", ü: "ue", ß: "ss" };
+    const typed = byId("name").value.replace(/[äöüß]/g, (letter) => german[letter]);
+    const plain = typed.normalize("NFKD").replace(/[\u0300-\u036f]/g, "");
+    const name = plain.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-._]+|[-._]+$/g, "").slice(0, 64);
+    try {
+      const made = await api("/api/v1/new", { body: { name } });
+      location.assign(`/-/new/${encodeURIComponent(made.name)}`);
+    } catch (error) {
+      failed(error);
+    }
+  });
+  document.documentElement.dataset.ready = "yes";
+  if (!page.data) return;
+
+  // ---------------------------------------------------------------------------------------- a product's page
+  let state = page.data.state;
+  const home = `/api/v1/new/${encodeURIComponent(state.name)}`;
+  const listed = { pictures: [], left_out: [], version: 0 };
+  let shown = FIRST;
+  let version = 0; // of the pictures that are listed
+  const small = (name) => `${home}/pictures/${encodeURIComponent(name)}?side=320`;
+
+  /** A list's entry: a small picture with words below, and what can be done with it. */
+  function card(address, words, ...more) {
+    const image = make("img", { src: address, alt: "", loading: "lazy" });
+    return make("li", { className: "card" }, image, make("span", { className: "small words" }, words), ...more);
+  }
+
+  function leaveOutButton(name, undo = false) {
+    const text = t(undo ? "new.take_back" : "new.leave_out");
+    const button = make("button", { type: "button" }, text);
+    button.setAttribute("aria-label", `${text}: ${name}`);
+    button.addEventListener("click", () => leaveOut([name], undo));
+    return button;
+  }
+
+  let undone = []; // what the last click left out
+  async function leaveOut(pictures, undo = false) {
+    try {
+      take(await api(`${home}/leave-out`, { body: { pictures, undo } }));
+      undone = undo ? [] : pictures;
+      say(count(undo ? "new.taken_back" : "new.left_out", pictures.length));
+      byId("undo").hidden = undo;
+      byId("leave-last").hidden = true;
+    } catch (error) {
+      failed(error);
+    }
+  }
+  byId("undo").addEventListener("click", () => leaveOut(undone, true));
+
+  /** Offers to leave a picture out that was just taken: what is done is undone. */
+  function offer(name) {
+    byId("leave-last").hidden = false;
+    byId("leave-last").onclick = () => leaveOut([name]);
+  }
+
+  async function list() {
+    if (version === state.version) return;
+    const wanted = state.version;
+    Object.assign(listed, await api(`${home}/pictures`), { version: wanted });
+    version = wanted;
+    showPictures();
+    station.options?.changed();
+  }
+
+  function showPictures() {
+    byId("pictures").replaceChildren(...listed.pictures.slice(0, shown).map((name) => card(small(name), name, leaveOutButton(name))));
+    byId("more").hidden = listed.pictures.length <= shown;
+    byId("aside").hidden = !listed.left_out.length;
+    byId("aside-title").textContent = count("new.aside", listed.left_out.length);
+    byId("left-out").replaceChildren(...listed.left_out.slice(0, MORE).map((name) => card(small(name), name, leaveOutButton(name, true))));
+  }
+  byId("more").addEventListener("click", () => {
+    shown += MORE;
+    showPictures();
+  });
+
+  // Sending ----------------------------------------------------------------------------------------------
+  const queue = [];
+  let [sending, sent, all] = [0, 0, 0];
+  const isLitter = (name) => name.startsWith(".") || /^(thumbs\.db|desktop\.ini)$/i.test(name);
+
+  /** Says why a file was not taken, in the page's words where it knows them. */
+  function refuse(text, code, name) {
+    byId("refusals").append(make("li", { title: text }, code ? texts(`new.refusal_${code}`, text, { name }) : text));
+    byId("refused-title").textContent = count("new.refused", byId("refusals").childElementCount);
+    byId("refused").hidden = false;
+  }
+
+  /** Sends a file until the station has it: the same content is kept once. */
+  async function send(file) {
+    const isZip = /\.zip$/i.test(file.name);
+    const headers = { "Content-Type": isZip ? "application/zip" : "application/octet-stream" };
+    for (let pause = 1; ; pause = Math.min(15, 2 * pause)) {
+      let answer = null;
+      try {
+        answer = await fetch(`${home}/pictures?name=${encodeURIComponent(file.name.slice(-200))}`, { method: "POST", headers, body: file });
+      } catch {
+        station.connected(false);
+      }
+      if (answer && answer.status < 500) {
+        station.connected(true);
+        const found = await answer.json().catch(() => ({}));
+        if (!answer.ok) return refuse(found.error ?? `${file.name}: HTTP ${answer.status}`, answer.status === 413 ? "too_large" : found.code, file.name);
+        for (const one of found.results) if (one.status === "refused") refuse(one.error, one.code, one.name);
+        return;
+      }
+      if (answer?.status === 507) return refuse((await answer.json()).error, "disk_full", file.name);
+      await new Promise((later) => setTimeout(later, 1000 * pause));
+    }
+  }
+
+  async function work() {
+    sending += 1;
+    for (let file = queue.shift(); file; file = queue.shift()) {
+      await send(file);
+      sent += 1;
+      showSending();
+    }
+    sending -= 1;
+    if (!sending) {
+      [sent, all] = [0, 0];
+      await look();
+      showSending();
+    }
+  }
+
+  function showSending() {
+    byId("sending").hidden = !all;
+    byId("sent").value = all ? (100 * sent) / all : 0;
+    byId("sending-words").textContent = t("new.sending", { done: sent, all });
+    byId("start").disabled = !startable();
+  }
+
+  function sendAll(files) {
+    const wanted = files.filter((file) => !isLitter(file.name));
+    all += wanted.length;
+    queue.push(...wanted);
+    byId("refusals").replaceChildren();
+    byId("refused").hidden = true;
+    byId("undo").hidden = true;
+    say("");
+    showSending();
+    for (let k = sending; k < Math.min(AT_ONCE, queue.length); k += 1) work();
+  }
+
+  /** The files below an entry that was dropped: of a folder all. */
+  async function filesOf(entry) {
+    if (entry.isFile) return [await new Promise((good, bad) => entry.file(good, bad))];
+    const reader = entry.createReader();
+    const found = [];
+    for (;;) {
+      const some = await new Promise((good, bad) => reader.readEntries(good, bad)); // a hundred at most
+      if (!some.length) return found;
+      for (const one of some) found.push(...(await filesOf(one)));
+    }
+  }
+
+  /** A place to drop files on, and a button for those who do not drag. */
+  function dropPlace(place, button, input, taken) {
+    for (const kind of ["dragenter", "dragover"]) {
+      place.addEventListener(kind, (event) => {
+        event.preventDefault();
+        place.classList.add("over");
+      });
+    }
+    place.addEventListener("dragleave", () => place.classList.remove("over"));
+    place.addEventListener("drop", async (event) => {
+      event.preventDefault();
+      place.classList.remove("over");
+      const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+      const plain = [...event.dataTransfer.files];
+      taken(entries.length ? (await Promise.all(entries.map(filesOf))).flat() : plain);
+    });
+    button.addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      taken([...input.files]);
+      input.value = "";
+    });
+  }
+  dropPlace(byId("drop"), byId("choose"), byId("files"), sendAll);
+  byId("choose-folder").addEventListener("click", () => byId("folder").click());
+  byId("folder").addEventListener("change", () => sendAll([...byId("folder").files]));
+  for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault()); // beside the place: nothing opens
+  window.addEventListener("beforeunload", (event) => {
+    if (all) event.preventDefault();
+  });
+
+  // The check --------------------------------------------------------------------------------------------
+  const HIDDEN = ["no-test", "few", "beside"]; // said elsewhere, or of no use here
+  let checked = "";
+
+  function showCheck() {
+    const { check, pictures } = state;
+    const isOver = check?.current;
+    const key = JSON.stringify([check, pictures > 0]);
+    if (key === checked) return;
+    checked = key;
+    const byCode = new Map();
+    for (const one of check?.findings ?? []) if (!HIDDEN.includes(one.code)) byCode.set(one.code, [...(byCode.get(one.code) ?? []), one]);
+    byId("findings").replaceChildren(...[...byCode].map(([code, several]) => finding(code, several)));
+    if (!pictures) byId("check-said").textContent = t("new.check_none");
+    else if (!isOver) byId("check-said").textContent = t("new.checking");
+    else byId("check-said").textContent = byCode.size ? count("new.check_found", byCode.size) : t("new.check_fine");
+  }
+
+  /** What was found of one kind, with the pictures and what can be done. */
+  function finding(code, several) {
+    const key = code.replaceAll("-", "_");
+    const [{ severity, message, remedy }] = several;
+    const isCopy = code === "copy" || code === "nearly-copy";
+    const names = several.flatMap((one) => one.pictures);
+    const surplus = several.flatMap((one) => (isCopy ? one.pictures.slice(1) : one.pictures));
+    const place = make("div", { className: `finding ${severity}` }, make("h3", {}, texts(`new.find_${key}`, message)), make("p", { className: "wide-text" }, texts(`new.do_${key}`, remedy)));
+    if (!names.length) return place;
+    const pictures = make("ul", { className: "grid small-grid" }, ...names.slice(0, 12).map((name) => card(small(name), name, leaveOutButton(name))));
+    if (names.length > 12) pictures.append(make("li", { className: "small" }, count("new.and_more", names.length - 12)));
+    place.append(make("details", { open: severity !== "note" }, make("summary", {}, count("new.pictures", names.length)), pictures));
+    if (surplus.length > 1 || isCopy) {
+      const every = make("button", { type: "button" }, count(isCopy ? "new.keep_one" : "new.leave_all", surplus.length));
+      every.addEventListener("click", () => leaveOut(surplus));
+      place.append(every);
+    }
+    return place;
+  }
+
+  // Learning ---------------------------------------------------------------------------------------------
+  const startable = () => state.pictures > 1 && !all && !BUSY.includes(state.stage) && !station.options?.blocked();
+
+  async function learn(goOn) {
+    try {
+      if (!(await station.options.ready())) return;
+      take(await api(`${home}/learn`, { body: { ...station.options.chosen(), go_on: goOn } }));
+      byId("undo").hidden = true;
+      say("");
+    } catch (error) {
+      failed(error);
+    }
+  }
+  byId("start").addEventListener("click", () => learn(false));
+  byId("go-on").addEventListener("click", () => learn(true));
+  byId("stop").addEventListener("click", async () => {
+    try {
+      take(await api(`${home}/stop`, { body: {} }));
+      say(t("new.stage_stopped"));
+    } catch (error) {
+      failed(error);
+    }
+  });
+
+  const STAGES = [
+    ["test", /simulated/],
+    ["judge", /leave-one-out|calibration/],
+    ["choose", /coreset|prototype/],
+    ["look", /feature|picture|statistic|target/],
+  ];
+  function progressWords() {
+    const { stage, step, before } = state;
+    if (stage === "waiting") return before ? count("new.before", before) : t("new.stage_waiting");
+    if (!step) return t("new.begins");
+    const words = t(`new.doing_${STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise"}`);
+    const left = step.left === null ? "" : ` ${step.left < 90 ? t("new.seconds", { n: Math.max(1, Math.round(step.left)) }) : t("new.minutes_left", { n: Math.round(step.left / 60) })}`;
+    return `${words} ${t("new.step", { done: step.done, all: step.total })}${left}`;
+  }
+
+  function showLearning() {
+    const { stage, step, error } = state;
+    const isBusy = BUSY.includes(stage);
+    byId("start").disabled = !startable();
+    byId("start").hidden = isBusy;
+    byId("start").textContent = t(state.result || stage === "failed" ? "new.again" : "new.start");
+    byId("stop").hidden = !isBusy;
+    byId("go-on").hidden = !state.goes_on;
+    byId("progress").hidden = !isBusy;
+    if (step?.total) byId("done").value = (100 * step.done) / step.total;
+    else byId("done").removeAttribute("value");
+    const words = isBusy ? progressWords() : "";
+    if (byId("progress-words").textContent !== words) byId("progress-words").textContent = words;
+    byId("failed").hidden = stage !== "failed";
+    if (stage === "failed") showFailure(error);
+    if (isBusy && state.method) for (const one of byId("methods").querySelectorAll("input[type=radio]")) one.checked = one.value === state.method;
+  }
+
+  /** What to change, in the page's words; the program's own are for engineers. */
+  function showFailure(error) {
+    const fields = state.error_options.map((one) => `${one === "minutes" ? t("new.minutes") : t(`new.field_${one}`)}`);
+    const why = fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
+    const words = [t("new.failed"), why, ...(state.result ? [t("new.failed_kept")] : [])].join(" ");
+    if (byId("failed-words").textContent === words && byId("failed-text").textContent === (error ?? "")) return;
+    byId("failed-words").textContent = words;
+    byId("failed-text").textContent = error ?? "";
+    byId("failed-more").open = !fields.length;
+  }
+
+  // The result -------------------------------------------------------------------------------------------
+  let [told, wasBusy] = ["", false];
+  function showResult() {
+    const { result, changed, live } = state;
+    byId("result").hidden = byId("live").hidden = !result;
+    byId("changed").hidden = !changed;
+    byId("is-live").hidden = byId("open").hidden = !live;
+    byId("go-live").hidden = state.live_is_this;
+    byId("go-live").textContent = t(live ? "new.go_live_again" : "new.go_live");
+    const isNew = wasBusy && state.stage === "ready"; // the page was open meanwhile
+    wasBusy = BUSY.includes(state.stage);
+    const key = JSON.stringify(result);
+    if (key === told) return;
+    told = key;
+    if (!result) return byId("tried").replaceChildren();
+    byId("promise").textContent = result.promised ? t(result.options.several ? "new.promise_several" : "new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    const whose = result.options.part ? "_parts" : ""; // views of a part are decided on together
+    byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
+    byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
+    byId("rates").replaceChildren(...Object.entries(isTested ? result.tested : result.found).map(rate));
+    byId("examples").replaceChildren(
+      ...result.examples.map((one) => {
+        const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found, t(one.found ? "new.found" : "new.missed")));
+        item.prepend(make("a", { href: `${home}/examples/${one.file}`, target: "_blank" }, item.querySelector("img"))); // in full size
+        item.querySelector("img").alt = `${t(`new.size_${one.size}`)}: ${t(one.found ? "new.found" : "new.missed")}`;
+        return item;
+      }),
+    );
+    byId("curve").textContent = curve(result);
+    byId("rates-part").hidden = !result.rates.length;
+    byId("rates-table").replaceChildren(...result.rates.map((one) => rateRow(one, result)));
+    byId("odd").replaceChildren(
+      ...result.odd.map((one) => {
+        const item = card(small(one.name), one.name);
+        if (one.suspicious) item.append(make("span", { className: "badge anomalous" }, t("new.suspicious")));
+        item.append(leaveOutButton(one.name));
+        return item;
+      }),
+    );
+    if (!isNew) return;
+    byId("result").scrollIntoView({ block: "start" });
+    byId("result-title").focus({ preventScroll: true });
+  }
+
+  function mark(isGood, words) {
+    const [good, bad] = byId("marks").content.children;
+    return make("span", { className: `badge ${isGood ? "good" : "anomalous"}` }, (isGood ? good : bad).cloneNode(true), words);
+  }
+
+  /** What a false-alarm rate would mean for this model. */
+  function rateRow({ rate, expected, supported, missing, found }, { wanted_rate }) {
+    const cell = (text) => make("td", { className: "number" }, text);
+    const title = make("th", { scope: "row" }, t("rates.of_hundred", { rate: number(100 * rate, 3) }));
+    const row = make("tr", {}, title);
+    if (rate === wanted_rate) row.setAttribute("aria-current", "true");
+    const { day } = page.data;
+    if (!supported && missing) {
+      row.append(make("td", { colSpan: day ? 3 : 2, className: "small" }, count("rates.missing", missing)));
+      return row;
+    }
+    const [k, n] = Object.values(found).reduce(([k, n], [hit, all]) => [k + hit, n + all], [0, 0]);
+    row.append(cell(number(1000 * expected, 2)), ...(day ? [cell(number(day * expected, 2))] : []), cell(n ? t("rates.of", { k, n }) : "–"));
+    return row;
+  }
+
+  function rate([size, [found, all]]) {
+    const bar = make("meter", { max: all, value: found });
+    const words = `${texts(`new.size_${size}`, size)}: ${t("new.found_of", { found, all })}`;
+    bar.setAttribute("aria-label", words);
+    return make("li", {}, bar, words);
+  }
+
+  /** What more pictures would bring, by what fewer find. */
+  function curve({ curve }) {
+    if (!curve) return t("new.curve_later");
+    const points = Object.entries(curve);
+    if (points.length < 2) return "";
+    const told = points.map(([n, share]) => t("new.curve_point", { n, share: Math.round(100 * share) })).join(", ");
+    const [[, first], [, last]] = points;
+    return `${t("new.curve", { points: told })} ${t(last - first > 0.05 ? "new.curve_more" : "new.curve_enough")}`;
+  }
+
+  dropPlace(byId("try-drop"), byId("try-choose"), byId("try-files"), async (files) => {
+    const some = files.filter((file) => !isLitter(file.name)).slice(0, 8);
+    const form = new FormData();
+    for (const file of some) form.append("files", file);
+    judge(async () => {
+      const answer = await fetch(`${home}/try`, { method: "POST", body: form });
+      const found = await answer.json();
+      if (!answer.ok) throw new station.Refused(answer.status, found.error);
+      return found;
+    });
+  });
+
+  /** Show how pictures are judged that are not kept. */
+  async function judge(ask) {
+    byId("try-said").textContent = t("new.trying");
+    try {
+      byId("tried").prepend(...(await ask()).results.map(tried));
+      byId("try-said").textContent = "";
+    } catch (error) {
+      byId("try-said").textContent = t("common.failed", { text: error.status ? error.message : t("common.lost") });
+    }
+  }
+
+  function tried(one) {
+    if (one.error) return make("li", { className: "card", title: one.error }, t("new.refusal_unreadable", { name: one.name }));
+    const badge = mark(one.decision === "good", t(`common.${one.decision}`));
+    return card(`data:image/webp;base64,${one.overlay}`, one.name, badge, make("span", { className: "small" }, ` ${t("common.severity")} ${number(one.severity)}`));
+  }
+
+  byId("go-live").addEventListener("click", async () => {
+    byId("go-live").disabled = true;
+    try {
+      await api(`${home}/live`, { body: {}, seconds: 120 });
+      await look();
+      byId("open").focus();
+    } catch (error) {
+      failed(error);
+    }
+    byId("go-live").disabled = false;
+  });
+
+  async function remove() {
+    try {
+      await fetch(home, { method: "DELETE" });
+      location.assign("/-/new");
+    } catch (error) {
+      failed(error);
+    }
+  }
+  byId("remove").addEventListener("click", () => station.sure("sure", remove));
+
+  // As it is ---------------------------------------------------------------------------------------------
+  function advice() {
+    const { pictures } = state;
+    if (pictures < ENOUGH) return count("new.more", ENOUGH - pictures);
+    return t(pictures < USUAL ? "new.usual" : "new.enough");
+  }
+
+  function take(found) {
+    state = found;
+    byId("count").textContent = count("new.safe", state.pictures);
+    byId("advice").textContent = advice();
+    const reached = state.live ? "live" : state.result ? "result" : BUSY.includes(state.stage) ? "learn" : state.pictures ? "check" : "give";
+    for (const step of document.querySelectorAll("[data-step]")) {
+      if (step.dataset.step === reached) step.setAttribute("aria-current", "step");
+      else step.removeAttribute("aria-current");
+    }
+    showCheck();
+    showLearning();
+    showResult();
+    station.draft?.changed();
+    station.options?.changed();
+    return list();
+  }
+
+  async function look() {
+    try {
+      await take(await api(home));
+      station.connected(true);
+    } catch (error) {
+      if (error.status === 401) station.signedOut();
+      else station.connected(false, error.status ? t("common.failed", { text: error.message }) : undefined);
+    }
+  }
+
+  async function follow() {
+    await look();
+    const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && (!state.result || state.result.curve) && !all;
+    setTimeout(follow, isCalm ? 4000 : 1000);
+  }
+  const restart = () => (byId("start").disabled = !startable());
+  station.draft = { home, small, say, failed, refuse, leaveOut, look, offer, judge, make, restart, listed, of: () => state, changed: () => {} }; // for the scripts beside this one
+  take(state);
+  setTimeout(follow, 300);
+})();

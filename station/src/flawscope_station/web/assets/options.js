@@ -1,0 +1,268 @@
+"use strict";
+// How a new product learns: false alarms, region, light, how parts lie, views. What does not go together is said
+// at the click; the station knows the rules.
+(() => {
+  const { byId, page, t, count, api, toggle, draft } = station;
+  if (!draft) return;
+  const { home, make, listed } = draft;
+  const state = draft.of();
+  const DELAY = 150; // ms after a change until the station is asked
+  let [part, view] = [state.part, state.view]; // patterns of names
+  let conflicts = 0;
+  let named = ""; // the picture whose name is marked
+  let problem = null; // of the names
+  let parts = 0; // that they tell
+
+  const method = () => byId("methods").querySelector("input:checked");
+  const edges = ["left", "top", "right", "bottom"].map((name) => byId(`edge-${name}`));
+  const region = () => edges.map((edge) => Math.min(100, Math.max(0, Number(edge.value) || 0)));
+
+  function isEmpty() {
+    const [left, top, right, bottom] = region();
+    return right <= left || bottom <= top;
+  }
+
+  function roi() {
+    const [left, top, right, bottom] = region();
+    const isAll = left === 0 && top === 0 && right === 100 && bottom === 100;
+    return isAll || isEmpty() ? null : [left, top, right, bottom].map((one) => one / 100).join(",");
+  }
+
+  /** The options as the API takes them. */
+  function chosen() {
+    const byParts = byId("by-parts").checked;
+    return {
+      method: method().value,
+      minutes: method().dataset.steps ? Number(byId("minutes").value) : null,
+      false_alarm_rate: Number(byId("rate").value),
+      roi: roi(),
+      min_defect: Number(byId("smallest").value) || null,
+      light: Number(byId("light").value) / 100 || null,
+      align: byId("align").value === "none" ? null : byId("align").value,
+      several: byId("several").checked || null,
+      part: byParts ? part : null,
+      view: byParts && part ? view : null,
+    };
+  }
+
+  // What does not go together ----------------------------------------------------------------------------
+  /** Which numbers cannot be, in the page's words. */
+  function outOfRange() {
+    const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((name) => t(`new.edge_${name}`));
+    const numbers = [...edges.map((edge, k) => [edge, [left, top, right, bottom][k]]), [byId("smallest"), t("new.field_min_defect")], [byId("light"), t("new.field_light")]];
+    if (method().dataset.steps) numbers.push([byId("minutes"), t("new.minutes")]);
+    const wrong = numbers.filter(([input]) => !input.validity.valid);
+    if (wrong.length) return wrong.map(([{ min, max }, field]) => t("new.out_of_range", { field, min, max }));
+    return isEmpty() ? [t("new.no_region", { left, top, right, bottom })] : [];
+  }
+
+  function conflictWords({ first, second, is_missing }) {
+    const field = t(`new.field_${first}`);
+    if (!is_missing) return t("new.apart", { first: field, second: t(`new.field_${second}`) });
+    return t("new.needs", { first: field, shift: t("new.align_shift"), turn: t("new.align_turn"), full: t("new.align_full") });
+  }
+
+  let asked = 0;
+  /** Says it beside what was changed, and beside the button. */
+  async function check(changed) {
+    const mine = (asked += 1);
+    let sentences = outOfRange();
+    if (!sentences.length) {
+      const body = chosen();
+      if (byId("by-parts").checked) body.part ??= "."; // whatever will be marked
+      try {
+        sentences = (await api(`${home}/options`, { body })).conflicts.map(conflictWords);
+      } catch (error) {
+        if (error.status !== 422) return; // the notice above says why
+        sentences = [t("common.failed", { text: error.message })];
+      }
+    }
+    if (mine !== asked) return; // something else was changed meanwhile
+    conflicts = sentences.length;
+    byId("conflicts").hidden = !conflicts;
+    byId("conflicts").replaceChildren(...sentences.map((one) => make("p", {}, one)));
+    document.querySelector(".beside")?.remove();
+    const place = changed?.closest("label, #edges, .region");
+    if (conflicts && place) place.after(make("p", { className: "said bad beside" }, sentences.join(" ")));
+    draft.restart();
+  }
+
+  let timer = null;
+  function ask(changed) {
+    clearTimeout(timer);
+    timer = setTimeout(check, DELAY, changed);
+  }
+  for (const kind of ["input", "change"]) {
+    for (const part of ["look-at", "methods"]) {
+      byId(part).addEventListener(kind, ({ target }) => {
+        showRegion();
+        ask(target);
+      });
+    }
+  }
+  byId("methods").addEventListener("change", () => {
+    byId("minutes-part").hidden = !method().dataset.steps;
+  });
+
+  // False alarms -----------------------------------------------------------------------------------------
+  function showRate() {
+    const isOfParts = Boolean(chosen().part) && !problem;
+    const there = isOfParts ? parts : draft.of().pictures;
+    const missing = Number(byId("rate").selectedOptions[0].dataset.needed) - there;
+    byId("rate-few").textContent = missing > 0 && there ? count(isOfParts ? "new.rate_few_parts" : "new.rate_few", missing) : "";
+  }
+  byId("rate").addEventListener("change", showRate);
+
+  // What is looked at: a rectangle, dragged or typed, and a ring as large as the smallest defect -----------
+  let corner = null; // where a drag began
+
+  function showRegion() {
+    const [left, top, right, bottom] = region();
+    byId("box").hidden = !roi();
+    Object.assign(byId("box").style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
+    const size = draft.of().check?.sizes[0];
+    const smallest = Number(byId("smallest").value);
+    byId("ring").hidden = !(size && smallest);
+    if (size && smallest) byId("ring").style.width = `${(100 * smallest) / size.width}%`;
+  }
+
+  function pointed({ clientX, clientY }) {
+    const box = byId("whole").getBoundingClientRect();
+    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((share) => Math.round(100 * Math.min(1, Math.max(0, share))));
+  }
+  byId("region").addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    byId("region").setPointerCapture(event.pointerId);
+    corner = pointed(event);
+  });
+  byId("region").addEventListener("pointermove", (event) => {
+    if (!corner) return;
+    const [x, y] = pointed(event);
+    [Math.min(x, corner[0]), Math.min(y, corner[1]), Math.max(x, corner[0]), Math.max(y, corner[1])].forEach((value, k) => (edges[k].value = value));
+    showRegion();
+  });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    byId("region").addEventListener(kind, () => {
+      corner = null;
+      ask(byId("region"));
+    });
+  }
+  function showWhole() {
+    if (!listed.pictures.length || !byId("look-at").open) return;
+    byId("whole").src = `${home}/pictures/${encodeURIComponent(listed.pictures[0])}?side=1280`;
+    showRegion();
+  }
+  byId("look-at").addEventListener("toggle", showWhole);
+  byId("all-of-it").addEventListener("click", () => {
+    [0, 0, 100, 100].forEach((value, k) => (edges[k].value = value));
+    showRegion();
+    ask(byId("region"));
+  });
+
+  // Parts seen from several sides: what tells them is clicked in a file's name ------------------------------
+  const marked = (id) => [...byId(id).querySelectorAll("[aria-pressed=true]")].map((one) => Number(one.dataset.place));
+
+  function pieces(id, texts, marks) {
+    byId(id).replaceChildren(
+      ...texts.map((text, k) => {
+        if (!/[\p{L}\p{N}]/u.test(text)) return make("span", {}, text);
+        const button = make("button", { type: "button" }, text);
+        button.dataset.place = k;
+        button.setAttribute("aria-pressed", marks.includes(k));
+        toggle(button, () => mark(button));
+        return button;
+      }),
+    );
+  }
+
+  /** A piece tells the part or the side, not both. */
+  function mark(button) {
+    for (const other of document.querySelectorAll(`.pieces [data-place="${button.dataset.place}"]`)) {
+      if (other !== button) other.setAttribute("aria-pressed", false);
+    }
+    readNames();
+  }
+
+  let reading = Promise.resolve();
+  let turn = 0;
+  function readNames(marks = { part: marked("part"), view: marked("part-view") }, isAsked = true) {
+    turn += 1;
+    reading = readMarks(marks, isAsked, turn);
+  }
+
+  async function readMarks(marks, isAsked, mine) {
+    const name = listed.pictures[0];
+    if (!byId("by-parts").checked || !name) {
+      problem = byId("by-parts").checked ? "pictures" : null;
+      byId("names-said").textContent = problem ? t("new.views_pictures") : "";
+      showRate();
+      return draft.restart();
+    }
+    try {
+      const found = await api(`${home}/names`, { body: { name, ...marks } });
+      if (mine !== turn) return; // something else was clicked meanwhile
+      if (name !== named) {
+        named = name;
+        pieces("part", found.pieces, marks.part);
+        pieces("part-view", found.pieces, marks.view);
+      }
+      if (isAsked) [part, view] = [found.part, found.view]; // else as they were chosen, perhaps by a program
+      [problem, parts] = [found.problem, found.count];
+      showRate();
+      showParts(found);
+    } catch (error) {
+      draft.failed(error);
+    }
+    draft.restart();
+  }
+
+  function showParts(found) {
+    const said = byId("names-said");
+    said.classList.toggle("bad", Boolean(problem));
+    if (!part) said.textContent = t("new.views_none");
+    else if (problem) said.textContent = t(`new.views_${problem}`, { names: found.pictures.join(", ") });
+    else said.textContent = count("new.views_found", found.count, { views: found.views.join(", ") });
+    const row = ({ part: number, pictures }) => {
+      const sides = Object.entries(pictures).map(([side, name]) => make("figure", {}, make("img", { src: draft.small(name), alt: "" }), make("figcaption", { className: "small" }, side)));
+      return make("li", {}, make("strong", {}, number), ...sides);
+    };
+    byId("parts-found").replaceChildren(...(problem ? [] : found.parts.map(row)));
+  }
+
+  byId("by-parts").addEventListener("change", () => {
+    byId("names").hidden = !byId("by-parts").checked;
+    readNames();
+  });
+
+  // As it was chosen before ------------------------------------------------------------------------------
+  state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
+  byId("smallest").value = state.min_defect ?? "";
+  byId("light").value = state.light ? Math.round(100 * state.light) : "";
+  byId("align").value = state.align ?? "none";
+  byId("several").checked = state.several;
+  byId("by-parts").checked = Boolean(state.part);
+  byId("names").hidden = !state.part;
+  const rates = [...byId("rate").options];
+  rates.sort((one, other) => Math.abs(one.value - (state.false_alarm_rate ?? 0.05)) - Math.abs(other.value - (state.false_alarm_rate ?? 0.05)));
+  rates[0].selected = true;
+
+  let version = 0; // of the pictures whose names were read
+  function changed() {
+    showRate();
+    if (version === listed.version) return;
+    showWhole();
+    version = listed.version; // the pictures are others, and perhaps their names
+    if (named) readNames();
+    else readNames(page.data.marks, !state.part);
+  }
+  /** Whether it can learn with what is chosen now: the last click counts. */
+  async function ready() {
+    clearTimeout(timer);
+    await reading;
+    await check(null);
+    return !station.options.blocked();
+  }
+  station.options = { chosen, changed, ready, blocked: () => conflicts > 0 || Boolean(problem) || (byId("by-parts").checked && !part) };
+  changed();
+  if (state.part || state.align || state.light) check(null);
+})();

@@ -1,0 +1,165 @@
+"""Limits on a server's connections: those that keep it waiting are closed, and those that are too many.
+
+uvicorn closes connections that are idle between two requests. It waits for ever for the head of a request and
+for a client that does not read its answer, and accepts connections until the process has no files left. A
+`ClientConnection` stands between asyncio and uvicorn's protocol, which it passes everything on to, and
+`RequestTracker` tells it of the requests. Bodies are timed where they are read (`uploads`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from flawscope_station.access.roles import PERSON_KEY
+
+KEEP_ALIVE_SECONDS = 75  # between two requests of a connection
+HEAD_END = b"\r\n\r\n"  # a request without a body ends with it
+STATE_KEY = "connection"  # in the state of a request's scope
+
+
+class ClientConnection(asyncio.Protocol):
+    """A client's connection. Where there are too many, the one that has kept the station waiting for the
+    longest time is closed, those of signed-in people last; never one whose request is being answered.
+
+    Args:
+        make_protocol: makes the protocol that speaks HTTP, of a state that every request's scope has.
+        connections: of the server, this one among them while it is open.
+        max_count: connections that may be open.
+        timeout: returns the seconds in which the head of a request must come, a body that nobody reads
+            must end, and a client must go on reading its answer.
+    """
+
+    def __init__(
+        self,
+        make_protocol: Callable[[dict[str, Any]], Any],
+        connections: set[ClientConnection],
+        max_count: int,
+        timeout: Callable[[], float],
+    ):
+        self._protocol = make_protocol({STATE_KEY: self})
+        self._connections, self._max_count, self._stalled = connections, max_count, timeout
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._requests = 0  # that are being received or answered
+        self._scope: dict[str, Any] = {}  # of the last request
+        self._tail = b""  # of all that came
+        self._has_body = self._has_more_body = self._is_write_paused = False
+        self._is_idle = False  # between two requests
+        self._waiting_since = self._loop.time()
+
+    # ---- what asyncio tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._connections.add(self)
+        self._protocol.connection_made(transport)
+        if len(self._connections) > self._max_count:
+            self._close_longest_waiting()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.discard(self)
+        self._protocol.connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_idle:
+            self._is_idle, self._waiting_since = False, self._loop.time()
+        self._tail = (self._tail + data)[-len(HEAD_END) :]
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        answer: bool | None = self._protocol.eof_received()
+        return answer
+
+    def pause_writing(self) -> None:
+        self._is_write_paused, self._waiting_since = True, self._loop.time()
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        self._protocol.resume_writing()
+
+    # ---- what the requests tell
+
+    def begin_request(self, scope: dict[str, Any]) -> None:
+        """Note a request whose head has come."""
+        self._requests, self._scope = self._requests + 1, scope
+        names = {name for name, value in scope["headers"] if value != b"0"}
+        self._has_body = self._has_more_body = bool(names & {b"content-length", b"transfer-encoding"})
+        self._waiting_since = self._loop.time()
+
+    def end_body(self) -> None:
+        """Note that the whole body of the request was read."""
+        self._has_more_body = False
+
+    def end_request(self) -> None:
+        """Note that a request was answered."""
+        self._requests -= 1
+        is_more_coming = (
+            self._requests or self._has_more_body or not (self._has_body or self._tail == HEAD_END)
+        )
+        self._is_idle, self._waiting_since = not is_more_coming, self._loop.time()
+
+    # ---- limits
+
+    @property
+    def _is_signed_in(self) -> bool:
+        """Whether the last request came from a person or program that the station knows."""
+        return self._scope.get(PERSON_KEY) is not None
+
+    @property
+    def _is_closable(self) -> bool:
+        waits = not self._requests or self._is_write_paused
+        return waits or (self._has_more_body and not self._is_signed_in)
+
+    def _close_longest_waiting(self) -> None:
+        """Close up to an eighth at once: searching for each new connection is too slow under a flood."""
+        waiting = [one for one in self._connections if one._is_closable]
+        waiting.sort(key=lambda one: (one is self, one._is_signed_in, one._waiting_since))
+        last = waiting[1 : self._max_count // 8]
+        strangers = (one for one in last if not (one is self or one._is_signed_in))
+        for closed in (waiting[0], *strangers):
+            closed._transport.abort()
+            self._connections.discard(closed)  # at once: asyncio accepts others before it removes this one
+
+    def close_if_stalled(self) -> None:
+        """Close the connection if it has kept the station waiting for too long."""
+        waited = self._loop.time() - self._waiting_since
+        if (self._requests and not self._is_write_paused) or waited < self._timeout:
+            return
+        if self._transport.is_closing():
+            self._transport.abort()  # nobody reads the rest of the answer
+        else:
+            self._transport.close()
+            self._waiting_since = self._loop.time()
+
+    @property
+    def _timeout(self) -> float:
+        is_idle = self._is_idle and not self._is_write_paused  # the client has read the last answer
+        return KEEP_ALIVE_SECONDS if is_idle else self._stalled()
+
+
+class RequestTracker:
+    """Tells a connection of its requests (ASGI)."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        connection = scope.get("state", {}).get(STATE_KEY)
+        if connection is None:  # no request, or of a server without limits
+            await self.app(scope, receive, send)
+            return
+
+        async def tracked_receive() -> Any:
+            message = await receive()
+            if not message.get("more_body", False):
+                connection.end_body()
+            return message
+
+        connection.begin_request(scope)
+        try:
+            await self.app(scope, tracked_receive, send)
+        finally:
+            connection.end_request()

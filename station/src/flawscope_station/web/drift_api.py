@@ -1,0 +1,27 @@
+"""Routes of drift: of good parts, and of the camera."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from flawscope_station.drift.drift import Drift
+from flawscope_station.web import schemas
+from flawscope_station.web.api import Engineer, api_router
+from flawscope_station.web.parts import ProductId, part
+
+DriftDep = Annotated[Drift, part(Drift)]
+
+router = api_router()
+
+
+@router.get("/drift", response_model=schemas.DriftState)
+def drift(product_id: ProductId, drift: DriftDep) -> Any:
+    """Return whether scores of good parts, the share of flagged pictures and the camera are as before."""
+    return drift.facts(product_id)
+
+
+@router.post("/drift/acknowledge", response_model=schemas.DriftState)
+def acknowledge_drift(product_id: ProductId, drift: DriftDep, person: Engineer) -> Any:
+    """Accept the present state as the new normal: drift and the camera's first pictures begin anew."""
+    drift.acknowledge(product_id, person.name)
+    return drift.facts(product_id)

@@ -1,0 +1,171 @@
+"""Routes that have pictures judged: pictures that are sent, and the next frame of a camera."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request, Response
+
+from flawscope.errors import FlawscopeError
+from flawscope_station.access.roles import SENDER
+from flawscope_station.connections import ConnectionContext
+from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.sources.trigger import shoot, submit_request, wait_for_inspection
+from flawscope_station.store.inspection import Inspection, Label, trigger_request, upload_request
+from flawscope_station.store.records import describe_new
+from flawscope_station.web import schemas, uploads
+from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
+from flawscope_station.web.parts import FloorDep, MetricsDep
+from flawscope_station.web.refusals import count_refusal, error_response, status_and_code
+
+MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
+
+Deadline = Annotated[
+    int | None,
+    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
+]
+LabelDep = Annotated[Label, Depends(uploads.parse_label)]
+router = api_router(408, 409, 413, 415, 504, 507, role=SENDER)
+
+
+@router.post(
+    "/inspections",
+    status_code=201,
+    response_model=Inspection | schemas.PictureResults,
+    response_model_exclude_unset=True,
+    responses={200: {"model": Inspection}},
+    openapi_extra={
+        **file_body_schema("image/*", "application/octet-stream", allow_form=True),
+        "parameters": key_header_schema("gives the same inspection"),
+    },
+)
+async def inspect(
+    name: str,
+    request: Request,
+    response: Response,
+    floor: FloorDep,
+    metrics: MetricsDep,
+    label: LabelDep,
+    file: PictureName = "",
+    deadline: Deadline = None,
+) -> Any:
+    """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
+
+    The address of a joint model finds the product of each picture: `product` and `shows` of the answer.
+
+    A key names the request: the same bytes, part, batch and view get the same answer, others 409.
+
+    The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
+    seconds of Retry-After. 504: the picture was not judged in time; if it was just being judged, it is
+    recorded nevertheless.
+    """
+    started = time.perf_counter()
+    try:
+        product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
+        floor.inspector.check_room(product_id, due)
+        files, is_form = await uploads.read_uploads(request, file)
+        key, data = uploads.idempotency_key(request), [picture.data for picture in files]
+        scheme = floor.addresses.scheme(name)
+        call = floor.inspector.in_thread
+        keyed = await call(upload_request, key, data, is_form, label, scheme) if key else None
+        pictures = [
+            Picture(product_id, item.data, item.name, "http", due=due, **label.to_dict()) for item in files
+        ]
+        if keyed is not None:
+            pictures = [
+                replace(picture, key=keyed.picture_key(place), request=keyed, hash=keyed.pictures[place])
+                for place, picture in enumerate(pictures)
+            ]
+        numbers, answers = await submit_request(floor, product_id, keyed, pictures)
+    except FlawscopeError as error:
+        count_refusal(metrics, floor.addresses, name, error)
+        raise
+    results: list[dict[str, Any]] = []
+    first_error: FlawscopeError | None = None
+    is_new = False
+    for place, picture in enumerate(files):
+        try:
+            if place in numbers:
+                inspection = await call(floor.store.inspection, product_id, numbers[place])
+            else:
+                recorded = await wait_for_inspection(floor, product_id, next(answers), due)
+                is_new |= recorded.is_new
+                inspection = await inspection_answer(floor, product_id, recorded)
+            results.append({"inspection": inspection})
+        except FlawscopeError as error:
+            first_error = first_error or error
+            code = count_refusal(metrics, floor.addresses, name, without_traceback(error))
+            results.append({"name": picture.name, "error": str(error), "code": code})
+    if first_error is not None and not any("inspection" in result for result in results):
+        if not is_form or len(results) == 1:
+            return error_response(first_error)  # not raised: the traceback would hold the picture
+        response.status_code = status_and_code(first_error)[0]
+        return {"results": results}
+    metrics.seconds.labels(name).observe(time.perf_counter() - started)
+    response.status_code = 201 if is_new or is_form else 200
+    return {"results": results} if is_form else results[0]["inspection"]
+
+
+async def inspection_answer(
+    floor: ConnectionContext, product_id: int, recorded: RecordedInspection
+) -> dict[str, Any]:
+    """Return an inspection as the API answers it; of a view the store knows whether its part is decided on.
+    product_id: of the product or joint model to which the request went."""
+    if recorded.is_new and recorded.inspection.parts is None:
+        name = floor.addresses.names[recorded.inspection.product_id]
+        return describe_new(recorded.number, recorded.inspection, name)
+    return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded.number)
+
+
+@router.post(
+    "/trigger",
+    status_code=201,
+    response_model=Inspection,
+    responses={200: {"model": Inspection}},
+    openapi_extra={"parameters": key_header_schema("gives the same inspection")},
+)
+async def trigger(
+    name: str,
+    request: Request,
+    response: Response,
+    floor: FloorDep,
+    metrics: MetricsDep,
+    label: LabelDep,
+    camera: Annotated[
+        int | None,
+        Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
+    ] = None,
+    seconds: Annotated[
+        float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])
+    ] = 5.0,
+    deadline: Deadline = None,
+) -> Any:
+    """Judge what a camera shows now: the first frame that is decoded after the request.
+
+    The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
+    away, or there is no room. 504: no frame came in time, or it was not judged in time. Then nothing is
+    recorded, except a frame that was just being judged. A frame may answer several triggers that came before
+    it: each is an inspection of its own, and `triggers` says how many.
+    """
+    started = time.perf_counter()
+    try:
+        product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
+        key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
+        keyed = trigger_request(key, camera, label, scheme) if key else None
+        find_camera = partial(floor.camera, name, camera)
+        recorded = await shoot(floor, name, find_camera, label, due, seconds, keyed)
+        if isinstance(recorded, int):
+            response.status_code = 200
+            return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded)
+        inspection = await inspection_answer(floor, product_id, recorded)
+    except FlawscopeError as error:
+        count_refusal(metrics, floor.addresses, name, error)
+        return error_response(without_traceback(error))  # not raised: the traceback would hold the picture
+    metrics.seconds.labels(name).observe(time.perf_counter() - started)
+    response.status_code = 201 if recorded.is_new else 200
+    return inspection

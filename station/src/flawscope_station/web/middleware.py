@@ -1,0 +1,253 @@
+"""Checks of every request before the station sees it: host, address, person.
+
+The guard is the outermost middleware. It leaves bodies and streams as they are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from flawscope.errors import InputError
+from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, VIEWER, Person, has_role
+from flawscope_station.access.users import SESSION_SECONDS, Access, ExpiredError
+from flawscope_station.settings.station import DEFAULT_FOLDER, Settings
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.records import SENDER_ADDRESS
+from flawscope_station.web.refusals import RefusedError, error_headers, error_response
+from flawscope_station.web.templates import PAGES
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SIGN_IN = "/sign-in"
+COMPANY_PATH = f"{SIGN_IN}/company"  # prefix of the paths to sign in with a company's account
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+_WILDCARD_HOSTS = frozenset({"", "0.0.0.0", "::"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEALTH_PATHS = frozenset({"/healthz", "/readyz"})  # for monitoring, also when the store is gone
+_SIGNED_OUT_PATHS = frozenset({SIGN_IN, "/language"})
+_HOST_PATTERN = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
+_LOOKUP_THREADS = 4  # for looking up people, since the threads of inspections may all be waiting
+
+
+@cache
+def require_role(role: str) -> Callable[[Request], Awaitable[Person]]:
+    """Make a FastAPI dependency that returns the person, who has this role or a higher one, else 403."""
+
+    async def person(request: Request) -> Person:
+        sender: Person | None = request.scope.get(PERSON_KEY)
+        if sender is None:
+            raise _not_signed_in()
+        check_role(sender, role)
+        return sender
+
+    return person
+
+
+def check_role(person: Person, role: str) -> None:
+    if not has_role(person, role):
+        raise RefusedError(403, f"{person.name} is {person.role}; this needs {role}", "role_too_small")
+
+
+def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
+    """Sign the browser in."""
+    response.set_cookie(access.cookie, value, max_age=SESSION_SECONDS, **_cookie_attributes(request))
+
+
+def delete_cookie(response: Response, request: HTTPConnection, access: Access) -> None:
+    response.delete_cookie(access.cookie, **_cookie_attributes(request))
+
+
+def client_ip(request: HTTPConnection) -> str:
+    """Return the IP address of the sender, or "here" where there is none."""
+    return request.client.host if request.client else "here"
+
+
+def local_path(text: str | None) -> str:
+    """Return the path to go to after signing in: this one, or "/" where it leads to another site."""
+    return text if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text) else "/"
+
+
+def check_listen_address(settings: Settings, access: Access) -> None:
+    """Raise InputError where other machines could reach a station that anybody may use."""
+    if _is_loopback(_strip_brackets(settings.host)) or not access.is_open:
+        return
+    options = f"--station {settings.store}" if settings.database is None else "--settings station.yaml"
+    options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
+    raise InputError(
+        f"host {settings.host} can be reached from other machines, and this station has no users: add one "
+        f"with `flawscope station user add NAME --role admin{options}`, or listen on 127.0.0.1"
+    )
+
+
+class Guard:
+    """ASGI middleware: refuses requests that are not for the station, finds the person, and sets the headers
+    that keep browsers careful.
+
+    Without a person it answers 401 below /api, else redirects to the page that signs in.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, settings: Settings):
+        self.app, self.access = app, access
+        self._public = {_host_and_port(url) for url in settings.public}
+        own_host = {_strip_brackets(settings.host)} - _WILDCARD_HOSTS
+        self._hosts = (_LOOPBACK_HOSTS | own_host | {_parse_host(url) for url in self._public}) - {""}
+        self._limiter = CapacityLimiter(_LOOKUP_THREADS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            return await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = HTTPConnection(scope)
+        SENDER_ADDRESS.set(client_ip(request))
+        send_with_headers = _with_security_headers(scope, send)
+        try:
+            refusal = await self._check(request)
+        except (RefusedError, ExpiredError, StoreError) as error:
+            refusal = error_response(error)
+            if not scope["path"].startswith("/api/"):
+                refusal = PlainTextResponse(f"{error}\n", refusal.status_code, error_headers(error))
+        await (refusal or self.app)(scope, receive, send_with_headers)
+
+    async def _check(self, request: HTTPConnection) -> Response | None:
+        """Check a request: raise RefusedError, return a redirect, or return None to let it pass."""
+        scope, path = request.scope, request.scope["path"]
+        scope[PERSON_KEY] = None
+        self._check_host(request)
+        if path in _HEALTH_PATHS or path.startswith("/static/"):
+            return None
+        person = self.access.authenticate_cached(request)
+        if person is None:
+            person = await anyio.to_thread.run_sync(self.access.authenticate, request, limiter=self._limiter)
+        scope[PERSON_KEY] = person
+        if person == LOCAL_PERSON:
+            self._check_local(request)
+        if scope["method"] not in _SAFE_METHODS and not (person is not None and person.has_token):
+            self._check_origin(request)
+        if person is not None and (scope["method"] in _SAFE_METHODS or not path.startswith("/api/")):
+            check_role(person, VIEWER)  # senders read only the answers to their requests
+        if person is not None or path in _SIGNED_OUT_PATHS or path.startswith(f"{COMPANY_PATH}/"):
+            return None
+        if path.startswith("/api/") or path == "/metrics":
+            raise _not_signed_in()
+        query = scope["query_string"].decode("latin-1")
+        next_path = path + (f"?{query}" if query else "") if scope["method"] == "GET" else "/"
+        return RedirectResponse(f"{SIGN_IN}?next={quote(next_path, safe='/')}", 303)
+
+    def _check_host(self, request: HTTPConnection) -> None:
+        """Refuse unknown host names, which other sites could make lead here (DNS rebinding)."""
+        sent = request.headers.getlist("host")
+        host = _parse_host(sent[0]) if len(sent) == 1 else ""
+        # a bare address is no name: nobody can make it lead elsewhere
+        server = (request.scope.get("server") or ("",))[0]
+        if host not in self._hosts and not _is_server_address(host, server):
+            name = ascii(sent[0][:80]) if sent else "''"
+            text = f"this station is not called {name}: add it to the setting `public`"
+            raise RefusedError(421, text, "wrong_host")
+
+    def _check_local(self, request: HTTPConnection) -> None:
+        """Refuse other machines, and proxies on this one."""
+        client, server = request.client, request.scope.get("server")
+        is_direct = not any(name in request.headers for name in _PROXY_HEADERS)
+        is_own_address = client is not None and server is not None and client.host == server[0]
+        if is_direct and (client is None or is_own_address or _is_loopback(client.host)):
+            return
+        text = "this station has no users and serves its own machine alone: add one there with "
+        raise RefusedError(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
+
+    def _check_origin(self, request: HTTPConnection) -> None:
+        """Refuse a request that another site made the browser send. Browsers name the site by
+        `Sec-Fetch-Site` where they trust the connection, else by `Origin`; other programs send neither."""
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site is None and origin is not None:
+            scheme = origin.partition("://")[0]
+            is_secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
+            own_origins = {_host_and_port(request.headers["host"], scheme), *self._public}
+            is_own = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in own_origins
+            site = "same-origin" if is_own else "cross-site"
+        if site not in (None, "none", "same-origin"):
+            text = "another site made the browser send this: open the page again"
+            raise RefusedError(403, text, "foreign_request")
+
+
+def _with_security_headers(scope: Scope, send: Send) -> Send:
+    """Wrap `send` so that it adds the security headers that the application did not set itself."""
+    is_static, has_hash = scope["path"].startswith("/static/"), bool(scope["query_string"])
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message.setdefault("headers", [])
+            headers = MutableHeaders(scope=message)
+            for name, value in PAGES.security_headers.items():
+                headers.setdefault(name, value)
+            caching = "public, max-age=31536000, immutable" if has_hash else "no-cache"
+            is_cacheable = is_static and message["status"] in (200, 304)
+            headers.setdefault("Cache-Control", caching if is_cacheable else "no-store")
+        await send(message)
+
+    return send_with_headers
+
+
+def _not_signed_in() -> RefusedError:
+    text = "sign in, or send a token of `flawscope station token add`: Authorization: Bearer fls_..."
+    return RefusedError(401, text, "not_signed_in")
+
+
+def _is_loopback(host: str) -> bool:
+    address = _parse_ip(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _is_server_address(host: str, server: str) -> bool:
+    """Whether the host that a request names is the IP address at which it arrived."""
+    address = _parse_ip(host)
+    return address is not None and not address.is_unspecified and address == _parse_ip(server)
+
+
+def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    ipv4 = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return ipv4 or address
+
+
+def _strip_brackets(host: str) -> str:
+    return host.strip("[]").lower()
+
+
+def _host_and_port(text: str, scheme: str = "") -> str:
+    """Return host and port of a URL, without a default port: `https://Name.org:443/x` -> `name.org`."""
+    url_scheme, separator, host_and_path = text.strip().rpartition("://")
+    host_and_path = host_and_path.partition("/")[0].lower()
+    port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
+    return host_and_path.removesuffix(f":{port}") if port else host_and_path
+
+
+def _parse_host(address: str) -> str:
+    """Return the host of an address, without port and brackets; "" where the address is invalid."""
+    if match := _HOST_PATTERN.fullmatch(address.strip().lower()):
+        return match[1] or match[2]
+    return _strip_brackets(address) if ":" in address and _parse_ip(_strip_brackets(address)) else ""
+
+
+def _cookie_attributes(request: HTTPConnection) -> dict[str, Any]:
+    """Return the cookie's attributes: hidden from scripts and other sites; TLS alone where TLS was used."""
+    secure = request.scope["scheme"] == "https"
+    return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}

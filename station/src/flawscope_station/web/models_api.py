@@ -1,0 +1,394 @@
+"""Routes and page of model versions, and of learning from corrections."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawscope.artefact import files as model_files
+from flawscope.errors import InputError
+from flawscope.predictor import rates
+from flawscope_station.access.roles import has_role
+from flawscope_station.learning.candidates import advice, describe_candidate, list_history
+from flawscope_station.learning.learning import Learning
+from flawscope_station.setup.drafts import NameTakenError
+from flawscope_station.store.files import write_error
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.records import valid_id_or_zero
+from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
+from flawscope_station.web import schemas, uploads
+from flawscope_station.web.api import Engineer, api_router, file_body_schema, refusals
+from flawscope_station.web.pages import Page, product_page
+from flawscope_station.web.parts import (
+    AddressesDep,
+    DatabaseDep,
+    FilesDep,
+    OverviewDep,
+    ProductId,
+    RecordsDep,
+    StoreDep,
+    VersionsDep,
+    part,
+)
+from flawscope_station.web.refusals import RefusedError
+from flawscope_station.web.uploads import get_body
+
+MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
+PICTURE_ROLES = ("train", "calibration", "defect", "dropped")  # that the texts name
+MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
+THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
+
+LearningDep = Annotated[Learning, part(Learning)]
+router = api_router()
+page_router = APIRouter(include_in_schema=False)
+
+
+class ActivationOptions(BaseModel):
+    """Options of an activation."""
+
+    model_config = ConfigDict(extra="forbid")
+    losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
+
+
+class RateRequest(BaseModel):
+    """Wish for another false-alarm rate."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"rate": 0.02}})
+    rate: float = Field(gt=0, lt=0.5, description="share of good parts that may be called anomalous")
+
+
+class LearnOptions(BaseModel):
+    """Options for making a candidate."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
+    how: Literal["", "extended", "recalibrated", "retrained"] = Field(
+        "", description="empty: as the method can without a training"
+    )
+
+
+class DecisionCounts(BaseModel):
+    """Reviewed pictures: how many there are, and how many were called anomalous before and after, each as
+    [count, low, high] with the 95 % interval of the share."""
+
+    count: int
+    before: list[float]
+    after: list[float]
+
+
+class MissedDefect(BaseModel):
+    id: int
+    rate: float = Field(description="the least false-alarm rate at which it would be found")
+
+
+class ScoreChange(BaseModel):
+    """Score and threshold before and after."""
+
+    before: list[float]
+    after: list[float]
+
+
+class CandidateComparison(BaseModel):
+    """Comparison of a candidate with the version that was active, on reviewed pictures, each judged as if the
+    candidate had not learnt from it. Lists hold numbers of inspections."""
+
+    how: Literal["extended", "recalibrated", "retrained"]
+    good: DecisionCounts
+    defects: DecisionCounts
+    gained: list[int] = Field(description="false alarms that would pass")
+    alarms: list[int] = Field(description="good ones that would be flagged, and were not")
+    lost: list[int] = Field(description="known defects that would not be found any more")
+    found: list[int] = Field(description="missed defects that would be found")
+    weaker: list[int] = Field(
+        description="known defects that would stand out less than half as much, "
+        "and no more than odd good pictures do"
+    )
+    missed: list[MissedDefect] = Field(description="known defects that are not found")
+    scores: dict[str, ScoreChange]
+    cross_fitted: int = Field(description="judged pictures that were left out for it")
+    learnt: list[int] = Field(description="what was learnt from")
+    unsure: list[int] = Field(description='"good" ones that look like known defects: say it again')
+    contradictory: list[int] = Field(description="the same pixels were called good and a defect")
+    unreadable: list[int]
+    inside: list[int] = Field(description="defects that the model has learnt from as good parts")
+    gone: list[int] = Field(description="pictures that were removed")
+    drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
+    kept: bool = Field(description="the threshold stayed as it was: else more defects would be lost")
+    simulated: list[int] | None = Field(
+        None, description="simulated defects: found before, found after, how many there are"
+    )
+    refused: list[Literal["known", "simulated", "threshold"]] = Field(
+        [], description="of which defects less than 98 % of those before would be found"
+    )
+    responsible: list[int] = Field([], description="the corrections by which these are lost")
+
+
+class CandidateStep(BaseModel):
+    stage: str
+    done: int
+    total: int
+
+
+class Correction(BaseModel):
+    id: int
+    verdict: Literal["good", "defect"]
+    verdict_id: int
+
+
+class Candidate(BaseModel):
+    """Version that is being made, or was made, from verdicts."""
+
+    id: int
+    status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
+    start: int = Field(description="the version that it was made from")
+    version: int | None = Field(description="that it became")
+    compared_with: int | None
+    by: str
+    created_at: str
+    changed_at: str
+    how: str
+    corrections: list[Correction]
+    error: str | None
+    waits: list[Literal["lost", "simulated", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
+        description="why the rule does not let it go live"
+    )
+    judgement: CandidateComparison | None
+    at_risk: list[int] = Field(description="what `losing` must name to use it")
+    seconds: dict[str, float] | None
+    step: CandidateStep | None
+
+
+class LearningState(BaseModel):
+    """State of a product's learning."""
+
+    why_not: str | None = Field(description="why it cannot")
+    rule: Literal["click", "ask", "auto"]
+    after: int | None = Field(description="corrections after which a candidate is made by itself")
+    false_alarms: int
+    misses: int
+    new: int = Field(description="corrections since the last candidate")
+    contradictory: list[int]
+    candidates: list[Candidate]
+
+
+class TrailEntry(BaseModel):
+    """Event of the models, or verdict on a picture, for the trail."""
+
+    at: str
+    by: str
+    kind: str
+    text: str
+    inspection: int | None
+
+
+class AuditTrail(BaseModel):
+    entries: list[TrailEntry]
+
+
+@router.get("/versions", response_model=schemas.Versions)
+def versions(product_id: ProductId, versions: VersionsDep) -> Any:
+    """List the model versions of a product, the newest first."""
+    return versions.list_versions(product_id)
+
+
+@router.post(
+    "/versions",
+    status_code=201,
+    response_model=schemas.Version,
+    responses=refusals(408, 413, 507),
+    openapi_extra=file_body_schema("application/octet-stream"),
+)
+async def add_version(
+    name: str,
+    product_id: ProductId,
+    request: Request,
+    addresses: AddressesDep,
+    files: FilesDep,
+    person: Engineer,
+    file: Annotated[
+        str, Query(alias="name", max_length=200, description="part.safetensors or .onnx, or .zip")
+    ],
+) -> Any:
+    """Add a model file as a version, which judges nothing until it is activated."""
+    file_name = uploads.clean_name(file)
+    if PurePosixPath(file_name).suffix.lower() not in model_files.MODEL_SUFFIXES or not re.fullmatch(
+        r"\w[\w. -]*", file_name
+    ):
+        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(model_files.MODEL_SUFFIXES)}")
+    temporary = files.temporary_path(file_name)
+    try:
+        await save_body(request, temporary)
+        who = person.name
+        number = await asyncio.to_thread(addresses.add_version, name, temporary, f"sent by {who}", who)
+        return await asyncio.to_thread(addresses.versions.version, product_id, number)
+    except RefusedError:
+        raise
+    except InputError as error:
+        raise InputError(str(error).replace(str(temporary), file_name)) from None
+    finally:
+        await asyncio.to_thread(files.remove_temporary, temporary)
+
+
+async def save_body(request: Request, path: Path) -> None:
+    """Write the body to a file in a new folder: it may be larger than the memory for all requests."""
+    body = get_body(request)
+    body.max_bytes, body.is_in_memory = MAX_MODEL_BYTES, False
+    try:
+        path.parent.mkdir()
+        with open(path, "xb") as file:
+            async for chunk in request.stream():
+                await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+@router.post("/versions/{number}/activate", response_model=schemas.Product)
+def activate(
+    name: str,
+    product_id: ProductId,
+    number: int,
+    learning: LearningDep,
+    overview: OverviewDep,
+    person: Engineer,
+    options: ActivationOptions | None = None,
+) -> Any:
+    """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
+    that was learnt from corrections and loses known defects is refused unless `losing` names all of their
+    inspections."""
+    losing = [] if options is None else options.losing
+    learning.activate(product_id, valid_id_or_zero(number), person.name, losing)
+    return overview.facts(name)
+
+
+@router.post(
+    "/versions/{number}/rate", status_code=201, response_model=schemas.Version, responses=refusals(409)
+)
+def change_rate(
+    name: str,
+    product_id: ProductId,
+    number: int,
+    body: RateRequest,
+    versions: VersionsDep,
+    learning: LearningDep,
+    person: Engineer,
+) -> Any:
+    """Make a version of another that has another false-alarm rate, and activate it. A rate that the version's
+    good pictures do not support is refused; so is any where the settings file names one."""
+    if product_id in versions.rates:
+        raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
+    new = versions.add_at_rate(product_id, valid_id_or_zero(number), body.rate, person.name)
+    learning.activate(product_id, new, person.name)
+    return versions.version(product_id, new)
+
+
+@router.get("/versions/{number}/file", response_class=FileResponse)
+def version_file(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> FileResponse:
+    """Return the model file of a version."""
+    path = versions.path(product_id, valid_id_or_zero(number))
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+
+@router.get("/learning", response_model=LearningState)
+def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) -> Any:
+    """Return corrections, and the candidates that were made of them, the newest first."""
+    with records.turns.take():
+        return learning.facts(product_id)
+
+
+@router.post("/learning", status_code=201, response_model=Candidate)
+def learn(
+    product_id: ProductId, learning: LearningDep, person: Engineer, options: LearnOptions | None = None
+) -> Any:
+    """Make a candidate from verdicts, or return the one that waits already."""
+    how = "" if options is None else options.how
+    return learning.request_candidate(product_id, person.name, how)
+
+
+@router.get("/candidates/{number}", response_model=Candidate)
+def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Any:
+    return describe_candidate(learning.candidates.row(product_id, valid_id_or_zero(number)))
+
+
+@router.post("/candidates/{number}/reject", response_model=Candidate)
+def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Any:
+    """Reject a candidate. Its version can still be activated."""
+    return learning.reject(product_id, valid_id_or_zero(number), person.name)
+
+
+@router.get("/trail", response_model=AuditTrail)
+def audit_trail(
+    product_id: ProductId, database: DatabaseDep, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> Any:
+    """List who added and activated versions, made candidates and gave verdicts, the latest first."""
+    return {"entries": list_history(database, product_id, limit)}
+
+
+# -------------------------------------------------------------------------------------------------- the page
+
+
+@page_router.get("/{product}/models")
+def models(
+    page: Annotated[Page, product_page("models")],
+    versions: VersionsDep,
+    learning: LearningDep,
+    store: StoreDep,
+) -> Response:
+    product_id = page.product_id
+    listed, state = versions.list_versions(product_id), learning.facts(product_id)
+    active = next((v for v in listed["versions"] if v["id"] == listed["active"]), None)
+    candidates = state["candidates"][:MAX_CANDIDATES]
+    ready_versions = {c["version"] for c in candidates if c["status"] == "ready"}
+    judgements = [c["judgement"] for c in candidates if c["judgement"]]
+    lists = [judgement.get(key, ())[:MAX_THUMBNAILS] for judgement in judgements for key in THUMBNAIL_LISTS]
+    lists += [[one["id"] for one in judgement["missed"][:MAX_THUMBNAILS]] for judgement in judgements]
+    return page.render(
+        "models",
+        sections=("models", "learning", "rates"),
+        **_rate_facts(page, versions, active, listed["versions"]),
+        missed_rates=lambda missed: {one["id"]: one["rate"] for one in missed},
+        learning=state,
+        candidates=candidates,
+        newest=candidates[0]["id"] if candidates else None,
+        trail=list_history(store.database, product_id, 100),
+        active=active,
+        others=[v for v in listed["versions"] if v is not active and v["id"] not in ready_versions],
+        advice={c["id"]: advice(c, listed["active"]) for c in candidates},
+        known=store.inspections_by_number(product_id, set().union(*lists)),
+        MOST=MAX_THUMBNAILS,
+        previous=versions.previous_version(product_id, listed["active"]),
+        roles=PICTURE_ROLES,
+    )
+
+
+def _rate_facts(page: Page, versions: ModelRegistry, active: Any, listed: Sequence[Any]) -> dict[str, Any]:
+    """Return what other false-alarm rates would mean for the active version: `rates`, `day` (pictures a day),
+    `known_defects` (how many were reviewed), `may_rate`, `rate_by_file`."""
+    product_id = page.product_id
+    by_file = product_id in versions.rates
+    is_joint = active is None or "product" in active
+    facts: dict[str, Any] = {"rates": [], "day": None, "known_defects": 0, "rate_by_file": by_file}
+    facts["may_rate"] = has_role(page.person, "engineer") and not by_file and not is_joint
+    try:
+        manifest = versions.active(product_id)[1].manifest
+    except NoModelError:
+        return facts
+    root = active.get("rate_of", active["id"])
+    same_network = [one["id"] for one in listed if one.get("rate_of", one["id"]) == root]
+    scores = reviewed_defects(versions.database, product_id, same_network)
+    rows = []
+    for row in rates.describe_rates(manifest):
+        hits, defects = (
+            (sum(column) for column in zip(*row["found"].values(), strict=True)) if row["found"] else (0, 0)
+        )
+        known = sum(not score <= row["threshold"] for score in scores)
+        rows.append({**row, "hits": hits, "defects": defects, "known": known})
+        rows[-1]["is_own"] = row["rate"] == manifest.calibration.rate
+    day = pictures_a_day(versions.database, product_id)
+    return {**facts, "rates": rows, "day": day, "known_defects": len(scores)}

@@ -1,0 +1,315 @@
+"""The pages as the server renders them. Their scripts ask the JSON API for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from flawscope.config import keep_known_settings
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.results import Texts
+from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
+from flawscope_station.queries import Overview
+from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.station import Settings
+from flawscope_station.shifts import Shift, ended_shifts
+from flawscope_station.store import parts
+from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.records import iso, valid_id_or_zero
+from flawscope_station.store.search import Filters
+from flawscope_station.web.middleware import require_role
+from flawscope_station.web.parts import (
+    HealthDep,
+    OverviewDep,
+    RecordsDep,
+    SettingsDep,
+    StoreDep,
+    VersionsDep,
+    find_part,
+)
+from flawscope_station.web.templates import COMMON_SECTIONS, PAGES
+
+page_router = APIRouter(include_in_schema=False)
+
+PROBLEMS_PAGE = "problems"  # no tab: the bar about problems leads there
+RANGE_SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}
+QUICK_RANGES = ("hour", "day", "week", "all")  # ranges in the history
+RECENT_PICTURES = 16  # below the live one
+PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
+
+
+class Page:
+    """Page that a request asks for: person, language and product. product_id: set on a product's pages."""
+
+    product_id: int
+
+    def __init__(self, request: Request, page: str, product: str | None = None):
+        self.request, self.page, self.product = request, page, product
+        self.overview = find_part(request, Overview)
+        cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
+        self.texts: Texts = PAGES.texts_for(cookie, accepted)
+        self.person: Person | None = request.scope[PERSON_KEY]
+
+    @property
+    def return_path(self) -> str:
+        """Path and query of the page, to return to after a form."""
+        url = self.request.url
+        return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
+
+    def render(
+        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: Any
+    ) -> Response:
+        """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
+        script."""
+        product, person = self.product, self.person
+        facts = self._product_facts(product) if product else None
+        api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
+        texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
+        script = {"texts": texts, "product": product, "person": person.name if person else "", "api": api}
+        script["data"] = more.pop("data", None)
+        html = PAGES.render(
+            template,
+            self.texts,
+            script,
+            theme=self.request.cookies.get("theme"),
+            page=self.page,
+            product=product,
+            products=list(self.overview.addresses.products) if person else [],
+            facts=facts,
+            bar=self._problem_bar(facts["problems"]) if facts else "",
+            person=person,
+            may_judge=has_role(person, "operator"),
+            may_audit=has_role(person, "admin"),
+            may_change=has_role(person, "engineer"),
+            account=person not in (None, LOCAL_PERSON),
+            company=find_part(self.request, Settings).openid is not None,
+            alone=False,
+            api=api,
+            here=self.return_path,
+            query=self.request.query_params,
+            **more,
+        )
+        return HTMLResponse(html, status, {"Content-Language": self.texts.language})
+
+    def _product_facts(self, product: str) -> dict[str, Any]:
+        """Return the product's facts; while the store is away only those that the page of problems needs."""
+        try:
+            return self.overview.facts(product)
+        except StoreError:
+            if self.page != PROBLEMS_PAGE:
+                raise
+            return {"waiting": 0, **self.overview.state(product)}
+
+    def _problem_bar(self, kinds: Sequence[str]) -> str:
+        """Return the line on each page about problems that nobody has acknowledged, or ""."""
+        titles = dict.fromkeys(self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds)
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
+
+
+def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
+    """Render an error in one line, for addresses outside of /api. Only engineers see the reason of the
+    station's own errors."""
+    page = Page(request, "problem")
+    if status == 404:
+        text = page.texts("problem.missing")
+    elif status == 403:
+        text = page.texts("problem.not_allowed")
+    elif status >= 500 and not has_role(page.person, "engineer"):
+        text = page.texts("wrong.store_unreachable")
+    title = page.texts("problem.title" if status == 404 else "problem.input")
+    return page.render("problem", status, title=title, text=text)
+
+
+def html_router(role: str) -> APIRouter:
+    """Make a router of pages for people with this role or a higher one."""
+    return APIRouter(include_in_schema=False, dependencies=[Depends(require_role(role))])
+
+
+def product_page(name: str) -> Any:
+    """Make the dependency of a product's page. NotFoundError where there is no such product."""
+
+    def page(request: Request, product: str) -> Page:
+        page = Page(request, name, product)
+        page.product_id = page.overview.addresses.product_id(product)
+        return page
+
+    return Depends(page)
+
+
+@page_router.get("/")
+def start_page(request: Request) -> Response:
+    page = Page(request, "problem")
+    if products := list(page.overview.addresses.products):
+        return RedirectResponse(f"/{quote(products[0], safe='')}/live", 303)
+    if has_role(page.person, "engineer"):
+        return RedirectResponse("/-/new", 303)
+    return error_page(request, 404, page.texts("problem.no_product"))
+
+
+@page_router.get("/static/{name:path}")
+def static_file(name: str) -> Response:
+    """Return a known file of the pages' assets; other names get 404."""
+    if (found := PAGES.static_files.get(name)) is None:
+        return Response("not found", 404, media_type="text/plain")
+    body, _, kind = found
+    return Response(body, media_type=kind)
+
+
+@page_router.get("/{product}/live")
+def live(
+    product: str, page: Annotated[Page, product_page("live")], records: RecordsDep, overview: OverviewDep
+) -> Response:
+    product_id, store = page.product_id, records.store
+    newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
+    last = records.search(product_id, Filters(limit=1, decision="anomalous")).inspections
+    facts = {**overview.state(product), "waiting": store.waiting_count(product_id)}
+    del facts["problem"]  # that is for engineers
+    views = facts["views"]
+    part = parts.last_decided_part(store.database, product_id) if views else None
+    data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
+    return page.render("live", sections=("live",), data={**data, "views": views, "part": part})
+
+
+@page_router.get("/{product}/review")
+def review(
+    page: Annotated[Page, product_page("review")], store: StoreDep, only: int | None = None
+) -> Response:
+    """Show the review; only: number of one inspection, whether it waits or not."""
+    inspection = None if only is None else store.inspection(page.product_id, valid_id_or_zero(only))
+    return page.render("review", sections=("review",), data={"only": inspection})
+
+
+@page_router.get("/{product}/history")
+def history(
+    product: str, page: Annotated[Page, product_page("history")], records: RecordsDep, versions: VersionsDep
+) -> Response:
+    query = {key: value for key, value in page.request.query_params.items() if value.strip()}
+    cursor = query.pop("cursor", "")
+    base = f"/{quote(product, safe='')}/history"
+    error, inspections, older, search = "", list[dict[str, Any]](), None, dict[str, str]()
+    try:
+        search = {key: _to_utc(text) if key in ("since", "until") else text for key, text in query.items()}
+        search |= {key: text.replace(",", ".") for key, text in query.items() if key.startswith("score_")}
+        filters = Filters.from_query({**search, "cursor": cursor, "limit": str(PER_PAGE)})
+        result = records.search(page.product_id, filters)
+        inspections = result.inspections
+        if result.next:
+            older = f"{base}?{urlencode({**query, 'cursor': result.next})}"
+    except InputError as invalid:
+        error = str(invalid)
+    listed = versions.list_versions(page.product_id)["versions"]
+    return page.render(
+        "history",
+        422 if error else 200,
+        sections=("history",),
+        items=inspections,
+        error=error,
+        older=older,
+        newest=f"{base}?{urlencode(query)}" if cursor else None,
+        filtered=bool(query.keys() - {"since"}),
+        local={key: _to_local_input(query.get(key, "")) for key in ("since", "until")},
+        quick=_quick_links(base, query),
+        versions=[(v["id"], v["id"]) for v in listed],
+        export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
+    )
+
+
+@page_router.get("/{product}/trends")
+def trends(
+    page: Annotated[Page, product_page("trends")], settings: SettingsDep, range: str = "day"
+) -> Response:
+    chosen_range = range if range in RANGE_SECONDS else "day"
+    data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
+    return page.render(
+        "trends",
+        sections=("trends", "drift"),
+        range=chosen_range,
+        ranges=list(RANGE_SECONDS),
+        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range]),
+        data=data,
+    )
+
+
+def _report_periods(shifts: ShiftSettings | None, seconds: float | None) -> list[dict[str, str]]:
+    """Return the periods that a report can be of: the range on the page, and the last shifts."""
+    time = now()
+    range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
+    return [shift.to_dict() for shift in (*range_period, *ended_shifts(shifts, time)[::-1])]
+
+
+@page_router.get("/{product}/problems")
+def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthDep) -> Response:
+    """Show all problems of the station."""
+    problems = health.problems()
+    names = {number: name for name, number in health.addresses.products.items()}
+    text_or = page.texts.text_or
+    rows = [
+        {
+            **{**vars(problem), "since": iso(problem.since), "number": problem.number},
+            "title": text_or(f"wrong.{problem.kind}", "wrong.other"),
+            "remedy": text_or(f"remedy.{problem.kind}", "remedy.other"),
+            "product": names.get(problem.product or 0),
+        }
+        for problem in problems
+    ]
+    data = [[problem.code, problem.acknowledged_by] for problem in problems]
+    return page.render(PROBLEMS_PAGE, problems=rows, data=data)
+
+
+@page_router.get("/{product}/inspections/{number}")
+def inspection(number: int, page: Annotated[Page, product_page("inspection")], store: StoreDep) -> Response:
+    item = store.inspection(page.product_id, valid_id_or_zero(number))
+    part = parts.find_part(store.database, page.product_id, item["part_id"]) if item["part_id"] else None
+    return page.render("inspection", sections=("inspection",), item=item, whole=part, data={"id": number})
+
+
+@page_router.get("/{product}/compare")
+def compare(page: Annotated[Page, product_page("compare")], store: StoreDep) -> Response:
+    """Compare two inspections: a and b, or `id` twice, which the history's boxes send without a script."""
+    query = page.request.query_params
+    sent_ids = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
+    numbers = [valid_id_or_zero(int(text)) for text in sent_ids if text.isdecimal() and len(text) < 20][:2]
+    pair = [store.inspection(page.product_id, number) for number in numbers]
+    return page.render("compare", sections=("inspection",), pair=pair if len(pair) == 2 else None)
+
+
+def _export_query(query: dict[str, str]) -> dict[str, str]:
+    """Return filters as a query of the API, whose `name` is the product's: `file` is the picture's."""
+    return {
+        "file" if key == "name" else key: text for key, text in keep_known_settings(Filters, query).items()
+    }
+
+
+def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """Return name, address, and whether it is on the page, of each quick range of the history."""
+    other_filters = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
+    current = given.get("period", "all" if "since" not in given and "until" not in given else "")
+    links = []
+    for name in QUICK_RANGES:
+        query = dict(other_filters)
+        if seconds := RANGE_SECONDS[name]:
+            since = datetime.now(UTC) - timedelta(seconds=seconds)
+            query |= {"since": since.isoformat(timespec="seconds"), "period": name}
+        links.append((name, f"{base}?{urlencode(query)}" if query else base, name == current))
+    return links
+
+
+def _to_utc(text: str) -> str:
+    """Convert a time to UTC, by default from the station's zone. Other text stays: the search refuses it."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat()
+    except ValueError:
+        return text
+
+
+def _to_local_input(text: str) -> str:
+    """Convert a time to a form's value, in the station's zone; the script changes it to the browser's."""
+    try:
+        return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(timespec="minutes")
+    except ValueError:
+        return ""

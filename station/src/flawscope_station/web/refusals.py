@@ -1,0 +1,121 @@
+"""Errors as HTTP responses: one line with a code, as JSON; as a page for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as PlainError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.methods import conflicts
+from flawscope_station.access.users import ExpiredError
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.picture import TooLargeError
+from flawscope_station.inspecting.worker import LateError, ModelError
+from flawscope_station.learning.learning import DefectsLostError
+from flawscope_station.live import Metrics
+from flawscope_station.setup.drafts import NameTakenError
+from flawscope_station.sources.source import AwayError, NoFrameError
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.database import StoreError
+from flawscope_station.store.inspection import KeyUsedError
+from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.records import NotFoundError
+
+_DELAY = 5  # seconds of Retry-After, unless the error has its own
+_CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
+    (ExpiredError, 401, "token_expired"),
+    (NotFoundError, 404, "not_found"),
+    (BusyError, 503, "busy"),
+    (LateError, 504, "late"),
+    (ModelError, 503, "model_failed"),
+    (NoModelError, 503, "no_model"),
+    (AwayError, 503, "camera_away"),
+    (NoFrameError, 504, "no_frame"),
+    (TooLargeError, 422, "too_many_pixels"),
+    (KeyUsedError, 409, "key_used"),
+    (NameTakenError, 409, "name_taken"),
+    (DefectsLostError, 409, "loses_defects"),
+    (conflicts.ConflictError, 422, "conflict"),
+    (InputError, 422, "invalid"),
+)
+
+
+class RefusedError(InputError, HTTPException):  # FastAPI passes an HTTPException on
+    """A request that is not served.
+
+    Attributes:
+        status: of the answer. code: for programs.
+    """
+
+    __str__ = Exception.__str__
+
+    def __init__(self, status: int, text: str, code: str):
+        HTTPException.__init__(self, status, text)
+        self.args = (text,)
+        self.status, self.code = status, code
+
+
+def status_and_code(error: FlawscopeError) -> tuple[int, str]:
+    """Return the HTTP status of an error, and its code for programs."""
+    if isinstance(error, RefusedError):
+        return error.status, error.code
+    if isinstance(error, StoreError):
+        return {"disk_full": 507, "file_missing": 404}.get(error.code, 503), error.code
+    return next(((status, code) for kind, status, code in _CODES if isinstance(error, kind)), (503, "failed"))
+
+
+def count_refusal(metrics: Metrics, addresses: Addresses, name: str, error: FlawscopeError) -> str:
+    """Count a refused picture of a product in the metrics; return the code of the error."""
+    code = status_and_code(error)[1]
+    metrics.refused.labels(name if name in addresses else "", code).inc()
+    return code
+
+
+def error_response(error: FlawscopeError) -> Response:
+    """Return the API's response to an error."""
+    status, code = status_and_code(error)
+    return JSONResponse({"error": str(error), "code": code}, status, error_headers(error))
+
+
+def error_headers(error: FlawscopeError) -> dict[str, str]:
+    status = status_and_code(error)[0]
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if status == 503:
+        return {"Retry-After": str(math.ceil(error.seconds) if isinstance(error, BusyError) else _DELAY)}
+    return {"Connection": "close"} if status in (408, 413, 415) else {}  # the body stays unread
+
+
+def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:
+    """Answer errors with JSON, or GET outside of /api with `render_page(request, status, text, error)`."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        known_error = error if isinstance(error, FlawscopeError) else _to_refused_error(request, error)
+        if request.method == "GET" and not request.url.path.startswith("/api/"):
+            own_error = known_error if known_error is error else None
+            return render_page(request, status_and_code(known_error)[0], str(known_error), own_error)
+        response = error_response(known_error)
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
+
+    for kind in (FlawscopeError, RequestValidationError, PlainError):
+        app.add_exception_handler(kind, handle)
+
+
+def _to_refused_error(request: Request, error: Exception) -> RefusedError:
+    """Convert an error of FastAPI or Starlette."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
+        return RefusedError(422, " ".join(f"{field or 'the request'}: {first['msg']}".split()), "invalid")
+    assert isinstance(error, PlainError)
+    if error.status_code == 404:
+        return RefusedError(404, f"there is nothing at {request.url.path:.200}", "not_found")
+    code = "method_not_allowed" if error.status_code == 405 else "invalid"
+    return RefusedError(error.status_code, str(error.detail), code)

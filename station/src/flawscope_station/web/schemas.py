@@ -1,0 +1,275 @@
+"""Schemas of requests and answers, for the API's description and checks, and the client; pydantic alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawscope_station.store.inspection import Inspection
+
+
+class Refusal(BaseModel):
+    """Reason why a request was refused."""
+
+    error: str = Field(description="one line that names the thing, the reason and the remedy")
+    code: str
+
+
+class PictureResult(BaseModel):
+    """Result of one of several pictures: an inspection, or why there is none."""
+
+    inspection: Inspection | None = None
+    name: str | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+class PictureResults(BaseModel):
+    results: list[PictureResult]
+
+
+class Inspections(BaseModel):
+    inspections: list[Inspection]
+    next: str | None = Field(description="`cursor` of the page after this one")
+
+
+class Part(BaseModel):
+    """Round in which the views of a part came, and the decision on the part."""
+
+    id: int
+    product: str
+    version: int
+    part: str
+    batch: str | None
+    opened_at: str
+    decided_at: str | None
+    decision: Literal["good", "anomalous", "incomplete"] | None = Field(description="null: views may come")
+    reason: Literal["complete", "deadline", "repeated"] | None = Field(
+        description="why then: all views are there, time was up, or a view came again"
+    )
+    score: float | None = Field(description="of the worst view, in its standard deviations over good parts")
+    p_value: float | None = Field(description="null: no good part with these views is known")
+    worst: str | None = Field(description="view with the largest score")
+    views: dict[str, int] = Field(description="inspection of each view that is there")
+    missing: list[str] = Field(description="views without a picture")
+
+
+class PartWithInspections(Part):
+    """Part with its views' inspections."""
+
+    inspections: list[Inspection]
+
+
+class Parts(BaseModel):
+    parts: list[Part]
+    next: str | None = Field(description="`cursor` of the page after this one")
+
+
+class WaitingInspections(BaseModel):
+    inspections: list[Inspection]
+    waiting: int
+
+
+class Sink(BaseModel):
+    """Sink to which inspections are delivered."""
+
+    name: str
+    kind: str = Field(description="webhook, folder, mqtt, or a plugin's name")
+    delivered: int = Field(description="messages, since the sink is there")
+    refused: int = Field(description="messages that the other side did not want")
+    waiting: int = Field(description="messages, counted up to 10,000")
+    error: str | None = Field(description="why messages wait")
+
+
+class Source(BaseModel):
+    """Source from which pictures come by themselves."""
+
+    kind: str = Field(description="folder, camera, or what a plugin says")
+    name: str = Field(description="what its pictures are called after")
+    place: str = Field(description="folder, file or address, without a password")
+    takes: str = Field(description="every frame, a time, or trigger; of a folder what happens to a file then")
+    state: Literal["waiting", "running", "away"]
+    why: str | None = Field(description="why it is away")
+    last: str | None = Field(description="when the last picture came, UTC")
+    taken: int = Field(description="pictures that were inspected since the start")
+    dropped: int = Field(description="frames that came while others were inspected")
+    broken: int = Field(description="frames that could not be decoded or were refused")
+
+
+class Shift(BaseModel):
+    """Shift that has ended."""
+
+    name: str
+    since: str = Field(description="UTC")
+    until: str = Field(description="UTC")
+
+
+class Timing(BaseModel):
+    """Times from triggers of a connection to their outputs, such as those of a PLC."""
+
+    triggers: int = Field(description="that the times are of: the last ones, 1,000 at most")
+    p50_ms: float = Field(description="half of them took less")
+    p99_ms: float = Field(description="99 of 100 took less")
+    budget_ms: int | None = Field(description="time after which an error is told")
+    missed: int = Field(description="not answered in time, since the start")
+
+
+class Product(BaseModel):
+    """Product that is inspected, with the model that is active."""
+
+    name: str
+    version: int | None
+    method: str | None
+    file: str | None
+    score_threshold: float | None
+    false_alarm_rate: float | None
+    inspections: int
+    waiting: int = Field(description="for a review")
+    backlog: int = Field(description="pictures that are not answered yet")
+    rate: float = Field(description="pictures a second in the last minute")
+    folder: str | None
+    found_at: str | None = Field(
+        None, description="the address that finds this product in a picture, of a joint model"
+    )
+    views: list[str] = Field(description="in which the model judges parts; none: it judges single pictures")
+    sinks: list[Sink]
+    problem: str | None
+    problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
+    sources: list[Source]
+    timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
+
+
+class Products(BaseModel):
+    products: list[Product]
+
+
+class VersionSwitch(BaseModel):
+    at: str
+    by: str
+
+
+class Version(BaseModel):
+    """A model file, as it was when it was added."""
+
+    id: int
+    file: str
+    hash: str
+    origin: str
+    method: str
+    category: str
+    created_at: str
+    active: bool
+    score_threshold: float
+    false_alarm_rate: float = Field(description="share of good parts expected to be called anomalous")
+    wanted_rate: float | None = Field(None, description="that was asked for; null: not known any more")
+    rate_of: int | None = Field(None, description="version that it differs from by the rate alone")
+    promise: str
+    pictures: dict[str, int]
+    size: list[int]
+    notes: list[str]
+    program: str
+    switches: list[VersionSwitch]
+
+
+class Versions(BaseModel):
+    versions: list[Version]
+    active: int | None
+
+
+class Verdict(BaseModel):
+    """Verdict of a person."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"verdict": "good"}})
+    verdict: Literal["good", "defect", "skip", "undo"]
+    mask: str | None = Field(
+        None,
+        description="PNG in base64, as large as the picture or smaller in the same shape; not black: defect",
+    )
+    note: str = Field("", max_length=2000)
+
+
+class Trends(BaseModel):
+    """Scores over time; points [seconds, score, anomalous, verdict, id], or buckets [seconds, inspected,
+    anomalous, lowest, mean and highest score, false alarms, misses]."""
+
+    unit: Literal["inspection", "minute", "hour", "day"]
+    threshold: float | None
+    points: list[list[Any]]
+    buckets: list[list[float]]
+    totals: dict[str, int]
+    versions: list[dict[str, Any]]
+
+
+class Problem(BaseModel):
+    code: str
+    kind: str = Field(description="the code without its numbers of product, camera, folder or sink")
+    text: str
+    since: str
+    acknowledged_by: str | None
+
+
+class Status(BaseModel):
+    state: Literal["ok", "degraded"]
+    problems: list[Problem]
+    version: str
+    queue: dict[str, int]
+
+
+class DriftChange(BaseModel):
+    """Change of scores, of the share of anomalous pictures, or of brightness."""
+
+    at: str = Field(description="when it was found")
+    inspection: int = Field(description="at which it was found")
+    since: str = Field(description="the most likely beginning")
+    first: int = Field(description="the inspection there")
+    pictures: int = Field(description="since then, until it was found")
+    how: Literal["higher", "lower", "wider", "narrower", "more", "fewer", "brighter", "darker"]
+    before: float = Field(
+        description="share of anomalous pictures before; of scores 0.5; of light the brightness, 0..1"
+    )
+    now: float = Field(description="the same since; of scores the share of earlier ones below a new one")
+    light: float | None = Field(
+        None, description="by how much of their brightness the same pictures became brighter"
+    )
+
+
+class LightDrift(BaseModel):
+    """Whether good parts are as bright as before."""
+
+    watched: bool
+    pictures: int = Field(0, description="good ones whose brightness was tested")
+    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
+    alarm: DriftChange | None = None
+
+
+class CameraState(BaseModel):
+    """State of the camera, as its pictures show it."""
+
+    watched: bool
+    first_pictures: int = Field(description="that later ones are compared with")
+    wanted_pictures: int
+    still: bool | None = Field(
+        description="the first pictures show the same in the same place, so that a moved camera can be known"
+    )
+    problems: list[Literal["dark", "covered", "blurred", "moved", "frozen"]]
+
+
+class DriftState(BaseModel):
+    """Whether the world in front of the camera is still the one that the model knows."""
+
+    watched: bool
+    bound: float | None = Field(description="of the probability of a false alarm, ever")
+    ready: bool = Field(description="all that was recorded is counted")
+    version: int | None = None
+    since: str | None = Field(None, description="the first picture that counts")
+    pictures: int = 0
+    good: int = Field(0, description="of them, called so: their scores are tested")
+    flagged: float | None = Field(None, description="share of pictures that were called anomalous")
+    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
+    limit: float | None = Field(None, description="at which it alarms")
+    alarm: DriftChange | None = None
+    notice: DriftChange | None = Field(None, description="another share of anomalous pictures than before")
+    points: list[list[float]] = Field([], description="seconds since 1970, value then")
+    light: LightDrift
+    camera: CameraState

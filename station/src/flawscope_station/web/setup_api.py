@@ -1,0 +1,354 @@
+"""Routes and pages of products that are being made: pictures, their check, learning, trying, going live."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import FileResponse
+
+from flawscope.methods import conflicts, registry
+from flawscope.predictor import part_names, rates
+from flawscope_station.access.roles import ADMIN, ENGINEER, has_role
+from flawscope_station.connections import ConnectionContext
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
+from flawscope_station.setup.draft import AddedPicture, Draft
+from flawscope_station.setup.drafts import Drafts
+from flawscope_station.setup.go_live import LiveProducts
+from flawscope_station.sources.source import TriggeredSource
+from flawscope_station.sources.trigger import wait_for_shot
+from flawscope_station.store.files import Files
+from flawscope_station.store.records import NotFoundError
+from flawscope_station.store.throughput import pictures_a_day
+from flawscope_station.web import schemas, setup_schemas, uploads
+from flawscope_station.web.api import (
+    DEFAULT_SIDE,
+    Admin,
+    Engineer,
+    PictureName,
+    RecordNumber,
+    Side,
+    api_router,
+    attachment,
+    file_body_schema,
+    refusals,
+)
+from flawscope_station.web.models_api import save_body
+from flawscope_station.web.pages import Page, html_router
+from flawscope_station.web.parts import FilesDep, FloorDep, OverviewDep, part
+from flawscope_station.web.refusals import RefusedError
+from flawscope_station.web.templates import PAGES
+from flawscope_station.web.uploads import Upload
+
+ZIP_SIGNATURE = b"PK\x03\x04"
+FRAME_SECONDS = 5.0  # in which a camera must give a frame
+PREVIEW_SIDE = 640  # pixels of the longer side
+
+router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
+page_router = html_router(ENGINEER)
+
+
+DraftsDep = Annotated[Drafts, part(Drafts)]
+LiveProductsDep = Annotated[LiveProducts, part(LiveProducts)]
+
+
+async def _get_draft(name: str, drafts: DraftsDep) -> Draft:
+    return drafts.draft(name)
+
+
+DraftDep = Annotated[Draft, Depends(_get_draft)]
+
+
+async def _get_learnt_draft(draft: DraftDep) -> Draft:
+    if draft.result is None:
+        raise NotFoundError(f"{draft.name} has no model yet: let it learn first")
+    return draft
+
+
+LearntDraftDep = Annotated[Draft, Depends(_get_learnt_draft)]
+
+# ----------------------------------------------------------------------------------------------------- drafts
+
+
+@router.get("", response_model=setup_schemas.NewProducts)
+def list_drafts(drafts: DraftsDep) -> Any:
+    """List the products that are being made, or were made here."""
+    return {"products": [drafts.facts(draft, looked_at=False) for draft in drafts]}
+
+
+@router.post("", status_code=201, response_model=setup_schemas.NewProductState)
+def begin_draft(body: setup_schemas.NewProduct, live_products: LiveProductsDep, person: Engineer) -> Any:
+    """Begin a product, or return the one of this name that was begun."""
+    return live_products.drafts.facts(live_products.begin(body.name, person.name))
+
+
+@router.get("/{name}", response_model=setup_schemas.NewProductState)
+def draft_state(draft: DraftDep, drafts: DraftsDep) -> Any:
+    return drafts.facts(draft)
+
+
+@router.delete("/{name}", status_code=204)
+def remove_draft(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
+    """Remove a product that was begun, with its pictures. What went live stays."""
+    live_products.remove(name, person.name)
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+@router.get("/{name}/pictures", response_model=setup_schemas.NewPictures)
+def pictures(draft: DraftDep) -> Any:
+    """List the pictures to learn from, and those that were left out."""
+    return {"pictures": draft.pictures(), "left_out": draft.left_out()}
+
+
+@router.post(
+    "/{name}/pictures",
+    status_code=201,
+    response_model=setup_schemas.AddedPictures,
+    responses=refusals(408, 413, 415, 507),
+    openapi_extra=file_body_schema("image/*", "application/zip", allow_form=True),
+)
+async def add_pictures(
+    draft: DraftDep, request: Request, drafts: DraftsDep, files: FilesDep, file: PictureName = ""
+) -> Any:
+    """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
+    are kept are on the disk when the answer comes; the same content is kept once."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
+        added = await _receive_zip(files, drafts, draft, request, file or "the zip")
+        return {"results": [picture._asdict() for picture in added]}
+    sent, _ = await uploads.read_uploads(request, file)
+    added = list[AddedPicture]()
+    for upload in sent:
+        added += await asyncio.to_thread(_add_upload, files, drafts, draft, upload)
+    if len(added) == 1 and added[0].status == "refused":
+        raise RefusedError(422, str(added[0].error), added[0].code or "invalid")
+    return {"results": [picture._asdict() for picture in added]}
+
+
+@router.post(
+    "/{name}/capture", status_code=201, response_model=setup_schemas.CapturedPictures, responses=refusals(504)
+)
+async def capture(
+    draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
+) -> Any:
+    """Add what a camera shows now, and say what the picture is like beside the latest ones."""
+    picture = await _capture(drafts, floor, draft, body.product, body.camera)
+    (added,) = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
+    comparison = None
+    if added.status == "kept":
+        comparison = await asyncio.to_thread(drafts.captures.compare, draft, picture.data, added.name)
+    return {"results": [{**added._asdict(), "seen": comparison}]}
+
+
+@router.get("/{name}/view", response_model=setup_schemas.CameraView, responses=refusals(504))
+async def preview(
+    draft: DraftDep,
+    drafts: DraftsDep,
+    floor: FloorDep,
+    product: str | None = None,
+    camera: RecordNumber | None = None,
+) -> Any:
+    """Return what a camera shows now, and what that is like beside the latest pictures; nothing is kept."""
+    picture = await _capture(drafts, floor, draft, product, camera)
+
+    def preview_facts() -> dict[str, Any]:
+        with draft.memory.turns.take():
+            webp_bytes = encode_webp(reduce_picture(picture.data, picture.name, PREVIEW_SIDE, draft.memory))
+        comparison = drafts.captures.compare(draft, picture.data)
+        return {**comparison, "picture": base64.b64encode(webp_bytes).decode()}
+
+    return await asyncio.to_thread(preview_facts)
+
+
+async def _capture(
+    drafts: Drafts, floor: ConnectionContext, draft: Draft, product: str | None, number: int | None
+) -> Picture:
+    """Take a picture with a camera: number `number` of a product, or the draft's own."""
+    if product is None:
+        camera: TriggeredSource = await asyncio.to_thread(drafts.captures.camera, draft)
+    else:
+        camera = floor.camera(product, number)
+    return await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
+
+
+@router.put("/{name}/source", response_model=setup_schemas.NewProductState)
+def set_source(
+    draft: DraftDep, body: setup_schemas.SourceEntry, live_products: LiveProductsDep, person: Admin
+) -> Any:
+    """Name a camera or a folder to take pictures from. A camera goes live with the product."""
+    live_products.set_source(draft, body.model_dump(exclude_none=True))
+    return live_products.drafts.facts(draft)
+
+
+async def _receive_zip(
+    files: Files, drafts: Drafts, draft: Draft, request: Request, name: str
+) -> list[AddedPicture]:
+    """Add the pictures of a zip that is the body, which may be larger than other bodies."""
+    temporary = files.temporary_path("pictures.zip")
+    try:
+        await save_body(request, temporary)
+        return await asyncio.to_thread(drafts.add_zip, draft, temporary, uploads.clean_name(name))
+    finally:
+        await asyncio.to_thread(files.remove_temporary, temporary)
+
+
+def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> list[AddedPicture]:
+    if not upload.data.startswith(ZIP_SIGNATURE):
+        return drafts.add(draft, [(upload.name, upload.data)])
+    temporary = files.temporary_path("pictures.zip")
+    try:
+        files.write(temporary, upload.data, durable=False)
+        return drafts.add_zip(draft, temporary, upload.name)
+    finally:
+        files.remove_temporary(temporary)
+
+
+@router.get("/{name}/pictures/{picture}", response_class=Response)
+def view(draft: DraftDep, picture: str, side: Side = DEFAULT_SIDE) -> Response:
+    """Return a picture upright, as WebP."""
+    data = draft.view(picture, side)
+    return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})
+
+
+@router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
+def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: DraftsDep) -> Any:
+    """Leave pictures out, or with `undo` take them back."""
+    drafts.move(draft, body.pictures, out=not body.undo)
+    return drafts.facts(draft)
+
+
+# --------------------------------------------------------------------------------------------------- learning
+
+
+@router.post("/{name}/options", response_model=setup_schemas.Conflicts)
+def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Any:
+    """Return which of these options do not go together: nothing is learnt."""
+    return {
+        "conflicts": [one._asdict() for one in conflicts.find_conflicts(body.model_dump(exclude={"go_on"}))]
+    }
+
+
+@router.post("/{name}/names", response_model=setup_schemas.NameGroups)
+def read_names(draft: DraftDep, body: setup_schemas.NameMarks) -> Any:
+    """Return the parts and views that the pictures' names tell, by marks on one of them."""
+    draft.path(body.name)
+    part, view = part_names.pattern_of(body.name, body.part), part_names.pattern_of(body.name, body.view)
+    found = {"pieces": part_names.split_name(body.name), "part": part, "view": view}
+    nothing = {"count": 0, "views": [], "parts": [], "problem": None, "pictures": []}
+    return found | (nothing if part is None else part_names.describe_parts(draft.pictures(), part, view))
+
+
+@router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
+def learn(draft: DraftDep, drafts: DraftsDep, body: setup_schemas.LearningOptions | None = None) -> Any:
+    """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
+    options = body or setup_schemas.LearningOptions.model_validate({})
+    drafts.learn(draft, options.model_dump(exclude={"go_on"}), go_on=options.go_on)
+    return drafts.facts(draft)
+
+
+@router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
+def stop(draft: DraftDep, drafts: DraftsDep) -> Any:
+    """Stop the learning. A method that learns in steps can go on later."""
+    drafts.stop_learning(draft)
+    return drafts.facts(draft)
+
+
+@router.post(
+    "/{name}/try",
+    response_model=setup_schemas.TriedPictures,
+    responses=refusals(408, 413, 415),
+    openapi_extra=file_body_schema("image/*", allow_form=True),
+)
+async def try_pictures(draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = "") -> Any:
+    """Judge a few pictures with what was learnt; nothing is kept."""
+    uploaded, _ = await uploads.read_uploads(request, file)
+    return await _judge(drafts, draft, [(upload.name, upload.data) for upload in uploaded])
+
+
+@router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals(504))
+async def try_capture(
+    draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
+) -> Any:
+    """Judge what a camera shows now with what was learnt; nothing is kept."""
+    picture = await _capture(drafts, floor, draft, body.product, body.camera)
+    return await _judge(drafts, draft, [(picture.name, picture.data)])
+
+
+async def _judge(drafts: Drafts, draft: Draft, pictures: list[tuple[str, bytes]]) -> dict[str, Any]:
+    results = await asyncio.to_thread(drafts.try_model, draft, pictures)
+    for result in results:
+        if "overlay" in result:
+            result["overlay"] = base64.b64encode(result["overlay"]).decode()
+    return {"results": results}
+
+
+@router.get("/{name}/examples/{file}", response_class=FileResponse)
+def example(draft: DraftDep, file: str) -> FileResponse:
+    """Return a good picture with a simulated defect, as WebP."""
+    result = draft.result or {"examples": []}
+    if file not in [known["file"] for known in result["examples"]]:
+        raise NotFoundError(f"{draft.name} has no example {file!r:.40}")
+    return FileResponse(draft.examples / file, media_type="image/webp")
+
+
+@router.post("/{name}/live", response_model=schemas.Product)
+def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Any:
+    """Let what was learnt inspect from now on, as a product of the station."""
+    live_products.go_live(name, person.name)
+    return overview.facts(name)
+
+
+@router.get("/{name}/model", response_class=FileResponse)
+def model(draft: LearntDraftDep) -> FileResponse:
+    """Return the model file, .safetensors."""
+    return FileResponse(draft.model, media_type="application/octet-stream", filename=draft.model.name)
+
+
+@router.get("/{name}/report", response_class=Response)
+def report(draft: LearntDraftDep, request: Request) -> Response:
+    """Return what was learnt, what it promises and what it would miss, as an HTML file."""
+    page, result, name = Page(request, "new"), draft.result, draft.name
+    assert result is not None, "it was asked for above"
+    examples = [
+        {**example, "picture": base64.b64encode((draft.examples / example["file"]).read_bytes()).decode()}
+        for example in result["examples"]
+    ]
+    facts = {"name": name, "result": result, "shown": examples}
+    text = PAGES.render_standalone("new-report", page.texts, **facts)
+    return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
+
+
+# ------------------------------------------------------------------------------------------------------ pages
+
+
+@page_router.get("/-/new")
+def new_page(request: Request, drafts: DraftsDep) -> Response:
+    """Show the products that are being made, and begin another."""
+    facts = [drafts.facts(draft, looked_at=False) for draft in drafts]
+    return Page(request, "new").render("new", sections=("new",), drafts=facts)
+
+
+@page_router.get("/-/new/{name}")
+def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, floor: FloorDep) -> Response:
+    page, state = Page(request, "new"), drafts.facts(draft)
+    methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
+    cameras = [
+        (product, source.number)
+        for product, sources in floor.sources.items()
+        for source in sources
+        if isinstance(source, TriggeredSource)
+    ]
+    facts: dict[str, Any] = {"name": name, "methods": methods, "cameras": cameras}
+    facts["rates"] = rates.offered_rates()
+    number = floor.addresses.products.get(name)
+    facts["day"] = None if number is None else pictures_a_day(floor.store.database, number)
+    facts["may_name"] = has_role(page.person, ADMIN)
+    example = next(iter(draft.pictures()), "")
+    marks = {key: part_names.marked_in(example, state[key]) for key in ("part", "view")}
+    data = {"state": state, "marks": marks, "day": facts["day"]}
+    return page.render("draft", sections=("new", "capture", "rates"), data=data, **facts)

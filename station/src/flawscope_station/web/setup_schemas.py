@@ -1,0 +1,286 @@
+"""Schemas of products that are being made, for the API's description and checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawscope_station.setup.draft import RefusalCode
+
+
+class NewProduct(BaseModel):
+    """Wish to begin a product."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=64, examples=["bracket"])
+
+
+class LearningStep(BaseModel):
+    stage: str
+    done: int
+    total: int
+    left: float | None = Field(description="seconds until this stage is done, about")
+
+
+class PictureFinding(BaseModel):
+    """Fault of the pictures, as `flawscope data check` finds it."""
+
+    severity: Literal["error", "warning", "note"]
+    code: str
+    message: str
+    remedy: str
+    pictures: list[str] = Field(description="that are concerned; empty: all of them")
+
+
+class PictureCheck(BaseModel):
+    findings: list[PictureFinding]
+    sizes: list[dict[str, int]] = Field(description="width, height and number of pictures")
+    current: bool = Field(description="of the pictures as they are now")
+
+
+class OddPicture(BaseModel):
+    name: str
+    score: float
+    suspicious: bool = Field(description="far out among the others")
+
+
+class SimulatedExample(BaseModel):
+    file: str
+    size: str
+    found: bool
+
+
+class FitOptions(BaseModel):
+    """Options of `flawscope fit` that a product learns with."""
+
+    minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
+    size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
+    roi: str | None = Field(
+        None,
+        pattern=r"^[\d.]+(,[\d.]+){3}$",
+        description="what is looked at: x0,y0,x1,y1 in fractions of the picture",
+        examples=["0.1,0,0.9,1"],
+    )
+    min_defect: float | None = Field(
+        None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
+    )
+    light: float | None = Field(
+        None, gt=0, le=0.3, description="share of other light in which the promise is kept, 0.1 for 10 %"
+    )
+    align: Literal["none", "shift", "turn", "full", "auto"] | None = Field(
+        None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
+    )
+    several: bool | None = Field(None, description="pictures show several parts each")
+    part: str | None = Field(
+        None,
+        max_length=500,
+        description="pattern of names, by which one decision is made on all of its views",
+    )
+    view: str | None = Field(
+        None, max_length=500, description="pattern of the view; null: the rest of the name"
+    )
+    false_alarm_rate: float | None = Field(
+        None, gt=0, le=0.5, description="share of good pictures that may be called anomalous; null: 0.05"
+    )
+
+
+class RateFacts(BaseModel):
+    """Meaning of a false-alarm rate for a model."""
+
+    rate: float
+    expected: float = Field(description="share of good pictures, or parts, that will be called anomalous")
+    supported: bool = Field(description="the good pictures are enough for it")
+    missing: int = Field(description="good pictures, or parts, more that it needs")
+    threshold: float
+    found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
+
+
+class LearningResult(BaseModel):
+    """Result of learning: what it promises and what it would miss."""
+
+    promise: str
+    promised: bool
+    threshold: float
+    rate: float = Field(description="of good pictures that will be called anomalous")
+    wanted_rate: float
+    rates: list[RateFacts] = Field([], description="what other false-alarm rates would mean")
+    pictures: int
+    calibrated: int = Field(description="good pictures, or parts in views, that the rate comes from")
+    missing: int = Field(description="more of them that the wanted rate needs")
+    found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
+    odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
+    failures: list[str]
+    notes: list[str]
+    seconds: float
+    examples: list[SimulatedExample]
+    curve: dict[str, float] | None = Field(
+        None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
+    )
+    options: FitOptions = Field(description="that it was learnt with")
+    tested: dict[str, list[int]] | None = Field(
+        None, description="by a model of half of the pictures, on the other half, by size: found, all"
+    )
+
+
+class DraftSource(BaseModel):
+    """Camera or folder that was named for a draft."""
+
+    kind: Literal["camera", "folder"]
+    place: str
+    taken: int
+    refused: int
+    why: str | None = Field(description="why the last picture was refused, or nothing comes")
+
+
+class LearningOptions(FitOptions):
+    model_config = ConfigDict(extra="forbid")
+    method: str = "patchcore"
+    go_on: bool = Field(False, description="where a stopped training left off")
+
+
+class Conflict(BaseModel):
+    """Two options that do not go together."""
+
+    first: str
+    second: str
+    is_missing: bool = Field(description="the first one needs the second one")
+
+
+class Conflicts(BaseModel):
+    conflicts: list[Conflict]
+
+
+class NameMarks(BaseModel):
+    """Marks on the name of a picture: what tells the part, and what the view. Places of `pieces`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=300)
+    part: list[int] = Field(max_length=100)
+    view: list[int] = Field([], max_length=100)
+
+
+class FoundPart(BaseModel):
+    part: str
+    pictures: dict[str, str] = Field(description="picture by view")
+
+
+class NameGroups(BaseModel):
+    """Parts and views that names tell."""
+
+    pieces: list[str] = Field(description="of the name: words, numbers and separators")
+    part: str | None = Field(description="pattern, as an option of learning; null: nothing is marked")
+    view: str | None
+    count: int = Field(description="of parts")
+    views: list[str]
+    parts: list[FoundPart] = Field(description="the first ones")
+    problem: Literal["unmatched", "twice", "one_part", "all_alone"] | None
+    pictures: list[str] = Field(description="some that show the problem")
+
+
+class NewProductState(FitOptions):
+    """A product that is being made."""
+
+    name: str
+    stage: Literal["collecting", "waiting", "learning", "stopped", "failed", "ready"]
+    version: int = Field(description="grows with each change of the pictures")
+    pictures: int
+    left_out: int
+    most: int = Field(description="pictures that a product takes")
+    check: PictureCheck | None
+    source: DraftSource | None
+    method: str | None
+    before: int = Field(description="products that learn first")
+    step: LearningStep | None
+    error: str | None
+    error_options: list[str] = Field(description="options of learning that the error is about")
+    goes_on: bool = Field(description="a stopped training can go on")
+    result: LearningResult | None
+    changed: bool = Field(description="the pictures have changed since it learnt from them")
+    live: dict[str, Any] | None = Field(description="version and person, when it went live")
+    live_is_this: bool = Field(description="what was learnt last is what is live")
+
+
+class NewProducts(BaseModel):
+    products: list[NewProductState]
+
+
+class PictureComparison(BaseModel):
+    """Comparison of a picture with the latest ones."""
+
+    brightness: float = Field(description="0 to 1")
+    sharpness: float = Field(description="of fine edges against coarse ones, in octaves")
+    hints: list[Literal["dark", "glare", "darker", "brighter", "softer", "sharper"]]
+    alike: str | None = Field(description="picture that is nearly the same")
+
+
+class CameraView(PictureComparison):
+    picture: str = Field(description="WebP in base64")
+
+
+class NewPictures(BaseModel):
+    pictures: list[str]
+    left_out: list[str]
+
+
+class AddedPicture(BaseModel):
+    name: str
+    status: Literal["kept", "known", "refused"]
+    error: str | None
+    code: RefusalCode | None = Field(description="why it was refused, for a program")
+
+
+class AddedPictures(BaseModel):
+    """Fate of each picture that was sent: those that are kept are on the disk."""
+
+    results: list[AddedPicture]
+
+
+class CapturedPicture(AddedPicture):
+    seen: PictureComparison | None = Field(description="null: it was known before, or refused")
+
+
+class CapturedPictures(BaseModel):
+    results: list[CapturedPicture]
+
+
+class CaptureRequest(BaseModel):
+    """Wish to take a picture."""
+
+    model_config = ConfigDict(extra="forbid")
+    product: str | None = Field(None, description="whose camera it is; null: the one named for this draft")
+    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+
+
+class SourceEntry(BaseModel):
+    """Source of pictures, as an entry of `sources` in station.yaml; all null: none."""
+
+    model_config = ConfigDict(extra="forbid")
+    camera: str | None = Field(None, max_length=2000, description="address or device")
+    folder: str | None = Field(None, max_length=2000)
+    every: str | None = Field(None, max_length=20, description="how often it inspects when it is live")
+    latency: str | None = Field(
+        None, max_length=20, description="how far the camera is behind, at most; `every: trigger` needs it"
+    )
+    password: str | None = Field(
+        None, max_length=200, description="of the user in the camera's address; it is kept and never shown"
+    )
+
+
+class LeaveOutRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    pictures: list[str] = Field(max_length=10_000)
+    undo: bool = False
+
+
+class TriedPicture(BaseModel):
+    name: str
+    decision: Literal["good", "anomalous"] | None = None
+    score: float | None = None
+    severity: float | None = None
+    overlay: str | None = Field(None, description="WebP in base64, with what was found")
+    error: str | None = None
+
+
+class TriedPictures(BaseModel):
+    results: list[TriedPicture]

@@ -1,0 +1,99 @@
+"""Routes of the reports of shifts, or of any time: counts, the worst pictures, and where defects lie."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from flawscope.errors import InputError
+from flawscope.results import Texts
+from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.shifts import DAY, Shift, ended_shifts
+from flawscope_station.shifts.reports import Render, hourly_csv, hourly_rows, report_images, shift_data
+from flawscope_station.store.database import now
+from flawscope_station.store.records import Store, iso, parse_time
+from flawscope_station.store.search import PeriodSummary, summarize_period
+from flawscope_station.web import schemas
+from flawscope_station.web.api import api_router, attachment
+from flawscope_station.web.pages import Page
+from flawscope_station.web.parts import ProductId, RecordsDep, RendererDep, SettingsDep
+from flawscope_station.web.records_api import CSV, XLSX, write_workbook
+from flawscope_station.web.templates import PAGES
+
+MAX_REPORT_DAYS = 400
+
+router = api_router()
+
+
+@router.get("/shifts", response_model=list[schemas.Shift])
+def shifts(product_id: ProductId, settings: SettingsDep) -> Any:
+    """List the shifts that ended in the last days, the latest first; none where the settings name none."""
+    return [shift.to_dict() for shift in ended_shifts(settings.shifts, now())[::-1]]
+
+
+@router.get(
+    "/shift-report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}, CSV: {}, XLSX: {}, "application/json": {}}}},
+)
+def shift_report(
+    name: str,
+    product_id: ProductId,
+    request: Request,
+    records: RecordsDep,
+    renderer: RendererDep,
+    settings: SettingsDep,
+    since: Annotated[str, Query(description="2026-11-22T06:00:00Z")],
+    until: Annotated[str, Query(description="2026-11-22T14:00:00Z")],
+    format: Literal["html", "csv", "xlsx", "json"] = "html",
+) -> Response:
+    """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
+    for Excel, or the counts as the webhook gets them."""
+    begin, end = parse_time(since), parse_time(until)
+    if not begin < end <= begin + MAX_REPORT_DAYS * DAY:
+        raise InputError(f"until must be later than since, by {MAX_REPORT_DAYS} days at most")
+    with records.turns.take():
+        found = summarize_period(records.store.database, product_id, begin, end)
+    recent_shifts = ended_shifts(settings.shifts, now())
+    shift_name = next((recent.name for recent in recent_shifts if recent[1:] == (begin, end)), "")
+    shift = Shift(shift_name, begin, end)
+    file = f"{name}-{iso(begin)[:10]}{shift_name and '-'}{shift_name}"
+    if format == "csv":
+        return Response(hourly_csv(found), media_type=CSV, headers=attachment(f"{file}.csv"))
+    if format == "xlsx":
+        workbook = write_workbook(iter([[*hourly_rows(found)]]), records.turns)
+        return Response(workbook.read(), media_type=XLSX, headers=attachment(f"{file}.xlsx"))
+    if format == "json":
+        return JSONResponse(shift_data(name, shift, found))
+    drawings, words = report_images(renderer, product_id, found), Page(request, "trends").texts
+    document = render_report(records.store, settings.shifts, words, name, product_id, shift, found, drawings)
+    return Response(document, media_type="text/html", headers=attachment(f"{file}.html"))
+
+
+def report_renderer(store: Store, settings: ShiftSettings) -> Render:
+    """Return the function that renders reports in a language."""
+    return lambda language, *given: render_report(store, settings, PAGES.texts_for(language), *given)
+
+
+def render_report(
+    store: Store,
+    settings: ShiftSettings | None,
+    words: Texts,
+    product: str,
+    product_id: int,
+    shift: Shift,
+    found: PeriodSummary,
+    drawings: dict[str, Any],
+) -> str:
+    """Render a report as one HTML file."""
+    zone = None if settings is None else settings.tz
+
+    def local(at: int) -> str:
+        return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M")
+
+    inspections = store.inspections_by_number(product_id, set(found.worst))
+    context = {"product": product, "shift": shift, "found": found, "drawn": drawings}
+    return PAGES.render_standalone("shift", words, **context, local=local, rows=inspections)

@@ -1,0 +1,237 @@
+"""Bodies of requests: counted all together and timed while they are received; and the pictures, masks and
+keys in requests, before anything is decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from fastapi import Query
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from flawscope.errors import InputError
+from flawscope.pictures import read_mask
+from flawscope_station.access.roles import PERSON_KEY, SENDER
+from flawscope_station.inspecting.picture import base_name, check_picture
+from flawscope_station.inspecting.renderings import encode_png
+from flawscope_station.settings.station import Limits
+from flawscope_station.store.inspection import MAX_FILES, MAX_LABEL_LENGTH, Label, make_label
+from flawscope_station.web.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ANONYMOUS_BYTES = 64 * 1024  # of a body without a person: a name and a password
+MIN_BYTES_PER_SECOND = 10_000  # of a body, on average
+MAX_LOOP_DELAY = 0.1  # seconds; if the event loop is later than that, the client is not to blame
+_BODY_KEY = "flawscope.body"
+MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
+_RAW_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # last: of curl
+
+
+class RequestBody:
+    """Body of a request, as it is received. max_bytes: of the body. is_in_memory: the body stays in memory
+    until the request is answered."""
+
+    def __init__(self, limiter: BodyLimiter, scope: Scope, receive: Receive):
+        self.limiter, self._receive = limiter, receive
+        self.max_bytes = limiter.limits.upload_bytes if scope[PERSON_KEY] is not None else ANONYMOUS_BYTES
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        self._announced = int(length) if length.isdigit() else 0
+        self._started = time.monotonic()
+        self._received = self._bytes_in_memory = 0
+        self.is_in_memory, self._is_complete = True, False
+
+    async def receive(self) -> Message:
+        """Receive the next message. RefusedError where the body is too large, or nothing comes."""
+        if self._is_complete:  # Starlette waits for the client to disconnect
+            return await self._receive()
+        self._check_size(self._announced - self._received)
+        message = await self._receive_in_time()
+        more = len(message.get("body", b""))
+        self._check_size(more)
+        self._received += more
+        if self.is_in_memory:
+            self._bytes_in_memory += more
+            self.limiter.bytes_in_memory += more
+        self._is_complete = not message.get("more_body", False)
+        return message
+
+    async def _receive_in_time(self) -> Message:
+        stalled = self.limiter.limits.stalled
+        while True:
+            now = time.monotonic()
+            deadline = min(now + stalled, self._started + stalled + self._received / MIN_BYTES_PER_SECOND)
+            try:
+                async with asyncio.timeout(deadline - now):  # `wait_for` would make a task for each message
+                    return await self._receive()
+            except TimeoutError:
+                delay = time.monotonic() - max(deadline, now)
+                if delay < MAX_LOOP_DELAY:
+                    text = f"nothing came for {stalled:g} s, or too little; send the picture again"
+                    raise RefusedError(408, text, "stalled") from None
+                self._started += delay  # bytes may wait unread: not the client's fault
+
+    def _check_size(self, more: int) -> None:
+        if self._received + more > self.max_bytes:
+            raise too_large_error(self.max_bytes)
+        if self.is_in_memory and not self.limiter.has_room(self._bytes_in_memory, more):
+            megabytes = self.limiter.max_bytes / 1024**2
+            text = f"the {megabytes:.0f} MB for all requests together are in use; try again in a few seconds"
+            raise RefusedError(503, text, "busy")
+
+    def release(self) -> None:
+        """Give the body's memory back, when the request is answered."""
+        self.limiter.bytes_in_memory -= self._bytes_in_memory
+        self._bytes_in_memory = 0
+
+
+class BodyLimiter:
+    """ASGI middleware: limits what the bodies of all requests hold together, until they are answered, to four
+    times the largest request. A quarter of it is for requests of ordinary size, so that a few large ones, or
+    ones that never end, keep nobody else out."""
+
+    def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
+        self.app, self._limits = app, limits
+        self.bytes_in_memory = 0
+
+    @property
+    def limits(self) -> Limits:
+        """Present limits: pages change them."""
+        return self._limits()
+
+    @property
+    def max_bytes(self) -> int:
+        return 4 * self.limits.upload_bytes
+
+    def has_room(self, held_bytes: int, added: int) -> bool:
+        """Whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
+        is_ordinary = held_bytes + added <= self.max_bytes // 16
+        return self.bytes_in_memory + added <= (self.max_bytes if is_ordinary else self.max_bytes * 3 // 4)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        body = scope[_BODY_KEY] = RequestBody(self, scope, receive)
+        try:
+            await self.app(scope, body.receive, send)
+        finally:
+            body.release()
+
+
+def get_body(request: Request) -> RequestBody:
+    """Return the body of a request."""
+    body: RequestBody = request.scope[_BODY_KEY]
+    return body
+
+
+def too_large_error(max_bytes: int) -> RefusedError:
+    size = f"{max_bytes / 1024**2:.0f} MB" if max_bytes >= 1024**2 else f"{max_bytes // 1024} KB"
+    text = f"the request has more than {size}: send less at once, or raise `limits: upload`"
+    return RefusedError(413, text, "too_large")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Picture file as it was sent. name: the last part of its path."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+
+async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]:
+    """Read the pictures of a request; the second value says whether they came in a form.
+
+    Raises:
+        RefusedError: the body is too large, too slow or empty, or its type is not a picture's.
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _read_form(request), True
+    if media_type and not media_type.startswith(_RAW_TYPES):
+        types = "image/… or application/octet-stream, or a form with `files`"
+        text = f"{media_type:.60} is no picture: send {types}"
+        raise RefusedError(415, text, "not_a_picture")
+    data = await request.body()
+    if not data:
+        raise RefusedError(422, "the request has no picture in its body", "empty")
+    return [Upload(clean_name(name) or "picture", data)], False
+
+
+async def _read_form(request: Request) -> list[Upload]:
+    try:
+        async with request.form(
+            max_files=MAX_FILES, max_fields=20, max_part_size=get_body(request).max_bytes
+        ) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            for name in Label._fields:
+                if isinstance(form.get(name), str):
+                    text = f"{name} is no field of the form: write it into the address, ?{name}=..."
+                    raise RefusedError(422, text, "invalid")
+            names = [clean_name(file.filename or "") or "picture" for file in files]
+            uploads = [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
+    except RefusedError:
+        raise
+    except Exception as error:  # errors of python-multipart and Starlette
+        reason = " ".join(str(getattr(error, "detail", "") or error).split())[:200]
+        raise RefusedError(422, f"the form cannot be read: {reason}", "broken_form") from None
+    if not uploads:
+        raise RefusedError(422, "the form has no file: call the field `files`", "empty")
+    return uploads
+
+
+def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> bytes:
+    """Convert a mask to the form that is kept: 8-bit PNG at the picture's size, 255 where the mask is not
+    black. A smaller mask of the same shape is enlarged, for not every browser can draw on large pictures.
+
+    Raises:
+        InputError: the mask is no PNG, or of another shape.
+    """
+    suffix, facts = check_picture(data, "the mask", limits)
+    rows, columns = facts.height, facts.width
+    if suffix != ".png":
+        raise InputError("the mask is no PNG: send a PNG in base64")
+    same_shape = abs(rows - columns * height / width) <= 0.5 + rows / 100
+    if rows > height or columns > width or not same_shape:
+        raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
+    image = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.NEAREST)
+    return encode_png(np.asarray(image))
+
+
+def clean_name(name: str) -> str:
+    """Return the last part of the path that a sender gave, 200 characters at most."""
+    return base_name(name).strip()[:200]
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Return the sender's key of a request, or None. RefusedError where the key is invalid."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        text = f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters that can be printed"
+        raise RefusedError(422, text, "bad_key")
+    person = request.scope.get(PERSON_KEY)
+    if person is not None and person.role == SENDER:  # a sender does not get another's answer under its key
+        key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
+    return key
+
+
+async def parse_label(
+    part: Annotated[str, Query(description=f"its number; {MAX_LABEL_LENGTH} characters at most")] = "",
+    batch: Annotated[str, Query(description="that the part belongs to")] = "",
+    view: Annotated[
+        str, Query(description="of the part, where the model judges parts in several views")
+    ] = "",
+) -> Label:
+    """Dependency: return the label of a request's pictures. InputError where it is invalid."""
+    return make_label(part, batch, view)

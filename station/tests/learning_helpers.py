@@ -1,0 +1,91 @@
+"""What the tests of learning share: drawn parts, and somebody who sends them and says what they are."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import httpx
+import numpy as np
+
+from flawscope.synthesis.demo.dataset import draw_picture
+from station_helpers import png, until
+
+NAME = "plate"
+API = f"/api/v1/products/{NAME}"
+
+
+def drawn_part(seed: int, defect: str | None = None, stained: bool = False) -> bytes:
+    """A plate of 96 pixels a side, as the model knows them; stained: good, with a mark it has never seen."""
+    picture = draw_picture("plate", np.random.default_rng(seed), defect, 0.6, size=96)[0].copy()
+    if stained:
+        picture[30:46, 30:46] = (20, 120, 40)
+    return png(picture)
+
+
+class Line:
+    """Somebody who sends parts and says what they are."""
+
+    def __init__(self, url: str):
+        self.http = httpx.Client(base_url=url, timeout=60)
+
+    def send(self, data: bytes, name: str = "part.png") -> dict[str, Any]:
+        answer = self.http.post(f"{API}/inspections", params={"name": name}, content=data)
+        assert answer.status_code in (200, 201), answer.text
+        return dict(answer.json())
+
+    def say(self, number: int, verdict: str) -> None:
+        answer = self.http.post(f"{API}/inspections/{number}/verdict", json={"verdict": verdict})
+        assert answer.status_code == 200, answer.text
+
+    def shift(self, stains: int = 3) -> dict[str, list[int]]:
+        """Good parts, stained ones that are flagged and called good, and defects that are found."""
+        found: dict[str, list[int]] = {"passed": [], "stained": [], "defects": []}
+        for seed in range(100, 104):
+            one = self.send(drawn_part(seed), f"good-{seed}.png")
+            if one["decision"] == "good":
+                found["passed"].append(one["id"])
+        for seed in range(200, 200 + stains):
+            one = self.send(drawn_part(seed, stained=True), f"stained-{seed}.png")
+            assert one["decision"] == "anomalous", one["score"]
+            self.say(one["id"], "good")
+            self.say(one["id"], "good")  # looked at twice
+            found["stained"].append(one["id"])
+        for seed, kind in ((300, "missing_part"), (301, "contamination"), (302, "crack")):
+            one = self.send(drawn_part(seed, kind), f"defect-{seed}.png")
+            self.say(one["id"], "defect")
+            if one["decision"] == "anomalous":
+                found["defects"].append(one["id"])
+        return found
+
+    def learn(self, **how: str) -> dict[str, Any]:
+        answer = self.http.post(f"{API}/learning", json=how)
+        assert answer.status_code == 201, answer.text
+        return self.ended(answer.json()["id"])
+
+    def ended(self, number: int) -> dict[str, Any]:
+        def done() -> Any:
+            one = self.http.get(f"{API}/candidates/{number}").json()
+            return one if one["status"] not in ("queued", "running") else None
+
+        return dict(until(done))
+
+    def active(self) -> int:
+        return int(self.http.get(API).json()["version"])
+
+    def use(self, version: int, **body: Any) -> httpx.Response:
+        return self.http.post(f"{API}/versions/{version}/activate", json=body)
+
+
+def echo(pipe: Connection, pixels: int, work: Any, niceness: int) -> None:
+    """In place of the process that learns: tells of a step, and gives back each job, unless it is to fail or
+    to wait."""
+    with suppress(EOFError):
+        while True:
+            job = pipe.recv()
+            pipe.send(("step", ("echo", 1, 1)))
+            if "fail" in job:
+                pipe.send(("error", "this one cannot be done"))
+            elif "wait" not in job:
+                pipe.send(("done", {"job": job}))

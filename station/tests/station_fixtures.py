@@ -1,0 +1,214 @@
+"""Stations to test: on SQLite, and, where a test is marked `both_databases`, also on a PostgreSQL of the
+distribution that the tests start themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from flawscope_station.client import Client
+from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from station_helpers import (
+    NAME,
+    InProcess,
+    Listening,
+    Opener,
+    Postgres,
+    Running,
+    Served,
+    Unavailable,
+    free_port,
+    opened,
+    running_postgres,
+)
+
+if TYPE_CHECKING:
+    from flawscope_station.station import Station
+    from flawscope_station.store.database import Database
+
+for _library in ("fastapi", "uvicorn", "sqlalchemy", "httpx", "paho.mqtt.client"):
+    pytest.importorskip(_library)
+
+_numbers = count()
+
+
+# ------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+def _or_skip() -> Iterator[Postgres]:
+    try:
+        with running_postgres() as cluster:
+            yield cluster
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One for all tests of this process."""
+    yield from _or_skip()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """One to stop."""
+    yield from _or_skip()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker("both_databases")
+    if marked and "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Of an empty data base, as the setting `database` takes it; None: SQLite in the station's folder."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+    else:
+        with request.getfixturevalue("postgres").database() as url:
+            yield url
+
+
+@pytest.fixture
+def database(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
+    """With its tables."""
+    from flawscope_station.store.database import Database
+
+    made = Database(Settings(store=str(tmp_path), database=database_url).url)
+    made.migrate()
+    yield made
+    made.close()
+
+
+# --------------------------------------------------------------------------------------------------- stations
+
+
+@pytest.fixture(scope="session")
+def model_file(onnx_path: Path) -> Path:
+    """What judges: small, and without torch. Read only."""
+    return onnx_path
+
+
+@pytest.fixture(scope="session")
+def other_model(model_file: Path, drawn: Path, shared: Callable[..., Path]) -> Path:
+    """The same with another threshold. Read only."""
+    from flawscope.cli import main
+
+    def fill(folder: Path) -> None:
+        good, out = drawn / "plate" / "test" / "good", str(folder / "new.onnx")
+        assert main(["calibrate", str(model_file), "--good", str(good), "--force", "--out", out]) == 0
+
+    return shared("other-model", fill) / "new.onnx"
+
+
+@pytest.fixture(scope="session")
+def parts(drawn: Path) -> list[bytes]:
+    """Encoded pictures, the first ones good, the last ones with defects."""
+    test = drawn / "plate" / "test"
+    paths = sorted((test / "good").iterdir()) + sorted(test.glob("[!g]*/*.png"))
+    return [path.read_bytes() for path in paths]
+
+
+def settings_of(store: Path, model: Path, database: str | None = None) -> Settings:
+    return Settings(
+        products={NAME: ProductSettings(str(model))},
+        store=str(store),
+        database=database,
+        port=0,
+        device="cpu",
+        threads=1,
+        limits=Limits(upload="8 MB", pixels=4_000_000, stalled=10.0),
+    )
+
+
+@pytest.fixture
+def settings(database_url: str | None, model_file: Path, tmp_path: Path) -> Settings:
+    return settings_of(tmp_path / "store", model_file, database_url)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_process() -> Iterator[None]:
+    """Requests to stations of this process need no socket."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx.HTTPTransport, "handle_request", lambda *words: InProcess.answer(*words))
+        yield
+
+
+def place_of(node: Any) -> type[Listening | InProcess]:
+    """Where stations of a test answer: without a server, unless it is marked `listens` or has a browser."""
+    return Listening if any(map(node.get_closest_marker, ("listens", "browser"))) else InProcess
+
+
+@pytest.fixture(scope="module")
+def common(
+    request: pytest.FixtureRequest, model_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A station for all tests of a file that do not mind the others' pictures."""
+    made = opened(settings_of(tmp_path_factory.mktemp("common"), model_file), place_of(request.node))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def open_station(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Opener]:
+    """`open_station(limits=...)` opens a station with settings of its own; all are closed at the end."""
+    running: list[Running] = []
+
+    def open_one(**changes: Any) -> Running:
+        running.append(opened(replace(settings, **changes), place_of(request.node)))
+        return running[-1]
+
+    yield open_one
+    for one in running:
+        if one.is_open:
+            one.close()
+
+
+@pytest.fixture
+def running(open_station: Opener) -> Running:
+    """A station that answers."""
+    return open_station()
+
+
+@pytest.fixture
+def station(running: Running) -> Station:
+    return running.station
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[Client]:
+    with Client(running.url) as made:
+        yield made
+
+
+# ------------------------------------------------------------------------------------------ processes to kill
+
+
+@pytest.fixture
+def served(settings: Settings) -> Iterator[Served]:
+    """Not started yet."""
+    words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
+    words += ["--device", "cpu", "--threads", "1"]
+    words += ["--database", settings.database] if settings.database else []
+    made = Served(words, free_port())
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.kill()
+
+
+@pytest.fixture(scope="session")
+def judged(parts: list[bytes], model_file: Path) -> tuple[bytes, bytes]:
+    """A picture that the model calls good, and one that it calls anomalous."""
+    import flawscope
+
+    found = flawscope.load(model_file).predict(parts)
+    decisions = [one.is_anomalous for one in found]
+    return parts[decisions.index(False)], parts[decisions.index(True)]

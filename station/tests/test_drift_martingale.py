@@ -1,0 +1,330 @@
+"""The mathematics of drift: ranks, p-values, bets and capital."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from flawscope_station.drift import martingale
+from flawscope_station.drift.martingale import SHARE_RATIOS, SHIFTS, SPREADS, Capital, Ranks, uniform
+from flawscope_station.drift.sequential_tests import MIN_LIGHT_CHANGE, MIN_PICTURES, DriftTests, LightTest
+
+BETS = len(SHIFTS) + len(SPREADS)
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+LINES: dict[str, Draw] = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "heavy tails": lambda rng, n: rng.standard_t(1.5, n),
+    "five values": lambda rng, n: rng.integers(0, 5, n).astype(float),
+    "one value": lambda rng, n: np.ones(n),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ ranks
+
+
+@pytest.mark.parametrize("block", [2, 3, 1024])
+@pytest.mark.parametrize("values", [3, 10**9])
+def test_ranks_are_those_that_counting_gives(
+    block: int, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(martingale, "BLOCK", block)
+    drawn = np.random.default_rng(values).integers(0, values, 400)
+    numbers = np.concatenate([drawn, np.arange(50), -np.arange(50)]).astype(float)
+    made = Ranks()
+    for n, number in enumerate(numbers):
+        before = numbers[: n + 1]
+        assert made.add(float(number)) == ((before > number).sum(), (before == number).sum())
+        assert made._count == n + 1
+
+
+# --------------------------------------------------------------------------------------------------- p-values
+
+
+def p_values(scores: np.ndarray, first: int = 0, epoch: int = martingale.EPOCH) -> np.ndarray:
+    made = Ranks(epoch)
+    return np.array([made.p_value(float(s), uniform(first + k, 1)) for k, s in enumerate(scores)])
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_p_values_are_uniform_and_independent(kind: str) -> None:
+    p = p_values(LINES[kind](np.random.default_rng(4), 4000))
+    assert (p > 0).all()
+    assert (p < 1).all()
+    counts = np.histogram(p, 20, (0, 1))[0]
+    assert ((counts - 200) ** 2 / 200).sum() < 43.8  # chi-squared with 19 degrees, one in a thousand
+    assert abs(np.corrcoef(p[1:], p[:-1])[0, 1]) < 3.3 / math.sqrt(len(p))
+
+
+def test_the_random_part_is_of_the_number_alone() -> None:
+    u = np.array([[uniform(k, stream) for k in range(20_000)] for stream in (1, 2)])
+    assert uniform(17, 1) == uniform(17, 1)
+    assert ((u > 0) & (u < 1)).all()
+    for row in (*u, (u[0] - u[1]) % 1):
+        counts = np.histogram(row, 50, (0, 1))[0]
+        assert ((counts - 400) ** 2 / 400).sum() < 85.4
+    assert abs(np.corrcoef(u[0, 1:], u[0, :-1])[0, 1]) < 0.025
+
+
+def test_an_epoch_forgets_and_goes_on() -> None:
+    scores = np.random.default_rng(1).standard_normal(300)
+    parts = np.concatenate([p_values(scores[k : k + 100], k) for k in (0, 100, 200)])
+    assert (p_values(scores, epoch=100) == parts).all()
+
+
+# ----------------------------------------------------------------------------------------------------- bets
+
+
+def test_every_bet_pays_one_on_average() -> None:
+    """By the rectangle rule; of the widest bet half a percent lies beyond seven standard deviations."""
+    z = np.linspace(-7, 7, 20_001)
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    p = np.array([NormalDist().cdf(-one) for one in z])
+    paid = (np.exp(martingale.score_bets(p)) * density[:, None]).sum(0)
+    assert paid == pytest.approx(np.ones(BETS), abs=6e-3)
+    p = (np.arange(200_000) + 0.5) / 200_000
+    for share in (0.001, 0.03, 0.4, 0.97):
+        paid = np.exp(martingale.flag_bets(p, np.full(p.shape, share))).mean(0)
+        assert paid == pytest.approx(np.ones(len(SHARE_RATIOS)), abs=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------- capital
+
+
+def capital_of(p: np.ndarray) -> np.ndarray:
+    """[runs, numbers] -> the logarithm after each number."""
+    made = Capital(BETS, len(p))
+    found = np.empty(p.shape)
+    for step in range(p.shape[1]):
+        made.stake(np.exp(martingale.score_bets(p[:, step])))
+        found[:, step] = made.log
+    return found
+
+
+def test_the_expectation_stays_one() -> None:
+    """Of the next capital given what was before it, whatever that was: by the grid, and not by drawing."""
+    grid = (np.arange(4000) + 0.5) / 4000
+    for seed, count in ((0, 1), (1, 30), (2, 300)):
+        before = np.random.default_rng(seed).random(count) ** 2  # no calm line
+        made = Capital(BETS, len(grid))
+        for one in before:
+            made.stake(np.exp(martingale.score_bets(np.full(len(grid), one))))
+        now = made.log[0]
+        made.stake(np.exp(martingale.score_bets(grid)))
+        assert np.exp(made.log - now).mean() == pytest.approx(1, abs=1e-2)
+
+
+def test_ville_holds_for_every_kind_of_scores() -> None:
+    """At a bound of 10 % of 200 runs of each kind; 3.3 standard deviations of a share of 10 % are 7 %."""
+    for kind, draw in LINES.items():
+        rng = np.random.default_rng(len(kind))
+        p = np.stack([p_values(draw(rng, 300), 1000 * run, epoch=200) for run in range(200)])
+        assert (capital_of(p).max(1) >= math.log(10)).mean() <= 0.17, kind
+
+
+def test_a_long_calm_costs_little() -> None:
+    """What sleeps falls as a logarithm: a change is seen nearly as soon after ten times as long."""
+    delays = []
+    for quiet in (500, 5000):
+        first = []
+        for run in range(4):
+            scores = np.random.default_rng([run, quiet]).standard_normal(quiet + 400)
+            scores[quiet:] += 1
+            log = capital_of(p_values(scores, 10_000 * run)[None])[0, quiet:]
+            assert log.max() >= math.log(200)
+            first.append(int((log >= math.log(200)).argmax()) + 1)
+        delays.append(np.median(first))
+    assert delays[1] <= delays[0] + 15
+    assert delays[1] <= 60
+
+
+def test_capital_neither_overflows_nor_vanishes() -> None:
+    made = Capital(1)
+    for factor, count in ((1e-300, 50), (1e300, 50)):
+        for _ in range(count):
+            made.stake(np.array([[factor]]))
+        assert np.isfinite(made.log).all()
+    assert made.log[0] > 1000
+
+
+# ------------------------------------------------------------------------------------------------------ a run
+
+
+def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float = 0.01) -> DriftTests:
+    made = DriftTests(1, 0, bound)
+    flags = np.zeros(len(scores), bool) if flagged is None else flagged
+    for k, (score, bad) in enumerate(zip(scores.tolist(), flags.tolist(), strict=True)):
+        made.add(k + 1, 1_000_000 * k, score, bad)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (lambda z: z + 0.7, "higher"),
+        (lambda z: z - 0.7, "lower"),
+        (lambda z: 1.7 * z, "wider"),
+        (lambda z: z / 2, "narrower"),
+    ],
+)
+def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray], how: str) -> None:
+    scores = np.random.default_rng(7).standard_normal(2600)
+    scores[2000:] = change(scores[2000:])
+    alarm = run_of(scores).alarm
+    assert alarm is not None
+    assert alarm.how == how
+    assert 2000 < alarm.inspection <= 2500
+    assert abs(alarm.first - 2000) <= 100
+    assert alarm.since == 1_000_000 * (alarm.first - 1)
+    text = alarm.describe()
+    assert "\n" not in text
+    assert f"(inspection {alarm.first})" in text
+
+
+def line(seed: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Good parts that stay as they are among defects; one defect in a hundred is missed."""
+    rng = np.random.default_rng(seed)
+    bad = rng.random(len(share)) < share
+    scores = np.where(bad, rng.normal(5, 1, len(share)), rng.standard_normal(len(share)))
+    return scores, scores > 2.6
+
+
+@pytest.mark.parametrize("kind", ["constant", "changing", "bursts"])
+def test_defects_are_no_drift(kind: str) -> None:
+    n = 4000
+    share = np.full(n, 0.02)
+    if kind == "changing":
+        share[n // 2 :] = 0.15
+    elif kind == "bursts":
+        for start in range(500, n, 700):
+            share[start : start + 30] = 0.6
+    for seed in range(2):
+        made = run_of(*line(seed, share))
+        assert made.alarm is None
+        kinds = {change.how for change in made.changes}
+        assert kinds <= {"constant": set(), "changing": {"more"}, "bursts": {"more", "fewer"}}[kind]
+        if kind == "changing":
+            assert made.notice is not None
+            assert made.notice.before < 0.06 < made.notice.now
+            assert "defects, or the camera?" in made.notice.describe()
+
+
+def test_a_burst_that_is_over_leaves_no_notice() -> None:
+    share = np.full(4000, 0.01)
+    share[1500:1700] = 0.4
+    made = run_of(*line(1, share))
+    assert [change.how for change in made.changes] == ["more", "fewer"]
+    assert made.notice is None
+
+
+def test_the_curve_is_thinned_and_ends_late() -> None:
+    made = run_of(np.random.default_rng(0).standard_normal(5000))
+    times = [at for at, _ in made.curve]
+    assert 400 <= len(times) <= 801
+    assert times == sorted(times)
+    assert times[-1] >= 4980
+
+
+# -------------------------------------------------------------------------------------------------- the light
+
+
+def light_of(brightness: np.ndarray, bound: float = 0.01) -> LightTest:
+    made = LightTest(math.log10(3 / bound))
+    for k, one in enumerate(brightness.tolist()):
+        made.add(k + 1, 1_000_000 * k, one)
+    return made
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.03])
+@pytest.mark.parametrize(("factor", "how"), [(0.95, "darker"), (1.05, "brighter")])
+def test_another_light_is_named_dated_and_measured(factor: float, how: str, spread: float) -> None:
+    brightness = 0.4 * (1 + spread * np.random.default_rng(2).standard_normal(2000))
+    brightness[1500:] *= factor
+    alarm = light_of(brightness).alarm
+    assert alarm is not None
+    assert (alarm.how, alarm.before) == (how, pytest.approx(0.4, abs=0.001))
+    assert alarm.light == pytest.approx(factor - 1, abs=0.015)
+    assert alarm.now == pytest.approx(alarm.before * (1 + alarm.light))
+    assert 1500 < alarm.inspection <= 1550
+    assert abs(alarm.first - 1501) <= 5
+    assert alarm.pictures >= MIN_PICTURES
+    text = alarm.describe()
+    assert f"pictures of good parts are {100 * abs(alarm.light):.1f} % {how} since about" in text
+    assert "\n" not in text
+
+
+def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
+    spread = 1 + 0.003 * np.random.default_rng(2).standard_normal(5000)
+    one = light_of(0.4 * spread[:2000] * np.where(np.arange(2000) < 1000, 1, 0.99))
+    assert one.alarm is None
+    assert one.test.count < 1000, "it was sure, and began anew"
+    steps = light_of(0.4 * spread * 0.99 ** (np.arange(5000) // 800))
+    assert steps.alarm is not None
+    assert steps.alarm.how == "darker"
+    assert 2400 < steps.alarm.inspection <= 2500, "at the third step"
+    assert MIN_LIGHT_CHANGE <= -steps.alarm.light <= 0.032  # type: ignore[operator]
+    assert steps.alarm.before == pytest.approx(0.4, abs=0.001), "what was normal before the first of them"
+
+
+@pytest.mark.parametrize("kind", ["defects", "one value", "black"])
+def test_what_is_no_change_of_light(kind: str) -> None:
+    n = 4000
+    bad = np.random.default_rng(4).random(n) < np.where(np.arange(n) % 500 < 40, 0.6, 0.01)
+    brightness = {
+        "defects": np.where(bad, 0.3, 0.4 + 0.01 * np.random.default_rng(5).standard_normal(n)),
+        "one value": np.full(n, 0.4),
+        "black": np.zeros(n),
+    }[kind]
+    made = DriftTests(1, 0, 0.01)
+    scores = np.random.default_rng(6).standard_normal(n)
+    for k in range(n):
+        made.add(k + 1, k, float(scores[k]), bool(bad[k]), float(brightness[k]))
+    assert made.light is not None
+    assert made.light.alarm is None
+    assert made.light.facts()["pictures"] == n - bad.sum()
+
+
+def test_ville_holds_for_the_light_too() -> None:
+    """At a bound of 30 %, a third of it for the light, in 150 runs; of any change, however small."""
+    reached = 0
+    for run in range(150):
+        made = LightTest(math.log10(3 / 0.3))
+        made.alarm = None
+        for k, one in enumerate(np.random.default_rng([7, run]).uniform(0.38, 0.42, 250).tolist()):
+            count = made.test.count
+            made.add(1000 * run + k, k, one)
+            if made.test.count < count or made.alarm is not None:
+                reached += 1
+                break
+    assert reached / 150 <= 0.1 + 0.081
+
+
+def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
+    """Then hardly any part is called good, and the light of these cannot be tested."""
+    rng = np.random.default_rng(9)
+    made = DriftTests(1, 0, 0.01)
+    for k in range(1200):
+        dark = k >= 1000
+        made.add(
+            k + 1,
+            k,
+            float(rng.standard_normal()),
+            bool(rng.random() < (0.95 if dark else 0.02)),
+            0.4 * (0.8 if dark else 1) * (1 + 0.01 * float(rng.standard_normal())),
+        )
+    assert made.light is not None
+    assert made.notice is not None
+    assert made.notice.light is not None
+    assert -0.25 < made.notice.light < -MIN_LIGHT_CHANGE, "few pictures say it: it is seen at once"
+    assert " darker; defects, or the camera?" in made.notice.describe()
+
+
+def test_what_is_no_number_takes_no_part() -> None:
+    made = DriftTests(1, 0, 0.01, light=False)
+    assert made.limit == pytest.approx(math.log10(200)), "two tests share the bound"
+    for k, score in enumerate((1.0, math.nan, math.inf, 2.0)):
+        made.add(k + 1, k, score, False)
+    assert (made.seen, made.last) == (2, 4)

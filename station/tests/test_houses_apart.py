@@ -1,0 +1,102 @@
+"""Each house alone: the library without the station, and all three from their wheels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCKED = """
+import sys
+for name in ("flawscope_station", "flawscope_line", "fastapi", "sqlalchemy", "uvicorn"):
+    sys.modules[name] = None  # as if it were not installed
+import importlib.metadata as metadata
+metadata.entry_points = lambda **chosen: ()
+from flawscope.cli import main
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", ["serve", "station", "plc-table"])
+def test_without_the_station_its_commands_say_how_to_install_it(command: str) -> None:
+    done = run(f"raise SystemExit(main([{command!r}, '--help']))")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"flawscope: {command} is a command of the station, which is not installed: install"
+    )
+
+
+def test_without_the_station_a_server_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    done = run(f"raise SystemExit(main(['predict', '--server', 'http://127.0.0.1:9', {str(tmp_path)!r}]))")
+    assert done.returncode == 2
+    assert "--server needs the station, which is not installed" in done.stderr
+
+
+def test_without_the_station_the_library_lists_its_own_commands_and_imports_whole() -> None:
+    done = run(
+        "import pkgutil, flawscope, importlib\n"
+        "for info in pkgutil.walk_packages(flawscope.__path__, 'flawscope.'):\n"
+        "    if not info.name.endswith('__main__') and '.cluster' not in info.name:\n"
+        "        importlib.import_module(info.name)\n"
+        "raise SystemExit(main(['--help']))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  fit " in done.stdout
+    assert "  serve " not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels of the three houses, unpacked as pip does it."""
+    folder, checkout = tmp_path_factory.mktemp("houses"), tmp_path_factory.mktemp("checkout")
+    for house in ("", "station", "line"):  # setuptools writes beside what it builds
+        ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+        shutil.copytree(ROOT / house / "src", checkout / house / "src", ignore=ignored)
+        for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+            shutil.copy(ROOT / house / name, checkout / house)
+        words = [
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-compile",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", *words, "--target", folder, checkout / house],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "tests/calibration/test_threshold.py tests/results/test_prediction.py tests/test_predictor.py",
+        "station/tests/test_guard.py station/tests/test_station_pages.py",
+        "line/tests/test_plc_gate.py line/tests/test_plc_line.py",
+    ],
+)
+def test_tests_of_a_house_pass_with_the_installed_wheels(installed: Path, tests: str) -> None:
+    """What a checkout has beside a wheel is not needed: pages, texts, weights, entry points are in it."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests.split()]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:]
+    where = [sys.executable, "-c", "import flawscope, flawscope_station; print(flawscope_station.__file__)"]
+    found = subprocess.run(where, cwd=installed, env=environment, capture_output=True, text=True, timeout=60)
+    assert found.stdout.startswith(str(installed))

@@ -1,0 +1,272 @@
+"""Who may do what at a running station, what no route takes, and what the audit says of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flawscope.cli import main
+from flawscope_station.access import audit
+from flawscope_station.access.audit import search, trim_events
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.station import Settings
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.schema import events
+from station_helpers import INSPECTIONS, NAME, Opener, Running, until
+
+PASSWORD = "a long pass phrase"
+
+Signed = Callable[[str], httpx.Client]
+
+
+@pytest.fixture
+def by_token(running: Running) -> Signed:
+    """Whose token has a role, which is its name, too."""
+
+    def made(role: str, name: str = "") -> httpx.Client:
+        token = running.station.access.add_token(name or role, role)
+        return httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+    return made
+
+
+@pytest.fixture
+def browser(running: Running) -> Callable[[str], httpx.Client]:
+    """Signed in as a user whose role is the name."""
+
+    def made(role: str) -> httpx.Client:
+        running.station.access.add_user(role, PASSWORD, role)
+        client = httpx.Client(base_url=running.url, timeout=60)
+        answer = client.post("/sign-in", data={"name": role, "password": PASSWORD})
+        assert answer.status_code == 303
+        return client
+
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------ roles
+
+# Parts of addresses
+GIVEN: dict[str, str | int] = {"name": NAME, "number": 1, "kind": "sinks", "place": 1, "section": "keep"}
+GIVEN |= dict.fromkeys(("code", "picture", "file"), "x")
+
+
+def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
+    running: Running, by_token: Signed, parts: list[bytes]
+) -> None:
+    camera, other, admin = by_token("sender"), by_token("sender", "other"), by_token("admin")
+    keyed = {"Idempotency-Key": "one"}
+    first = camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0], headers=keyed)
+    assert first.status_code == 201
+    assert camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0], headers=keyed).json() == first.json()
+    assert (
+        other.post(f"/api/v1/{INSPECTIONS}", content=parts[0], headers=keyed).json()["id"]
+        != first.json()["id"]
+    )
+    assert camera.post(f"/api/v1/products/{NAME}/trigger").json()["code"] == "invalid", "there is no camera"
+    paths = admin.get("/api/v1/openapi.json").json()["paths"]
+    asked = {(method, path) for path, methods in paths.items() for method in methods}
+    sends = {("post", f"/api/v1/products/{{name}}/{what}") for what in ("inspections", "trigger")}
+    assert sends < asked
+    pages = ["/", "/metrics", "/sign-in", "/-/audit", "/-/new", "/api/v1/openapi.json"]
+    pages += [f"/{NAME}/{tab}" for tab in ("live", "review", "history", "trends", "models", "inspections/1")]
+    for method, path in (asked - sends) | {("get", path) for path in pages}:
+        answer = camera.request(method, path.format(**GIVEN))
+        assert answer.status_code == 403, (method, path)
+        words = ("this needs", "Your account may not do that")  # to programs, on pages
+        assert any(one in answer.text for one in words), path
+        assert "p_value" not in answer.text
+
+
+def test_a_viewer_looks_and_changes_nothing(
+    running: Running, by_token: Signed, browser: Signed, parts: list[bytes]
+) -> None:
+    operator, viewer = by_token("operator", "line"), browser("viewer")
+    for part in parts:
+        assert operator.post(f"/api/v1/{INSPECTIONS}", content=part).status_code == 201
+    assert viewer.get("/metrics").status_code == 200
+    paths = viewer.get("/api/v1/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        if "post" in methods:
+            answer = viewer.post(path.format(**GIVEN), json={"verdict": "good"})
+            assert (answer.status_code, answer.json()["code"]) == (403, "role_too_small"), path
+    assert viewer.get(f"/api/v1/products/{NAME}/export").status_code == 403
+    review = f"/api/v1/products/{NAME}/review"
+    seen = viewer.get(review, params={"reader": "v"}).json()["inspections"]
+    assert seen
+    assert operator.get(review, params={"reader": "o"}).json()["inspections"] == seen, "none was taken away"
+    assert viewer.get("/-/audit").status_code == viewer.get("/api/v1/audit").status_code == 403
+
+
+@pytest.mark.listens
+def test_a_stream_ends_with_the_right_to_look(running: Running, browser: Signed) -> None:
+    viewer = browser("viewer")
+    running.station.access.add_token("other", "admin")
+    with viewer.stream("GET", f"/api/v1/products/{NAME}/live") as answer:
+        running.station.access.remove_user("viewer")
+        ended = time.monotonic() + 20
+        for _ in answer.iter_lines():
+            assert time.monotonic() < ended
+    assert viewer.get(f"/{NAME}/live").headers["location"].startswith("/sign-in")
+
+
+def test_a_token_that_expired_is_told_so(running: Running, parts: list[bytes]) -> None:
+    token = running.station.access.add_token("camera1", "sender", expires=1.0)
+    camera = httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"})
+    assert camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0]).status_code == 201
+
+    def refused() -> httpx.Response | None:
+        answer = camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0])
+        return answer if answer.status_code == 401 else None
+
+    answer = until(refused)
+    assert answer.json()["code"] == "token_expired"
+    assert answer.json()["error"].startswith("token camera1 expired on ")
+    assert "\n" not in answer.json()["error"]
+    assert camera.get(f"/{NAME}/live").status_code == 401
+
+
+def test_every_route_refuses_what_it_does_not_know(running: Running, parts: list[bytes]) -> None:
+    """Those that the description lists, so that a route that comes later is among them."""
+    with httpx.Client(base_url=running.url, timeout=30) as api:
+        paths = api.get("/api/v1/openapi.json").json()["paths"]
+        asked = [(method, path) for path, methods in paths.items() for method in methods]
+        assert len(asked) > 20
+        for method, path in asked:
+            there = re.sub("{[a-z]+}", "1", path.replace("{name}", "plate"))
+            answer = api.request(method, there, params={"serial_nr": "77"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), (method, path)
+            assert "serial_nr" in answer.json()["error"], (method, path)
+        found = api.get("/api/v1/products/plate/inspections", params={"verdikt": "good"})
+        assert "did you mean verdict?" in found.json()["error"]
+        assert api.get("/api/v1/products/plate/inspections?name=serial-77").status_code == 422
+        sent = api.post("/api/v1/products/plate/inspections?serial=77", content=parts[0])
+        assert sent.status_code == 422
+        twice = api.post("/api/v1/products/plate/inspections?part=1&part=2", content=parts[0])
+        assert twice.status_code == 422
+        assert api.get("/api/v1/products/plate").json()["inspections"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------ audit
+
+
+def test_the_audit_says_who_did_what_and_from_where(
+    running: Running, browser: Signed, by_token: Signed, parts: list[bytes], other_model: Path
+) -> None:
+    admin, operator = browser("admin"), by_token("operator", "line")
+    wrong = httpx.post(f"{running.url}/sign-in", data={"name": "admin", "password": "wrong pass phrase"})
+    assert wrong.status_code == 401
+    assert (
+        httpx.get(f"{running.url}/api/v1/products", headers={"Authorization": "Bearer no"}).status_code == 401
+    )
+    operator.post(f"/api/v1/{INSPECTIONS}", content=parts[0])
+    operator.post(f"/api/v1/{INSPECTIONS}/1/verdict", json={"verdict": "defect"})
+    engineer = by_token("engineer")
+    added = engineer.post(
+        f"/api/v1/products/{NAME}/versions", params={"name": "b.onnx"}, content=other_model.read_bytes()
+    ).json()["id"]
+    engineer.post(f"/api/v1/products/{NAME}/versions/{added}/activate")
+    running.station.access.remove_token("engineer")
+    entries = admin.get("/api/v1/audit").json()["entries"]
+    found = [(one["kind"], one["who"], one["address"], one["product"]) for one in entries]
+    here = "127.0.0.1"
+    assert found == [
+        ("token_removed", "command line", None, None),
+        ("version activated", "engineer", here, NAME),
+        ("version added", "engineer", here, NAME),
+        ("token_added", "command line", None, None),
+        ("verdict", "line", here, NAME),
+        ("sign_in_failed", "", here, None),
+        ("sign_in_failed", "admin", here, None),
+        ("token_added", "command line", None, None),
+        ("sign_in", "admin", here, None),
+        ("user_added", "command line", None, None),
+        ("version activated", "station", None, NAME),
+        ("version added", "station", None, NAME),
+    ]
+    for about, many in {"sign-ins": 3, "users": 1, "tokens": 3, "versions": 4, "verdicts": 1}.items():
+        assert len(admin.get("/api/v1/audit", params={"about": about}).json()["entries"]) == many
+    assert [one["kind"] for one in search(running.station.database, text="DEFECT ON")] == ["verdict"]
+    page = admin.get("/-/audit", params={"text": "defect"})
+    assert "defect on inspection 1" in page.text
+    assert "wrong sign-in" not in page.text
+    assert 'href="/-/audit"' in admin.get(f"/{NAME}/live").text
+    trail = admin.get(f"/api/v1/products/{NAME}/trail").json()["entries"]
+    assert [one["kind"] for one in trail].count("verdict") == 1
+
+
+ODD = [
+    {"text": "%"},
+    {"text": "_"},
+    {"text": "\\"},
+    {"text": "' OR 1=1 --"},
+    {"text": "\x00"},
+    {"text": "ü" * 300},
+    {"text": "<script>alert(1)</script>"},
+    {"about": "everything"},
+    {"since": "yesterday"},
+    {"since": "0001-01-01", "until": "9999-12-31T23:59:59-12:00"},
+    {"before": "9" * 30},
+    {"before": "-1"},
+    {"limit": "0"},
+    {"nothing": "1"},
+]
+
+
+def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
+    admin = browser("admin")
+    for query in ODD:
+        for path in ("/api/v1/audit", "/-/audit"):
+            answer = admin.get(path, params=query)
+            assert answer.status_code in (200, 422), (path, query)
+            assert "<script>alert" not in answer.text.replace("\\u003c", "")
+
+
+@pytest.mark.both_databases
+def test_records_are_searched_paged_and_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"at": now(), "kind": "verdict", "who": "anna", "text": "100 % good", "address": "::1"}
+    guesses = [{**row, "kind": "sign_in_failed", "text": f"wrong {k}"} for k in range(2000)]
+    with database.writing() as connection:
+        connection.execute(events.insert(), [row, *guesses])
+    assert [one["text"] for one in search(database, text="WRONG 777")] == ["wrong 777"]
+    assert [one["text"] for one in search(database, text="0 % g")] == ["100 % good"], "no wildcard"
+    assert [one["kind"] for one in search(database, about="verdicts")] == ["verdict"]
+    seen: list[int] = []
+    while page := search(database, text="wrong 19", before=seen[-1] if seen else None, limit=100):
+        seen += [one["id"] for one in page]
+    assert seen == sorted(set(seen), reverse=True)
+    assert len(seen) == 1 + 10 + 100
+    monkeypatch.setattr(audit, "MAX_FAILED_SIGN_INS", 1000)
+    monkeypatch.setattr(audit, "MAX_EVENTS", 1)
+    trim_events(database)
+    left = [one["text"] for one in search(database, limit=5000)]
+    assert left == [f"wrong {k}" for k in range(1999, 999, -1)] + ["100 % good"], "guesses push out guesses"
+
+
+def test_changed_settings_are_named_when_the_station_starts(
+    open_station: Opener, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = SinkSettings("https://mes.example/hunter2")
+    product = settings.products[NAME]
+    for changed in (
+        {},
+        {},
+        {"near": 2.0, "products": {NAME: replace(product, sinks=(hook,))}},
+        {"near": 2.0},
+    ):
+        open_station(**changed).close()
+    folder = Path(settings.store)
+    database = Database(Settings(store=str(folder)).url)
+    texts = [one["text"] for one in reversed(search(database, about="settings"))]
+    named = [re.findall(r"[\w.]+\.(?:webhook|verdicts)|\bnear\b", text) for text in texts]
+    hooked = ["products.plate.sinks.1.verdicts", "products.plate.sinks.1.webhook"]
+    assert named == [["near", *hooked], hooked]
+    assert b"hunter2" not in (folder / "station.sqlite").read_bytes()
+    assert main(["station", "audit", "--about", "settings", "--station", str(folder)]) == 0
+    assert "settings_changed" in capsys.readouterr().out

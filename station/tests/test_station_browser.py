@@ -1,0 +1,309 @@
+"""Live and review in a real browser: headless Chromium, by keys, mouse and finger."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from flawscope_station.settings.sources import CameraSourceSettings
+from flawscope_station.settings.station import ProductSettings, Settings
+from tablet import API, PHONE, SLATE, Tablet, needs_chromium, tablet_at
+from tablet import driver_fixture as driver_fixture
+from tablet import tablet_fixture as tablet_fixture
+
+pytestmark = needs_chromium
+
+# ------------------------------------------------------------------------------------------------------- live
+
+
+@pytest.mark.smoke
+def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    good, bad = judged
+    tablet.open("live")
+    state = lambda: tablet.find("#band").get_attribute("data-state")  # noqa: E731
+    assert (state(), tablet.text("#word")) == ("waiting", "Waiting")
+    tablet.post(good, "one.png")
+    tablet.wait(lambda: state() == "good")
+    assert tablet.text("#word") == "Good"
+    tablet.wait(lambda: tablet.js("return document.querySelector('#shown').naturalWidth") > 0)
+    tablet.post(bad, "two.png")
+    tablet.wait(lambda: state() == "anomalous")
+    assert (tablet.text("#word"), tablet.text("#name")) == ("Anomalous", "two.png")
+    mark = "getComputedStyle(document.querySelector('.band .mark.anomalous'))"
+    assert tablet.js(f"return {mark}.display") != "none"
+    size = tablet.js("return document.querySelector('#word').getBoundingClientRect().height")
+    assert size >= 80  # letters of 15 mm on a tablet of ten inches: read from three metres
+    assert [one.get_attribute("title") for one in tablet.all("#strip button")] == ["two.png", "one.png"]
+    assert tablet.all("#bad .anomalous")
+    assert tablet.find("#sound").get_attribute("aria-pressed") == "false"
+    tablet.wait(lambda: tablet.text("#said") == "Anomalous: two.png")
+    for k in range(17):  # more than the strip has
+        tablet.post(good, f"{k}.png")
+    tablet.open("live")
+    assert tablet.find("#bad .anomalous").get_attribute("title") == "two.png"
+    green = tablet.js("return getComputedStyle(document.querySelector('#band')).backgroundColor")
+    red, lightness, blue = (int(one) for one in green[4:-1].split(","))
+    assert lightness > max(red, blue)
+    assert tablet.complaints() == []
+
+
+def test_a_picture_can_be_held(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    good, bad = judged
+    tablet.post(bad, "one.png")
+    tablet.open("live")
+    tablet.press("h")
+    tablet.post(good, "two.png")
+    tablet.wait(lambda: tablet.text("#held") == "Held. 1 newer picture.")
+    assert tablet.text("#name") == "one.png"
+    assert tablet.find("#band").get_attribute("data-state") == "anomalous"
+    tablet.press("h")
+    assert tablet.text("#name") == "two.png"
+    tablet.click("#strip li:last-child button")
+    assert tablet.text("#name") == "one.png"
+    assert tablet.find("#hold").get_attribute("aria-pressed") == "true"
+
+
+def test_a_lost_station_is_shown_and_what_was_missed_comes(
+    open_station: Any, driver: Any, judged: tuple[bytes, bytes]
+) -> None:
+    good, bad = judged
+    first = open_station()
+    port = int(first.url.rpartition(":")[2])
+    with tablet_at(first, driver) as tablet:
+        tablet.post(good, "one.png")
+        tablet.open("live")
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "good")
+        first.close()
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "lost")
+        assert tablet.text("#word") == "No connection"
+        assert tablet.find("#lost").is_displayed()
+        second = open_station(port=port)
+        tablet.post(bad, "two.png")
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "anomalous")
+        assert tablet.text("#name") == "two.png"
+        assert not tablet.find("#lost").is_displayed()
+        second.station.report("store_unreachable", None)
+        second.station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
+        tablet.wait(lambda: "A camera sends no pictures" in tablet.text("#problem"))
+        assert tablet.find("#problem").is_displayed()
+
+
+def test_a_camera_that_is_away_is_seen_from_afar(
+    open_station: Any, settings: Settings, driver: Any, judged: tuple[bytes, bytes]
+) -> None:
+    """In the band, in the problem line and in the list; other pictures do not hide it."""
+    pytest.importorskip("av")
+    model, camera = settings.products["plate"].model, CameraSourceSettings("rtsp://127.0.0.1:9/stream")
+    running = open_station(products={"plate": ProductSettings(model, sources=(camera,))})
+    with tablet_at(running, driver) as tablet:
+        tablet.open("live")
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "away")
+        assert tablet.text("#word") == "Camera away"
+        assert "camera1 is away" in tablet.text("#sources")
+        tablet.wait(lambda: "A camera sends no pictures" in tablet.text("#problem"))
+        tablet.post(judged[0], "sent.png")
+        tablet.wait(lambda: tablet.text("#name") == "sent.png")
+        assert tablet.find("#band").get_attribute("data-state") == "away"
+        assert tablet.unfit(PHONE, SLATE) == []
+
+
+# ----------------------------------------------------------------------------------------------------- review
+
+
+def ready(tablet: Tablet, name: str) -> None:
+    """The picture is seen."""
+    tablet.wait(
+        lambda: tablet.text("#name") == name and tablet.js("return document.querySelector('#layers img')")
+    )
+
+
+def stored(tablet: Tablet) -> None:
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.unsent") == "0")
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (390, 844)])
+def test_problems_leave_the_two_buttons_in_sight(
+    tablet: Tablet, judged: tuple[bytes, bytes], size: tuple[int, int]
+) -> None:
+    station = tablet.station
+    station.report("folder_away_1", "/srv/line3/station/incoming cannot be read " + "for long " * 40)
+    station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
+    station.report("sink_1_1", "http://10.0.0.8 does not answer")
+    tablet.post(judged[1])
+    tablet.screen(*size)
+    tablet.open("review")
+    ready(tablet, "part.png")
+    tablet.wait(lambda: tablet.text("#problem").startswith("3 problems"))
+    for name in ("good", "defect", "problem"):
+        box = tablet.find(f"#{name}").rect
+        seen = tablet.js(
+            """const {x, y, width, height} = document.getElementById(arguments[0]).getBoundingClientRect();
+            const on = (a, b) => document.elementFromPoint(x + a * width, y + b * height)?.closest("[id]").id;
+            return [x >= 0, y >= 0, x + width <= innerWidth, y + height <= innerHeight,
+                    on(.1, .1) === arguments[0], on(.9, .9) === arguments[0]].every(Boolean)""",
+            name,
+        )
+        assert seen, f"#{name} is not in sight: {box}"
+    tablet.click("#problem")
+    tablet.wait(lambda: len(tablet.all("main article")) == 3)
+
+
+def test_review_by_keys(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(4)]
+    tablet.open("review")
+    for key, name in (("g", "0.png"), ("d", "1.png"), ("s", "2.png")):
+        ready(tablet, name)
+        if key == "g":
+            tablet.press("n", "gdszb", Keys.ESCAPE)  # a note is no verdict
+        tablet.press(key)
+    ready(tablet, "3.png")
+    stored(tablet)
+    found = [tablet.known(number) for number in numbers]
+    assert [one["verdict"] for one in found] == ["good", "defect", None, None]
+    assert [one["review"] for one in found] == ["done", "done", "skipped", "waiting"]
+    assert found[0]["note"] == "gdszb"
+    assert tablet.text("#left") == "1 left"
+    tablet.press("z", "z")
+    ready(tablet, "1.png")
+    stored(tablet)
+    assert [tablet.known(number)["review"] for number in numbers] == ["done", "waiting", "waiting", "waiting"]
+    assert tablet.known(numbers[1])["verdict"] is None
+    for _ in range(3):
+        tablet.wait(lambda: tablet.js("return document.querySelector('#layers img')"))
+        tablet.press("d")
+    tablet.wait(lambda: tablet.find("#end").is_displayed())
+    stored(tablet)
+    assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", "defect", "defect"]
+    assert tablet.complaints() == []
+
+
+@pytest.mark.parametrize("screen", [(1400, 900), (1024, 768), (390, 844)])
+def test_a_picture_to_review_fills_the_field(
+    tablet: Tablet, judged: tuple[bytes, bytes], screen: tuple[int, int]
+) -> None:
+    """And *Larger* shows what was marked, not an empty field."""
+    tablet.screen(*screen)
+    number = tablet.post(judged[1])["id"]
+    tablet.open(f"review?only={number}")
+    ready(tablet, "part.png")
+    tablet.wait(lambda: tablet.js("return document.querySelector('#layers img.found')"))
+    field, picture = tablet.find("#view").rect, tablet.find("#layers img.found").rect
+    assert field["height"] > screen[1] * 0.4
+    assert (picture["width"], picture["height"]) == pytest.approx((field["width"], field["height"]), abs=2)
+    marked = tablet.known(number)["regions"][0]["centroid"]
+    size = tablet.known(number)["width"]  # the picture is square
+    tablet.click("#zoom")
+    layer = tablet.find("#layers").rect
+    side = min(layer["width"], layer["height"])
+    corner = layer["x"] + (layer["width"] - side) / 2, layer["y"] + (layer["height"] - side) / 2
+    x, y = (corner[k] + side * marked[k] / size for k in range(2))
+    assert side > 2.4 * min(field["width"], field["height"])
+    assert field["x"] < x < field["x"] + field["width"]
+    assert field["y"] < y < field["y"] + field["height"]
+
+
+def test_counts_are_right_at_once_and_after_a_reload(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    for k in range(3):
+        tablet.post(judged[1], f"{k}.png")
+    tablet.open("review")
+    for name in ("0.png", "1.png"):
+        ready(tablet, name)
+        assert not tablet.find("#end").is_displayed()
+        tablet.press("g")
+    assert (tablet.text("#left"), tablet.text("#waiting span")) == ("1 left", "1")
+    stored(tablet)
+    tablet.open("review")
+    ready(tablet, "2.png")
+    tablet.wait(lambda: tablet.text("#left") == "1 left")
+    assert tablet.text("#done") == "2 done"
+    tablet.press("g")
+    tablet.wait(lambda: tablet.text("#end-title") == "Nothing to review")
+    assert not tablet.find("#waiting").is_displayed()
+
+
+def mask_of(tablet: Tablet, number: int) -> NDArray[np.bool_]:
+    sent = tablet.http.get(f"{API}/inspections/{number}/mask").content
+    return np.asarray(Image.open(io.BytesIO(sent)).convert("L")) > 0
+
+
+def brush(tablet: Tablet, picture: bytes) -> int:
+    """Begin an outline on an empty canvas; the number of the inspection."""
+    number = int(tablet.post(picture)["id"])
+    tablet.open(f"review?only={number}")
+    ready(tablet, "part.png")
+    tablet.press("b")
+    tablet.wait(lambda: tablet.find("#canvas").is_displayed())
+    tablet.click("#clear")
+    return number
+
+
+def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = brush(tablet, judged[1])
+    canvas = tablet.find("#canvas")
+    side = min(canvas.size["width"], canvas.size["height"])  # the picture is square
+    painted = ActionChains(tablet.driver, duration=50)
+    painted.move_to_element_with_offset(canvas, -side // 4, 0).click_and_hold()
+    painted.move_to_element_with_offset(canvas, side // 4, 0).release().perform()
+    tablet.press("e")
+    erased = ActionChains(tablet.driver, duration=50)
+    erased.move_to_element_with_offset(canvas, 0, -10).click_and_hold()
+    erased.move_by_offset(0, 20).release().perform()
+    tablet.press("d")
+    stored(tablet)
+    found = tablet.known(number)
+    assert (found["verdict"], found["has_mask"]) == ("defect", True)
+    mask = mask_of(tablet, number)
+    middle, quarter = mask.shape[1] // 2, mask.shape[1] // 4
+    row = mask[mask.shape[0] // 2]
+    assert row[[quarter, quarter + 10, 3 * quarter - 10, 3 * quarter]].all()
+    assert not row[[middle, 2, -3]].any()
+    assert mask.mean() < 0.2
+
+
+def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = brush(tablet, judged[1])
+    box = tablet.find("#canvas").rect
+    at = {"x": round(box["x"] + box["width"] / 2), "y": round(box["y"] + box["height"] / 4)}
+    for kind, points in (("touchStart", [at]), ("touchMove", [{**at, "y": at["y"] + 20}]), ("touchEnd", [])):
+        tablet.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    tablet.js("document.querySelector('#canvas').focus()")
+    tablet.press(" ")
+    tablet.click("#defect")
+    tablet.wait(lambda: tablet.find("#end").is_displayed())
+    stored(tablet)
+    mask = mask_of(tablet, number)
+    height, width = mask.shape
+    assert mask[height // 4 + 1, width // 2]  # the finger's
+    assert mask[height // 2, width // 2]  # the key's
+    assert 0 < mask.mean() < 0.2
+
+
+def test_no_verdict_is_lost_with_the_connection(
+    open_station: Any, driver: Any, judged: tuple[bytes, bytes]
+) -> None:
+    first = open_station()
+    port = int(first.url.rpartition(":")[2])
+    with tablet_at(first, driver) as tablet:
+        numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(4)]
+        tablet.open("review")
+        ready(tablet, "0.png")
+        tablet.wait(lambda: tablet.js("return performance.getEntriesByType('resource').length") > 10)
+        first.close()
+        tablet.press("g")
+        ready(tablet, "1.png")
+        tablet.press("d")
+        tablet.wait(lambda: tablet.find("#unsent").is_displayed())
+        tablet.wait(lambda: tablet.text("#unsent span").startswith("2 verdicts are not stored yet"))
+        open_station(port=port)
+        tablet.wait(lambda: not tablet.find("#unsent").is_displayed())
+        stored(tablet)
+        assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", None, None]

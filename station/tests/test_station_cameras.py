@@ -1,0 +1,448 @@
+"""Cameras: real streams, and what happens when they are cut."""
+
+from __future__ import annotations
+
+import io
+import signal
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from camera_helpers import PASSWORD, Rtsp, problems, sources, with_sources, write_video
+from camera_helpers import rtsp_fixture as rtsp_fixture
+from flawscope.errors import FlawscopeError, InputError
+from flawscope_station.client import Client
+from flawscope_station.inspecting.picture import TooLargeError
+from flawscope_station.settings.sources import (
+    ALLOWED_PROTOCOLS,
+    CameraSourceSettings,
+    FolderSourceSettings,
+    ffmpeg_input,
+    redact_camera_address,
+)
+from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.sources import camera as camera_module
+from flawscope_station.sources.frames import FrameReader, encode_png
+from flawscope_station.store.database import StoreError
+from station_helpers import everything, until
+
+av = pytest.importorskip("av")
+
+MANY = 10**7  # pixels
+DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one
+TRIGGERED = CameraSourceSettings(DRAWN, "trigger", latency="1 ms")
+
+
+@pytest.fixture
+def stream_of_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg opens a file in the place of a camera, which sends what no camera here would."""
+    monkeypatch.setattr(
+        "flawscope_station.sources.frames.ffmpeg_input",
+        lambda address, timeout: (f"file:{address}", None, {}),
+    )
+
+
+def pictures_of(path: Path | str) -> list[Image.Image]:
+    frames = FrameReader(CameraSourceSettings(str(path)), MANY)
+    try:
+        return [Image.open(io.BytesIO(encode_png(frame, MANY))) for frame in frames if frame is not None]
+    finally:
+        frames.close()
+
+
+def names(url: str) -> list[str]:
+    """In their order. Frames that wait at the same moment may be judged in another one."""
+    return sorted(one["name"] for one in everything(url))
+
+
+# --------------------------------------------------------------------------------------------------- settings
+
+
+def test_sources_of_a_file_of_settings(tmp_path: Path, model_file: Path) -> None:
+    (tmp_path / "station.yaml").write_text(
+        f"""
+products:
+  plate:
+    model: {model_file}
+    folder: first
+    sources:
+      - folder: second
+        then: ./done
+      - camera: rtsp://anna@192.0.2.20/stream
+        password_file: secret
+        every: 1 s
+      - camera: /dev/video0
+        every: trigger
+        latency: 200 ms
+        lost_after: 500 ms
+        options: {{video_size: 1920x1080, framerate: 30}}
+"""
+    )
+    product = read_settings(tmp_path / "station.yaml").products["plate"]
+    assert product.all_sources == (
+        FolderSourceSettings(str(tmp_path / "first")),
+        FolderSourceSettings(str(tmp_path / "second"), str(tmp_path / "done")),
+        CameraSourceSettings("rtsp://anna@192.0.2.20/stream", "1 s", str(tmp_path / "secret")),
+        CameraSourceSettings(
+            "/dev/video0",
+            "trigger",
+            None,
+            "500 ms",
+            (("framerate", "30"), ("video_size", "1920x1080")),
+            latency="200 ms",
+        ),
+    )
+    assert (product.all_sources[3].frame_timeout, product.all_sources[3].latency_seconds) == (0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://anna:secret@192.0.2.20:554/stream", "rtsp://192.0.2.20:554/…"),
+        ("rtsp://anna:sec/ret@h/stream", "rtsp://…"),
+        ("rtsp://anna:s@cret@h/stream", "rtsp://h/…"),
+        ("rtsp://[fd00::7]", "rtsp://[fd00::7]"),
+        ("http://h?password=secret", "http://h/…"),
+        ("anna:secret@h/stream", "…"),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)
+def test_no_address_shows_a_password(address: str, shown: str) -> None:
+    assert redact_camera_address(address) == shown
+    assert "secret" not in repr(CameraSourceSettings(address))
+
+
+def test_what_ffmpeg_may_open() -> None:
+    """Each address only with the protocols that it needs, and a local camera by its system's name."""
+    assert ffmpeg_input("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
+    assert ffmpeg_input("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
+    assert ffmpeg_input("avfoundation:0", 5)[:2] == ("0", "avfoundation")
+    assert ffmpeg_input("dshow:video=HD Camera", 5)[:2] == ("video=HD Camera", "dshow")
+    _, _, options = ffmpeg_input("rtsp://h/s", 2)
+    assert (options["rtsp_transport"], options["timeout"]) == ("tcp", "2000000")
+    for scheme, allowed in ALLOWED_PROTOCOLS.items():
+        options = ffmpeg_input(f"{scheme}://h/s", 2)[2]
+        assert options["protocol_whitelist"] == allowed
+        assert "file" not in allowed
+
+
+# ----------------------------------------------------------------------------------------------------- frames
+
+
+@pytest.mark.usefixtures("stream_of_file")
+def test_a_frame_is_kept_without_loss(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 5)
+    with av.open(str(path)) as container:
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    found = pictures_of(path)
+    assert len(found) == len(expected) == 5
+    assert {image.format for image in found} == {"PNG"}
+    for image, array in zip(found, expected, strict=True):
+        assert np.array_equal(np.asarray(image), array)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mode"),
+    [
+        *((one, "RGB") for one in ("yuv420p", "yuv444p10le", "yuvj422p", "rgb48le", "bgra", "pal8")),
+        *((one, "RGB") for one in ("bayer_rggb8", "uyvy422", "nv12")),
+        *(("gray", "L"), ("monob", "L"), ("gray16le", "I;16"), ("gray10le", "I;16")),
+    ],
+)
+def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
+    """A light corner is light, whatever the camera calls it, and grey of more than 8 bits stays so."""
+    from flawscope.pictures.decoding import decode
+
+    array = np.full((34, 50, 3), 90, np.uint8)
+    array[:10, :16] = 200
+    drawn = av.VideoFrame.from_ndarray(array, format="rgb24")
+    if pixels == "pal8":
+        palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, 1)
+        frame = av.VideoFrame.from_ndarray((array[..., 0].copy(), palette), format="pal8")
+    elif pixels == "bayer_rggb8":  # FFmpeg makes none: as a camera would
+        frame, grey = av.VideoFrame(50, 34, pixels), drawn.reformat(format="gray")
+        frame.planes[0].update(bytes(grey.planes[0])[: frame.planes[0].buffer_size])
+    else:
+        frame = drawn.reformat(format=pixels)
+    data = encode_png(frame, MANY)
+    image = Image.open(io.BytesIO(data))
+    assert (image.size, image.mode) == ((50, 34), mode)
+    decoded = decode(data, name="frame").astype(float)
+    assert decoded[2:8, 2:12].mean() > 1.5 * decoded[20:, 24:].mean()
+
+
+@pytest.mark.usefixtures("stream_of_file")
+@pytest.mark.parametrize(
+    ("turned", "size", "corner"),
+    [
+        *((0, (96, 64), (0, 0)), (90, (64, 96), (0, 1))),
+        *((180, (96, 64), (1, 1)), (270, (64, 96), (1, 0))),
+    ],
+)
+def test_a_turned_camera_is_upright(
+    turned: int, size: tuple[int, int], corner: tuple[int, int], tmp_path: Path
+) -> None:
+    """As players show it, turned clockwise. corner: where the red one is, down and right."""
+    path, marked = write_video(tmp_path / "a.mp4", 2), tmp_path / "b.mp4"
+    across, down = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turned]
+    matrix = [across << 16, down << 16, 0, -down << 16, across << 16, 0, 0, 0, 1 << 30]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2: the matrix of a track's header, version 0
+    data[place : place + 36] = struct.pack(">9i", *matrix)
+    marked.write_bytes(data)
+    image = np.asarray(pictures_of(marked)[0]).astype(int)
+    assert image.shape[1::-1] == size
+    y, x = (-3 if far else 2 for far in corner)
+    assert image[y, x, 0] > 200 > 100 > image[y, x, 1]
+
+
+@pytest.mark.usefixtures("stream_of_file")
+def test_an_interlaced_frame_has_no_comb(tmp_path: Path) -> None:
+    """A bar that has moved between the two halves of a frame."""
+    array = np.zeros((64, 96, 3), np.uint8)
+    array[0::2, 20:40] = 255
+    array[1::2, 50:70] = 255
+    frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format="yuv420p")
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        options = {"flags": "+ildct+ilme", "x264-params": "interlaced=1:qp=0"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    image = np.asarray(pictures_of(path)[0]).astype(int)[8:-8, :, 1]
+    assert image.shape[1] == 96
+    assert np.abs(np.diff(image, axis=0)).max() < 30
+    assert image[:, 30].min() > 200
+    assert image[:, 60].max() < 50
+
+
+@pytest.mark.usefixtures("stream_of_file")
+def test_a_stream_that_changes_its_size(tmp_path: Path) -> None:
+    """As when somebody sets a camera anew: frames of both sizes."""
+    first = write_video(tmp_path / "a.h264", 5)
+    second = write_video(tmp_path / "b.h264", 5, size=(64, 48))
+    joined = tmp_path / "c.h264"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    assert [image.size for image in pictures_of(joined)] == 5 * [(96, 64)] + 5 * [(64, 48)]
+
+
+@pytest.mark.usefixtures("stream_of_file")
+@pytest.mark.parametrize("ending", [".ts", ".mkv", ".avi"])
+def test_damaged_packets_harm_only_their_frames_and_a_cut_file_gives_what_is_there(
+    ending: str, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / f"a{ending}", 100, g="10")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    data = bytearray(whole)
+    for place in rng.integers(len(data) // 3, 2 * len(data) // 3, 40):
+        data[place] ^= 0xFF
+    for few, spoilt in ((20, bytes(data)), (10, whole[: 2 * len(whole) // 3])):
+        path.write_bytes(spoilt)
+        found = pictures_of(path)
+        assert few < len(found) <= 100
+        assert all(image.size == (96, 64) for image in found)
+
+
+@pytest.mark.usefixtures("stream_of_file")
+def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 2)
+    with pytest.raises(TooLargeError, match="raise `limits: pixels`"):
+        FrameReader(CameraSourceSettings(str(path)), 1000)
+    with pytest.raises(TooLargeError, match="megapixels"):
+        encode_png(av.VideoFrame(96, 64, "rgb24"), 1000)
+
+
+# ----------------------------------------------------------------------------------------------- live cameras
+
+
+def test_a_frame_that_is_not_recorded_is_told(
+    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a live camera it is lost, and the next ones are taken when it is over."""
+    running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN, "100 ms")))
+    until(lambda: sources(running.url)[0]["taken"] > 1)
+
+    def away(_: Any) -> Any:
+        raise StoreError("the disk is full; free some space", "disk_full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.station.store, "record", away)
+        text = until(lambda: problems(running.url).get("camera_refused_1_1"))
+        assert text.endswith("are not inspected: the disk is full; free some space")
+        assert sources(running.url)[0]["state"] == "running"
+    until(lambda: problems(running.url) == {})
+
+
+def test_frames_that_come_too_fast_are_left_out_and_counted(
+    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is inspected is fresh however long the model takes, and others find room."""
+    running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN)))
+    session = running.station.versions.active(1)[1].session
+    run = session.run
+
+    def slow(images: Any) -> Any:
+        time.sleep(0.15 * len(images))
+        return run(images)
+
+    monkeypatch.setattr(session, "run", slow)
+    until(lambda: sources(running.url)[0]["dropped"] > 20)
+    assert running.station.inspector.backlog() <= camera_module.MAX_IN_FLIGHT
+    ages: list[float] = []
+    (camera,) = running.station.sources["plate"]
+    submit = camera.line.submit
+
+    def aged(pictures: Any) -> Any:
+        ages.append(time.time() - int(pictures[0].key.rpartition(":")[2]) / 1e6)
+        return submit(pictures)
+
+    object.__setattr__(camera.line, "submit", aged)
+    until(lambda: len(ages) >= 3)
+    assert max(ages) < 2.0
+    metrics = httpx.get(f"{running.url}/metrics").text
+    assert 'flawscope_frames_dropped{product="plate"}' in metrics
+    assert 'flawscope_sources_away{product="plate"} 0.0' in metrics
+    found = everything(running.url)
+    assert len({one["name"] for one in found}) == len(found)
+    assert (found[0]["source"], found[0]["width"], found[0]["height"]) == ("camera", 96, 64)
+
+
+# ----------------------------------------------------------------------------------------------- real streams
+
+
+def test_a_real_stream_is_cut_and_comes_back(
+    rtsp: Rtsp, open_station: Any, settings: Settings, tmp_path: Path
+) -> None:
+    """The server is killed: a problem within seconds, and inspections go on when it is there again."""
+    (tmp_path / "secret").write_text(f"{PASSWORD}\n")
+    address = f"rtsp://anna@{rtsp.host}/stream"
+    camera = CameraSourceSettings(address, "200 ms", str(tmp_path / "secret"), "2 s", latency="50 ms")
+    running = open_station(products=with_sources(settings, camera))
+    url = running.url
+    until(lambda: sources(url)[0]["taken"] >= 3)
+    assert sources(url)[0]["place"] == f"rtsp://{rtsp.host}/…"
+    with Client(url) as client:
+        begun = time.time()
+        found = client.trigger()
+        assert found.name.startswith("camera1-")
+        assert found.at.timestamp() > begun - 0.1
+        rtsp.kill()
+        cut = time.monotonic()
+        text = until(lambda: problems(url).get("camera_away_1_1"))
+        assert time.monotonic() - cut < 10
+        assert text.startswith(f"camera 1 (rtsp://{rtsp.host}/…) is away: ")
+        assert "s3cr" not in text
+        assert "anna" not in text
+        answer = httpx.post(f"{url}/api/v1/products/plate/trigger")
+        assert (answer.status_code, answer.json()["code"]) == (503, "camera_away")
+        assert int(answer.headers["retry-after"]) > 0
+        before = sources(url)[0]
+        assert before["state"] == "away"
+        assert before["last"] is not None
+        rtsp.start()
+        until(lambda: sources(url)[0]["taken"] > before["taken"] + 2)
+        until(lambda: problems(url) == {})
+    until(lambda: running.station.inspector.backlog() == 0)
+    found_names = names(url)
+    assert len(found_names) == len(set(found_names))
+    page = httpx.get(f"{url}/plate/live").text
+    assert "s3cr" not in page
+    assert "anna@" not in page
+
+
+def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
+    """A camera that hangs: its connection stays, and no frame comes. A trigger gives up in its time."""
+    address = f"rtsp://anna:s3cr%2Fet%20%40x@{rtsp.host}/stream"
+    running = open_station(
+        products=with_sources(
+            settings, CameraSourceSettings(address, "trigger", None, "1500 ms", latency="50 ms")
+        )
+    )
+    url = running.url
+    until(lambda: sources(url)[0]["state"] == "running")
+    rtsp.signal(signal.SIGSTOP)
+    try:
+        time.sleep(0.3)
+        answer = httpx.post(f"{url}/api/v1/products/plate/trigger", params={"seconds": 0.5}, timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (504, "no_frame")
+        assert "gave no frame in 0.5 s" in answer.json()["error"]
+        assert "sends nothing for 1.5 s" in until(lambda: problems(url).get("camera_away_1_1"))
+    finally:
+        rtsp.signal(signal.SIGCONT)
+    until(lambda: problems(url) == {})
+    assert names(url) == [], "none was triggered"
+
+
+def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
+    said: list[str] = []
+    camera = CameraSourceSettings(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
+    running = open_station(products=with_sources(settings, camera))
+    running.station.say = said.append
+    text = until(lambda: problems(running.url).get("camera_away_1_1"))
+    assert "401 Unauthorized" in text
+    everywhere = [text, *said, str(sources(running.url)), httpx.get(f"{running.url}/plate/live").text]
+    everywhere += [httpx.get(f"{running.url}/metrics").text, repr(running.station.settings)]
+    assert not any("wr0ng" in one for one in everywhere)
+
+
+# --------------------------------------------------------------------------------------------------- triggers
+
+
+def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: Settings) -> None:
+    """Once under one key, whatever is lost; and no frame without a trigger."""
+    running = open_station(products=with_sources(settings, TRIGGERED))
+    until(lambda: sources(running.url)[0]["state"] == "running")
+    there = f"{running.url}/api/v1/products/plate/trigger"
+    with Client(running.url) as client:
+        (camera,) = running.station.sources["plate"]
+        before = time.time()
+        first = client.trigger(key="part-1")
+        at = client.search().__next__().name.removeprefix("camera1-").removesuffix("Z.png")
+        day, _, clock = at.partition("T")
+        moment = np.datetime64(f"{day}T{clock.replace('-', ':')}").astype("datetime64[ms]").astype(int) / 1e3
+        assert before - 0.002 <= moment <= time.time()
+        assert client.trigger(key="part-1") == first
+        again = httpx.post(there, headers={"Idempotency-Key": "part-1"})
+        assert (again.status_code, again.json()["id"]) == (200, first.id)
+        second = client.trigger("plate", camera=1, seconds=2)
+        assert (second.id, second.source) == (first.id + 1, "camera")
+        assert camera.state.taken == 0
+    assert len(names(running.url)) == 2
+    for query, status in (({"camera": 2}, 404), ({"seconds": 0}, 422), ({"seconds": 1e9}, 422)):
+        assert httpx.post(there, params=query).status_code == status
+    assert httpx.post(there.replace("plate", "plat")).status_code == 404
+    assert httpx.post(there, headers={"Idempotency-Key": "x" * 500}).status_code == 422
+
+
+def test_triggers_where_there_is_no_camera_or_several(
+    open_station: Any, settings: Settings, tmp_path: Path
+) -> None:
+    running = open_station()
+    with Client(running.url) as client, pytest.raises(InputError, match="plate has no camera"):
+        client.trigger()
+    running.close()
+    running = open_station(products=with_sources(settings, TRIGGERED, TRIGGERED))
+    until(lambda: all(one["state"] == "running" for one in sources(running.url)))
+    with Client(running.url) as client:
+        with pytest.raises(InputError, match="several cameras: name one of 1, 2"):
+            client.trigger()
+        assert client.trigger(camera=2).name.startswith("camera2-")
+    running.close()
+
+
+def test_a_trigger_while_the_station_ends(open_station: Any, settings: Settings) -> None:
+    """Whoever waits is told."""
+    silent = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=1/50,realtime", "trigger", None, "60 s")
+    running = open_station(products=with_sources(settings, silent))
+    (camera,) = running.station.sources["plate"]
+    waiting = camera.next_shot()
+    camera.stop(1.0)
+    with pytest.raises(FlawscopeError, match="the station ends"):
+        waiting.result(5)

@@ -1,0 +1,170 @@
+"""Pictures of a new product that the station takes itself, and the camera that goes live with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from flawscope.errors import InputError
+from flawscope_station.drift.camera_faults import measure_picture
+from flawscope_station.setup.capture import quality_hints
+from flawscope_station.setup.go_live import LiveProducts
+from setup_helpers import NEW, begin, empty_fixture, empty_settings
+from station_helpers import Running, opened, until
+
+pytest.importorskip("av")
+
+__all__ = ["empty_fixture"]
+PASSWORD = "s3cret&w@rd"
+SHOWN = "rtsp://camera.invalid/…"
+
+
+def camera(name: str) -> str:
+    """Address of an emulated camera that shows another plate every fifth of a second."""
+    return f"lavfi:{name}=size=96x64:rate=5,realtime"
+
+
+@pytest.fixture
+def http(empty: Running) -> Iterator[httpx.Client]:
+    """With a product that was begun."""
+    with httpx.Client(base_url=empty.url, timeout=120) as client:
+        begin(client)
+        yield client
+
+
+def test_a_camera_for_a_machine_that_asks_says_how_far_it_is_behind(http: httpx.Client) -> None:
+    refused = named(http, camera=camera("testsrc2"), every="trigger")
+    assert refused.status_code == 422
+    assert "write `latency: 500 ms` below it" in refused.json()["error"]
+    assert (
+        "latency" in named(http, camera=camera("testsrc2"), every="trigger", latency="soon").json()["error"]
+    )
+    named(http, camera=camera("testsrc2"), every="trigger", latency="300 ms").raise_for_status()
+
+
+def named(http: httpx.Client, **source: str) -> httpx.Response:
+    return http.put(f"{NEW}/plate/source", json=source)
+
+
+def taken(http: httpx.Client) -> dict[str, Any]:
+    answer = http.post(f"{NEW}/plate/capture", json={})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()["results"][0]
+    return found
+
+
+def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: httpx.Client) -> None:
+    """Also after a restart; another camera takes its place."""
+    assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
+    named(http, camera=camera("testsrc2"), every="200 ms").raise_for_status()
+    first = http.get(f"{NEW}/plate/view").json()
+    assert first["picture"]
+    assert first["alike"] is None
+    for _ in range(4):
+        assert taken(http)["status"] == "kept"
+    http.post(f"{NEW}/plate/learn", json={"size": "64"}).raise_for_status()
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "ready")
+    assert http.post(f"{NEW}/plate/live").json()["sources"][0]["kind"] == "camera"
+    until(lambda: http.get("/api/v1/products/plate").json()["inspections"] > 2)
+    assert http.get(f"{NEW}/plate").json()["source"] is None
+
+    station = empty.station
+    other = {"camera": camera("testsrc"), "every": "500 ms"}
+    with pytest.raises(InputError, match="no stream and no device"):
+        station.parts[LiveProducts].set_camera("plate", {"camera": "film.mp4"}, "anna")
+    assert "testsrc2" in http.get("/api/v1/products/plate").json()["sources"][0]["place"]
+    station.parts[LiveProducts].set_camera("plate", other, "anna")
+    (source,) = http.get("/api/v1/products/plate").json()["sources"]
+    assert source["place"] == other["camera"]
+    said = http.get("/api/v1/audit", params={"about": "settings"}).json()["entries"]
+    assert [one["text"] for one in said[:2]] == ["camera of plate changed"] * 2
+
+    settings = empty.station.settings
+    empty.close()
+    again = opened(empty_settings(Path(settings.store)))
+    try:
+        with httpx.Client(base_url=again.url, timeout=60) as back:
+            before = back.get("/api/v1/products/plate").json()["inspections"]
+            until(lambda: back.get("/api/v1/products/plate").json()["inspections"] > before)
+            (source,) = back.get("/api/v1/products/plate").json()["sources"]
+            assert source["place"] == other["camera"]
+    finally:
+        again.close()
+
+
+def test_a_folder_fills_the_draft(empty: Running, http: httpx.Client, tmp_path: Path) -> None:
+    """Each picture once; what is none is refused with a reason; the folder is left when somebody says so."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    assert "no whole path" in named(http, folder="incoming").json()["error"]
+    assert "on the station's computer" in named(http, folder=str(tmp_path / "none")).json()["error"]
+    assert "not both" in named(http, folder=str(folder), camera="/dev/video0").json()["error"]
+    named(http, folder=str(folder)).raise_for_status()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        noise = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    until(lambda: http.get(f"{NEW}/plate").json()["pictures"] == 3)
+    assert http.get(f"{NEW}/plate").json()["source"]["taken"] == 3
+    named(http).raise_for_status()
+    assert http.get(f"{NEW}/plate").json()["source"] is None
+    assert "no stream and no device" in named(http, camera="/srv/parts.mp4").json()["error"]
+    assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
+
+
+def test_passwords_are_kept_apart_and_never_shown(empty: Running, http: httpx.Client) -> None:
+    """Also one that is pasted with the address; when nobody needs it, it is gone."""
+    kept = empty.station.files.folder / "secrets"
+    for source in (
+        {"camera": f"rtsp://anna:{PASSWORD}@camera.invalid/one"},
+        {"camera": "rtsp://anna@camera.invalid/two", "password": PASSWORD},
+        {"camera": f"rtsp://anna:{PASSWORD}@camera.invalid/three"},
+    ):
+        answer = named(http, **source)
+        assert answer.json()["source"]["place"] == SHOWN
+        (path,) = kept.iterdir()
+        assert path.read_text() == f"{PASSWORD}\n"
+        state = (empty.station.files.folder / "new/plate/.draft.json").read_text()
+        for text in (answer.text, state, http.get("/-/new/plate").text, http.get(f"{NEW}/plate").text):
+            assert PASSWORD not in text
+    pasted = named(http, camera=f"anna:{PASSWORD}@camera.invalid/four")
+    assert pasted.status_code == 422
+    assert PASSWORD not in pasted.text
+    assert "a user and no password" in named(http, camera="rtsp://camera.invalid/x", password="x").text
+    assert http.delete(f"{NEW}/plate").status_code == 204
+    assert [*kept.iterdir()] == []
+
+
+def test_administrators_name_cameras_and_engineers_use_them(empty: Running, http: httpx.Client) -> None:
+    named(http, camera=camera("testsrc2")).raise_for_status()
+    access = empty.station.access
+    access.add_user("anna", "correct horse battery", "admin")
+    token = {"Authorization": f"Bearer {access.add_token('line', 'engineer')}"}
+    assert http.put(f"{NEW}/plate/source", json={}, headers=token).status_code == 403
+    assert http.get(f"{NEW}/plate/view", headers=token).status_code == 200
+    assert http.get(f"{NEW}/plate/view").status_code == 401
+
+
+def test_focus_and_light_are_said_in_words() -> None:
+    """By the earlier pictures; without them only what is wrong with any picture."""
+    rng = np.random.default_rng(1)
+    part = Image.fromarray(rng.integers(60, 180, (60, 80), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.NEAREST
+    )
+    usual = [measure_picture(part.point(lambda value, k=k: value + k)) for k in range(5)]
+    blurred = part.filter(ImageFilter.GaussianBlur(4))
+    assert quality_hints(usual[0], []) == quality_hints(usual[2], usual) == []
+    assert quality_hints(measure_picture(part.point(lambda value: value // 2)), usual) == ["darker"]
+    assert quality_hints(measure_picture(part.point(lambda value: value * 1.3)), usual) == ["brighter"]
+    assert quality_hints(measure_picture(blurred), usual) == ["softer"]
+    assert quality_hints(usual[0], [measure_picture(blurred)] * 3) == ["sharper"]
+    assert quality_hints(measure_picture(part.point(lambda value: 0)), usual) == ["dark"]
+    assert quality_hints(measure_picture(part.point(lambda value: 255 if value > 100 else value)), []) == [
+        "glare"
+    ]

@@ -1,0 +1,485 @@
+"""The client against a real station, also over a line that breaks, and `predict --server`."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.cli import main
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.predictor import Predictor, load
+from flawscope.results.table import read_table
+from flawscope_station import client as client_module
+from flawscope_station.client import Client, RefusedError
+from flawscope_station.client.messages import parse
+from flawscope_station.settings.station import ProductSettings
+from flawscope_station.store.inspection import Inspection
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(name="client")
+def client_fixture(common: Any) -> Iterator[Client]:
+    """Of the station that the tests of this file share."""
+    with Client(common.url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def model(model_file: Path) -> Predictor:
+    return load(model_file, device="cpu", threads=1)
+
+
+# ----------------------------------------------------------------------------------------- a line that breaks
+
+
+class Line:
+    """Stands before a station and does with each request what `script` says, then lets all pass: `refuse` it
+    unread by the station, `lose` the answer, or answer with a status, `503:7` with Retry-After: 7."""
+
+    def __init__(self, target: str, script: list[str]):
+        self.script, self.target, self.seen = list(script), target, list[str]()
+        line = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                line.pass_on(self)
+
+            do_GET = do_POST
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def pass_on(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        self.seen.append(request.headers.get("Idempotency-Key", ""))
+        act = self.script.pop(0) if self.script else "pass"
+        request.close_connection = True
+        if act == "refuse":
+            return
+        if act not in ("pass", "lose"):
+            status, _, wait = act.partition(":")
+            request.send_response(int(status))
+            if wait:
+                request.send_header("Retry-After", wait)
+            request.send_header("Content-Length", "0")
+            request.send_header("Connection", "close")
+            request.end_headers()
+            return
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "connection")}
+        answer = httpx.request(request.command, self.target + request.path, content=body, headers=headers)
+        if act == "lose":
+            return
+        request.send_response(answer.status_code)
+        request.send_header("Content-Length", str(len(answer.content)))
+        request.send_header("Connection", "close")
+        request.end_headers()
+        request.wfile.write(answer.content)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def line(common: Any) -> Iterator[Any]:
+    made: list[Line] = []
+
+    def one(*script: str) -> Line:
+        made.append(Line(common.url, list(script)))
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the client would have waited."""
+    waited: list[float] = []
+    monkeypatch.setattr(client_module.time, "sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize(
+    "script",
+    [["lose"], ["lose", "refuse", "lose"], ["503:0", "lose", "502", "504"], ["refuse", "503", "lose"]],
+)
+def test_a_picture_is_inspected_once_however_often_the_line_breaks(
+    client: Client, line: Any, parts: list[bytes], waits: list[float], script: list[str]
+) -> None:
+    with Client((broken := line(*script)).url) as over:
+        found = over.inspect(parts[0], "plate", " ".join(script))
+    assert client.inspection(found.id) == found
+    assert [one.id for one in client.search(name=" ".join(script))] == [found.id]
+    assert len(broken.seen) == len(script) + 1
+    assert len(set(broken.seen)) == 1
+    assert broken.seen[0]
+
+
+def test_every_picture_has_a_key_of_its_own(line: Any, parts: list[bytes]) -> None:
+    with Client((plain := line()).url) as over:
+        one, other = over.inspect(parts[0], "plate"), over.inspect(parts[0], "plate")
+        again = [over.inspect(parts[0], "plate", key="mine") for _ in range(2)]
+    assert one.id != other.id
+    assert one.picture == other.picture
+    assert len(set(plain.seen[:2])) == 2
+    assert plain.seen[2:] == ["mine", "mine"]
+    assert again[0] == again[1]
+
+
+def test_it_waits_as_long_as_the_station_says_else_longer_each_time(
+    line: Any, parts: list[bytes], waits: list[float]
+) -> None:
+    with Client(line("503:7", "503:7", "503:1000", "503:soon").url) as over:
+        over.inspect(parts[0], "plate")
+    assert 7 <= min(waits[:2]) < max(waits[:2]) <= 9, "clients that wait alike come back together"
+    assert 60 <= waits[2] <= 75
+    assert waits[3] < 5
+    waits.clear()
+    with Client(line(*["refuse"] * 4).url) as over:
+        over.inspect(parts[0], "plate")
+    assert len(waits) == 4
+    assert all(later > 1.3 * earlier for earlier, later in itertools.pairwise(waits))
+
+
+@pytest.mark.parametrize(("act", "said"), [("503:0", "503"), ("refuse", "cannot be reached")])
+def test_after_the_last_try_it_says_why(
+    line: Any, parts: list[bytes], waits: list[float], act: str, said: str
+) -> None:
+    with Client((broken := line(*[act] * 9)).url, tries=3) as over, pytest.raises(FlawscopeError) as caught:
+        over.inspect(parts[0], "plate")
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(broken.url)
+    assert ("`flawscope serve` runs" in str(caught.value)) == (act == "refuse")
+    assert not isinstance(caught.value, InputError)
+    assert (len(broken.seen), len(waits)) == (3, 2)
+
+
+def test_a_verdict_is_taken_once_however_often_the_line_breaks(
+    client: Client, line: Any, parts: list[bytes], waits: list[float]
+) -> None:
+    found = client.inspect(parts[-1])
+    client.verdict(found.id, "good")
+    with Client(line("lose", "lose", "refuse").url) as over:
+        assert over.verdict(found.id, "defect", product="plate").verdict == "defect"
+    with Client(line("lose").url) as over:
+        assert over.verdict(found.id, "undo", product="plate").verdict == "good", "no more is taken back"
+    assert client.verdict(found.id, "undo").verdict is None
+    with pytest.raises(RefusedError, match="no verdict to take back"):
+        client.verdict(found.id, "undo")
+
+
+# ------------------------------------------------------------------------------------------- what can be sent
+
+
+def kinds(parts: list[bytes]) -> dict[str, Any]:
+    with Image.open(io.BytesIO(parts[-1])) as image:
+        colour = np.asarray(image.convert("RGB"))
+        turned, exif = Image.fromarray(colour), Image.Exif()
+        exif[0x0112] = 6
+        buffer = io.BytesIO()
+        turned.save(buffer, "JPEG", quality=95, exif=exif)
+        grey = np.asarray(image.convert("L"))
+        return {
+            "bytes": parts[-1],
+            "colour": colour,
+            "grey": grey,
+            "deep grey": grey.astype(np.uint16) * 200,
+            "float grey": (grey / 255).astype(np.float32),
+            "palette": image.convert("P", palette=Image.Palette.ADAPTIVE),
+            "cmyk": image.convert("CMYK"),
+            "turned": Image.open(io.BytesIO(buffer.getvalue())),
+            "transparent": np.dstack([colour, np.full(grey.shape, 200, np.uint8)]),
+        }
+
+
+def test_every_kind_of_picture_is_judged_as_the_model_does(
+    client: Client, model: Predictor, parts: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "Teil ä 1.png").write_bytes(parts[0])
+    given: dict[str, Any] = {**kinds(parts), "path": tmp_path / "Teil ä 1.png"}
+    for kind, picture in given.items():
+        expected, found = model.predict(picture), client.inspect(picture, name=None)
+        assert found.score == pytest.approx(expected.score, rel=1e-5), kind
+        assert found.decision == expected.decision, kind
+        assert found.p_value == pytest.approx(expected.p_value)
+        assert found.severity == pytest.approx(expected.severity, rel=1e-4)
+        assert found.score_threshold == expected.score_threshold
+        assert (found.height, found.width) == expected.geometry.picture_size, kind
+        assert [one.to_dict() for one in found.regions] == [
+            {**one.to_dict(), "peak": pytest.approx(one.peak, rel=1e-5)} for one in expected.regions
+        ], kind
+    assert found.name == "Teil ä 1.png"
+    assert client.inspect(parts[0], name="A 7").name == "A 7"
+
+
+def test_what_cannot_be_sent_is_said_before(client: Client, tmp_path: Path) -> None:
+    before = client.product().inspections
+    with pytest.raises(InputError, match=r"cannot read picture .*none\.png: No such file"):
+        client.inspect(tmp_path / "none.png")
+    with pytest.raises(InputError, match="deep colour picture"):
+        client.inspect(np.zeros((8, 8, 3), np.uint16))
+    with pytest.raises(InputError, match="a mask is an array"):
+        client.verdict(1, "defect", mask=np.zeros((3, 3)))  # type: ignore[arg-type]
+    assert client.product().inspections == before
+
+
+def test_many_come_back_in_order_and_a_broken_one_harms_no_other(
+    client: Client, parts: list[bytes], tmp_path: Path
+) -> None:
+    """No more pictures are taken than are on their way."""
+    taken: list[int] = []
+
+    def given() -> Iterator[bytes | Path]:
+        for number in range(14):
+            taken.append(number)
+            yield {3: b"this is no picture", 7: tmp_path / "none.png"}.get(number, parts[number % len(parts)])
+
+    expected = [client.inspect(part).score for part in parts]
+    for number, (picture, found) in enumerate(client.inspect_many(given(), workers=3)):
+        assert len(taken) <= number + 3
+        if number == 3:
+            assert isinstance(found, RefusedError)
+            assert found.status == 422
+        elif number == 7:
+            assert picture == tmp_path / "none.png"
+            assert isinstance(found, InputError)
+        else:
+            assert isinstance(found, Inspection)
+            assert found.score == pytest.approx(expected[number % len(parts)], rel=1e-5)
+    assert number == 13
+    one_by_one = client.inspect_many(given(), workers=1)
+    taken.clear()
+    next(one_by_one)
+    assert taken == [0], "the next picture may come only when this one is judged"
+    one_by_one.close()  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------------------------------------- what is asked
+
+
+def test_the_search_goes_through_all_pages(
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(running.url)
+    monkeypatch.setattr(client_module, "PAGE_SIZE", 3)
+    made = [client.inspect(parts[k % len(parts)], name=f"p{k}.png") for k in range(8)]
+    client.verdict(made[2].id, "good")
+    assert list(client.search())[1:5] == made[6:2:-1]
+    assert [one.id for one in client.search()] == [one.id for one in reversed(made)]
+    anomalous = [one.id for one in made if one.is_anomalous]
+    assert sorted(one.id for one in client.search(decision="anomalous")) == anomalous
+    assert anomalous
+    assert [one.id for one in client.search(verdict="good")] == [made[2].id]
+    assert [one.id for one in client.search(name="p3.png")] == [made[3].id]
+    assert [one.id for one in client.search(since=made[5].at, name="p*")] == [m.id for m in made[:4:-1]]
+    assert list(client.search(until=made[0].at, version=1)) == []
+    assert client.trends()["totals"]["inspections"] == 8
+    assert client.trends(until=made[0].at)["totals"]["inspections"] == 0
+
+
+def test_everything_else_that_a_station_can_be_asked(
+    open_station: Any, model_file: Path, other_model: Path, parts: list[bytes]
+) -> None:
+    """What the station does then is tested with its API; here that it is asked for."""
+    both = {name: ProductSettings(str(model_file)) for name in ("left", "right")}
+    with Client(open_station(products=both).url) as client:
+        with pytest.raises(InputError, match="name one of left, right"):
+            client.inspect(parts[0])
+        found = client.inspect(parts[-1], "right")
+        assert (found.product, [one.name for one in client.products()]) == ("right", ["left", "right"])
+        mask = np.zeros((found.height, found.width), np.bool_)
+        mask[10:20, 30:50] = True
+        said = client.verdict(found.id, "defect", mask=mask, note="tief", product="right")
+        assert (said.verdict, said.note, said.has_mask) == ("defect", "tief", True)
+        where = f"products/right/inspections/{found.id}/mask"
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(client._http.get(where).content))) > 0, mask)
+        with Image.open(io.BytesIO(client.overlay(found.id, "right", side=64))) as overlay:
+            assert (overlay.format, max(overlay.size)) == ("WEBP", 64)
+        (first,) = client.versions("right")
+        added = client.add_version(other_model, "right")
+        assert (added.active, first.active) == (False, True)
+        assert client.activate("right", added.id).version == added.id == client.product("right").version
+        assert client.inspect(parts[0], "right").version == added.id
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+def test_what_is_not_there_is_said(client: Client, common: Any, parts: list[bytes]) -> None:
+    for call in (
+        lambda: client.inspect(parts[0], "plat/../e"),
+        lambda: client.versions("plat"),
+        lambda: list(client.search("plat")),
+    ):
+        with pytest.raises(RefusedError, match=rf"^{common.url}: there is no"):
+            call()
+    with pytest.raises(RefusedError, match="there is no inspection 9999"):
+        client.inspection(9999)
+    for url in ("", "http://", "ftp://here", "http://a b", "http://here:99999", "http://x?y"):
+        with pytest.raises(InputError, match="is no address of a station"):
+            Client(url)
+
+
+def test_a_token_is_wanted_and_checked(running: Any, parts: list[bytes], tmp_path: Path) -> None:
+    token = running.station.access.add_token("line", "operator")
+    for unknown in (None, "fls_no"):
+        with Client(running.url, unknown) as client, pytest.raises(RefusedError, match="station token add"):
+            client.inspect(parts[0], "plate")
+    with Client(running.url, token=f"{token}\n") as client:
+        found = client.inspect(parts[0])
+        with pytest.raises(RefusedError, match="line is operator; this needs engineer"):
+            client.activate(None, found.version)
+    with pytest.raises(InputError, match="the token is none"):
+        Client(running.url, token="two words")
+
+
+def test_somebody_else_there() -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(301 if "moved" in self.path else 200)
+            self.send_header("Location", "https://there.example/")
+            self.end_headers()
+            self.wfile.write(b"<html>welcome")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        for there, said in {
+            url: "otherwise than a station",
+            f"{url}/moved": "it is at https://th",
+        }.items():
+            with Client(there) as client, pytest.raises(FlawscopeError, match=said):
+                client.products()
+        server.shutdown()
+
+
+def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> None:
+    """Fields that are new are passed over, missing ones are said."""
+    one = client.inspect(parts[0])
+    data = client._http.get(f"products/plate/inspections/{one.id}").json()
+    assert parse(Inspection, {**data, "colour": "red"}) == one
+    for name in ("score", "at"):
+        with pytest.raises(FlawscopeError, match=f"has no {name}: update"):
+            parse(Inspection, {k: v for k, v in data.items() if k != name})
+    with pytest.raises(FlawscopeError, match="has another decision: update"):
+        parse(Inspection, {**data, "decision": "perhaps"})
+
+
+# ------------------------------------------------------------------------------------------- predict --server
+
+
+def run(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
+    code = main([str(word) for word in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(parts: list[bytes], tmp_path: Path) -> Path:
+    made = tmp_path / "in"
+    made.mkdir()
+    for number, part in enumerate(parts):
+        (made / f"{number}.png").write_bytes(part)
+    (made / "9.png").write_bytes(b"\x89PNG of no use")
+    return made
+
+
+def test_predict_with_a_server_prints_what_it_prints_with_the_model(
+    capsys: Capture, common: Any, model_file: Path, folder: Path, tmp_path: Path
+) -> None:
+    def both(*words: str | Path) -> list[tuple[int, str, str]]:
+        """With the model, and with the station; `NAME.csv` is each one's own."""
+        model = [model_file, folder, "--threads", "1", *words]
+        station = [folder, "--server", common.url, "--product", "plate", *words]
+        ends = ((model, "model"), (station, "station"))
+        return [run(capsys, "predict", *[str(w).replace("NAME", name) for w in one]) for one, name in ends]
+
+    local, served = both()
+    assert (served[0], served[1]) == (local[0], local[1])
+    assert local[0] == 1
+    anomalous = local[1].count("anomalous")
+    assert f"{anomalous} of {len(local[1].splitlines())} pictures anomalous" in served[2]
+    assert "1 picture was skipped" in served[2]
+    local, served = both("--json", "--out", tmp_path / "NAME.csv")
+    for one, other in zip(*(map(json.loads, out.splitlines()) for _, out, _ in (served, local)), strict=True):
+        shared = one.keys() & other.keys()
+        assert shared >= {"path", "decision"}
+        if other["decision"] is None:
+            assert one["error"]
+            continue
+        assert shared >= {"score", "p_value", "severity", "is_anomalous", "score_threshold", "regions"}
+        for name in shared - {"regions"}:
+            same = other[name]
+            assert one[name] == (pytest.approx(same, rel=1e-4) if isinstance(same, float) else same), name
+        assert [r["box"] for r in one["regions"]] == [r["box"] for r in other["regions"]]
+    for row, same_row in zip(*(read_table(tmp_path / f"{n}.csv") for n in ("station", "model")), strict=True):
+        assert (row.score or 0.0) == pytest.approx(same_row.score or 0.0, rel=1e-4)
+        assert (row.path, row.decision, row.regions) == (same_row.path, same_row.decision, same_row.regions)
+        assert bool(row.error) == bool(same_row.error)
+
+
+def test_predict_with_a_server_ends_as_with_the_model(capsys: Capture, common: Any, folder: Path) -> None:
+    last = folder / "4.png"
+    words = ["--server", common.url, "--fail-on-anomaly", "--quiet"]
+    assert run(capsys, "predict", *words, folder / "0.png")[0] == 0
+    code, out, err = run(capsys, "predict", *words, last, "--only-anomalous", folder / "0.png")
+    assert (code, err) == (3, "")
+    assert len(out.splitlines()) == 1
+
+
+def test_predict_reads_the_token_from_a_file_or_the_environment(
+    capsys: Capture, running: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = running.station.access.add_token("line", "operator")
+    (tmp_path / "token").write_text(f"{token}\n")
+    call = ["predict", "--server", running.url, folder / "0.png"]
+    assert run(capsys, *call)[0] == 2
+    assert run(capsys, *call, "--token-file", tmp_path / "token")[0] == 0
+    assert run(capsys, *call, "--token-file", tmp_path / "none")[0] == 2
+    monkeypatch.setenv("FLAWSCOPE_TOKEN", token)
+    assert run(capsys, *call)[0] == 0
+
+
+def test_a_wrong_call_is_one_line(
+    capsys: Capture, common: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    server = ["--server", common.url]
+    wrong = [
+        ([*server, "in", "--out", "results"], "with --server only a table is written"),
+        ([*server, "in", "--device", "cuda"], "--device is the station's own"),
+        ([*server, "in", "--false-alarm-rate", "1%"], "--false-alarm-rate is the station's own"),
+        (server, "are required: PICTURE"),
+        ([*server, "in", "--product", "plat"], "there is no product 'plat'"),
+        (["MODEL", "in", "--product", "plate"], "there is no model MODEL"),
+        (["MODEL"], "are required: PICTURE|FOLDER"),
+    ]
+    for words, said in wrong:
+        code, out, err = run(capsys, "predict", *words)
+        assert (code, out) == (2, ""), words
+        assert said in err
+        assert len(err.splitlines()) == 1
+    assert not (folder.parent / "results").exists()

@@ -1,0 +1,655 @@
+"""What others need is kept, `keep: space` holds while pictures come, and a restart does not do all again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select, update
+
+from flawscope.artefact.files import PARTIAL_SUFFIX
+from flawscope.pictures import decoding
+from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
+from flawscope_station import housekeeping as housekeeping_module
+from flawscope_station.drift import monitor as monitor_module
+from flawscope_station.drift.drift import Drift
+from flawscope_station.drift.monitor import DriftMonitor
+from flawscope_station.drift.saved_tests import read_tests, save_tests
+from flawscope_station.drift.sequential_tests import DriftTests
+from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.sources import FolderSourceSettings
+from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
+from flawscope_station.shifts import Shift
+from flawscope_station.shifts.reports import ShiftReporter, shift_message
+from flawscope_station.sinks import delivery as delivery_module
+from flawscope_station.sinks import outbox as outbox_module
+from flawscope_station.sinks.delivery import Delivery
+from flawscope_station.sinks.outbox import Outbox
+from flawscope_station.station import Station
+from flawscope_station.store import model_registry as registry_module
+from flawscope_station.store import retention as retention_module
+from flawscope_station.store.database import Database, now
+from flawscope_station.store.files import PICTURES, Files, StrayFiles
+from flawscope_station.store.insert import DEADLINE, decide_part
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.records import Store
+from flawscope_station.store.retention import Retention
+from flawscope_station.store.schema import (
+    deliveries,
+    inspections,
+    learnt_pixels,
+    parts,
+    pictures,
+    removed_files,
+    versions,
+)
+from flawscope_station.store.search import PeriodSummary
+from setup_helpers import encoded
+from station_helpers import NAME, add_version, aged, png, started, taken, taken_file, until
+
+HOUR_OLD = RetentionSettings("1 hour", "1 hour", "1 hour", "1 hour")
+
+
+@pytest.fixture(autouse=True)
+def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the others' half of the time."""
+    pause = Retention._pause
+    monkeypatch.setattr(Retention, "_pause", lambda self, seconds: pause(self, 0.0))
+
+
+@pytest.fixture
+def open_one(settings: Settings) -> Iterator[Callable[..., Station]]:
+    """`open_one(keep=...)` starts a station that nobody reaches by HTTP."""
+    from dataclasses import replace
+
+    stations: list[Station] = []
+
+    def one(**changes: Any) -> Station:
+        for before in stations:
+            before.close()
+        stations[:] = [started(replace(settings, **changes))]
+        return stations[0]
+
+    yield one
+    for station in stations:
+        station.close()
+
+
+def inspect(station: Station, data: bytes, name: str = "a.png") -> int:
+    (answer,) = station.inspector.submit([Picture(station.products[NAME], data, name, "http")])
+    return answer.result(60).number
+
+
+def count(database: Database, table: Any) -> int:
+    with database.reading() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+# ------------------------------------------------------------------------------------------- hashes of pixels
+
+
+def kinds_of_pictures() -> dict[str, bytes]:
+    rng = np.random.default_rng(3)
+    colour = Image.fromarray(rng.integers(0, 256, (30, 41, 3), np.uint8))
+    deep = Image.fromarray(rng.integers(0, 65536, (30, 41)).astype(np.uint16))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return {
+        "colour": encoded(colour, "PNG"),
+        "grey": encoded(colour.convert("L"), "PNG"),
+        "one bit": encoded(colour.convert("1"), "PNG"),
+        "palette": encoded(colour.convert("P"), "PNG"),
+        "see-through": encoded(colour.convert("RGBA"), "PNG"),
+        "deep": encoded(deep, "PNG"),
+        "floats": encoded(Image.fromarray(rng.random((30, 41), np.float32)), "TIFF"),
+        "turned": encoded(colour, "JPEG", exif=turned),
+        "wide": encoded(Image.new("L", (700_000, 2), 7), "PNG"),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_pictures())
+def test_pixels_are_hashed_as_they_are_decoded(kind: str) -> None:
+    data = kinds_of_pictures()[kind]
+    source = HashedPicture(data)
+    loaded, plain = load_picture(source, "a"), load_picture(data, "a")
+    assert source.pixels == pixel_hash(decode(data))
+    assert np.array_equal(np.asarray(loaded), np.asarray(plain))
+    assert pixel_hash(decode(HashedPicture(data))) == source.pixels
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(
+    open_one: Callable[..., Station], parts: list[bytes], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:  # decoded beside the others
+        monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
+    station, decoded = open_one(), list[str]()
+    upright = decoding._load_upright
+    monkeypatch.setattr(decoding, "_load_upright", lambda *one: (decoded.append(""), upright(*one))[1])
+    grey = encoded(Image.open(io.BytesIO(parts[0])).convert("L"), "PNG")
+    several = [parts[0], grey, encoded(Image.open(io.BytesIO(parts[1])), "BMP")]
+    for data in several:
+        inspect(station, data)
+    until(lambda: not station.parts[Drift].cameras._newest)
+    with station.database.reading() as connection:
+        found = dict(map(tuple, connection.execute(select(pictures.c.hash, pictures.c.pixels))))
+    assert len(decoded) == len(several), "each once"
+    assert found == {hashlib.sha256(data).hexdigest(): pixel_hash(decode(data)) for data in several}
+
+
+# ---------------------------------------------------------------------------------------------------- removal
+
+
+def learn_from(database: Database, version: int, *pixels: str) -> None:
+    with database.writing() as connection:
+        rows = [{"version_id": version, "pixels": one} for one in pixels]
+        connection.execute(learnt_pixels.insert(), rows)
+
+
+@pytest.mark.both_databases
+def test_a_removal_decodes_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, store = Files(tmp_path / "files"), Store(database)
+    product, version = add_version(database)
+    learn_from(database, version, "learnt")
+    several = [png(np.full((4, 4, 3), shade, np.uint8)) for shade in range(5)]
+    for place, data in enumerate(several):
+        pixels = "learnt" if place == 2 else f"others {place}"
+        store.record([taken_file(files, product, version, data, 0, pixels=pixels)])
+    monkeypatch.setattr(retention_module.decoding, "decode", lambda path: pytest.fail("it is decoded"))
+    summary = Retention(database, files, RetentionSettings(good="1 hour"), aged(database)).run()
+    assert (summary.pictures, summary.kept) == (4, 1)
+    (left,) = (files.folder / PICTURES).glob("*/*")
+    assert left.read_bytes() == several[2]
+
+
+def test_pictures_of_an_earlier_version_are_hashed_once(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, store = Files(tmp_path / "files"), Store(database)
+    product, version = add_version(database)
+    learnt = np.full((4, 4, 3), 9, np.uint8)
+    learn_from(database, version, pixel_hash(learnt))
+    for data in (png(learnt), encoded(Image.fromarray(learnt), "BMP"), png(learnt[:2]), b"no picture"):
+        store.record([taken_file(files, product, version, data, 0)])
+    clock, keep = aged(database), RetentionSettings(good="1 hour")
+    summary = Retention(database, files, keep, clock).run()
+    assert (summary.pictures, summary.kept) == (2, 2)
+    monkeypatch.setattr(retention_module.decoding, "decode", lambda path: pytest.fail("it is decoded again"))
+    assert Retention(database, files, keep, clock).run().kept == 2
+    # a picture that is sent again keeps its hash
+    store.record([taken_file(files, product, version, png(learnt), 0)])
+    with database.reading() as connection:
+        hashes = set(connection.execute(select(pictures.c.pixels)).scalars())
+    assert pixel_hash(learnt) in hashes
+
+
+def bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_space_is_never_exceeded_while_pictures_come(database: Database, tmp_path: Path) -> None:
+    """As at a station: files are written first, some of them wait, and are recorded then."""
+    files, store = Files(tmp_path / "files"), Store(database)
+    product, version = add_version(database)
+    learn_from(database, version, "learnt")
+    size, most, waiting = 10_000, 40 * 10_000, 4
+    keep = RetentionSettings(None, None, None, None, f"{most / 1024} KB")
+    retention, rng = Retention(database, files, keep, aged(database)), np.random.default_rng(0)
+    retention.run()
+    held: list[tuple[str, bytes]] = []
+    removals, highest = 0, 0
+    for _ in range(120):
+        data = rng.bytes(size)
+        held.append((files.keep(PICTURES, data, ".png", hold=True), data))
+        if len(held) > waiting:
+            digest, data = held.pop(0)
+            store.record([taken(product, version, picture=digest, bytes=size, pixels="")])
+            files.release(digest)
+        highest = max(highest, bytes_below(files.folder / PICTURES))
+        if retention.is_full:
+            assert retention.make_room().pictures
+            removals += 1
+    assert most * 0.8 < highest <= most
+    assert removals < 100, "not for each of them"
+
+
+@pytest.mark.parametrize("busy", ["_remove_by_age", "_remove_records", "sweep"])
+def test_space_is_made_whatever_else_is_being_removed(
+    database: Database, tmp_path: Path, busy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, store = Files(tmp_path / "files"), Store(database)
+    product, version = add_version(database)
+    keep = RetentionSettings(None, None, None, None, "100 KB")
+    retention = Retention(database, files, keep, aged(database))
+
+    def long(*of: Any) -> int:
+        for _ in range(30):
+            data = os.urandom(10_000)
+            store.record([taken_file(files, product, version, data, now(), pixels="")])
+            retention._pause(0.0)
+        assert bytes_below(files.folder / PICTURES) <= 100 * 1024
+        return 0
+
+    monkeypatch.setattr(StrayFiles if busy == "sweep" else Retention, busy, long)
+    assert retention.run().pictures >= 20, "they are counted"
+
+
+def test_the_station_makes_room_as_pictures_are_recorded(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, store = Files(tmp_path / "files"), Store(database)
+    product, version = add_version(database)
+    keep = RetentionSettings(None, None, None, None, "100 KB")
+    access: Any = SimpleNamespace(remove_ended_sessions=lambda: None)
+    monkeypatch.setattr(housekeeping_module, "CHECK_INTERVAL", 3600.0)
+    keeper = Housekeeping(store, files, keep, access, lambda *problem: None)
+    keeper.start()
+    try:
+        until(lambda: keeper._removes_at)
+        for number in range(30):
+            store.record([taken_file(files, product, version, os.urandom(10_000), now(), pixels="")])
+            keeper.check_space()
+            until(lambda: not keeper._retention.is_full)
+            assert bytes_below(files.folder / PICTURES) <= 100 * 1024, number
+    finally:
+        keeper.stop()
+
+
+# --------------------------------------------------------------------------------------- what others wait for
+
+
+def outbox(database: Database, product: int, **how: Any) -> Outbox:
+    settings = SinkSettings("http://127.0.0.1:9", **how)
+    return Outbox(database, product, NAME, "webhook:1", settings, station="s", sender="1", address=None)
+
+
+def add_part(database: Database, product: int, version: int, number: int) -> int:
+    """An inspection's part, which is decided on."""
+    row = {"product_id": product, "version_id": version, "part": "4711", "opened_at": 0, "missing": "[]"}
+    with database.writing() as connection:
+        part = int(connection.execute(parts.insert().values(row).returning(parts.c.id)).scalar_one())
+        where = inspections.c.id == number
+        connection.execute(update(inspections).where(where).values(part_id=part, view="top"))
+        decide_part(connection, part, None, DEADLINE)
+    return part
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("kind", ["inspection", "verdict", "part"])
+def test_records_stay_until_a_sink_that_is_away_has_them(
+    database: Database, tmp_path: Path, kind: str
+) -> None:
+    files, store = Files(tmp_path / "files"), Store(database)
+    product, version = add_version(database)
+    box = outbox(database, product)
+    first = [taken_file(files, product, version, f"{k}".encode(), 0) for k in range(4)]
+    numbers = [number for number, _ in store.record(first)]
+    if kind != "inspection":
+        box.advance(box.read_batch(20).end)
+        box.save()
+        if kind == "verdict":
+            store.add_verdict(product, numbers[1], "good", "anna")
+        else:
+            add_part(database, product, version, numbers[1])
+    store.record([taken_file(files, product, version, b"newest", 0)])
+    store.add_verdict(product, numbers[-1] + 1, "good", "anna")  # its inspection stays anyway
+    retention = Retention(database, files, HOUR_OLD, aged(database))
+    removed = retention.run().records
+    waits = {"inspection": 4, "verdict": 1, "part": 1}[kind]
+    assert removed == 4 - waits
+    found = box.read_batch(20)
+    ours = [one for one in found.messages if one.number != numbers[-1] + 1]
+    assert [one.type.partition(".")[0] for one in ours] == [kind] * waits
+    box.advance(found.end)
+    box.save()
+    retention._checked.clear()
+    retention.run()
+    with database.reading() as connection:
+        assert list(connection.execute(select(inspections.c.id)).scalars()) == [numbers[-1] + 1]
+
+
+@pytest.mark.both_databases
+def test_records_that_a_sink_does_not_want_wait_for_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cursor that passes unwanted records is stored, too, though not each time."""
+    store, (product, version) = Store(database), add_version(database)
+    box = outbox(database, product, only="anomalous", verdicts=False)
+    number = store.record([taken(product, version)])[0][0]
+    store.add_verdict(product, number, "good", "anna")
+
+    def stored() -> tuple[int, int]:
+        with database.reading() as connection:
+            row = connection.execute(select(deliveries)).one()
+        return row.inspection_id, row.verdict_id
+
+    sink: Any = SimpleNamespace(kind="webhook", label="mes", refresh=lambda: 1.0, send=pytest.fail)
+    delivery = Delivery(sink, [box], lambda why: None)
+    delivery._deliver_pages()
+    assert stored() == (0, 0)
+    monkeypatch.setattr(outbox_module, "SAVE_INTERVAL", 0.0)
+    delivery._deliver_pages()
+    assert stored() == (number, 1)
+    assert delivery_module.POLL_INTERVAL <= 60.0, "it looks that often"
+
+
+@pytest.mark.parametrize("change", ["nothing", "moved"])
+def test_files_that_stay_in_a_folder_are_inspected_once(
+    open_one: Callable[..., Station], settings: Settings, parts: list[bytes], tmp_path: Path, change: str
+) -> None:
+    """Also after their records were removed, and a restart."""
+    folder = tmp_path / "incoming"
+    (folder / "sub").mkdir(parents=True)
+    for place in range(3):
+        (folder / f"{place}.png").write_bytes(parts[place])
+    source = FolderSourceSettings(str(folder), then="keep")
+    products = {NAME: ProductSettings(settings.products[NAME].model, sources=(source,))}
+    station = open_one(products=products)
+
+    def inspected() -> int:
+        return station.store.totals(station.products[NAME])["inspections"]
+
+    until(lambda: inspected() == 3)
+    inspect(station, parts[5], "newest")
+    Retention(station.database, station.files, HOUR_OLD, aged(station.database)).run()
+    assert count(station.database, inspections) == 1
+    if change == "moved":
+        station.close()  # else the running station sees that it is the same file
+        (folder / "1.png").rename(folder / "sub" / "other.png")
+        (folder / "2.png").rename(folder / "sub" / "2.png")
+    station = open_one(products=products)
+    (folder / "new.png").write_bytes(parts[4])
+    until(lambda: inspected() == 5)
+    assert sorted(one["name"] for one in everything(station)) == ["new.png", "newest"]
+    until(lambda: station.sources[NAME][0]._forget_at)  # type: ignore[attr-defined]
+    assert count(station.database, removed_files) == 3, "all are there"
+    (folder / "0.png").unlink()
+    station = open_one(products=products)
+    until(lambda: count(station.database, removed_files) == 2)
+
+
+def everything(station: Station) -> list[dict[str, Any]]:
+    from flawscope_station.store.search import Filters
+
+    return station.records.search(station.products[NAME], Filters()).inspections
+
+
+def test_a_folder_that_looks_empty_is_no_evidence(
+    open_one: Callable[..., Station], settings: Settings, parts: list[bytes], tmp_path: Path
+) -> None:
+    """A share that is away looks like one."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(parts[0])
+    products = {
+        NAME: ProductSettings(
+            settings.products[NAME].model, sources=(FolderSourceSettings(str(folder), then="keep"),)
+        )
+    }
+    station = open_one(products=products)
+    until(lambda: count(station.database, inspections) == 1)
+    inspect(station, parts[1])
+    Retention(station.database, station.files, HOUR_OLD, aged(station.database)).run()
+    station.close()
+    folder.rename(tmp_path / "away")
+    folder.mkdir()
+    station = open_one(products=products)
+    source: Any = station.sources[NAME][0]
+    until(lambda: source._arrivals is not None)
+    source._forget_removed(source._arrivals)
+    assert count(station.database, removed_files) == 1
+
+
+def test_records_stay_for_the_reports_of_shifts(open_one: Callable[..., Station], parts: list[bytes]) -> None:
+    station = open_one(shifts=ShiftSettings({"day": "06:00"}), keep=HOUR_OLD)
+    retention = station.housekeeping._retention
+    retention.clock = aged(station.database)  # type: ignore[assignment]
+    for data in parts[:3]:
+        inspect(station, data)
+    retention.clock = aged(station.database)  # type: ignore[assignment]
+    retention._checked.clear()
+    assert retention.run().records == 0
+    assert count(station.database, inspections) == 3
+
+
+# ----------------------------------------------------------------------------------------------------- shifts
+
+
+def test_a_product_that_is_added_does_not_end_the_reports() -> None:
+    products = {"plate": 1}
+
+    def events(kind: str, number: int) -> list[Any]:
+        products["another"] = 2
+        return []
+
+    store: Any = SimpleNamespace(events=events)
+    told: list[str | None] = []
+    pictures: Any = None
+    reporter = ShiftReporter(
+        ShiftSettings({"day": "06:00"}),
+        products,
+        store,
+        pictures,
+        lambda code, why: told.append(why),
+        "1",
+        lambda *what: "",
+    )
+    reporter._report = lambda *what: False  # type: ignore[method-assign]
+    assert reporter.report_ended(now())
+    assert told == [None]
+    first = set(reporter._empty)
+    assert reporter.report_ended(now() + 30 * 86_400_000_000)
+    assert not first & reporter._empty, "those that nobody asks for any more are forgotten"
+
+
+def test_messages_of_two_stations_have_ids_of_their_own() -> None:
+    found = PeriodSummary({}, [], [], [], None, [])
+    ids = {shift_message(sender, NAME, 1, Shift("day", 1, 2), found).id for sender in ("a", "b")}
+    assert len(ids) == 2
+    assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids
+
+
+# --------------------------------------------------------------------------------------------------- restarts
+
+
+def feed(tests: DriftTests, first: int, last: int, seed: int = 1) -> None:
+    rng = np.random.default_rng(seed)
+    for number in range(first, last):
+        shift = 2.0 if number > 3000 else 0.0
+        score, flagged = float(rng.normal(shift)), bool(rng.random() < 0.1)
+        tests.add(number, number * 1000, score, flagged, float(rng.normal(0.5, 0.01)))
+
+
+def test_saved_tests_go_on_as_if_nothing_had_been() -> None:
+    whole, before = DriftTests(1, 0, 0.01), DriftTests(1, 0, 0.01)
+    feed(whole, 1, 3500)
+    feed(before, 1, 3500)
+    data = save_tests(before, [1, 0.01, True])
+    again = read_tests(data, [1, 0.01, True])
+    assert again is not None
+    assert read_tests(data, [2, 0.01, True]) is None
+    for one in (whole, again):
+        feed(one, 3500, 5000, seed=2)
+    assert whole.alarm is not None
+    assert save_tests(again, []) == save_tests(whole, []), "to the last bit"
+
+
+def test_a_restart_reads_what_came_since(
+    open_one: Callable[..., Station], parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    rows = DriftMonitor._read_rows
+
+    def counted(self: DriftMonitor, product_id: int, tests: DriftTests) -> Any:
+        found = rows(self, product_id, tests)
+        read.extend(row[0] for row in found)
+        return found
+
+    monkeypatch.setattr(DriftMonitor, "_read_rows", counted)
+    monkeypatch.setattr(monitor_module, "ROUND_INTERVAL", 0.01)
+
+    def seen(station: Station) -> int:
+        return int(station.parts[Drift].facts(station.products[NAME]).get("pictures", 0))
+
+    station = open_one()
+    for data in parts[:5]:
+        inspect(station, data)
+    until(lambda: seen(station) == 5)
+    curve = station.parts[Drift].facts(station.products[NAME])["points"]
+    read.clear()
+    station = open_one()
+    inspect(station, parts[5])
+    until(lambda: seen(station) == 6)
+    assert read == [6]
+    assert station.parts[Drift].facts(station.products[NAME])["points"][:5] == curve
+    path = station.files.folder / monitor_module.SAVED_FOLDER / f"{station.products[NAME]}.npz"
+    station.close()
+    path.write_bytes(path.read_bytes()[:-100])  # damaged: all is read again
+    read.clear()
+    station = open_one()
+    until(lambda: seen(station) == 6)
+    assert read == [1, 2, 3, 4, 5, 6]
+    # a data base that was restored gives the numbers again
+    monitor, number = station.parts[Drift].monitor, station.products[NAME]
+    tests: Any = copy(monitor.tests_of(number))  # the monitor goes on with its own
+    assert monitor._is_known(number, tests)
+    tests.last_at += 1
+    assert not monitor._is_known(number, tests)
+    tests.last += 1
+    assert not monitor._is_known(number, tests)
+    inspect(station, parts[6])
+    inspect(station, parts[7])
+    with station.database.writing() as connection:
+        connection.execute(inspections.delete().where(inspections.c.id == tests.last))
+    assert monitor._is_known(number, tests), "its record was removed"
+
+
+def test_a_start_does_not_wait_for_a_walk_through_the_store(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Files(settings.store)
+    left = Path(settings.store) / PICTURES / "abc" / f".a.png.1{PARTIAL_SUFFIX}"
+    folder = Path(settings.store) / "models" / f".1{PARTIAL_SUFFIX}"
+    for path in (left.parent, folder):
+        path.mkdir()
+    for path in (left, folder / "model.onnx"):
+        path.write_bytes(b"cut off")
+    for path in (left, folder):
+        os.utime(path, (1, 1))
+    going, walk = threading.Event(), os.walk
+
+    def slow(*where: Any) -> Any:
+        assert going.wait(60)
+        return walk(*where)
+
+    monkeypatch.setattr("flawscope_station.store.files.os.walk", slow)
+    station = started(settings)
+    try:
+        mine = left.with_name(f".b.png.2{PARTIAL_SUFFIX}")
+        mine.write_bytes(b"being written")
+        assert left.exists()
+        going.set()
+        until(lambda: not left.exists() and not folder.exists())
+        assert mine.exists()
+    finally:
+        going.set()
+        station.close()
+
+
+# ----------------------------------------------------------------------------------------- the station itself
+
+
+def test_two_reviewers_that_ask_at_once_get_different_pictures(
+    open_one: Callable[..., Station], parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = open_one()
+    for k in range(4):
+        inspect(station, parts[-1] + bytes([k]))
+    meeting, waiting = threading.Barrier(2), station.store.waiting
+
+    def slow(*what: Any, **how: Any) -> Any:
+        found = waiting(*what, **how)
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(0.3)  # both have looked; nobody has taken anything
+        return found
+
+    monkeypatch.setattr(station.store, "waiting", slow)
+    given: dict[str, set[int]] = {}
+
+    def ask(reader: str) -> None:
+        found = station.records.waiting(station.products[NAME], 2, reader=reader)["inspections"]
+        given[reader] = {one["id"] for one in found}
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("anna", "bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(given["anna"] | given["bob"]) == 4
+
+
+def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
+    database: Database,
+    tmp_path: Path,
+    model_file: Path,
+    other_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, files = tmp_path / "new.onnx", Files(tmp_path / "files")
+    path.write_bytes(model_file.read_bytes())
+    read = registry_module.files.file_sha256
+
+    def then_replaced(one: Path) -> str:
+        digest = read(one)
+        path.write_bytes(other_model.read_bytes())
+        return digest
+
+    monkeypatch.setattr(registry_module.files, "file_sha256", then_replaced)
+    product = Store(database).add_product(NAME)
+    number = ModelRegistry(database, files).add(product, path, "by hand", "anna")
+    with database.reading() as connection:
+        row = connection.execute(select(versions).where(versions.c.id == number)).one()
+    kept = files.folder / row.file
+    assert row.hash == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert kept.parent == files.model_folder(row.hash)
+    assert kept.read_bytes() == other_model.read_bytes()
+    assert not list(files.folder.rglob(f"*{PARTIAL_SUFFIX}"))
+
+
+@pytest.mark.parametrize("part", ["housekeeping.end", "sinks.stop", "inspector.close", "renderer.close"])
+def test_an_error_of_one_part_keeps_no_other_from_ending(
+    settings: Settings, parts: list[bytes], part: str
+) -> None:
+    station = started(settings)
+    number = inspect(station, parts[0])
+    owner, name = part.split(".")
+    stop = getattr(getattr(station, owner), name)
+
+    def broken() -> None:
+        stop()
+        raise OSError("it is broken")
+
+    setattr(getattr(station, owner), name, broken)
+    with pytest.raises(OSError, match="it is broken"):
+        station.close()
+    again = started(settings)  # the folder is free
+    try:
+        assert again.store.inspection(again.products[NAME], number)["id"] == number
+    finally:
+        again.close()

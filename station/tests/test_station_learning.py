@@ -1,0 +1,431 @@
+"""What people say becomes a version: made beside the inspections, judged, live by a click or by the rule."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from learning_helpers import API, NAME, Line, drawn_part
+from station_helpers import Load, everything, until
+
+pytest.importorskip("torch")
+pytest.importorskip("selenium.webdriver")
+from flawscope.predictor import load, read_manifest
+from flawscope_station.learning import learning as learning_module
+from flawscope_station.learning.learning import Learning
+from flawscope_station.settings.station import LearningSettings, ProductSettings
+from flawscope_station.store.schema import learnt_pixels, pictures
+from tablet import PHONE, SLATE, Tablet, needs_chromium
+from tablet import driver_fixture as driver_fixture
+from tablet import tablet_fixture as tablet_fixture
+
+
+@pytest.fixture(scope="module")
+def model_file(model_path: Path) -> Path:
+    """The trained model itself."""
+    return model_path
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning_module, "RETRY_SECONDS", 0.1)
+
+
+@pytest.fixture
+def line(running: Any) -> Iterator[Line]:
+    made = Line(running.url)
+    yield made
+    made.http.close()
+
+
+AUTO = {NAME: LearningSettings(rule="auto", after=3)}
+
+
+def scores(line: Line, parts: list[bytes]) -> list[float]:
+    return [line.send(data, "again.png")["score"] for data in parts]
+
+
+def test_corrections_become_a_version_and_going_back_is_the_old_one(
+    line: Line, running: Any, model_file: Path
+) -> None:
+    parts = [drawn_part(400), drawn_part(401, "contamination")]
+    before = scores(line, parts)
+    found = line.shift()
+    said = line.http.get(f"{API}/learning").json()
+    assert (said["why_not"], said["rule"], said["false_alarms"]) == (None, "click", 3)
+    candidate = line.learn()
+    assert (candidate["status"], candidate["error"], candidate["how"]) == ("ready", None, "extended")
+    assert (candidate["start"], candidate["version"], line.active()) == (1, 2, 1), "it waits for a click"
+    judged = candidate["judgement"]
+    assert judged["learnt"] == found["stained"]
+    assert judged["cross_fitted"] >= 3
+    assert judged["good"]["count"] == 3
+    assert judged["good"]["before"][0] == 3
+    assert judged["good"]["after"][0] < 3
+    assert judged["gained"]
+    assert judged["lost"] == []
+    assert 0 <= judged["good"]["after"][1] < judged["good"]["after"][2] <= 1
+    number = judged["gained"][0]
+    score, threshold = judged["scores"][str(number)]["before"]
+    assert score > threshold
+    shown = line.http.get(f"{API}/versions").json()["versions"][0]
+    assert shown["origin"] == "3 corrections, on version 1"
+    # one that loses something wants it named, once
+    facts = json.loads(running.station.parts[Learning].candidates.row(1, candidate["id"]).facts)
+    facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
+    running.station.parts[Learning].candidates.change(candidate["id"], "ready", facts=facts)
+    page = line.http.get(f"/{NAME}/models").text
+    assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
+    assert 'data-losing="8,9"' in page
+    refused = line.use(2)
+    assert (refused.status_code, refused.json()["code"]) == (409, "loses_defects")
+    assert "8, 9" in refused.json()["error"]
+    assert line.use(2, losing=[8]).status_code == 409
+    assert line.active() == 1
+    assert line.use(2, losing=[8, 9]).status_code == 200
+    assert (line.use(1).status_code, line.use(2).status_code) == (200, 200)
+    assert line.send(drawn_part(250, stained=True), "new stain.png")["version"] == 2
+    # what it learnt from stays
+    store, database = running.station.store, running.station.database
+    with database.reading() as connection:
+        learnt = set(connection.execute(select(learnt_pixels.c.pixels)).scalars())
+        where = pictures.c.hash == store.picture(1, found["stained"][0]).hash
+        assert connection.execute(select(pictures.c.pixels).where(where)).scalar_one() in learnt
+    assert line.use(1).status_code == 200
+    assert scores(line, parts) == before, "bit for bit"
+    kept = running.station.versions.path(1, 1)
+    assert kept.read_bytes() == model_file.read_bytes()
+    kinds = [(one["kind"], one["by"]) for one in line.http.get(f"{API}/trail").json()["entries"]]
+    wanted = ["learning asked", "candidate ready", "version added", "version activated", "verdict"]
+    assert all((kind, "local") in kinds for kind in wanted)
+    assert kinds.count(("version activated", "local")) == 5 - 1 + (
+        ("version activated", "station") not in kinds
+    )
+    assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
+
+
+def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
+    open_station: Any, settings: Any
+) -> None:
+    product = replace(settings.products[NAME], learn=AUTO[NAME])
+    running = open_station(products={NAME: product})
+    line = Line(running.url)
+    found = line.shift()
+    until(lambda: line.active() == 2)
+    first = line.http.get(f"{API}/learning").json()["candidates"][-1]
+    assert (first["status"], first["by"], first["waits"]) == ("live", "rule", [])
+    trail = line.http.get(f"{API}/trail").json()["entries"]
+    assert next(one["by"] for one in trail if one["kind"] == "version activated") == "rule"
+    # a word that is taken back: the next one starts before it
+    line.say(found["stained"][0], "undo")
+    line.say(found["stained"][0], "undo")
+    second = line.learn()
+    assert second["start"] == 1
+    learnt = second["judgement"]["learnt"]
+    assert learnt
+    assert set(learnt) <= set(found["stained"][1:])
+    manifest = read_manifest(running.station.versions.path(1, second["version"]))
+    trained = [one for one in manifest.pictures if one.role == "train"]
+    assert len(trained) == 12 + len(learnt)
+
+
+def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running: Any) -> None:
+    line.shift()
+    learning = running.station.parts[Learning]
+    number = line.http.post(f"{API}/learning", json={}).json()["id"]
+    os.kill(until(lambda: learning.worker.pid), signal.SIGKILL)
+    failed = line.ended(number)
+    assert failed["status"] == "failed"
+    assert "it was killed" in failed["error"]
+    codes = [one["code"] for one in line.http.get("/api/v1/status").json()["problems"]]
+    assert codes == ["learning_1"]
+    assert line.send(drawn_part(7), "goes on.png")["version"] == 1
+    assert line.learn()["status"] == "ready"
+    assert line.http.get("/api/v1/status").json()["problems"] == []
+    until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
+
+
+def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any) -> None:
+    first = open_station()
+    line = Line(first.url)
+    line.shift()
+    number = line.http.post(f"{API}/learning", json={}).json()["id"]
+    until(lambda: first.station.parts[Learning].worker.pid)
+    first.close()
+    second = Line(open_station().url)
+    candidate = second.ended(number)
+    assert (candidate["status"], candidate["version"]) == ("ready", 2)
+
+
+def test_why_nothing_can_be_learnt(
+    open_station: Any, settings: Any, onnx_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    running = open_station(products={NAME: ProductSettings(str(onnx_path))})
+    line = Line(running.url)
+    answer = line.http.post(f"{API}/learning", json={})
+    assert answer.status_code == 422
+    assert "name the trained model as `learn: trained`" in answer.json()["error"]
+    assert line.http.get(f"{API}/learning").json()["why_not"] == answer.json()["error"]
+    assert answer.json()["error"] in line.http.get(f"/{NAME}/models").text.replace("&#39;", "'")
+    running.close()
+    again = open_station(store=str(tmp_path / "other"))
+    line = Line(again.url)
+    empty = line.http.post(f"{API}/learning", json={})
+    assert "nobody has said what a picture is" in empty.json()["error"]
+    line.say(line.send(drawn_part(1))["id"], "good")
+    odd = line.http.post(f"{API}/learning", json={"how": "retrained"})
+    assert "`learn: pictures`" in odd.json()["error"]
+    line.learn(how="recalibrated")
+    failed = line.http.get(f"{API}/learning").json()["candidates"][0]
+    assert failed["status"] == "failed"
+    assert "1 good picture of the line can calibrate, 19 are needed" in failed["error"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "learning needs torch" in line.http.get(f"{API}/learning").json()["why_not"]
+
+
+def test_an_export_is_learnt_by_its_trained_model_and_exported(
+    open_station: Any, onnx_path: Path, model_path: Path
+) -> None:
+    product = ProductSettings(str(onnx_path), learn=LearningSettings(after=1000, trained=str(model_path)))
+    running = open_station(products={NAME: product})
+    line = Line(running.url)
+    found = line.shift(2)
+    candidate = line.learn()
+    assert candidate["status"] == "ready", candidate["error"]
+    assert candidate["judgement"]["learnt"] == found["stained"]
+    path = running.station.versions.path(1, candidate["version"])
+    assert path.suffix == ".onnx"
+    assert line.use(2).status_code == 200
+    assert line.send(drawn_part(251, stained=True))["version"] == 2
+
+
+def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, settings: Any) -> None:
+    product = replace(settings.products[NAME], learn=LearningSettings(after=1000, keep=1))
+    running = open_station(products={NAME: product})
+    line = Line(running.url)
+    line.shift(1)
+    first = line.learn()
+    for seed in (600, 601):
+        one = line.send(drawn_part(seed, stained=True), f"{seed}.png")
+        line.say(one["id"], "good")
+        line.say(one["id"], "good")
+        last = line.learn()
+    gone = running.station.versions
+    until(lambda: line.http.get(f"{API}/candidates/{first['id']}").json()["status"] == "removed")
+
+    def versions() -> list[int]:
+        return [one["id"] for one in line.http.get(f"{API}/versions").json()["versions"]]
+
+    until(lambda: versions() == [last["version"], 1])
+    until(lambda: len(list((gone.files.folder / "models").iterdir())) == 2)
+    rejected = line.http.post(f"{API}/candidates/{last['id']}/reject").json()
+    assert rejected["status"] == "rejected"
+    assert line.http.post(f"{API}/candidates/{first['id']}/reject").status_code == 422
+
+
+def test_a_switch_under_load_of_eight_clients(
+    running: Any, line: Line, model_file: Path, parts: list[bytes], tmp_path: Path
+) -> None:
+    before = scores(line, parts)
+    assert other_version(line, model_file, tmp_path, "20%") == 2
+    load_ = Load(running.url, parts, clients=8)
+    load_.start()
+    for version in (2, 1, 2, 1):
+        sent = len(load_.taken)
+        until(lambda sent=sent: len(load_.taken) > sent + 10)
+        assert line.use(version).status_code == 200
+    sent = len(load_.taken)
+    until(lambda: len(load_.taken) > sent + 10)
+    load_.end()
+    assert load_.odd == []
+    found = [one for one in everything(running.url) if one["name"] in load_.taken]
+    assert len(found) == len(load_.taken)
+    assert {one["version"] for one in found} == {1, 2}
+    first = {one["picture"]: one for one in found}
+    assert len(first) == len(found), "each was taken once"
+    assert scores(line, parts) == before
+
+
+# ----------------------------------------------------------------------------- faults, and people meanwhile
+
+
+@contextmanager
+def held_up(running: Any, line: Line) -> Iterator[int]:
+    """A candidate, while its process stands still."""
+    number = int(line.http.post(f"{API}/learning", json={}).json()["id"])
+    process = until(lambda: running.station.parts[Learning].worker.pid)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield number
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def problems(line: Line) -> dict[str, str]:
+    return {one["code"]: one["text"] for one in line.http.get("/api/v1/status").json()["problems"]}
+
+
+def status_of(line: Line, number: int) -> str:
+    return str(line.http.get(f"{API}/candidates/{number}").json()["status"])
+
+
+def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> int:
+    """An operator's own model file; its number."""
+    path = folder / "other.safetensors"
+    load(model).with_rate(rate).save(path)
+    with path.open("rb") as file:
+        answer = line.http.post(f"{API}/versions", params={"name": path.name}, content=file.read())
+    assert answer.status_code in (200, 201), answer.text
+    return int(answer.json()["id"])
+
+
+# --------------------------------------------------------------------------------------------------- the disk
+
+
+@pytest.mark.parametrize("left", [1_000_000, 0], ids=["no room for a model", "no room at all"])
+def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, left: int) -> None:
+    """It waits, says so in a line, and is made when there is room: also where not even the data base could
+    write down that it waits."""
+    with import_module("test_station_faults").small_disk(tmp_path / "disk", "64m"):
+        running = open_station(database=None, store=str(tmp_path / "disk" / "store"))
+        line = Line(running.url)
+        line.shift()
+        ballast = tmp_path / "disk" / "ballast"
+        with held_up(running, line) as number, ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while (free := running.station.files.free_bytes()) > left:
+                file.write(bytes(min(1 << 14, free - left)))
+        text = until(lambda: problems(line).get("learning_1"))
+        assert text.startswith("a version waits to be made from corrections: ")
+        assert " the disk of " in text
+        assert text.endswith("; free some space")
+        assert "\n" not in text
+        assert status_of(line, number) in ("queued", "running")
+        answer = line.http.post(f"{API}/inspections", params={"name": "on.png"}, content=drawn_part(7))
+        assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
+        ballast.unlink()
+        made = line.ended(number)
+        assert (made["status"], made["version"]) == ("ready", 2), made["error"]
+        until(lambda: "learning_1" not in problems(line))
+        assert len(line.http.get(f"{API}/versions").json()["versions"]) == 2
+        until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
+        assert line.send(drawn_part(8), "after.png")["version"] == 1
+        line.http.close()
+        running.close()
+
+
+# -------------------------------------------------------------------------------------------- another version
+
+
+@pytest.mark.parametrize("rule", ["click", "auto"])
+def test_another_version_is_put_to_use_meanwhile(
+    open_station: Any, settings: Any, model_file: Path, tmp_path: Path, rule: str
+) -> None:
+    """What was made from version 1 is shown as that, and does not go live by the rule; another one is made
+    from the version that judges."""
+    product = replace(settings.products[NAME], learn=LearningSettings(rule=rule, after=1000))
+    running = open_station(products={NAME: product})
+    line = Line(running.url)
+    other, first = switched_meanwhile(running, line, model_file, tmp_path)
+    assert (first["status"], first["start"], first["compared_with"]) == ("ready", 1, 1)
+    assert "switched" in first["waits"]
+    said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
+
+    def is_told() -> bool:
+        trail = line.http.get(f"{API}/trail").json()["entries"]
+        return any(one["text"].startswith(said) for one in trail)
+
+    if rule == "auto":  # it is ready a moment before
+        until(is_told)
+    else:
+        assert not is_told()
+    trail = line.http.get(f"{API}/trail").json()["entries"]
+    assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail]
+    assert line.active() == other
+    second = line.ended(until(lambda: newest(line, first["id"])))
+    assert (second["status"], second["start"], second["compared_with"]) == ("ready", other, other)
+    assert "switched" not in second["waits"]
+    assert line.active() == other, "neither goes live without a click"
+    assert line.send(drawn_part(9), "now.png")["version"] == other
+    assert line.use(first["version"]).status_code == 200, "and who wants the first one may have it"
+    line.http.close()
+
+
+def switched_meanwhile(running: Any, line: Line, model: Path, folder: Path) -> tuple[int, dict[str, Any]]:
+    """An operator's version, put to use while a candidate is made; and the candidate."""
+    line.shift()
+    other = other_version(line, model, folder)
+    with held_up(running, line) as number:
+        assert line.use(other).status_code == 200
+    return other, line.ended(number)
+
+
+def newest(line: Line, after: int) -> int | None:
+    """Of the candidates, if there is one after this."""
+    number = int(line.http.get(f"{API}/learning").json()["candidates"][0]["id"])
+    return number if number > after else None
+
+
+def test_a_version_judges_instead_of_the_one_that_is_named_alone(
+    running: Any, model_file: Path, tmp_path: Path
+) -> None:
+    """The rule's last look: somebody may be quicker while it opens the model."""
+    line = Line(running.url)
+    versions = running.station.versions
+    one = other_version(line, model_file, tmp_path)
+    two = other_version(line, model_file, tmp_path, "4%")
+    assert versions.activate(1, one, "operator", instead_of=1) is True
+    assert versions.activate(1, one, "operator", instead_of=1) is True, "as where the answer was lost"
+    assert versions.activate(1, two, "rule", instead_of=1) is False
+    assert (line.active(), line.send(drawn_part(9))["version"]) == (one, one)
+    switched = [one for one in line.http.get(f"{API}/trail").json()["entries"] if "activated" in one["kind"]]
+    assert [one["by"] for one in switched] == ["operator", "operator", "station"]
+    line.http.close()
+
+
+@needs_chromium
+def test_the_page_models_learns_shows_gains_and_losses_and_goes_back(tablet: Tablet) -> None:
+    line = Line(tablet.url)
+    tablet.open("models")
+    assert "Nobody has corrected the model yet" in tablet.text("[aria-labelledby=learn]")
+    found = line.shift()
+    tablet.open("models")
+    assert "3 false alarms were corrected" in tablet.text("[aria-labelledby=learn]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("#learn-now")
+    tablet.wait(lambda: tablet.all("[data-status=ready]"), 90)
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    card = "[data-status=ready]"
+    text = tablet.text(card)
+    assert "Version 2" in text
+    assert "Use it: of 3 reviewed good parts" in text
+    assert len(tablet.all("[data-activate='2']")) == 1
+    assert "waits for you" in text
+    assert "False alarms that would pass" in text
+    links = {one.get_attribute("href").rpartition("/")[2] for one in tablet.all(f"{card} a")}
+    assert {str(number) for number in found["stained"]} <= links
+    tablet.js("document.querySelector('[aria-labelledby=trail] details').open = true")
+    assert "candidate ready" in tablet.text("[aria-labelledby=trail]")
+    assert tablet.unfit(PHONE, SLATE) == []
+    tablet.click(f"{card} [data-activate]")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    assert tablet.text("#question") == "Use version 2 from now on?"
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 2)
+    tablet.wait(lambda: tablet.all("#back"))
+    assert tablet.all("[data-status=live]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("#back")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 1)
+    assert tablet.complaints() == []

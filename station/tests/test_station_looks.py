@@ -1,0 +1,157 @@
+"""History, trends, models and the sign-in in a real browser; and what holds for every page: it fits, it is
+accessible, it keeps to the policy."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.keys import Keys
+
+from flawscope_station.drift.drift import Drift
+from tablet import API, PHONE, SLATE, Tablet, needs_chromium
+from tablet import driver_fixture as driver_fixture
+from tablet import tablet_fixture as tablet_fixture
+
+pytestmark = needs_chromium
+
+PAGES = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=2")
+PASSWORD = "correct horse battery"
+
+# --------------------------------------------------------------------------------- history, trends, models
+
+
+def test_the_history_by_hand(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    good, bad = judged
+    for k in range(50):
+        tablet.post(bad if k == 1 else good, f"{k}.png")
+    tablet.open("history")
+    assert len(tablet.all(".grid .card")) == 48
+    tablet.click(".pick input[value='50']")
+    tablet.click(".paging a[rel=next]")
+    tablet.wait(lambda: len(tablet.all(".grid .card")) == 2)
+    tablet.click(".pick input[value='2']")
+    assert tablet.text("#how-many") == "2 of 2 chosen"  # one of them on the page before
+    tablet.click("#compare")
+    tablet.wait(lambda: tablet.all(".pair"))
+    assert [one.text for one in tablet.all(".pair h2")] == ["49.png", "1.png"]
+    tablet.wait(lambda: tablet.js("return [...document.images].every((i) => i.naturalWidth > 0)"))
+    tablet.js(
+        "const s = document.querySelector('#strength'); s.value = 0; s.dispatchEvent(new Event('input'))"
+    )
+    assert tablet.js("return getComputedStyle(document.querySelector('.over')).opacity") == "0"
+    tablet.open("history")
+    tablet.click(".filters summary")
+    tablet.js("document.querySelector('[name=decision]').value = 'anomalous'")
+    tablet.click("#filters button")
+    tablet.wait(lambda: len(tablet.all(".grid .card")) == 1)
+    assert "since" not in tablet.driver.current_url
+    since = "document.querySelector('[name=since]')"
+    assert tablet.js(f"{since}.value = '2001-02-03T04:05'; return {since}.value") == "2001-02-03T04:05"
+    tablet.click("#filters button")
+    tablet.wait(lambda: "since=2001-02-0" in tablet.driver.current_url)
+    assert tablet.js(f"return {since}.value") == "2001-02-03T04:05"  # in the browser's zone again
+    tablet.click(".grid .thumb")
+    tablet.wait(lambda: tablet.all("[data-verdict=defect]"))
+    tablet.click("[data-verdict=defect]")
+    tablet.wait(lambda: tablet.find("[data-verdict=defect]").get_attribute("aria-pressed") == "true")
+    assert tablet.known(2)["verdict"] == "defect"
+    assert tablet.complaints() == []
+
+
+def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    numbers = [tablet.post(part)["id"] for part in (*judged, judged[1])]
+    tablet.http.post(f"{API}/inspections/{numbers[1]}/verdict", json={"verdict": "good"})
+    tablet.open("trends?range=hour")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
+    ink = """
+    const canvas = document.querySelector("#chart canvas");
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const near = (k, colour) => colour.every((c, i) => Math.abs(pixels[k + i] - c) < 30);
+    const counts = arguments[0].map(() => 0);
+    for (let k = 0; k < pixels.length; k += 4)
+      if (pixels[k + 3] > 200) arguments[0].forEach((colour, n) => (counts[n] += near(k, colour)));
+    return counts;
+    """
+    green, vermilion, black = tablet.js(ink, [[0, 105, 75], [184, 74, 0], [28, 31, 36]])
+    assert green > 15  # a dot
+    assert vermilion > 100  # a triangle or two, and the threshold
+    assert black > 15  # the cross of the false alarm
+    totals = {name: tablet.text(f"#total-{name}") for name in ("inspections", "anomalous", "false_alarms")}
+    assert totals == {"inspections": "3", "anomalous": "2", "false_alarms": "1"}
+    tablet.click("#as-table summary")
+    rows = [row.text for row in tablet.all("#rows tr")]
+    assert len(rows) == 3
+    assert "False alarm" in rows[1]
+    for name in ("day", "week", "month", "all"):
+        tablet.open(f"trends?range={name}")
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
+    assert tablet.complaints() == []
+
+
+# -------------------------------------------------------------------------------------- users, looks, rights
+
+
+def test_language_and_colours_are_kept(tablet: Tablet) -> None:
+    tablet.open("live")
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    light = tablet.js(paper)
+    tablet.click(".settings summary")
+    tablet.find("#themes [value=dark]").click()
+    dark = tablet.js(paper)
+    assert dark != light
+    tablet.find("button[value=de]").click()
+    tablet.wait(lambda: tablet.js("return document.documentElement.lang") == "de")
+    assert tablet.text("#word") == "Wartet"
+    assert tablet.js(paper) == dark
+    tablet.open("review")
+    tablet.wait(lambda: tablet.text("#end-title") == "Nichts zu prüfen")
+
+
+def test_every_page_fits_is_accessible_and_keeps_to_the_policy(
+    tablet: Tablet, running: Any, judged: tuple[bytes, bytes]
+) -> None:
+    tablet.post(judged[0], "a-very-long-name-of-a-part-without-any-room-to-break-0123456789.png")
+    tablet.post(judged[1])
+    for page in PAGES:
+        tablet.open(page)
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+        assert tablet.unfit(PHONE, SLATE) == [], page
+        asked = tablet.js("return performance.getEntriesByType('resource').map((one) => one.name)")
+        assert [name for name in asked if not name.startswith((tablet.url, "data:", "blob:"))] == []
+    assert tablet.complaints() == []
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    tablet.driver.get(f"{tablet.url}/sign-in")
+    assert tablet.unfit(PHONE, SLATE) == []
+    assert tablet.js("return document.querySelector('header').getBoundingClientRect().width") == SLATE[0]
+
+
+def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, running: Any) -> None:
+    record = import_module("test_station_drift").record
+    scores = np.random.default_rng(5).standard_normal(900)
+    scores[700:] += 1.5
+    record(running.station, scores, brightness=np.where(np.arange(900) < 700, 0.4, 0.38))
+    number = running.station.products["plate"]
+    tablet.wait(lambda: running.station.parts[Drift].monitor.facts(number)["alarm"])
+    tablet.open("trends?range=hour")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
+    assert tablet.text("#drift-state") == "Something changed"
+    assert "good parts look less like" in tablet.text("#drift-said")
+    assert "darker than before" in tablet.text("#drift-light")
+    assert "%" not in tablet.text("#drift-said") + tablet.text("#drift-light")
+    assert len(tablet.all("#drift-numbers li")) == 2
+    tablet.js("document.querySelector('#drift-more').open = true")
+    assert "0 of 50 are there" in tablet.text("#drift-camera")
+    assert tablet.all("#drift-chart canvas")
+    assert tablet.unfit(PHONE, SLATE) == []
+    tablet.click("#drift-normal")
+    tablet.wait(lambda: tablet.find("#drift-sure").get_attribute("open"))
+    tablet.press(Keys.ENTER)
+    tablet.wait(lambda: tablet.text("#drift-said") == "Begun anew.")
+    tablet.wait(lambda: not tablet.find("#drift-normal").is_displayed())
+    assert running.station.parts[Drift].monitor.facts(number)["alarm"] is None
+    assert tablet.complaints() == []

@@ -1,0 +1,312 @@
+"""The station's broker: a real Mosquitto, cut, killed and started again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("paho.mqtt.client")
+from flawscope_station.client import Client
+from flawscope_station.settings.sinks import MqttSettings
+from flawscope_station.sinks.delivery import POLL_INTERVAL
+from flawscope_station.sinks.mqtt import MqttSink
+from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
+from station_helpers import NAME, Load, Opener, Running, free_port, until
+
+ROOT = Path(__file__).parents[2]
+TOPIC = f"flawscope/station/{NAME}/inspection"
+STATE, STATUS, PROBLEM = (
+    f"flawscope/station/{NAME}/state",
+    "flawscope/station/status",
+    "flawscope/station/problem",
+)
+
+needs_mosquitto = pytest.mark.skipif(
+    Mosquitto.program() is None, reason="Mosquitto is not installed: apt-get install mosquitto"
+)
+
+
+@contextmanager
+def listening(folder: Path, settings: str = "") -> Iterator[Mosquitto]:
+    """A broker, and its folder until it ends."""
+    made = Mosquitto(folder, settings)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def broker() -> Iterator[Mosquitto]:
+    with listening(new_folder()) as made:
+        yield made
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    made: list[Listener] = []
+
+    def one(*words: Any, **more: Any) -> Listener:
+        made.append(Listener(*words, **more))
+        return made[-1]
+
+    yield one
+    for listener in made:
+        listener.close()
+
+
+def send(url: str, parts: list[bytes], names: range | list[str]) -> list[int]:
+    """Numbers of the inspections."""
+    with Client(url) as client:
+        return [client.inspect(parts[0] + str(name).encode(), name=str(name)).id for name in names]
+
+
+def broker_of(running: Running) -> MqttSink:
+    """As the station sees it."""
+    (delivery,) = running.station.sinks.deliveries
+    assert isinstance(delivery.sink, MqttSink)
+    return delivery.sink
+
+
+def online(listener: Listener) -> bool:
+    return listener.last(STATUS) == "online"
+
+
+# ----------------------------------------------------------------------------------------------- what is sent
+
+
+@needs_mosquitto
+def test_inspections_verdicts_states_and_problems_are_there(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """On both data bases."""
+    running = open_station(mqtt=MqttSettings(broker.url), public=("line3.example",))
+    listener = listen(broker.port, "flawscope/#")
+    until(lambda: online(listener))
+    with Client(running.url) as client:
+        good = client.inspect(parts[0], name="good.png")
+        begun = time.monotonic()
+        bad = client.inspect(parts[-1], name="bad.png")
+        until(lambda: listener.numbers(TOPIC)[bad.id])
+        took = time.monotonic() - begun
+        client.verdict(bad.id, "defect")
+        client.verdict(bad.id, "undo")
+        verdicts = f"flawscope/station/{NAME}/verdict"
+        until(lambda: len(listener.of(verdicts)) == 2)
+        shown = httpx.get(f"{running.url}/api/v1/products/{NAME}/inspections/{bad.id}").json()
+    assert took < POLL_INTERVAL / 2, "it was woken"
+    sent = listener.of(TOPIC)[1]
+    assert (sent["type"], sent["timestamp"]) == ("inspection.created", shown["at"])
+    assert {name: sent["data"][name] for name in shown} == shown
+    assert [one["data"]["said"]["verdict"] for one in listener.of(verdicts)] == ["defect", "undo"]
+    assert [one["data"]["id"] for one in listener.of(TOPIC)] == [good.id, bad.id]
+    until(lambda: (listener.last(STATE) or {}).get("inspections") == 2)
+    state = listener.last(STATE)
+    assert (state["id"], state["decision"], state["score"]) == (bad.id, bad.decision, bad.score)
+    assert state["version"] == bad.version
+    assert state["share_24_hours"] == state["anomalous"] / 2
+    nothing = {"count": 0, "problems": []}
+    until(lambda: listener.last(PROBLEM) == nothing, lambda: listener.last(PROBLEM))
+    running.station.report("camera_lost_1", "no picture for 10 s")
+    until(lambda: listener.last(PROBLEM)["count"] == 1)
+    assert listener.last(PROBLEM)["problems"][0]["code"] == "camera_lost_1"
+    (facts,) = running.station.sinks.facts(NAME)
+    assert (facts["name"], facts["kind"], facts["delivered"]) == (broker.url, "mqtt", 4)
+    late = listen(broker.port, "flawscope/#", name="late", clean=True)
+    until(lambda: online(late) and late.last(STATE), "states are retained")
+    assert late.of(TOPIC) == [], "inspections are not"
+    running.close()
+    until(lambda: listener.last(STATUS) == "offline")
+
+
+@needs_mosquitto
+def test_only_anomalous_ones_and_no_verdicts(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    running = open_station(
+        mqtt=MqttSettings(broker.url, only="anomalous", verdicts=False, topic="plant/hall 2")
+    )
+    listener = listen(broker.port, "plant/#")
+    until(lambda: listener.last("plant/hall 2/station/status") == "online")
+    with Client(running.url) as client:
+        several = [client.inspect(data) for data in parts]
+        client.verdict(several[0].id, "defect")
+    wanted = [one.id for one in several if one.decision == "anomalous"]
+    assert 0 < len(wanted) < len(several)
+    topic = f"plant/hall 2/station/{NAME}"
+    until(lambda: sorted(listener.numbers(f"{topic}/inspection")) == wanted)
+    until(lambda: listener.last(f"{topic}/state")["inspections"] == len(several))
+    assert listener.of(f"{topic}/verdict") == []
+
+
+# ---------------------------------------------------------------------------------------------- nothing lost
+
+
+def first_ones(listener: Listener) -> list[int]:
+    """Numbers of the inspections in the order in which they came; one that comes again has the same id."""
+    ids = {one["id"]: one["data"]["id"] for one in listener.of(TOPIC)}
+    assert len(set(ids.values())) == len(ids)
+    return list(ids.values())
+
+
+@needs_mosquitto
+def test_a_cable_that_is_cut_again_and_again(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """Nothing is lost, all comes in order, what comes twice has the same id; the page says that the broker is
+    away."""
+    cable = Cable(broker.port)
+    running = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{cable.port}"))
+    listener = listen(broker.port, TOPIC, STATUS)
+    until(lambda: online(listener))
+    load = Load(running.url, parts, clients=2)
+    load.start()
+    for pause in (0.05, 0.21, 0.33):
+        before = len(load.taken)
+        until(lambda before=before: len(load.taken) >= before + 3)
+        time.sleep(pause)
+        cable.cut()
+        until(lambda: any(one.code == "mqtt_away" for one in running.station.problems()))
+        until(lambda: listener.last(STATUS) == "offline", "the broker says so")
+        cable.plug()
+        until(lambda: broker_of(running).is_connected)
+    load.end()
+    numbers = sorted(number for number, _ in load.taken.values())
+    until(lambda: len(listener.numbers(TOPIC)) == len(numbers))
+    assert first_ones(listener) == numbers
+    until(lambda: not [one for one in running.station.problems() if one.code == "mqtt_away"])
+    assert not load.odd
+    cable.close()
+
+
+@needs_mosquitto
+def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """What was on its way may come again, under the same id."""
+    running = open_station(mqtt=MqttSettings(broker.url))
+    listener = listen(broker.port, TOPIC, STATUS)
+    until(lambda: online(listener))
+    time.sleep(0.5)  # Mosquitto writes down a moment later who listens: else what comes first has no reader
+    load = Load(running.url, parts, clients=2)
+    load.start()
+    until(lambda: len(load.taken) > 10)
+    broker.kill()
+    before = len(load.taken)
+    until(lambda: len(load.taken) > before + 10)
+    broker.start()
+    until(lambda: broker_of(running).is_connected)
+    load.end()
+    numbers = {number for number, _ in load.taken.values()}
+    until(lambda: set(listener.numbers(TOPIC)) >= numbers, "lost")
+    first_ones(listener)
+
+
+# -------------------------------------------------------------------------------------------- who may do what
+
+
+@needs_mosquitto
+def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path, parts: list[bytes]) -> None:
+    """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
+    if shutil.which("mosquitto_passwd") is None:
+        pytest.skip("mosquitto_passwd is not installed")
+    folder = new_folder()
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", str(folder / "words"), "line", "sesame"], check=True, timeout=20
+    )
+    rights = folder / "rights"
+    rights.write_text("user line\ntopic write flawscope/#\n")
+    (folder / "words").chmod(0o600)
+    secret = tmp_path / "mqtt.password"
+    secret.write_text("open\n")
+    with listening(folder, f"password_file {folder}/words\nacl_file {rights}") as broker:
+        running = open_station(mqtt=MqttSettings(broker.url, user="line", password_file=str(secret)))
+        until(lambda: any("refuses" in one.text for one in running.station.problems()))
+        (problem,) = running.station.problems()
+        assert "Not authorized" in problem.text
+        assert "open" not in problem.text.replace("openssl", "")
+        secret.write_text("sesame\n")
+        until(lambda: broker_of(running).is_connected)
+        send(running.url, parts, range(3))
+        until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
+
+
+@needs_mosquitto
+def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[bytes], tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = new_folder()
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    with listening(folder, f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem") as broker:
+        url = f"mqtts://localhost:{broker.port}"
+        unknown = open_station(mqtt=MqttSettings(url), store=str(tmp_path / "other"), database=None)
+        until(lambda: any("certificate verify failed" in one.text for one in unknown.station.problems()))
+        running = open_station(mqtt=MqttSettings(url, ca_file=str(folder / "cert.pem")))
+        until(lambda: broker_of(running).is_connected)
+        send(running.url, parts, range(3))
+        until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
+
+
+def test_a_broker_that_never_was_harms_nothing(
+    running: Running, open_station: Opener, parts: list[bytes]
+) -> None:
+    running.close()
+    there = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{free_port()}"))
+    assert len(send(there.url, parts, range(3))) == 3
+    until(lambda: any("3 messages wait" in one.text for one in there.station.problems()))
+    begun = time.monotonic()
+    there.close()
+    assert time.monotonic() - begun < 15
+
+
+# ------------------------------------------------------------------------------------------------- containers
+
+
+@needs_mosquitto
+def test_mosquitto_takes_the_file_of_the_container(tmp_path: Path) -> None:
+    """With folders of this machine in the place of the container's."""
+    text = (ROOT / "deploy/mosquitto.conf").read_text()
+    folder = new_folder()
+    (folder / "users").write_text("")
+    (folder / "users").chmod(0o600)
+    port = free_port()
+    for old, new in (
+        ("listener 1883", f"listener {port} 127.0.0.1"),
+        ("/run/secrets/mosquitto_users", str(folder / "users")),
+        ("/mosquitto/data/", f"{folder}/"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "conf").write_text(text + "user root\n")
+    program = Mosquitto.program()
+    assert program
+    process = subprocess.Popen(
+        [program, "-c", str(folder / "conf")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        until(lambda: process.poll() is not None or listens(port))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        said = process.communicate()[0].decode()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert "Error" not in said, said

@@ -1,0 +1,335 @@
+"""The pages as the server sends them, their texts, and the files that others wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import string
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flawscope.evaluation.report import page as report_page
+from flawscope.results.review.pages import ASSETS, LANGUAGES
+from flawscope_station import housekeeping
+from flawscope_station.access.sign_in import SignInError, SignInThrottle
+from flawscope_station.web import pages, sign_in_pages
+from flawscope_station.web.templates import PAGES, TABS
+
+WEB = Path(str(resources.files("flawscope_station.web") / "assets"))
+SHARED = Path(str(ASSETS))  # with the review of a folder of results
+TEMPLATES = sorted([*WEB.glob("*.j2"), *SHARED.glob("*.j2")])
+SCRIPTS = sorted([*WEB.glob("*.js"), *SHARED.glob("*.js")])
+HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
+ALL = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=1")
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def browser(running: Any) -> Iterator[httpx.Client]:
+    """Not a real one: what it is sent is looked at here."""
+    with httpx.Client(base_url=running.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def visitor(common: Any, parts: list[bytes]) -> Iterator[httpx.Client]:
+    """The same, at the station that the tests of this file share; it has a picture."""
+    with httpx.Client(base_url=common.url, timeout=30) as client:
+        post(client, parts[0])
+        yield client
+
+
+def post(browser: httpx.Client, data: bytes, name: str = "part.png") -> dict[str, Any]:
+    headers = {"Content-Type": "image/png"}
+    answer = browser.post(
+        "/api/v1/products/plate/inspections", params={"name": name}, content=data, headers=headers
+    )
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ texts
+
+
+def texts_of(language: str) -> dict[str, str]:
+    return PAGES.texts[language].flat
+
+
+def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
+    languages = {path.stem for path in (WEB / "texts").iterdir()}
+    assert languages == set(LANGUAGES)
+    names = {
+        language: {
+            key: {name for _, name, _, _ in string.Formatter().parse(text) if name}
+            for key, text in texts_of(language).items()
+        }
+        for language in languages
+    }
+    assert all(names[language] == names["en"] for language in languages)
+    assert all(text.strip() for language in languages for text in texts_of(language).values())
+
+
+def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
+    """Keys that are put together are known by their beginning."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))
+    for module in (pages, sign_in_pages, housekeeping):
+        sources += Path(str(module.__file__)).read_text(encoding="utf-8")
+    known = texts_of("en")
+    whole = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*[a-z])["'`]""", sources))
+    beginnings = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*)(?:["'] ~|\$?\{)""", sources))
+    named = {key for key in known if key.removesuffix("_one").removesuffix("_many") in whole}
+    named |= {key for key in known if key.startswith(tuple(beginnings))}
+    assert set(known) - named == set()
+    sections = {key.partition(".")[0] for key in known}
+    counted = {key.removesuffix("_one") for key in known}
+    missing = (
+        {key for key in whole if key.partition(".")[0] in sections and not key.endswith(".js")}
+        - known.keys()
+        - counted
+    )
+    assert missing == set()
+
+
+def test_the_language_is_the_chosen_one_else_the_browsers() -> None:
+    browsers = {
+        "de-AT,de;q=0.9,en;q=0.8": "de",
+        "es, DE;q=0.5": "de",
+        "fr-CH, de;q=0.5": "fr",
+        "es": "en",
+        "": "en",
+    }
+    assert {accepted: PAGES.texts_for(None, accepted).language for accepted in browsers} == browsers
+    assert [PAGES.texts_for(cookie, "de").language for cookie in ("en", "xx")] == ["en", "de"]
+
+
+def test_numbers_are_written_as_the_language_writes_them() -> None:
+    assert PAGES.texts["en"].number(1.2345) == "1.23"
+    assert PAGES.texts["de"].number(1.2345) == "1,23"
+    assert PAGES.texts["de"].number(None) == "–"
+    assert PAGES.texts["en"].count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
+
+
+# ---------------------------------------------------------------------------------------- files of the pages
+
+
+def test_what_others_wrote_is_unchanged_and_named() -> None:
+    readme = (WEB / "vendored/README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", readme, re.MULTILINE))
+    files = {path.relative_to(WEB / "vendored").as_posix(): path for path in WEB.glob("vendored/*/*")}
+    assert rows.keys() == files.keys()
+    for name, path in files.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == rows[name], name
+    notice = Path(__file__).parents[2] / "NOTICE"
+    assert "station/src/flawscope_station/web/assets/vendored/uPlot" in notice.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_has_nothing_that_the_policy_forbids(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\sstyle\s*=|<style|\son\w+\s*=|javascript:", text)
+    for attributes in re.findall(r"<script([^>]*)>", text):
+        assert "src=" in attributes or 'type="application/json"' in attributes
+    assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", text)
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, SHARED / "pages.css"], ids=lambda path: path.name)
+def test_a_script_makes_no_markup_of_texts(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
+    assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)\S+", text) == []
+
+
+def test_the_colours_are_those_of_the_reports() -> None:
+    """By day, by night, and by night because somebody chose it."""
+    css = (SHARED / "pages.css").read_text(encoding="utf-8")
+    day, night = re.findall(r"--paper: [^}]*?--focus: #\w+;", report_page.read_asset("pages.css"))
+    mine = re.findall(r"--paper: [^}]*?--focus: #\w+;", css)
+    squeezed = [" ".join(block.split()) for block in (day, night, night)]
+    assert [" ".join(block.split()) for block in mine] == squeezed
+
+
+def test_static_files_are_those_that_are_known(visitor: httpx.Client) -> None:
+    for name, (_, digest, kind) in PAGES.static_files.items():
+        answer = visitor.get(f"/static/{name}?v={digest}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert "immutable" in answer.headers["cache-control"]
+    outside = ("base.html.j2", "texts/en.yaml", "../pages.py", "..%2fpages.py", "%2fetc%2fpasswd", "", "live")
+    for name in outside:
+        assert visitor.get(f"/static/{name}").status_code == 404, name
+
+
+# ------------------------------------------------------------------------------------------------- the pages
+
+
+def test_every_page_says_what_it_is(visitor: httpx.Client) -> None:
+    assert visitor.get("/").headers["location"] == "/plate/live"
+    for name in ALL:
+        answer = visitor.get(f"/plate/{name}")
+        assert answer.status_code == 200, name
+        assert answer.headers["cache-control"] == "no-store"
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert len(re.findall(r"<h1[ >]", answer.text)) == 1, name
+        assert '<html lang="en"' in answer.text
+        assert "<main id=" in answer.text
+        shown = answer.text.count('aria-current="page"')
+        assert shown == (1 if name in TABS else 0)
+        german = visitor.get(f"/plate/{name}", headers={"Accept-Language": "de"})
+        assert ('<html lang="de"' in german.text, "Zum Inhalt springen" in german.text) == (True, True)
+        assert german.headers["content-language"] == "de"
+
+
+def test_the_language_is_chosen(visitor: httpx.Client) -> None:
+    chosen = visitor.post("/language", data={"language": "de", "next": "/plate/history"})
+    assert (chosen.status_code, chosen.headers["location"]) == (303, "/plate/history")
+    assert "Ohne Filter" in visitor.get("/plate/history").text
+    away = visitor.post("/language", data={"language": "en", "next": "//elsewhere.example/"})
+    assert away.headers["location"] == "/"
+
+
+def test_what_is_not_there_is_said_on_a_page(visitor: httpx.Client) -> None:
+    numbers = ("9999", "9" * 19, "9" * 60)
+    several = [
+        f"/plate/{path}{n}" for n in numbers for path in ("inspections/", "review?only=", "compare?b=9998&a=")
+    ]
+    for address in ("/other/live", *several):
+        answer = visitor.get(address)
+        assert answer.status_code == 404, address
+        assert "<h1>Not found</h1>" in answer.text
+    for address in ("/plate/nowhere", "/nothing/at/all", "/-/nowhere"):
+        german = visitor.get(address, headers={"Accept-Language": "de"})
+        assert (german.status_code, "Diese Seite gibt es nicht" in german.text) == (404, True), address
+    assert visitor.get(f"/plate/compare?a={'9' * 5000}&b=1").status_code in (200, 404)
+
+
+def test_names_never_become_markup(visitor: httpx.Client, parts: list[bytes]) -> None:
+    number = post(visitor, parts[0], HOSTILE)["id"]
+    for name in ("live", "history", f"inspections/{number}", f"compare?a={number}&b=1"):
+        text = visitor.get(f"/plate/{name}").text
+        assert "<img src=x" not in text, name
+    shown = visitor.get(f"/plate/inspections/{number}").text
+    assert "日本.png" in html.unescape(shown)
+
+
+def test_the_history_filters_and_turns_pages(browser: httpx.Client, parts: list[bytes]) -> None:
+    count = pages.PER_PAGE + 3
+    for k in range(count):
+        post(browser, parts[k % 2], f"{k:03}.png")
+    names = r'<span class="name"><bdi>(.*?)</bdi>'
+    first = browser.get("/plate/history").text
+    assert re.findall(names, first) == [f"{k:03}.png" for k in reversed(range(3, count))]
+    older = html.unescape(re.findall(r'href="(/plate/history\?[^"]*cursor[^"]*)"', first)[0])
+    second = browser.get(older).text
+    assert re.findall(names, second) == ["002.png", "001.png", "000.png"]
+    assert 'href="/plate/history?"' in second or 'href="/plate/history"' in second
+    tens = [f"{k:03}.png" for k in range(19, 9, -1)]
+    assert re.findall(names, browser.get("/plate/history?name=01*").text) == tens
+    browser.post("/api/v1/products/plate/inspections/5/verdict", json={"verdict": "defect"})
+    assert re.findall(names, browser.get("/plate/history?verdict=defect&decision=").text) == ["004.png"]
+    assert re.findall(names, browser.get("/plate/history?until=2001-01-01T10:00").text) == []
+    assert "No picture matches" in browser.get("/plate/history?score_min=1e9").text
+    assert len(re.findall(names, browser.get("/plate/history?score_max=99999,5").text)) == pages.PER_PAGE
+
+
+def test_a_filter_that_is_none_is_named(visitor: httpx.Client) -> None:
+    for query in ("score_min=x", "since=yesterday", "decision=perhaps", "cursor=zzz"):
+        answer = visitor.get(f"/plate/history?{query}")
+        assert answer.status_code == 422, query
+        said = re.findall(r'role="alert">.*?<span>(.*?)</span>', answer.text.partition("<main")[2])
+        assert said, query
+
+
+def test_periods_keep_the_other_filters(visitor: httpx.Client) -> None:
+    text = visitor.get("/plate/history?verdict=none").text
+    links = map(html.unescape, re.findall(r'href="([^"]*)"', text))
+    hour = next(one for one in links if "period=hour" in one)
+    assert "verdict=none" in hour
+    shown = visitor.get(hour).text
+    assert re.findall(r'aria-current="true">([^<]*)</a>', shown)[:1] == ["Last hour"]
+    assert "part.png" in shown
+
+
+def test_two_that_are_ticked_are_compared_without_a_script(visitor: httpx.Client, parts: list[bytes]) -> None:
+    one, two = post(visitor, parts[0], "one.png"), post(visitor, parts[-1], "two.png")
+    text = visitor.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
+    assert text.index("one.png") < text.index("two.png")
+    difference = PAGES.texts["en"].number(two["score"] - one["score"])
+    assert f"<strong>{difference}</strong>" in text
+    assert "Choose two pictures" in visitor.get(f"/plate/compare?id={one['id']}").text
+
+
+@pytest.fixture
+def users(running: Any) -> None:
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    running.station.access.add_user("emil", PASSWORD, "engineer")
+
+
+def sign_in(browser: httpx.Client, name: str, password: str = PASSWORD, next: str = "/") -> httpx.Response:
+    return browser.post("/sign-in", data={"name": name, "password": password, "next": next})
+
+
+def test_signing_in_leads_to_where_one_wanted(browser: httpx.Client, users: None) -> None:
+    asked = browser.get("/plate/history?verdict=good")
+    assert asked.status_code == 303
+    form = browser.get(asked.headers["location"])
+    assert 'name="next" value="/plate/history?verdict=good"' in html.unescape(form.text)
+    assert 'name="next" value="/"' in browser.get("/sign-in?next=//elsewhere.example").text
+    wrong = sign_in(browser, "anna", "wrong horse battery", "/plate/history")
+    assert wrong.status_code == 401
+    assert "Name or password is wrong." in wrong.text
+    assert 'value="anna"' in wrong.text
+    assert "wrong horse" not in wrong.text
+    right = sign_in(browser, "anna", next="/plate/history?verdict=good")
+    assert (right.status_code, right.headers["location"]) == (303, "/plate/history?verdict=good")
+    page = browser.get("/plate/history").text
+    assert "Signed in as anna" in page
+    assert browser.get("/sign-in").headers["location"] == "/"
+
+
+def test_too_many_tries_have_to_wait(browser: httpx.Client, running: Any, users: None) -> None:
+    attempts = running.station.access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
+    for _ in range(10):
+        with suppress(SignInError):
+            attempts.begin("anna", "127.0.0.1")
+    answer = sign_in(browser, "anna")
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "Too many tries" in answer.text
+
+
+def test_signing_out_ends_the_session_from_its_own_page_alone(browser: httpx.Client, users: None) -> None:
+    sign_in(browser, "anna")
+    other_site = {"Sec-Fetch-Site": "cross-site"}
+    assert browser.post("/sign-out", headers=other_site).status_code == 403
+    assert browser.get("/plate/live").status_code == 200
+    cookies = dict(browser.cookies)
+    answer = browser.post("/sign-out")
+    assert (answer.headers["location"], "max-age=0" in answer.headers["set-cookie"].lower()) == (
+        "/sign-in",
+        True,
+    )
+    browser.cookies.update(cookies)
+    assert browser.get("/plate/live").status_code == 303
+
+
+def test_operators_see_no_buttons_of_engineers(
+    browser: httpx.Client, users: None, parts: list[bytes]
+) -> None:
+    sign_in(browser, "emil")
+    post(browser, parts[0])
+    assert 'id="upload"' in browser.get("/plate/models").text
+    assert "/export?" in browser.get("/plate/history").text
+    browser.cookies.clear()
+    sign_in(browser, "anna")
+    text = browser.get("/plate/models").text
+    assert 'id="upload"' not in text
+    assert "Engineers add versions" in text
+    assert "/export?" not in browser.get("/plate/history").text

@@ -1,0 +1,202 @@
+"""Sources, sinks and connections of other packages: found by their entry points, checked by their records,
+true to the contract. Those of examples/line stand for what others write."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from flawscope.errors import InputError
+from flawscope_station.access.audit import search
+from flawscope_station.settings.plugins import (
+    CONNECTION_GROUP,
+    SINK_GROUP,
+    SOURCE_GROUP,
+    Plugin,
+    plugin_names,
+)
+from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.testing import check_sink, check_source
+from plugin_helpers import LINE, plugins_fixture, reels_fixture, settings_text  # noqa: F401
+from station_helpers import INSPECTIONS, NAME, opened, until
+
+pytestmark = pytest.mark.usefixtures("plugins")
+DOCUMENTED = Path(__file__).parents[2] / "docs/adding-a-connection.md"
+
+
+def ids(path: Path) -> list[str]:
+    """Of the inspections in a CSV file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row["id"] for row in csv.DictReader(file)]
+
+
+def test_plugins_are_found_by_their_entry_points() -> None:
+    assert {"modbus", "opcua"} <= set(plugin_names(CONNECTION_GROUP))
+    assert "reel" in plugin_names(SOURCE_GROUP)
+    assert "csv" in plugin_names(SINK_GROUP)
+
+
+def test_the_examples_keep_the_contract(reels: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+    from emulated_line.csv_file import CSV
+    from emulated_line.reel import REEL
+
+    check_source(REEL, {"folder": str(reels["mixed"])}, model_file)
+    path = tmp_path / "found.csv"
+    check_sink(CSV, {"file": str(path)}, model_file, lambda: ids(path))
+
+
+@dataclass(frozen=True)
+class Careless:
+    file: str
+
+
+def test_a_sink_that_counts_twice_or_loses_is_found(model_file: Path, tmp_path: Path) -> None:
+    from emulated_line.csv_file import CsvFile
+
+    class Twice(CsvFile):
+        def send(self, message: Any) -> None:
+            self._known = set()
+            super().send(message)
+
+    class Lost(CsvFile):
+        def send(self, message: Any) -> None:
+            if message.number != 2:
+                super().send(message)
+
+    for kind, said in ((Twice, "counts twice"), (Lost, "4 of 6|5 of 6")):
+        path = tmp_path / f"{kind.__name__}.csv"
+        with pytest.raises(AssertionError, match=said):
+            check_sink(
+                Plugin("csv", Careless, kind), {"file": str(path)}, model_file, lambda path=path: ids(path)
+            )
+
+
+def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(
+    reels: dict[str, Path], model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from emulated_line.reel import REEL, Reel, ReelSettings
+
+    class Idle(Reel):
+        next_shot = forget = None
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("next_shot", "forget"):
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    class SameKey(Reel):
+        def picture(self, shot: Any, key: str | None) -> Any:
+            return super().picture(shot, key or "one for all")
+
+    monkeypatch.setattr("flawscope_station.testing.WAIT_TIMEOUT", 3.0)
+    for kind, said in ((Idle, "gives no picture"), (SameKey, "share an inspection")):
+        with pytest.raises(AssertionError, match=said):
+            check_source(Plugin("reel", ReelSettings, kind), {"folder": str(reels["good"])}, model_file)
+    with pytest.raises(AssertionError, match="a trigger is not refused"):
+        check_source(REEL, {"folder": str(reels["good"])}, model_file, away=list, back=list)
+
+
+def test_a_line_of_plugins_works_in_a_station(
+    settings: Settings, reels: dict[str, Path], model_file: Path, tmp_path: Path
+) -> None:
+    """The camera is triggered by the API, and the sink gets anomalous ones alone; its file is beside
+    station.yaml."""
+    path = tmp_path / "station.yaml"
+    text = settings_text(settings, {NAME: f"{model_file} {reels['mixed'].name}"}, "")
+    sinks = "    sinks: [{csv: {file: found.csv}, only: anomalous, verdicts: false}]\n    sources:"
+    path.write_text(text.replace("    sources:", sinks))
+    running = opened(read_settings(path))
+    try:
+        there = f"{running.url}/api/v1/products/{NAME}"
+        answers = [httpx.post(f"{there}/trigger?part={n}", timeout=60).json() for n in range(4)]
+        assert [one["decision"] for one in answers] == ["good", "anomalous"] * 2
+        assert [one["triggers"] for one in answers] == [1] * 4
+        until(lambda: len(ids(tmp_path / "found.csv")) == 2)
+        product = httpx.get(there, timeout=60).json()
+        assert product["sources"][0]["kind"] == "camera"
+        assert [(one["name"], one["kind"], one["delivered"]) for one in product["sinks"]] == [
+            ("csv", "csv", 2)
+        ]
+        assert httpx.post(f"{running.url}/api/v1/{INSPECTIONS}", content=b"x", timeout=60).status_code == 422
+    finally:
+        running.close()
+    again = opened(read_settings(path))
+    try:
+        assert not search(again.station.database, about="settings"), "the same settings are no change"
+        assert len(ids(tmp_path / "found.csv")) == 2
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize(
+    ("of_product", "of_station", "said"),
+    [
+        ("sources: [{real: x}]", "", "source with real: did you mean reel?"),
+        ("sources: [{reel: {folder: x}, view: top}]", "", "reel: write its settings below it, and nothing"),
+        ("sources: [{reel: {foldr: x}}]", "", "reel: unknown setting foldr; did you mean folder?"),
+        ("sources: [{reel: }]", "", "reel: setting folder is missing"),
+        ("sinks: [{csv: x, only: good}]", "", "one of all, anomalous"),
+        ("sinks: [{csv: x}, {csv: y}]", "", "csv is there twice: give each its own `name`"),
+        ("sinks: [{csv: {fil: x}}]", "", "csv: unknown setting fil; did you mean file?"),
+        ("sinks: [{csvv: x}]", "", "no sink called csvv: did you mean csv?"),
+        ("sinks: [{only: all}]", "", "either `webhook` or `folder`"),
+        ("", "connections: {modbus: 1}", "connections must be a list"),
+        ("", "connections: [modbus]", "connections must be a list"),
+        ("", "connections: [{profinet: {}}]", "no connection called profinet: known: "),
+        ("", "connections: [{modbuss: {}}]", "no connection called modbuss: did you mean modbus?"),
+    ],
+)
+def test_a_wrong_setting_of_a_plugin_is_one_line(
+    of_product: str, of_station: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(f"products: {{{NAME}: {{model: a.onnx, {of_product}}}}}\n{of_station}")
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        read_settings(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_broken_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = SimpleNamespace(value="nowhere:X", load=Callable)
+    for load, said in (
+        (lambda: __import__("no_such_package"), "source belt cannot be loaded from nowhere:X"),
+        (lambda: 3, "nowhere:X is not a source called belt"),
+        (lambda: Plugin("other", Careless, Careless), "it must be a `Plugin` of that name"),
+    ):
+        entry.load, entry.name = load, "belt"
+        monkeypatch.setattr("flawscope_station.settings.plugins.metadata.entry_points", lambda **_: [entry])
+        path = tmp_path / "station.yaml"
+        path.write_text(f"products: {{{NAME}: {{model: a.onnx, sources: [{{belt: x}}]}}}}")
+        with pytest.raises(InputError, match=re.escape(said)):
+            read_settings(path)
+
+
+def test_a_connection_of_a_product_that_is_not_there_ends_the_start(
+    settings: Settings, reels: dict[str, Path], model_file: Path, tmp_path: Path
+) -> None:
+    from flawscope.errors import FlawscopeError
+
+    path = tmp_path / "station.yaml"
+    setting = "connections: [{modbus: {listen: '127.0.0.1:5020', recipes: {1: lid}}}]"
+    path.write_text(settings_text(settings, {NAME: f"{model_file} {reels['good']}"}, setting))
+    with pytest.raises(FlawscopeError, match="there is no product 'lid'"):
+        opened(read_settings(path))
+
+
+def test_the_guide_shows_the_examples_as_they_are() -> None:
+    blocks = re.findall(r"^```python\n# (emulated_line/\S+)\n(.*?)^```", DOCUMENTED.read_text(), re.M | re.S)
+    assert [name for name, _ in blocks] == ["emulated_line/csv_file.py", "emulated_line/reel.py"]
+    for name, text in blocks:
+        assert text == (LINE / name).read_text().partition('"""\n\n')[2], name
+    assert yaml.safe_load(re.findall(r"^```yaml\n(.*?)^```", DOCUMENTED.read_text(), re.M | re.S)[0])

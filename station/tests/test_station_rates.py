@@ -1,0 +1,198 @@
+"""False-alarm rates of a running station: changed on Models, and named in its settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import flawscope
+from flawscope.errors import InputError
+from flawscope.predictor import read_manifest
+from flawscope_station.learning.learning import Learning
+from flawscope_station.learning.plan import make_plan
+from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
+from learning_helpers import Line, drawn_part
+from station_helpers import NAME, make_older
+from tablet import PHONE, driver_fixture, needs_chromium, tablet_at
+
+__all__ = ["driver_fixture"]
+WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
+API = f"/api/v1/products/{NAME}"
+
+
+@pytest.fixture(params=["onnx", "safetensors"])
+def settings(
+    request: pytest.FixtureRequest, onnx_path: Path, model_path: Path, settings: Settings
+) -> Settings:
+    model = onnx_path if request.param == "onnx" else model_path
+    return replace(settings, products={NAME: replace(settings.products[NAME], model=str(model))})
+
+
+def active_rate(running: Any) -> float:
+    return float(running.station.versions.active(running.station.products[NAME])[1].calibration.rate)
+
+
+def numbers(http: httpx.Client) -> list[int]:
+    return [one["id"] for one in http.get(f"{API}/versions").json()["versions"]]
+
+
+def test_a_rate_is_changed_and_changed_back(open_station: Any, settings: Settings) -> None:
+    """The file has it: what is downloaded judges as the station does. Nothing is made twice."""
+    running = open_station()
+    line, model = Line(running.url), flawscope.load(settings.products[NAME].model, device="cpu")
+    part = drawn_part(7)
+    before = line.send(part)
+    changed = line.http.post(f"{API}/versions/1/rate", json={"rate": 0.3})
+    assert changed.status_code == 201, changed.text
+    made = changed.json()
+    assert (made["id"], made["active"], made["wanted_rate"], made["rate_of"]) == (2, True, 0.3, 1)
+    assert made["false_alarm_rate"] == pytest.approx(3 / 13)
+    after = line.send(part, "again.png")
+    assert (after["version"], after["score"]) == (2, before["score"])
+    assert after["score_threshold"] == model.with_rate(0.3).calibration.score_threshold
+    assert after["score_threshold"] < before["score_threshold"]
+    sent = line.http.get(f"{API}/versions/2/file").content
+    kept = running.station.versions.path(1, 2)
+    assert sent == kept.read_bytes()
+    assert read_manifest(kept).calibration.rate == 0.3
+    assert line.use(1).status_code == 200
+    assert line.send(part, "back.png")["score_threshold"] == before["score_threshold"]
+    again = line.http.post(f"{API}/versions/1/rate", json={"rate": 0.3}).json()
+    assert (again["id"], numbers(line.http)) == (2, [2, 1])
+    other = line.http.post(f"{API}/versions/2/rate", json={"rate": 0.1}).json()
+    assert (other["id"], other["rate_of"]) == (3, 1)
+    kinds = [(one["kind"], one["by"]) for one in line.http.get(f"{API}/trail").json()["entries"]]
+    assert kinds.count(("version activated", "local")) == 4
+    assert "of 100" in line.http.get(f"/{NAME}/models").text
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.01, 0.0769])
+def test_what_the_good_pictures_do_not_support_is_refused(
+    open_station: Any, settings: Settings, rate: float
+) -> None:
+    """12 of them support 1 in 13 at the lowest."""
+    running = open_station()
+    line = Line(running.url)
+    refused = line.http.post(f"{API}/versions/1/rate", json={"rate": rate})
+    assert refused.status_code == 422
+    assert "12 good ones, which support 7.7 % or more" in refused.json()["error"]
+    assert (line.active(), numbers(line.http)) == (1, [1])
+    for odd in (0, 0.5, -1, "5 %"):
+        assert line.http.post(f"{API}/versions/1/rate", json={"rate": odd}).status_code == 422
+    assert line.http.post(f"{API}/versions/9/rate", json={"rate": 0.1}).status_code == 404
+
+
+def test_the_settings_name_a_rate_for_whichever_version_judges(
+    open_station: Any, settings: Settings, onnx_path: Path
+) -> None:
+    def with_rate(text: str | None) -> dict[str, Any]:
+        return {"products": {NAME: replace(settings.products[NAME], false_alarm_rate=text)}}
+
+    running = open_station(**with_rate("20 %"))
+    line = Line(running.url)
+    assert (active_rate(running), line.active()) == (0.2, 2)
+    refused = line.http.post(f"{API}/versions/2/rate", json={"rate": 0.1})
+    assert (refused.status_code, refused.json()["code"]) == (409, "name_taken")
+    assert line.use(1).status_code == 200  # another threshold was in that file
+    assert (active_rate(running), line.active()) == (0.2, 2)
+    body = onnx_path.read_bytes() if settings.products[NAME].model.endswith(".safetensors") else None
+    if body is not None:
+        line.http.post(f"{API}/versions", params={"name": "new.onnx"}, content=body)
+        assert line.use(3).status_code == 200
+        assert active_rate(running) == 0.2
+    active, count = line.active(), len(numbers(line.http))
+    running.close()
+    running = open_station(**with_rate("20 %"))
+    line = Line(running.url)
+    assert (line.active(), len(numbers(line.http))) == (active, count)
+    running.close()
+    running = open_station(**with_rate("0.1"))
+    assert (active_rate(running), len(numbers(Line(running.url).http))) == (0.1, count + 1)
+    running.close()
+    running = open_station(**with_rate(None))
+    assert active_rate(running) == 0.1, "the version goes on as it was"
+    running.close()
+    with pytest.raises(InputError, match=r"cannot be kept.* support 7\.7 % or more"):
+        open_station(**with_rate("1 %"))
+
+
+def test_a_rate_in_the_settings_is_read_and_checked(tmp_path: Path) -> None:
+    def read(text: str) -> float | None:
+        (tmp_path / "station.yaml").write_text(f"products:\n  plate:\n    model: m.onnx\n    {text}\n")
+        return read_settings(tmp_path / "station.yaml").products["plate"].wanted_rate
+
+    assert read("false_alarm_rate: 2 %") == 0.02
+    assert read("false_alarm_rate: 0.02") == 0.02
+    assert read("false_alarm_rate: null") is None
+    for wrong in ("60 %", "0", "few", "-1 %"):
+        with pytest.raises(InputError, match="false_alarm_rate"):
+            read(f"false_alarm_rate: {wrong}")
+
+
+def test_the_rate_of_the_line_and_its_known_defects(open_station: Any, settings: Settings) -> None:
+    """What the table on Models multiplies with; of less than a day nothing is said."""
+    running = open_station()
+    line, database = Line(running.url), running.station.database
+    found = line.shift()
+    assert pictures_a_day(database, 1) is None
+    make_older(database, days=2)
+    assert pictures_a_day(database, 1) == pytest.approx(10 / 2, rel=0.01)
+    assert len(reviewed_defects(database, 1, [1])) == 3 >= len(found["defects"])
+    assert reviewed_defects(database, 1, [2]) == []
+    assert "False alarms a day" in line.http.get(f"/{NAME}/models").text
+
+
+def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station: Any, settings: Settings) -> None:
+    """And a version of another rate is no other model: what it has learnt is known, and can be taken back."""
+    if settings.products[NAME].model.endswith(".onnx"):
+        pytest.skip("an export is not learnt from")
+    running = open_station()
+    line = Line(running.url)
+    found = line.shift()
+    first = line.learn()
+    assert line.use(first["version"], losing=first["at_risk"]).status_code == 200
+    changed = line.http.post(f"{API}/versions/{first['version']}/rate", json={"rate": 0.3}).json()
+    versions, database = running.station.versions, running.station.database
+    active = running.station.parts[Learning]._check_can_learn(1)
+    assert active.number == changed["id"]
+    with database.reading() as connection:
+        plan = make_plan(connection, 1, active, running.station.files, 0)
+    assert (plan.start, plan.learnt) == (changed["id"], first["judgement"]["learnt"])
+    line.say(found["stained"][0], "undo")
+    line.say(found["stained"][0], "undo")
+    second = line.learn()
+    assert second["start"] == 1, "a correction was taken back"
+    assert read_manifest(versions.path(1, second["version"])).calibration.rate == 0.3
+
+
+@needs_chromium
+@pytest.mark.parametrize("settings", ["onnx"], indirect=True)
+def test_a_rate_is_chosen_on_the_page(open_station: Any, settings: Settings, driver: Any) -> None:
+    """With what it means; what is not supported cannot be chosen, and says why."""
+    running = open_station()
+    Line(running.url).shift()
+    make_older(running.station.database, days=2)
+    with tablet_at(running, driver) as tablet:
+        tablet.screen(*WIDE)
+        tablet.open("models")
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+        tablet.click("#rates summary")
+        rows = [one.text for one in tablet.all("#rates tbody tr")]
+        assert len(rows) == 7
+        assert "needs 87 good pictures more" in rows[3]
+        assert not tablet.find("#rates [value='0.01']").is_enabled()
+        heads = tablet.text("#rates thead")
+        assert "False alarms a day" in heads
+        assert "Defects from the line found" in heads
+        assert tablet.unfit(PHONE, NIGHT, WIDE) == []
+        tablet.click("#rates [value='0.1']")
+        tablet.click("#change-rate [type=submit]")
+        tablet.wait(lambda: "Version 2 judges from now on" in tablet.text("#said"))
+        assert active_rate(running) == 0.1
+        assert tablet.text("#back") == "Go back to version 1"
+        assert tablet.complaints() == []

@@ -1,0 +1,213 @@
+"""What a file of settings may say, and passwords that are kept beside it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flawscope.errors import InputError
+from flawscope_station.settings.sinks import MqttSettings, SinkSettings, read_mqtt, read_sinks
+from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.store.database import Database
+from flawscope_station.store.records import Store
+from station_helpers import Served, free_port
+
+URL = "postgresql://line@db.example/station?sslmode=require"
+PASSWORD = "p@ss:/w%rd ä"
+
+
+def with_file(text: str | bytes | None, folder: Path, database: str | None = URL) -> Settings:
+    """Settings in a file, and the password beside them."""
+    if text == "a folder":
+        (folder / "secret").mkdir()
+    elif text is not None:
+        (folder / "secret").write_bytes(text.encode() if isinstance(text, str) else text)
+    line = f"database: {database}\n" if database else ""
+    (folder / "station.yaml").write_text(f"products: {{}}\n{line}password_file: secret\n")
+    return read_settings(folder / "station.yaml")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_password_comes_from_the_file_beside_the_settings(tmp_path: Path, end: str) -> None:
+    settings = with_file(PASSWORD + end, tmp_path)
+    assert settings.url == (
+        "postgresql+psycopg://line:p%40ss%3A%2Fw%25rd%20%C3%A4@db.example/station?sslmode=require"
+    )
+    database = Database(settings.url)
+    assert database.engine.url.password == PASSWORD
+    assert PASSWORD not in database.name
+    assert "p%40ss" not in database.name
+    (tmp_path / "secret").write_text("another")
+    assert ":another@" in settings.url, "it is read again"
+
+
+@pytest.mark.parametrize(
+    ("text", "database", "why"),
+    [
+        (None, URL, r"cannot read .*secret: No such file"),
+        ("a folder", URL, "secret: Is a directory"),
+        ("", URL, r"secret holds nothing: write the password"),
+        ("\n", URL, r"secret holds nothing"),
+        ("one\ntwo\n", URL, r"secret holds more than a line of text"),
+        (b"\xff\xfe", URL, r"secret is no text"),
+        ("secret", None, r"password_file is PostgreSQL's: name its `database`"),
+        ("secret", "postgresql://line:here@db/x", r"a user and no password"),
+        ("secret", "postgresql://db/x", r"write `database` as postgresql://user@host/name"),
+        ("secret", "postgresql:///x?host=/run/line@home", r"write `database` as postgresql://user@host/name"),
+    ],
+)
+def test_a_password_that_cannot_be_had_is_one_line(
+    tmp_path: Path, text: str | bytes | None, database: str | None, why: str
+) -> None:
+    with pytest.raises(InputError, match=rf"station.yaml: setting .*{why}") as caught:
+        with_file(text, tmp_path, database)
+    assert "\n" not in str(caught.value)
+    assert "here" not in str(caught.value)
+
+
+def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
+    own_postgres: Any, model_file: Path, tmp_path: Path
+) -> None:
+    """A real one, with SCRAM; also what its programs ask is answered from the file."""
+    from flawscope_station.store.backup import backup
+
+    own_postgres._say(f"CREATE ROLE line LOGIN PASSWORD '{PASSWORD}'")
+    own_postgres._say("CREATE DATABASE line OWNER line")
+    access = own_postgres.data / "pg_hba.conf"
+    access.write_text(f"local line line scram-sha-256\n{access.read_text()}")
+    own_postgres._call("pg_ctl", "-D", own_postgres.data, "reload")
+    path = tmp_path / "station.yaml"
+    path.write_text(
+        f"products: {{plate: {model_file}}}\npassword_file: secret\n"
+        f"database: postgresql://line@/line?host={own_postgres.folder}\n"
+    )
+    (tmp_path / "secret").write_text("wrong")
+    served = Served([str(path), "--device", "cpu", "--threads", "1"], free_port())
+    with pytest.raises(AssertionError, match=r"it ended.*password authentication failed"):
+        served.start()
+    assert len(served.said().splitlines()) == 1
+    assert "wrong" not in served.said()
+    (tmp_path / "secret").write_text(f"{PASSWORD}\n")
+    served.start()
+    served.kill()
+    settings = read_settings(path)
+    assert backup(settings, tmp_path / "b.tar").products == 1
+    database = Database(settings.url)
+    assert Store(database).add_product("plate") == 1
+    database.close()
+
+
+# ------------------------------------------------------------------------------------------- what cannot be
+
+SINKS: tuple[tuple[Any, str], ...] = (
+    ("https://mes.example", "sinks must be a list"),
+    (["https://mes.example"], "write `- webhook: ADDRESS` or `- folder: DIR`"),
+    ([{"webhok": "https://mes.example"}], "no sink called webhok: did you mean webhook?"),
+    ([{"webhook": "https://mes.example", "folder": "found"}], "either `webhook` or `folder`"),
+    ([{"only": "anomalous"}], "either `webhook` or `folder`"),
+    ([{"webhook": "ftp://mes.example"}], "is not https://host/path"),
+    ([{"webhook": "https://me:word@mes.example"}], "leave the password out"),
+    ([{"webhook": "https://mes.example:x"}], "check host and port"),
+    ([{"webhook": "https://mes.example", "secret": "word"}], "name that as secret_file"),
+    ([{"webhook": "https://mes.example", "picture": "all"}], "one of none, picture, overlay, both"),
+    ([{"folder": "found", "secret_file": "f"}], "a webhook's"),
+    ([{"folder": "found"}, {"folder": "found"}], "is there twice: give each its own `name`"),
+    ([{"folder": "found", "name": ""}], "1 to 60 characters"),
+)
+MQTT: tuple[tuple[Any, str], ...] = (
+    ({}, "no broker"),
+    ({"broker": "tcp://host"}, "is not mqtt://host:1883"),
+    ({"broker": "mqtt://"}, "is not mqtt://host:1883"),
+    ({"broker": "mqtt://host:x"}, "check host and port"),
+    ({"broker": "mqtt://me:word@host"}, "password_file"),
+    ({"broker": "mqtt://host", "brokers": 1}, "did you mean broker?"),
+    ({"broker": "mqtt://host", "password": "word"}, "password_file"),
+    ({"broker": "mqtt://host", "password_file": "f"}, "wants a `user`"),
+    ({"broker": "mqtt://host", "ca_file": "f"}, "mqtts://"),
+    ({"broker": "mqtts://host", "key_file": "f"}, "belong together"),
+    ({"broker": "mqtt://host", "topic": "a/#"}, "cannot begin a topic"),
+    ({"broker": "mqtt://host", "only": "good"}, "one of all, anomalous"),
+    ({"broker": "mqtt://host", "discovery": "homeassistant"}, "discovery is no setting any more"),
+    ({"broker": "mqtt://host", "qos": 2}, "qos is no setting any more"),
+    (3, "no broker"),
+)
+SOURCES: tuple[tuple[Any, str], ...] = (
+    ("incoming", "'incoming' is no source: write `- folder: DIR`"),
+    ({}, "source with nothing: it names neither `folder` nor `camera`"),
+    ({"foldr": "x"}, "source with foldr: did you mean folder?"),
+    ({"camera": "a.mp4", "folder": "x"}, "a folder or a camera, not both"),
+    ({"folder": "x", "then": "xdelete"}, "then: 'xdelete' is not keep, delete"),
+    ({"folder": "x", "then": "Remove"}, "delete? A folder of that name is written ./Rem"),
+    ({"folder": "x", "then": "x"}, "moved to the same folder"),
+    ({"folder": "x", "every": "1 s"}, "known: folder, then"),
+    ({"camera": ""}, "camera has no address"),
+    ({"camera": "rtsp://"}, "it is no address: write for example rtsp://"),
+    ({"camera": "gopher://x/y"}, "gopher:// is not understood: write one of rtsp"),
+    ({"camera": "v4l2:"}, "names no device"),
+    ({"camera": "/dev/video0", "every": "often"}, "camera /dev/video0: every: 'often' is not frame"),
+    ({"camera": "/dev/video0", "every": "0 s"}, "every: '0 s' is not"),
+    ({"camera": "a.mp4"}, "camera a.mp4: it is no stream and no device"),
+    ({"camera": "/srv/films/a.mkv", "every": "1 s"}, "take single pictures out of a video"),
+    ({"camera": "192.0.2.20"}, "write rtsp://HOST/PATH"),
+    ({"camera": "/dev/video0", "lost_after": "x"}, "lost_after: 'x' is not a time such as 5 s"),
+    ({"camera": "/dev/video0", "password_file": "x"}, "write the address as rtsp://USER@HOST/PATH"),
+    ({"camera": "rtsp://a:b@h/s", "password_file": "x"}, "a user and no password"),
+    ({"camera": "/dev/video0", "options": [1]}, "options are not `name: value` lines"),
+    ({"camera": "/dev/video0", "options": {"protocol_whitelist": "all"}}, "is the station's own"),
+    ({"camera": "/dev/video0", "everyy": "1 s"}, "did you mean every?"),
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        *(({"products": {"plate": {"model": "a.onnx", "sinks": given}}}, said) for given, said in SINKS),
+        *(({"products": {"plate": {"model": "a.onnx", "sources": [one]}}}, said) for one, said in SOURCES),
+        *(({"products": {"plate": "a.onnx"}, "mqtt": given}, said) for given, said in MQTT),
+        *(
+            ({wrong: 1}, f"did you mean {right}?")
+            for wrong, right in {"product": "products", "prt": "port"}.items()
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(values: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        read_settings(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert not [secret for secret in ("word@", "'word'", ":b@", "\n") if secret in text]
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
+    folder, hook = read_sinks([*given, {"folder": "~/found"}], tmp_path)[:2]
+    assert folder.folder == str(tmp_path / "found")
+    assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
+    assert read_sinks([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
+    assert read_mqtt("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
+    assert MqttSettings("mqtt://host").address == ("host", 1883, False)
+    found = read_mqtt({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
+    assert found is not None
+    assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
+
+
+def test_the_example_lists_every_setting_of_sinks() -> None:
+    """configs/station.yaml, where they stand in comments."""
+    root = Path(__file__).parents[2]
+    lines = (root / "configs/station.yaml").read_text(encoding="utf-8").splitlines()[2:]
+    lines = [line for line in lines if line.startswith(("# ", "#  "))]
+    split = lines.index("# mqtt:")
+    blocks = [[line.removeprefix("# ") for line in part] for part in (lines[:split], lines[split:])]
+    found = [yaml.safe_load(textwrap.dedent("\n".join(block))) for block in blocks]
+    hook, folder = found[0]["sinks"]
+    assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
+    assert read_sinks([hook, folder], root)
+    assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}

@@ -1,0 +1,633 @@
+"""Products that are made on the pages, by the API: from no model to one that inspects."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import re
+import signal
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from brackets import drawn as drawn_tray
+from flawscope.artefact import model_file
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.machine import usable_cores
+from flawscope.pictures.decoding import decode
+from flawscope_station.cli import serve
+from flawscope_station.client import Client
+from flawscope_station.learning.process import Worker
+from flawscope_station.settings.sources import CameraSourceSettings
+from flawscope_station.settings.station import Settings
+from flawscope_station.setup import draft, drafts
+from flawscope_station.store.backup import backup, restore
+from flawscope_station.web.app import SHUTDOWN_SECONDS
+from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
+from station_helpers import Running, Served, free_port, opened, until
+
+__all__ = ["empty_fixture", "http_fixture"]
+# How many defects are simulated depends on the time
+TIMES = ("created", "facts.simulated_defects", "facts.memory_peak", "facts.memory_predicted")
+PNG = {"Content-Type": "image/png"}
+
+
+def never_ends(job: Any, step: Any) -> dict[str, Any]:
+    time.sleep(600)
+    raise AssertionError
+
+
+@pytest.fixture(scope="module")
+def good(drawn: Path) -> list[Path]:
+    return sorted((drawn / "plate" / "train" / "good").iterdir())
+
+
+def send(http: httpx.Client, name: str, data: bytes, product: str = "plate") -> httpx.Response:
+    return http.post(f"{NEW}/{product}/pictures", params={"name": name}, content=data, headers=PNG)
+
+
+def results(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 201, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+def listed(http: httpx.Client, product: str = "plate") -> dict[str, list[str]]:
+    found: dict[str, list[str]] = http.get(f"{NEW}/{product}/pictures").json()
+    return found
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def send_zip(http: httpx.Client, data: bytes, name: str = "all.zip") -> httpx.Response:
+    headers = {"Content-Type": "application/zip"}
+    return http.post(f"{NEW}/plate/pictures", params={"name": name}, content=data, headers=headers)
+
+
+def learnt(http: httpx.Client, **how: Any) -> dict[str, Any]:
+    """Its state when it has learnt."""
+    assert http.post(f"{NEW}/plate/learn", json={"size": "64", **how}).status_code == 200
+    return done(http)
+
+
+def done(http: httpx.Client) -> dict[str, Any]:
+    def state() -> dict[str, Any] | None:
+        found: dict[str, Any] = http.get(f"{NEW}/plate").json()
+        return None if found["stage"] in ("waiting", "learning") else found
+
+    found: dict[str, Any] = until(state)
+    assert found["stage"] == "ready", found["error"]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ the way
+
+
+def test_from_nothing_to_a_product_that_inspects(
+    empty: Running, http: httpx.Client, good: list[Path], drawn: Path, tmp_path: Path
+) -> None:
+    """The whole way by the API; the model is that of `flawscope fit` but for times, and is there again."""
+    assert http.get("/").headers["location"] == "/-/new"
+    assert http.get("/readyz").status_code == 200
+    begin(http)
+    for path in good:
+        assert results(send(http, path.name, path.read_bytes()))[0]["status"] == "kept"
+    assert listed(http)["pictures"] == [path.name for path in good]
+
+    found = learnt(http)
+    result = found["result"]
+    assert (result["pictures"], result["calibrated"]) == (12, 12)
+    assert result["rate"] == pytest.approx(1 / 13)
+    assert result["missing"] == 7
+    assert len(result["odd"]) == 8
+    assert result["odd"] == sorted(result["odd"], key=lambda one: -one["score"])
+    for one in result["examples"]:
+        assert decode(http.get(f"{NEW}/plate/examples/{one['file']}").content).shape == (64, 64, 3)
+    missed = http.get(f"{NEW}/plate/report")
+    assert "attachment" in missed.headers["content-disposition"]
+    assert result["promise"] in missed.text
+
+    check_model(empty, http, tmp_path)
+    bad = next(iter(sorted((drawn / "plate" / "test").glob("[!g]*/*.png"))))
+    files = [("files", (path.name, path.read_bytes())) for path in (bad, good[0])]
+    tried = http.post(f"{NEW}/plate/try", files=files).json()["results"]
+    assert [one["name"] for one in tried] == [bad.name, good[0].name]
+    assert all(one["overlay"] for one in tried)
+
+    assert http.post(f"{NEW}/plate/live").json()["version"] == 1
+    with Client(empty.url) as client:
+        inspected = client.inspect(bad.read_bytes(), product="plate")
+        assert inspected.score == pytest.approx(tried[0]["score"], rel=1e-4)
+    assert http.get("/").headers["location"] == "/plate/live"
+    assert http.get("/plate/live").status_code == 200
+    assert http.post(NEW, json={"name": "Plate"}).json()["code"] == "name_taken"
+
+    settings = empty.station.settings
+    empty.close()
+    backup(settings, tmp_path / "station.tar")
+    restored = empty_settings(tmp_path / "restored")
+    restore(tmp_path / "station.tar", restored)
+    another = opened(restored)  # which has no drafts
+    assert list(another.station.products) == ["plate"]
+    assert another.station.versions.models.is_open(another.station.products["plate"])
+    another.close()
+    again = opened(empty_settings(Path(settings.store)))
+    try:
+        assert list(again.station.products) == ["plate"]
+        with httpx.Client(base_url=again.url, timeout=60) as back:
+            assert back.get("/api/v1/products/plate").json()["inspections"] == 1
+            assert back.delete(f"{NEW}/plate").status_code == 204
+            assert back.get(f"{NEW}/plate").status_code == 404
+            said = back.get("/api/v1/audit", params={"about": "deletions"}).json()["entries"]
+            assert said[0]["text"] == "pictures of the new product plate"
+            assert back.get("/api/v1/products/plate").status_code == 200
+            assert back.post(NEW, json={"name": "plate"}).json()["pictures"] == 0  # to teach it anew
+    finally:
+        again.close()
+
+
+def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: str) -> None:
+    """Assert that the model is that of `flawscope fit` with these options, but for times."""
+    folder, mine = empty.station.files.folder / "new" / "plate" / "plate", tmp_path / "fit.safetensors"
+    words = ["--size", "64", "--device", "cpu", "--threads", str(usable_cores()), *options]
+    assert main(["fit", "--data", str(folder), "--out", str(mine), *words]) == 0
+    sent = tmp_path / "sent.safetensors"
+    sent.write_bytes(http.get(f"{NEW}/plate/model").content)
+    one, two = model_file.read(sent), model_file.read(mine)
+    assert one.tensors.keys() == two.tensors.keys()
+    assert all(one.tensors[key].tobytes() == two.tensors[key].tobytes() for key in one.tensors)
+    facts = timeless(one.manifest), timeless(two.manifest)
+    assert facts[0].keys() == facts[1].keys()
+    assert {key for key in facts[0] if facts[0][key] != facts[1][key]} == set()
+
+
+@pytest.mark.slow
+def test_light_and_views_are_those_of_a_fit(
+    empty: Running, http: httpx.Client, good: list[Path], tmp_path: Path
+) -> None:
+    """What it promises is the parts'."""
+    begin(http)
+    for number, path in enumerate(good):
+        send(http, f"part{number // 2:02d}_{'ab'[number % 2]}.png", path.read_bytes())
+    found = learnt(http, light=0.1, roi="0.1,0.1,0.9,0.9", part=r"part\d+")
+    check_model(empty, http, tmp_path, "--light", "10%", "--roi", "0.1,0.1,0.9,0.9", "--part", r"part\d+")
+    result = found["result"]
+    told = found["light"], found["part"], result["calibrated"], result["missing"]
+    assert told == (0.1, r"part\d+", 6, 13)
+    assert result["rate"] == pytest.approx(1 / 7)
+    assert result["promise"].startswith("parts of 2 views (a, b): ")
+    until(lambda: http.get(f"{NEW}/plate").json()["result"]["curve"] == {})
+    assert http.post(f"{NEW}/plate/live").status_code == 200
+    there = "/api/v1/products/plate/inspections?part=7&view="
+    http.post(f"{there}a", content=good[0].read_bytes())
+    whole = http.post(f"{there}b", content=good[1].read_bytes()).json()
+    assert whole["part_decision"] in ("good", "anomalous")
+
+
+@pytest.mark.slow
+def test_parts_that_lie_anyhow_are_found_as_a_fit_does(
+    empty: Running, http: httpx.Client, tmp_path: Path
+) -> None:
+    begin(http)
+    for number in range(6):
+        tray = encoded(Image.fromarray(drawn_tray(number, range(2))[0]))
+        send(http, f"{number}.png", tray)
+    refused = http.post(f"{NEW}/plate/learn", json={"align": "upside down"})
+    assert refused.status_code == 422
+    assert http.post(f"{NEW}/plate/learn", json={"light": 0.5}).status_code == 422
+    found = learnt(http, align="turn", several=True)
+    check_model(empty, http, tmp_path, "--align", "turn", "--several")
+    assert (found["align"], found["several"]) == ("turn", True)
+    until(lambda: http.get(f"{NEW}/plate").json()["result"]["curve"] == {})
+    files = [("files", ("tray.png", tray))]
+    assert http.post(f"{NEW}/plate/try", files=files).json()["results"][0]["overlay"]
+
+
+def timeless(manifest: Any) -> dict[str, Any]:
+    """All that a manifest tells, but for times and memory, which differ from run to run."""
+    told = manifest.to_dict()
+    told |= {f"facts.{key}": value for key, value in told.pop("facts").items()}
+    told["facts.summary"] = [line for line in told["facts.summary"] if not line.startswith("memory: ")]
+    told["notes"] = [note for note in told["notes"] if "simulated defects" not in note]  # time sets how many
+    return {key: value for key, value in told.items() if key not in TIMES and "seconds" not in key}
+
+
+def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    (tmp_path / "station.yaml").write_text("name: hall-1\n")
+    for words in ([], [str(tmp_path / "station.yaml")]):
+        assert serve.station_settings(parser.parse_args(words)).products == {}
+    with pytest.raises(InputError, match="name its file first"):
+        serve.station_settings(parser.parse_args(["--folder", "in"]))
+
+
+# ---------------------------------------------------------------------------------------------- the pictures
+
+
+def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
+    empty: Running, http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(http)
+    whole = good[0].read_bytes()
+    broken = send(http, "a.png", whole[: len(whole) // 2])
+    assert broken.status_code == 422
+    assert broken.json()["error"] == "cannot read picture a.png: the file is truncated; copy it again"
+    assert "photo.dng is a camera's raw file" in send(http, "photo.dng", whole).json()["error"]
+    files = {
+        "parts/one.png": whole,
+        "parts/broken.png": whole[:200],
+        "../../out.png": good[1].read_bytes(),
+        "/etc/out.png": good[1].read_bytes(),
+        "C:\\out.png": good[1].read_bytes(),
+        "parts/notes.txt": b"no picture",
+        "__MACOSX/._one.png": b"beside",
+        "parts/large.bmp": b"BM" + bytes(3 * 1024**2),
+        "parts/two.png": good[2].read_bytes(),
+    }
+    found = results(send_zip(http, zipped(files)))
+    assert [one["name"] for one in found if one["status"] == "kept"] == ["one.png", "two.png"]
+    told = {one["name"]: one["error"] for one in found if one["status"] == "refused"}
+    assert len(told) == 6
+    assert all("\n" not in line for line in told.values())
+    outside = [name for name, line in told.items() if "leads out of the zip" in line]
+    assert outside == ["../../out.png", "/etc/out.png", "C:\\out.png"]
+    assert "larger than 2 MB" in told["parts/large.bmp"]
+    codes = {one["name"]: one["code"] for one in found}
+    assert (codes["parts/broken.png"], codes["parts/large.bmp"]) == ("unreadable", "too_large")
+    assert (codes["../../out.png"], codes["one.png"]) == (None, None)
+    assert listed(http)["pictures"] == ["one.png", "two.png"]
+    assert "no zip file" in send_zip(http, b"PK\x03\x04 no zip").json()["error"]
+    monkeypatch.setattr(draft, "MAX_UNPACKED_BYTES", 1024)
+    bomb = zipped({"bomb.png": bytes(10**6)})
+    assert "which pictures do not" in send_zip(http, bomb).json()["error"]
+    assert "holds no file" in send_zip(http, zipped({})).json()["error"]
+    assert not [*empty.station.files.folder.rglob("*.part")]
+    assert not (empty.station.files.folder.parent / "out.png").exists()
+
+
+def test_a_product_takes_so_many_pictures_and_no_more(
+    http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft, "MAX_PICTURES", 3)
+    begin(http)
+    found = results(send_zip(http, zipped({path.name: path.read_bytes() for path in good})))
+    assert [one["status"] for one in found] == ["kept", "kept", "kept", "refused"]  # the others are not read
+    assert "plate has 3 pictures, which is enough" in found[-1]["error"]
+    assert found[-1]["code"] == "full"
+
+
+def test_names_are_kept_unless_another_picture_has_them(http: httpx.Client, good: list[Path]) -> None:
+    """A retry finds the picture there, also one that was left out meanwhile."""
+    begin(http)
+    one, two = good[0].read_bytes(), good[1].read_bytes()
+    assert results(send(http, "C:\\photos\\IMG 1.PNG", one))[0]["name"] == "IMG 1.PNG"
+    assert results(send(http, "IMG 1.PNG", two))[0]["name"] == "IMG 1-2.PNG"
+    assert results(send(http, "other.png", one)) == [
+        {"name": "IMG 1.PNG", "status": "known", "error": None, "code": None}
+    ]
+    assert results(send(http, "…", good[2].read_bytes()))[0]["name"] == "….png"
+    left = http.post(f"{NEW}/plate/leave-out", json={"pictures": ["IMG 1.PNG"]}).json()
+    assert (left["pictures"], left["left_out"]) == (2, 1)
+    assert results(send(http, "again.png", one))[0]["status"] == "known"
+    assert listed(http)["left_out"] == ["IMG 1.PNG"]
+    back = http.post(f"{NEW}/plate/leave-out", json={"pictures": ["IMG 1.PNG"], "undo": True}).json()
+    assert (back["pictures"], back["left_out"]) == (3, 0)
+    wrong = http.post(f"{NEW}/plate/leave-out", json={"pictures": ["../plate/IMG 1.PNG"]})
+    assert wrong.status_code == 404
+
+
+def test_telephones_turn_pictures_and_the_page_shows_them_upright(http: httpx.Client) -> None:
+    begin(http)
+    lying = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert results(send(http, "turned.jpg", encoded(lying, "JPEG", exif=exif)))[0]["status"] == "kept"
+    for side in (320, 400):
+        shown = http.get(f"{NEW}/plate/pictures/turned.jpg", params={"side": side})
+        assert Image.open(io.BytesIO(shown.content)).size == (100, 200)
+
+
+def test_the_check_names_the_pictures_that_are_concerned(http: httpx.Client, good: list[Path]) -> None:
+    begin(http)
+    for path in good:
+        send(http, path.name, path.read_bytes())
+    send(http, "copy.bmp", encoded(Image.open(good[3]), "BMP"))  # the same pixels in another file
+    send(http, "small.png", encoded(Image.open(good[4]).resize((50, 50))))
+    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
+    pictures = {one["code"]: one["pictures"] for one in check["findings"]}
+    assert sorted(pictures["copy"]) == sorted(["copy.bmp", good[3].name])
+    assert pictures["mixed-sizes"] == ["small.png"]
+
+
+def test_a_name_that_no_product_can_have_is_refused(http: httpx.Client) -> None:
+    for name in ("api", "../x", "a b", "", "a" * 65):
+        answer = http.post(NEW, json={"name": name})
+        assert (answer.status_code, answer.json()["error"].count("\n")) == (422, 0)
+
+
+def test_engineers_alone_make_products(empty: Running, http: httpx.Client) -> None:
+    access = empty.station.access
+    access.add_user("anna", "correct horse battery", "admin")
+    tokens = {role: access.add_token(role, role) for role in ("viewer", "operator", "engineer")}
+    said = {
+        role: http.post(NEW, json={"name": "plate"}, headers={"Authorization": f"Bearer {token}"}).status_code
+        for role, token in tokens.items()
+    }
+    assert said == {"viewer": 403, "operator": 403, "engineer": 201}
+    token = {"Authorization": f"Bearer {tokens['operator']}"}
+    assert http.get(NEW, headers=token).status_code == 403
+    assert http.get("/-/new", headers=token).status_code == 403
+    assert http.get("/-/new").status_code == 303  # to sign in
+
+
+def test_two_people_send_the_same_pictures_at_once(empty: Running, good: list[Path]) -> None:
+    """Each picture is kept once, and each sender hears that it is there."""
+
+    def person(_: int) -> list[str]:
+        with httpx.Client(base_url=empty.url, timeout=120) as http:
+            begin(http)
+            return [results(send(http, path.name, path.read_bytes()))[0]["status"] for path in good]
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(person, range(4)))
+    assert [sorted(several) for several in zip(*said, strict=True)] == [["kept", *["known"] * 3]] * len(good)
+    with httpx.Client(base_url=empty.url) as http:
+        assert listed(http)["pictures"] == [path.name for path in good]
+
+
+# --------------------------------------------------------------------------------------- stopped and killed
+
+
+def test_learning_is_stopped_and_what_was_not_begun_is_said(http: httpx.Client, good: list[Path]) -> None:
+    """Then it learns at the rate that is chosen, and the result says what each rate would mean."""
+    begin(http)
+    assert "fewer than 2 pictures" in http.post(f"{NEW}/plate/learn", json={}).json()["error"]
+    for path in good:
+        send(http, path.name, path.read_bytes())
+    assert http.post(f"{NEW}/plate/live").json()["error"].startswith("plate has no model yet")
+    assert http.post(f"{NEW}/plate/try", content=b"x", headers=PNG).status_code == 422
+    unknown = http.post(f"{NEW}/plate/learn", json={"method": "magic"})
+    assert "no method called magic" in unknown.json()["error"]
+    http.post(f"{NEW}/plate/learn", json={})
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
+    wait = http.post(f"{NEW}/plate/leave-out", json={"pictures": [good[0].name]})
+    assert "is learning from its pictures" in wait.json()["error"]
+    assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
+    rates = [{"false_alarm_rate": rate} for rate in (0, 1, -0.1, "5%")]
+    for wrong in ({"roi": "left"}, {"align": "upside down"}, {"light": 0.5}, *rates):
+        assert http.post(f"{NEW}/plate/learn", json=wrong).status_code == 422
+    found = learnt(http, roi="0.1,0.1,0.9,0.9", false_alarm_rate=0.2)
+    result = found["result"]
+    assert (found["roi"], found["size"], result["pictures"]) == ("0.1,0.1,0.9,0.9", "64", 12)
+    assert (result["wanted_rate"], result["options"]["false_alarm_rate"]) == (0.2, 0.2)
+    assert result["rate"] == pytest.approx(2 / 13)
+    rows = {row["rate"]: row for row in result["rates"]}
+    assert rows[0.2]["supported"] is rows[0.1]["supported"] is True
+    assert (rows[0.05]["supported"], rows[0.05]["missing"]) == (False, 7)
+    assert rows[0.2]["found"] == result["found"]
+    shares = [[row["threshold"], row["expected"]] for row in result["rates"]]
+    assert [one[0] for one in shares] == sorted(one[0] for one in shares)
+
+
+@pytest.mark.listens
+def test_a_station_that_ends_does_not_wait_for_a_trial(empty: Running, http: httpx.Client) -> None:
+    begin(http)
+    made = empty.station.parts[drafts.Drafts]
+    made.draft("plate").change(result={"found": {}})
+    made.trier = Worker(never_ends)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(
+            http.post, f"{NEW}/plate/try", content=encoded(Image.new("RGB", (8, 8))), headers=PNG
+        )
+        until(lambda: made.trier.pid is not None)
+        begun = time.monotonic()
+        empty.close()
+        assert time.monotonic() - begun < SHUTDOWN_SECONDS  # in which requests may end
+        assert answer.result().json() == {"error": "the station ends", "code": "failed"}
+
+
+def test_a_result_stays_until_there_is_another(http: httpx.Client, good: list[Path]) -> None:
+    """While something else is learnt, when that is stopped, and when it fails: model, report, examples."""
+    begin(http)
+    for path in good[:8]:
+        send(http, path.name, path.read_bytes())
+    first = learnt(http, roi="0.1,0.1,0.9,0.9")["result"]
+    files = {name: http.get(f"{NEW}/plate/{name}").content for name in ("model", "report")}
+
+    def is_as_before() -> bool:
+        state = http.get(f"{NEW}/plate").json()
+        assert {**state["result"], "curve": None, "tested": None} == {**first, "curve": None, "tested": None}
+        assert state["result"]["options"]["roi"] == "0.1,0.1,0.9,0.9"
+        assert http.get(f"{NEW}/plate/model").content == files["model"]
+        assert http.get(f"{NEW}/plate/report").status_code == 200
+        assert all(
+            http.get(f"{NEW}/plate/examples/{one['file']}").status_code == 200 for one in first["examples"]
+        )
+        return not state["changed"]
+
+    assert http.post(f"{NEW}/plate/learn", json={"size": "64"}).json()["stage"] in ("waiting", "learning")
+    assert is_as_before()
+    http.post(f"{NEW}/plate/stop")
+    assert is_as_before()
+    http.post(f"{NEW}/plate/learn", json={"size": "banana"})  # what only the fit can tell
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "failed")
+    failed = http.get(f"{NEW}/plate").json()
+    assert "banana" in failed["error"]
+    assert failed["error_options"] == []
+    assert is_as_before()
+    tried = http.post(f"{NEW}/plate/try", files=[("files", (good[0].name, good[0].read_bytes()))])
+    assert tried.json()["results"][0]["overlay"]
+    assert http.post(f"{NEW}/plate/live").json()["version"] == 1
+    assert http.get(f"{NEW}/plate").json()["live_is_this"]
+    second = learnt(http)
+    assert (second["live_is_this"], second["result"]["options"]["roi"]) == (False, None)
+    assert http.get(f"{NEW}/plate/model").content != files["model"]
+
+
+@pytest.mark.parametrize(
+    ("options", "conflict"),
+    [
+        ({"align": "turn", "several": True, "min_defect": 9}, ["several", "min_defect", False]),
+        ({"several": True, "align": "full", "light": 0.1}, ["several", "light", False]),
+        ({"several": True}, ["several", "align", True]),
+        ({"min_defect": 5, "size": "64"}, ["min_defect", "size", False]),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_once(
+    http: httpx.Client, good: list[Path], options: dict[str, Any], conflict: list[Any]
+) -> None:
+    """The page asks before anybody waits, and learning refuses it for programs."""
+    together = {"align": "turn", "roi": "0.1,0,0.9,1", "min_defect": 9, "light": 0.1}
+    begin(http)
+    for path in good[:2]:
+        send(http, path.name, path.read_bytes())
+    asked = http.post(f"{NEW}/plate/options", json=options).json()["conflicts"]
+    assert conflict in [[one["first"], one["second"], one["is_missing"]] for one in asked]
+    refused = http.post(f"{NEW}/plate/learn", json=options)
+    assert (refused.status_code, refused.json()["code"]) == (422, "conflict")
+    assert http.get(f"{NEW}/plate").json()["stage"] == "collecting"
+    assert http.post(f"{NEW}/plate/options", json=together).json() == {"conflicts": []}
+
+
+@pytest.mark.parametrize(
+    ("error", "given", "options"),
+    [
+        ("there is nothing to align, leave out --align", {"align": "turn", "light": 0.1}, ["align"]),
+        ("defects are too small: --min-defect 9", {"min_defect": 9.0, "roi": "0,0,1,0.5"}, ["min_defect"]),
+        ("give more --minutes, or --steps", {"method": "efficientad", "minutes": 1.0}, ["minutes"]),
+        ("no parts stand out", {"several": True, "align": "full"}, ["align", "several"]),
+        ("no space left", {"method": "patchcore", "false_alarm_rate": 0.1}, []),
+        ("take --method patchcore", {"method": "prnet", "light": 0.2}, ["light"]),
+        ("--partition is full", {"part": "a", "view": "b"}, ["part", "view"]),
+    ],
+)
+def test_an_error_of_learning_is_about_options_of_the_page(
+    error: str, given: dict[str, Any], options: list[str]
+) -> None:
+    """Those that it names, else those that the pictures may not suit: the page says which in its words."""
+    assert drafts._options_behind(error, given) == options
+
+
+def test_parts_are_told_by_what_is_clicked_in_a_name(http: httpx.Client, good: list[Path]) -> None:
+    begin(http)
+    for number, path in enumerate(good):
+        send(http, f"{('top', 'left')[number % 2]}-lot7_{number // 2:03d}.png", path.read_bytes())
+    name = "top-lot7_003.png"
+    nothing = http.post(f"{NEW}/plate/names", json={"name": name, "part": []}).json()
+    assert (nothing["pieces"], nothing["part"]) == (["top", "-", "lot", "7", "_", "003"], None)
+    found = http.post(f"{NEW}/plate/names", json={"name": name, "part": [5], "view": [0]}).json()
+    assert (found["count"], found["views"], found["problem"]) == (6, ["left", "top"], None)
+    assert found["parts"][0] == {
+        "part": "000",
+        "pictures": {"left": "left-lot7_000.png", "top": "top-lot7_000.png"},
+    }
+    for part, view, problem in (
+        ([3], [0, 5], "one_part"),
+        ([0, 5], [], "all_alone"),
+        ([5], [], "twice"),
+        ([5], [3], "twice"),
+    ):
+        marks = {"name": name, "part": part, "view": view}
+        assert http.post(f"{NEW}/plate/names", json=marks).json()["problem"] == problem, marks
+    assert http.post(f"{NEW}/plate/learn", json={"part": "(lot)"}).status_code == 422
+    done = http.post(f"{NEW}/plate/learn", json={"part": found["part"], "view": found["view"]})
+    assert done.json()["stage"] in ("waiting", "learning")
+    page = http.get("/-/new/plate").text
+    assert "\\d" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)
+
+
+def killed(tmp_path: Path, good: list[Path], times: int, seed: int = 0) -> None:
+    """Kills a station at random moments of the way, and sends what is not confirmed again."""
+    rng, store = random.Random(seed), tmp_path / "store"
+    served = Served(["--station", str(store), "--device", "cpu", "--threads", "1"], free_port())
+    pictures = {f"{k:04d}.png": variant(good[k % len(good)], k) for k in range(6 * times + 10)}
+    confirmed: dict[str, bytes] = {}
+    stages: set[str] = set()
+    for number in range(times + 1):
+        served.start(240)
+        with httpx.Client(base_url=served.url, timeout=60) as http:
+            last = number == times
+            if not last:
+                wait = rng.uniform(0, 1.5 if number % 3 else 6)
+                threading.Thread(target=kill_later, args=(served, wait), daemon=True).start()
+            try:
+                begin(http)
+                there = listed(http)
+                assert sorted(confirmed) == [*confirmed] == sorted(there["pictures"])[: len(confirmed)]
+                for name, data in pictures.items():
+                    if name not in confirmed and (number % 3 or last) and len(confirmed) < 6 * number + 10:
+                        assert results(send(http, name, data))[0]["status"] in ("kept", "known")
+                        confirmed[name] = data
+                if number % 5 == 0:
+                    http.post(f"{NEW}/plate/learn", json={"size": "64"})
+                while not last:
+                    stages.add(http.get(f"{NEW}/plate").json()["stage"])
+                    time.sleep(0.05)
+                assert done(http)["stage"] == "ready"  # what was begun before is finished
+                assert learnt(http)["result"]["pictures"] == len(confirmed)
+                assert http.post(f"{NEW}/plate/live").status_code == 200
+            except (httpx.TransportError, json.JSONDecodeError):
+                assert not last
+                until(lambda: served.process is not None and served.process.poll() is not None)
+    kept = {path.name: path.read_bytes() for path in (store / "new" / "plate" / "plate").iterdir()}
+    assert all(kept[name] == data for name, data in confirmed.items())
+    assert len(confirmed) >= 10
+    assert stages
+    served.kill(signal.SIGTERM)
+
+
+def kill_later(served: Served, seconds: float) -> None:
+    time.sleep(seconds)
+    served.kill()
+
+
+def variant(path: Path, number: int) -> bytes:
+    """The picture with a pixel of its own."""
+    pixels = np.array(Image.open(path).convert("RGB"))
+    pixels[number // 90 % 90, number % 90] = (number % 256, 0, 0)
+    return encoded(Image.fromarray(pixels))
+
+
+@pytest.mark.slow
+def test_a_killed_station_has_every_picture_that_it_confirmed_and_goes_on(
+    tmp_path: Path, good: list[Path]
+) -> None:
+    killed(tmp_path, good, int(os.environ.get("KILLS", "6")))
+
+
+@pytest.mark.slow
+def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
+    empty: Running, http: httpx.Client, good: list[Path]
+) -> None:
+    begin(http)
+    for path in good[:8]:
+        send(http, path.name, path.read_bytes())
+    http.post(f"{NEW}/plate/learn", json={"size": "64"})
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
+    empty.close()
+    state = json.loads((empty.station.files.folder / "new/plate/.draft.json").read_text())
+    assert state["stage"] == "learning"
+    again = opened(empty_settings(Path(empty.station.settings.store)))
+    try:
+        with httpx.Client(base_url=again.url, timeout=60) as back:
+            assert done(back)["result"]["pictures"] == 8
+    finally:
+        again.close()
+
+
+def test_a_camera_of_a_product_takes_pictures_of_another(open_station: Any, settings: Settings) -> None:
+    pytest.importorskip("av")
+    camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
+    product = replace(settings.products["plate"], sources=(camera,))
+    running = open_station(products={"plate": product})
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        until(lambda: http.get("/api/v1/products/plate").json()["sources"][0]["state"] == "running")
+        begin(http, "bracket")
+        for _ in range(3):
+            wanted = {"product": "plate", "camera": 1}
+            assert results(http.post(f"{NEW}/bracket/capture", json=wanted))[0]["status"] == "kept"
+        assert len(listed(http, "bracket")["pictures"]) == 3
+        assert http.get("/api/v1/products/plate").json()["inspections"] == 0
+        wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
+        assert "no live camera 2" in wrong.json()["error"]
+        assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()

@@ -1,0 +1,136 @@
+"""Shifts, and reports of them: on a page, in a folder and to a webhook."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+from openpyxl import load_workbook
+from sqlalchemy import text
+
+from flawscope.errors import InputError
+from flawscope_station.client import Client
+from flawscope_station.settings.shifts import ShiftSettings, read_shifts
+from flawscope_station.settings.station import read_settings
+from flawscope_station.shifts import ended_shifts
+from flawscope_station.shifts.reports import ShiftReporter
+from flawscope_station.store.records import iso, parse_time
+from flawscope_station.store.schema import REPORT_VIEW
+from flawscope_station.store.search import COUNT_NAMES
+from sink_helpers import Receiver
+from station_helpers import NAME, Opener
+
+DAY = {"early": "06:00", "late": "14:00", "night": "22:00"}
+
+
+def test_shifts_end_by_the_clocks_of_their_zone() -> None:
+    """Also in the nights in which the clocks are changed: one has seven hours, one nine."""
+    shifts = ShiftSettings(DAY, zone="Europe/Berlin")
+    for last, hours, begins in (("2026-03-29", 7, "21:00"), ("2026-10-25", 9, "20:00")):
+        found = ended_shifts(shifts, parse_time(f"{last}T05:00:00Z"), days=1)
+        assert [one.name for one in found] == ["early", "late", "night"]
+        night = found[-1]
+        assert (night.until - night.since) / 3.6e9 == hours
+        assert iso(night.since)[11:16] == begins
+        assert all(one.until == other.since for one, other in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "write `begin"),
+        ([], "write `begin"),
+        ({"begin": {"early": "6 am"}}, "times of day"),
+        ({"begin": {"early": "06:00", "late": "06:00"}}, "same time"),
+        ({"begin": {"a/b": "06:00"}}, "cannot be a name"),
+        ({"begin": DAY, "zone": "Mars/Olympus"}, "zone 'Mars/Olympus' is unknown"),
+        ({"begin": DAY, "webhook": "mes"}, "is not https://host/path"),
+        ({"begin": DAY, "folders": "reports"}, "folders"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(given: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        read_shifts(given, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_times_need_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text("shifts:\n  begin: {early: 06:00, late: 14:00}\n  folder: reports\n")
+    settings = read_settings(path).shifts
+    assert settings is not None
+    assert settings.begin == {"early": "06:00", "late": "14:00"}
+    assert settings.folder == str(tmp_path / "reports")
+
+
+@pytest.mark.both_databases
+def test_a_shift_is_reported_once_everywhere(
+    open_station: Opener, parts: list[bytes], tmp_path: Path
+) -> None:
+    receiver = Receiver(500)  # at first it fails
+    shifts = ShiftSettings(
+        {"all": "00:00"}, zone="UTC", folder=str(tmp_path / "reports"), webhook=receiver.url
+    )
+    running = open_station(shifts=shifts)
+    with Client(running.url) as client:
+        sent = [client.inspect(data, NAME, name=f"{k}.png") for k, data in enumerate([*parts[:3], parts[-1]])]
+        bad = [one for one in sent if one.is_anomalous]
+        assert bad
+        client.verdict(bad[0].id, "good", product=NAME)
+    day = datetime.now(UTC).date()
+    tomorrow = parse_time(f"{day}T00:00:00Z") + 86_400_000_000
+    reports = running.station.parts[ShiftReporter]
+    assert reports is not None
+    assert not reports.report_ended(tomorrow), "the webhook failed"
+    assert any("shift" in one.code for one in running.station.problems())
+    assert reports.report_ended(tomorrow)
+    assert reports.report_ended(tomorrow)
+    assert not running.station.problems()
+    (told,) = [one.json for one in receiver.taken]
+    assert (told["type"], told["data"]["shift"], told["data"]["inspected"]) == (
+        "shift.ended",
+        "all",
+        len(sent),
+    )
+    assert told["data"]["false_alarms"] == 1
+    name = f"{day}-all-{NAME}"
+    (hour, *_) = csv.DictReader((tmp_path / f"reports/{name}.csv").open())
+    assert sum(int(hour[key]) for key in ("inspected",)) <= len(sent)
+    page = (tmp_path / f"reports/{name}.html").read_text()
+    assert page.count("data:image/webp") >= len(bad) - 1
+    with running.station.database.reading() as connection:
+        rows = connection.execute(text(f"SELECT * FROM {REPORT_VIEW} ORDER BY inspection")).mappings().all()
+    assert [(row["picture"], row["decision"]) for row in rows] == [(one.name, one.decision) for one in sent]
+    assert str(rows[0]["at"])[:10] in (str(day), str(datetime.now(UTC).date()))
+
+
+def test_a_report_of_any_time_is_fetched(open_station: Opener, parts: list[bytes]) -> None:
+    running = open_station()
+    with Client(running.url) as client:
+        sent = [client.inspect(data, NAME) for data in (parts[0], parts[-1])]
+    (bad,) = [one for one in sent if one.is_anomalous]
+    with httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}/", timeout=60) as http:
+        times = {"since": "2026-01-01", "until": iso(parse_time("2027-01-01"))}
+        page = http.get("shift-report", params=times)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "http://" not in page.text
+        assert "https://" not in page.text
+        assert page.text.count("data:image/webp") == 2, "where defects lie, and the worst picture"
+        assert f">{bad.id} ·" in page.text
+        table = http.get("shift-report", params={**times, "format": "csv"}).text
+        assert sum(int(row["inspected"]) for row in csv.DictReader(io.StringIO(table))) == 2
+        book = http.get("shift-report", params={**times, "format": "xlsx"}).content
+        rows = [*load_workbook(io.BytesIO(book)).active.iter_rows(values_only=True)]
+        assert rows[0] == ("hour", *COUNT_NAMES)
+        assert sum(row[1] for row in rows[1:]) == 2
+        counts = http.get("shift-report", params={**times, "format": "json"}).json()
+        assert (counts["inspected"], counts["anomalous"]) == (2, 1)
+        assert http.get("shift-report", params={**times, "until": "2020-01-01"}).status_code == 422
+        assert http.get("shifts").json() == []
+        page = httpx.get(f"{running.url}/{NAME}/trends", timeout=60).text
+        assert "shift-report?since=" in page

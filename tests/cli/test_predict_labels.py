@@ -1,0 +1,113 @@
+"""`predict --labels`: what is marked goes to a labelling tool, and comes back as its masks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import flawscope
+from flawscope.datasets import open_dataset
+from flawscope.datasets.masks import union_masks
+from flawscope.datasets.seen_defects import list_seen
+
+pytest.importorskip("torch")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def root(drawn: Path, tmp_path: Path) -> Path:
+    """good/ and bad/KIND/images/ without masks."""
+    root = tmp_path / "part"
+    (root / "bad").mkdir(parents=True)
+    test = drawn / "plate/test"
+    shutil.copytree(test / "good", root / "good")
+    for kind in (path for path in test.iterdir() if path.name != "good"):
+        shutil.copytree(kind, root / "bad" / kind.name / "images")
+    return root
+
+
+def through_tool(form: str, out: Path, root: Path) -> int:
+    """Imports the labels into a tool, accepts all, and exports them: scores are lost on the way. Returns the
+    number of regions."""
+    if form == "coco":
+        document = json.loads((out / "labels.json").read_text())
+        for annotation in document["annotations"]:
+            assert np.isfinite(annotation.pop("score"))
+        (root / "instances_default.json").write_text(json.dumps(document))
+        return len(document["annotations"])
+    if form == "labelstudio":
+        tasks = json.loads((out / "label_studio.json").read_text())
+        for task in tasks:
+            task["annotations"] = task["predictions"]
+        (root / "export.json").write_text(json.dumps(tasks))
+        assert all(np.isfinite(r["score"]) for task in tasks for r in task["predictions"][0]["result"])
+        return sum(len(task["predictions"][0]["result"]) for task in tasks)
+    shutil.copytree(out / "labels", root / "labels")
+    shutil.copy(out / "data.yaml", root)
+    scores = json.loads((out / "scores.json").read_text())
+    for name, values in scores.items():
+        assert len((out / name).read_text().splitlines()) == len(values)
+    return sum(map(len, scores.values()))
+
+
+@pytest.mark.parametrize("form", ["coco", "labelstudio", "yolo"])
+def test_what_is_marked_comes_back_within_a_pixel(
+    run: Run, model_path: Path, root: Path, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / "out"
+    assert run("predict", model_path, root / "bad", "--labels", form, "--out", out, "--maps", "none")[0] == 0
+    regions = through_tool(form, out, root)
+    model = flawscope.load(model_path)
+    items = [item for item in open_dataset(root).test if item.anomalous]
+    marked = 0
+    for item in items:
+        found = model.predict(item.path)
+        mask = found.picture_mask() & found.is_anomalous
+        marked += ndimage.label(mask, np.ones((3, 3)))[1]
+        assert bool(item.masks) == mask.any()
+        read = union_masks(item.masks, mask.shape)
+        assert not (read & ~ndimage.binary_dilation(mask, np.ones((3, 3)))).any()
+        assert not (ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1) & ~read).any()
+    assert marked == regions > 0
+    assert {item.path for item in list_seen(root / "bad") if item.masks} <= {item.path for item in items}
+    code, printed, _ = run("evaluate", model_path, "--data", root, "--json")
+    assert code == 0
+    assert json.loads(printed)["metrics"]["pixel_f1_calibrated"] > 0.8
+    _, printed, _ = run("data", "check", "--data", root, "--json")
+    findings = {finding["code"]: finding["message"] for finding in json.loads(printed)["findings"]}
+    assert f"{regions} mark" in findings["labels"]
+    assert not {"label-stray", "no-labels", "boxes"} & findings.keys()
+
+
+def test_labels_as_they_are_written_are_no_ground_truth(
+    run: Run, model_path: Path, root: Path, tmp_path: Path
+) -> None:
+    for form in ("coco", "labelstudio"):
+        run("predict", model_path, root / "bad", "--labels", form, "--out", tmp_path / form)
+    shutil.copy(tmp_path / "coco/labels.json", root)
+    shutil.copy(tmp_path / "labelstudio/label_studio.json", root)
+    assert not any(item.masks for item in open_dataset(root).test)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "--labels needs a folder for its files: add --out DIR"),
+        (["--out", "table.csv"], "--labels needs a folder for its files: add --out DIR"),
+        (["--out", "t.csv", "--server", "http://127.0.0.1:9"], "--labels is not for --server"),
+        (["--out", "o", "--cluster", "local"], "--labels is not for --cluster, no labels are written"),
+    ],
+)
+def test_calls_that_cannot_write_labels(
+    run: Run, model_path: Path, root: Path, words: list[str], reason: str
+) -> None:
+    code, _, err = run("predict", model_path, root / "bad", "--labels", "coco", *words)
+    assert code == 2
+    assert reason in err

@@ -1,0 +1,370 @@
+"""The page in a real browser: headless Chromium, driven by the keyboard."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flawscope.evaluation.comparison import compare
+from flawscope.evaluation.report import write_page
+from flawscope.evaluation.report.collect import compute_figures
+from flawscope.evaluation.report.page import evaluation_page
+from flawscope.evaluation.report.pages import (
+    ReviewedPicture,
+    comparison_page,
+    predictions_page,
+    review_comparison_page,
+)
+from flawscope.evaluation.report.thumbnails import picture_layers
+from flawscope.evaluation.report.words import collect_facts
+from flawscope.results.review import ReviewPicture, ReviewSession
+from flawscope.results.review.server import ReviewServer
+from flawscope.results.table import ResultRow
+
+webdriver = pytest.importorskip("selenium.webdriver")
+for library in ("matplotlib", "jinja2"):
+    pytest.importorskip(library)
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="Chromium and its chromedriver are not installed"
+)
+
+Driver = Any
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Driver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "window-size=1440,900",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: Driver, report_path: Path) -> Driver:
+    browser.get(report_path.as_uri())
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+    return browser
+
+
+def names(driver: Driver) -> list[str]:
+    """Of the rows that are shown, from the top."""
+    rows = driver.find_elements(By.CSS_SELECTOR, "#all tbody tr:not([hidden]) .open")
+    return [row.text for row in rows]
+
+
+def press(driver: Driver, *keys: str) -> None:
+    for key in keys:
+        driver.switch_to.active_element.send_keys(key)
+
+
+def sort_by(driver: Driver, key: str) -> str | None:
+    button = driver.find_element(By.CSS_SELECTOR, f"[data-sort={key}]")
+    driver.execute_script("arguments[0].focus()", button)
+    press(driver, Keys.ENTER)
+    return button.find_element(By.XPATH, "..").get_attribute("aria-sort")
+
+
+def choose(driver: Driver, field: str, value: str) -> None:
+    script = "const f = document.querySelector(`[data-filter=${arguments[0]}], #${arguments[0]}`);"
+    script += "f.value = arguments[1];"
+    driver.execute_script(script + "f.dispatchEvent(new Event('input', {bubbles: true}))", field, value)
+
+
+def viewer_name(driver: Driver) -> str | None:
+    """The name of the picture that is open, if one is."""
+    viewer = driver.find_element(By.ID, "viewer")
+    return driver.find_element(By.ID, "viewer-name").text if viewer.get_attribute("open") else None
+
+
+def test_it_loads_without_a_complaint_and_without_the_network(opened: Driver) -> None:
+    assert opened.get_log("browser") == []
+    asked = opened.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in asked if not name.startswith("data:")] == []
+
+
+def test_names_do_not_run(opened: Driver) -> None:
+    with pytest.raises(Exception, match="no such alert"):
+        opened.switch_to.alert.accept()
+    assert any("<img src=x onerror=alert(1)>" in name for name in names(opened))
+
+
+def test_the_worst_mistake_is_first_and_headers_sort_and_say_so(opened: Driver) -> None:
+    """0.95 on a good one, 0.45 above the threshold, then 0.3 on a defect."""
+    assert names(opened)[:2] == ["good/g4.png", "dent/d0.png"]
+    cards = [e.text for e in opened.find_elements(By.CSS_SELECTOR, "#mistakes .open")]
+    assert cards == names(opened)[:4]
+    assert sort_by(opened, "score") == "descending"
+    first = names(opened)
+    assert first[0] == "good/g4.png"
+    assert sort_by(opened, "score") == "ascending"
+    assert names(opened) != first
+    assert sort_by(opened, "name") == "ascending"
+    assert [n for n in names(opened) if n.startswith("dent")] == [f"dent/d{k}.png" for k in range(3)]
+    others = opened.find_elements(By.CSS_SELECTOR, "#all th[aria-sort]")
+    assert len(others) == 1
+
+
+def test_filters_combine_and_reset(opened: Driver) -> None:
+    total = len(names(opened))
+    choose(opened, "kind", "dent")
+    assert len(names(opened)) == 3
+    choose(opened, "outcome", "!right")
+    assert names(opened) == ["dent/d0.png"]
+    assert opened.find_element(By.ID, "shown").text == f"1 of {total} shown"
+    choose(opened, "by-name", "no such picture")
+    assert names(opened) == []
+    assert opened.find_element(By.ID, "none").is_displayed()
+    opened.find_element(By.ID, "clear").click()
+    assert WebDriverWait(opened, 5).until(lambda d: len(names(d)) == total)
+
+
+def test_a_picture_opens_turns_and_closes_by_keyboard(opened: Driver) -> None:
+    order = names(opened)
+    button = opened.find_element(By.CSS_SELECTOR, "#all tbody .open")
+    opened.execute_script("arguments[0].focus()", button)
+    press(opened, Keys.ARROW_DOWN, Keys.ENTER)
+    assert viewer_name(opened) == order[1]
+    press(opened, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert viewer_name(opened) == order[2]
+    press(opened, Keys.END, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)  # nothing follows the last one
+    assert viewer_name(opened) == order[-2]
+    press(opened, Keys.HOME, Keys.ARROW_LEFT)
+    assert viewer_name(opened) == order[0]
+    press(opened, Keys.END, Keys.ESCAPE)
+    assert viewer_name(opened) is None
+    assert opened.switch_to.active_element.text == order[-1]  # one is where one was
+
+
+DECODED = """
+const images = [...document.querySelectorAll('#viewer-panels img')];
+return Promise.all(images.map(async (image) => {
+  await image.decode();
+  const box = image.getBoundingClientRect();
+  return [image.naturalWidth, box.width, box.height];
+}));"""
+
+
+def test_panels_lie_over_each_other_and_all_decode(opened: Driver) -> None:
+    for name in ("dent/d1.png", "good/flat.png", "good/tiny.png", "good/deep.png"):
+        choose(opened, "by-name", name)
+        opened.find_element(By.CSS_SELECTOR, "#all tbody tr:not([hidden]) .open").click()
+        found = opened.execute_script(DECODED)
+        assert len(found) == (6 if name.startswith("dent") else 5)  # photo twice, line, heat, map; truth
+        assert all(min(sizes) >= 1 for sizes in found)
+        press(opened, Keys.ESCAPE)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_the_worst_mistake_is_in_the_first_screen(opened: Driver, width: int, height: int) -> None:
+    """Its pictures as a whole, on a screen and on a phone."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        box = "return document.querySelector('#mistakes .stage').getBoundingClientRect()"
+        opened.refresh()
+        WebDriverWait(opened, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#mistakes .stage"))
+        place = opened.execute_script(box)
+        assert 0 < place["top"] < place["bottom"] < height
+        assert place["height"] > 80
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        assert opened.find_element(By.CSS_SELECTOR, "[data-sort=score]").is_displayed()
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened: Driver) -> None:
+    shown = "return [...document.querySelectorAll(arguments[0])].some(e => e.checkVisibility())"
+    opened.find_element(By.CSS_SELECTOR, "#mistakes .open").click()
+    for place in ("#mistakes img.heat", "#viewer img.heat", "#viewer img.line"):
+        assert opened.execute_script(shown, place)
+    press(opened, "h")
+    for place in ("#mistakes img.heat", "#viewer img.heat"):
+        assert not opened.execute_script(shown, place)
+    assert opened.execute_script(shown, "#viewer img.line")
+    buttons = opened.find_elements(By.CSS_SELECTOR, "[data-layer=heat]")
+    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "false"]
+    buttons[1].click()
+    assert opened.execute_script(shown, "#mistakes img.heat")
+    press(opened, Keys.ESCAPE)
+
+
+def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> None:
+    """20 calibration scores, the threshold at 0.5, the largest of them."""
+
+    def text(name: str) -> str:
+        return opened.find_element(By.ID, f"rate-{name}").text
+
+    assert text("missed-small").startswith("2 of 4,")
+    assert text("value") == "4.8 %"
+    assert text("day") == "48"
+    opened.find_element(By.ID, "rate-slider").send_keys(Keys.END)
+    assert text("missed-small").startswith("1 of 4,")  # 0.3 lies below the tenth largest, 0.45 above
+    assert text("day") == "476"
+    assert text("option") == "--false-alarm-rate 47.62%"
+    changed = opened.find_elements(By.CSS_SELECTOR, "#rate-names .open")
+    assert ["onerror" in button.text for button in changed] == [True]
+    assert text("names").endswith("anomalous, right")
+    parts = opened.find_element(By.ID, "rate-parts")
+    parts.clear()
+    parts.send_keys("10000")
+    assert text("day") == "4,762"
+    opened.find_element(By.ID, "rate-back").click()
+    assert text("day") == "476"
+
+
+def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
+    browser: Driver, hostile: Any, tmp_path: Path
+) -> None:
+    seen = hostile.result.pictures
+    predictions = [one.prediction for one in seen]
+    same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
+    again = [
+        ReviewedPicture(one.item.path.name, one.item.anomalous, True, True, 1.0, 1.0, None, one.prediction)
+        for one in seen
+    ]
+    facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
+    pages = (
+        write_page(
+            tmp_path / "predictions.html",
+            predictions_page([*map(ResultRow.from_result, predictions)], predictions, facts),
+        ),
+        write_page(tmp_path / "comparison.html", comparison_page(same)),
+        write_page(tmp_path / "again.html", review_comparison_page("new.safetensors", again, seen, None)),
+    )
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        for page in pages:
+            browser.get(page.as_uri())
+            assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+            box = "return document.querySelector('.stage').getBoundingClientRect()"
+            WebDriverWait(browser, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".stage"))
+            place = browser.execute_script(box)
+            assert 0 < place["top"] < place["bottom"] < 844, page.name  # in the first screen
+            assert browser.get_log("browser") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, tmp_path: Path) -> None:
+    """Each decision is kept at once, and the page ends the review."""
+    rows = [ResultRow.from_result(seen.prediction) for seen in hostile.result.pictures]
+    pictures = [ReviewPicture(row, Path(row.path), Path(row.path).stem) for row in rows[:4]]
+    session = ReviewSession(pictures, tmp_path / "review")
+    review = ReviewServer(session, "results")
+    thread = threading.Thread(target=review.serve)
+    thread.start()
+    try:
+        browser.get(review.url)
+        browser.get_log("browser")
+        place = browser.find_element(By.ID, "name")
+        page = browser.find_element(By.TAG_NAME, "body")
+
+        def decided(wanted: dict[int, str], shown: int | None = None) -> None:
+            WebDriverWait(browser, 5).until(lambda _: session.decisions() == wanted)
+            if shown is not None:
+                seen = "return document.getElementById('layers').dataset.id"
+                WebDriverWait(browser, 5).until(lambda d: d.execute_script(seen) == str(shown + 1))
+                assert place.text == pictures[shown].name
+
+        decided({}, 0)
+        page.send_keys("f")
+        decided({0: "good"}, 1)
+        page.send_keys("d")
+        decided({0: "good", 1: "defect"}, 2)
+        page.send_keys("u")
+        decided({0: "good"}, 1)
+        browser.find_element(By.ID, "good").click()
+        decided({0: "good", 1: "good"}, 2)
+        page.send_keys(Keys.ARROW_LEFT)
+        decided({0: "good", 1: "good"}, 1)
+        assert browser.find_element(By.ID, "good").get_attribute("aria-pressed") == "true"
+        browser.find_element(By.ID, "defect").click()  # decided otherwise
+        decided({0: "good", 1: "defect"}, 2)
+        page.send_keys(Keys.ARROW_RIGHT)
+        decided({0: "good", 1: "defect"}, 3)
+        page.send_keys("g")
+        decided({0: "good", 1: "defect", 3: "good"}, 2)  # what was passed comes again
+        page.send_keys("d")
+        decided({0: "good", 1: "defect", 2: "defect", 3: "good"})
+        browser.get(review.url)
+        WebDriverWait(browser, 5).until(lambda d: d.find_element(By.ID, "end").is_displayed())
+        browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ARROW_LEFT)
+        assert browser.find_element(By.ID, "name").text == pictures[2].name, "of the session before"
+        browser.find_element(By.CLASS_NAME, "finish").click()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert browser.get_log("browser") == []
+    finally:
+        if thread.is_alive():
+            review.stop()
+
+
+def luminance(colour: str) -> float:
+    numbers = [int(v) / 255 for v in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in numbers]
+    return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(opened: Driver, scheme: str) -> None:
+    """WCAG's 4.5 to 1, for text, small text and badges."""
+    wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+    colour = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    paper = luminance(opened.execute_script(colour, "body", "backgroundColor"))
+    assert (paper < 0.5) == (scheme == "dark")
+    for selector in ("body", ".small", ".open", ".badge.right", ".badge.missed", ".plot text"):
+        field = "fill" if selector == ".plot text" else "color"
+        ink = luminance(opened.execute_script(colour, selector, field))
+        ground = paper
+        if selector.startswith(".badge"):
+            ground = luminance(opened.execute_script(colour, selector, "backgroundColor"))
+        assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5, selector
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_five_hundred_pictures_are_ready_soon(browser: Driver, hostile: Any, tmp_path: Path) -> None:
+    """Two seconds on a quiet machine; several times that is allowed here, where others compute too."""
+    result = hostile.result
+    many = (list(result.pictures) * 50)[:500]
+    small = {
+        seen.item.path: picture_layers(seen.item.path, seen.prediction, (), 155, None)
+        for seen in result.pictures
+    }
+    manifest = hostile.predictor.manifest
+    found = compute_figures(replace(result, pictures=many), manifest.calibration, hostile.dataset)
+    about = collect_facts(result, manifest, hostile.dataset, "fake", "")
+    thumbnails = [small[seen.item.path] for seen in many]
+    path = tmp_path / "many.html"
+    path.write_text(evaluation_page(result, found, about, thumbnails, manifest), encoding="utf-8")
+    browser.get(path.as_uri())
+    timing = "const t = performance.timing; return t.loadEventEnd - t.navigationStart"
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+    assert 0 < browser.execute_script(timing) < 10_000
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#all tbody tr")) == 500
+    filled = browser.execute_script("return document.querySelectorAll('#all .panels img').length")
+    assert filled < 500  # of 3,000: only what is near the screen

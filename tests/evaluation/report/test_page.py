@@ -1,0 +1,273 @@
+"""The written page: whole, self-contained, and safe whatever the files are called."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html.parser
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawscope.calibration.threshold import Calibration
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.evaluation import report
+from flawscope.evaluation.report.page import MAX_POINTS, operating_points, step_path
+from flawscope.results.html import script_json
+
+for library in ("matplotlib", "jinja2"):
+    pytest.importorskip(library)
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif self.inside != "style":
+            self.words.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+
+@pytest.fixture(scope="module")
+def text(report_path: Path) -> str:
+    return report_path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_names_never_become_markup(page: Page) -> None:
+    tags = {tag for tag, _ in page.elements}
+    assert "img" not in tags  # the script makes all of them
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    words = "".join(page.words)
+    assert "<img src=x onerror=alert(1)>\"'&amp;日本" in words  # shown as it is called
+    pictures = json.loads(page.scripts[0])
+    assert any("onerror" in picture["name"] for picture in pictures)
+
+
+def test_nothing_comes_from_outside(text: str, page: Page) -> None:
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace("data:image", ""))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, value)
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_only_our_own_script_may_run(text: str, page: Page) -> None:
+    policy = next(a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert len(page.scripts) == 2
+
+
+def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> None:
+    pictures = {p["name"]: p for p in json.loads(page.scripts[0])}
+    # good ones, odd ones, dents, the one with a hostile name; and one whose name is no text, if it can be
+    assert len(pictures) == len(hostile.result.pictures) >= 5 + 3 + 3 + 1
+    for picture in pictures.values():
+        for name in ("photo", "heat", "line", "map"):
+            assert picture["layers"][name].startswith("data:image/webp;base64,")
+    assert pictures["dent/d0.png"]["layers"]["truth"]
+    assert "truth" not in pictures["good/g0.png"]["layers"]
+    assert pictures["good/g3.png"]["outcome"] == "false alarm"
+    assert pictures["dent/d0.png"]["outcome"] == "missed"
+    assert "good/broken.png" not in pictures
+    assert "good/learnt.png" not in pictures
+
+
+def test_what_was_skipped_and_left_out_is_told_without_paths(page: Page, hostile: Any) -> None:
+    words = "".join(page.words)
+    assert "problem with the test data" in words
+    assert "test/good/broken.png" in words
+    assert "left out of the test" in words
+    assert "learnt.png" in words
+    assert str(hostile.dataset.root.parent) not in words
+    assert "model.safetensors" in words
+
+
+def test_a_table_can_be_sorted_by_its_buttons(page: Page) -> None:
+    keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
+    assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}
+    assert keys <= set(json.loads(page.scripts[0])[0])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "masks"),
+    [((0.1,), (), True), ((), (0.9,), True), ((0.1, 0.2), (0.4, 0.9), False), ((0.1, 0.6), (0.3, 0.9), True)],
+)
+def test_it_works_with_what_there_is(
+    run_of: Callable[..., Any], tmp_path: Path, good: tuple[float, ...], bad: tuple[float, ...], masks: bool
+) -> None:
+    text = run_of(good, bad, masks=masks).write(tmp_path / "report.html")
+    pictures = json.loads(Page(text).scripts[0])
+    assert len(pictures) == len(good) + len(bad)
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text.lower()).replace("nano", "")
+
+
+def test_pictures_that_have_gone_or_cannot_be_drawn_are_named_and_cost_no_report(
+    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.evaluation.report import thumbnails
+
+    drawn = thumbnails.picture_layers
+
+    def broken(path: Path, *rest: Any) -> Any:
+        if path.name == "g1.png":
+            raise OSError("encoder error")
+        return drawn(path, *rest)
+
+    monkeypatch.setattr(thumbnails, "picture_layers", broken)
+    run = run_of((0.1, 0.2), (0.9,))
+    run.result.pictures[0].item.path.unlink()
+    pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
+    assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, True]
+
+
+def test_what_has_no_room_is_left_out_and_the_report_says_so(
+    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.evaluation.report import thumbnails
+
+    run = run_of((0.1, 0.2, 0.7), (0.9, 0.3))
+    assert "There is room for" not in run.write(tmp_path / "report.html")
+    monkeypatch.setattr(thumbnails, "MIN_SIDE", thumbnails.MAX_SIDE)
+    made = thumbnails.thumbnails(run.result.pictures, range(5))
+    sizes = {
+        seen.item.path.name: sum(map(len, one.values()))
+        for seen, one in zip(run.result.pictures, made, strict=True)
+    }
+    limit = sizes["g2.png"] + sizes["d1.png"]  # the mistakes
+    monkeypatch.setattr(thumbnails, "PAGE_BYTES", limit)
+    page = Page(run.write(tmp_path / "report.html"))
+    pictures = json.loads(page.scripts[0])
+    assert {p["name"] for p in pictures if isinstance(p["layers"], dict)} == {"good/g2.png", "dent/d1.png"}
+    assert {p["layers"] for p in pictures if isinstance(p["layers"], str)} == {thumbnails.PAGE_FULL}
+    words = " ".join("".join(page.words).split())
+    assert "There is room for 2 pictures, those on the wrong side" in words
+    assert "3 pictures left out" in words
+
+
+def test_a_pillow_without_webp_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
+    with pytest.raises(InputError, match="WebP"):
+        report.require_libraries()
+
+
+def test_json_cannot_end_its_script() -> None:
+    value = ["</script><script>", "<!--", "]]>", "&lt;"]
+    assert not set("<>&") & set(script_json(value))
+    assert json.loads(script_json(value)) == value
+
+
+# ------------------------------------------------------------------------------------------------ libraries
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_a_missing_library_is_told_first_with_the_extra(
+    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before the model is opened, which is not even there."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=r"a report needs .*: pip install "):
+        report.require_libraries()
+    for argv in (
+        ["evaluate", "missing.onnx", "--data", "missing", "--out", str(tmp_path / "out")],
+        ["demo", "--out", str(tmp_path / "out")],
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert library in error
+        assert "pip install" in error
+    assert not (tmp_path / "out").exists()
+    assert main(["evaluate", "missing.onnx", "--data", "missing"]) == 2
+    assert "pip install" not in capsys.readouterr().err
+
+
+# ------------------------- the slider: every position is what the model would have decided at that rate
+
+ONE = np.array([0.5]), np.array([True])
+
+
+def calibration(count: int, rate: float = 0.05, **more: Any) -> Calibration:
+    values = tuple(np.random.default_rng(count).normal(size=count).tolist())
+    return Calibration(values, values, -9.0, rate=rate, **more)
+
+
+@pytest.mark.parametrize("count", [4, 20, 199, 3000])
+def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> None:
+    """The rate that is shown, given to the model, decides as the position says."""
+    made = calibration(count)
+    rng = np.random.default_rng(1)
+    scores, bad = rng.normal(0.5, 1, 50), rng.random(50) < 0.5
+    # scores on thresholds, too
+    scores[:10] = rng.choice(made.scores, 10)
+    points = operating_points(scores, bad, made)
+    assert len(points) <= MAX_POINTS + 1
+    assert [point["threshold"] for point in points] == sorted((p["threshold"] for p in points), reverse=True)
+    (now,) = (point for point in points if point["now"])
+    assert now["threshold"] == made.score_threshold
+    assert now["rate"] == pytest.approx(made.expected_rate)
+    for point in points[:: max(1, len(points) // 20)]:
+        other = made.with_rate(float(point["option"].split()[1].rstrip("%")) / 100)
+        assert other.score_threshold == point["threshold"]
+        assert other.expected_rate == pytest.approx(point["rate"])
+        called = other.is_anomalous(scores)
+        assert point["missed"] == (~called & bad).sum()
+        assert point["alarms"] == (called & ~bad).sum()
+        assert point["missed"] + point["alarms"] <= point["defective"] + point["good"] == 50
+
+
+def test_what_is_not_promised_has_no_rate() -> None:
+    points = operating_points(*ONE, calibration(10, promised=False))
+    assert {point["rate"] for point in points} == {None}
+    assert points[0]["good"] == 0
+    assert points[0]["alarm_range"] is None
+
+
+def test_one_threshold_makes_no_slider() -> None:
+    assert operating_points(*ONE, calibration(1)) == []
+
+
+def test_the_path_runs_from_left_to_right_and_down_is_less() -> None:
+    assert step_path([0.0, 1.0, 0.5]) == "M0.00 100.00L50.00 0.00L100.00 50.00"
+
+
+def test_a_report_without_a_choice_of_thresholds_has_no_slider(
+    report_path: Path, run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 'id="rate-slider"' in report_path.read_text(encoding="utf-8")
+    monkeypatch.setattr("flawscope.evaluation.report.page.operating_points", lambda *_: [])
+    text = run_of((0.1,), (0.9,)).write(tmp_path / "without.html")
+    assert 'id="rate-slider"' not in text
+    assert 'href="#rate"' not in text

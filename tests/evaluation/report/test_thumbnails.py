@@ -1,0 +1,147 @@
+"""Layers that the browser lays over the photo: the same as what is drawn on pictures elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from flawscope.datasets import Item
+from flawscope.evaluation.report.thumbnails import (
+    MAX_SIDE,
+    MIN_SIDE,
+    PAGE_FULL,
+    picture_layers,
+    rgba_layer,
+    thumbnails,
+)
+from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.results import drawing
+from flawscope.results.prediction import Prediction
+
+
+def prediction(values: np.ndarray, size: tuple[int, int]) -> Prediction:
+    geometry = Preprocess(values.shape).geometry(size)
+    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, 0.5, 0.5, (0.0, 1.0))
+
+
+def size_of(made: dict[str, str]) -> int:
+    return sum(map(len, made.values()))
+
+
+def opened(uri: str) -> Image.Image:
+    head, body = uri.split(",")
+    assert head == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(body)))
+
+
+def make(
+    folder: Path, size: tuple[int, int], values: np.ndarray, side: int = 64, mask: np.ndarray | None = None
+) -> dict[str, str]:
+    path = folder / "picture.png"
+    Image.new("RGB", size[::-1], (90, 120, 150)).save(path)
+    masks = ()
+    if mask is not None:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
+        masks = (folder / "mask.png",)
+    return picture_layers(path, prediction(values, size), masks, side, None)
+
+
+@pytest.mark.parametrize("what", ["overlay", "contour"])
+def test_a_layer_over_the_photo_is_what_is_drawn_on_the_photo(what: str) -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    values = rng.random((40, 50)).astype(np.float32)
+
+    def draw(picture: np.ndarray) -> np.ndarray:
+        if what == "overlay":
+            return drawing.overlay(picture, values, 0.0, 1.0)
+        return drawing.contour(picture, values > 0.9)
+
+    over = rgba_layer(draw, (40, 50))
+    together = Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), over).convert("RGB")
+    difference = np.abs(np.asarray(together).astype(int) - draw(photo))
+    assert difference.max() <= 3  # levels of 255: rounding
+
+
+@pytest.mark.parametrize("size", [(2, 3), (1, 1), (4, 4000), (4000, 4), (3000, 2000)])
+def test_any_shape_of_picture_becomes_small_and_visible(tmp_path: Path, size: tuple[int, int]) -> None:
+    made = make(tmp_path, size, np.full((16, 16), 0.9))
+    photo = opened(made["photo"])
+    assert min(photo.size) >= 1
+    assert max(photo.size) <= 3 * 64
+    assert photo.width * photo.height <= 64 * 64 * 1.1
+    if max(size) / min(size) < 3:
+        assert photo.width * photo.height >= 64 * 64 * 0.8
+    assert opened(made["line"]).size == photo.size
+
+
+def test_colours_are_those_of_the_calibrated_scale(tmp_path: Path) -> None:
+    """The same value has the same colour beside a hotter one: nothing is stretched per picture."""
+    alone, beside = np.full((16, 16), 0.3), np.full((16, 16), 0.3)
+    beside[:, 8:] = 1.0
+    seen = [np.asarray(opened(make(tmp_path, (64, 64), values)["map"]))[16, 4] for values in (alone, beside)]
+    assert np.abs(seen[0].astype(int) - seen[1]).max() <= 6
+    assert np.abs(seen[0].astype(int) - drawing.colour_table()[round(0.3 * 255)]).max() <= 6
+
+
+def test_a_defect_of_one_pixel_still_shows(tmp_path: Path) -> None:
+    mask = np.zeros((600, 600), bool)
+    mask[301, 77] = True
+    made = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask)
+    line = np.asarray(opened(made["truth"]).convert("RGBA"))
+    drawn = np.argwhere((line[..., 3] == 255) & (line[..., :3] == drawing.TRUTH_COLOUR).all(axis=2))
+    assert len(drawn) >= 4  # around one pixel
+    assert np.abs(drawn - [301 * 64 // 600, 77 * 64 // 600]).max() <= 2
+    assert make(tmp_path, (600, 600), np.zeros((16, 16))).keys() == {"photo", "heat", "line", "map"}
+    wrong_size = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask[:300])
+    assert "truth" not in wrong_size  # told by the evaluation
+
+
+def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), (90, 120, 150)).save(path)
+    cold, hot = (prediction(np.full((16, 16), value), (64, 64)) for value in (0.0, 0.9))
+    alone, both = picture_layers(path, cold, (), 64, None), picture_layers(path, cold, (), 64, None, hot)
+    other = picture_layers(path, hot, (), 64, None)
+    assert both == alone | {"heat_b": other["heat"], "line_b": other["line"]}
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> EvaluatedPicture:
+    """Noise all over and a map that is hot and cold everywhere: nothing compresses worse."""
+    rng = np.random.default_rng(0)
+    values = gaussian_filter(rng.normal(size=(256, 256)), 4)
+    values /= values.std()
+    picture, mask = tmp_path / "noise.png", tmp_path / "mask.png"
+    Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(picture)
+    Image.fromarray(np.where(values > 0, 255, 0).astype(np.uint8)).save(mask)
+    return EvaluatedPicture(Item(picture, "noise", True, (mask,)), prediction(0.5 + values, (256, 256)), None)
+
+
+def test_thumbnails_shrink_until_they_fit(noise: EvaluatedPicture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """170 of them have 9 MB, 10 a seventeenth of it."""
+    (large,) = thumbnails([noise], [0])
+    assert opened(large["photo"]).size == (MAX_SIDE, MAX_SIDE)
+    monkeypatch.setattr("flawscope.evaluation.report.thumbnails.PAGE_BYTES", 9_000_000 * 10 / 170)
+    made = [found for found in thumbnails([noise] * 10, range(10)) if isinstance(found, dict)]
+    assert len(made) == 10
+    assert sum(map(size_of, made)) <= 9_000_000 * 10 / 170
+    assert MIN_SIDE < opened(made[0]["photo"]).width < MAX_SIDE
+
+
+def test_at_the_least_size_the_first_in_the_order_are_shown(
+    noise: EvaluatedPicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = picture_layers(noise.item.path, noise.prediction, noise.item.masks, MIN_SIDE, None)
+    monkeypatch.setattr("flawscope.evaluation.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))
+    made = thumbnails([noise] * 5, [3, 1, 4, 0, 2])
+    assert [found if isinstance(found, str) else opened(found["photo"]).width for found in made] == [
+        *(PAGE_FULL, MIN_SIDE, PAGE_FULL, MIN_SIDE, PAGE_FULL)
+    ]

@@ -1,0 +1,244 @@
+"""Exported routers: in every engine they answer, and recognise products, as before."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+import flawscope  # noqa: E402
+from flawscope.artefact import router_file  # noqa: E402
+from flawscope.artefact.certificate import certificates_from_facts  # noqa: E402
+from flawscope.artefact.model_file import JOINT_FORMAT, write_contents  # noqa: E402
+from flawscope.cli import main, models  # noqa: E402
+from flawscope.errors import FlawscopeError, InputError  # noqa: E402
+from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.export.router_export import export_router  # noqa: E402
+from flawscope.fitting import joining  # noqa: E402
+from flawscope.fitting.fitting import fit  # noqa: E402
+from flawscope.predictor.router import Router  # noqa: E402
+from flawscope.runtime import ENGINES  # noqa: E402
+
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+PRODUCTS = ("fabric", "plate")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def exported(two_products: Path, small_backbone: dict[str, str], shared: Shared) -> Path:
+    """A folder with a router, line.safetensors, and its export, line.zip: pictures of fabric are padded,
+    plates are aligned. Read only."""
+
+    def fill(folder: Path) -> None:
+        settings = {**small_backbone, "size": SIZE, "cap": 200, "check": False, "device": "cpu"}
+        models = {
+            "fabric": fit(two_products, category="fabric", keep_aspect=True, **settings),
+            "plate": fit(two_products, category="plate", align="shift", **settings),
+        }
+        made = joining.join(models, {name: two_products / name for name in PRODUCTS}, device="cpu")
+        made.save(folder / "line.safetensors")
+        export_router(folder / "line.safetensors", folder / "line.zip")
+
+    return shared("router-export", fill)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(request.param)
+    return str(request.param)
+
+
+def opened(path: Path, engine: str | None = None) -> Router:
+    model = flawscope.load(path, device="cpu", engine=engine)
+    assert isinstance(model, Router)
+    return model
+
+
+def repacked(path: Path, out: Path, change: Callable[[dict[str, bytes]], Any], kind: int = 0) -> Path:
+    """The archive with other contents. kind: of compression."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    change(contents)
+    with zipfile.ZipFile(out, "w", kind) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    return out
+
+
+def test_it_answers_as_the_trained_one_and_knows_its_certificates(
+    exported: Path, two_products: Path, engine: str
+) -> None:
+    trained, model = opened(exported / "line.safetensors"), opened(exported / "line.zip", engine)
+    assert {one.session.runtime for one in model.products.values()} == {engine}
+    paths = [str(path) for path in sorted(two_products.rglob("test/*/*.png"))]
+    narrow = np.random.default_rng(0).integers(0, 256, (96, 40, 3)).astype(np.uint8)
+    for one, other in zip(model.predict([*paths, narrow]), trained.predict([*paths, narrow]), strict=True):
+        assert (one.product, one.product_p_value) == (other.product, other.product_p_value)
+        assert one.score == pytest.approx(other.score, rel=1e-4, abs=1e-4)
+        np.testing.assert_allclose(one.map, other.map, rtol=1e-3, atol=1e-3)
+    for name, found in model.self_test().items():
+        assert found.passed
+        assert found.mistaken == 0
+        certified = certificates_from_facts(model.products[name].manifest.facts)
+        assert [one.runtime.split()[0] for one in certified] == [*ENGINES][: len(certified)]
+        assert all(one.passed for one in certified)
+
+
+def test_each_file_in_it_is_an_ordinary_exported_model(
+    exported: Path, two_products: Path, tmp_path: Path, engine: str
+) -> None:
+    with zipfile.ZipFile(exported / "line.zip") as archive:
+        archive.extract("plate.onnx", tmp_path)
+        onnx.checker.check_model(onnx.load_from_string(archive.read("recognition.onnx")))
+    onnx.checker.check_model(onnx.load(tmp_path / "plate.onnx"))
+    alone = flawscope.load(tmp_path / "plate.onnx", engine=engine)
+    path = two_products / "plate/test/good/000.png"
+    model = opened(exported / "line.zip", engine)
+    assert alone.predict(path).score == pytest.approx(model.predict(path).score, rel=1e-5)
+    model.products["plate"].save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "plate.onnx").read_bytes()
+
+
+def test_it_is_saved_as_it_is_and_at_another_rate(exported: Path, tmp_path: Path) -> None:
+    model = opened(exported / "line.zip", "onnxruntime")
+    model.save(tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == (exported / "line.zip").read_bytes()
+    model.with_rate("20%").save(tmp_path / "other.zip")
+    found = opened(tmp_path / "other.zip", "onnxruntime")
+    assert {one.calibration.rate for one in found.products.values()} == {0.2}
+    with pytest.raises(InputError, match=r"this router is saved as \.zip"):
+        model.save(tmp_path / "line.safetensors")
+
+
+def test_what_cannot_be_exported_is_one_line(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"should end in \.zip"):
+        export_router(exported / "line.safetensors", tmp_path / "line.onnx")
+    with pytest.raises(InputError, match="no product bottle: it knows fabric, plate"):
+        export_router(exported / "line.safetensors", tmp_path / "line.zip", only="bottle")
+    with pytest.raises(InputError, match=r"plate: .*give good pictures"):
+        export_router(
+            exported / "line.safetensors", tmp_path / "line.zip", precision="bf16", only="plate"
+        ) if importlib.util.find_spec("openvino") else pytest.skip("no OpenVINO")
+    with pytest.raises(InputError, match="is an exported model"):
+        export_router(exported / "line.zip", tmp_path / "twice.zip")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_engine_that_does_not_run_it_is_one_line(exported: Path) -> None:
+    with pytest.raises(InputError, match="use one of onnxruntime, openvino"):
+        flawscope.load(exported / "line.zip", engine="torch")
+    with pytest.raises(InputError, match="torch runs it; export it first"):
+        flawscope.load(exported / "line.safetensors", engine="openvino")
+
+
+@pytest.mark.parametrize("which", ["plate.onnx", "recognition.onnx"])
+def test_a_damaged_network_is_refused(exported: Path, tmp_path: Path, engine: str, which: str) -> None:
+    """One with a loop, none at all, and another one in its place."""
+    with zipfile.ZipFile(exported / "line.zip") as archive:
+        given = {name: archive.read(name) for name in archive.namelist()}
+    network = onnx.load_from_string(given[which])
+    network.graph.node.append(onnx.helper.make_node("Loop", ["a", "b"], ["c"]))
+    swapped = given["fabric.onnx" if which == "recognition.onnx" else "recognition.onnx"]
+    for data in (network.SerializeToString(), b"no network", swapped):
+        bad = repacked(
+            exported / "line.zip", tmp_path / "bad.zip", lambda of, data=data: of.update({which: data})
+        )
+        with pytest.raises(InputError, match="cannot use"):
+            flawscope.load(bad, device="cpu", engine=engine)
+
+
+def test_an_archive_that_lacks_something_is_one_clear_line(exported: Path, tmp_path: Path) -> None:
+    for name in ("plate.onnx", "recognition.onnx", "recognition.npz", "router.json"):
+        bad = repacked(
+            exported / "line.zip", tmp_path / "bad.zip", lambda of, name=name: of.pop(name) and None
+        )
+        with pytest.raises(InputError, match="no exported router, or what it holds is damaged") as found:
+            flawscope.load(bad, device="cpu")
+        assert "\n" not in str(found.value)
+    packed = repacked(exported / "line.zip", tmp_path / "packed.zip", lambda of: None, zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="in it is compressed"):
+        flawscope.load(packed, device="cpu")
+    cut = (exported / "line.zip").read_bytes()[:-30]
+    (tmp_path / "cut.zip").write_bytes(cut)
+    with pytest.raises(InputError, match="no exported router, or damaged"):
+        flawscope.load(tmp_path / "cut.zip", device="cpu")
+
+
+def test_a_joint_model_that_an_older_version_exported_names_the_remedy(
+    exported: Path, tmp_path: Path
+) -> None:
+    artefact = router_file.read(exported / "line.safetensors")
+    parts = [{"name": n, "manifest": one.manifest.to_dict()} for n, one in artefact.products.items()]
+    document = {"format": JOINT_FORMAT, "versions": {}, "products": parts}
+    graph = {"shared.network.embed": np.zeros(3, np.uint8)}
+    write_contents(document, {"products": [{}, {}]}, graph, tmp_path / "old.safetensors")
+    with pytest.raises(InputError, match=r"export the fitted file again, as \.zip"):
+        flawscope.load(tmp_path / "old.safetensors")
+
+
+def test_pictures_find_their_product(exported: Path, two_products: Path, tmp_path: Path) -> None:
+    """Those of a data root by its folders, others by what they show."""
+    args = argparse.Namespace(model=str(exported / "line.safetensors"), pictures=str(two_products))
+    in_folders = models._good_pictures(args)
+    assert {name: len(found) for name, found in in_folders.items()} == dict.fromkeys(PRODUCTS, 12)
+    for name, found in in_folders.items():
+        for path in found:
+            (tmp_path / f"{name}-{Path(str(path)).name}").symlink_to(str(path))
+    args.pictures = str(tmp_path)
+    mixed = models._good_pictures(args)
+    assert {name: {Path(str(p)).name.split("-")[0] for p in found} for name, found in mixed.items()} == {
+        name: {name} for name in PRODUCTS
+    }
+    assert sum(map(len, mixed.values())) == 24
+
+
+@pytest.mark.slow
+def test_one_product_in_another_precision_and_the_others_as_they_are(
+    two_products: Path, tmp_path: Path
+) -> None:
+    trained = fit(
+        two_products, category="fabric", method="efficientad", steps=2, device="cpu", check=False, samples=1
+    )
+    plate = fit(two_products, category="plate", size=SIZE, cap=60, device="cpu", check=False)
+    models = {"fabric": trained, "plate": plate}
+    pictures = {name: two_products / name for name in PRODUCTS}
+    joining.join(models, pictures, device="cpu").save(tmp_path / "line.safetensors")
+    call = ["export", str(tmp_path / "line.safetensors"), "--out", str(tmp_path / "line.zip")]
+    reduced = ["--precision", "int8", "--product", "fabric", "--pictures", str(two_products)]
+    assert main([*call, *reduced]) == 0
+    found = opened(tmp_path / "line.zip", "onnxruntime")
+    precisions = {name: one.calibration.precision for name, one in found.products.items()}
+    assert precisions == {"fabric": "int8", "plate": "fp32"}
+    path = two_products / "plate/test/good/000.png"
+    assert found.predict(path).score == pytest.approx(plate.predict(path).score, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_network_that_recognises_otherwise_is_not_exported(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = onnx_graph.trace_module
+
+    def elsewhere(module: Any, given: Any, results: list[str], *others: Any) -> Any:
+        proto = traced(module, given, results, *others)
+        if results == ["descriptors"]:
+            for node in proto.graph.node:
+                node.output[:] = ["right" if name == "descriptors" else name for name in node.output]
+            proto.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["descriptors"]))
+        return proto
+
+    monkeypatch.setattr(onnx_graph, "trace_module", elsewhere)
+    with pytest.raises(FlawscopeError, match="recognises products otherwise"):
+        export_router(exported / "line.safetensors", tmp_path / "m.zip")
+    assert not [*tmp_path.iterdir()]

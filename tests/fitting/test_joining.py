@@ -1,0 +1,454 @@
+"""Routers with `--light` and `--part`, and to a model for each view."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("torch")
+
+import flawscope
+from flawscope.artefact import model_file, router_file
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.fitting import joining
+from flawscope.fitting.fitting import fit
+from flawscope.pictures.light import Light, light_variations
+from flawscope.predictor import Predictor
+from flawscope.results.prediction import Prediction
+
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+Run = Callable[..., tuple[int, str, str]]
+PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 20
+SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
+SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
+LIGHTS = light_variations(0.1)
+
+
+def view(product: str, part: int, name: str, defect: bool = False) -> NDArray[np.uint8]:
+    """Noisy picture of a part, 80 x 80; a defect is a dark spot that shows from the top."""
+    k = VIEWS.index(name)
+    rng = np.random.default_rng([PRODUCTS.index(product), part, k])
+    y, x = np.mgrid[:80, :80]
+    if product == "block":
+        picture = np.full((80, 80, 3), (60, 80 + 60 * k, 120), np.float64)
+        picture[20:60, 20 + 10 * k : 60] = 150
+    else:
+        waves = np.sin(np.hypot(y - 40, x - 40 + 10 * k) / (1.5 + k))
+        picture = np.repeat(110 + 60 * waves[:, :, None], 3, 2) * (1.1, 0.9, 0.7)
+    if defect and name == "top":
+        picture[34:46, 42:54] = 20
+    return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        code = main([str(arg) for arg in args])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def data(shared: Shared) -> Path:
+    """Two products: good parts to learn, and good and defective ones to test, all in two views. Read only."""
+
+    def fill(root: Path) -> None:
+        for product in PRODUCTS:
+            for kind, numbers in (
+                ("train/good", range(PARTS)),
+                ("test/good", range(50, 54)),
+                ("test/hole", range(60, 63)),
+            ):
+                (root / product / kind).mkdir(parents=True)
+                for part in numbers:
+                    for name in VIEWS:
+                        picture = view(product, part, name, kind == "test/hole")
+                        Image.fromarray(picture).save(root / product / kind / f"p{part:02d}_{name}.png")
+
+    return shared("joint-parts", fill)
+
+
+@pytest.fixture(scope="module")
+def all_three(data: Path, shared: Shared) -> Path:
+    """A folder with the model of each product, with light and parts, and the joint one. Read only."""
+
+    def fill(folder: Path) -> None:
+        for name in PRODUCTS:
+            model = fit(data / name, light="10%", part=PATTERN, **SETTINGS)
+            model.save(folder / f"{name}.safetensors")
+        models = {name: folder / f"{name}.safetensors" for name in PRODUCTS}
+        made = joining.join(models, {name: data / name for name in PRODUCTS}, device="cpu")
+        made.save(folder / "line.safetensors")
+
+    return shared("joint-light-parts", fill)
+
+
+@pytest.fixture(scope="module")
+def line(all_three: Path) -> flawscope.Router:
+    model = flawscope.load(all_three / "line.safetensors", device="cpu")
+    assert isinstance(model, flawscope.Router)
+    return model
+
+
+# -------------------------------------------------------------------------------------------- joint and light
+
+
+def test_each_product_of_a_joint_model_keeps_its_own_light_and_thresholds(
+    all_three: Path, line: flawscope.Router, tmp_path: Path
+) -> None:
+    """Bit for bit the single model's: so is the promise."""
+    first, second = (line.products[name].manifest.preprocess.normalization for name in PRODUCTS)
+    assert first != second
+    for name in PRODUCTS:
+        line.products[name].save(tmp_path / "part.safetensors")
+        single = (all_three / f"{name}.safetensors").read_bytes()
+        assert (tmp_path / "part.safetensors").read_bytes() == single
+    assert line.artefact.recognition is not None
+    known = line.artefact.recognition.known["block"]
+    assert np.bincount(known.lights).tolist() == [2 * PARTS] * len(LIGHTS)
+    assert len(np.unique(known.groups)) == PARTS  # copies in other light vouch for no picture of their part
+    apart = known.good @ known.good.T
+    apart[known.groups[:, None] == known.groups] = -1
+    assert known.limit >= np.sqrt(2 - 2 * apart.max(1)).max()
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_in_every_light_a_picture_finds_its_product_and_is_judged_as_by_its_own_model(
+    all_three: Path, line: flawscope.Router, batch: int | None
+) -> None:
+    for name in PRODUCTS:
+        alone = flawscope.load(all_three / f"{name}.safetensors", device="cpu")
+        pictures = [light(view(name, 70 + k, v)) for k, light in enumerate(LIGHTS) for v in VIEWS]
+        pictures.append(Light(brightness=0.6)(view(name, 90, "top")))
+        for (_, found), (_, same) in zip(
+            line.stream(pictures, batch), alone.stream(pictures, batch), strict=True
+        ):
+            assert isinstance(found, Prediction)
+            assert isinstance(same, Prediction)
+            assert (found.score, found.p_value, found.shifts) == (same.score, same.p_value, same.shifts)
+            assert found.outside_light == same.outside_light
+            np.testing.assert_array_equal(found.map, same.map)
+            if not found.outside_light:
+                assert found.product == name
+        assert found.outside_light
+        given = line.predict(pictures[0], product=name)
+        assert given.score == pytest.approx(alone.predict(pictures[0]).score, rel=1e-5)
+
+
+def test_in_the_range_something_else_is_still_none_of_these(line: flawscope.Router) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+    for light in LIGHTS:
+        found = line.predict(light(noise))
+        assert (found.product_name, found.is_anomalous) == (Prediction.NO_PRODUCT_NAME, True)
+
+
+def test_products_with_and_without_a_light_share_a_model(all_three: Path, data: Path) -> None:
+    plain = fit(data / "rings", part=PATTERN, **SETTINGS)
+    models = {"block": all_three / "block.safetensors", "rings": plain}
+    mixed = joining.join(models, {name: data / name for name in PRODUCTS}, device="cpu")
+    dark, usual = (light(view("block", 80, "top")) for light in LIGHTS[1::-1])
+    found, same = mixed.predict([dark, usual])
+    assert found.product == same.product == "block"
+    assert found.score == pytest.approx(same.score, rel=0.1)
+    other = mixed.predict(view("rings", 80, "top"))
+    assert (other.product, other.outside_light) == ("rings", None)
+
+
+@pytest.mark.slow
+def test_exported_it_brings_pictures_to_the_light_of_their_product(
+    all_three: Path, line: flawscope.Router, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    from flawscope.export.router_export import export_router
+
+    export_router(all_three / "line.safetensors", tmp_path / "line.zip")
+    other = flawscope.load(tmp_path / "line.zip")
+    assert isinstance(other, flawscope.Router)
+    for light in LIGHTS:
+        pictures = {v: light(view("rings", 81, v, defect=True)) for v in VIEWS}
+        mine, its = line.predict_part(pictures), other.predict_part(pictures)
+        assert (its.product, its.worst, its.p_value) == (mine.product, mine.worst, mine.p_value)
+        for v in VIEWS:
+            assert its.views[v].score == pytest.approx(mine.views[v].score, rel=1e-4)
+            assert its.views[v].outside_light is False
+
+
+# -------------------------------------------------------------------------------------------- joint and part
+
+
+def test_the_commands_decide_on_the_parts_of_each_product(run: Run, data: Path, tmp_path: Path) -> None:
+    """`--joint --part`: a part has a product, found by all its views; something else is anomalous."""
+    model, new = tmp_path / "line.safetensors", tmp_path / "new"
+    call = ("fit", "--data", data, "--joint", "--part", PATTERN, "--out", model)
+    code, _, said = run(*call, *SMALL)
+    assert code == 0, said
+    new.mkdir()
+    for product, part in (("block", 60), ("rings", 50), ("rings", 61)):
+        for name in VIEWS:
+            kind = "good" if part == 50 else "hole"
+            shutil.copy(data / product / "test" / kind / f"p{part}_{name}.png", new)
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(new / "p99_top.png")
+    (new / "p61_side.png").unlink()
+    code, lines, said = run("predict", model, new, "--json", "--out", tmp_path / "out", "--fail-on-anomaly")
+    assert code == 3, said
+    parts = {one["part"]: one for one in map(json.loads, lines.splitlines()) if "part" in one}
+    found = {name: (one["product"], one["decision"]) for name, one in parts.items()}
+    assert found["p60"] == ("block", "anomalous")
+    assert found["p50"][0] == "rings"
+    assert found["p61"] == ("rings", "anomalous")
+    assert found["p99"] == (None, "anomalous")
+    assert parts["p61"]["missing"] == ["side"]
+    assert parts["p60"]["p_value"] == 1 / (PARTS + 1)
+    with (tmp_path / "out" / "parts.csv").open(encoding="utf-8-sig") as file:
+        rows = {row["part"]: row["product"] for row in csv.DictReader(file)}
+    assert rows == {"p60": "block", "p50": "rings", "p61": "rings", "p99": Prediction.NO_PRODUCT_NAME}
+    code, lines, said = run("predict", model, new)
+    assert "  (block)" in lines
+    assert f"  ({Prediction.NO_PRODUCT_NAME})" in lines
+    assert "of 4 parts anomalous; block: parts of 2 views" in said
+
+    code, lines, said = run("evaluate", model, "--data", data)
+    assert code == 0, said
+    assert "block: parts of 2 views (side, top): 4.8% (1/21) of good parts expected" in lines
+    assert lines.count("3 of 3 defective found, AUROC 1.0000") == 2
+    single = tmp_path / "block.safetensors"
+    alone = ("fit", "--data", data, "--category", "block", "--part", PATTERN, "--out", single)
+    assert run(*alone, *SMALL)[0] == 0
+    mine, its = model_file.read(single).manifest, router_file.read(model).products["block"].manifest
+    assert mine.calibration == its.calibration
+    assert mine.facts["part"] == its.facts["part"] == {"part": PATTERN, "view": None}
+
+
+def test_a_further_product_is_asked_for_the_parts_of_the_others(run: Run, data: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    few = tmp_path / "few"
+    for path in data.glob("*/train/good/p0[0-4]*"):
+        (few / path.parent.relative_to(data)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, few / path.relative_to(data))
+    call = ("fit", "--data", few, "--category")
+    assert run(*call, "block", "--joint", "--part", PATTERN, "--out", one, *SMALL)[0] == 0
+    code, _, said = run(*call, "rings", "--update", one, "--out", two, *SMALL)
+    assert (code, "fit all with the same --part and --view, or none" in said) == (2, True)
+    code, _, said = run(*call, "rings", "--update", one, "--out", two, "--part", PATTERN, *SMALL)
+    assert code == 0, said
+    first, second = (router_file.read(two).products[name].manifest for name in PRODUCTS)
+    assert first.facts["part"] == second.facts["part"]
+
+
+# ------------------------------------------------------------------------------------- joint, light and part
+
+
+def test_all_three_together(all_three: Path, line: flawscope.Router, tmp_path: Path) -> None:
+    for name in PRODUCTS:
+        alone = flawscope.load(all_three / f"{name}.safetensors", device="cpu")
+        for k, light in enumerate(LIGHTS):
+            pictures = {v: light(view(name, 140 + k, v, defect=k % 2 == 0)) for v in VIEWS}
+            found, same = line.predict_part(pictures, "7"), alone.predict_part(pictures, "7")
+            assert (found.product, found.product_name) == (name, name)
+            assert (found.p_value, found.is_anomalous, found.worst) == (
+                same.p_value,
+                same.is_anomalous,
+                same.worst,
+            )
+            assert found.score == pytest.approx(same.score, rel=1e-4)
+    given = line.predict_part(pictures, product="rings")
+    assert given.p_value == found.p_value
+    with pytest.raises(InputError, match="knows no view left"):
+        line.predict_part({"left": view("block", 1, "top")})
+
+
+def test_a_view_that_shows_something_else_makes_the_part_anomalous(
+    line: flawscope.Router,
+) -> None:
+    """Together the views are one product's; one of them shows the other."""
+    mixed = {"side": view("block", 160, "side"), "top": view("rings", 160, "top")}
+    found = line.predict_part(mixed)
+    assert found.is_anomalous
+    assert found.product_name == Prediction.NO_PRODUCT_NAME
+    assert {one.product for one in found.views.values()} <= {"block", "rings"}
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+    found = line.predict_part({"side": view("rings", 161, "side"), "top": noise})
+    assert (found.product, found.product_name, found.is_anomalous) == (None, Prediction.NO_PRODUCT_NAME, True)
+    assert found.to_dict()["product"] is None
+    with pytest.raises(InputError, match="no product bottle"):
+        line.predict_part(mixed, product="bottle")
+
+
+def test_views_are_recognised_together(line: flawscope.Router, tmp_path: Path) -> None:
+    """A view that is a little nearer to the other product is judged again as its part's product."""
+    parts = line.parts()
+    assert parts is not None
+    found = []
+    for name in VIEWS:
+        path = tmp_path / f"p09_{name}.png"
+        Image.fromarray(view("block", 170, name)).save(path)
+        found.append(line.predict(path))
+    near, far = found[0].product_distances
+    wrong = line.predict(tmp_path / "p09_top.png", product="rings")
+    assert line.artefact.recognition is not None
+    limits = line.artefact.recognition.known
+    close = min(limits["block"].limit, limits["rings"].limit) / 2
+    nearer = {"product_distances": (close + 1e-3, close), "nearest": "rings"}
+    mistaken = replace(wrong, product="rings", product_p_value=0.5, **nearer)
+    assert near < far - 1e-3
+    assert parts.add(found[0]) is None
+    part = parts.add(mistaken)
+    assert part is not None
+    assert part.product == "block"
+    assert part.views["top"].score == pytest.approx(found[1].score, rel=1e-5) != wrong.score
+    again = line.parts()
+    assert again is not None
+    again.add(found[0])
+    (tmp_path / "p09_top.png").unlink()
+    part = again.add(mistaken)
+    assert part is not None
+    assert part.missing == ("top",)
+
+
+# --------------------------------------------------------------------------------------- a model of each view
+
+
+def test_each_view_has_its_own_model_and_the_part_one_decision(run: Run, data: Path, tmp_path: Path) -> None:
+    model, root = tmp_path / "views.safetensors", data / "rings"
+    call = ("fit", "--data", root, "--part", PATTERN, "--each-view", "--out", model)
+    code, _, said = run(*call, *SMALL)
+    assert code == 0, said
+    assert run("info", model)[1].startswith(
+        "joint model of 2 views: side, top\nparts of 2 views (side, top): 4.8% (1/21) of good parts"
+    )
+    artefact = router_file.read(model)
+    assert artefact.recognition is None
+    for name in VIEWS:
+        pictures = sorted((root / "train/good").glob(f"*_{name}.png"))
+        alone = fit(pictures, group=PATTERN, **{**SETTINGS, "samples": 3})
+        assert alone.calibration == artefact.products[name].manifest.calibration
+        mine, its = alone.artefact.tensors, artefact.products[name].tensors
+        assert mine.keys() == its.keys()
+        assert all(np.array_equal(mine[key], its[key]) for key in mine)
+    call = ("predict", model, root / "test/hole", "--json", "--out", tmp_path / "out", "--fail-on-anomaly")
+    code, lines, said = run(*call)
+    assert code == 3, said
+    found = [json.loads(one) for one in lines.splitlines()]
+    parts = [one for one in found if "part" in one]
+    assert [(p["part"], p["decision"], p["worst"]) for p in parts] == [
+        (f"p{k}", "anomalous", "top") for k in (60, 61, 62)
+    ]
+    assert not any("product" in one for one in found)
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {*told["views"]} == {*VIEWS}
+    assert "missing" in (tmp_path / "out" / "parts.csv").read_text().splitlines()[0]
+    code, lines, said = run("evaluate", model, "--data", root)
+    assert code == 0, said
+    assert [row.split()[0] for row in lines.splitlines()[2:5]] == ["side", "top", "mean"]
+    assert "3 of 3 defective found, AUROC 1.0000" in lines
+    document = json.loads(run("evaluate", model, "--data", root, "--json")[1])
+    assert document["parts"]["defective"] == 3
+    assert document["categories"]["top"]["metrics"]["image_auroc"] == 1.0
+    Image.fromarray(view("rings", 1, "top")).save(tmp_path / "p01_below.png")
+    code, _, said = run("predict", model, tmp_path / "p01_below.png")
+    assert code == 1
+    assert "the model knows no view below: name it by one of side, top" in said
+    before = router_file.read(model)
+    more = tmp_path / "more/train/good"
+    more.mkdir(parents=True)
+    for part in range(30, 34):
+        for name in VIEWS:
+            Image.fromarray(view("rings", part, name)).save(more / f"p{part}_{name}.png")
+    quick = ("--device", "cpu", "--no-check", "--quiet", "--force")
+    code, _, said = run("fit", "--data", tmp_path / "more", "--update", model, "--out", model, *quick)
+    assert code == 0, said
+    for name, one in router_file.read(model).products.items():
+        assert len(one.manifest.pictures) == len(before.products[name].manifest.pictures) + 4
+
+
+def test_each_view_in_python_and_in_other_light(data: Path, tmp_path: Path) -> None:
+    models = {
+        name: fit(sorted((data / "block/train/good").glob(f"*_{name}.png")), light="10%", **SETTINGS)
+        for name in VIEWS
+    }
+    joining.join(models, part=PATTERN, device="cpu").save(tmp_path / "views.safetensors")
+    model = flawscope.load(tmp_path / "views.safetensors", device="cpu")
+    assert isinstance(model, flawscope.Router)
+    for k, light in enumerate(LIGHTS):
+        found = model.predict_part({v: light(view("block", 180 + k, v, defect=True)) for v in VIEWS}, "x")
+        assert (found.part, found.worst, found.product_name) == ("x", "top", "")
+        assert found.is_anomalous
+    alone = model.predict_part({"side": view("block", 190, "side")})
+    assert (alone.missing, alone.views["side"].outside_light) == (("top",), False)
+    path = data / "block/test/hole/p60_top.png"
+    assert model.predict(path).score == pytest.approx(models["top"].predict(path).score, rel=1e-5)
+    shown = [str(one) for one in sorted((data / "block/test").rglob("*.png"))]
+    streamed = {str(source): one for source, one in model.stream([*shown, tmp_path / "none.png"])}
+    for source in shown:
+        same = models[source[:-4].rpartition("_")[2]].predict(source)
+        found_one = streamed[source]
+        assert isinstance(found_one, Prediction)
+        assert found_one.score == pytest.approx(same.score, rel=1e-5)
+        assert found_one.p_value == same.p_value
+    assert isinstance(streamed[str(tmp_path / "none.png")], InputError)
+    assert all(one.passed for one in model.self_test().values())
+    with pytest.raises(InputError, match="shows view top, and product=side was said"):
+        model.predict(path, product="side")
+    with pytest.raises(InputError, match="say which it is, product=VIEW"):
+        model.predict(view("block", 1, "top"))
+    with pytest.raises(InputError, match="no view left: it knows side, top"):
+        model.predict_part({"left": view("block", 1, "top")})
+    with pytest.raises(InputError, match="matches nothing"):
+        joining.join(models, part="q", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def of_views(data: Path) -> dict[str, Predictor]:
+    """A model of each view."""
+    good = data / "rings/train/good"
+    return {name: fit(sorted(good.glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS}
+
+
+def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(
+    of_views: dict[str, Predictor],
+) -> None:
+    parts = joining.join(of_views, part=PATTERN, device="cpu").parts()
+    assert parts is not None
+    calibration = parts.calibration
+    assert calibration.parts == tuple(f"p{k:02d}" for k in range(PARTS))
+    for k, name in enumerate(VIEWS):
+        manifest = of_views[name].manifest
+        names = {one.hash: one.name for one in manifest.pictures}
+        by_name = {
+            names[digest][:3]: score
+            for digest, score in zip(
+                manifest.facts["calibration_pictures"], manifest.calibration.scores, strict=True
+            )
+        }
+        assert calibration.scores[:, k].tolist() == [by_name[part] for part in calibration.parts]
+
+
+def test_a_damaged_pattern_of_views_is_one_clear_line(of_views: dict[str, Predictor], tmp_path: Path) -> None:
+    path = tmp_path / "views.safetensors"
+    joining.join(of_views, part=PATTERN, device="cpu").save(path)
+    with path.open("rb") as file:
+        header = model_file.read_header(file, path, model_file.ROUTER_FORMAT)
+        tensors = model_file.read_tensors(file, header, path)
+    for wrong in ({"part": "("}, {"part": 7, "view": None}, ["part"], {"which": "x"}):
+        document = {**header.document, "views": wrong}
+        model_file.write_contents(document, header.run, tensors, path)
+        with pytest.raises(InputError, match="its pattern of views is damaged"):
+            flawscope.load(path, device="cpu")
+    model_file.write_contents({**header.document, "views": None}, header.run, tensors, path)
+    with pytest.raises(InputError, match="cannot use model"):  # products, and nothing to know them by
+        flawscope.load(path, device="cpu")

@@ -1,0 +1,125 @@
+"""A fit finds pictures that show one part by itself, and counts parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import shift
+
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.units import find_parts, group_numbers, show_nothing
+from flawscope.predictor.recalibration import recalibrate
+from flawscope.progress import ignore_progress
+from flawscope.synthesis.demo import fabric, plate, scene
+
+SIDE = 96
+
+
+def part(number: int, view: int = 0) -> np.ndarray:
+    """A drawn plate, in another picture for each view: a little aside, and in other light."""
+    rng = np.random.default_rng([number, view])
+    canvas = plate.render(SIDE, np.random.default_rng(number), None)
+    if view:
+        canvas = shift(canvas, (*rng.uniform(-1, 1, 2), 0), order=1, mode="nearest") * np.float32(
+            1 + 0.03 * view
+        )
+    return scene.simulate_sensor(canvas, rng)
+
+
+def fitted(images, **options):
+    return fit(images, **{"size": 64, "device": "cpu", "samples": 0, "check": False, **options})
+
+
+def test_near_copies_without_names_count_as_one_part() -> None:
+    said: list[str] = []
+    made = fitted([part(k, view) for k in range(5) for view in range(3)], say=said.append)
+    assert (made.calibration.count, made.calibration.unit_count) == (15, 5)
+    assert made.calibration.expected_rate <= 1 / 6 + 1e-9
+    assert "from 15 good pictures of 5 parts (leave-one-group-out)" in made.calibration.promise()
+    assert any("they count as one part each: 5 parts" in line and "16.7%" in line for line in said)
+    groups = made.manifest.facts["calibration_groups"]
+    assert len({*groups.values()}) == 5
+
+
+def test_parts_that_are_merely_alike_stay_apart() -> None:
+    assert fitted([part(k) for k in range(12)]).calibration.unit_count == 12
+
+
+def test_pictures_of_one_part_promise_nothing() -> None:
+    assert not fitted([part(0, view) for view in range(6)]).calibration.promised
+
+
+def test_names_are_believed(tmp_path) -> None:
+    from PIL import Image
+
+    for k in range(8):
+        Image.fromarray(part(k // 2, k % 2)).save(tmp_path / f"{k}.png")
+    said: list[str] = []
+    assert fitted(str(tmp_path), group=r"\d+", say=said.append).calibration.unit_count >= 6
+    assert any("although their names tell different parts" in line for line in said)
+
+
+def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell() -> None:
+    looks = [Look.of(part(k, view)) for k in range(4) for view in range(2)]
+    names = ["p0_a", "p0_b", "p1_a", "p9_b", "x1", "x2", "y1", "y2"]  # p1 and p9 are believed
+    said: list[str] = []
+    groups = group_numbers(names, r"p\d")
+    found = find_parts(looks, names, groups, pattern=r"p\d", force=False, say=said.append)
+    assert found == [0, 0, 1, 2, 3, 3, 4, 4]
+    assert "p1_a, p9_b, although their names tell different parts" in said[0]
+    assert "4 pictures are nearly the same as others, such as x1, x2; they count as one part" in said[1]
+
+
+@pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535), np.float32(1)])
+def test_noise_alone_shows_nothing_however_deep_the_picture(white: np.generic) -> None:
+    rng = np.random.default_rng(0)
+    dark = (np.abs(rng.normal(0.01, 0.03, (SIDE, SIDE, 3))).clip(0, 1) * white).astype(white.dtype)
+    good = [(part(k) / 255 * white).astype(white.dtype) for k in range(4)]
+    assert show_nothing([Look.of(one) for one in [*good, dark]]) == [4]
+    fabrics = [fabric.render(SIDE, np.random.default_rng(k), None) for k in range(4)]
+    deep = [(one.clip(0, 255) / 255 * white).astype(white.dtype) for one in fabrics]
+    assert show_nothing([Look.of(one) for one in deep]) == []
+
+
+def test_calibrating_goes_by_the_names_that_are_given() -> None:
+    model = fitted([part(k) for k in range(8)], names=[f"p{k}" for k in range(8)], group=r"p\d+")
+    new, names = [part(100 + k) for k in range(6)], [f"p{100 + k // 2}" for k in range(6)]
+    made = recalibrate(model, new, ignore_progress, True, names)
+    assert (made.calibration.count, made.calibration.unit_count) == (6, 3)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level: int) -> None:
+    rng = np.random.default_rng(0)
+    nothing = np.clip(level + rng.normal(0, 2, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+    images = [*(part(k) for k in range(8)), nothing]
+    with pytest.raises(InputError, match=r"picture 8: shows nothing beside the others.*--force"):
+        fitted(images)
+    assert fitted(images, force=True).calibration.count == 9
+    made = fitted(images[:-1])
+    with pytest.raises(InputError, match="shows nothing beside the others"):
+        made.calibrate([*(part(100 + k) for k in range(9)), nothing])
+
+
+def test_a_product_that_is_plain_itself_is_learnt() -> None:
+    rng = np.random.default_rng(0)
+    grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
+    assert fitted(grey).calibration.unit_count == 6
+
+
+def test_an_extended_model_counts_its_new_parts() -> None:
+    old = fitted([part(k) for k in range(6)])
+    new = partial_fit(
+        old, [part(50 + k, view) for k in range(2) for view in range(3)], device="cpu", check=False
+    )
+    assert (new.calibration.count, new.calibration.unit_count) == (12, 8)
+
+
+def test_calibrating_counts_parts_and_refuses_fewer_than_before() -> None:
+    model = fitted([part(k) for k in range(8)])
+    several = [part(100 + k, view) for k in range(3) for view in range(3)]
+    with pytest.raises(InputError, match="9 good pictures of 3 parts can calibrate"):
+        model.calibrate(several)
+    assert model.calibrate(several, force=True).calibration.unit_count == 3

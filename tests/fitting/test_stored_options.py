@@ -1,0 +1,239 @@
+"""A model that is made from another keeps every option that its decision depends on."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from flawscope.artefact import model_file
+from flawscope.artefact.model_file import Artefact
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.fitting.incremental_update import extend, open_fitted_dataset, update
+from flawscope.fitting.preparation import Reading
+from flawscope.fitting.stored_options import refit_options, stored_reading, stored_settings
+from flawscope.fitting.update_evaluation import ReviewedPicture
+from flawscope.methods import registry
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.light import Light, light_variations
+from flawscope.predictor import Predictor
+from flawscope.predictor.parts import part_calibration, stored_part_pattern
+
+SIDE = 80
+QUICK: dict[str, Any] = {"device": "cpu", "check": False}
+# For each option of a fit a value that is not its default, as a person gives it
+CASES: dict[str, dict[str, Any]] = {
+    "false_alarm_rate": {"false_alarm_rate": "20%"},
+    "roi": {"roi": "0.1,0.2,0.8,0.9"},
+    "light": {"light": "10%"},
+    "align": {"align": "turn"},
+    "several": {"several": True, "align": "turn"},
+    "group": {"group": r"^p\d+"},
+    "part": {"part": r"p\d+"},
+    "view": {"part": r"p\d+", "view": "top|side"},
+    "min_defect": {"min_defect": "3px"},
+    "drop_suspects": {"drop_suspects": True},
+    "force": {"force": True},
+}
+# Settings of the method: of each kind
+SETTINGS: dict[str, dict[str, Any]] = {
+    "keep_aspect": {"keep_aspect": True},
+    "crop": {"crop": (49, 48)},
+    "tile": {"tile": (48, 48)},
+    "positions": {"tile": (48, 48), "positions": "each"},
+    "two sizes": {"size": "48+64"},
+    "cap": {"cap": 500},
+    "ratio": {"ratio": 0.5},
+    "seed": {"seed": 3},
+    "samples": {"samples": 1},
+}
+# Chosen by a call, not by the model's decision: what is known of defects is looked up by their pixels
+OF_THE_CALL = {"category", "device", "seen"}
+
+
+def part(seed: int, view: str = "top", several: int = 1) -> NDArray[np.uint8]:
+    """L-shaped parts on a noisy ground; seen from the side they are darker."""
+    rng = np.random.default_rng([seed, view == "side"])
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
+    picture = np.full((SIDE, SIDE, 3), (60, 80, 120), np.float64)
+    for k in range(several):
+        x, y = (SIDE / 2, SIDE / 2) if several == 1 else (SIDE * (0.27 + 0.46 * k), SIDE / 2)
+        scale = 1 if several == 1 else 0.62
+        turn = rng.uniform(-0.2, 0.2)
+        u = (np.cos(turn) * (columns - x) + np.sin(turn) * (rows - y)) / scale
+        v = (np.cos(turn) * (rows - y) - np.sin(turn) * (columns - x)) / scale
+        inside = ((abs(u) < 20) & (abs(v - 10) < 6)) | ((abs(u + 14) < 6) & (abs(v) < 20))
+        picture[inside] = 110 if view == "side" else 170
+    return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`good` with 8 parts in two views, and `several` with pictures of two parts."""
+    root = tmp_path_factory.mktemp("options")
+    for name, several, views in (("good", 1, ("top", "side")), ("several", 2, ("top",))):
+        (root / name / "train" / "good").mkdir(parents=True)
+        for seed, view in itertools.product(range(8), views):
+            picture = Image.fromarray(part(seed, view, several))
+            picture.save(root / name / "train" / "good" / f"p{seed:02d}_{view}.png")
+    return root
+
+
+def data_of(folder: Path, options: dict[str, Any]) -> Path:
+    return folder / ("several" if options.get("several") else "good")
+
+
+def decisive(artefact: Artefact) -> dict[str, Any]:
+    """All that two models of the same options have in common, as values that can be compared."""
+    manifest = artefact.manifest
+    how = manifest.preprocess
+    options = vars(stored_reading(artefact))
+    region = getattr(
+        options["roi"], "mask", options["roi"]
+    )  # of aligned parts it has its reference beside it
+    options["roi"] = None if region is None else region.tolist()
+    of_method = registry.method(manifest.method).parse_stored(manifest.config)
+    return {
+        **options,
+        "config": of_method,
+        "samples": len(manifest.samples),
+        "tiles": (how.size, how.crop, how.keep_aspect, how.tile, how.overlap, how.positions),
+        "several": how.several is not None,
+        "region": None if "region" not in artefact.tensors else artefact.tensors["region"].tolist(),
+        "counted": artefact.tensors["roi"].tolist(),
+        "in_light": "light" in manifest.calibration.method,
+        "promise": manifest.calibration.expected_rate,
+    }
+
+
+def fitted(folder: Path, options: dict[str, Any]) -> Predictor:
+    size = {} if "min_defect" in options else {"size": "64"}
+    return fit(data_of(folder, options), **size | QUICK | options)
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> dict[str, Any]:
+    """What a model of no options has."""
+    return decisive(fitted(folder, {}).artefact)
+
+
+def test_every_option_of_a_fit_is_tried_here() -> None:
+    assert {field.name for field in fields(Reading)} == {*CASES} | OF_THE_CALL
+
+
+@pytest.mark.parametrize("name", [*CASES, *SETTINGS])
+def test_a_training_anew_keeps_each_option(
+    name: str, folder: Path, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    options = (CASES | SETTINGS)[name]
+    model = fitted(folder, options)
+    model.save(tmp_path / "model.safetensors")
+    old = model_file.read(tmp_path / "model.safetensors")
+    kept = decisive(old)
+    assert kept != plain, "the option changes something that is compared"
+    if "several" not in options:  # such models cannot be extended
+        extended = decisive(partial_fit(old, [part(300)], names=["p300_top.png"], **QUICK).artefact)
+        assert extended | {"promise": kept["promise"]} == kept
+    again = fit(open_fitted_dataset(data_of(folder, options), old), check=False, **refit_options(old))
+    found = decisive(again.artefact)
+    assert found == kept
+    np.testing.assert_array_equal(again.calibration.scores, model.calibration.scores)
+
+
+PAIRS = [
+    {**CASES | SETTINGS}[first] | {**CASES | SETTINGS}[second]
+    for first, second in itertools.combinations({**CASES, **SETTINGS}, 2)
+]
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(options=st.sampled_from(PAIRS))
+def test_a_training_anew_keeps_pairs_of_options(options: dict[str, Any], folder: Path) -> None:
+    try:
+        model = fitted(folder, options)
+    except InputError:  # such as tiles of several parts
+        return
+    again = fit(
+        open_fitted_dataset(data_of(folder, options), model.artefact),
+        check=False,
+        **refit_options(model.artefact),
+    )
+    assert decisive(again.artefact) == decisive(model.artefact)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("align", "group", "tile", "false_alarm_rate")]
+
+
+@pytest.mark.parametrize("name", ["roi", "light", *SLOW])
+def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name: str, folder: Path) -> None:
+    options = (CASES | SETTINGS)[name]
+    model = fitted(folder, options)
+    kept = vars(stored_reading(model.artefact))
+    new = [part(100 + k) for k in range(3)]
+    pictures = [
+        ReviewedPicture(k, picture, True, f"line{k}", learn=True, sure=True) for k, picture in enumerate(new)
+    ]
+    for k, picture in enumerate(pictures):  # a training reads files
+        path = folder / f"line{k}.png"
+        Image.fromarray(new[k]).save(path)
+        pictures[k] = replace(picture, source=path)
+    good = open_fitted_dataset(folder / "good", model.artefact)
+    trained = update(model.artefact, model, pictures, how="retrained", good=good, device="cpu", check=False)
+    extended = extend(model, new, device="cpu", check=False)
+    for made in (trained.predictor, extended):
+        found = vars(stored_reading(made.artefact))
+        for option, value in kept.items():
+            np.testing.assert_array_equal(found[option], value, err_msg=option)
+        assert stored_settings(made.artefact) == stored_settings(model.artefact)
+        assert ("light" in made.calibration.method) == (name == "light")
+    hashes = {picture.hash for picture in trained.predictor.manifest.pictures}
+    assert hashes >= {pixel_hash(decode(picture)) for picture in new}
+
+
+def drawn_pictures(count: int) -> list[ReviewedPicture]:
+    """Good pictures of the line that nobody chose, the first of which the model learns from, too."""
+    return [
+        ReviewedPicture(k, part(200 + k), True, f"p{200 + k}_top.png", learn=not k, sure=True, drawn=True)
+        for k in range(count)
+    ]
+
+
+def test_pictures_drawn_from_the_line_count_in_the_light_in_which_they_look_worst(folder: Path) -> None:
+    model = fitted(folder, {"light": "10%"})
+    made = update(model.artefact, model, drawn_pictures(4), device="cpu", check=False, fair=True).predictor
+    new = made.calibration.scores[model.calibration.count :]
+    worst, plain = (
+        max(made.predict(light(part(200 + k))).score for light in lights for k in (1, 2, 3))
+        for lights in (light_variations(0.1), [Light()])
+    )
+    assert len(new) == 4
+    assert max(new) >= worst > plain
+
+
+def test_a_view_drawn_from_the_line_does_not_spoil_decisions_on_parts(folder: Path) -> None:
+    model = fitted(folder, {"part": r"p\d+"})
+    pattern = stored_part_pattern(model.manifest)
+    assert pattern is not None
+    made = update(model.artefact, model, drawn_pictures(4), device="cpu", check=False).predictor
+    np.testing.assert_array_equal(
+        part_calibration(made.manifest, pattern).scores, part_calibration(model.manifest, pattern).scores
+    )
+    with pytest.raises(InputError, match="calibrated on all views of good parts"):
+        update(model.artefact, model, drawn_pictures(24), how="recalibrated", device="cpu", check=False)

@@ -1,0 +1,57 @@
+"""The imports of a package, read from its code: which module names which."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """Modules below a package's folder by their names within it; "": its own face."""
+    return {_name(path, root): path for path in sorted(root.rglob("*.py"))}
+
+
+def _name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def imported_by(path: Path) -> frozenset[str]:
+    """Every module that the file names in an import, also inside functions; full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            found |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+def inner_arrows(root: Path, package: str = "") -> set[tuple[str, str]]:
+    """Imports between the modules and folders directly in a package, named from the root's folder on."""
+    prefix, within = ".".join(filter(None, (root.name, package))), f"{package}." if package else ""
+    own = {n.removeprefix(within): p for n, p in modules_of(root).items() if n.startswith(within) and n}
+    found = set()
+    for module, path in own.items():
+        for name in imported_by(path):
+            other = name.removeprefix(f"{prefix}.").split(".")[0]
+            if name.startswith(f"{prefix}.") and any(m.split(".")[0] == other for m in own):
+                found.add((module.split(".")[0], other))
+    return {(one, other) for one, other in found if one != other}
+
+
+def packages_of(root: Path) -> list[str]:
+    """Packages below the root, by their names within it; "": the root."""
+    return sorted(_name(path, root) for path in root.rglob("__init__.py"))
+
+
+def circle(arrows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Arrows that are left when those to leaves are taken away again and again; empty: no circle."""
+    left = set(arrows)
+    while left and (leaves := {other for _, other in left} - {one for one, _ in left}):
+        left = {(one, other) for one, other in left if other not in leaves}
+    return left

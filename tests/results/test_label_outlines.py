@@ -1,0 +1,41 @@
+"""Outlines of regions as polygons, filled again by the reader of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from flawscope.datasets.labels.shapes import fill_polygon
+from flawscope.results import labels
+
+
+def blobs(seed: int) -> np.ndarray:
+    """Regions with holes, and what touches at corners only."""
+    noise = np.random.default_rng(seed).normal(size=(40, 60))
+    return ndimage.gaussian_filter(noise, seed % 4 / 2) > 0.1 / (1 + seed)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_outlines_with_every_corner_are_the_mask(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "TOLERANCE", 1e-6)
+    mask = blobs(seed)
+    np.testing.assert_array_equal(fill_polygon(labels.trace_outline(mask), mask.shape), mask)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_outlines_are_within_a_pixel_and_short(seed: int) -> None:
+    mask = ndimage.zoom(blobs(seed).astype(np.uint8), 4, order=1) > 0
+    polygon = labels.trace_outline(mask)
+    filled = fill_polygon(polygon, mask.shape)
+    around = np.ones((3, 3), bool)
+    assert not (filled & ~ndimage.binary_dilation(mask, around)).any()
+    assert not (ndimage.binary_erosion(mask, around, border_value=1) & ~filled).any()
+    every = sum(map(len, labels._loops(mask)))
+    assert len(polygon) < every / 2
+
+
+@pytest.mark.parametrize("mask", [[[1]], [[1, 1]], [[1, 0], [0, 1]], [[1, 1, 1], [1, 0, 1], [1, 1, 1]]])
+def test_small_regions_stay(mask: list[list[int]]) -> None:
+    marked = np.array(mask, bool)
+    np.testing.assert_array_equal(fill_polygon(labels.trace_outline(marked), marked.shape), marked)

@@ -1,0 +1,351 @@
+"""A router hands each picture to the ordinary model of its product, whatever settings that has, and changes
+nothing in it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("torch")
+
+import brackets
+import flawscope
+from flawscope.artefact import model_file, router_file
+from flawscope.artefact.model_file import ROUTER_FORMAT
+from flawscope.errors import InputError
+from flawscope.fitting import joining
+from flawscope.fitting.fitting import fit
+from flawscope.predictor import Predictor
+from flawscope.predictor.router import Router
+from flawscope.results.prediction import Prediction
+from flawscope.runtime import is_router, read_router_facts
+from flawscope.synthesis.demo.dataset import draw_picture
+
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+PRODUCTS = ("fabric", "plate")
+SIZE = 64
+QUICK = {"cap": 60, "device": "cpu", "check": False, "samples": 1}
+REGION = np.pad(np.ones((60, 60), np.bool_), 18)  # of pictures of 96 x 96 pixels
+# Settings of fabric and of plate, each with and without what the other has
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({"size": SIZE}, {"size": SIZE}),
+    "region": ({"size": SIZE}, {"size": SIZE, "roi": REGION}),
+    "light": ({"size": SIZE, "light": "10%"}, {"size": "48+64"}),
+    "tiles": ({"size": 48, "tile": 48}, {"size": SIZE}),
+    "aligned": ({"size": SIZE, "keep_aspect": True}, {"size": SIZE, "align": "shift"}),
+    "all": ({"size": 48, "tile": 48, "roi": REGION}, {"size": SIZE, "align": "turn", "light": "10%"}),
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def pair(request: pytest.FixtureRequest, two_products: Path, shared: Shared) -> Path:
+    """A folder with the model of each product, and the router to both. Read only."""
+
+    def fill(folder: Path) -> None:
+        models = {}
+        for name, settings in zip(PRODUCTS, SETTINGS[request.param], strict=True):
+            models[name] = fit(two_products, category=name, **QUICK, **settings)
+            models[name].save(folder / f"{name}.safetensors")
+        pictures = {name: two_products / name for name in PRODUCTS}
+        joining.join(models, pictures, device="cpu").save(folder / "line.safetensors")
+
+    return shared(f"router-{request.param}", fill)
+
+
+@pytest.fixture(scope="module")
+def plain(two_products: Path, shared: Shared) -> Path:
+    def fill(folder: Path) -> None:
+        models = {name: fit(two_products, category=name, size=SIZE, **QUICK) for name in PRODUCTS}
+        pictures = {name: two_products / name for name in PRODUCTS}
+        joining.join(models, pictures, device="cpu").save(folder / "line.safetensors")
+
+    return shared("router-simple", fill) / "line.safetensors"
+
+
+def opened(path: Path, **how: Any) -> Router:
+    found = flawscope.load(path, device="cpu", **how)
+    assert isinstance(found, Router)
+    return found
+
+
+def shown(data: Path, name: str) -> list[str]:
+    return [str(path) for path in sorted((data / name / "test").rglob("*.png")) if "mask" not in path.name]
+
+
+# --------------------------------------------------------------------------- the product's own model, always
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(
+    pair: Path, two_products: Path, batch: int | None
+) -> None:
+    router = opened(pair / "line.safetensors")
+    alone = {name: flawscope.load(pair / f"{name}.safetensors", device="cpu") for name in PRODUCTS}
+    of = {path: name for name in PRODUCTS for path in shown(two_products, name)}
+    mixed = sorted(of, key=lambda path: path[::-1])  # in turns
+    for path, found in router.stream(mixed, batch):
+        name = of[str(path)]
+        same = next(alone[name].stream([path], 1))[1] if batch == 1 else alone[name].predict(path)
+        assert isinstance(found, Prediction)
+        assert isinstance(same, Prediction)
+        assert (found.product, found.nearest) == (name, name)
+        assert 0 < (found.product_p_value or 0) <= 1
+        assert found.score == pytest.approx(same.score, rel=1e-5)
+        assert (found.is_anomalous, found.shifts, found.part_pose) == (
+            same.is_anomalous,
+            same.shifts,
+            same.part_pose,
+        )
+        assert found.geometry == same.geometry
+        np.testing.assert_allclose(found.map, same.map, rtol=1e-4, atol=1e-4)
+        said = next(router.stream([path], 1, product=name))[1]
+        assert isinstance(said, Prediction)
+        if batch == 1:
+            assert (found.score, said.score) == (same.score, same.score)
+            np.testing.assert_array_equal(found.map, same.map)
+
+
+def test_a_product_is_taken_out_as_it_was_joined(pair: Path, tmp_path: Path) -> None:
+    router = opened(pair / "line.safetensors")
+    for name in PRODUCTS:
+        router.products[name].save(tmp_path / "out.safetensors")
+        assert (tmp_path / "out.safetensors").read_bytes() == (pair / f"{name}.safetensors").read_bytes()
+    router.save(tmp_path / "line.safetensors")
+    assert (tmp_path / "line.safetensors").read_bytes() == (pair / "line.safetensors").read_bytes()
+
+
+def test_equal_tensors_are_stored_and_held_once(pair: Path) -> None:
+    artefact = router_file.read(pair / "line.safetensors")
+    assert artefact.recognition is not None
+    each = [*(one.tensors for one in artefact.products.values()), artefact.recognition.tensors]
+    values = {id(one): one for tensors in each for one in tensors.values()}
+    contents = {(str(one.dtype), one.shape, one.tobytes()) for one in values.values()}
+    assert len(contents) == len(values)
+    assert all(each[0][key] is each[1][key] for key in each[0] if key.startswith("backbone."))
+    router = opened(pair / "line.safetensors")
+    first, second = (router.products[name].session.model.state_dict() for name in PRODUCTS)  # type: ignore[attr-defined]
+    shared = [key for key in first if key.startswith("backbone.") and key in second]
+    assert shared
+    assert all(first[key].data_ptr() == second[key].data_ptr() for key in shared if first[key].numel())
+
+
+def test_one_product_is_calibrated_anew_and_the_others_stay(plain: Path, tmp_path: Path) -> None:
+    router = opened(plain)
+    rng = np.random.default_rng(7)
+    good = [np.asarray(draw_picture("plate", rng, size=96)[0]) for _ in range(20)]
+    new = router.with_product("plate", router.products["plate"].calibrate(good, force=True))
+    new.save(tmp_path / "new.safetensors")
+    before, after = router_file.read(plain), router_file.read(tmp_path / "new.safetensors")
+    assert after.products["plate"].manifest.calibration.count == 20
+    for one, part in ((before, "before"), (after, "after")):
+        model_file.write(one.products["fabric"], tmp_path / part)
+    assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
+    with pytest.raises(InputError, match="no product bottle: it knows fabric, plate"):
+        router.with_product("bottle", router.products["plate"])
+
+
+def test_another_rate_holds_for_every_product(plain: Path) -> None:
+    with pytest.warns(UserWarning, match="plate: "):  # twelve pictures promise no such rate
+        router = opened(plain, false_alarm_rate="1%")
+    assert {one.calibration.rate for one in router.products.values()} == {0.01}
+
+
+# ------------------------------------------------------------------------------------------------ recognition
+
+
+def test_another_picture_shows_none_of_them_and_is_anomalous(plain: Path) -> None:
+    router = opened(plain)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    found = router.predict(noise)
+    assert (found.product, found.product_name, found.is_anomalous) == (None, Prediction.NO_PRODUCT_NAME, True)
+    assert found.severity > 0
+    assert Prediction.NO_PRODUCT_NAME in repr(found)
+    known = router.predict(noise, product="plate")
+    assert (known.product, known.product_p_value) == ("plate", None)
+    with pytest.raises(InputError, match="no product bottle: it knows fabric, plate"):
+        router.predict(noise, product="bottle")
+    ((_, recognition),) = router.recognise(noise)
+    assert not isinstance(recognition, InputError)
+    assert (recognition.product, recognition.nearest) == (None, found.nearest)
+
+
+def test_one_picture_that_cannot_be_read_stops_no_other(
+    plain: Path, two_products: Path, tmp_path: Path
+) -> None:
+    router = opened(plain)
+    good = str(two_products / "plate/test/good/000.png")
+    (tmp_path / "no.png").write_text("no picture")
+    given = [good, str(tmp_path / "no.png"), good]
+    assert [isinstance(one, InputError) for _, one in router.stream(given)] == [False, True, False]
+    assert [isinstance(one, InputError) for _, one in router.recognise(given)] == [False, True, False]
+
+
+def test_a_prepared_picture_is_judged_as_it_is(plain: Path, two_products: Path) -> None:
+    router, path = opened(plain), str(two_products / "plate/test/good/000.png")
+    prepared = router.prepare(path)
+    ((_, found),) = router.stream([prepared])  # type: ignore[list-item]
+    assert isinstance(found, Prediction)
+    assert found.to_dict() == router.predict(path).to_dict()
+
+
+def test_a_product_of_three_pictures_is_refused(two_products: Path) -> None:
+    few = sorted((two_products / "plate/train/good").iterdir())[:3]
+    model = fit(few, size=SIZE, **QUICK)
+    with pytest.raises(InputError, match="plate can be recognised only by 4 good pictures or more"):
+        joining.join({"plate": model}, {"plate": few}, device="cpu")
+
+
+def test_further_pictures_of_a_product_are_described_beside_the_others(
+    plain: Path, two_products: Path
+) -> None:
+    artefact = router_file.read(plain)
+    assert artefact.recognition is not None
+    more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
+    before = artefact.products["plate"]
+    longer = flawscope.extend(before, more, device="cpu", check=False, force=True).artefact
+    seen = [one.hash for one in before.manifest.pictures]
+    new = joining.describe_product(artefact.recognition, longer, more, but=seen, device="cpu")
+    known = joining.with_products(artefact.recognition, {"plate": new}).known
+    assert len(known["plate"].good) == 15
+    assert known["fabric"] is artefact.recognition.known["fabric"]
+
+
+def test_a_product_of_several_parts_in_a_picture_stands_beside_one_of_single_parts() -> None:
+    good = [brackets.drawn(seed, range(5))[0] for seed in range(8)]
+    plates = [draw_picture("plate", np.random.default_rng(seed), size=96)[0] for seed in range(8)]
+    several = fit(good, size=SIZE, align="turn", several=True, **QUICK)
+    models = {"brackets": several, "plate": fit(plates, size=SIZE, align="shift", light="10%", **QUICK)}
+    router = joining.join(models, {"brackets": good, "plate": plates}, device="cpu")
+    for count in (5, 3):
+        picture = brackets.drawn(99, range(count))[0]
+        found, same = router.predict(picture), several.predict(picture)
+        assert found.product == "brackets"
+        assert (found.score, found.remark, found.is_anomalous) == (same.score, same.remark, same.is_anomalous)
+        assert found.found_parts is not None
+        assert len(found.found_parts.parts) == count
+
+
+@pytest.mark.slow
+def test_methods_without_a_backbone_of_their_own_are_recognised_by_the_default_one(
+    two_products: Path, tmp_path: Path
+) -> None:
+    trained = fit(
+        two_products, category="fabric", method="efficientad", steps=2, device="cpu", check=False, samples=1
+    )
+    plate = fit(two_products, category="plate", size=SIZE, **QUICK)
+    pictures = {name: two_products / name for name in PRODUCTS}
+    path = shown(two_products, "fabric")[0]
+    for models in ({"fabric": trained, "plate": plate}, {"fabric": trained}):
+        router = joining.join(models, {name: pictures[name] for name in models}, device="cpu")
+        found, same = router.predict(path), trained.predict(path)
+        assert (found.product, found.score) == ("fabric", same.score)
+    router.save(tmp_path / "line.safetensors")
+    assert opened(tmp_path / "line.safetensors").predict(path).score == same.score
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def test_files_of_one_and_of_several_products_are_told_apart(plain: Path, tmp_path: Path) -> None:
+    router = opened(plain)
+    router.products["plate"].save(tmp_path / "plate.safetensors")
+    assert is_router(plain)
+    assert not is_router(tmp_path / "plate.safetensors")
+    assert [*read_router_facts(plain).manifests] == [*PRODUCTS]
+    with pytest.raises(InputError, match="it is a joint model of several products"):
+        model_file.read(plain)
+    with pytest.raises(InputError, match="it is a model of one product"):
+        router_file.read(tmp_path / "plate.safetensors")
+    with pytest.raises(InputError, match=r"this router is saved as \.safetensors"):
+        router.save(tmp_path / "line.onnx")
+
+
+DAMAGES = ("cut", "byte", "name", "tensor", "unused", "descriptor", "twice", "preprocess")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_one_clear_line(plain: Path, tmp_path: Path, damage: str) -> None:
+    path, data = tmp_path / "line.safetensors", bytearray(plain.read_bytes())
+    if damage == "cut":
+        data = data[:-7]
+    elif damage == "byte":
+        data[-1] ^= 1
+    else:
+        with plain.open("rb") as file:
+            header = model_file.read_header(file, plain, ROUTER_FORMAT)
+            tensors = model_file.read_tensors(file, header, plain)
+        document = json.loads(json.dumps(header.document))
+        first, about = document["products"][0], document["recognition"]
+        if damage == "name":
+            first["name"] = 7
+        elif damage == "tensor":
+            del first["tensors"]["roi"]
+        elif damage == "unused":
+            tensors["more"] = np.zeros(3)
+        elif damage == "descriptor":
+            key = about["known"]["plate"]["good"]
+            tensors[key] = 2 * tensors[key]
+        elif damage == "twice":
+            first["name"] = document["products"][1]["name"]
+        else:
+            about["preprocess"]["size"] = [0, 0]
+        model_file.write_contents(document, header.run, tensors, path)
+        data = bytearray(path.read_bytes())
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot use model|fit anew") as found:
+        flawscope.load(path, device="cpu")
+    assert "\n" not in str(found.value)
+
+
+def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "line.zip"
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="it is no exported router"):
+        flawscope.load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("router.json", json.dumps({"format": ROUTER_FORMAT, "products": []}))
+    with pytest.raises(InputError, match="it is no exported router"):
+        flawscope.load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("router.json", json.dumps({"format": ROUTER_FORMAT + 1}))
+    with pytest.raises(InputError, match="made by a newer flawscope"):
+        flawscope.load(path)
+
+
+def test_a_single_model_is_a_router_s_kin(plain: Path) -> None:
+    """What commands read of both."""
+    one = opened(plain).products["plate"]
+    assert isinstance(one, Predictor)
+    assert ([*one.products.values()], one.kind) == ([one], "")
+    assert one.with_product("", one) is one
+    assert opened(plain).kind == "product"
+
+
+def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path: Path) -> None:
+    """Pictures of 12 bits in 16: divided by 65535 they would all be black."""
+
+    def deep(name: str, rng: np.random.Generator) -> NDArray[np.uint16]:
+        return 16 * draw_picture(name, rng, size=96)[0][:, :, 1].astype(np.uint16)
+
+    rng, models, pictures = np.random.default_rng(0), {}, {}
+    for name in PRODUCTS:
+        folder = tmp_path / name
+        folder.mkdir()
+        for k in range(8):
+            Image.fromarray(deep(name, rng)).save(folder / f"{k}.png")
+        pictures[name] = folder
+        models[name] = fit(folder, size=SIZE, **QUICK)
+    router = joining.join(models, pictures, device="cpu")
+    assert router.artefact.recognition is not None
+    level = models["plate"].manifest.preprocess.white_level
+    assert router.artefact.recognition.preprocess.white_level == level is not None
+    for name in PRODUCTS:
+        assert router.predict(deep(name, rng)).product == name
