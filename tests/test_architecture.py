@@ -31,7 +31,7 @@ ALLOWED: dict[str, str] = {
     "datasets": "pictures",
     "artefact": "pictures calibration",
     "synthesis": "pictures",
-    "results": "pictures artefact",
+    "results": "pictures calibration artefact",
     "methods": "machine config pictures calibration artefact synthesis",
     "runtime": "machine artefact methods",
     "predictor": "pictures calibration artefact results runtime",

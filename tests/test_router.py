@@ -96,7 +96,7 @@ def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(
         same = next(alone[name].stream([path], 1))[1] if batch == 1 else alone[name].predict(path)
         assert isinstance(found, Prediction)
         assert isinstance(same, Prediction)
-        assert (found.product, found.nearest) == (name, name)
+        assert (found.product, found.recognition and found.recognition.nearest) == (name, name)
         assert 0 < (found.product_p_value or 0) <= 1
         assert found.score == pytest.approx(same.score, rel=1e-5)
         assert (found.is_anomalous, found.shifts, found.part_pose) == (
@@ -174,7 +174,7 @@ def test_another_picture_shows_none_of_them_and_is_anomalous(plain: Path) -> Non
         router.predict(noise, product="bottle")
     ((_, recognition),) = router.recognise(noise)
     assert not isinstance(recognition, InputError)
-    assert (recognition.product, recognition.nearest) == (None, found.nearest)
+    assert (recognition.product, recognition) == (None, found.recognition)
 
 
 def test_one_picture_that_cannot_be_read_stops_no_other(

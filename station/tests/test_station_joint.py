@@ -137,7 +137,8 @@ def test_it_judges_as_the_library_with_and_without_the_product(open_line: Any, j
     for data in pictures:
         found, right = line.send("line", data).json(), model.predict(data)
         called = dict(zip(PRODUCTS, CALLED, strict=True))
-        assert found["product"] == called[str(right.nearest)]
+        assert right.recognition is not None
+        assert found["product"] == called[right.recognition.nearest]
         assert found["shows"] == (called[right.product] if right.product else Prediction.NO_PRODUCT_NAME)
         seen.add(found["shows"])
         assert found["product_p_value"] == right.product_p_value

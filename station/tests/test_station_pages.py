@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
 import re
 import string
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from flawscope import Prediction, Predictor
+from flawscope.errors import InputError
 from flawscope.evaluation.report import page as report_page
+from flawscope.results.findings import Finding
+from flawscope.results.found_parts import FoundParts
 from flawscope.results.review.pages import ASSETS, LANGUAGES
 from flawscope_station import housekeeping
 from flawscope_station.access.sign_in import SignInError, SignInThrottle
+from flawscope_station.store.inspection import findings_of
 from flawscope_station.web import pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS
 
@@ -29,6 +36,7 @@ SCRIPTS = sorted([*WEB.glob("*.js"), *SHARED.glob("*.js")])
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
 ALL = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=1")
 PASSWORD = "correct horse battery"
+MISCOUNTED = FoundParts((), 1, 1, wrong="1 missing").to_dict()
 
 
 @pytest.fixture
@@ -217,6 +225,46 @@ def test_names_never_become_markup(visitor: httpx.Client, parts: list[bytes]) ->
         assert "<img src=x" not in text, name
     shown = visitor.get(f"/plate/inspections/{number}").text
     assert "日本.png" in html.unescape(shown)
+
+
+def test_a_finding_that_nothing_knows_is_recorded_and_shown(
+    visitor: httpx.Client, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Predictor._prediction
+    dusty = Finding("dusty", "<dust> on the lens", 0.02, decides=True)
+
+    def noticing(*given: Any) -> Prediction | InputError:
+        made = plain(*given)
+        return made if isinstance(made, InputError) else made.noticing(dusty)
+
+    monkeypatch.setattr(Predictor, "_prediction", noticing)
+    made = post(visitor, parts[0], "dusty.png")
+    assert (made["findings"], made["decision"]) == ([dusty.to_dict()], "anomalous")
+    assert made["p_value"] <= 0.02
+    assert (
+        visitor.get(f"/api/v1/products/plate/inspections/{made['id']}").json()["findings"] == made["findings"]
+    )
+    for name in (f"inspections/{made['id']}", "history"):
+        assert "&lt;dust&gt; on the lens" in visitor.get(f"/plate/{name}").text, name
+    assert "<dust> on the lens" in visitor.get("/api/v1/products/plate/export").text
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, []),
+        ({"part_found": True}, []),
+        ({"part_found": False}, ["part not found"]),
+        ({"shows": "none of these", "product_p_value": 0.01}, ["none of these, p 0.010"]),
+        ({"shows": "plate", "product_p_value": 0.5}, []),
+        ({"part_found": True, "found_parts": json.dumps(MISCOUNTED)}, ["1 missing"]),
+    ],
+)
+def test_records_of_before_have_findings_too(columns: dict[str, Any], words: list[str]) -> None:
+    names = ("findings", "part_found", "found_parts", "shows", "product_p_value")
+    said = findings_of(SimpleNamespace(**dict.fromkeys(names) | columns))
+    assert [finding.words for finding in said] == words
+    assert all(finding.decides for finding in said)
 
 
 def test_the_history_filters_and_turns_pages(browser: httpx.Client, parts: list[bytes]) -> None:

@@ -31,7 +31,7 @@ from flawscope.evaluation.robustness import robustness
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Levels, Prediction
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ def test_what_is_kept_is_read_as_it_was() -> None:
     maps = rng.normal(size=(9, 30, 50)).astype(np.float32)
     truths = [None if k == 4 else rng.random((30, 50)) < k / 9 for k in range(9)]
     for values, truth in zip(maps, truths, strict=True):
-        found = Prediction(1.0, 0.5, 2.0, True, values, geometry, 0.5, 0.5, (0.0, 1.0))
+        found = Prediction(1.0, 0.5, 2.0, True, values, geometry, Levels(0.5, 0.5, (0.0, 1.0)))
         kept.append(Item(Path("x.png"), "kind", True), found, truth)
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda k: kept.pictures[k % 9], range(1200)))  # more than files may be open

@@ -19,7 +19,7 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Levels, Prediction
 
 
 def binormal(rng: np.random.Generator, good: int, bad: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +110,7 @@ def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[E
     found = []
     for values, truth in zip(maps, truths, strict=True):
         geometry = Preprocess(values.shape).geometry(values.shape)
-        prediction = Prediction(0.0, 1.0, -1.0, False, values, geometry, 0.0, 4.0, (0.0, 1.0))
+        prediction = Prediction(0.0, 1.0, -1.0, False, values, geometry, Levels(0.0, 4.0, (0.0, 1.0)))
         bad = truth is None or bool(truth.any())
         found.append(EvaluatedPicture(Item(Path("x.png"), "kind", bad), prediction, truth))
     return found

@@ -19,6 +19,7 @@ pytest.importorskip("torch")
 
 import flawscope
 from flawscope.artefact import model_file, router_file
+from flawscope.calibration.recognition import Recognition
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting import joining
@@ -140,11 +141,11 @@ def test_in_every_light_a_picture_finds_its_product_and_is_judged_as_by_its_own_
             assert isinstance(found, Prediction)
             assert isinstance(same, Prediction)
             assert (found.score, found.p_value, found.shifts) == (same.score, same.p_value, same.shifts)
-            assert found.outside_light == same.outside_light
+            assert found.to_dict().get("outside_light") == same.to_dict().get("outside_light")
             np.testing.assert_array_equal(found.map, same.map)
-            if not found.outside_light:
+            if not found.to_dict().get("outside_light"):
                 assert found.product == name
-        assert found.outside_light
+        assert found.to_dict().get("outside_light")
         given = line.predict(pictures[0], product=name)
         assert given.score == pytest.approx(alone.predict(pictures[0]).score, rel=1e-5)
 
@@ -165,7 +166,7 @@ def test_products_with_and_without_a_light_share_a_model(all_three: Path, data: 
     assert found.product == same.product == "block"
     assert found.score == pytest.approx(same.score, rel=0.1)
     other = mixed.predict(view("rings", 80, "top"))
-    assert (other.product, other.outside_light) == ("rings", None)
+    assert (other.product, other.to_dict().get("outside_light")) == ("rings", None)
 
 
 @pytest.mark.slow
@@ -184,7 +185,7 @@ def test_exported_it_brings_pictures_to_the_light_of_their_product(
         assert (its.product, its.worst, its.p_value) == (mine.product, mine.worst, mine.p_value)
         for v in VIEWS:
             assert its.views[v].score == pytest.approx(mine.views[v].score, rel=1e-4)
-            assert its.views[v].outside_light is False
+            assert its.views[v].to_dict().get("outside_light") is False
 
 
 # -------------------------------------------------------------------------------------------- joint and part
@@ -298,13 +299,13 @@ def test_views_are_recognised_together(line: flawscope.Router, tmp_path: Path) -
         path = tmp_path / f"p09_{name}.png"
         Image.fromarray(view("block", 170, name)).save(path)
         found.append(line.predict(path))
-    near, far = found[0].product_distances
+    assert found[0].recognition is not None
+    near, far = found[0].recognition.distances
     wrong = line.predict(tmp_path / "p09_top.png", product="rings")
     assert line.artefact.recognition is not None
     limits = line.artefact.recognition.known
     close = min(limits["block"].limit, limits["rings"].limit) / 2
-    nearer = {"product_distances": (close + 1e-3, close), "nearest": "rings"}
-    mistaken = replace(wrong, product="rings", product_p_value=0.5, **nearer)
+    mistaken = replace(wrong, recognition=Recognition("rings", "rings", 0.5, (close + 1e-3, close)))
     assert near < far - 1e-3
     assert parts.add(found[0]) is None
     part = parts.add(mistaken)
@@ -389,7 +390,7 @@ def test_each_view_in_python_and_in_other_light(data: Path, tmp_path: Path) -> N
         assert (found.part, found.worst, found.product_name) == ("x", "top", "")
         assert found.is_anomalous
     alone = model.predict_part({"side": view("block", 190, "side")})
-    assert (alone.missing, alone.views["side"].outside_light) == (("top",), False)
+    assert (alone.missing, alone.views["side"].to_dict().get("outside_light")) == (("top",), False)
     path = data / "block/test/hole/p60_top.png"
     assert model.predict(path).score == pytest.approx(models["top"].predict(path).score, rel=1e-5)
     shown = [str(one) for one in sorted((data / "block/test").rglob("*.png"))]

@@ -63,7 +63,7 @@ def test_every_part_is_found_and_judged_by_itself(predictor: Predictor) -> None:
         whole = found.picture_map()
         assert whole.shape == picture.shape[:2]
         bad = min(several.parts, key=lambda one: math.dist(places[2], (one.part_pose.x, one.part_pose.y)))
-        caught += found.is_anomalous and several.remark == f"part {bad.part_index} of 5"
+        caught += found.is_anomalous and found.remark == f"part {bad.part_index} of 5"
         if bad.is_anomalous:
             y, x = np.unravel_index(whole.argmax(), whole.shape)
             assert math.dist(places[2], (x, y)) < 24
@@ -86,7 +86,7 @@ def test_a_wrong_count_is_an_outcome_of_its_own(
     assert found.is_anomalous
     assert found.severity > 0
     assert found.remark == remark
-    assert found.part_p_value == 2 / 13
+    assert found.to_dict()["part_p_value"] == 2 / 13
     assert found.p_value <= 2 / 13
     assert found.part_found is bool(cells)
     assert len(found.squares((SIDE, SIDE))) == len(cells) + (other is not None)

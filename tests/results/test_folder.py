@@ -19,7 +19,7 @@ from flawscope.pictures.masks import read_mask
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import run as runs
 from flawscope.results.folder import MAPS, PictureWriter
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import COLUMNS, OutputFiles, ResultRow, TableWriter, Unjudged, read_table
 
@@ -40,9 +40,7 @@ def predicted(
         is_anomalous=bool(values.max() > 0.5),
         map=values.astype(np.float32),
         geometry=Preprocess(SIZE).geometry(picture),
-        score_threshold=0.5,
-        mask_threshold=0.5,
-        colour_range=(0.0, 1.0),
+        levels=Levels(0.5, 0.5, (0.0, 1.0)),
         path=str(path),
     )
 
@@ -147,7 +145,7 @@ def test_maps_may_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("maps", MAPS)
 def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path: Path, maps: str) -> None:
     values = 2.7 * SPOT + 1
-    prediction = replace(predict(tmp_path / "x.png", values), colour_range=(0.5, 4.5), mask_threshold=2.0)
+    prediction = replace(predict(tmp_path / "x.png", values), levels=Levels(0.5, 2.0, (0.5, 4.5)))
     PictureWriter(tmp_path / "out", tmp_path, maps=maps).add(tmp_path / "x.png", prediction)
     facts = json.loads((tmp_path / "out/maps/scale.json").read_text())
     assert facts["format"] == maps

@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.prediction import MAX_REMEMBERED, MIN_WARNING_PICTURES, MismatchDetector, Prediction
+from flawscope.results.prediction import (
+    MAX_REMEMBERED,
+    MIN_WARNING_PICTURES,
+    Levels,
+    MismatchDetector,
+    Prediction,
+)
 
 LEVEL = 0.5
 
 
-def prediction(values: np.ndarray, geometry: Geometry | None = None) -> Prediction:
+def prediction(values: np.ndarray, geometry: Geometry | None = None, **levels: Any) -> Prediction:
     values = np.asarray(values, dtype=np.float32)
     return Prediction(
         score=float(values.max()),
@@ -25,9 +32,7 @@ def prediction(values: np.ndarray, geometry: Geometry | None = None) -> Predicti
         is_anomalous=False,
         map=values,
         geometry=geometry or Geometry(values.shape, values.shape, (1.0, 1.0), (0.0, 0.0)),
-        score_threshold=9.0,
-        mask_threshold=LEVEL,
-        colour_range=(0.0, 1.0),
+        levels=replace(Levels(9.0, LEVEL, (0.0, 1.0)), **levels),
         path="a.png",
     )
 
@@ -117,9 +122,8 @@ def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(
 ) -> None:
     """Nor do they on a picture that is scaled down for showing."""
     geometry = Preprocess((40, 40), crop=(20, 20)).geometry(size)
-    made = replace(
-        prediction(np.full((20, 20), -3.0), geometry), mask_threshold=-2.0, colour_range=(-4.0, 0.0)
-    )
+    values = np.full((20, 20), -3.0)
+    made = prediction(values, geometry, mask_threshold=-2.0, colour_range=(-4.0, 0.0))
     assert not made.picture_mask().any()
     picture = np.full((size[0] // shown, size[1] // shown, 3), 100, np.uint8)
     changed = (made.draw(picture) != 100).any(axis=2)
@@ -156,7 +160,7 @@ def test_json_has_the_promised_keys_and_plain_values_and_drawing_leaves_the_pict
 def test_each_region_is_outlined_at_a_share_of_its_height(seed: int, outline: float) -> None:
     rng = np.random.default_rng(seed)
     values = rng.random((23, 31)).astype(np.float32) ** 2 * 5
-    made = replace(prediction(values), outline=outline, mask_threshold=2.0, colour_range=(-1.0, 5.0))
+    made = prediction(values, outline=outline, mask_threshold=2.0, colour_range=(-1.0, 5.0))
     expected = np.zeros(values.shape, bool)
     for part in flood(values > 2.0):
         for y, x in part:  # the map is 31 wide: nearby are 2 pixels
@@ -172,15 +176,15 @@ def test_an_outline_is_as_wide_as_what_was_blurred() -> None:
     x = np.arange(80) - 40.0
     bump = np.exp(-0.5 * (x / 6) ** 2)
     values = np.outer(np.ones(5), bump).astype(np.float32)
-    weak, strong = (replace(prediction(f * values), outline=0.6) for f in (1.0, 20.0))
+    weak, strong = (prediction(f * values, outline=0.6) for f in (1.0, 20.0))
     assert weak.mask.sum() == strong.mask.sum() > 0
-    assert replace(strong, outline=0.0).mask.sum() > 2 * strong.mask.sum()
+    assert prediction(20.0 * values).mask.sum() > 2 * strong.mask.sum()
 
 
 def test_a_large_defect_is_marked_where_it_is_weaker_too() -> None:
     values = np.zeros((40, 96), np.float32)
     values[5:35, 5:20], values[5:35, 20:90] = 20.0, 8.0
-    made = replace(prediction(values), outline=0.6, mask_threshold=2.0, colour_range=(0.0, 4.0))
+    made = prediction(values, outline=0.6, mask_threshold=2.0, colour_range=(0.0, 4.0))
     assert made.mask[5:35, 5:20].all()
     assert made.mask[5:35, 30:90].all()  # beyond the reach of what is stronger
     assert not made.mask[5:35, 20:26].any()
@@ -191,13 +195,13 @@ def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline:
     for top in (LEVEL - 1e-3, LEVEL, LEVEL + 1e-3, np.inf):
         values = np.zeros((9, 9), np.float32)
         values[4, 4] = top
-        assert bool(replace(prediction(values), outline=outline).mask.any()) == bool(top > LEVEL)
+        assert bool(prediction(values, outline=outline).mask.any()) == bool(top > LEVEL)
 
 
 def test_where_the_network_does_not_look_nothing_is_outlined() -> None:
     values = np.full((6, 8), np.nan, np.float32)
     values[2:4, 2:6] = [[1, 2, 4, 4], [0, 0, 4, 1]]
-    made = replace(prediction(np.zeros((6, 8))), outline=0.6)
+    made = prediction(np.zeros((6, 8)), outline=0.6)
     found = made.outlined(values)
     assert {(2, 4), (2, 5), (3, 4)} <= set(map(tuple, np.argwhere(found)))
     np.testing.assert_array_equal(found, made.outlined(np.nan_to_num(values)))
@@ -215,7 +219,7 @@ def one(severity: float, shifts: tuple[float, ...]) -> Prediction:
     geometry = Geometry((2, 2), (2, 2), (1.0, 1.0), (0.0, 0.0))
     values = np.zeros((2, 2), np.float32)
     return Prediction(
-        severity, 0.5, severity, severity > 0, values, geometry, 0.0, 0.0, (0.0, 1.0), None, shifts
+        severity, 0.5, severity, severity > 0, values, geometry, Levels(0.0, 0.0, (0.0, 1.0)), None, shifts
     )
 
 

@@ -111,13 +111,15 @@ def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]
 
 
 def prediction_line(found: Prediction) -> str:
+    from flawscope.results.prediction import Prediction
+
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
-    product = f"  ({found.product_name}{p_value})" if found.product_name else ""
+    recognised = found.product_name not in ("", Prediction.NO_PRODUCT_NAME)
+    product = [f"{found.product_name}{p_value}"] if recognised else []
+    remarks = "".join(f"  ({words})" for words in (*product, *(one.words for one in found.findings)))
     return (
         f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
-        f"p {found.p_value:.3f}  {found.path}{product}"
-        f"{'  (light outside the range)' if found.outside_light else ''}"
-        f"{f'  ({found.remark})' if found.remark else ''}"
+        f"p {found.p_value:.3f}  {found.path}{remarks}"
     )
 
 

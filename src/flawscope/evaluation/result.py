@@ -267,7 +267,7 @@ class Evaluation:
     @property
     def aligned(self) -> bool:
         """Whether the parts were looked for in the pictures."""
-        return any(one.prediction.part_found is not None for one in self.pictures)
+        return any(one.prediction.parts is not None for one in self.pictures)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.

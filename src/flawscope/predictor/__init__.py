@@ -44,8 +44,10 @@ from flawscope.predictor.streaming import (
 )
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
+from flawscope.results.findings import outside_light
+from flawscope.results.found_parts import PartSearch
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, PEAK_RADIUS, Prediction
+from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
@@ -323,15 +325,13 @@ class Predictor:
         if not math.isfinite(score):
             what = name or "a picture"
             return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
-        pose, reference = views.pose, self.manifest.preprocess.reference
-        part_p_value = part_pose = None
+        pose, reference, parts = views.pose, self.manifest.preprocess.reference, None
         if pose is not None and reference is not None:
-            part_p_value = reference.p_value(pose.error)
             size = views.geometry.picture_size
-            part_pose = PartPose.from_pose(pose, reference, size) if pose.found else None
-        if part_p_value is not None and part_pose is None:  # a picture without its part is not good
-            p_value, anomalous = min(p_value, part_p_value), True
-            severity = max(severity, MIN_ANOMALOUS_SEVERITY)
+            place = PartPose.from_pose(pose, reference, size) if pose.found else None
+            parts = PartSearch(reference.p_value(pose.error), place)
+        c = self.calibration
+        nearby = PEAK_RADIUS * max(self.session.size) / max(map_.shape)
         return Prediction(
             score=float(score),
             p_value=float(p_value),
@@ -339,18 +339,15 @@ class Predictor:
             is_anomalous=bool(anomalous),
             map=map_,
             geometry=views.geometry,
-            score_threshold=self.calibration.score_threshold,
-            mask_threshold=self.calibration.mask_threshold,
-            colour_range=self.calibration.colour_range,
+            levels=Levels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
-            outline=self.calibration.outline,
-            nearby=PEAK_RADIUS * max(self.session.size) / max(map_.shape),
             brightness=measured[0] if measured else None,
-            outside_light=None if views.tone is None else not views.tone.inside,
-            part_found=None if pose is None else pose.found,
-            part_p_value=part_p_value,
-            part_pose=part_pose,
+            tone=views.tone,
+            parts=parts,
+        ).noticing(
+            *([outside_light()] if views.tone is not None and not views.tone.inside else []),
+            *(parts.findings() if parts is not None else []),
         )
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:

@@ -140,7 +140,7 @@ class PartCollector:
         cls, calibration: PartCalibration, part: str, views: Mapping[str, Prediction]
     ) -> PartPrediction:
         scores = {view: one.score for view, one in views.items()}
-        all_found = not any(one.part_found is False for one in views.values())
+        all_found = not any(finding.decides for one in views.values() for finding in one.findings)
         return cls._decide_by(calibration, part, scores, dict(views), all_found)
 
     @staticmethod
@@ -190,20 +190,21 @@ class RoutedParts(PartCollector):
 
     def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognition:
         """Product that the views show together, among those that have these views, if any has."""
-        given = [one.product for one in views.values() if one.product and not one.product_distances]
-        if given:  # the caller named the product of all pictures
-            return Recognition(given[0], given[0], 1.0)
+        recognised = [one.recognition for one in views.values() if one.recognition is not None]
+        said = [shown for shown in recognised if not shown.distances]
+        if said:  # the caller named the product of all pictures
+            return said[0]
         among = [name for name, one in self.calibrations.items() if {*views} <= {*one.views}]
-        distances = np.array([one.product_distances for one in views.values()])
+        distances = np.array([shown.distances for shown in recognised])
         found = self._recogniser.recognise_group(distances, among or None)
-        return found if all(one.product for one in views.values()) else found._replace(product=None)
+        return found if all(shown.product for shown in recognised) else found._replace(product=None)
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
         shown, same_product = self._recognise_product(views), dict[str, Prediction]()
         for view, one in views.items():
-            if one.nearest not in (None, shown.nearest):  # None: the caller named the product
+            if one.recognition is not None and one.recognition.nearest != shown.nearest:
                 try:
                     one = self._judge((pictures or {}).get(view, one.path or ""), shown.nearest)
                 except InputError:  # it cannot be read any more

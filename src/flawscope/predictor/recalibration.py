@@ -21,6 +21,7 @@ from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor.streaming import SourceResult
 from flawscope.progress import ProgressCallback
+from flawscope.results.findings import COUNT_WRONG
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -67,14 +68,13 @@ def recalibrate(
         if isinstance(result, InputError):
             failures.append(str(result))
             continue
-        if result.found_parts is not None and result.found_parts.wrong:
-            miscounted += 1
-            uncounted.append(seen[done - 1])
-            continue
-        if result.part_found is False:
-            failures.append(
-                f"cannot calibrate on {result.path or 'a picture'}: its part was not found; remove it"
-            )
+        if (finding := next((one for one in result.findings if one.decides), None)) is not None:
+            if finding.code == COUNT_WRONG:
+                miscounted += 1
+                uncounted.append(seen[done - 1])
+            else:
+                name = result.path or "a picture"
+                failures.append(f"cannot calibrate on {name}: {finding.words}; remove it")
             continue
         counted = result.map[predictor.valid_mask(result.geometry)]
         values.append((result.score, float(result.map.max()), float(np.median(counted))))

@@ -39,8 +39,9 @@ from flawscope.predictor.streaming import (
     resolve_pictures,
     stream_predictions,
 )
+from flawscope.results.findings import no_product
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, Prediction
+from flawscope.results.prediction import Prediction
 from flawscope.runtime import (
     Describe,
     OpenRouter,
@@ -374,23 +375,19 @@ class _Runner:
 
 
 def _with_product(source: PictureSource, result: Result, product: str) -> Result:
-    return replace(result, product=product) if isinstance(result, Prediction) else result
+    if not isinstance(result, Prediction):
+        return result
+    return replace(result, recognition=Recognition(product, product, 1.0))
 
 
 def _with_recognition(result: Result, shown: Recognition) -> Result:
     """The prediction with the product that was recognised. What is none of the products is no good part."""
     if not isinstance(result, Prediction):
         return result
-    result = replace(
-        result,
-        product=shown.product,
-        product_p_value=shown.p_value,
-        product_distances=shown.distances,
-        nearest=shown.nearest,
-    )
+    result = replace(result, recognition=shown)
     if shown.product is not None:
         return result
-    return replace(result, is_anomalous=True, severity=max(result.severity, MIN_ANOMALOUS_SEVERITY))
+    return result.noticing(no_product(Prediction.NO_PRODUCT_NAME, result.product_p_value))
 
 
 __all__ = ["Router", "RouterFacts", "is_router", "load", "read_manifest", "read_router_facts"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from flawscope.calibration.threshold import Calibration
 from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.found_parts import FoundPart, FoundParts
-from flawscope.results.prediction import MIN_ANOMALOUS_SEVERITY, Prediction
+from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
+from flawscope.results.prediction import Prediction
 
 
 def with_parts(
@@ -32,14 +32,7 @@ def with_parts(
         FoundPart(k, float(score), float(p), float(s), bool(bad), reference.p_value(pose.error), pose)
         for k, (pose, score, p, s, bad) in enumerate(zip(views.poses, scores, *values, strict=False), 1)
     )
-    lost = float(known.p_values(np.inf))  # how often a good picture is counted wrong
-    found = replace(
-        found,
-        part_found=bool(parts),
-        part_p_value=lost if views.count_error else 1.0,
-        found_parts=FoundParts(parts, several.least, several.most, tuple(views.objects), views.count_error),
-    )
-    if not views.count_error:
-        return found
-    p_value, severity = min(found.p_value, lost), max(found.severity, MIN_ANOMALOUS_SEVERITY)
-    return replace(found, p_value=p_value, severity=severity, is_anomalous=True)
+    lost = float(known.p_values(np.inf)) if views.count_error else 1.0
+    every = FoundParts(parts, several.least, several.most, tuple(views.objects), views.count_error)
+    search = PartSearch(lost, several=every)
+    return replace(found, parts=search).noticing(*search.findings())

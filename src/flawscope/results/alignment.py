@@ -22,7 +22,7 @@ from flawscope.pictures.several_parts import OVERVIEW_SIDE
 from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import SheetRow, contact_sheet
-from flawscope.results.prediction import NO_PART
+from flawscope.results.findings import part_not_found
 
 CELL, COLUMNS = 200, 6
 MAX_PICTURES = 24  # pictures that are drawn
@@ -95,7 +95,7 @@ class Alignment:
             {
                 path: Poses([PartPose.from_pose(pose, reference, sizes[path])])
                 if pose.found
-                else Poses([], NO_PART)
+                else Poses([], part_not_found(None).words)
                 for path, pose in poses.items()
             },
             root,

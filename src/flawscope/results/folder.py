@@ -104,7 +104,7 @@ class PictureWriter:
             drawing.save_png(path := self.own.path(f"masks/{name}.png"), prediction.mask)
             if self.maps != "none":
                 path = self.own.path(f"maps/{name}{MAPS[self.maps][0]}")
-                drawing.save_map(path, prediction.map, *prediction.colour_range)
+                drawing.save_map(path, prediction.map, *prediction.levels.colour_range)
             if self.maps != "none" and not self._has_scale:
                 self._write_scale(prediction)
                 self._has_scale = True
@@ -112,14 +112,14 @@ class PictureWriter:
             raise write_error(path, error) from None
 
     def _write_scale(self, prediction: Prediction) -> None:
-        low, high = prediction.colour_range
+        low, high = prediction.levels.colour_range
         facts = {
             "format": self.maps,
             "value": MAPS[self.maps][1],
             "low": low,
             "high": high,
-            "mask_threshold": prediction.mask_threshold,
-            "outline": prediction.outline,
+            "mask_threshold": prediction.levels.mask_threshold,
+            "outline": prediction.levels.outline,
         }
         text = json.dumps(facts, indent=1, allow_nan=False)
         self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")

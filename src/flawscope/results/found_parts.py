@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.pictures.part_views import PartPose
+from flawscope.results.findings import Finding, anomalous_parts, count_wrong, part_not_found
 
 MAX_NAMED = 3  # anomalous parts that a remark names
 
@@ -52,14 +53,15 @@ class FoundParts:
     objects: tuple[tuple[float, float, float, float], ...] = ()
     wrong: str = ""
 
-    @property
-    def remark(self) -> str:
-        """Reason why the picture is anomalous: the numbers, or else the parts that are; empty: none."""
-        bad = [str(one.part_index) for one in self.parts if one.is_anomalous]
-        if self.wrong or not bad:
-            return self.wrong
+    def findings(self, p_value: float | None) -> tuple[Finding, ...]:
+        """Findings: the numbers, or else the parts that make the picture anomalous. p_value: how often those
+        of a good picture are counted wrong."""
+        if self.wrong:
+            return (count_wrong(self.wrong, p_value),)
+        bad = [str(part.part_index) for part in self.parts if part.is_anomalous]
         more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-        return f"part {', '.join(bad[:MAX_NAMED])}{more} of {len(self.parts)}"
+        words = f"part {', '.join(bad[:MAX_NAMED])}{more} of {len(self.parts)}"
+        return (anomalous_parts(words),) if bad else ()
 
     def squares(self) -> list[NDArray[np.float64]]:
         """Corners [4, 2] of the squares around the parts, and of the boxes around other objects."""
@@ -76,3 +78,29 @@ class FoundParts:
         parts = (FoundPart(**{**one, "part_pose": PartPose(**one["part_pose"])}) for one in data["parts"])
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
+
+
+@dataclass(frozen=True)
+class PartSearch:
+    """Answer of the search for the part in a picture, or for several.
+
+    p_value: how often a good part is as far from the good ones, where it was found or anywhere; where several
+        are looked for, how often those of a good picture are counted wrong; None: not known.
+    pose: where the part lies; None where it was not found, or several are looked for.
+    several: the parts, where several are looked for; else None.
+    """
+
+    p_value: float | None
+    pose: PartPose | None = None
+    several: FoundParts | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether any part was found."""
+        return self.pose is not None or bool(self.several and self.several.parts)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings on the part, or the parts."""
+        if self.several is not None:
+            return self.several.findings(self.p_value)
+        return () if self.found else (part_not_found(self.p_value),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
 from typing import Any, ClassVar
@@ -13,21 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.light import ToneCorrection
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
-from flawscope.results.found_parts import FoundParts
+from flawscope.results.findings import OUTSIDE_LIGHT, Decision, Finding
+from flawscope.results.found_parts import FoundParts, PartSearch
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
-NO_PART = "part not found"
-_DRAWN_FIELDS = ("score_threshold", "mask_threshold", "outline", "nearby")
-MIN_ANOMALOUS_SEVERITY = (
-    0.001  # severity of a picture that is anomalous by another reason than its score: above 0
-)
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -64,6 +62,48 @@ def outcome(anomalous: bool, called: bool) -> str:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Levels of scores and of a map's values; all are fixed by calibration, the same for every picture.
+
+    score_threshold: a picture is anomalous when its score is above this.
+    mask_threshold: pixels whose map value is above this make a region.
+    colour_range: map values at both ends of the colours.
+    outline: how much of a region is marked (`outlined`); 0: all of it.
+    nearby: how far around a pixel a region's peak is looked for, as a share of the map's longer side.
+    """
+
+    score_threshold: float
+    mask_threshold: float
+    colour_range: tuple[float, float]
+    outline: float = 0.0
+    nearby: float = PEAK_RADIUS
+
+    def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """The regions marked in a map [H, W] at any size, NaN where the network does not look.
+
+        Of each 8-connected region above the mask threshold, the pixels that are at least `outline` of the way
+        from the level of good pictures (the dark end of the colours) to the region's peak nearby. A map is
+        smooth, so that what is around a strong defect is above the threshold, too; but a large defect is not
+        equally strong everywhere. A picture has a mask exactly where its map is above the threshold
+        somewhere.
+        """
+        above = values > self.mask_threshold
+        if not self.outline or not above.any():
+            return above
+        from scipy import ndimage
+
+        labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
+        level, window = self.colour_range[0], 2 * round(max(values.shape) * self.nearby) + 1
+        marked = np.zeros_like(above)
+        for index, box in enumerate(ndimage.find_objects(labels), start=1):
+            part = labels[box] == index
+            heights = np.where(part, values[box] - level, -np.inf)
+            peaks = ndimage.maximum_filter(heights, window, mode="constant", cval=-np.inf)
+            marked[box] |= part & (heights >= self.outline * peaks)
+        return marked
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Score, decision and map of a picture.
 
@@ -72,30 +112,15 @@ class Prediction:
     severity: how bad: the score above the score threshold in units of good pictures' spread, comparable
         between models (`Calibration.severity`); above 0 exactly where it is anomalous.
     map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
-    score_threshold: the picture is anomalous when its score is above this.
-    mask_threshold: pixels whose map value is above this make a region.
-    nearby: how far around a pixel a region's peak is looked for, as a share of the map's longer side.
-    outline: how much of a region is marked (`outlined`); 0: all of it.
-    colour_range: map values at both ends of the colours. Like both thresholds fixed by calibration, the same
-        for every picture.
     shifts: how far the picture as a whole lies outside of the training pictures, for each of
         `appearance.FEATURES`; empty for a model that does not know.
     brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
-    outside_light: whether its light lies outside of the range that the false-alarm rate is promised for; None
-        for a model without such a range.
-    product: what the picture shows, of a joint model; None: none of its products, and then the picture is
-        anomalous, by the score and the map of the product that it is most like. None of other models, too.
-    product_p_value: how often a good picture of that product is as far from the others; None where the
-        product was given, or the model has one only.
-    nearest: the product that it is most like, where it was recognised.
-    product_distances: to each product, in the model's order; empty where nothing was recognised.
-    part_found: whether the part was found; None for a model that aligns none. A picture without is anomalous,
-        and score and map are those of the picture as it lies.
-    part_p_value: how often a good part is as far from the good ones, where it was found or anywhere; where
-        several are looked for, how often those of a good picture are counted as wrong.
-    part_pose: where the part lies; None where it was not found, or not one is looked for.
-    found_parts: where several parts are looked for; else None. The score is that of the worst one. A picture
-        with another number of parts, or with other objects, is anomalous.
+    tone: how its light was corrected; None for a model without a range of light.
+    recognition: what the picture shows, of a joint model; a product that the caller said has no distances.
+        Where it shows none of the products, score and map are those of the nearest. None of other models.
+    parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
+        score and map are those of the picture as it lies; of several parts, the score is that of the worst.
+    findings: what was noticed beside the score (`noticing`).
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -106,23 +131,51 @@ class Prediction:
     is_anomalous: bool
     map: NDArray[np.float32] = field(repr=False)
     geometry: Geometry
-    score_threshold: float
-    mask_threshold: float
-    colour_range: tuple[float, float]
+    levels: Levels
     path: str | None = None
     shifts: FeatureValues = ()
-    outline: float = 0.0
-    nearby: float = PEAK_RADIUS
     brightness: float | None = None
-    outside_light: bool | None = None
-    product: str | None = None
-    product_p_value: float | None = None
-    nearest: str | None = None
-    product_distances: tuple[float, ...] = field(default=(), repr=False)
-    part_found: bool | None = None
-    part_p_value: float | None = None
-    part_pose: PartPose | None = None
-    found_parts: FoundParts | None = None
+    tone: ToneCorrection | None = field(default=None, repr=False)
+    recognition: Recognition | None = field(default=None, repr=False)
+    parts: PartSearch | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def noticing(self, *findings: Finding) -> Prediction:
+        """Returns the prediction with these findings after its own, and what they do to the decision."""
+        decision = Decision(self.p_value, self.severity, self.is_anomalous).after(findings)
+        return replace(self, findings=(*self.findings, *findings), **decision._asdict())
+
+    @property
+    def score_threshold(self) -> float:
+        """The picture is anomalous when its score is above this."""
+        return self.levels.score_threshold
+
+    @property
+    def product(self) -> str | None:
+        """Product that the picture shows, of a joint model; None: none of them. None of other models, too."""
+        return None if self.recognition is None else self.recognition.product
+
+    @property
+    def product_p_value(self) -> float | None:
+        """P-value of the recognition: how often a good picture of the nearest product is as far from the
+        others; None where the product was said, or the model has one only."""
+        recognition = self.recognition
+        return recognition.p_value if recognition and recognition.distances else None
+
+    @property
+    def part_found(self) -> bool | None:
+        """Whether the part, or any of several, was found; None for a model that aligns none."""
+        return None if self.parts is None else self.parts.found
+
+    @property
+    def part_pose(self) -> PartPose | None:
+        """Place of the part; None where it was not found, or not one is looked for."""
+        return None if self.parts is None else self.parts.pose
+
+    @property
+    def found_parts(self) -> FoundParts | None:
+        """The parts where several are looked for; else None."""
+        return None if self.parts is None else self.parts.several
 
     @property
     def product_name(self) -> str:
@@ -145,28 +198,8 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The regions marked in this picture's map at any size, NaN where the network does not look.
-
-        Of each 8-connected region above the mask threshold, the pixels that are at least `outline` of the way
-        from the level of good pictures (the dark end of the colours) to the region's peak nearby. A map is
-        smooth, so that what is around a strong defect is above the threshold, too; but a large defect is not
-        equally strong everywhere. A picture has a mask exactly where its map is above the threshold
-        somewhere.
-        """
-        found = values > self.mask_threshold
-        if not self.outline or not found.any():
-            return found
-        from scipy import ndimage
-
-        labels, _ = ndimage.label(found, structure=np.ones((3, 3)))
-        level, window = self.colour_range[0], 2 * round(max(values.shape) * self.nearby) + 1
-        marked = np.zeros_like(found)
-        for index, box in enumerate(ndimage.find_objects(labels), start=1):
-            part = labels[box] == index
-            heights = np.where(part, values[box] - level, -np.inf)
-            peaks = ndimage.maximum_filter(heights, window, mode="constant", cval=-np.inf)
-            marked[box] |= part & (heights >= self.outline * peaks)
-        return marked
+        """The regions marked in this picture's map at any size (`Levels.outlined`)."""
+        return self.levels.outlined(values)
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
@@ -205,15 +238,14 @@ class Prediction:
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Heat map over the picture [H, W, 3] at any size, and the marked pixels [H, W] bool."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
-        heat, marked = drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
+        heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
         numbered = self.found_parts is not None
         return drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered), marked
 
     def drawing_facts(self) -> dict[str, Any]:
         """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
         return {
-            **{name: getattr(self, name) for name in _DRAWN_FIELDS},
-            "colour_range": self.colour_range,
+            **asdict(self.levels),
             "geometry": self.geometry.to_dict(),
             "part_pose": self.part_pose and self.part_pose.to_dict(),
             "found_parts": self.found_parts and self.found_parts.to_dict(),
@@ -223,7 +255,8 @@ class Prediction:
     def from_map(cls, values: NDArray[np.float32], facts: Mapping[str, Any]) -> Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
         KeyError, TypeError: they are damaged."""
-        pose, parts = facts.get("part_pose"), facts.get("found_parts")
+        pose, several = facts.get("part_pose"), facts.get("found_parts")
+        levels = {one.name: facts[one.name] for one in fields(Levels)}
         return cls(
             score=0.0,
             p_value=0.0,
@@ -231,19 +264,17 @@ class Prediction:
             is_anomalous=False,
             map=values,
             geometry=Geometry.from_dict(facts["geometry"]),
-            colour_range=tuple(facts["colour_range"]),
-            part_pose=pose and PartPose(**pose),
-            found_parts=parts and FoundParts.from_dict(parts),
-            **{name: facts[name] for name in _DRAWN_FIELDS},
+            levels=Levels(**levels | {"colour_range": tuple(facts["colour_range"])}),
+            parts=PartSearch(None, pose and PartPose(**pose), several and FoundParts.from_dict(several)),
         )
 
     def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
         """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
-        found = [] if self.part_pose is None else [self.part_pose.corners()]
+        squares = [] if self.part_pose is None else [self.part_pose.corners()]
         if self.found_parts is not None:
-            found = self.found_parts.squares()
+            squares = self.found_parts.squares()
         height, width = self.geometry.picture_size
-        return [corners * (size[1] / width, size[0] / height) for corners in found]
+        return [corners * (size[1] / width, size[0] / height) for corners in squares]
 
     def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
         """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
@@ -261,10 +292,8 @@ class Prediction:
 
     @property
     def remark(self) -> str:
-        """Reason for the decision other than the score, or the part that it is about; empty: none."""
-        if self.found_parts is not None:
-            return self.found_parts.remark
-        return NO_PART if self.part_found is False else ""
+        """The findings in one line; empty: none."""
+        return "; ".join(finding.words for finding in self.findings)
 
     def __repr__(self) -> str:
         regions = f", {pluralize(len(self.regions), 'region')}" if self.map.size else ""
@@ -288,21 +317,21 @@ class Prediction:
             "decision": self.decision,
             "is_anomalous": self.is_anomalous,
             "score_threshold": self.score_threshold,
-            "mask_threshold": self.mask_threshold,
-            "outline": self.outline,
+            "mask_threshold": self.levels.mask_threshold,
+            "outline": self.levels.outline,
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
-            **({} if self.outside_light is None else {"outside_light": self.outside_light}),
+            **({} if self.tone is None else {OUTSIDE_LIGHT: not self.tone.inside}),
             **(self._product_entries() if self.product_name else {}),
-            **({} if self.part_found is None else self._part_entries()),
+            **({} if self.parts is None else self._part_entries(self.parts)),
+            **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
         }
 
-    def _part_entries(self) -> dict[str, Any]:
-        pose = None if self.part_pose is None else self.part_pose.to_dict()
-        found = {"part_found": self.part_found, "part_p_value": self.part_p_value}
-        if self.found_parts is not None:
-            return found | {"found_parts": self.found_parts.to_dict()}
-        return found | {"part_pose": pose}
+    def _part_entries(self, parts: PartSearch) -> dict[str, Any]:
+        facts = {"part_found": parts.found, "part_p_value": parts.p_value}
+        if parts.several is not None:
+            return facts | {"found_parts": parts.several.to_dict()}
+        return facts | {"part_pose": parts.pose and parts.pose.to_dict()}
 
     def _product_entries(self) -> dict[str, Any]:
         return {"product": self.product, "product_p_value": self.product_p_value}
@@ -317,7 +346,7 @@ def prediction_html(prediction: Prediction, caption: str = "", source: PictureSo
         f"severity {prediction.severity:+.1f}",
         f"p {prediction.p_value:.3f}",
         f"score {prediction.score:.4g}, threshold {prediction.score_threshold:.4g}",
-        *([f"<b>{prediction.remark}</b>"] if prediction.remark else []),
+        *(f"<b>{escape(finding.words)}</b>" for finding in prediction.findings),
         *([escape(caption)] if caption else []),
         *([f"<code>{html.escape_text(name)}</code>"] if name else []),
     ]
@@ -337,7 +366,9 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
         picture = html.shrink(to_eight_bits(decode(picture_source)))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
-        return [html.shrink(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
+        return (
+            [html.shrink(drawing.colour_map(found.map, *found.levels.colour_range))] if found.map.size else []
+        )
 
 
 MIN_WARNING_PICTURES = 4  # pictures that a warning needs

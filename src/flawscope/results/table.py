@@ -19,7 +19,7 @@ from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
-from flawscope.pictures.part_views import PartPose
+from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
 
 TABLE_SUFFIX = ".csv"  # of `--out` for a table alone
@@ -83,8 +83,7 @@ class ResultRow:
             regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
             product=result.product_name,
             product_p_value=result.product_p_value,
-            **_part_columns(result.part_found, result.part_p_value, result.part_pose),
-            part_count=None if result.found_parts is None else len(result.found_parts.parts),
+            **({} if result.parts is None else _part_columns(result.parts)),
         )
 
     @classmethod
@@ -99,7 +98,7 @@ class ResultRow:
         """Yields a row for each part, where an input has several."""
         for one in result.found_parts.parts if result.found_parts else ():
             facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
-            pose = _part_columns(True, one.part_p_value, one.part_pose)
+            pose = _part_columns(PartSearch(one.part_p_value, one.part_pose))
             yield cls(result.path or "", *facts, part_index=one.part_index, **pose)
 
     @property
@@ -108,11 +107,10 @@ class ResultRow:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
-def _part_columns(found: bool | None, p_value: float | None, pose: PartPose | None) -> dict[str, Any]:
-    if found is None:
-        return {}
-    facts: dict[str, Any] = {"found": found, "p_value": p_value}
-    facts |= pose.to_dict() if pose else {}
+def _part_columns(parts: PartSearch) -> dict[str, Any]:
+    count = None if parts.several is None else len(parts.several.parts)
+    facts: dict[str, Any] = {"found": parts.found, "p_value": parts.p_value, "count": count}
+    facts |= parts.pose.to_dict() if parts.pose else {}
     texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}
     return {name: text for name, text in texts.items() if name in PART_COLUMNS}
 

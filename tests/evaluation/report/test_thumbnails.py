@@ -23,12 +23,12 @@ from flawscope.evaluation.report.thumbnails import (
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import drawing
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Levels, Prediction
 
 
 def prediction(values: np.ndarray, size: tuple[int, int]) -> Prediction:
     geometry = Preprocess(values.shape).geometry(size)
-    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, 0.5, 0.5, (0.0, 1.0))
+    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, Levels(0.5, 0.5, (0.0, 1.0)))
 
 
 def size_of(made: dict[str, str]) -> int:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.review import ReviewSession, read_review_pictures
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import Unjudged
@@ -31,9 +31,7 @@ def predicted(
         is_anomalous=score > 0.5,
         map=values,
         geometry=Preprocess((16, 16)).geometry(SIZE),
-        score_threshold=0.5,
-        mask_threshold=0.5,
-        colour_range=(0.0, 1.0),
+        levels=Levels(0.5, 0.5, (0.0, 1.0)),
         path=str(path),
     )
 

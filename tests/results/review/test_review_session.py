@@ -207,14 +207,14 @@ def test_the_proposed_mask_is_what_the_model_outlined(session: ReviewSession) ->
 def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path: Path) -> None:
     """Against the prediction's own mask at the picture's size: they differ at the edges only."""
     from flawscope.pictures.preprocess import Preprocess
-    from flawscope.results.prediction import Prediction
+    from flawscope.results.prediction import Levels, Prediction
 
     values = np.zeros((64, 64), np.float32)
     rows, columns = np.indices(values.shape)
     values[(rows - 20) ** 2 + (columns - 30) ** 2 < 90] = 1
     values[50:52, 13:50] = 1
     geometry = Preprocess((64, 64), keep_aspect=True).geometry((300, 200))
-    found = Prediction(1.0, 0.1, 1.0, True, values, geometry, 0.5, 0.5, (0.0, 1.0), path="x")
+    found = Prediction(1.0, 0.1, 1.0, True, values, geometry, Levels(0.5, 0.5, (0.0, 1.0)), path="x")
     picture, mask = tmp_path / "x.png", tmp_path / "mask.png"
     Image.new("RGB", (200, 300)).save(picture)
     Image.fromarray(found.mask.astype(np.uint8) * 255).save(mask)

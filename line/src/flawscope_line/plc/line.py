@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from flawscope import Prediction
 from flawscope.errors import InputError, message_with_type, one_line_message
 from flawscope_line.plc import PlcSettings, gate
 from flawscope_line.plc.handshake import (
@@ -316,12 +315,8 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
     outcome = inspection.inspection
     if outcome.parts is not None:  # one view says nothing about the part
         return Answer(job, None, Code.NO_MODEL)
-    good = (
-        not outcome.anomalous
-        and outcome.part_found is not False
-        and outcome.shows != Prediction.NO_PRODUCT_NAME
-    )
-    return Answer(job, good, Code.NONE, outcome.score, len(outcome.regions), inspection.number)
+    good, regions = not outcome.anomalous, len(outcome.regions)
+    return Answer(job, good, Code.NONE, outcome.score, regions, inspection.number)
 
 
 def error_code(error: Exception) -> Code:

@@ -25,6 +25,7 @@ from flawscope.evaluation.report.plots import Curve, Group, curve_plot, histogra
 from flawscope.evaluation.report.thumbnails import image_uri
 from flawscope.evaluation.report.words import (
     Tally,
+    finding_facts,
     part_cards,
     percent,
     pose_facts,
@@ -163,6 +164,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[s
             *score_facts(prediction.severity, prediction.p_value, prediction.score),
             ("Regions outlined", str(len(prediction.regions))),
             *pose_facts(prediction),
+            *finding_facts(prediction),
             ("Size", f"{size_text(prediction)} pixels"),
         ],
     }

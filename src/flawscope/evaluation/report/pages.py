@@ -21,6 +21,7 @@ from flawscope.evaluation.report.page import HEAT, LINE, TRUTH, VIEWS, colour_sc
 from flawscope.evaluation.report.thumbnails import MAX_SIDE, PAGE_FULL, Layers, image_uri, thumbnails
 from flawscope.evaluation.report.words import (
     MAX_PARTS,
+    finding_facts,
     part_cards,
     percent,
     pose_facts,
@@ -99,7 +100,7 @@ def predictions_page(
         rows=pictures,
         left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
         more=len(judged) - len(rows),
-        scale=colour_scale(some) if some else None,
+        scale=colour_scale(some.levels) if some else None,
         facts=_run_facts(facts),
     )
 
@@ -125,7 +126,7 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
             ("Decision", row.decision),
             *([("Product", printable(row.product))] if row.product else []),
             *score_facts(**numbers),
-            *(pose_facts(found) if found else []),
+            *([*pose_facts(found), *finding_facts(found)] if found else []),
             *([("Size", f"{size} pixels")] if size else []),
         ],
         "layers": layers,

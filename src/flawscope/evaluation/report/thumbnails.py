@@ -127,7 +127,7 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
         found = drawing.draw_squares(drawing.contour(picture, marked), prediction.squares(size))
         return drawing.draw_note(found, prediction.remark)
 
-    low, high = prediction.colour_range
+    low, high = prediction.levels.colour_range
     values = prediction.picture_map(half)
     heat = partial(drawing.overlay, values=values, low=low, high=high)
     return {

@@ -80,21 +80,24 @@ def _view_text(how: Preprocess) -> str:
 
 
 def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Pose of the part in a picture, as every page shows it; empty where none is looked for."""
-    if prediction.part_found is None:
-        return []
+    """Pose of the part in a picture, as every page shows it; empty where none was found or looked for."""
     if (several := prediction.found_parts) is not None:
         expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
-        every = [("Parts", several.wrong or f"{len(several.parts)} found, {expected} expected")]
+        every = [("Parts", f"{len(several.parts)} found, {expected} expected")]
         for one in several.parts:
             at = f"{one.part_pose.x:.0f}, {one.part_pose.y:.0f}"
             every.append((f"Part {one.part_index}", f"{one.severity:+.1f}, p {one.p_value:.3f}, at {at}"))
         return every
     pose = prediction.part_pose
     if pose is None:
-        return [("Part", "not found")]
+        return []
     turned = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
     return [("Part", f"at {pose.x:.0f}, {pose.y:.0f}, {turned}, {pose.error:.2f} spreads off")]
+
+
+def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
+    """Findings on a picture, as every page shows them."""
+    return [("Noticed", printable(finding.words)) for finding in prediction.findings]
 
 
 def part_cards(

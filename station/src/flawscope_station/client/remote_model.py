@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from flawscope.errors import InputError
@@ -71,8 +72,6 @@ class StationPrediction:
     inspection: Inspection
     path: str | None = None
     shifts: Sequence[float] = ()
-    outside_light: bool | None = None
-    part_p_value: float | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inspection, name)
@@ -83,10 +82,12 @@ class StationPrediction:
         return self.shows or ""
 
     @property
-    def remark(self) -> str:
-        if self.found_parts is not None:
-            return str(self.found_parts.remark)
-        return "part not found" if self.part_found is False else ""
+    def parts(self) -> SimpleNamespace | None:
+        """Search for parts, as a `Prediction` has it; its p-value is not known."""
+        if self.part_found is None:
+            return None
+        answer = {"pose": self.part_pose, "several": self.found_parts}
+        return SimpleNamespace(found=self.part_found, p_value=None, **answer)
 
     def to_dict(self) -> dict[str, Any]:
         """The record that `predict --json` prints."""
@@ -97,6 +98,7 @@ class StationPrediction:
             **{name: getattr(self, name) for name in ("id", "product", "version")},
             **({"shows": self.shows, "product_p_value": self.product_p_value} if self.shows else {}),
             **({} if self.part_found is None else self._part()),
+            **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
         }
 
     def _part(self) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def new_inspection(
         part_found=result.part_found,
         part_pose=None if result.part_pose is None else result.part_pose.to_dict(),
         found_parts=None if result.found_parts is None else result.found_parts.to_dict(),
+        findings=result.findings,
         address=picture.product_id,
         parts=parts,
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, text, update
 
-from flawscope import Prediction
 from flawscope.errors import InputError
 from flawscope.predictor import PartCollector
 from flawscope_station.store.database import now, upsert
+from flawscope_station.store.inspection import Finding, findings_of
 from flawscope_station.store.schema import ANOMALOUS, HOUR, INCOMPLETE, inspections, parts, pictures, products
 from flawscope_station.store.station_identity import get_or_add_station
 
@@ -66,6 +66,7 @@ class NewInspection:
     part_found: bool | None = None
     part_pose: dict[str, Any] | None = None
     found_parts: dict[str, Any] | None = None
+    findings: tuple[Finding, ...] = ()
     address: int | None = None
     view: str | None = None
     pixels: str | None = None
@@ -180,6 +181,7 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
         "regions": json.dumps(one.regions),
         "part_pose": one.part_pose and json.dumps(one.part_pose),
         "found_parts": one.found_parts and json.dumps(one.found_parts),
+        "findings": json.dumps([finding.to_dict() for finding in one.findings]),
         "review": review_state(one),
     }
 
@@ -216,10 +218,10 @@ def decide_part(connection: Connection, number: int, judge: PartCollector | None
     if row is None:
         return
     where = inspections.c.part_id == number
-    columns = (inspections.c[name] for name in ("view", "score", "shows", "part_found"))
-    seen = connection.execute(select(*columns).where(where).order_by(inspections.c.id)).all()
+    seen = connection.execute(select(inspections).where(where).order_by(inspections.c.id)).all()
     missing: list[str] = json.loads(row.missing)
-    scores, all_found = {one.view: one.score for one in seen}, not any(map(_shows_no_part, seen))
+    scores = {one.view: one.score for one in seen}
+    all_found = not any(finding.decides for one in seen for finding in findings_of(one))
     values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
     with suppress(InputError):  # no good part with these views is known: no decision
         if judge is not None:
@@ -233,11 +235,6 @@ def decide_part(connection: Connection, number: int, judge: PartCollector | None
     if values["decision"] == ANOMALOUS:
         alone = where, inspections.c.view == values["worst"], inspections.c.review == NO_REVIEW
         connection.execute(update(inspections).where(*alone).values(review=WAITING))
-
-
-def _shows_no_part(row: Row[Any]) -> bool:
-    """Whether a view shows no product or no part, so that nothing says that it is good."""
-    return row.shows == Prediction.NO_PRODUCT_NAME or row.part_found is False
 
 
 def is_worst_view(connection: Connection, row: Row[Any]) -> bool:

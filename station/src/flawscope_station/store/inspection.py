@@ -8,6 +8,7 @@ is refused. Number and batch name a part, which may be inspected many times.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,11 +16,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from flawscope import Region
+from flawscope import Prediction, Region
 from flawscope.errors import InputError
 from flawscope.pictures import PartPose
-from flawscope.results import FoundParts
+from flawscope.results import FoundParts, findings
 
+Finding = findings.Finding  # the name of a field hides the module
 EXAMPLE: dict[str, Any] = {
     "id": 17,
     "product": "plate",
@@ -38,6 +40,7 @@ EXAMPLE: dict[str, Any] = {
     "part_found": None,
     "part_pose": None,
     "found_parts": None,
+    "findings": [],
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -117,10 +120,27 @@ class Inspection(BaseModel):
     part_decision: Literal["good", "anomalous", "incomplete"] | None = Field(
         description="on the part; null until its views are there, or its deadline has passed"
     )
+    findings: tuple[Finding, ...] = Field(
+        (), description="what was noticed beside the score; one that decides makes it anomalous"
+    )
 
     @property
     def is_anomalous(self) -> bool:
         return self.decision == "anomalous"
+
+
+def findings_of(row: Any) -> tuple[Finding, ...]:
+    """Findings of a recorded inspection; of one that an earlier version recorded, from its other columns."""
+    if row.findings is not None:
+        return tuple(Finding(**one) for one in json.loads(row.findings))
+    said: list[Finding] = []
+    if row.found_parts is not None:
+        said += FoundParts.from_dict(json.loads(row.found_parts)).findings(None)
+    elif row.part_found is False:
+        said.append(findings.part_not_found(None))
+    if row.shows == Prediction.NO_PRODUCT_NAME:
+        said.append(findings.no_product(row.shows, row.product_p_value))
+    return tuple(said)
 
 
 FOLDER = "folder"  # source of an inspection

@@ -184,5 +184,6 @@ STEPS: dict[str, Step] = {
     "0018": _add_step(stations="made"),
     "0019": _add_step("pictures_there learnt_pixels_pixels", tables="removed_files", pictures="pixels"),
     ONE_STATION: _drop_address,
+    "0021": _add_step(inspections="findings"),
 }
 HEAD = list(STEPS)[-1]

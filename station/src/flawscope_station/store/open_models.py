@@ -42,7 +42,7 @@ class AddressModel(NamedTuple):
 
     def matching_product(self, result: Prediction) -> ProductModel:
         """Return the product that a picture shows, or is most like."""
-        return self.products[result.nearest or ""]
+        return self.products["" if result.recognition is None else result.recognition.nearest]
 
 
 class OpenModels:

@@ -26,7 +26,13 @@ from flawscope_station.store.insert import (
     is_worst_view,
     review_state,
 )
-from flawscope_station.store.inspection import Inspection, KeyedRequest, KeyUsedError, format_time
+from flawscope_station.store.inspection import (
+    Inspection,
+    KeyedRequest,
+    KeyUsedError,
+    findings_of,
+    format_time,
+)
 from flawscope_station.store.removed_files import find_file_keys
 from flawscope_station.store.schema import (
     HOUR,
@@ -395,6 +401,7 @@ def _describe(row: Row[Any] | SimpleNamespace, last: Row[Any] | None) -> dict[st
         "regions": json.loads(row.regions),
         "part_pose": row.part_pose and json.loads(row.part_pose),
         "found_parts": row.found_parts and json.loads(row.found_parts),
+        "findings": [finding.to_dict() for finding in findings_of(row)],
         "verdict_at": iso(last.at) if last and row.verdict else None,
         "verdict_by": last.who if last and row.verdict else None,
         "note": last.note if last else "",

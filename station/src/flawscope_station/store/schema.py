@@ -194,6 +194,7 @@ inspections = Table(
     Column("part_found", Boolean),  # NULL: the model aligns no parts
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
     Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
+    Column("findings", Text),  # JSON; NULL: recorded by a version that kept each in a column of its own
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
     _picture_foreign_key("inspections"),

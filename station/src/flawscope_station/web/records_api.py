@@ -215,7 +215,7 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _text_cell(name: str, value: Any) -> Any:
-    is_nested = name in ("regions", "part_pose", "found_parts") and value is not None
+    is_nested = name in ("regions", "part_pose", "found_parts", "findings") and value is not None
     return "" if value is None else files.csv_cell(json.dumps(value) if is_nested else value)
 
 

@@ -135,12 +135,14 @@ const station = (() => {
     return [...label, ...(item.name ? [item.name] : [])].join(" · ");
   }
 
-  /** What is wrong with the parts that it shows, whatever they look like; empty: nothing. */
-  function miscounted(item) {
-    const found = item.found_parts;
-    if (!found) return item.part_found === false ? t("common.part_not_found") : "";
-    const expected = found.least === found.most ? found.least : `${found.least}–${found.most}`;
-    return found.wrong && t("common.parts_counted", { found: found.parts.length, expected, others: found.objects.length });
+  /** What was noticed about it beside its score: each in the page's language, or in the words that it came with. */
+  function noticed(item) {
+    const several = item.found_parts ?? { parts: [], objects: [] };
+    const expected = several.least === several.most ? several.least : `${several.least}–${several.most}`;
+    const bad = several.parts.filter((one) => one.is_anomalous).map((one) => one.part_index).join(", ");
+    const values = { found: several.parts.length, expected, others: several.objects.length, bad };
+    const text = ({ code, words }) => (page.texts[`common.finding_${code}`] ? t(`common.finding_${code}`, values) : words);
+    return (item.findings ?? []).map(text).join(" · ");
   }
 
   /** An image that is there; rejects if it cannot be shown. */
@@ -197,6 +199,6 @@ const station = (() => {
 
   return {
     ...{ byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, say, failed, later, said, sure, colour },
-    ...{ facts, waits, picture, called, miscounted, loaded, pressed, toggle, keys },
+    ...{ facts, waits, picture, called, noticed, loaded, pressed, toggle, keys },
   };
 })();

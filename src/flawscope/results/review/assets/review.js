@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, t, count, number, api, say, picture, called, miscounted, loaded, pressed, toggle, keys } = station;
+  const { byId, page, t, count, number, api, say, picture, called, noticed, loaded, pressed, toggle, keys } = station;
   const AHEAD = 6; // pictures that are loaded before their turn
   const ENOUGH = 20; // of the queue at a time
   const AGAIN = 3000; // ms between two looks at an empty queue
@@ -79,10 +79,9 @@
     byId("name").textContent = byId("name").title = called(item);
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
     const near = item.near ? ` · ${t("common.near")}` : "";
-    const other = item.shows && item.shows !== item.product ? ` · ${t("common.none_of_these")}` : "";
-    const lost = miscounted(item) ? ` · ${miscounted(item)}` : "";
+    const remarks = noticed(item) ? ` · ${noticed(item)}` : "";
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone
-    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${other}${lost}${detail}`;
+    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${remarks}${detail}`;
     byId("numbers").title = t("common.severity_more");
     byId("views").hidden = !item.part_id; // of the page that stands alone, too
     byId("views").firstChild.textContent = t("review.views", { part: item.part, state: t(`common.${item.part_decision ?? "open"}`) });

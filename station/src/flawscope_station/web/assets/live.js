@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, locale, t, count, number, time, api, connected, signedOut, picture, called, miscounted, loaded, pressed, toggle, keys } = station;
+  const { byId, page, locale, t, count, number, time, api, connected, signedOut, picture, called, noticed, loaded, pressed, toggle, keys } = station;
   const KEPT = 16; // pictures in the strip
   const SILENT = 8000; // ms without a word after which the station is asked
   const AGAIN = 2000; // ms until the next try
@@ -109,8 +109,8 @@
     byId("severity").textContent = number(item.severity);
     byId("recognised").hidden = !item.shows;
     byId("shows").textContent = item.shows === item.product ? item.shows : t("common.none_of_these");
-    byId("not-found").hidden = !miscounted(item);
-    byId("not-found").firstChild.textContent = miscounted(item);
+    byId("not-found").hidden = !noticed(item);
+    byId("not-found").firstChild.textContent = noticed(item);
     byId("score").textContent = number(item.score, 4);
     byId("threshold").textContent = number(item.score_threshold, 4);
     byId("p-value").textContent = number(item.p_value);

@@ -1,0 +1,76 @@
+"""Holds what was noticed about a picture beside its score, and decides what it does to the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+MIN_ANOMALOUS_SEVERITY = 0.001  # of a picture that is anomalous by another reason than its score: above 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Finding on a picture: something that was noticed beside its score.
+
+    code: its kind, for programs. words: one line for a person.
+    p_value: how often a good picture shows as much of it, 0..1; None: not known, or not a part of the
+        picture's own.
+    decides: it alone makes the picture anomalous.
+    """
+
+    code: str
+    words: str
+    p_value: float | None = None
+    decides: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Decision(NamedTuple):
+    """Decision on a picture; the values are those of `Prediction`."""
+
+    p_value: float
+    severity: float
+    is_anomalous: bool
+
+    def after(self, findings: Sequence[Finding]) -> Decision:
+        """Returns the decision where these were noticed."""
+        deciding = [finding for finding in findings if finding.decides]
+        if not deciding:
+            return self
+        p_values = [finding.p_value for finding in deciding if finding.p_value is not None]
+        severity = max(self.severity, MIN_ANOMALOUS_SEVERITY)
+        return Decision(min([self.p_value, *p_values]), severity, True)
+
+
+PART_NOT_FOUND = "part_not_found"
+COUNT_WRONG = "count_wrong"  # of several parts
+OUTSIDE_LIGHT = "outside_light"
+
+
+def part_not_found(p_value: float | None) -> Finding:
+    """A picture without its part is not good. p_value: of the most similar place."""
+    return Finding(PART_NOT_FOUND, "part not found", p_value, decides=True)
+
+
+def count_wrong(words: str, p_value: float | None) -> Finding:
+    """Another number of parts, or other objects. p_value: how often a good picture is counted wrong."""
+    return Finding(COUNT_WRONG, words, p_value, decides=True)
+
+
+def anomalous_parts(words: str) -> Finding:
+    """Names the parts by which the score makes a picture of several anomalous."""
+    return Finding("anomalous_parts", words)
+
+
+def outside_light() -> Finding:
+    """The false-alarm rate is not promised for the picture's light."""
+    return Finding(OUTSIDE_LIGHT, "light outside the range")
+
+
+def no_product(name: str, p_value: float | None) -> Finding:
+    """A picture that shows none of the products is not good. p_value: of the nearest one, which is no part of
+    the picture's own and told in words alone."""
+    return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
