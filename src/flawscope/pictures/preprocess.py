@@ -22,7 +22,7 @@ from flawscope.pictures.decoding import PictureSource, load_picture, source_name
 from flawscope.pictures.frames import Frame, aligned_size
 from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Normalization, ToneCorrection
-from flawscope.pictures.part_views import cut_part_views
+from flawscope.pictures.part_views import PartViews, find_parts
 from flawscope.pictures.pose import SIDE, PoseReference
 from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
@@ -64,7 +64,7 @@ class Preprocess:
     - `reference`: the part is found, and the network sees it turned and moved as the reference is, not
       stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
       is not found leaves the picture as it lies.
-    - `several`: all parts in a picture are found, and the network sees each one so.
+    - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
     - `marks_padding`: the value v of a repeated edge pixel stands as -1 - v, so that detectors can tell it
       from the product. Earlier models do not mark it.
     """
@@ -100,8 +100,8 @@ class Preprocess:
                         f"tile is {self.tile!r:.30} at size {self.size}; "
                         f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"
                     )
-        if self.several is not None and (self.reference is None or self.normalization or self.tile):
-            raise InputError("several parts need a reference, no tiles and no light of their own: fit anew")
+        if self.several is not None and self.reference is None:
+            raise InputError("several parts need a reference: fit anew")
         if self.positions is not None:
             object.__setattr__(self, "positions", _parse_size("positions", self.positions))
             if self.tile is None:
@@ -147,10 +147,18 @@ class Preprocess:
         """
         name = name or source_name(source)
         picture, divisor = self._at_learnt_depth(load_picture(source, name), name)
-        if self.several is not None and self.reference is not None:
-            view, network = self.whole.geometry, self.size
-            return cut_part_views(picture, divisor, network, view, self.reference, self.several)
-        frame = self._frame(picture, divisor)
+        if self.reference is None:
+            return self._views_of(Frame(picture, divisor, picture_size(picture)), counted, name)
+        if self.several is None:
+            pose = self.reference.find(small_grey(picture, divisor))
+            frame = Frame.around_part(picture, divisor, self.reference, pose, self.size)
+            return self._views_of(frame, counted, name)
+        parts = find_parts(picture, divisor, self.size, self.reference, self.several)
+        views = [self._views_of(frame, counted, name) for frame in parts.frames]
+        return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+
+    def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
+        """Views of a frame, as `views` has them."""
         first, placed = self._whole_view(frame)
         pose, size = frame.pose, frame.size
         if pose is not None and counted is not None and not (counted & (first[0, 0] >= 0)).any():
@@ -167,7 +175,7 @@ class Preprocess:
             self.whole.geometry(size),
             grid,
             planes,
-            divisor,
+            frame.divisor,
             self.positions is not None,
             tone,
             pose,
@@ -193,7 +201,8 @@ class Preprocess:
         with what is around it."""
         if self.reference is None:
             return picture_size
-        return aligned_size(self.reference, picture_size, self.size)
+        side = SIDE if self.several is None else self.several.side
+        return aligned_size(self.reference, picture_size, self.size, side)
 
     def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
@@ -278,13 +287,6 @@ class Preprocess:
         y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
-    def _frame(self, picture: Raster, divisor: float) -> Frame:
-        """Frame of a picture, around its part where parts are aligned."""
-        if self.reference is None:
-            return Frame(picture, divisor, picture_size(picture))
-        pose = self.reference.find(small_grey(picture, divisor))
-        return Frame.around_part(picture, divisor, self.reference, pose, self.size)
-
     def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:
         """View of the whole frame [1, 3, H, W], and its place in the picture."""
         picture, divisor = frame.picture, frame.divisor
@@ -292,7 +294,8 @@ class Preprocess:
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
         if frame.turned is not None:
             write_planes(warp_view(picture, placed), divisor, tensor[0])
-            tensor[0] = np.where(placed.visible_mask(), tensor[0], -1 - tensor[0])
+            visible = frame.visible(placed, tensor[0].transpose(1, 2, 0))
+            tensor[0] = np.where(visible, tensor[0], -1 - tensor[0])
             return tensor, placed
         box, (h, w), (top, left) = self._whole_placement(*frame.size)
         write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])

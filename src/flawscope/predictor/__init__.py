@@ -287,7 +287,8 @@ class Predictor:
         """Judges a picture by its parts, which are computed together."""
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
-        scores, drawn = views.predict_parts(run)
+        fusion = self.manifest.fusion
+        scores, drawn = views.predict_parts(run, fusion, None if fusion is None else self.session.batch)
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
@@ -347,7 +348,7 @@ class Predictor:
             outline=self.calibration.outline,
             nearby=PEAK_RADIUS * max(self.session.size) / max(map_.shape),
             brightness=measured[0] if measured else None,
-            outside_light=None if views.tone is None else not views.tone.inside,
+            outside_light=views.outside_light,
             part_found=None if pose is None else pose.found,
             part_p_value=part_p_value,
             part_pose=part_pose,
