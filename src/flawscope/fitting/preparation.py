@@ -46,6 +46,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.pose import PoseKind
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.several_parts_learning import LearnedParts
+from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.units import find_parts
 from flawscope.progress import ProgressCallback, ignore_progress
 
@@ -116,6 +117,7 @@ class Reading:
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
+    undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
@@ -134,6 +136,7 @@ class Reading:
     light: Rate | None = None
     align: Align = "none"
     several: bool = False
+    undistort: str | os.PathLike[str] | Undistortion | None = None
     group: str | None = None
     part: str | None = None
     view: str | None = None
@@ -286,11 +289,18 @@ class _Frames(NamedTuple):
 def _find_frames(
     how: Reading, seed: int, pictures: _Pictures, device: torch.device, say: Say, step: ProgressCallback
 ) -> _Frames:
-    preprocess = Preprocess(white_level=pictures.surveyed.white_level)
+    lens = how.undistort
+    if lens is not None and not isinstance(lens, Undistortion):
+        lens = Undistortion.read(lens)
+    preprocess = Preprocess(white_level=pictures.surveyed.white_level, undistort=lens)
     kind, chosen, sources = None if how.align == "none" else how.align, None, pictures.sources
     if kind == "auto":
         task = alignment.AlignmentTask(
-            lambda i: decoded_or_none(sources[i]), len(sources), device, preprocess.white_level, step
+            lambda i: decoded_or_none(sources[i], preprocess),
+            len(sources),
+            device,
+            preprocess.white_level,
+            step,
         )
         kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
     if kind is None:

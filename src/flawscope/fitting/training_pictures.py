@@ -173,7 +173,8 @@ def read_defects(
             marked = union_masks(masks, picture.shape[:2], name)
             if most := marks_most(marked):
                 say(f"warning: the mask of {name} {most}")
-            shown = list(_defect_images(preprocess.views(picture, name, roi), marked))
+            views = preprocess.views(picture, name, roi)
+            shown = list(_defect_images(views, preprocess.corrected_mask(marked)))
             if not shown:
                 height, width = preprocess.network_size
                 raise InputError(
@@ -295,7 +296,8 @@ def learn_region(
     say: Callable[[str], None],
 ) -> NDArray[np.bool_]:
     """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
-    drawn on the picture that it names, else on the first, and moves with the part.
+    drawn on the picture that it names, else on the first, and moves with the part; where pictures are
+    corrected it is drawn on the picture as taken.
 
     Raises:
         InputError: it cannot be read, holds nothing, or the picture shows no part.
@@ -304,7 +306,7 @@ def learn_region(
     if isinstance(roi, FrameRegion):
         return roi.carried(how)
     spec, named = split_picture(roi)
-    if not named and how.reference is None:
+    if not named and how.reference is None and not how.corrections:
         mask = read_roi(spec, how)
         if text := describe_roi(spec, mask):
             say(text)
@@ -378,8 +380,9 @@ def learn_part_finding(
     )
 
 
-def decoded_or_none(source: PictureSource) -> NDArray[Any] | None:
+def decoded_or_none(source: PictureSource, preprocess: Preprocess = Preprocess()) -> NDArray[Any] | None:
+    """Picture as `decode` returns it, corrected by `preprocess`; None where it cannot be read."""
     try:
-        return decode(source)
+        return np.asarray(preprocess.corrected(decode(source)))
     except (InputError, MemoryError):
         return None  # reported when it is loaded for fitting

@@ -184,7 +184,7 @@ class Task:
 
     def pluralize(self, count: int, what: str = "") -> str:
         """A number of pictures, or of views where the task's numbers are of views, in words."""
-        return pluralize(count, f"{what} picture".strip() if self.views_per_picture == 1 else "view")
+        return pluralize(count, f"{what} {'picture' if self.views_per_picture == 1 else 'view'}".strip())
 
 
 def _refuse_load(index: int) -> Tensor | None:

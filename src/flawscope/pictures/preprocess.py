@@ -26,6 +26,7 @@ from flawscope.pictures.part_views import PartViews, find_parts
 from flawscope.pictures.pose import SIDE, PoseReference
 from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
+from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.views import TileGrid, Views, write_planes
 
 if TYPE_CHECKING:
@@ -42,12 +43,23 @@ TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera 
 TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
 
 
+# Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
+# entry here and its field. Corrections change the picture itself, in this order, before all others.
+LEARNT_STAGES: dict[str, Any] = {
+    "normalization": Normalization,
+    "reference": PoseReference,
+    "several": SeveralParts,
+}
+CORRECTIONS: dict[str, Any] = {"undistort": Undistortion}
+STAGES = {**LEARNT_STAGES, **CORRECTIONS}
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Picture -> network input, the same for training and every runtime; stored in the manifest.
 
-    A picture becomes views in this order: frames (the picture, the aligned part or each of several), light,
-    the region of interest, which lies in the frame, sizes and tiles.
+    A picture becomes views in this order: corrections, frames (the picture, the aligned part or each of
+    several), light, the region of interest, which lies in the frame, sizes and tiles.
 
     `crop` None: the whole picture, stretched to `size`, or with `keep_aspect` fitted into it, centred, its
     edge pixels repeated outwards (letterbox). With `crop`: the picture is stretched to `size`, or with
@@ -65,6 +77,7 @@ class Preprocess:
       stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
       is not found leaves the picture as it lies.
     - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
+    - `undistort`: pictures are undistorted first.
     - `marks_padding`: the value v of a repeated edge pixel stands as -1 - v, so that detectors can tell it
       from the product. Earlier models do not mark it.
     """
@@ -80,6 +93,7 @@ class Preprocess:
     normalization: Normalization | None = None
     reference: PoseReference | None = None
     several: SeveralParts | None = None
+    undistort: Undistortion | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _parse_size("size", self.size))
@@ -121,6 +135,11 @@ class Preprocess:
         return self.crop or self.size
 
     @cached_property
+    def corrections(self) -> list[Any]:
+        """Stages that change the picture itself."""
+        return [stage for name in CORRECTIONS if (stage := getattr(self, name)) is not None]
+
+    @cached_property
     def whole(self) -> Preprocess:
         """The preprocessing of the whole picture, without tiles."""
         return self if self.tile is None else replace(self, tile=None, positions=None)
@@ -146,7 +165,7 @@ class Preprocess:
             InputError: it cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
-        picture, divisor = self._at_learnt_depth(load_picture(source, name), name)
+        picture, divisor = self._corrected(load_picture(source, name), name)
         if self.reference is None:
             return self._views_of(Frame(picture, divisor, picture_size(picture)), counted, name)
         if self.several is None:
@@ -194,7 +213,25 @@ class Preprocess:
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
         """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
         InputError for values off the white level."""
-        return small_grey(*self._at_learnt_depth(picture, "a picture"), side)
+        return small_grey(*self._corrected(picture, "a picture"), side)
+
+    def corrected(self, picture: Raster, name: str = "a picture") -> Raster:
+        """Corrects a decoded picture of any depth."""
+        for stage in self.corrections:
+            picture = stage(picture, name)
+        return picture
+
+    def corrected_mask(self, mask: Mask) -> Mask:
+        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+        for stage in self.corrections:
+            mask = stage.mask(mask)
+        return mask
+
+    def restored(self, drawn: NDArray[Any], placed: Geometry) -> tuple[NDArray[Any], Geometry]:
+        """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place."""
+        for stage in reversed(self.corrections):
+            drawn, placed = stage.restored(drawn, placed)
+        return drawn, placed
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) of the frame of a picture of (H, W) pixels: the picture's, or that of the aligned part
@@ -251,9 +288,7 @@ class Preprocess:
             "marks_padding": self.marks_padding,
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
             **({} if self.positions is None else {"positions": list(self.positions)}),
-            **({} if self.normalization is None else {"normalization": self.normalization.to_dict()}),
-            **({} if self.reference is None else {"reference": self.reference.to_dict()}),
-            **({} if self.several is None else {"several": self.several.to_dict()}),
+            **{name: stage.to_dict() for name in STAGES if (stage := getattr(self, name)) is not None},
         }
 
     @classmethod
@@ -263,10 +298,8 @@ class Preprocess:
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {suggest_name(unknown[0], known)}")
-        parts: Any = {"normalization": Normalization, "reference": PoseReference, "several": SeveralParts}
-        found = {name: data[name] for name in parts if data.get(name) is not None}
-        read = {name: parts[name].from_dict(value) for name, value in found.items()}
-        return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
+        stages = {name: STAGES[name].from_dict(data[name]) for name in STAGES if data.get(name) is not None}
+        return cls(**{"marks_padding": False, **data, **stages})  # models from before it was marked
 
     def _whole_placement(
         self, height: int, width: int
@@ -330,6 +363,11 @@ class Preprocess:
                 f"knows the places of {_rows_and_columns(self.positions)}",
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
+
+    def _corrected(self, picture: Raster, name: str) -> tuple[Raster, float]:
+        """Picture of the learnt depth, corrected, and the divisor of its values."""
+        picture, divisor = self._at_learnt_depth(picture, name)
+        return self.corrected(picture, name), divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Picture with the depth of those that the model learnt from: the same picture gives the same view

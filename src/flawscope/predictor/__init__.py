@@ -333,13 +333,14 @@ class Predictor:
         if part_p_value is not None and part_pose is None:  # a picture without its part is not good
             p_value, anomalous = min(p_value, part_p_value), True
             severity = max(severity, MIN_ANOMALOUS_SEVERITY)
+        map_, geometry = self.manifest.preprocess.restored(map_, views.geometry)
         return Prediction(
             score=float(score),
             p_value=float(p_value),
             severity=float(severity),
             is_anomalous=bool(anomalous),
             map=map_,
-            geometry=views.geometry,
+            geometry=geometry,
             score_threshold=self.calibration.score_threshold,
             mask_threshold=self.calibration.mask_threshold,
             colour_range=self.calibration.colour_range,
@@ -394,7 +395,7 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, size = self.manifest.preprocess, geometry.size
-        if how.several is not None:
+        if how.several is not None or how.corrections:
             return np.ones(size, np.bool_)
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
