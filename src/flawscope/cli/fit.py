@@ -96,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--undistort",
         metavar="FILE",
-        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, k2, "
-        "p1, p2, k3 by name",
+        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
+        "k2, p1, p2, k3 by name",
     )
     common.add_group(parser)
     common.add_part(parser)

@@ -380,9 +380,10 @@ def learn_part_finding(
     )
 
 
-def decoded_or_none(source: PictureSource, preprocess: Preprocess = Preprocess()) -> NDArray[Any] | None:
-    """Picture as `decode` returns it, corrected by `preprocess`; None where it cannot be read."""
+def decoded_or_none(source: PictureSource, preprocess: Preprocess | None = None) -> NDArray[Any] | None:
+    """Picture as `decode` returns it, corrected if a `preprocess` is given; None where it cannot be read."""
     try:
-        return np.asarray(preprocess.corrected(decode(source)))
+        picture = decode(source)
+        return picture if preprocess is None else np.asarray(preprocess.corrected(picture))
     except (InputError, MemoryError):
         return None  # reported when it is loaded for fitting

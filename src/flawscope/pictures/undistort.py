@@ -7,8 +7,8 @@ the picture as taken at u' = fx x' + cx, v' = fy y' + cy, where
     y' = y (1 + k1 r² + k2 r⁴ + k3 r⁶) + p1 (r² + 2 y²) + 2 p2 x y
 
 Middles of pixels are whole numbers in u and v. Parts, the squares around them and frames are of the
-undistorted picture. Regions of interest, defects that were seen, maps and regions are of the picture as taken:
-a person draws on that one, and masks and overlays are of its size.
+undistorted picture. Regions of interest, seen defects, maps and regions are of the picture as taken: a person
+draws on that one, and masks and overlays lie on it.
 """
 
 from __future__ import annotations
