@@ -82,6 +82,8 @@ class Undistortion:
                 sizes = {side: data.get(f"image_{side}", 0) for side in ("width", "height")}
                 data = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, **values, **sizes}
             return cls.from_dict(data)
+        except InputError:  # a ValueError, too
+            raise
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
