@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
@@ -173,37 +175,24 @@ def prepare(
         settings, names: as `fitting.fit` takes them.
         **options: of `Reading`, and settings of the method where `settings` are not given.
     """
-    how = pop_options(Reading, options)
-    config = registry.configure(method, preset, options) if settings is None else settings
-    config = replace(config, hidden=how.roi is not None)
-    _check_options(how, method, config, options)
-    rate, device = parse_false_alarm_rate(how.false_alarm_rate), resolve_device(how.device)
-    share = None if how.light is None else parse_light_range(how.light)
-    pictures = _open_pictures(images, method, how, config.seed, names, say, step)
-    frames = _find_frames(how, config.seed, pictures, device, say, step)
-    config = _choose_tiles(config, how, frames, pictures.surveyed.sizes, say, options, method, preset)
-    config, places = _choose_positions(config, how, frames, pictures.surveyed.sizes, say)
-    preprocess = frames.of(config, places)
-    mask = (
-        None if how.roi is None else learn_region(how.roi, preprocess, pictures.sources, pictures.names, say)
-    )
-    region = None if mask is None or config.tile is not None else torch.from_numpy(mask)
-    model, origin = method.create(config, region)
-    if share is not None:
-        normalization = learn_normalization(pictures.sources, preprocess, mask, share)
-        preprocess = replace(preprocess, normalization=normalization)
-    defects, unusable = read_defects(pictures.pairs, preprocess, mask, say)
-    nearest = None if model.nearest is None else model.nearest.numpy()
-    named = {digest: defects[0].name for digest, defects in defects.items()}
-    reader = Reader(pictures.sources, preprocess, set(), named, mask, config.hidden, nearest)
-    reader.names = pictures.names
+    steps = _Steps(pop_options(Reading, options), method, preset, options, say, step)
+    how, config = steps.how, steps.check(settings)
+    pictures = steps.open_pictures(images, names, config.seed)
+    frames = steps.find_frames(pictures, config.seed)
+    config = steps.choose_tiles(config, frames, pictures)
+    config, places = steps.choose_positions(config, frames, pictures)
+    preprocess, region = steps.see(frames.of(config, places), pictures)
+    inside = None if region is None or config.tile is not None else torch.from_numpy(region)
+    model, origin = method.create(config, inside)
+    defects, unusable = read_defects(pictures.pairs, preprocess, region, say)
+    reader = steps.reader(pictures, preprocess, region, model, defects)
     prepared = PreparedFit(
         method,
-        model.to(device),
+        model.to(steps.device),
         origin,
         pictures.category,
         reader,
-        _make_task(pictures, reader, how, rate, defects, say, step),
+        steps.task(pictures, reader, defects),
         group=how.group or how.part,
         part=pictures.pattern,
         unusable=unusable,
@@ -228,33 +217,6 @@ class _Pictures(NamedTuple):
     pattern: PartPattern | None
     pairs: list[tuple[PictureSource, list[PictureSource]]]
     surveyed: Survey
-
-
-def _open_pictures(
-    images: Images,
-    method: Method,
-    how: Reading,
-    seed: int,
-    names: Sequence[str],
-    say: Say,
-    step: ProgressCallback,
-) -> _Pictures:
-    group, pattern = how.group or how.part, None if how.part is None else PartPattern(how.part, how.view)
-    if isinstance(images, str | os.PathLike):
-        images = open_dataset(os.fspath(images), how.category, seed=seed, group=group)
-    pairs = seen_defect_pairs(how.seen, method, seed, images if isinstance(images, Dataset) else None)
-    learnt, reserved, category = split_sources(images, how.category)
-    # a method that holds nothing out is calibrated on the pictures learnt from
-    sources = [*learnt, *(reserved if method.holds_out else [])]
-    names, views = list(names) or relative_names(sources), 1.0
-    if pattern is None:
-        groups = group_numbers(names, group)
-    else:
-        groups = pattern.part_numbers(names)
-        views = len(groups) / (1 + max(groups, default=0))
-    groups = find_parts(look_at(sources, step), names, groups, pattern=group, force=how.force, say=say)
-    apart = range(len(learnt), len(sources))
-    return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, survey(sources))
 
 
 class _Frames(NamedTuple):
@@ -286,100 +248,170 @@ class _Frames(NamedTuple):
         return [how.frame_size(size) for size in pictures if size is not None]
 
 
-def _find_frames(
-    how: Reading, seed: int, pictures: _Pictures, device: torch.device, say: Say, step: ProgressCallback
-) -> _Frames:
-    lens = how.undistort
-    if lens is not None and not isinstance(lens, Undistortion):
-        lens = Undistortion.read(lens)
-    preprocess = Preprocess(white_level=pictures.surveyed.white_level, undistort=lens)
-    kind, chosen, sources = None if how.align == "none" else how.align, None, pictures.sources
-    if kind == "auto":
-        task = alignment.AlignmentTask(
-            lambda i: decoded_or_none(sources[i], preprocess),
-            len(sources),
-            device,
-            preprocess.white_level,
-            step,
+@dataclass
+class _Steps:
+    """Steps of a preparation, in their order. options: settings of the method."""
+
+    how: Reading
+    method: Method
+    preset: str
+    options: Mapping[str, Any]
+    say: Say
+    step: ProgressCallback
+    rate: float = field(init=False)
+    light: float | None = field(init=False)
+    device: torch.device = field(init=False)
+
+    def check(self, settings: PictureSettings | None) -> Any:
+        """Returns the settings of the method. InputError: options do not go together, or are wrong."""
+        how, method = self.how, self.method
+        config = registry.configure(method, self.preset, self.options) if settings is None else settings
+        reading = {f.name: getattr(how, f.name) for f in fields(how)}
+        of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
+        given = {name: self.options.get(name) for name in ("scale", "size")}
+        check_alignment(how.align, {**reading, **of_method, **given})
+        if how.drop_suspects and not method.finds_suspects:
+            raise InputError(
+                f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
+                "--drop-suspects"
+            )
+        self.rate = parse_false_alarm_rate(how.false_alarm_rate)  # a wrong one is reported before the work
+        self.light = None if how.light is None else parse_light_range(how.light)
+        self.device = resolve_device(how.device)
+        return replace(config, hidden=how.roi is not None)
+
+    def open_pictures(self, images: Images, names: Sequence[str], seed: int) -> _Pictures:
+        how, method = self.how, self.method
+        group, pattern = how.group or how.part, None if how.part is None else PartPattern(how.part, how.view)
+        if isinstance(images, str | os.PathLike):
+            images = open_dataset(os.fspath(images), how.category, seed=seed, group=group)
+        pairs = seen_defect_pairs(how.seen, method, seed, images if isinstance(images, Dataset) else None)
+        learnt, reserved, category = split_sources(images, how.category)
+        # a method that holds nothing out is calibrated on the pictures learnt from
+        sources = [*learnt, *(reserved if method.holds_out else [])]
+        names, views = list(names) or relative_names(sources), 1.0
+        if pattern is None:
+            groups = group_numbers(names, group)
+        else:
+            groups = pattern.part_numbers(names)
+            views = len(groups) / (1 + max(groups, default=0))
+        looks = look_at(sources, self.step)
+        groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=self.say)
+        apart = range(len(learnt), len(sources))
+        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, survey(sources))
+
+    def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
+        how, sources, white_level = self.how, pictures.sources, pictures.surveyed.white_level
+        lens = how.undistort
+        if lens is not None and not isinstance(lens, Undistortion):
+            lens = Undistortion.read(lens)
+        preprocess = Preprocess(white_level=white_level, undistort=lens)
+        kind, chosen = None if how.align == "none" else how.align, None
+        if kind == "auto":
+            task = alignment.AlignmentTask(
+                lambda i: decoded_or_none(sources[i], preprocess),
+                len(sources),
+                self.device,
+                white_level,
+                self.step,
+            )
+            kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
+        if kind is None:
+            return _Frames(preprocess, None, chosen)
+        learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
+        if learnt is not None:
+            self.say(learnt.describe())
+        reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
+        self.say(reference.describe())
+        several = None if learnt is None else learnt.settings
+        return _Frames(replace(preprocess, reference=reference, several=several), learnt, chosen)
+
+    def choose_tiles(self, config: Any, frames: _Frames, pictures: _Pictures) -> Any:
+        """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
+        how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
+        if how.min_defect is not None:
+            tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
+            config = registry.configure(self.method, self.preset, {**self.options, **tiles})
+            config = replace(config, hidden=how.roi is not None)
+        elif (
+            config.tile is None and not how.several and (remark := reduction_remark(sizes, config.sizes[-1]))
+        ):
+            self.say("; ".join(remark))
+        reference = frames.preprocess.reference
+        masked = reference is not None or (config.tile is not None and how.roi is not None)
+        return replace(config, masked=masked, upright=reference is not None and reference.rotates)
+
+    def _tiles_for(
+        self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]
+    ) -> dict[str, Any]:
+        """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line
+        says why they were chosen."""
+        whole = config.sizes[-1]
+        chosen = choose_tile(min_defect, frames, whole=whole) if frames else None
+        if chosen is None:
+            self.say(f"defects of {min_defect:g} px and more are large enough without tiles")
+            return {}
+        tile, scale = chosen
+        left = f"{min_defect / scale:g} px at the network"
+        self.say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
+        return {"tile": tile, "scale": scale}
+
+    def choose_positions(
+        self, config: Any, frames: _Frames, pictures: _Pictures
+    ) -> tuple[Any, tuple[int, int] | None]:
+        """Settings, and the rows and columns of tiles that are told apart; None: none are."""
+        wanted = config.tells_positions_apart
+        if wanted is False:
+            return config, None
+        if self.how.drop_suspects and wanted is None:
+            return replace(config, positions="shared"), None
+        places = _grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
+        if places is None:
+            config = replace(config, positions="shared")
+            if config.tile is not None:
+                self.say("positions: shared, since the pictures do not have the same tiles")
+        return config, places
+
+    def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
+        """The preprocessing with its light, and the region of interest."""
+        how, sources = self.how, pictures.sources
+        region = (
+            None if how.roi is None else learn_region(how.roi, preprocess, sources, pictures.names, self.say)
         )
-        kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
-    if kind is None:
-        return _Frames(preprocess, None, chosen)
-    if not how.several:
-        reference = learn_pose_reference(sources, preprocess, kind)
-        say(reference.describe())
-        return _Frames(replace(preprocess, reference=reference), None, chosen)
-    learnt = learn_part_finding(sources, preprocess, kind)
-    say(learnt.describe())
-    say(learnt.reference.describe())
-    return _Frames(replace(preprocess, reference=learnt.reference, several=learnt.settings), learnt)
+        if self.light is None:
+            return preprocess, region
+        normalization = learn_normalization(sources, preprocess, region, self.light)
+        return replace(preprocess, normalization=normalization), region
 
+    def reader(
+        self,
+        pictures: _Pictures,
+        preprocess: Preprocess,
+        region: NDArray[np.bool_] | None,
+        model: Detector,
+        defects: Mapping[str, Sequence[SeenDefect]],
+    ) -> Reader:
+        nearest = None if model.nearest is None else model.nearest.numpy()
+        named = {digest: shown[0].name for digest, shown in defects.items()}
+        reader = Reader(pictures.sources, preprocess, set(), named, region, self.how.roi is not None, nearest)
+        reader.names = pictures.names
+        return reader
 
-def _choose_tiles(
-    config: PictureSettings,
-    how: Reading,
-    frames: _Frames,
-    sizes: Sequence[tuple[int, int] | None],
-    say: Say,
-    options: Mapping[str, Any],
-    method: Method,
-    preset: str,
-) -> PictureSettings:
-    """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
-    if how.min_defect is not None:
-        tiles = _tiles_for(parse_pixels(how.min_defect), config, frames.sizes(config, sizes), say)
-        config = replace(registry.configure(method, preset, {**options, **tiles}), hidden=config.hidden)
-    is_whole = how.min_defect is None and config.tile is None and not how.several
-    if is_whole and (remark := reduction_remark(frames.sizes(config, sizes), config.sizes[-1])):
-        say("; ".join(remark))
-    reference = frames.preprocess.reference
-    masked = reference is not None or (config.tile is not None and how.roi is not None)
-    return replace(config, masked=masked, upright=reference is not None and reference.rotates)
-
-
-def _choose_positions(
-    config: Any,
-    how: Reading,
-    frames: _Frames,
-    sizes: Sequence[tuple[int, int] | None],
-    say: Say,
-) -> tuple[Any, tuple[int, int] | None]:
-    """Settings, and the rows and columns of tiles that are told apart; None: none are."""
-    if config.tells_positions_apart is False:
-        return config, None
-    if how.drop_suspects and config.tells_positions_apart is None:
-        return replace(config, positions="shared"), None
-    places = _grid_shape(frames.of(config), config.tells_positions_apart, frames.sizes(config, sizes))
-    if places is None:
-        config = replace(config, positions="shared")
-        if config.tile is not None:
-            say("positions: shared, since the pictures do not have the same tiles")
-    return config, places
-
-
-def _make_task(
-    pictures: _Pictures,
-    reader: Reader,
-    how: Reading,
-    rate: float,
-    defects: Mapping[str, Sequence[SeenDefect]],
-    say: Say,
-    step: ProgressCallback,
-) -> Task:
-    return Task(
-        reader.load,
-        len(pictures.sources),
-        rate=rate,
-        groups=pictures.groups,
-        drop_suspects=how.drop_suspects,
-        reserved=pictures.reserved,
-        settle=reader.without_copies,
-        seen=[defect for several in defects.values() for defect in several],
-        decoded_bytes=pictures.surveyed.largest,
-        views_per_picture=pictures.views,
-        say=say,
-        step=step,
-    )
+    def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
+        return Task(
+            reader.load,
+            len(pictures.sources),
+            rate=self.rate,
+            groups=pictures.groups,
+            drop_suspects=self.how.drop_suspects,
+            reserved=pictures.reserved,
+            settle=reader.without_copies,
+            seen=[defect for shown in defects.values() for defect in shown],
+            decoded_bytes=pictures.surveyed.largest,
+            views_per_picture=pictures.views,
+            say=self.say,
+            step=self.step,
+        )
 
 
 def _number_windows(prepared: PreparedFit, sizes: Sequence[tuple[int, int] | None]) -> None:
@@ -420,19 +452,6 @@ def predict_peak_memory(
     return asked.predict_peak(prepared.model, prepared.view_task(prepared.task))
 
 
-def _check_options(how: Reading, method: Method, config: PictureSettings, options: Mapping[str, Any]) -> None:
-    """Checks that the options go together, and with the method. InputError."""
-    reading = {f.name: getattr(how, f.name) for f in fields(how)}
-    settings = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
-    given = {name: options.get(name) for name in ("scale", "size")}
-    check_alignment(how.align, {**reading, **settings, **given})
-    if how.drop_suspects and not method.finds_suspects:
-        raise InputError(
-            f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
-            "--drop-suspects"
-        )
-
-
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
     """Checks how parts are to be aligned, and that the options go together.
 
@@ -452,22 +471,6 @@ def parse_light_range(value: Rate) -> float:
     share = parse_false_alarm_rate(value)
     check_range(share)
     return share
-
-
-def _tiles_for(
-    min_defect: float, config: PictureSettings, known: Sequence[tuple[int, int]], say: Say
-) -> dict[str, Any]:
-    """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line says
-    why they were chosen."""
-    whole = config.sizes[-1]
-    found = choose_tile(min_defect, known, whole=whole) if known else None
-    if found is None:
-        say(f"defects of {min_defect:g} px and more are large enough without tiles")
-        return {}
-    tile, scale = found
-    left = f"{min_defect / scale:g} px at the network"
-    say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
-    return {"tile": tile, "scale": scale}
 
 
 def _grid_shape(
