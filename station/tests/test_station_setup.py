@@ -467,8 +467,7 @@ def test_a_result_stays_until_there_is_another(http: httpx.Client, good: list[Pa
 @pytest.mark.parametrize(
     ("options", "conflict"),
     [
-        ({"align": "turn", "several": True, "min_defect": 9}, ["several", "min_defect", False]),
-        ({"several": True, "align": "full", "light": 0.1}, ["several", "light", False]),
+        ({"align": "turn", "several": True, "part": "x"}, ["several", "part", False]),
         ({"several": True}, ["several", "align", True]),
         ({"min_defect": 5, "size": "64"}, ["min_defect", "size", False]),
     ],

@@ -105,7 +105,7 @@ def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted: Pred
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"light": "60%"}, "no small change"), ({"light": 0.1, "several": True}, "does not go with --light")],
+    [({"light": "60%"}, "no small change"), ({"light": 0.1, "several": True}, "needs --align")],
 )
 def test_wrong_calls_are_one_line(options: dict[str, object], text: str) -> None:
     with pytest.raises(InputError, match=text):

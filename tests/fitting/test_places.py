@@ -216,3 +216,39 @@ def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypat
     assert model.calibration.count == 12
     new = np.array([model.predict(picture).score for picture in still(12, seed=3)])
     assert 0.2 < np.mean(model.calibration.p_values(new)) < 0.8
+
+
+@pytest.mark.parametrize("seen_in", [1, 0])
+def test_a_place_that_one_part_shows_has_the_bank_of_all_other_tiles(seen_in, monkeypatch):
+    """As a corner beside an aligned part may be: what lies there is judged by what other tiles show."""
+    load = Windows.load
+    monkeypatch.setattr(
+        Windows,
+        "load",
+        lambda self, number: (
+            None if self.positions[number] == 1 and self.picture_of(number) >= seen_in else load(self, number)
+        ),
+    )
+    model = fit(list(still()), **SMALL)
+    groups = model.artefact.tensors["bank_groups.0"]
+    assert {len(np.unique(row)) for row in groups} == {6}
+    good = [model.predict(picture).score for picture in still(4, seed=3)]
+    assert max(good) < 1.3 * model.calibration.score_threshold
+    spoilt = still(1, seed=4)[0].copy()
+    spoilt[8:20, 8:20] = 255  # in that tile alone
+    assert model.predict(spoilt).score > 1.5 * max(good)
+
+
+def test_a_picture_is_as_suspicious_as_its_worst_tile():
+    bad = still(12)[7].copy()
+    bad[100:112, 100:112] = (255, 0, 255)
+    pictures = [*still(12)[:7], bad, *still(12)[8:]]
+    model = fit(
+        pictures,
+        **SMALL | {"positions": "auto", "drop_suspects": True, "names": [f"{k:02}" for k in range(12)]},
+    )
+    assert model.manifest.preprocess.positions is None
+    assert [p.name for p in model.manifest.pictures if p.role == "dropped"] == ["07"]
+    assert {name for name, _ in model.suspects} == {"07"}
+    with pytest.raises(InputError, match="does not go with --positions each"):
+        fit(list(still()), **SMALL, drop_suspects=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import fit as patchcore_fit
+from flawscope.pictures.light import Light
 from flawscope.predictor import Predictor
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
@@ -181,6 +183,75 @@ def test_a_zone_is_that_of_every_part(good: list[np.ndarray]) -> None:
     assert np.allclose(outside, clean, rtol=0.15)
 
 
+ZONE = "0.02,0.02,0.4,0.4"  # around the first picture's first part
+TOGETHER: dict[str, dict[str, Any]] = {
+    "light": {"light": "10%"},
+    "tiles": {"tile": 48, "drop_suspects": True},
+    "tiles, light, zone and positions": {"tile": 48, "light": "10%", "roi": ZONE, "positions": "each"},
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_parts_go_with_light_tiles_zone_and_positions(
+    name: str, good: list[np.ndarray], predictor: Predictor, tmp_path: Path
+) -> None:
+    """Each part's view is an ordinary one, and the picture is the worst of its parts: fitted, exported and
+    calibrated anew."""
+    pytest.importorskip("onnxruntime")
+    model = flawscope.fit(good, **OPTIONS, **TOGETHER[name])
+    known, how = model.calibration, model.manifest.preprocess
+    assert known.miscounted == 1
+    assert len(known.scores) >= 8
+    assert (how.positions is not None) == ("positions" in TOGETHER[name])
+    darker = Light(brightness=0.92)
+    lit = how.normalization is not None
+    for seed in range(100, 104):
+        picture = drawn(seed, FIVE, defect=2)[0]
+        found = model.predict(picture)
+        assert found.is_anomalous
+        assert found.outside_light is (False if lit else None)
+        assert found.found_parts is not None
+        assert found.score == max(part.score for part in found.found_parts.parts)
+        assert sum(part.is_anomalous for part in found.found_parts.parts) == 1
+        if lit:
+            assert model.predict(darker(picture)).score == pytest.approx(found.score, rel=0.15)
+    trained, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    model.save(trained)
+    assert main(["export", str(trained), "--out", str(exported), "--quiet"]) == 0
+    shown = [picture, drawn(240, FIVE)[0]]
+    for path in (trained, exported):
+        opened = flawscope.load(path, device="cpu")
+        for one, other in zip(model.predict(shown), opened.predict(shown), strict=True):
+            assert other.score == pytest.approx(one.score, rel=1e-4)
+            assert other.is_anomalous == one.is_anomalous
+    fresh = [drawn(300 + seed, range(4 if seed == 0 else 5))[0] for seed in range(4)]
+    again = model.calibrate(fresh, force=True).calibration
+    assert (len(again.scores), again.miscounted) == (3, 1)
+    assert ("in each light" in again.method) == lit
+
+
+def test_views_of_parts_are_those_of_their_frames(predictor: Predictor) -> None:
+    """With and without tiles: numbers, places and neighbours."""
+    plain = predictor.manifest.preprocess
+    tiled = replace(plain, tile=(40, 40), positions=None)
+    picture = drawn(250, FIVE)[0]
+    whole, views = plain.views(picture), tiled.views(picture)
+    each = len(views.parts[0])
+    assert len(views.parts) == 5
+    assert (len(whole), len(views)) == (5, 5 * each)
+    np.testing.assert_array_equal(views.images(range(0, 5 * each, each)), whole.images(range(5)))
+    assert [views.position(number) for number in range(each + 2)] == [*range(each), 0, 1]
+    for part in views.parts:
+        assert part.grid is not None
+        hidden = ~part.valid_mask()
+        for number in range(1, each):
+            y, x = part.grid.corner(number - 1)
+            tile = part.images([number])[0, 0]
+            assert np.array_equal(tile < 0, hidden[y : y + tile.shape[0], x : x + tile.shape[1]])
+        shown = part.placed.mask_to_network(np.ones((SIDE, SIDE), np.bool_))
+        assert hidden.any() == (part.images([0])[0, 0] < 0).any() or shown.all()
+
+
 @pytest.mark.slow
 def test_a_streamed_fit_calibrates_on_whole_pictures(
     good: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
@@ -196,9 +267,6 @@ def test_a_streamed_fit_calibrates_on_whole_pictures(
         ({"align": "none"}, "needs --align"),
         ({"align": "auto"}, "needs --align"),
         ({"part": "x"}, "does not go with --part"),
-        ({"light": "10%"}, "does not go with --light"),
-        ({"drop_suspects": True}, "does not go with --drop-suspects"),
-        ({"tile": 64}, "does not go with --tile"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], words: str) -> None:

@@ -27,6 +27,7 @@ from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods import registry
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.light import Light, light_variations
+from flawscope.pictures.undistort import Undistortion
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
 
@@ -39,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "light": {"light": "10%"},
     "align": {"align": "turn"},
     "several": {"several": True, "align": "turn"},
+    "undistort": {"undistort": Undistortion(80, 80, 40, 40, k1=-0.1)},
     "group": {"group": r"^p\d+"},
     "part": {"part": r"p\d+"},
     "view": {"part": r"p\d+", "view": "top|side"},

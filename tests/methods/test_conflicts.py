@@ -15,18 +15,18 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 TOGETHER: list[dict[str, Any]] = [
     {},
     {"align": "turn", "roi": "0,0,1,1", "min_defect": 9, "light": 0.1},
-    {"several": True, "align": "turn"},
+    {"several": True, "align": "turn", "light": 0.1, "min_defect": 9, "roi": "0,0,1,1", "group": "x"},
+    {"several": True, "align": "turn", "tile": 64, "drop_suspects": True},
+    {"min_defect": 9, "drop_suspects": True},
     {"several": False, "part": r"\d+", "view": "top|left", "light": 0.1},
     {"align": "full", "light": 0.1, "part": "x"},
     {"roi": "0,0,.5,.5", "min_defect": 12, "part": "x"},
     {"min_defect": 12, "size": None},
 ]
 APART: list[tuple[dict[str, Any], str, str]] = [
-    ({"align": "turn", "several": True, "min_defect": 9}, "several", "min_defect"),
-    ({"align": "full", "several": True, "light": 0.1}, "several", "light"),
     ({"align": "shift", "several": True, "part": "x"}, "several", "part"),
     ({"min_defect": 9, "size": "128"}, "min_defect", "size"),
-    ({"min_defect": 9, "drop_suspects": True}, "drop_suspects", "min_defect"),
+    ({"min_defect": 9, "scale": 2}, "min_defect", "scale"),
     ({"part": "x", "group": "y"}, "part", "group"),
     ({"several": True, "align": "auto"}, "several", "align"),
     ({"view": "top"}, "view", "part"),

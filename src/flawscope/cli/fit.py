@@ -93,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="--align: pictures show several parts each: all are found, counted and judged",
     )
+    parser.add_argument(
+        "--undistort",
+        metavar="FILE",
+        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
+        "k2, p1, p2, k3 by name",
+    )
     common.add_group(parser)
     common.add_part(parser)
     common.add_view(parser)

@@ -27,8 +27,8 @@ from flawscope.calibration.outliers import check_defect_like, sole_note
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
-from flawscope.fitting.light_calibration import JudgeInLights, calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import PartsOfPictures, Windows
+from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
+from flawscope.fitting.picture_views import JudgeInLights, Windows
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -54,6 +54,7 @@ from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.units import find_new_parts, find_parts
+from flawscope.pictures.views import Fusion
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -141,8 +142,8 @@ def fit(
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
-    if prepared.windows is not None:
-        budget = replace(budget, scored_later=how.samples + prepared.windows.calibration_views())
+    if (views := prepared.windows or prepared.parts) is not None:
+        budget = replace(budget, scored_later=how.samples + views.calibration_views())
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
 
@@ -239,30 +240,20 @@ def partial_fit(
 
 def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bool) -> Predictor:
     began = time.monotonic()
-    model, reader, windows = prepared.model, prepared.reader, prepared.windows
-    fusion, checked = None, None
-    shown = task if windows is None else windows.task(task)
+    model, reader, view_task = prepared.model, prepared.reader, prepared.view_task(task)
     normalization = reader.preprocess.normalization
     light = None if normalization is None else normalization.share
+    views = prepared.windows or prepared.parts
     try:
-        if (foretold := forecast(prepared.method, model, shown, windows, light, check=check)) is not None:
+        foretold = forecast(prepared.method, model, view_task, views, light, pictures=task.count, check=check)
+        if foretold is not None:
             task.say(foretold.describe())
-        if windows is None:
-            fitted = checked = prepared.method.run_fit(model, task)
-        else:
-            view_fit = prepared.method.run_fit(model, shown)
-            if isinstance(windows, PartsOfPictures):
-                fitted, checked = windows.calibrated(view_fit, model.config.seed, task.groups)
-            else:
-                fitted, checked, fusion = calibrate_pictures(model, view_fit, windows, task)
+        fitted, checked, fusion, judge = _calibrate(prepared, prepared.method.run_fit(model, view_task), task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
     plain = fitted.calibration
     if light is not None:
-        judge: JudgeInLights = partial(judge_in_lights, model, fitted, task, reader.load_in_light)
-        if isinstance(windows, Windows) and fusion is not None:
-            judge = partial(judge_tiles_in_lights, model, view_fit, windows, task, fusion)
         calibrate_in_each_light(model, fitted, task, light, judge)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if reader.preprocess.tile is not None and reader.roi is not None:
@@ -271,7 +262,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
     found = (
-        score_simulated_defects(model, checked, shown, began)
+        score_simulated_defects(model, checked, view_task, began)
         if check and fitted.calibration.promised
         else None
     )
@@ -314,6 +305,24 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor
+
+
+def _calibrate(
+    prepared: PreparedFit, view_fit: Fitted, task: Task
+) -> tuple[Fitted, Fitted, Fusion | None, JudgeInLights]:
+    """Turns a fit of views into one of whole pictures. Returns it; the same with a view of each picture, to
+    put simulated defects on; what combines the tiles of a frame; and what judges pictures in other light."""
+    model, parts, windows = prepared.model, prepared.parts, prepared.windows
+    frame_task, load = prepared.frame_task(task), (parts or prepared.reader).load_in_light
+    fitted, checked, fusion = view_fit, view_fit, None
+    judge: JudgeInLights = partial(judge_in_lights, model, view_fit, frame_task, load)
+    if windows is not None:
+        fitted, checked, fusion = calibrate_pictures(model, view_fit, windows, frame_task)
+        judge = partial(judge_tiles_in_lights, model, view_fit, windows, frame_task, fusion)
+    if parts is not None:
+        fitted, checked = parts.calibrated(fitted, checked, model.config.seed, task.groups)
+        judge = parts.judge_in_lights(judge)
+    return fitted, checked, fusion, judge
 
 
 def _notes(

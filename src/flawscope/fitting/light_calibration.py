@@ -25,6 +25,7 @@ from torch import Tensor
 
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
+from flawscope.fitting.picture_views import JudgeInLights
 from flawscope.fitting.simulated_defects import LeaveOneOutScorer
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import embed_pictures
@@ -33,10 +34,6 @@ from flawscope.pictures.light import Light, light_variations
 
 STREAM = 51  # of random numbers: part of their seed
 MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
-
-
-# Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
-JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
 
 
 def calibrate_in_each_light(
@@ -51,7 +48,7 @@ def calibrate_in_each_light(
     known, lights = fitted.calibration, light_variations(share)[1:]
     first = len(known.scores) - len(fitted.pictures)  # an extended model has the earlier ones before
     drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, model.config.seed)
-    pictures = [fitted.pictures[k] for k in drawn]
+    pictures, unlit = [fitted.pictures[k] for k in drawn], len(fitted.pictures)
     if len(pictures) < len(fitted.pictures):
         note = (
             f"calibrated in each light on {len(pictures)} of {task.pluralize(len(fitted.pictures), 'good')}, "
@@ -66,9 +63,12 @@ def calibrate_in_each_light(
     fitted.held["reserve"] = sorted(left - set(fitted.used))  # they stay known
     fitted.pictures = pictures
     units = tuple(known.units[first + k] for k in drawn) if known.units else ()
+    miscounted = math.ceil(known.miscounted * len(drawn) / unlit - 1e-9)
+    miscounted_units = known.units[len(known.scores) :][:miscounted]
     fitted.calibration = replace(
         known,
-        units=(*known.units[:first], *units),
+        miscounted=miscounted,
+        units=(*known.units[:first], *units, *miscounted_units),
         scores=(*known.scores[:first], *envelope(scores, units).tolist()),
         map_maxima=(*known.map_maxima[:first], *envelope(maxima, units).tolist()),
         method=f"{known.method}, in each light within {share:.0%}",

@@ -1,16 +1,14 @@
 """Splits pictures into views that a method learns from like pictures of their own. Views of a picture are
-held out or left out together, and results for views become results for pictures again: windows of large
-pictures, and the parts in pictures that show several."""
+held out or left out together, and results for views become results for pictures again: frames of the parts in
+pictures that show several, and windows of large frames."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +19,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader
 from flawscope.methods.task import Fitted, Task, TilePositions
 from flawscope.pictures.light import Light
-from flawscope.pictures.part_views import PartViews
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.several_parts_learning import LearnedParts
 from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
 
@@ -30,6 +28,8 @@ WINDOW_STREAM, PART_STREAM = 60, 62  # streams of random numbers
 MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
 MIN_TILES = 4  # tiles of a picture, however many pictures there are
 MIN_VIEWS = 40  # views that a method itself calibrates on
+# Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
+JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
 
 
 @dataclass
@@ -42,32 +42,22 @@ class _CachedPicture:
 
     @property
     def bytes(self) -> int:
-        if isinstance(self.views, PartViews):
-            return self.views.all_images.nbytes
-        return 0 if self.views is None or self.views.canvas is None else self.views.canvas.nbytes
+        return 0 if self.views is None else self.views.nbytes
 
 
 class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    counts: number of each picture's views for learning. judged_counts: of those by which it is judged.
+    reader: of the pictures; of the frames of parts, which are windows' pictures. counts: number of each
+    picture's views for learning. judged_counts: of those by which it is judged.
     """
 
-    def __init__(self, reader: Reader, counts: Sequence[int], judged_counts: Sequence[int]):
+    def __init__(self, reader: Reader | PartsOfPictures, counts: Sequence[int], judged_counts: Sequence[int]):
         self.reader, self.judged_counts = reader, list(judged_counts)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
-        self._read_with(reader.views)
-
-    def _read_with(self, read: Callable[[int], Views | None]) -> None:
-        self._read, self._lock = read, Lock()
-        self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
-
-    def in_light(self, light: Light) -> Self:
-        """The same views of the pictures in another light."""
-        lit = copy(self)
-        lit._read_with(lambda picture: self.reader.views_in_light(picture, light))
-        return lit
+        self._lock = Lock()
+        self._held: OrderedDict[tuple[int, Light | None], _CachedPicture] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -88,8 +78,13 @@ class PictureViews:
         """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read, and for a tile that
         shows nothing of it."""
         picture = self.picture_of(number)
-        if (views := self.views(picture)) is None:
+        return self.tensor(number, self.of_picture(picture))
+
+    def tensor(self, number: int, views: Views | None) -> Tensor | None:
+        """View as `load` gives it. views: of its picture."""
+        if views is None:
             return None
+        picture = self.picture_of(number)
         image = self.image(views, picture, number - self.first[picture])
         return None if (image[0] < 0).all() else self.reader.to_tensor(image)
 
@@ -98,14 +93,16 @@ class PictureViews:
         image: NDArray[np.float32] = views.images([view])[0]
         return image
 
-    def views(self, picture: int) -> Views | None:
-        """Views of a picture; those of the last few pictures stay decoded."""
+    def of_picture(self, picture: int, light: Light | None = None) -> Views | None:
+        """Views of a picture, as it is or in another light; those of the last few pictures stay decoded."""
+        key, read = (picture, light), self.reader
         with self._lock:
-            held = self._held.setdefault(picture, _CachedPicture())
-            self._held.move_to_end(picture)
+            held = self._held.setdefault(key, _CachedPicture())
+            self._held.move_to_end(key)
         with held.lock:
             if not held.read:
-                held.views, held.read = self._read(picture), True
+                views = read.views(picture) if light is None else read.views_in_light(picture, light)
+                held.views, held.read = views, True
         with self._lock:
             room = CACHE_BYTES
             for k, one in reversed(list(self._held.items())):
@@ -123,11 +120,13 @@ class PictureViews:
             count=len(self),
             groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
-            settle=self._drop_copies,
+            settle=self.without_copies,
             views_per_picture=len(self) / max(1, task.count),
+            picture_of=[task.picture_of[i] for i in pictures] if task.picture_of else pictures,
         )
 
-    def _drop_copies(self, numbers: list[int]) -> list[int]:
+    def without_copies(self, numbers: list[int]) -> list[int]:
+        """Returns the numbers without those of pictures that are copies."""
         new = [picture for picture in self.pictures(numbers) if picture not in self._kept]
         if new:  # once each: its views may come in several parts
             kept = set(self.reader.without_copies(new))
@@ -167,7 +166,7 @@ class Windows(PictureViews):
     sizes: of the pictures; None: it cannot be read, and has a whole view alone.
     """
 
-    def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
+    def __init__(self, reader: Reader | PartsOfPictures, sizes: Sequence[tuple[int, int] | None], seed: int):
         self.reader, self.seed = reader, seed
         how = reader.preprocess
         sizes = [None if size is None else how.frame_size(size) for size in sizes]
@@ -235,10 +234,8 @@ class Windows(PictureViews):
         return views.window(*self.places[picture][view - 1]) if view else views.images([0])[0].copy()
 
     def task(self, task: Task) -> Task:
-        task, shape = (
-            replace(super().task(task), calibration_pictures=MIN_VIEWS),
-            self.reader.preprocess.positions,
-        )
+        few = None if task.drop_suspects else MIN_VIEWS  # any view may be the suspicious one
+        task, shape = replace(super().task(task), calibration_pictures=few), self.reader.preprocess.positions
         if shape is None:
             return task
         pictures = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
@@ -266,35 +263,78 @@ def _rotate_tiles(tiles: list[int], picture: int, room: int) -> list[int]:
 
 
 class PartsOfPictures(PictureViews):
-    """Numbers the parts of all pictures. A picture is judged by its worst one, and its own rate holds
-    (`calibration.threshold`), since its parts are left out together.
+    """Numbers the parts of all pictures, and reads the frame of each like a picture of its own. A picture is
+    judged by its worst part, and its own rate holds (`calibration.threshold`), since its parts are left out
+    together.
 
     wrong: pictures whose parts are counted wrong by a model that has not learnt from them.
     """
 
+    reader: Reader
+
     def __init__(self, reader: Reader, learnt: LearnedParts):
         counts = [max(1, count) for count in learnt.counts]  # one without parts is reported when it is loaded
         super().__init__(reader, counts, counts)
+        self.roi, self.to_tensor = reader.roi, reader.to_tensor
         self.wrong = {i for i, reason in enumerate(learnt.count_errors) if reason not in ("", UNREAD)}
 
-    def calibrated(self, fit: Fitted, seed: int, groups: Sequence[int]) -> tuple[Fitted, Fitted]:
-        """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and the same with
-        one part of each picture, to put simulated defects on. groups: of the pictures."""
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.reader.preprocess
+
+    def views(self, number: int, light: Light | None = None) -> Views | None:
+        """Views of a part, as `Reader.views` has them of a picture."""
+        picture = self.picture_of(number)
+        views = self.of_picture(picture, light)
+        return None if views is None else views.parts[number - self.first[picture]]
+
+    def views_in_light(self, number: int, light: Light) -> Views | None:
+        """Views of a part in another light, as `Reader.views_in_light` has them."""
+        return self.views(number, light)
+
+    def load_in_light(self, number: int, light: Light) -> Tensor | None:
+        """Part in another light, as `load` gives it."""
+        return self.tensor(number, self.of_picture(self.picture_of(number), light))
+
+    def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
+        image: NDArray[np.float32] = views.parts[view].images([0])[0].copy()
+        return image
+
+    def calibrated(
+        self, fit: Fitted, checked: Fitted, seed: int, groups: Sequence[int]
+    ) -> tuple[Fitted, Fitted]:
+        """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and `checked`,
+        the fit with a view of each part to put simulated defects on, into one with a view of each picture.
+        groups: of the pictures."""
         fitted, before = self.to_pictures(fit), fit.calibration
         rows: dict[int, list[tuple[float, float]]] = {}
         for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):
             rows.setdefault(self.picture_of(number), []).append((values[0], values[1]))
-        kept = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.judged_counts[i]]
-        if not kept:
+        whole = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.judged_counts[i]]
+        if not whole:
             raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
-        scores, maxima = (tuple(max(one[k] for one in rows[i]) for i in kept) for k in (0, 1))
+        scores, maxima = (tuple(max(values[k] for values in rows[i]) for i in whole) for k in (0, 1))
         # of as many pictures as calibrate, where some were held out
-        share = len(kept) / max(1, len(self.judged_counts) - len(self.wrong))
+        share = len(whole) / max(1, len(self.judged_counts) - len(self.wrong))
         wrong = math.ceil(len(self.wrong) * share - 1e-9)
-        units = tuple(groups[i] for i in (*kept, *sorted(self.wrong)[:wrong]))
+        units = tuple(groups[i] for i in (*whole, *sorted(self.wrong)[:wrong]))
         units = units if before.promised and len({*units}) < len(units) else ()
         calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong, units=units)
-        fitted.calibration, fitted.pictures = calibration, kept
-        rng = np.random.default_rng([seed, PART_STREAM])
-        some = [int(rng.choice(self.numbers(i))) for i in kept]
-        return fitted, replace(fit, calibration=calibration, pictures=some)
+        fitted.calibration, fitted.pictures = calibration, whole
+        rng, view_of = (
+            np.random.default_rng([seed, PART_STREAM]),
+            dict(zip(fit.pictures, checked.pictures, strict=True)),
+        )
+        some = [view_of[int(rng.choice(self.numbers(i)))] for i in whole]
+        return fitted, replace(checked, calibration=calibration, pictures=some)
+
+    def judge_in_lights(self, judge: JudgeInLights) -> JudgeInLights:
+        """Judges pictures in lights by their worst parts, which `judge` judges."""
+
+        def worst(pictures: Sequence[int], lights: Sequence[Light]) -> NDArray[np.float64]:
+            numbers = [self.numbers(i) for i in pictures]
+            values = judge([number for each in numbers for number in each], lights)
+            starts = np.cumsum([0, *map(len, numbers[:-1])])
+            return np.asarray(np.maximum.reduceat(values, starts), dtype=np.float64)
+
+        return worst

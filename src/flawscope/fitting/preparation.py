@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
@@ -21,6 +23,7 @@ from flawscope.fitting.training_pictures import (
     Reader,
     RoiSource,
     SeenDefects,
+    Survey,
     decoded_or_none,
     learn_normalization,
     learn_part_finding,
@@ -37,12 +40,15 @@ from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Task
+from flawscope.methods.task import SeenDefect, Task
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.pose import PoseKind, PoseReference
+from flawscope.pictures.pose import PoseKind
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.several_parts_learning import LearnedParts
+from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.units import find_parts
 from flawscope.progress import ProgressCallback, ignore_progress
 
@@ -62,9 +68,10 @@ def discard(line: str) -> None:
 class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
-    origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. windows:
-    views of pictures, tiles or parts, by which it is fitted; None: by the pictures. chosen: a line on
-    what `align` chose; None: nothing was chosen. force: pictures that are as far out as defects are good.
+    origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. parts:
+    frames of several parts in each picture; None: each picture has one frame. windows: of large frames; None:
+    each is seen as a whole alone. chosen: a line on what `align` chose; None: nothing was chosen. force:
+    pictures that are as far out as defects are good.
     """
 
     method: Method
@@ -76,9 +83,24 @@ class PreparedFit:
     group: str | None = None
     part: PartPattern | None = None
     unusable: Sequence[str] = ()
-    windows: Windows | PartsOfPictures | None = None
+    parts: PartsOfPictures | None = None
+    windows: Windows | None = None
     chosen: str | None = None
     force: bool = False
+
+    def frame_task(self, task: Task) -> Task:
+        """Converts a task for pictures into one for their frames."""
+        return task if self.parts is None else self.parts.task(task)
+
+    def view_task(self, task: Task) -> Task:
+        """Converts a task for pictures into one for the views that are learnt from."""
+        task = self.frame_task(task)
+        return task if self.windows is None else self.windows.task(task)
+
+    def frame_sizes(self, sizes: Sequence[tuple[int, int] | None]) -> Sequence[tuple[int, int] | None]:
+        """Size of the picture of each frame, from those of the pictures."""
+        parts = self.parts
+        return sizes if parts is None else [sizes[parts.picture_of(frame)] for frame in range(len(parts))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +119,7 @@ class Reading:
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
+    undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
@@ -115,6 +138,7 @@ class Reading:
     light: Rate | None = None
     align: Align = "none"
     several: bool = False
+    undistort: str | os.PathLike[str] | Undistortion | None = None
     group: str | None = None
     part: str | None = None
     view: str | None = None
@@ -151,125 +175,258 @@ def prepare(
         settings, names: as `fitting.fit` takes them.
         **options: of `Reading`, and settings of the method where `settings` are not given.
     """
-    how = pop_options(Reading, options)
-    category, roi, group, seen, drop_suspects = how.category, how.roi, how.group, how.seen, how.drop_suspects
-    rate = parse_false_alarm_rate(how.false_alarm_rate)  # a wrong one is reported before the work
-    share = None if how.light is None else parse_light_range(how.light)
-    config = registry.configure(method, preset, options) if settings is None else settings
-    config = replace(config, hidden=roi is not None)
-    check_alignment(how.align, _options_that_conflict(how, config, options))
-    kind, chosen = None if how.align == "none" else how.align, None
-    part = None if how.part is None else PartPattern(how.part, how.view)
-    group = group or how.part
-    min_defect = None if how.min_defect is None else parse_pixels(how.min_defect)
-    if drop_suspects and not method.finds_suspects:
-        raise InputError(
-            f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
-            "--drop-suspects"
+    steps = _Steps(pop_options(Reading, options), method, preset, options, say, step)
+    how, config = steps.how, steps.check(settings)
+    pictures = steps.open_pictures(images, names, config.seed)
+    frames = steps.find_frames(pictures, config.seed)
+    config = steps.choose_tiles(config, frames, pictures)
+    config, places = steps.choose_positions(config, frames, pictures)
+    preprocess, region = steps.see(frames.of(config, places), pictures)
+    inside = None if region is None or config.tile is not None else torch.from_numpy(region)
+    model, origin = method.create(config, inside)
+    defects, unusable = read_defects(pictures.pairs, preprocess, region, say)
+    reader = steps.reader(pictures, preprocess, region, model, defects)
+    prepared = PreparedFit(
+        method,
+        model.to(steps.device),
+        origin,
+        pictures.category,
+        reader,
+        steps.task(pictures, reader, defects),
+        group=how.group or how.part,
+        part=pictures.pattern,
+        unusable=unusable,
+        parts=None if frames.learnt is None else PartsOfPictures(reader, frames.learnt),
+        chosen=frames.chosen,
+        force=how.force,
+    )
+    _number_windows(prepared, pictures.surveyed.sizes)
+    return prepared
+
+
+class _Pictures(NamedTuple):
+    """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
+    sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks."""
+
+    sources: list[PictureSource]
+    names: list[str]
+    reserved: range
+    category: str
+    groups: Sequence[int]
+    views: float
+    pattern: PartPattern | None
+    pairs: list[tuple[PictureSource, list[PictureSource]]]
+    surveyed: Survey
+
+
+class _Frames(NamedTuple):
+    """What a model looks at. preprocess: up to the frames. learnt: several parts in a picture. chosen: a line
+    on what `align` chose; None: nothing was chosen."""
+
+    preprocess: Preprocess
+    learnt: LearnedParts | None = None
+    chosen: str | None = None
+
+    def of(self, config: PictureSettings, places: tuple[int, int] | None = None) -> Preprocess:
+        """The preprocessing with a method's picture settings. places: rows and columns of tiles that are told
+        apart."""
+        return replace(
+            self.preprocess,
+            size=config.sizes[-1],
+            keep_aspect=config.keep_aspect,
+            crop=config.crop,
+            tile=config.tile,
+            overlap=config.overlap_share,
+            positions=places,
         )
-    if isinstance(images, str | os.PathLike):
-        images = open_dataset(os.fspath(images), category, seed=config.seed, group=group)
-    pairs = seen_defect_pairs(seen, method, config.seed, images if isinstance(images, Dataset) else None)
-    sources, reserved, category = split_sources(images, category)
-    if not method.holds_out:
-        reserved = []  # calibration is on the pictures learnt from
-    sources = [*sources, *reserved]
-    names, views = list(names) or relative_names(sources), 1.0
-    if part is None:
-        groups = group_numbers(names, group)
-    else:
-        groups = part.part_numbers(names)
-        views = len(groups) / (1 + max(groups, default=0))
-    looks = look_at(sources, step)
-    groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=say)
-    white_level, decoded, sizes = survey(sources)
-    where = resolve_device(how.device)
-    if kind == "auto":
-        pictures = alignment.AlignmentTask(
-            lambda i: decoded_or_none(sources[i]), len(sources), where, white_level, step
-        )
-        kind, chosen = alignment.choose_alignment(config.seed, pictures, groups)
-    learnt = reference = None
-    if kind is not None:
-        decoder = Preprocess(white_level=white_level)
-        if how.several:
-            learnt = learn_part_finding(sources, decoder, kind)
-            say(learnt.describe())
-        reference = learn_pose_reference(sources, decoder, kind) if learnt is None else learnt.reference
-        say(reference.describe())
-    if min_defect is not None:
-        found = _tiles_for(min_defect, config, _frame_sizes(config, reference, sizes), say)
-        config = replace(registry.configure(method, preset, {**options, **found}), hidden=config.hidden)
-    frames = _frame_sizes(config, reference, sizes)
-    chosen_size = config.tile is not None or min_defect is not None or learnt is not None
-    if not chosen_size and (remark := reduction_remark(frames, config.sizes[-1])):
-        say("; ".join(remark))
-    masked = kind is not None or (config.tile is not None and roi is not None)
-    config = replace(config, masked=masked, upright=reference is not None and reference.rotates)
-    places = None
-    if config.tells_positions_apart is not False:
-        places = _grid_shape(config, frames)
+
+    def sizes(
+        self, config: PictureSettings, pictures: Sequence[tuple[int, int] | None]
+    ) -> list[tuple[int, int]]:
+        """Sizes of the frames of the pictures that can be read."""
+        how = replace(self.preprocess, size=config.sizes[-1])
+        return [how.frame_size(size) for size in pictures if size is not None]
+
+
+@dataclass
+class _Steps:
+    """Steps of a preparation, in their order. options: settings of the method."""
+
+    how: Reading
+    method: Method
+    preset: str
+    options: Mapping[str, Any]
+    say: Say
+    step: ProgressCallback
+    rate: float = field(init=False)
+    light: float | None = field(init=False)
+    device: torch.device = field(init=False)
+
+    def check(self, settings: PictureSettings | None) -> Any:
+        """Returns the settings of the method. InputError: options do not go together, or are wrong."""
+        how, method = self.how, self.method
+        config = registry.configure(method, self.preset, self.options) if settings is None else settings
+        reading = {f.name: getattr(how, f.name) for f in fields(how)}
+        of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
+        given = {name: self.options.get(name) for name in ("scale", "size")}
+        check_alignment(how.align, {**reading, **of_method, **given})
+        if how.drop_suspects and not method.finds_suspects:
+            raise InputError(
+                f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
+                "--drop-suspects"
+            )
+        self.rate = parse_false_alarm_rate(how.false_alarm_rate)  # a wrong one is reported before the work
+        self.light = None if how.light is None else parse_light_range(how.light)
+        self.device = resolve_device(how.device)
+        return replace(config, hidden=how.roi is not None)
+
+    def open_pictures(self, images: Images, names: Sequence[str], seed: int) -> _Pictures:
+        how, method = self.how, self.method
+        group, pattern = how.group or how.part, None if how.part is None else PartPattern(how.part, how.view)
+        if isinstance(images, str | os.PathLike):
+            images = open_dataset(os.fspath(images), how.category, seed=seed, group=group)
+        pairs = seen_defect_pairs(how.seen, method, seed, images if isinstance(images, Dataset) else None)
+        learnt, reserved, category = split_sources(images, how.category)
+        # a method that holds nothing out is calibrated on the pictures learnt from
+        sources = [*learnt, *(reserved if method.holds_out else [])]
+        names, views = list(names) or relative_names(sources), 1.0
+        if pattern is None:
+            groups = group_numbers(names, group)
+        else:
+            groups = pattern.part_numbers(names)
+            views = len(groups) / (1 + max(groups, default=0))
+        looks = look_at(sources, self.step)
+        groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=self.say)
+        apart = range(len(learnt), len(sources))
+        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, survey(sources))
+
+    def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
+        how, sources, white_level = self.how, pictures.sources, pictures.surveyed.white_level
+        lens = how.undistort
+        if lens is not None and not isinstance(lens, Undistortion):
+            lens = Undistortion.read(lens)
+        preprocess = Preprocess(white_level=white_level, undistort=lens)
+        kind, chosen = None if how.align == "none" else how.align, None
+        if kind == "auto":
+            task = alignment.AlignmentTask(
+                lambda i: decoded_or_none(sources[i], preprocess),
+                len(sources),
+                self.device,
+                white_level,
+                self.step,
+            )
+            kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
+        if kind is None:
+            return _Frames(preprocess, None, chosen)
+        learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
+        if learnt is not None:
+            self.say(learnt.describe())
+        reference = learn_pose_reference(sources, preprocess, kind) if learnt is None else learnt.reference
+        self.say(reference.describe())
+        several = None if learnt is None else learnt.settings
+        return _Frames(replace(preprocess, reference=reference, several=several), learnt, chosen)
+
+    def choose_tiles(self, config: Any, frames: _Frames, pictures: _Pictures) -> Any:
+        """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
+        how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
+        if how.min_defect is not None:
+            tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
+            config = registry.configure(self.method, self.preset, {**self.options, **tiles})
+            config = replace(config, hidden=how.roi is not None)
+        elif (
+            config.tile is None and not how.several and (remark := reduction_remark(sizes, config.sizes[-1]))
+        ):
+            self.say("; ".join(remark))
+        reference = frames.preprocess.reference
+        masked = reference is not None or (config.tile is not None and how.roi is not None)
+        return replace(config, masked=masked, upright=reference is not None and reference.rotates)
+
+    def _tiles_for(
+        self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]
+    ) -> dict[str, Any]:
+        """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line
+        says why they were chosen."""
+        whole = config.sizes[-1]
+        chosen = choose_tile(min_defect, frames, whole=whole) if frames else None
+        if chosen is None:
+            self.say(f"defects of {min_defect:g} px and more are large enough without tiles")
+            return {}
+        tile, scale = chosen
+        left = f"{min_defect / scale:g} px at the network"
+        self.say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
+        return {"tile": tile, "scale": scale}
+
+    def choose_positions(
+        self, config: Any, frames: _Frames, pictures: _Pictures
+    ) -> tuple[Any, tuple[int, int] | None]:
+        """Settings, and the rows and columns of tiles that are told apart; None: none are."""
+        wanted = config.tells_positions_apart
+        if wanted is False:
+            return config, None
+        if self.how.drop_suspects and wanted is None:
+            return replace(config, positions="shared"), None
+        places = _grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
         if places is None:
             config = replace(config, positions="shared")
             if config.tile is not None:
-                say("positions: shared, since the pictures do not have the same tiles")
-    preprocess = replace(
-        build_preprocess(config, white_level, places),
-        reference=reference,
-        several=None if learnt is None else learnt.settings,
-    )
-    region = None
-    if roi is not None:
-        region = torch.from_numpy(learn_region(roi, preprocess, sources, names, say))
-    model, origin = method.create(config, None if config.tile is not None else region)
-    mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
-    if share is not None:
-        normalization = learn_normalization(sources, preprocess, mask, share)
-        preprocess = replace(preprocess, normalization=normalization)
-    defects, unusable = read_defects(pairs, preprocess, mask, say)
-    named = {digest: defects[0].name for digest, defects in defects.items()}
-    reader = Reader(sources, preprocess, set(), named, mask, config.hidden, nearest)
-    reader.names = names
-    windows: Windows | PartsOfPictures | None = None
-    if learnt is not None:
-        windows = PartsOfPictures(reader, learnt)
-    elif config.tile is not None:
-        windows = Windows(reader, sizes, config.seed)
-    task = Task(
-        reader.load,
-        len(sources),
-        rate=rate,
-        groups=groups,
-        drop_suspects=drop_suspects,
-        reserved=range(len(sources) - len(reserved), len(sources)),
-        settle=reader.without_copies,
-        seen=[defect for several in defects.values() for defect in several],
-        decoded_bytes=decoded,
-        views_per_picture=views,
-        say=say,
-        step=step,
-    )
-    model = model.to(where)
-    if config.tells_positions_apart is None and windows is not None and method.choose is not None:
-        config = method.choose(model, windows.task(task))
-        if not config.tells_positions_apart:
-            reader.preprocess = replace(preprocess, positions=None)
-            windows = Windows(reader, sizes, config.seed)
-        model.config = config
-    return PreparedFit(
-        method,
-        model,
-        origin,
-        category,
-        reader,
-        task,
-        group,
-        part,
-        unusable,
-        windows,
-        chosen,
-        how.force,
-    )
+                self.say("positions: shared, since the pictures do not have the same tiles")
+        return config, places
+
+    def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
+        """The preprocessing with its light, and the region of interest."""
+        how, sources = self.how, pictures.sources
+        region = (
+            None if how.roi is None else learn_region(how.roi, preprocess, sources, pictures.names, self.say)
+        )
+        if self.light is None:
+            return preprocess, region
+        normalization = learn_normalization(sources, preprocess, region, self.light)
+        return replace(preprocess, normalization=normalization), region
+
+    def reader(
+        self,
+        pictures: _Pictures,
+        preprocess: Preprocess,
+        region: NDArray[np.bool_] | None,
+        model: Detector,
+        defects: Mapping[str, Sequence[SeenDefect]],
+    ) -> Reader:
+        nearest = None if model.nearest is None else model.nearest.numpy()
+        named = {digest: shown[0].name for digest, shown in defects.items()}
+        reader = Reader(pictures.sources, preprocess, set(), named, region, self.how.roi is not None, nearest)
+        reader.names = pictures.names
+        return reader
+
+    def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
+        return Task(
+            reader.load,
+            len(pictures.sources),
+            rate=self.rate,
+            groups=pictures.groups,
+            drop_suspects=self.how.drop_suspects,
+            reserved=pictures.reserved,
+            settle=reader.without_copies,
+            seen=[defect for shown in defects.values() for defect in shown],
+            decoded_bytes=pictures.surveyed.largest,
+            views_per_picture=pictures.views,
+            say=self.say,
+            step=self.step,
+        )
+
+
+def _number_windows(prepared: PreparedFit, sizes: Sequence[tuple[int, int] | None]) -> None:
+    """Numbers the windows of large frames, and has the method choose whether to tell positions apart."""
+    reader, model, choose = prepared.reader, prepared.model, prepared.method.choose
+    if model.config.tile is None:
+        return
+    prepared.windows = Windows(prepared.parts or reader, prepared.frame_sizes(sizes), model.config.seed)
+    if model.config.tells_positions_apart is None and choose is not None:
+        model.config = choose(model, prepared.view_task(prepared.task))
+        if not model.config.tells_positions_apart:
+            reader.preprocess = replace(reader.preprocess, positions=None)
+            prepared.windows = Windows(
+                prepared.windows.reader, prepared.frame_sizes(sizes), model.config.seed
+            )
 
 
 def predict_peak_memory(
@@ -292,18 +449,7 @@ def predict_peak_memory(
     if config.tells_positions_apart is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
-    task, windows = prepared.task, prepared.windows
-    return asked.predict_peak(prepared.model, task if windows is None else windows.task(task))
-
-
-def _options_that_conflict(
-    how: Reading, config: PictureSettings, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Options by name, as `find_conflicts` takes them."""
-    reading = {f.name: getattr(how, f.name) for f in fields(how)}
-    settings = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
-    given = {name: options.get(name) for name in ("scale", "size")}
-    return {**reading, **settings, **given}
+    return asked.predict_peak(prepared.model, prepared.view_task(prepared.task))
 
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
@@ -327,66 +473,21 @@ def parse_light_range(value: Rate) -> float:
     return share
 
 
-def _frame_sizes(
-    config: PictureSettings, reference: PoseReference | None, sizes: Sequence[tuple[int, int] | None]
-) -> list[tuple[int, int]]:
-    """Sizes of the frames of the pictures that can be read."""
-    how = Preprocess(config.sizes[-1], reference=reference)
-    return [how.frame_size(size) for size in sizes if size is not None]
-
-
-def _tiles_for(
-    min_defect: float, config: PictureSettings, known: Sequence[tuple[int, int]], say: Say
-) -> dict[str, Any]:
-    """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line says
-    why they were chosen."""
-    whole = config.sizes[-1]
-    found = choose_tile(min_defect, known, whole=whole) if known else None
-    if found is None:
-        say(f"defects of {min_defect:g} px and more are large enough without tiles")
-        return {}
-    tile, scale = found
-    left = f"{min_defect / scale:g} px at the network"
-    say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
-    return {"tile": tile, "scale": scale}
-
-
-def _grid_shape(config: PictureSettings, sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """Rows and columns of tiles, if they are the same in frames of these sizes; else None.
-
-    Raises:
-        InputError: there are none.
-    """
-    how = build_preprocess(config, None)
-    if config.tile is None and config.tells_positions_apart:
+def _grid_shape(
+    how: Preprocess, needed: bool | None, sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Rows and columns of tiles, if they are the same in frames of these sizes; else None, or where they are
+    `needed` an InputError."""
+    if how.tile is None and needed:
         raise InputError("--positions each is for tiles: give --tile or --min-defect too, or leave it out")
-    grids = [] if config.tile is None else [how.grid(size) for size in sizes]
+    grids = [] if how.tile is None else [how.grid(size) for size in sizes]
     shapes = {grid.shape for grid in grids if grid is not None}
     if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
         return one
-    if config.tells_positions_apart is None:
+    if not needed:
         return None
     found = " and ".join(sorted(f"{width}x{height}" for height, width in {*sizes}))
     raise InputError(
         f"--positions each needs pictures with the same tiles, at least two, and these have {found:.100} "
         "pixels: leave it out, or choose another --tile"
-    )
-
-
-def build_preprocess(
-    config: PictureSettings, white_level: float | None, places: tuple[int, int] | None = None
-) -> Preprocess:
-    """Returns the preprocessing for a method's picture settings.
-
-    Args:
-        places: rows and columns of tiles that are told apart.
-    """
-    return Preprocess(
-        config.sizes[-1],
-        config.keep_aspect,
-        config.crop,
-        white_level,
-        tile=config.tile,
-        overlap=config.overlap_share,
-        positions=places,
     )

@@ -29,6 +29,7 @@ def stored_reading(old: Artefact) -> Reading:
         light=None if how.normalization is None else how.normalization.share,
         align="none" if how.reference is None else how.reference.kind,
         several=how.several is not None,
+        undistort=how.undistort,
         group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
         part=None if part is None else part.part,
         view=None if part is None else part.view,
@@ -68,4 +69,4 @@ def _stored_region(old: Artefact) -> NDArray[np.bool_] | FrameRegion | None:
     )
     mask = np.zeros(how.size, dtype=np.bool_)
     mask[rows, columns] = region
-    return mask if how.reference is None else FrameRegion(mask, how.reference)
+    return mask if how.reference is None and not how.corrections else FrameRegion(mask, how.reference)

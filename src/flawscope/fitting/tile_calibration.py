@@ -87,8 +87,11 @@ def calibrate_pictures(
     assert fusion is not None
     before = fitted.calibration
     if not before.promised:  # nothing can be left out
-        one = replace(before, scores=(max(before.scores),), map_maxima=(max(before.map_maxima),), units=())
-        fitted.calibration, fitted.pictures = one, fitted.pictures[:1]
+        first = windows.reader.picture_of(fitted.pictures[0])
+        frames = [frame for frame in fitted.pictures if windows.reader.picture_of(frame) == first]
+        scores, maxima = ((max(values),) * len(frames) for values in (before.scores, before.map_maxima))
+        fitted.calibration = replace(before, scores=scores, map_maxima=maxima, units=())
+        fitted.pictures = frames
         return fitted, fitted, fusion
     if len(windows) == task.count:  # each is one tile: those are the pictures' own
         return fitted, numbers, fusion
@@ -127,7 +130,7 @@ def judge_tiles_in_lights(
     values = np.full((len(pictures), len(lights), 2), np.nan)
     fit = replace(numbers, left_out_by_number=None)  # what it found is of unchanged light
     for k, light in enumerate(lights):
-        found = _compute_values(model, fit, windows.in_light(light), task, pictures)
+        found = _compute_values(model, fit, windows, task, pictures, light)
         for row, picture in enumerate(pictures):
             if picture in found:
                 values[row, k] = _fuse(found[picture], fusion)[:2]
@@ -135,16 +138,24 @@ def judge_tiles_in_lights(
 
 
 def draw_pictures(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
-    """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
-    tiles = sum(windows.judged_counts[i] for i in pictures) / len(pictures)
+    """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows. Of
+    several parts all or none of a picture's are drawn."""
+    whole = list(dict.fromkeys(map(windows.reader.picture_of, pictures)))
+    tiles = sum(windows.judged_counts[i] for i in pictures) / len(whole)
     most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))
-    if len(pictures) <= most:
+    if len(whole) <= most:
         return list(pictures)
-    return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())
+    drawn = {*np.random.default_rng(seed).choice(whole, most, replace=False).tolist()}
+    return sorted(i for i in pictures if windows.reader.picture_of(i) in drawn)
 
 
 def _compute_values(
-    model: Detector, fitted: Fitted, windows: Windows, task: Task, chosen: Sequence[int]
+    model: Detector,
+    fitted: Fitted,
+    windows: Windows,
+    task: Task,
+    chosen: Sequence[int],
+    light: Light | None = None,
 ) -> dict[int, PictureValues]:
     """Values of every readable picture, by a model that has not learnt from it."""
     answers = _LeaveOneOutViews(model, fitted, windows, task)
@@ -155,7 +166,7 @@ def _compute_values(
     advance = ProgressCounter(task.step, "calibration", len(jobs))
 
     def begin(picture: int) -> _OpenPicture | None:
-        views = windows.views(picture)
+        views = windows.of_picture(picture, light)
         if views is None:
             return None
         with lock:

@@ -69,6 +69,7 @@ def forecast(
     windows: Windows | PartsOfPictures | None,
     light: float | None,
     *,
+    pictures: int,
     check: bool,
 ) -> TimeForecast | None:
     """Times some first views, and foretells the rest; None for methods that cannot tell, and where no picture
@@ -76,6 +77,8 @@ def forecast(
 
     Args:
         task: in views, where there are windows.
+        windows: or parts, where there are no windows.
+        pictures: how many there are.
         light: range of the light in which the rate is kept.
         check: simulated defects are judged too.
     """
@@ -88,14 +91,14 @@ def forecast(
     images, predict = torch.stack(loaded).to(model.roi.device), method.predict_times
     with workers(model.roi.device) as each:  # one thread, as the fit's
         times = each(lambda given: predict(model, task, given), [images])[0]
-    pictures = task.count if windows is None else len(windows.judged_counts)
     per_picture = 1.0 if windows is None else sum(windows.judged_counts) / max(1, pictures)
     judged = task.count
     if method.holds_out:
         held = max(MIN_HELD_OUT, task.count // 10)
         judged = min(task.count, held if windows is None else windows.calibration_views())
-    elif isinstance(windows, Windows) and len(windows) > pictures:
-        judged = sum(windows.judged_counts[i] for i in draw_pictures(range(pictures), windows, 0))
+    elif isinstance(windows, Windows) and len(windows) > len(windows.judged_counts):
+        frames = range(len(windows.judged_counts))
+        judged = sum(windows.judged_counts[i] for i in draw_pictures(frames, windows, 0))
     seconds = task.count * times.learning + judged * times.judging
     if light is not None:
         lights = len(light_variations(light)) - 1

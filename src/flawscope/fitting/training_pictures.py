@@ -62,6 +62,10 @@ class Reader:
         self._lock = Lock()
         self.names = relative_names(self.sources)
 
+    def picture_of(self, index: int) -> int:
+        """Number of the picture that `index` is of, as `PartsOfPictures` has it."""
+        return index
+
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)
@@ -84,8 +88,8 @@ class Reader:
         views = self.preprocess.views(light(picture), self.names[index], self.roi)
         if views.unusable:
             raise InputError(
-                f"the part of {self.names[index]} is not found with {light.name}: fit without --align, or "
-                "with a smaller --light"
+                f"with {light.name} {self.names[index]} cannot be used, {views.unusable}: fit with a smaller "
+                "--light, or without --align"
             )
         return views if self.preprocess.tile is None else views.with_roi(self.roi)
 
@@ -169,7 +173,8 @@ def read_defects(
             marked = union_masks(masks, picture.shape[:2], name)
             if most := marks_most(marked):
                 say(f"warning: the mask of {name} {most}")
-            shown = list(_defect_images(preprocess.views(picture, name, roi), marked))
+            views = preprocess.views(picture, name, roi)
+            shown = list(_defect_images(views, preprocess.corrected_mask(marked)))
             if not shown:
                 height, width = preprocess.network_size
                 raise InputError(
@@ -191,9 +196,12 @@ def _defect_images(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
-    for number, placed in enumerate(views.geometries):
-        if (mask := placed.mask_to_network(marked)).any():
-            yield views.images([number])[0], mask
+    if views.parts[0] is not views:
+        for part in views.parts:
+            yield from _defect_images(part, marked)
+        return
+    if (mask := views.placed.mask_to_network(marked)).any():
+        yield views.images([0])[0], mask
     if views.grid is None:
         return
     canvas = views.geometry.mask_to_network(marked)
@@ -288,7 +296,8 @@ def learn_region(
     say: Callable[[str], None],
 ) -> NDArray[np.bool_]:
     """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
-    drawn on the picture that it names, else on the first, and moves with the part.
+    drawn on the picture that it names, else on the first, and moves with the part; where pictures are
+    corrected it is drawn on the picture as taken.
 
     Raises:
         InputError: it cannot be read, holds nothing, or the picture shows no part.
@@ -297,7 +306,7 @@ def learn_region(
     if isinstance(roi, FrameRegion):
         return roi.carried(how)
     spec, named = split_picture(roi)
-    if not named and how.reference is None:
+    if not named and how.reference is None and not how.corrections:
         mask = read_roi(spec, how)
         if text := describe_roi(spec, mask):
             say(text)
@@ -311,7 +320,7 @@ def learn_region(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
             "--roi REGION@PICTURE"
         )
-    mask = read_roi(spec, how, views.geometries)
+    mask = read_roi(spec, how, [part.placed for part in views.parts])
     moves = "" if how.reference is None else ", and moves with the part"
     say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
     return mask
@@ -328,11 +337,9 @@ def learn_normalization(
                 views = preprocess.whole.views(decode(source))
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
-            if views.unusable:
-                continue
-            image = views.images([0])[0]
-            if (found := channel_statistics(image, roi)) is not None:
-                yield found
+            for part in () if views.unusable else views.parts:
+                if (found := channel_statistics(part.images([0])[0], roi)) is not None:
+                    yield found
 
     return Normalization.from_statistics(measured(), share)
 
@@ -373,8 +380,10 @@ def learn_part_finding(
     )
 
 
-def decoded_or_none(source: PictureSource) -> NDArray[Any] | None:
+def decoded_or_none(source: PictureSource, preprocess: Preprocess | None = None) -> NDArray[Any] | None:
+    """Picture as `decode` returns it, corrected if a `preprocess` is given; None where it cannot be read."""
     try:
-        return decode(source)
+        picture = decode(source)
+        return picture if preprocess is None else np.asarray(preprocess.corrected(picture))
     except (InputError, MemoryError):
         return None  # reported when it is loaded for fitting

@@ -9,9 +9,8 @@ from flawscope.errors import InputError
 
 # option: those that it does not go with
 _APART = {
-    "several": ("part", "light", "drop_suspects", "tile", "min_defect"),
+    "several": ("part",),  # each of its parts would have a name
     "min_defect": ("tile", "scale", "size", "crop"),  # it chooses them
-    "drop_suspects": ("tile", "min_defect"),
     "part": ("group",),  # whole parts are left out already
 }
 # option: the one that it makes no sense without, and how to give that

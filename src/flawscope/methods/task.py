@@ -114,6 +114,7 @@ class Task:
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded_bytes: of the largest picture, for predictions of memory.
     views_per_picture: where numbers are of views; 1: they are of pictures.
+    picture_of: of each view, the number of its picture; empty: numbers are of pictures.
     tile_positions: of views that are told apart by where they lie; None: none are.
     calibration_pictures: how many to calibrate on, since the caller calibrates again; None: all.
     say, step: get lines for a person and progress.
@@ -130,6 +131,7 @@ class Task:
     old: Artefact | None = None
     decoded_bytes: int = 0
     views_per_picture: float = 1
+    picture_of: Sequence[int] = ()
     tile_positions: TilePositions | None = None
     calibration_pictures: int | None = None
     budget: Budget = Budget()
@@ -182,7 +184,7 @@ class Task:
 
     def pluralize(self, count: int, what: str = "") -> str:
         """A number of pictures, or of views where the task's numbers are of views, in words."""
-        return pluralize(count, f"{what} picture".strip() if self.views_per_picture == 1 else "view")
+        return pluralize(count, f"{what} {'picture' if self.views_per_picture == 1 else 'view'}".strip())
 
 
 def _refuse_load(index: int) -> Tensor | None:

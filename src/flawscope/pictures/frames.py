@@ -2,13 +2,15 @@
 
 Without an alignment it is the picture. With one it shows the part as the reference lies, and what is around
 it: regions of interest lie in it and tiles are cut from it as in a picture, and so both move with the part.
+Of several parts each has a frame. Others do not count in it, and are covered with the ground: neighbours lie
+differently in every picture, and a network's answer for a pixel depends on its surroundings, too.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,20 @@ Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
 
+class Neighbours(NamedTuple):
+    """Masks [h, w] of a small picture: the other parts, with a rim, and the part itself."""
+
+    others: Mask
+    body: Mask
+
+
 @dataclass(frozen=True)
 class Frame:
     """Frame of a picture.
 
     divisor: of the picture's values. size: (H, W) in pixels as large as the picture's. turned: place in the
-    picture of the frame scaled to the network; None: the frame is the picture. pose: of the part.
+    picture of the frame scaled to the network; None: the frame is the picture. pose: of the part. neighbours:
+    of a part among several.
     """
 
     picture: Raster
@@ -34,6 +44,7 @@ class Frame:
     size: Size
     turned: Geometry | None = None
     pose: Pose | None = None
+    neighbours: Neighbours | None = None
 
     @classmethod
     def around_part(
@@ -71,11 +82,26 @@ class Frame:
 
     def scaled(self, canvas: Geometry) -> tuple[NDArray[Any], Mask | None]:
         """The frame scaled to a canvas that lies so in it, of the picture's depth, and which of its pixels
-        [H, W] show the picture; None: all."""
+        [H, W] show the picture and no other part; None: all."""
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
         placed = self.place(canvas)
-        return warp_view(self.picture, placed), placed.visible_mask()
+        planes = warp_view(self.picture, placed)
+        if self.neighbours is not None:
+            planes = planes.copy()
+        return planes, self.visible(placed, planes if planes.ndim == 3 else planes[..., None])
+
+    def visible(self, placed: Geometry, planes: NDArray[Any]) -> Mask:
+        """Mask [H, W] of the pixels of a view that show the picture and no other part. Other parts in the
+        view's pixels [H, W, C] are covered, in place."""
+        shown = placed.visible_mask()
+        if self.neighbours is None:
+            return shown
+        others, body = self.neighbours
+        small = placed.with_picture_size((others.shape[0], others.shape[1]))
+        hidden = small.mask_to_network(others)
+        _cover(planes, hidden, shown & ~hidden & ~small.mask_to_network(body))
+        return shown & ~hidden
 
 
 def aligned_size(reference: PoseReference, picture: Size, network: Size, side: int = SIDE) -> Size:
@@ -84,3 +110,16 @@ def aligned_size(reference: PoseReference, picture: Size, network: Size, side: i
     pixel = 2 * reference.extent * max(picture) / side / min(network)
     height, width = (max(1, round(length * pixel)) for length in network)
     return height, width
+
+
+def _cover(planes: NDArray[Any], hidden: Mask, ground: Mask) -> None:
+    """Covers the hidden pixels [H, W, C], in place, with the ground at the other sides of the part, else with
+    its middle colour."""
+    if not hidden.any() or not ground.any():
+        return
+    before = planes.copy()
+    planes[hidden] = np.median(planes[ground], axis=0)
+    for axes in (1, 0, (0, 1)):
+        there = hidden & np.flip(ground, axes)
+        planes[there] = np.flip(before, axes)[there]
+        hidden = hidden & ~there

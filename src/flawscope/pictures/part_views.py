@@ -1,27 +1,24 @@
-"""Views of several parts in a picture, one each, and the picture's map, put together from theirs. Torch-free.
-
-Pixels of other parts do not count in a part's view, and are covered with the ground: neighbours lie
-differently in every picture, and a network's answer for a pixel depends on its surroundings, too.
-"""
+"""Views of several parts in a picture, a frame each, and the picture's map, put together from theirs.
+Torch-free."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.pictures.frames import Frame
+from flawscope.pictures.frames import Frame, Neighbours
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pose import SIDE, Pose, PoseReference, reduced_size
-from flawscope.pictures.resampling import Raster, picture_size, small_grey, warp_view
+from flawscope.pictures.resampling import Raster, picture_size, small_grey
 from flawscope.pictures.several_parts import OVERVIEW_SIDE, PartDetections, SeveralParts
-from flawscope.pictures.views import Fusion, RunModel, Views, write_planes
+from flawscope.pictures.views import Fusion, RunModel, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Sequence
 
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
@@ -73,133 +70,130 @@ class PartPose:
         return asdict(self)
 
 
-class PartViews(Views):
-    """Views of the parts in a picture; of the picture as it lies where there are none.
+class PartFrames(NamedTuple):
+    """Parts in a picture. frames: of each; of the picture as it lies where there are none. middle: frame of a
+    part that lies as the reference does. objects: boxes (x0, y0, x1, y1) around other objects, in the
+    picture's pixels. count_error: what is wrong with the number of parts and objects; empty: nothing."""
 
-    poses: of the parts. objects: boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-    view_geometries: places of the views in the picture. wrong: what is wrong with the number of parts and
-    objects; empty: nothing.
+    frames: list[Frame]
+    middle: Frame
+    poses: list[PartPose]
+    objects: list[tuple[float, float, float, float]]
+    count_error: str
+
+
+class PartViews(Views):
+    """Views of all parts in a picture, those of a part one after the other.
+
+    parts: views of each. found: the parts. scale: pixels of their maps for one of the picture's.
     """
 
-    def __init__(
-        self,
-        images: Float32,
-        geometry: Geometry,
-        placed: list[Geometry],
-        poses: list[PartPose],
-        objects: list[tuple[float, float, float, float]],
-        wrong: str,
-    ):
-        super().__init__(images[:1], geometry)
-        self.all_images, self.view_geometries = images, placed
-        self.poses, self.objects, self.count_error = poses, objects, wrong
+    def __init__(self, parts: Sequence[Views], found: PartFrames, scale: float):
+        picture, share = picture_size(found.middle.picture), min(1.0, scale)  # no finer than the picture
+        height, width = (max(1, math.ceil(side * share)) for side in picture)
+        placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
+        super().__init__(parts[0].first, placed)
+        self._parts, self.poses, self.objects = parts, found.poses, found.objects
+        self.count_error = found.count_error
+
+    @property
+    def parts(self) -> Sequence[Views]:
+        return self._parts
 
     def __len__(self) -> int:
-        return len(self.all_images)
+        return sum(map(len, self.parts))
 
     @property
     def unusable(self) -> str:
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     @property
-    def geometries(self) -> list[Geometry]:
-        return self.view_geometries
+    def outside_light(self) -> bool | None:
+        outside = [part.outside_light for part in self.parts]
+        return None if None in outside else any(outside)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def with_roi(self, mask: Mask | None) -> PartViews:
+        for part in self.parts:
+            part.with_roi(mask)
+        return self
+
+    def position(self, number: int) -> int:
+        return number % len(self.parts[0])
+
+    def view_numbers(self) -> list[int]:
+        each = len(self.parts[0])
+        return [k * each + view for k, part in enumerate(self.parts) for view in part.view_numbers()]
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        return self.all_images[list(numbers)]
+        each = len(self.parts[0])  # as many views of every part
+        return np.concatenate([self.parts[number // each].images([number % each]) for number in numbers])
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        scores, drawn = self.predict_parts(run, batch)
+        scores, drawn = self.predict_parts(run, fusion, batch)
         return float(scores.max()), drawn
 
-    def predict_parts(self, run: RunModel, batch: int | None = None) -> tuple[NDArray[Any], Float32]:
-        """Scores of all parts [n], and the picture's map: the largest value where views overlap, and the
-        middle one where there is none. batch: parts that are computed together; None: all."""
-        step = batch or len(self)
-        parts = [run(self.all_images[k : k + step], None) for k in range(0, len(self), step)]
-        scores, maps = (np.concatenate(of) for of in zip(*parts, strict=True))
+    def predict_parts(
+        self, run: RunModel, fusion: Fusion | None, batch: int | None = None
+    ) -> tuple[NDArray[Any], Float32]:
+        """Scores of all parts [n], and the picture's map: the largest value where parts overlap, and the
+        middle one where there is none. batch: views that are computed together; None: all, of tiles one."""
+        if fusion is None:  # a part is one view
+            images, step = self.images(range(len(self))), batch or len(self)
+            answers = [run(images[k : k + step], None) for k in range(0, len(self), step)]
+            scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
+        else:
+            pairs = [part.predict(run, fusion, batch or 1) for part in self.parts]
+            scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
         whole = np.full(self.geometry.size, -np.inf, np.float32)
-        for image, placed, values in zip(self.all_images, self.view_geometries, maps, strict=True):
-            here = placed.with_picture_size(self.geometry.size)
-            x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *placed.size[::-1])))
+        for part, values in zip(self.parts, maps, strict=True):
+            here = part.geometry.with_picture_size(self.geometry.size)
+            x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
             if x0 < x1 and y0 < y1:
                 window = here.window(y0, x0, y1 - y0, x1 - x0)
-                seen = np.where(window.warp_mask(image[0] >= 0), window.warp(values, -np.inf), -np.inf)
+                seen = np.where(window.warp_mask(part.valid_mask()), window.warp(values, -np.inf), -np.inf)
                 whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
-        shown = whole > -np.inf
-        whole[~shown] = np.median(whole[shown]) if shown.any() else 0.0
+        covered = whole > -np.inf
+        whole[~covered] = np.median(whole[covered]) if covered.any() else 0.0
         return np.asarray(scores), whole
 
     def valid_mask(self) -> Mask:
         return np.ones(self.geometry.size, np.bool_)
 
 
-def cut_part_views(
-    picture: Raster,
-    divisor: float,
-    network: tuple[int, int],
-    view: Callable[[tuple[int, int]], Geometry],
-    reference: PoseReference,
-    several: SeveralParts,
-) -> PartViews:
-    """Finds the parts in a picture, and cuts a view of each.
-
-    Args:
-        network: size (H, W) at which the frame of a part is seen.
-        view: place of the view in a frame of (H, W) pixels.
-    """
+def find_parts(
+    picture: Raster, divisor: float, network: tuple[int, int], reference: PoseReference, several: SeveralParts
+) -> PartFrames:
+    """Finds the parts in a picture, whose frames are seen at `network` (H, W)."""
     whole = picture_size(picture)
-    small = small_grey(picture, divisor, several.side)
-    found = several.find(small, small_grey(picture, divisor, OVERVIEW_SIDE), reference)
+    detections = several.find(
+        small_grey(picture, divisor, several.side), small_grey(picture, divisor, OVERVIEW_SIDE), reference
+    )
+
+    def frame(pose: Pose) -> Frame:
+        return Frame.around_part(picture, divisor, reference, pose, network, several.side)
+
     frames = [
-        Frame.around_part(picture, divisor, reference, pose, network, several.side)
-        for pose in found.poses or [Pose(0, 0)]
+        replace(frame(pose), neighbours=masks)
+        for pose, masks in zip(detections.poses or [Pose(0, 0)], _neighbours(detections), strict=True)
     ]
-    placed = [frame.place(view(frame.size)) for frame in frames]
-    images = np.empty((len(placed), 3, *placed[0].size), np.float32)
-    for image, here, (others, body) in zip(images, placed, _part_masks(found), strict=True):
-        write_planes(warp_view(picture, here), divisor, image)
-        half = here.with_picture_size((others.shape[0], others.shape[1]))
-        hidden, inside = half.mask_to_network(others), here.visible_mask()
-        _fill_hidden(image, hidden, inside & ~hidden & ~half.mask_to_network(body))
-        image[:] = np.where(inside & ~hidden, image, -1 - image)
     height, width = whole
-    objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in found.objects]
-    poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in found.poses]
-    wrong = several.count_error(len(poses), len(objects))
-    return PartViews(images, _map_geometry(whole, network, reference, several), placed, poses, objects, wrong)
+    objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
+    poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in detections.poses]
+    count_error = several.count_error(len(poses), len(objects))
+    return PartFrames(frames, frame(Pose(0, 0, error=0.0)), poses, objects, count_error)
 
 
-def _part_masks(found: PartDetections) -> list[tuple[Mask, Mask]]:
-    """Returns for each part the masks of the others and of the part itself, with rims, [h / 2, w / 2]."""
+def _neighbours(detections: PartDetections) -> list[Neighbours]:
+    """Masks of the others and of the part itself, of each part, with rims, [h / 2, w / 2]."""
     from scipy import ndimage
 
-    if not found.poses:
-        nothing = np.zeros(found.part_masks.shape[1:], np.bool_)
-        return [(nothing, nothing)]
-    rims = ndimage.binary_dilation(found.part_masks, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
+    bodies = detections.part_masks
+    if not detections.poses:
+        return [Neighbours(*np.zeros((2, *bodies.shape[1:]), np.bool_))]
+    rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
     count = rims.sum(0)
-    return [((count > own) & ~body, own) for own, body in zip(rims, found.part_masks, strict=True)]
-
-
-def _fill_hidden(image: Float32, hidden: Mask, ground: Mask) -> None:
-    """Covers the hidden pixels of a view [3, H, W], in place, with the ground at the other sides of the part,
-    else with its middle colour."""
-    if not hidden.any() or not ground.any():
-        return
-    shown = image.copy()
-    image[:, hidden] = np.median(image[:, ground], axis=1)[:, None]
-    for axes in (1, 0, (0, 1)):
-        there = hidden & np.flip(ground, axes)
-        image[:, there] = np.flip(shown.transpose(1, 2, 0), axes)[there].T
-        hidden = hidden & ~there
-
-
-def _map_geometry(
-    whole: tuple[int, int], size: tuple[int, int], reference: PoseReference, several: SeveralParts
-) -> Geometry:
-    """Place of the map of a picture (H, W): as fine as the views of the parts, no finer than the picture."""
-    placed = reference.geometry(Pose(0, 0, error=0.0), whole, size, several.side)
-    share = min(1.0, placed.scale[0])
-    height, width = (max(1, math.ceil(side * share)) for side in whole)
-    return Geometry(whole, (height, width), (height / whole[0], width / whole[1]), (0.0, 0.0))
+    return [Neighbours((count > rim) & ~body, rim) for rim, body in zip(rims, bodies, strict=True)]

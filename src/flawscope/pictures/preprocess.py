@@ -22,10 +22,11 @@ from flawscope.pictures.decoding import PictureSource, load_picture, source_name
 from flawscope.pictures.frames import Frame, aligned_size
 from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Normalization, ToneCorrection
-from flawscope.pictures.part_views import cut_part_views
+from flawscope.pictures.part_views import PartViews, find_parts
 from flawscope.pictures.pose import SIDE, PoseReference
 from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
+from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.views import TileGrid, Views, write_planes
 
 if TYPE_CHECKING:
@@ -42,12 +43,23 @@ TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera 
 TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
 
 
+# Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
+# entry here and its field. Corrections change the picture itself, in this order, before all others.
+LEARNT_STAGES: dict[str, Any] = {
+    "normalization": Normalization,
+    "reference": PoseReference,
+    "several": SeveralParts,
+}
+CORRECTIONS: dict[str, Any] = {"undistort": Undistortion}
+STAGES = {**LEARNT_STAGES, **CORRECTIONS}
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Picture -> network input, the same for training and every runtime; stored in the manifest.
 
-    A picture becomes views in this order: frames (the picture, the aligned part or each of several), light,
-    the region of interest, which lies in the frame, sizes and tiles.
+    A picture becomes views in this order: corrections, frames (the picture, the aligned part or each of
+    several), light, the region of interest, which lies in the frame, sizes and tiles.
 
     `crop` None: the whole picture, stretched to `size`, or with `keep_aspect` fitted into it, centred, its
     edge pixels repeated outwards (letterbox). With `crop`: the picture is stretched to `size`, or with
@@ -64,7 +76,8 @@ class Preprocess:
     - `reference`: the part is found, and the network sees it turned and moved as the reference is, not
       stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
       is not found leaves the picture as it lies.
-    - `several`: all parts in a picture are found, and the network sees each one so.
+    - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
+    - `undistort`: pictures are undistorted first.
     - `marks_padding`: the value v of a repeated edge pixel stands as -1 - v, so that detectors can tell it
       from the product. Earlier models do not mark it.
     """
@@ -80,6 +93,7 @@ class Preprocess:
     normalization: Normalization | None = None
     reference: PoseReference | None = None
     several: SeveralParts | None = None
+    undistort: Undistortion | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _parse_size("size", self.size))
@@ -100,8 +114,8 @@ class Preprocess:
                         f"tile is {self.tile!r:.30} at size {self.size}; "
                         f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"
                     )
-        if self.several is not None and (self.reference is None or self.normalization or self.tile):
-            raise InputError("several parts need a reference, no tiles and no light of their own: fit anew")
+        if self.several is not None and self.reference is None:
+            raise InputError("several parts need a reference: fit anew")
         if self.positions is not None:
             object.__setattr__(self, "positions", _parse_size("positions", self.positions))
             if self.tile is None:
@@ -119,6 +133,11 @@ class Preprocess:
     def network_size(self) -> tuple[int, int]:
         """Size (H, W) of the tensor."""
         return self.crop or self.size
+
+    @cached_property
+    def corrections(self) -> list[Any]:
+        """Stages that change the picture itself."""
+        return [stage for name in CORRECTIONS if (stage := getattr(self, name)) is not None]
 
     @cached_property
     def whole(self) -> Preprocess:
@@ -146,11 +165,19 @@ class Preprocess:
             InputError: it cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
-        picture, divisor = self._at_learnt_depth(load_picture(source, name), name)
-        if self.several is not None and self.reference is not None:
-            view, network = self.whole.geometry, self.size
-            return cut_part_views(picture, divisor, network, view, self.reference, self.several)
-        frame = self._frame(picture, divisor)
+        picture, divisor = self._corrected(load_picture(source, name), name)
+        if self.reference is None:
+            return self._views_of(Frame(picture, divisor, picture_size(picture)), counted, name)
+        if self.several is None:
+            pose = self.reference.find(small_grey(picture, divisor))
+            frame = Frame.around_part(picture, divisor, self.reference, pose, self.size)
+            return self._views_of(frame, counted, name)
+        parts = find_parts(picture, divisor, self.size, self.reference, self.several)
+        views = [self._views_of(frame, counted, name) for frame in parts.frames]
+        return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+
+    def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
+        """Views of a frame, as `views` has them."""
         first, placed = self._whole_view(frame)
         pose, size = frame.pose, frame.size
         if pose is not None and counted is not None and not (counted & (first[0, 0] >= 0)).any():
@@ -167,7 +194,7 @@ class Preprocess:
             self.whole.geometry(size),
             grid,
             planes,
-            divisor,
+            frame.divisor,
             self.positions is not None,
             tone,
             pose,
@@ -186,14 +213,33 @@ class Preprocess:
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
         """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
         InputError for values off the white level."""
-        return small_grey(*self._at_learnt_depth(picture, "a picture"), side)
+        return small_grey(*self._corrected(picture, "a picture"), side)
+
+    def corrected(self, picture: Raster, name: str = "a picture") -> Raster:
+        """Corrects a decoded picture of any depth."""
+        for stage in self.corrections:
+            picture = stage(picture, name)
+        return picture
+
+    def corrected_mask(self, mask: Mask) -> Mask:
+        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+        for stage in self.corrections:
+            mask = stage.mask(mask)
+        return mask
+
+    def restored(self, drawn: NDArray[Any], placed: Geometry) -> tuple[NDArray[Any], Geometry]:
+        """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place."""
+        for stage in reversed(self.corrections):
+            drawn, placed = stage.restored(drawn, placed)
+        return drawn, placed
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) of the frame of a picture of (H, W) pixels: the picture's, or that of the aligned part
         with what is around it."""
         if self.reference is None:
             return picture_size
-        return aligned_size(self.reference, picture_size, self.size)
+        side = SIDE if self.several is None else self.several.side
+        return aligned_size(self.reference, picture_size, self.size, side)
 
     def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
@@ -242,9 +288,7 @@ class Preprocess:
             "marks_padding": self.marks_padding,
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
             **({} if self.positions is None else {"positions": list(self.positions)}),
-            **({} if self.normalization is None else {"normalization": self.normalization.to_dict()}),
-            **({} if self.reference is None else {"reference": self.reference.to_dict()}),
-            **({} if self.several is None else {"several": self.several.to_dict()}),
+            **{name: stage.to_dict() for name in STAGES if (stage := getattr(self, name)) is not None},
         }
 
     @classmethod
@@ -254,10 +298,8 @@ class Preprocess:
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {suggest_name(unknown[0], known)}")
-        parts: Any = {"normalization": Normalization, "reference": PoseReference, "several": SeveralParts}
-        found = {name: data[name] for name in parts if data.get(name) is not None}
-        read = {name: parts[name].from_dict(value) for name, value in found.items()}
-        return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
+        stages = {name: STAGES[name].from_dict(data[name]) for name in STAGES if data.get(name) is not None}
+        return cls(**{"marks_padding": False, **data, **stages})  # models from before it was marked
 
     def _whole_placement(
         self, height: int, width: int
@@ -278,13 +320,6 @@ class Preprocess:
         y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
-    def _frame(self, picture: Raster, divisor: float) -> Frame:
-        """Frame of a picture, around its part where parts are aligned."""
-        if self.reference is None:
-            return Frame(picture, divisor, picture_size(picture))
-        pose = self.reference.find(small_grey(picture, divisor))
-        return Frame.around_part(picture, divisor, self.reference, pose, self.size)
-
     def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:
         """View of the whole frame [1, 3, H, W], and its place in the picture."""
         picture, divisor = frame.picture, frame.divisor
@@ -292,7 +327,8 @@ class Preprocess:
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
         if frame.turned is not None:
             write_planes(warp_view(picture, placed), divisor, tensor[0])
-            tensor[0] = np.where(placed.visible_mask(), tensor[0], -1 - tensor[0])
+            visible = frame.visible(placed, tensor[0].transpose(1, 2, 0))
+            tensor[0] = np.where(visible, tensor[0], -1 - tensor[0])
             return tensor, placed
         box, (h, w), (top, left) = self._whole_placement(*frame.size)
         write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
@@ -327,6 +363,11 @@ class Preprocess:
                 f"knows the places of {_rows_and_columns(self.positions)}",
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
+
+    def _corrected(self, picture: Raster, name: str) -> tuple[Raster, float]:
+        """Picture of the learnt depth, corrected, and the divisor of its values."""
+        picture, divisor = self._at_learnt_depth(picture, name)
+        return self.corrected(picture, name), divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Picture with the depth of those that the model learnt from: the same picture gives the same view

@@ -65,6 +65,7 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
         else:
             mask = read_mask(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
         size = (mask.shape[0], mask.shape[1])
+        mask = preprocess.corrected_mask(mask)
         places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
         rois = [placed.mask_to_network(mask) for placed in places]
     roi = max(rois, key=np.count_nonzero)
@@ -86,16 +87,17 @@ def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | NDArray[Any] |
 
 @dataclass(frozen=True, eq=False)
 class FrameRegion:
-    """Region of interest [H, W] in the frames of parts that an earlier reference aligned."""
+    """Region of interest [H, W] in the frames of parts that an earlier reference aligned; None: of corrected
+    pictures."""
 
     mask: Mask
-    reference: PoseReference
+    reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
         """The region at network size, in the frames of another reference: the earlier one finds the part in
         it, as in a picture. InputError where it does not."""
         reference = preprocess.reference
-        if reference is None or reference == self.reference:
+        if reference is None or self.reference is None or reference == self.reference:
             return preprocess.geometry((self.mask.shape[0], self.mask.shape[1])).mask_to_network(self.mask)
         pose = self.reference.find(np.divide(reference.levels, 255, dtype=np.float32))
         if not pose.found:

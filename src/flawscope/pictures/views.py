@@ -7,7 +7,7 @@ the same pixels where they overlap. Sizes are (height, width), places (y, x).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -269,9 +269,19 @@ class Views:
         return "" if self.pose is None or self.pose.found else "its part was not found"
 
     @property
-    def geometries(self) -> list[Geometry]:
-        """Places in the picture of the views that are no tiles."""
-        return [self.placed]
+    def outside_light(self) -> bool | None:
+        """Whether the light cannot be corrected wholly; None: it is left as it is."""
+        return None if self.tone is None else not self.tone.inside
+
+    @property
+    def parts(self) -> Sequence[Views]:
+        """Views of each part among several; else these alone."""
+        return [self]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.first.nbytes + (0 if self.canvas is None else self.canvas.nbytes)
 
     def with_roi(self, mask: Mask | None) -> Views:
         """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
@@ -282,6 +292,10 @@ class Views:
 
     def __len__(self) -> int:
         return 1 if self.grid is None else 1 + len(self.grid)
+
+    def position(self, number: int) -> int:
+        """Position of a view in its frame: 0 of the whole, then of the tiles."""
+        return number
 
     def view_numbers(self) -> list[int]:
         """Numbers of the views with pixels that count."""

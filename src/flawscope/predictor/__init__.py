@@ -289,7 +289,8 @@ class Predictor:
         """Judges a picture by its parts, which are computed together."""
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
-        scores, drawn = views.predict_parts(run)
+        fusion = self.manifest.fusion
+        scores, drawn = views.predict_parts(run, fusion, None if fusion is None else self.session.batch)
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
@@ -330,6 +331,7 @@ class Predictor:
             size = views.geometry.picture_size
             place = PartPose.from_pose(pose, reference, size) if pose.found else None
             parts = PartSearch(reference.p_value(pose.error), place)
+        map_, geometry = self.manifest.preprocess.restored(map_, views.geometry)
         c = self.calibration
         nearby = PEAK_RADIUS * max(self.session.size) / max(map_.shape)
         return Prediction(
@@ -338,15 +340,15 @@ class Predictor:
             severity=float(severity),
             is_anomalous=bool(anomalous),
             map=map_,
-            geometry=views.geometry,
+            geometry=geometry,
             levels=Levels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
             brightness=measured[0] if measured else None,
-            tone=views.tone,
+            outside_light=views.outside_light,
             parts=parts,
         ).noticing(
-            *([outside_light()] if views.tone is not None and not views.tone.inside else []),
+            *([outside_light()] if views.outside_light else []),
             *(parts.findings() if parts is not None else []),
         )
 
@@ -390,7 +392,7 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, size = self.manifest.preprocess, geometry.size
-        if how.several is not None:
+        if how.several is not None or how.corrections:
             return np.ones(size, np.bool_)
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view

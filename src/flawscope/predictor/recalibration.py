@@ -149,6 +149,6 @@ def _calibrate_in_each_light(
 def _score_and_maximum(result: Prediction | InputError) -> tuple[float, float]:
     if isinstance(result, Exception):
         raise result
-    if result.part_found is False:
-        raise InputError("the part of a good picture is not found in other light: fit without --align")
+    if result.part_found is False or (result.found_parts is not None and result.found_parts.wrong):
+        raise InputError("the parts of a good picture are not found in other light: fit without --align")
     return result.score, float(result.map.max())

@@ -18,7 +18,6 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.light import ToneCorrection
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, Decision, Finding
@@ -115,7 +114,7 @@ class Prediction:
     shifts: how far the picture as a whole lies outside of the training pictures, for each of
         `appearance.FEATURES`; empty for a model that does not know.
     brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
-    tone: how its light was corrected; None for a model without a range of light.
+    outside_light: its light lies outside of the range that the rate holds for; None for a model without one.
     recognition: what the picture shows, of a joint model; a product that the caller said has no distances.
         Where it shows none of the products, score and map are those of the nearest. None of other models.
     parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
@@ -135,7 +134,7 @@ class Prediction:
     path: str | None = None
     shifts: FeatureValues = ()
     brightness: float | None = None
-    tone: ToneCorrection | None = field(default=None, repr=False)
+    outside_light: bool | None = None
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
@@ -321,7 +320,7 @@ class Prediction:
             "outline": self.levels.outline,
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
-            **({} if self.tone is None else {OUTSIDE_LIGHT: not self.tone.inside}),
+            **({} if self.outside_light is None else {OUTSIDE_LIGHT: self.outside_light}),
             **(self._product_entries() if self.product_name else {}),
             **({} if self.parts is None else self._part_entries(self.parts)),
             **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),

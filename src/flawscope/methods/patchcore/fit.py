@@ -31,6 +31,7 @@ from flawscope.methods.patchcore.leave_one_out import (
     calibrate,
     leave_one_out,
     score_left_out,
+    suspicion_fence,
 )
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import ExistingBank, FitJob, Patches, collect_patches
@@ -44,6 +45,8 @@ def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
     by_place, old = task.tile_positions is not None, task.old
+    if by_place and task.drop_suspects:
+        raise InputError("--drop-suspects does not go with --positions each: leave one of them out")
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
     job.orientations = () if by_place else few_shot.choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
@@ -98,16 +101,25 @@ def _draw_whole_groups(job: FitJob, used: list[int], chosen: Sequence[int]) -> l
     return sorted(i for views in every[: max(1, int((ends <= MAX_CALIBRATION).sum()))] for i in views)
 
 
-def _suspicion_limit(job: FitJob, good: GoodValues) -> float:
-    """The score beyond which a good picture is suspicious; an extended model keeps its own."""
+def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
+    """The score beyond which a good picture is suspicious, as its worst view is; an extended model keeps its
+    own."""
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
-    return good.fence if known is None else known
+    if known is not None:
+        return known
+    strengths, picture_of = good.strengths, job.task.picture_of
+    if picture_of:
+        _, unit = np.unique([picture_of[number] for number in numbers], return_inverse=True)
+        strengths = np.full((unit.max() + 1, strengths.shape[1]), -np.inf)
+        np.maximum.at(strengths, unit, good.strengths)
+    return suspicion_fence(job.model, strengths)
 
 
 def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> dict[int, float]:
     """Suspicious pictures among those calibrated on, with their scores."""
     return {
-        pictures[i]: float(good.scores[i]) for i in find_suspects(good.scores, _suspicion_limit(job, good))
+        pictures[i]: float(good.scores[i])
+        for i in find_suspects(good.scores, _suspicion_limit(job, good, pictures))
     }
 
 
@@ -115,7 +127,7 @@ def _make_result(
     job: FitJob, good: GoodValues, pictures: list[int], used: list[int], groups: list[Tensor]
 ) -> Fitted:
     """The result of a fit that was calibrated on `pictures`; groups: of each view's bank."""
-    alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good)
+    alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good, pictures)
     calibration = from_values(
         good.scores,
         good.maxima,
@@ -193,9 +205,9 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         gone = [picture for picture in patches.pictures if groups[picture] in parts]
         dropped += gone
         patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in gone])
-        without = pluralize(len(found), "suspicious picture")
+        without = job.task.pluralize(len(found), "suspicious")
         if len(gone) > len(found):
-            without += f" and {pluralize(len(gone) - len(found), 'other picture')} of their parts"
+            without += f" and {job.task.pluralize(len(gone) - len(found), 'other')} of their parts"
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
     fitted = _make_result(job, good, calibrated, patches.pictures, [one.groups for one in selections])
     fitted.left_out = partial(_score_left_out, job, selections)

@@ -169,12 +169,12 @@ class LeftOutPicture:
 
 @dataclass(frozen=True)
 class GoodValues:
-    """Leave-one-out values of the good pictures, [N] each, and the score above which one is suspicious."""
+    """Leave-one-out values of the good pictures, [N] each. strengths: [N, sizes], each size's own score."""
 
     scores: np.ndarray
     maxima: np.ndarray
     medians: np.ndarray
-    fence: float
+    strengths: np.ndarray
 
 
 def leave_one_out(
@@ -267,10 +267,10 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
             pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
             model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
         values = np.array(each(one, raw))
-    return GoodValues(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
+    return GoodValues(values[:, 0], values[:, 1], values[:, 2], values[:, 3:])
 
 
-def _fence(model: Model, strengths: np.ndarray) -> float:
+def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     """The highest of the sizes' fences on the scale of the scores, from strengths `[N, sizes]`: beyond it a
     picture is far out at any size."""
     limits = [upper_fence(column) for column in strengths.T]

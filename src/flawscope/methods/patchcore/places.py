@@ -1,7 +1,8 @@
 """Tiles that are told apart by where they lie: a memory bank for each place, from the tiles seen there.
 
 A part that lies still shows the same in the same tile. The tile's bank then needs to cover only that, so that
-it is denser and searched faster than one that covers the whole picture.
+it is denser and searched faster than one that covers the whole picture. A place that good pictures show of
+one part at most, such as a corner beside an aligned part, has a bank of all other tiles.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.bank_selection import MAX_KEPT_BYTES, select_banks
+from flawscope.methods.patchcore.bank_selection import MAX_KEPT_BYTES, select_bank, select_banks
 from flawscope.methods.patchcore.leave_one_out import (
     LeftOutPicture,
     SelectedBank,
@@ -80,6 +81,7 @@ def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
     order = np.random.default_rng([job.config.seed, RNG_STREAM]).permutation(total)
     found, models, room = PositionBanks(radii=[0.0] * len(job.views)), {}, float(MAX_KEPT_BYTES)
     highest: dict[tuple[int, int], float] = {}  # of tiles
+    unknown: list[int] = []  # positions that good pictures show of one part at most
     # selections of the first places of a random order are kept
     for block, positions in enumerate(np.array_split(order, min(blocks, total))):
         numbers = np.flatnonzero(np.isin(where, positions)).tolist()
@@ -89,11 +91,12 @@ def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
         for done, position in enumerate(positions.tolist()):
             here, rows = job.at(position), np.flatnonzero(lying == position).tolist()
             models[position] = here.model
-            if patches is None or not rows:  # nothing at this position counts
+            part = patches.select(rows) if patches is not None and rows else None
+            if here.existing_banks is None and (part is None or len(part.groups.unique()) == 1):
+                unknown.append(position)
                 continue
-            part = patches.select(rows)
-            if here.existing_banks is None and len(part.groups.unique()) == 1:
-                raise InputError("--positions each needs good pictures of at least two parts: leave it out")
+            if part is None:
+                continue
             selections = select_banks(here, part)
             # the whole picture's map gets another scale later, and cannot be compared with tiles
             found.left_out |= _score_left_out(here, part, selections, highest if position else {})
@@ -106,8 +109,28 @@ def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
             job.task.step("coresets", done + 1, len(positions))
         del patches
         gc.collect()
+    if not found.groups and job.existing_banks is None:
+        raise InputError("--positions each needs good pictures of at least two parts: leave it out")
+    if any(unknown) and any(found.groups):
+        _share_bank(job, found, models, [position for position in unknown if position])
     model.join_banks([models[position] for position in range(total)])
     return found
+
+
+def _share_bank(job: FitJob, found: PositionBanks, models: dict[int, Model], positions: list[int]) -> None:
+    """Gives `positions` the bank of all other tiles."""
+    tiles = [position for position in found.groups if position]
+    for position in positions:
+        found.groups[position] = []
+    for v in range(len(job.views)):
+        banks = [models[position].views[v] for position in tiles]
+        points = torch.cat([view.bank + view.centre for view in banks])
+        groups = torch.cat([found.groups[position][v] for position in tiles])
+        here = job.at(positions[0])
+        selection = select_bank(here, v, points, groups, len(points), "coreset")
+        for position in positions:
+            models[position].views[v].set_bank(points[selection.result.indices])
+            found.groups[position].append(selection.groups)
 
 
 def _score_left_out(

@@ -1,0 +1,213 @@
+"""Undistorts pictures by the coefficients of their lens: Brown-Conrady, as OpenCV has it. Torch-free.
+
+A pixel (u, v) of the undistorted picture, with x = (u - cx) / fx, y = (v - cy) / fy and r² = x² + y², shows
+the picture as taken at u' = fx x' + cx, v' = fy y' + cy, where
+
+    x' = x (1 + k1 r² + k2 r⁴ + k3 r⁶) + 2 p1 x y + p2 (r² + 2 x²)
+    y' = y (1 + k1 r² + k2 r⁴ + k3 r⁶) + p1 (r² + 2 y²) + 2 p2 x y
+
+Middles of pixels are whole numbers in u and v. Parts, the squares around them and frames are of the
+undistorted picture. Regions of interest, seen defects, maps and regions are of the picture as taken: a person
+draws on that one, and masks and overlays lie on it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.arrays import picture_error
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.resampling import Raster, picture_size
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+_ROUNDS = 30  # of the fixed-point iteration that inverts the distortion
+_BLOCK = 1 << 18  # pixels that are sampled together
+_OPENCV = re.compile(r"!!opencv-matrix|^%YAML:1\.0\s*$", re.MULTILINE)  # which YAML itself does not know
+
+
+@dataclass(frozen=True)
+class Undistortion:
+    """Camera matrix and coefficients of a lens. width, height: of the pictures that it was calibrated on, in
+    pixels; 0: not known, and taken for those of any picture."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    k1: float = 0.0
+    k2: float = 0.0
+    p1: float = 0.0
+    p2: float = 0.0
+    k3: float = 0.0
+    width: int = 0
+    height: int = 0
+
+    def __post_init__(self) -> None:
+        values = [getattr(self, field.name) for field in fields(self)]
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise InputError("the lens has values that are no numbers: fx, fy, cx, cy, k1, k2, p1, p2, k3")
+        if min(self.fx, self.fy) <= 0:
+            raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Undistortion:
+        """Reads a YAML or JSON file: fx, fy, cx, cy and coefficients by name, or OpenCV's `camera_matrix` and
+        `distortion_coefficients` (k1, k2, p1, p2, k3); `image_width` and `image_height` if they are known.
+
+        Raises:
+            InputError: it cannot be read, or has other entries.
+        """
+        import yaml
+
+        try:
+            data = yaml.safe_load(_OPENCV.sub("", Path(path).read_text(encoding="utf-8")))
+            if "camera_matrix" in data:
+                (fx, _, cx), (_, fy, cy), _ = np.reshape(_entries(data["camera_matrix"]), (3, 3)).tolist()
+                numbers = _entries(data["distortion_coefficients"])
+                if any(numbers[5:]):
+                    raise InputError(f"{path}: a lens of more than five coefficients; calibrate with five")
+                values = dict(zip(("k1", "k2", "p1", "p2", "k3"), numbers, strict=False))
+                sizes = {side: data.get(f"image_{side}", 0) for side in ("width", "height")}
+                data = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, **values, **sizes}
+            return cls.from_dict(data)
+        except InputError:  # a ValueError, too
+            raise
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(
+                f"{path} describes no lens: give fx, fy, cx, cy and k1, k2, p1, p2, k3"
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values that JSON knows, for `from_dict`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Undistortion:
+        """Reads what `to_dict` returned. InputError where it is damaged."""
+        try:
+            return cls(**data)
+        except TypeError:
+            names = ", ".join(field.name for field in fields(cls))
+            raise InputError(f"the lens is described by {names}, and nothing else") from None
+
+    @property
+    def _changes_nothing(self) -> bool:
+        return not (self.k1 or self.k2 or self.p1 or self.p2 or self.k3)
+
+    def __call__(self, picture: Raster, name: str = "a picture") -> Raster:
+        """Undistorts a picture of any depth; edges are repeated. InputError where it has another size than
+        those of the lens."""
+        height, width = picture_size(picture)
+        if self.width and (width, height) != (self.width, self.height):
+            raise picture_error(
+                name,
+                f"it has {width} x {height} pixels, and those of the lens {self.width} x {self.height}",
+                "give pictures of that size, or calibrate at theirs",
+            )
+        if self._changes_nothing:
+            return picture
+        values, places = np.asarray(picture), _places_as_taken(self, (height, width))
+        if values.ndim == 3 and values.strides[2] == 0:  # grey as three channels
+            grey = _sampled(values[..., 0], *places)
+            return np.broadcast_to(grey[..., None], values.shape)
+        sampled = _sampled(values, *places)
+        return Image.fromarray(sampled) if isinstance(picture, Image.Image) else sampled
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Undistorts a mask [H, W] of a picture as taken."""
+        size = (mask.shape[0], mask.shape[1])
+        if self._changes_nothing:
+            return mask
+        return np.asarray(_sampled(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
+
+    def restored(self, drawn: NDArray[Any], placed: Geometry) -> tuple[NDArray[Any], Geometry]:
+        """Map of an undistorted picture, which lies so in it, as one of the picture as taken, and its place;
+        the middle value where the map shows nothing."""
+        if self._changes_nothing:
+            return drawn, placed
+        sides = zip(placed.picture_size, placed.scale, strict=True)
+        height, width = (max(1, round(side * min(1.0, scale))) for side, scale in sides)
+        scale = height / placed.picture_size[0], width / placed.picture_size[1]
+        down, across = ((np.arange(n) + 0.5) / s for n, s in zip((height, width), scale, strict=True))
+        v, u = self._undistorted(*np.meshgrid(down - 0.5, across - 0.5, indexing="ij"))
+        yy, yx, xy, xx = placed.matrix or (placed.scale[0], 0.0, 0.0, placed.scale[1])
+        y = yy * (v + 0.5) + yx * (u + 0.5) + placed.offset[0]
+        x = xy * (v + 0.5) + xx * (u + 0.5) + placed.offset[1]
+        seen = (y >= 0) & (y < drawn.shape[0]) & (x >= 0) & (x < drawn.shape[1])
+        values = np.where(seen, _sampled(drawn, y - 0.5, x - 0.5), np.median(drawn))
+        whole = Geometry(placed.picture_size, (height, width), scale, (0.0, 0.0))
+        return values.astype(drawn.dtype), whole
+
+    def as_taken(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
+        """Places (v, u) in the picture as taken of points of the undistorted one."""
+        y, x = (v - self.cy) / self.fy, (u - self.cx) / self.fx
+        radial, dy, dx = self._distortion(y, x)
+        return self.fy * (y * radial + dy) + self.cy, self.fx * (x * radial + dx) + self.cx
+
+    def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
+        """Undoes `as_taken`."""
+        first_y, first_x = (v - self.cy) / self.fy, (u - self.cx) / self.fx
+        y, x = first_y, first_x
+        for _ in range(_ROUNDS):
+            radial, dy, dx = self._distortion(y, x)
+            y, x = (first_y - dy) / radial, (first_x - dx) / radial
+        return self.fy * y + self.cy, self.fx * x + self.cx
+
+    def _distortion(self, y: Any, x: Any) -> tuple[Any, Any, Any]:
+        """Radial factor, and tangential shifts along y and x."""
+        square = x * x + y * y
+        radial = 1 + square * (self.k1 + square * (self.k2 + square * self.k3))
+        dy = self.p1 * (square + 2 * y * y) + 2 * self.p2 * x * y
+        dx = 2 * self.p1 * x * y + self.p2 * (square + 2 * x * x)
+        return radial, dy, dx
+
+
+def _entries(matrix: Any) -> list[float]:
+    """Entries of a matrix of OpenCV, or of nested lists."""
+    return [float(value) for value in np.ravel(matrix["data"] if isinstance(matrix, dict) else matrix)]
+
+
+@lru_cache(maxsize=2)  # 8 bytes a pixel each
+def _places_as_taken(
+    lens: Undistortion, size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Row and column in the picture as taken of each pixel of the undistorted one (H, W)."""
+    rows, columns = (np.arange(length, dtype=np.float64) for length in size)
+    v, u = lens.as_taken(*np.meshgrid(rows, columns, indexing="ij"))
+    return v.astype(np.float32), u.astype(np.float32)
+
+
+def _sampled(values: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
+    """Values [H, W] or [H, W, C] at places [h, w], bilinear, edges repeated, of their own type."""
+    sampled = np.empty((*rows.shape, *values.shape[2:]), values.dtype)
+    step = max(1, _BLOCK // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        y, x = (
+            np.clip(places[part], 0, length - 1)
+            for places, length in zip((rows, columns), values.shape, strict=False)
+        )
+        top, left = y.astype(np.intp), x.astype(np.intp)
+        below, right = np.minimum(top + 1, values.shape[0] - 1), np.minimum(left + 1, values.shape[1] - 1)
+        down, across = ((at - low).astype(np.float32) for at, low in ((y, top), (x, left)))
+        if values.ndim == 3:
+            down, across = down[..., None], across[..., None]
+        upper = values[top, left] * (1 - across) + values[top, right] * across
+        lower = values[below, left] * (1 - across) + values[below, right] * across
+        mixed = upper * (1 - down) + lower * down
+        sampled[part] = np.rint(mixed) if values.dtype.kind in "iu" else mixed
+    return sampled

@@ -1,0 +1,184 @@
+"""Undistortion by a lens's coefficients, against its formula taken literally."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.preprocess import STAGES, Preprocess
+from flawscope.pictures.undistort import Undistortion
+
+LENS = Undistortion(60, 55, 31, 23, k1=-0.25, k2=0.08, p1=0.01, p2=-0.02, k3=0.02)
+SIZE = (48, 64)
+OPENCV = """%YAML:1.0
+---
+image_width: 64
+image_height: 48
+camera_matrix: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 60., 0., 31., 0., 55., 23., 0., 0., 1. ]
+distortion_coefficients: !!opencv-matrix
+   rows: 1
+   cols: 5
+   dt: d
+   data: [ -0.25, 0.08, 0.01, -0.02, 0.02 ]
+"""
+
+
+def picture(*channels: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*SIZE, *channels), np.uint8)
+
+
+def shown_at(lens: Undistortion, v: int, u: int) -> tuple[float, float]:
+    """Place in the picture as taken, as OpenCV's documentation writes it."""
+    x, y = (u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy
+    r = math.hypot(x, y)
+    radial = 1 + lens.k1 * r**2 + lens.k2 * r**4 + lens.k3 * r**6
+    moved_x = x * radial + 2 * lens.p1 * x * y + lens.p2 * (r**2 + 2 * x**2)
+    moved_y = y * radial + lens.p1 * (r**2 + 2 * y**2) + 2 * lens.p2 * x * y
+    return lens.fy * moved_y + lens.cy, lens.fx * moved_x + lens.cx
+
+
+def literal(lens: Undistortion, taken: np.ndarray) -> np.ndarray:
+    """One pixel after the other, bilinear between the four around its place, edges repeated."""
+    height, width = taken.shape[:2]
+    undistorted = np.empty(taken.shape)
+    for v in range(height):
+        for u in range(width):
+            y, x = shown_at(lens, v, u)
+            y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+            top, left = min(int(y), height - 2), min(int(x), width - 2)
+            undistorted[v, u] = sum(
+                (1 - abs(y - row)) * (1 - abs(x - column)) * taken[row, column].astype(float)
+                for row in (top, top + 1)
+                for column in (left, left + 1)
+            )
+    return undistorted
+
+
+def test_pictures_of_any_kind_are_undistorted_as_the_formula_says() -> None:
+    colour, grey = picture(3), picture()
+    expected = literal(LENS, colour)
+    assert np.abs(expected - colour).mean() > 20, "the lens changes the picture"
+    assert np.abs(np.asarray(LENS(colour)) - expected).max() <= 0.51  # rounded
+    deep = np.asarray(LENS(colour.astype(np.float32)))
+    np.testing.assert_allclose(deep, expected, atol=0.02)
+    of_file = LENS(Image.fromarray(grey))
+    assert isinstance(of_file, Image.Image)
+    as_colour = LENS(np.broadcast_to(grey[..., None], (*SIZE, 3)))
+    assert np.array_equal(np.asarray(of_file), np.asarray(as_colour)[..., 1])
+    assert np.asarray(as_colour).strides[2] == 0
+
+
+def test_a_lens_without_distortion_changes_no_bit() -> None:
+    plain, taken = Undistortion(60.3, 55.7, 31.1, 23.9), picture(3)
+    assert np.array_equal(np.asarray(plain(taken)), taken)
+    with_lens, without = (Preprocess((32, 32), undistort=lens).views(taken) for lens in (plain, None))
+    assert np.array_equal(with_lens.images([0]), without.images([0]))
+    place = Preprocess((32, 32)).geometry(SIZE)
+    drawn = np.random.default_rng(2).normal(size=(32, 32)).astype(np.float32)
+    assert plain.restored(drawn, place) == (drawn, place)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_map_comes_back_where_the_picture_as_taken_shows_it(turned: bool) -> None:
+    """A spot on the undistorted picture's map lies where the formula puts it in the picture as taken."""
+    if turned:
+        place = Geometry(SIZE, (80, 80), (1.0, 1.0), (60.0, -5.0), (0.0, -1.0, 1.0, 0.0))
+    else:
+        place = Geometry(SIZE, (96, 128), (2.0, 2.0), (0.0, 0.0))
+    for v, u in ((10, 12), (24, 40), (40, 52)):
+        x0, y0, _, _ = place.to_network((u + 0.5, v + 0.5, u + 0.5, v + 0.5))
+        rows, columns = np.mgrid[: place.size[0], : place.size[1]] + 0.5
+        drawn = np.exp(-((rows - y0) ** 2 + (columns - x0) ** 2) / 8).astype(np.float32)
+        restored, whole = LENS.restored(drawn, place)
+        row, column = np.unravel_index(restored.argmax(), restored.shape)
+        x, y, _, _ = whole.to_picture((column + 0.5, row + 0.5, column + 0.5, row + 0.5))
+        assert math.dist((y - 0.5, x - 0.5), shown_at(LENS, v, u)) < 0.8
+        assert restored.dtype == np.float32
+
+
+def test_masks_and_the_picture_move_together() -> None:
+    taken = np.zeros((*SIZE, 3), np.uint8)
+    taken[8:20, 5:25] = 255
+    mask = LENS.mask(taken[..., 0] > 0)
+    assert np.array_equal(mask, np.asarray(LENS(taken))[..., 0] > 127)
+
+
+def test_files_of_every_form_give_the_same_lens(tmp_path: Path) -> None:
+    (tmp_path / "opencv.yaml").write_text(OPENCV)
+    sized = Undistortion.read(tmp_path / "opencv.yaml")
+    assert sized.to_dict() == {**LENS.to_dict(), "width": 64, "height": 48}
+    with pytest.raises(InputError, match="it has 48 x 64 pixels, and those of the lens 64 x 48"):
+        sized(np.zeros((64, 48, 3), np.uint8))
+    (tmp_path / "plain.json").write_text(str({**LENS.to_dict()}).replace("'", '"'))
+    assert Undistortion.read(tmp_path / "plain.json") == LENS
+    how = Preprocess((32, 32), undistort=LENS)
+    assert Preprocess.from_dict(how.to_dict()) == how
+    assert not {*Preprocess().to_dict()} & {*STAGES}, "a key only where there is a stage"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fx: 1", "described by fx, fy"),
+        ("[1, 2]", "describes no lens"),
+        ("fx: a\nfy: 1\ncx: 1\ncy: 1", "no numbers"),
+        ("fx: 0\nfy: 1\ncx: 1\ncy: 1", "above 0"),
+        ("fx: 1\nfy: 1\ncx: 1\ncy: 1\nk9: 1", "nothing else"),
+        ("camera_matrix: [[1, 0, 1], [0, 1, 1]]", "describes no lens"),
+        ("{", "describes no lens"),
+        (OPENCV.replace("0.02 ]", "0.02, 1. ]"), "more than five"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "lens.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        Undistortion.read(tmp_path / "lens.yaml")
+    with pytest.raises(InputError, match="cannot read"):
+        Undistortion.read(tmp_path / "none.yaml")
+
+
+def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) -> None:
+    """Defects far from the middle lie where they were taken; the model and its export keep the lens."""
+    import flawscope
+
+    rng, side = np.random.default_rng(3), 160
+    rows, columns = np.mgrid[:side, :side]
+    ground = 110 + 40 * np.sin(columns / 7) + 30 * np.cos(rows / 9)
+    lens = Undistortion(120, 120, 80, 80, k1=-0.3, k2=0.05)
+
+    def part(spot: tuple[int, int] | None = None) -> np.ndarray:
+        shown = ground + rng.normal(0, 4, (side, side))
+        if spot is not None:
+            shown[np.hypot(rows - spot[0], columns - spot[1]) < 5] = 240
+        return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+    (tmp_path / "lens.json").write_text(str(lens.to_dict()).replace("'", '"'))
+    zone = np.zeros((side, side), np.bool_)
+    zone[:80] = True
+    how: dict[str, Any] = {"size": "96", "device": "cpu", "check": False, "undistort": tmp_path / "lens.json"}
+    good = [part() for _ in range(8)]
+    model = flawscope.fit(good, **how)
+    zoned = flawscope.fit(good, **how, roi=zone)
+    spot = (25, 120)
+    found = model.predict(bad := part(spot))
+    drawn = found.picture_map()
+    assert drawn.shape == (side, side)
+    assert found.is_anomalous
+    assert math.dist(np.unravel_index(drawn.argmax(), drawn.shape), spot) < 6
+    assert zoned.predict(bad).is_anomalous
+    assert zoned.predict(part((130, 120))).score < 0.6 * model.predict(part((130, 120))).score
+    model.save(tmp_path / "model.safetensors")
+    loaded = flawscope.load(tmp_path / "model.safetensors", device="cpu")
+    assert loaded.manifest.preprocess.undistort == lens
+    assert loaded.predict(bad).score == found.score
