@@ -12,7 +12,6 @@ from flawscope.calibration.recognition import Recognition
 from flawscope.cli.output import prediction_line
 from flawscope.evaluation.report.pages import predictions_page
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.light import ToneCorrection
 from flawscope.pictures.part_views import PartPose
 from flawscope.results.findings import MIN_ANOMALOUS_SEVERITY, Finding, no_product, outside_light
 from flawscope.results.folder import RenderedPrediction
@@ -22,7 +21,6 @@ from flawscope.results.table import PART_COLUMNS, ResultRow
 
 DUSTY = Finding("dusty", "<dust> on the lens", 0.02, decides=True)  # no module has heard of it
 POSE = PartPose(40.0, 30.0, 12.0, 1.0, False, 20.0, 0.4)
-ONE = np.ones(3, np.float32)
 
 
 def prediction() -> Prediction:
@@ -91,8 +89,8 @@ ROWS = [
         "true 0.1 None None None None  None None 2",
         {"part_found": True, "part_p_value": 0.1, "found_parts": several("1 missing").to_dict()},
     ),
-    ({"tone": ToneCorrection(ONE, ONE, True)}, "", {"outside_light": False}),
-    ({"tone": ToneCorrection(ONE, ONE, False)}, "", {"outside_light": True}),
+    ({"outside_light": False}, "", {"outside_light": False}),
+    ({"outside_light": True}, "", {"outside_light": True}),
     (
         {"recognition": Recognition("a", "a", 0.3, (0.1, 0.5))},
         "",
