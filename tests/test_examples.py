@@ -120,7 +120,7 @@ def same(found: dict[str, Any], expected: flawscope.Prediction) -> None:
     assert found["p_value"] == expected.p_value
     assert found["is_anomalous"] == expected.is_anomalous
     # pixels within rounding of the threshold may fall on either side
-    above = (expected.map > expected.mask_threshold).mean()
+    above = (expected.map > expected.levels.mask_threshold).mean()
     assert found["share_marked"] == pytest.approx(above, abs=2 / SIZE**2)
 
 

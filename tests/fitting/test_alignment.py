@@ -124,7 +124,7 @@ def test_pictures_without_the_part_calibrate_nothing(predictor: Predictor, tmp_p
     expected = predictor.calibrate(good, force=True)
     found = predictor.calibrate([*good, empty], force=True)
     assert found.calibration.score_threshold == expected.calibration.score_threshold
-    assert [one for one in found.failures if "its part was not found" in one] == found.failures
+    assert [one for one in found.failures if ": part not found; remove it" in one] == found.failures
     assert len(found.failures) == 1
     given = ExportPictures(predictor.artefact, [*good, empty], [])
     assert len([*given.read()]) == len(good)
