@@ -26,7 +26,6 @@ TOGETHER: list[dict[str, Any]] = [
 APART: list[tuple[dict[str, Any], str, str]] = [
     ({"align": "shift", "several": True, "part": "x"}, "several", "part"),
     ({"min_defect": 9, "size": "128"}, "min_defect", "size"),
-    ({"min_defect": 9, "scale": 2}, "min_defect", "scale"),
     ({"part": "x", "group": "y"}, "part", "group"),
     ({"several": True, "align": "auto"}, "several", "align"),
     ({"view": "top"}, "view", "part"),

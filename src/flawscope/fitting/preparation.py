@@ -220,7 +220,7 @@ class _Pictures(NamedTuple):
 
 
 class _Frames(NamedTuple):
-    """What a model looks at. preprocess: up to the frames. learnt: several parts in a picture. chosen: a line
+    """Frames of the pictures. preprocess: until there. learnt: several parts in a picture. chosen: a line
     on what `align` chose; None: nothing was chosen."""
 
     preprocess: Preprocess
