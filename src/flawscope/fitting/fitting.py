@@ -28,7 +28,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import JudgeInLights, Windows
+from flawscope.fitting.picture_views import JudgeInLights, PartsOfPictures, Windows
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -41,6 +41,7 @@ from flawscope.fitting.time_forecast import forecast
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
+    count_parts,
     look_at,
     split_sources,
     survey,
@@ -215,23 +216,15 @@ def partial_fit(
         say=say,
         step=step,
     )
-    windows = None
+    prepared = PreparedFit(
+        method, detector, manifest.backbone, manifest.category, reader, task, group=parts, part=pattern
+    )
     if manifest.preprocess.several is not None:
-        raise InputError("a model of several parts in a picture cannot be extended: fit anew with all")
+        prepared.parts = PartsOfPictures(reader, *count_parts(sources, manifest.preprocess))
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
-        windows = Windows(reader, seen_first.sizes, detector.config.seed)
-    prepared = PreparedFit(
-        method,
-        detector,
-        manifest.backbone,
-        manifest.category,
-        reader,
-        task,
-        group=parts,
-        part=pattern,
-        windows=windows,
-    )
+        sizes = prepared.frame_sizes(seen_first.sizes)
+        prepared.windows = Windows(prepared.parts or reader, sizes, detector.config.seed)
     return _fit_and_assemble(prepared, task, 0, check)
 
 
@@ -320,7 +313,7 @@ def _calibrate(
         fitted, checked, fusion = calibrate_pictures(model, view_fit, windows, frame_task)
         judge = partial(judge_tiles_in_lights, model, view_fit, windows, frame_task, fusion)
     if parts is not None:
-        fitted, checked = parts.calibrated(fitted, checked, model.config.seed, task.groups)
+        fitted, checked = parts.calibrated(fitted, checked, model.config.seed, task)
         judge = parts.judge_in_lights(judge)
     return fitted, checked, fusion, judge
 

@@ -20,7 +20,6 @@ from flawscope.fitting.training_pictures import UNREAD, Reader
 from flawscope.methods.task import Fitted, Task, TilePositions
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.several_parts_learning import LearnedParts
 from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
@@ -267,16 +266,18 @@ class PartsOfPictures(PictureViews):
     judged by its worst part, and its own rate holds (`calibration.threshold`), since its parts are left out
     together.
 
-    wrong: pictures whose parts are counted wrong by a model that has not learnt from them.
+    Args:
+        counts: of parts in each picture. errors: what is wrong with each count by a model that has not learnt
+            from the picture; empty: nothing.
     """
 
     reader: Reader
 
-    def __init__(self, reader: Reader, learnt: LearnedParts):
-        counts = [max(1, count) for count in learnt.counts]  # one without parts is reported when it is loaded
+    def __init__(self, reader: Reader, counts: Sequence[int], errors: Sequence[str]):
+        counts = [max(1, count) for count in counts]  # one without parts is reported when it is loaded
         super().__init__(reader, counts, counts)
         self.roi, self.to_tensor = reader.roi, reader.to_tensor
-        self.wrong = {i for i, reason in enumerate(learnt.count_errors) if reason not in ("", UNREAD)}
+        self.wrong = {i for i, reason in enumerate(errors) if reason not in ("", UNREAD)}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -300,15 +301,15 @@ class PartsOfPictures(PictureViews):
         image: NDArray[np.float32] = views.parts[view].images([0])[0].copy()
         return image
 
-    def calibrated(
-        self, fit: Fitted, checked: Fitted, seed: int, groups: Sequence[int]
-    ) -> tuple[Fitted, Fitted]:
+    def calibrated(self, fit: Fitted, checked: Fitted, seed: int, task: Task) -> tuple[Fitted, Fitted]:
         """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and `checked`,
         the fit with a view of each part to put simulated defects on, into one with a view of each picture.
-        groups: of the pictures."""
-        fitted, before = self.to_pictures(fit), fit.calibration
+        task: of the pictures."""
+        fitted, before, groups = self.to_pictures(fit), fit.calibration, task.groups
+        first = len(before.scores) - len(fit.pictures)  # an extended model has the earlier ones before
         rows: dict[int, list[tuple[float, float]]] = {}
-        for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):
+        new = zip(fit.pictures, before.scores[first:], before.map_maxima[first:], strict=True)
+        for number, *values in new:
             rows.setdefault(self.picture_of(number), []).append((values[0], values[1]))
         whole = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.judged_counts[i]]
         if not whole:
@@ -320,6 +321,8 @@ class PartsOfPictures(PictureViews):
         units = tuple(groups[i] for i in (*whole, *sorted(self.wrong)[:wrong]))
         units = units if before.promised and len({*units}) < len(units) else ()
         calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong, units=units)
+        if task.old is not None:
+            calibration = calibration.after(task.old.manifest.calibration)
         fitted.calibration, fitted.pictures = calibration, whole
         rng, view_of = (
             np.random.default_rng([seed, PART_STREAM]),

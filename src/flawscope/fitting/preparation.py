@@ -179,6 +179,7 @@ def prepare(
     how, config = steps.how, steps.check(settings)
     pictures = steps.open_pictures(images, names, config.seed)
     frames = steps.find_frames(pictures, config.seed)
+    learnt = frames.learnt
     config = steps.choose_tiles(config, frames, pictures)
     config, places = steps.choose_positions(config, frames, pictures)
     preprocess, region = steps.see(frames.of(config, places), pictures)
@@ -196,7 +197,7 @@ def prepare(
         group=how.group or how.part,
         part=pictures.pattern,
         unusable=unusable,
-        parts=None if frames.learnt is None else PartsOfPictures(reader, frames.learnt),
+        parts=learnt and PartsOfPictures(reader, learnt.counts, learnt.count_errors),
         chosen=frames.chosen,
         force=how.force,
     )

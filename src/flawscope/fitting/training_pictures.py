@@ -32,6 +32,7 @@ from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.pose import PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.roi import FrameRegion, describe_roi, read_roi, split_picture
@@ -378,6 +379,23 @@ def learn_part_finding(
     return found._replace(
         counts=[counts.get(i, 0) for i in every], count_errors=[wrong.get(i, UNREAD) for i in every]
     )
+
+
+def count_parts(sources: Sequence[PictureSource], preprocess: Preprocess) -> tuple[list[int], list[str]]:
+    """Counts the parts in each picture by a model that finds several, and says what is wrong with each count:
+    as `LearnedParts`, of pictures that were not learnt from."""
+    counts, errors = [], []
+    for source in sources:
+        try:
+            views = preprocess.views(source)
+        except (InputError, MemoryError):  # reported when it is loaded for fitting
+            counts.append(0)
+            errors.append(UNREAD)
+            continue
+        assert isinstance(views, PartViews)
+        counts.append(len(views.poses))
+        errors.append(views.count_error)
+    return counts, errors
 
 
 def decoded_or_none(source: PictureSource, preprocess: Preprocess | None = None) -> NDArray[Any] | None:

@@ -1,0 +1,154 @@
+"""Is the promise kept where options go together?
+
+    python bench/combinations.py
+
+Drawn products of ten kinds, twice. Of each a model of two options, or a router of such models, learns good
+parts and judges new ones: their p-values are uniform, and no more are called anomalous than was promised.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import common
+from common import Args, Cell
+
+SEED, RATE = 83, 0.1
+REGIONS = ((0.1, 0.1, 0.9, 0.8), (0.2, 0.1, 0.9, 0.9))
+Draw = Callable[[int], Any]  # number of a part -> picture [H, W, 3] uint8
+# combination: options of the fits, and how the models are used
+COMBINATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "align + region": ({"align": "turn", "roi": REGIONS[0]}, "single"),
+    "align + tile": ({"align": "turn", "tile": True}, "single"),
+    "align + joint": ({"align": "turn"}, "joint"),
+    "align + each view": ({"align": "turn"}, "views"),
+    "joint + a region each": ({"roi": REGIONS}, "joint"),
+    "joint + tile": ({"tile": True}, "joint"),
+    "light + tile": ({"light": 0.1, "tile": True}, "single"),
+    "several + light": ({"light": 0.1}, "several"),
+    "several + region": ({"roi": REGIONS[0]}, "several"),
+    "several + update": ({}, "several, updated"),
+}
+KINDS = ("gear", "keys", "cable", "pill", "painted", "plate", "nearer", "fabric", "wood", "mesh")
+OBJECTS = KINDS[:6]  # products with an outline by which they are found
+
+
+def picture(kind: str, product: int, part: int, side: int) -> Any:
+    """A good part of a drawn product, [side, side, 3] uint8."""
+    import numpy as np
+
+    import drawn
+    from flawscope.synthesis.demo import dataset, scene
+
+    rng = np.random.default_rng([SEED, product, part])
+    category = {**dataset.CATEGORIES, **drawn.CATEGORIES}[kind]
+    return scene.simulate_sensor(category.render(side, rng, None), rng)
+
+
+def several(kind: str, product: int, number: int, side: int) -> Any:
+    """Four parts in a picture, at any angle each."""
+    import numpy as np
+
+    cells = [picture(kind, product, 4 * number + k, side) for k in range(4)]
+    return np.vstack([np.hstack(cells[:2]), np.hstack(cells[2:])])
+
+
+def judge(predictions: list[Any], promised: float) -> Cell:
+    """p-values and alarms of new good units beside what was promised."""
+    return {
+        "p": [round(prediction.p_value, 4) for prediction in predictions],
+        "alarms": sum(prediction.is_anomalous for prediction in predictions),
+        "of": len(predictions),
+        "promised": round(promised, 4),
+    }
+
+
+def measure(args: Args, name: str, product: int) -> Cell:
+    """A model of a combination, of one drawn product or of two, and its answers for new good units."""
+    import torch
+
+    import flawscope
+    from flawscope.fitting.fitting import partial_fit
+    from flawscope.fitting.joining import join
+
+    torch.set_num_threads(args.threads)
+    options, use = COMBINATIONS[name]
+    kinds = OBJECTS if "align" in options or use.startswith("several") else KINDS
+    kind, other = (kinds[(product + k) % len(kinds)] for k in range(2))
+    side, learnt, new = args.side, range(args.learnt), range(10_000, 10_000 + args.new)
+    settings = {"size": side // 2 if "tile" in options else side, "false_alarm_rate": RATE, "device": "cpu"}
+    settings |= {"check": False, "samples": 0, **options}
+    if "tile" in options:
+        settings["tile"] = side // 2
+
+    def fit(pictures: list[Any], k: int = 0) -> Any:
+        roi = options.get("roi")
+        given = settings | ({"roi": roi[k]} if isinstance(roi, tuple) and isinstance(roi[0], tuple) else {})
+        names = [f"p{number:03d}_{kinds[(product + k) % len(kinds)]}.png" for number in range(len(pictures))]
+        return flawscope.fit(pictures, names=names, **given)
+
+    if use.startswith("several"):
+        settings |= {"align": "turn", "several": True}
+        model = fit([several(kind, product, k, side) for k in learnt])
+        if use.endswith("updated"):
+            more = [several(kind, product, 5_000 + k, side) for k in learnt]
+            model = partial_fit(model, more, device="cpu", check=False)
+        return judge(model.predict([several(kind, product, k, side) for k in new]), model.calibration.expected_rate)
+    if use == "single":
+        model = fit([picture(kind, product, k, side) for k in learnt])
+        return judge(model.predict([picture(kind, product, k, side) for k in new]), model.calibration.expected_rate)
+    names = (kind, other)  # of products, or of views
+    pictures = {of: [picture(of, product, k, side) for k in learnt] for of in names}
+    models = {of: fit(pictures[of], k) for k, of in enumerate(names)}
+    if use == "joint":
+        router = join(models, pictures, device="cpu")
+        answers = [router.predict(picture(names[k % 2], product, k, side)) for k in new]
+        return judge(answers, statistics.mean(model.calibration.expected_rate for model in models.values()))
+    router = join(models, part=r"p\d+", view="|".join(names), device="cpu")
+    answers = [
+        router.predict_part({of: picture(of, product, k, side) for of in names}, f"p{k}") for k in new
+    ]
+    return judge(answers, router.parts().calibration.expected_rate)
+
+
+def main() -> int:
+    parser = common.make_parser(__doc__, "combinations", data=False)
+    parser.add_argument("--draws", type=int, default=20, help="drawn products (default: %(default)s)")
+    parser.add_argument("--learnt", type=int, default=24, help="good units (default: %(default)s)")
+    parser.add_argument("--new", type=int, default=20, help="new good units (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=96, help="of a drawn part (default: %(default)s)")
+    args = common.parse_arguments(parser, draws=1, new=4, learnt=8)
+    record = common.Record(args, "the promise where options go together")
+    rows = []
+    for name in COMBINATIONS:
+        cells = []
+        for product in range(args.draws):
+            work = lambda n=name, p=product: measure(args, n, p)  # noqa: E731
+            cells.append(record.attempt(f"{name}, product {product}", work))
+        rows.append({"combination": name, **summary([cell for cell in cells if cell])})
+    common.print_table("new good units", rows)
+    return record.status()
+
+
+def summary(cells: list[Cell]) -> Cell:
+    """All products of a combination together."""
+    from scipy.stats import binom
+
+    if not cells:
+        return {}
+    alarms, count = (sum(cell[key] for cell in cells) for key in ("alarms", "of"))
+    promised = statistics.mean(cell["promised"] for cell in cells)
+    return {
+        "products": len(cells),
+        "mean p": round(statistics.mean(p for cell in cells for p in cell["p"]), 3),
+        "alarms": f"{alarms} of {count}",
+        "promised": f"{promised:.1%}",
+        "kept": bool(binom(count, promised).sf(alarms - 1) >= 0.01),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(common.run_script(main))
