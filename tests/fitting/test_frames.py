@@ -136,6 +136,7 @@ def test_the_exported_model_has_the_zone(zoned: Predictor, good: list[np.ndarray
         )
 
 
+@pytest.mark.slow
 def test_a_zone_is_drawn_on_the_picture_that_it_names(good: list[np.ndarray], tmp_path: Path) -> None:
     for k, picture in enumerate([*good[:12], np.full((128, 128, 3), 80, np.uint8)]):
         Image.fromarray(picture).save(tmp_path / f"{k:02d}.png")
@@ -259,6 +260,7 @@ def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled: Predictor) ->
     assert found.map[~valid].max() <= found.map[valid].min()
 
 
+@pytest.mark.slow
 def test_tiles_and_a_zone_move_together_and_are_exported(large: list[np.ndarray], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from flawscope.export.export import export
