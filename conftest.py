@@ -36,7 +36,7 @@ Shared = Callable[[str, Callable[[Path], Any]], Path]
 
 # Kinds of tests that take long: `make test` runs one `smoke` test of each, `make test ALL=1` all of them.
 FIXTURES = {
-    "service": {"open_station", "running", "station", "client", "served", "postgres", "own_postgres"},
+    "service": {"settings", "common", "empty", "served", "postgres", "own_postgres"},
     "browser": {"driver", "tablet", "browser"},
     "training": {"efficientad_path", "teacher_path"},
 }

@@ -45,29 +45,32 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
-def pair(request: pytest.FixtureRequest, two_products: Path, shared: Shared) -> Path:
-    """A folder with the model of each product, and the router to both. Read only."""
-
+def joined(which: str, data: Path, shared: Shared) -> Path:
     def fill(folder: Path) -> None:
         models = {}
-        for name, settings in zip(PRODUCTS, SETTINGS[request.param], strict=True):
-            models[name] = fit(two_products, category=name, **QUICK, **settings)
+        for name, settings in zip(PRODUCTS, SETTINGS[which], strict=True):
+            models[name] = fit(data, category=name, **QUICK, **settings)
             models[name].save(folder / f"{name}.safetensors")
-        pictures = {name: two_products / name for name in PRODUCTS}
+        pictures = {name: data / name for name in PRODUCTS}
         joining.join(models, pictures, device="cpu").save(folder / "line.safetensors")
 
-    return shared(f"router-{request.param}", fill)
+    return shared(f"router-{which}", fill)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(which, marks=[] if which in ("plain", "all") else pytest.mark.slow) for which in SETTINGS
+    ],
+)
+def pair(request: pytest.FixtureRequest, two_products: Path, shared: Shared) -> Path:
+    """A folder with the model of each product, and the router to both. Read only."""
+    return joined(request.param, two_products, shared)
 
 
 @pytest.fixture(scope="module")
 def plain(two_products: Path, shared: Shared) -> Path:
-    def fill(folder: Path) -> None:
-        models = {name: fit(two_products, category=name, size=SIZE, **QUICK) for name in PRODUCTS}
-        pictures = {name: two_products / name for name in PRODUCTS}
-        joining.join(models, pictures, device="cpu").save(folder / "line.safetensors")
-
-    return shared("router-simple", fill) / "line.safetensors"
+    return joined("plain", two_products, shared) / "line.safetensors"
 
 
 def opened(path: Path, **how: Any) -> Router:
@@ -218,6 +221,7 @@ def test_further_pictures_of_a_product_are_described_beside_the_others(
     assert known["fabric"] is artefact.recognition.known["fabric"]
 
 
+@pytest.mark.slow
 def test_a_product_of_several_parts_in_a_picture_stands_beside_one_of_single_parts() -> None:
     good = [brackets.drawn(seed, range(5))[0] for seed in range(8)]
     plates = [draw_picture("plate", np.random.default_rng(seed), size=96)[0] for seed in range(8)]

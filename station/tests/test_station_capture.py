@@ -59,6 +59,7 @@ def taken(http: httpx.Client) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: httpx.Client) -> None:
     """Also after a restart; another camera takes its place."""
     assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]

@@ -479,6 +479,7 @@ def test_predict_has_the_station_find_the_products(
     assert main(["predict", "--server", line.running.url, "--product", "lime", str(folder)]) == 2
 
 
+@pytest.mark.slow
 def test_serve_takes_a_joint_model_file(joint_models: Path) -> None:
     import argparse
 

@@ -632,7 +632,9 @@ def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
     assert not list(files.folder.rglob(f"*{PARTIAL_SUFFIX}"))
 
 
-@pytest.mark.parametrize("part", ["housekeeping.end", "sinks.stop", "inspector.close", "renderer.close"])
+@pytest.mark.parametrize(
+    "part", ["housekeeping.end", "sinks.stop", "inspector.close", "inspector.close_pools"]
+)
 def test_an_error_of_one_part_keeps_no_other_from_ending(
     settings: Settings, parts: list[bytes], part: str
 ) -> None:

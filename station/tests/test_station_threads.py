@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -676,14 +676,22 @@ def test_what_hangs_is_told(
     until(lambda: asked.is_ready and "thread_failed" not in [one.code for one in asked.station.problems()])
 
 
-def test_the_smallest_station_has_few_threads(settings: Settings) -> None:
+def test_the_smallest_station_has_few_threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """No sinks, no shifts, nothing that is learnt."""
+    pools, begin = list[ThreadPoolExecutor](), ThreadPoolExecutor.__init__
+
+    def counted(pool: ThreadPoolExecutor, *args: Any, **given: Any) -> None:
+        pools.append(pool)
+        begin(pool, *args, **given)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "__init__", counted)
     station = open_station(settings)
     try:
         station.start()
         running = {thread.name for thread in threading.enumerate()}
         watched = [thread.name for thread, _ in station._threads() if thread.name in running]
         assert len(watched) + 1 <= 8, f"{watched} and the watch"
+        assert len(pools) <= 3
     finally:
         station.close()
 

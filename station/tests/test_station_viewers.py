@@ -49,7 +49,7 @@ def inspect(station: Station, pictures: list[bytes]) -> list[int]:
 
 def forget_maps(station: Station) -> None:
     """As of pictures that were inspected long ago."""
-    station.renderer._writer.submit(int).result()  # after those that are being written
+    until(lambda: station.renderer._unwritten._value == renderings_module.MAX_UNWRITTEN)
     station.renderer._recent.clear()
     for path in (station.files.folder / MAPS).rglob("*.npz"):
         path.unlink()
@@ -171,7 +171,7 @@ def test_maps_that_cannot_be_written_soon_enough_are_computed_again(
         monkeypatch.setattr(station.files, "write", slow)
         numbers = inspect(station, [parts[-1] + bytes([k]) for k in range(6)])
         going.set()
-        station.renderer._writer.submit(int).result(60)
+        until(lambda: station.renderer._unwritten._value == 2)
         assert len(list((station.files.folder / MAPS).rglob("*.npz"))) == 2
         station.renderer._recent.clear()
         assert all(station.renderer.overlay(station.products[NAME], one, 320) for one in numbers)

@@ -74,6 +74,7 @@ def same(a: Path, b: Path) -> bool:
     return all(torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.slow
 @with_lite0
 def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) -> None:
     alike = Recipe(zoom=1.0, flip=False, grey=0.0, held_out=0.2, reuse=8, precision="fp32")

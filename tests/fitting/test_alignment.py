@@ -139,6 +139,7 @@ def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor: Predictor) 
     assert PartCollector._decide(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
 
 
+@pytest.mark.slow
 def test_the_light_is_that_of_pictures_with_the_part() -> None:
     good, white = [part(seed)[0] for seed in range(12)], np.full((SIDE, SIDE, 3), 255, np.uint8)
     how = {"align": "turn", "size": "64", "device": "cpu", "check": False, "light": 0.05, "force": True}

@@ -136,6 +136,7 @@ def test_the_exported_model_has_the_zone(zoned: Predictor, good: list[np.ndarray
         )
 
 
+@pytest.mark.slow
 def test_a_zone_is_drawn_on_the_picture_that_it_names(good: list[np.ndarray], tmp_path: Path) -> None:
     for k, picture in enumerate([*good[:12], np.full((128, 128, 3), 80, np.uint8)]):
         Image.fromarray(picture).save(tmp_path / f"{k:02d}.png")
@@ -204,6 +205,7 @@ def tiled(large: list[np.ndarray]) -> Predictor:
     return flawscope.fit(large, **QUICK, force=True, tile=96)
 
 
+@pytest.mark.slow
 def test_tiny_defects_on_turned_parts_are_found_in_tiles_where_they_lie(
     tiled: Predictor, large: list[np.ndarray]
 ) -> None:
@@ -231,6 +233,7 @@ def test_tiny_defects_on_turned_parts_are_found_in_tiles_where_they_lie(
         )
 
 
+@pytest.mark.slow
 def test_a_tile_shows_the_part_at_the_needed_resolution(tiled: Predictor) -> None:
     how, (picture, place) = tiled.manifest.preprocess, bracket(230, INSIDE, side=LARGE, depth=170)
     views = how.views(picture)
@@ -245,6 +248,7 @@ def test_a_tile_shows_the_part_at_the_needed_resolution(tiled: Predictor) -> Non
     assert math.hypot(left + column + 0.5 - x, top + row + 0.5 - y) < 4
 
 
+@pytest.mark.slow
 def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled: Predictor) -> None:
     picture, place = bracket(7, side=LARGE)
     beside = round(place((0, 0))[0]) - 130
@@ -259,6 +263,7 @@ def test_what_lies_outside_of_the_picture_counts_in_no_tile(tiled: Predictor) ->
     assert found.map[~valid].max() <= found.map[valid].min()
 
 
+@pytest.mark.slow
 def test_tiles_and_a_zone_move_together_and_are_exported(large: list[np.ndarray], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from flawscope.export.export import export
@@ -282,6 +287,7 @@ def test_tiles_and_a_zone_move_together_and_are_exported(large: list[np.ndarray]
         assert (other.is_anomalous, other.geometry) == (one.is_anomalous, one.geometry)
 
 
+@pytest.mark.slow
 def test_the_smallest_defect_is_measured_in_the_frame(large: list[np.ndarray]) -> None:
     lines: list[str] = []
     how: dict[str, Any] = {"align": "turn", "device": "cpu", "force": True, "say": lines.append}
@@ -297,6 +303,7 @@ def test_the_smallest_defect_is_measured_in_the_frame(large: list[np.ndarray]) -
     assert preprocess.tile[0] <= preprocess.frame_size((LARGE, LARGE))[0]
 
 
+@pytest.mark.slow
 def test_tiles_of_turned_parts_are_told_apart_by_where_they_lie(large: list[np.ndarray]) -> None:
     model = flawscope.fit(large, **QUICK, force=True, tile=144, positions="each")
     assert model.manifest.preprocess.positions is not None

@@ -191,7 +191,7 @@ class Station:
             self.recorder.close,
             partial(self.part_deadlines.stop, None),
             self.sinks.stop,
-            self.renderer.close,
+            self.inspector.close_pools,
             self.housekeeping.stop,
             self.database.close,
             self.files.unlock,

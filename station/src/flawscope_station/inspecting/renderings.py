@@ -6,7 +6,7 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,8 @@ class InspectionRenderer:
         self.versions, self.files = inspector.versions, inspector.files
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._lock = threading.Lock()
-        self._writer = ThreadPoolExecutor(1, "maps")
         self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)
         self.turns = inspector.memory.turns
-
-    def close(self) -> None:
-        self._writer.shutdown()
 
     # ---- as inspections come
 
@@ -55,7 +51,8 @@ class InspectionRenderer:
             return
         self._remember(taken.picture, taken.version_id, prediction)
         if (taken.anomalous or taken.near) and self._unwritten.acquire(blocking=False):
-            done = self._writer.submit(self._write_map, taken.picture, taken.version_id, prediction)
+            args = taken.picture, taken.version_id, prediction
+            done = self.inspector.run_beside(self._write_map, *args)
             done.add_done_callback(lambda _: self._unwritten.release())
 
     def _remember(self, picture: str, version: int, prediction: Prediction) -> None:

@@ -114,7 +114,7 @@ class Inspector:
         self._late_times: dict[int, float] = {}  # when, by product
         self._failure = 0.0, ""  # until when pictures fail, and why, unless one is inspected before
         self._ending = False
-        self._large = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "large")
+        self._beside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "beside")
         self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
         self._requests = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "request")
         self._ended = threading.Event()
@@ -261,7 +261,7 @@ class Inspector:
             return
         job = _Job(picture, suffix, kept, answer, at, decoding.HashedPicture(picture.data))
         if memory := decoding_bytes(about):
-            self._run_for(answer, self._large, self._prepare, job, memory)
+            self._run_for(answer, self._beside, self._prepare, job, memory)
         else:
             self._enqueue(job)
         try:
@@ -434,6 +434,11 @@ class Inspector:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._requests, partial(function, *args, **given))
 
+    def run_beside(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
+        """Run what is not urgent and waits for nothing else that runs here: large pictures are decoded there,
+        which may wait until others are judged."""
+        return self._beside.submit(function, *args, **given)
+
     # ---- how it goes
 
     def wait_idle(self, seconds: float) -> None:
@@ -473,7 +478,10 @@ class Inspector:
             self._ending = True
             self._changed.notify_all()
         self.threads[0].join()
-        for pool in (self._pool, self._large, self._requests):
+
+    def close_pools(self) -> None:
+        """Return when what runs beside the pictures is done. Observers of the last ones still need that."""
+        for pool in (self._pool, self._beside, self._requests):
             pool.shutdown()
 
 
