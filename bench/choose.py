@@ -9,7 +9,9 @@ chosen by all the others, and judged on it (`chosen without it`). The real defec
 printed beside, and choose nothing.
 
 A setting names its looks at a picture: `lite0 256 .1, lite0 512 2000 fine` is EfficientNet-Lite0 at 256 px
-with a tenth of the patches in the memory bank, and at 512 px with 2,000 of stage 2 alone. The patches are
+with a tenth of the patches in the memory bank, and at 512 px with 2,000 of stage 2 alone; `sigma 6: ...` is
+with maps smoothed by 6 pixels, and `lite0-imagenet` has the mean and spread of ImageNet's colours in place of
+the network's own, which are 0.5. The patches are
 `joined` (stages 2 and 3 at stride 8, the default), `fine` (stage 2), `coarse` (stage 3, stride 16), `half`
 (stages 2 and 3 at stride 16), or `scaled` (joined, every channel divided by its spread in good patches).
 Greedy k-center picks a small bank before a large one, so that one selection and one search serve all sizes of
@@ -32,15 +34,16 @@ from numpy.typing import NDArray
 import common
 from common import Args, Cell, Record
 
-SIDE, MAP, SIGMA = 512, 256, 4.0  # pixels of pictures, of maps, and of their smoothing at a look's size
+SIDE, MAP = 512, 256  # pixels of pictures and of maps
+SIGMA = 4.0  # pixels at a look's size
 LEFT_OUT = 5  # every so many good pictures of the training set are left out
 SIMULATED = 60
 CONTRASTS = 8.0, 64.0  # grey levels of simulated defects
 LEVELS = 2**16  # that map values are counted in
 OVERLAP_LIMIT = 0.3  # false-positive rate up to which AU-PRO counts
-TOLERANCE = 0.003  # below the default in a product
 KINDS = "gear,bottle,keys,cable,wood,mesh,leather,pill,sheet,fabric"
 DEFAULT = "lite0 256 .1, lite0 384 .03"
+IMAGENET = "-imagenet"
 STAGES = {"fine": (2,), "coarse": (3,)}  # of patches; others: both
 Floats = NDArray[np.float32]
 
@@ -55,17 +58,25 @@ class Look(NamedTuple):
         """Elements of the bank, of so many patches."""
         if not self.bank.startswith("."):
             return min(int(self.bank), patches)
-        wanted = round(float(self.bank) * patches)
+        wanted = round(float(self.bank) * patches)  # as PatchCore counts with sizes from 256 on
         return min(wanted if self.size == 256 else max(wanted, 2000), patches)
 
 
 def looks_of(setting: str) -> list[Look]:
-    words = [text.split() for text in setting.split(",")]
+    words = [text.split() for text in setting.split(": ")[-1].split(",")]
     return [Look(w[0], int(w[1]), *w[2:]) for w in words]
+
+
+def sigma_of(setting: str) -> float:
+    """Pixels that maps are smoothed by, at each look's size."""
+    return float(setting.split(": ")[0].removeprefix("sigma ")) if ": " in setting else SIGMA
 
 
 SETTINGS = [
     DEFAULT,
+    "lite0 256 .03, lite0 384 .01",
+    "lite0 256 .03, lite0 512 .01",
+    "lite0 256 .03, lite0 384 .01, lite0 512 .01",
     "lite0 256 4000, lite0 384 4000",
     "lite0 256 2000, lite0 384 2000",
     "lite0 256 1000, lite0 384 1000",
@@ -91,6 +102,10 @@ SETTINGS = [
     "lite0 256 2000, lite0 512 2000 coarse",
     "lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0-imagenet 256 2000, lite0-imagenet 384 2000",
+    "lite0-imagenet 256 2000, lite0-imagenet 512 2000",
+    "sigma 3: lite0 256 2000, lite0 512 2000",
+    "sigma 6: lite0 256 2000, lite0 512 2000",
     "lite2 256 2000, lite2 384 2000",
     "lite2 256 2000, lite2 512 2000",
     "lite2 256 1000, lite2 512 1000",
@@ -188,9 +203,12 @@ def _simulate(made: Mapping[str, Pictures]) -> None:
 def backbone_of(name: str, stages: tuple[int, ...] = (2, 3)) -> Any:
     import torch
 
-    from flawscope.methods.features.backbone import load_backbone
+    from flawscope.methods.features import backbone
 
-    made = load_backbone(f"tf_efficientnet_{name}", stages, (SIDE, SIDE))[0]
+    made, _ = backbone.load_backbone(f"tf_efficientnet_{name.removesuffix(IMAGENET)}", stages, (SIDE, SIDE))
+    if name.endswith(IMAGENET):
+        for buffer, values in zip((made.mean, made.std), backbone.IMAGENET, strict=True):
+            buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
     return made.to(memory_format=torch.channels_last)
 
 
@@ -309,18 +327,18 @@ def _banks(work: Path, name: str, look: Look) -> list[str]:
 
 def judge(work: Path, name: str, setting: str) -> Cell:
     """What a setting finds in a product: of `tuned` and, where it is not drawn, `real` defects."""
-    looks = looks_of(setting)
+    looks, sigma = looks_of(setting), sigma_of(setting)
     files = [np.load(_file(work, name, look)) for look in looks]
     masks = np.load(work / f"{name}-masks.npz")
     scales = []
     for look, file in zip(looks, files, strict=True):
-        drawn = _maps(look, file[f"good {look.bank}"])
+        drawn = _maps(look, file[f"good {look.bank}"], sigma)
         scales.append((drawn.mean(), max(float(drawn.std()), 1e-9)))
     made: Cell = {}
     for which in masks.files:
         whole: Floats | None = None
         for look, file, (mean, spread) in zip(looks, files, scales, strict=True):
-            maps = (_maps(look, file[f"{which} {look.bank}"]) - mean) / spread
+            maps = (_maps(look, file[f"{which} {look.bank}"], sigma) - mean) / spread
             whole = maps if whole is None else np.maximum(whole, maps, out=whole)
         assert whole is not None
         made[which] = metrics(whole, masks[which])
@@ -329,16 +347,16 @@ def judge(work: Path, name: str, setting: str) -> Cell:
 
 
 @cache
-def _matrix(size: int, cells: int) -> Floats:
+def _matrix(size: int, cells: int, sigma: float) -> Floats:
     from flawscope.methods.features.embedding import smoothing_matrix
 
-    return np.asarray(smoothing_matrix(MAP, cells, SIGMA * MAP / size).numpy())
+    return np.asarray(smoothing_matrix(MAP, cells, sigma * MAP / size).numpy())
 
 
-def _maps(look: Look, distances: Floats) -> Floats:
+def _maps(look: Look, distances: Floats, sigma: float) -> Floats:
     """Maps [N, MAP, MAP] of distances [N, P]."""
     cells = round(distances.shape[1] ** 0.5)
-    matrix = _matrix(look.size, cells)
+    matrix = _matrix(look.size, cells, sigma)
     return np.asarray(matrix @ distances.reshape(-1, cells, cells) @ matrix.T)
 
 
@@ -441,11 +459,13 @@ def rows_of(cells: Mapping[str, Cell], times: Cell, real: Sequence[str]) -> Iter
             "setting": setting,
             "time": round(float(np.mean(ratios)), 2),
             "tuned: value": round(float(np.mean([value(cell[name]) for name in cell])), 4),
-            "worst product": round(min(value(cell[name]) - value(base[name]) for name in cell), 4),
+            "tuned: worst product": round(min(value(cell[name]) - value(base[name]) for name in cell), 4),
         }
         if real:
             images = [cell[name]["real"]["image_auroc"] for name in real]
             row["real: image AUROC"] = round(float(np.mean(images)), 4)
+            before = [base[name]["real"]["image_auroc"] for name in real]
+            row["real: worst product"] = round(float(np.min(np.subtract(images, before))), 4)
         for name in real:
             found = cell[name]["real"]
             row[name] = f"{found['image_auroc']:.4f} / {found['pixel_auroc']:.4f} / {found['au_pro']:.3f}"
