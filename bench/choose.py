@@ -9,11 +9,11 @@ chosen by all the others, and judged on it (`chosen without it`). The real defec
 printed beside, and choose nothing.
 
 A setting names its looks at a picture: `lite0 256 .1, lite0 512 2000 fine` is EfficientNet-Lite0 at 256 px
-with a tenth of the patches in the memory bank, and at 512 px with 2,000 of stage 2 alone; `sigma 6: ...` is
-with maps smoothed by 6 pixels, and `lite0-imagenet` has the mean and spread of ImageNet's colours in place of
-the network's own, which are 0.5. The patches are
+with a tenth of the patches in the memory bank, and at 512 px with 2,000 of stage 2 alone. The patches are
 `joined` (stages 2 and 3 at stride 8, the default), `fine` (stage 2), `coarse` (stage 3, stride 16), `half`
-(stages 2 and 3 at stride 16), or `scaled` (joined, every channel divided by its spread in good patches).
+(stages 2 and 3 at stride 16), or `scaled` (joined, every channel divided by its spread in good patches). The
+largest of the looks' maps counts, with `mean: ...` their mean; `sigma 6: ...` smooths them by 6 pixels.
+`lite0-imagenet` has the mean and spread of ImageNet's colours in place of the network's own, which are 0.5.
 Greedy k-center picks a small bank before a large one, so that one selection and one search serve all sizes of
 a bank, and all settings share the looks, which stay in --work.
 """
@@ -67,9 +67,10 @@ def looks_of(setting: str) -> list[Look]:
     return [Look(w[0], int(w[1]), *w[2:]) for w in words]
 
 
-def sigma_of(setting: str) -> float:
-    """Pixels that maps are smoothed by, at each look's size."""
-    return float(setting.split(": ")[0].removeprefix("sigma ")) if ": " in setting else SIGMA
+def options_of(setting: str) -> tuple[float, bool]:
+    """Pixels that maps are smoothed by at each look's size, and whether they are averaged."""
+    words = setting.split(": ")[0].split() if ": " in setting else []
+    return (float(words[words.index("sigma") + 1]) if "sigma" in words else SIGMA), "mean" in words
 
 
 SETTINGS = [
@@ -104,6 +105,44 @@ SETTINGS = [
     "lite0 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0-imagenet 256 2000, lite0-imagenet 384 2000",
     "lite0-imagenet 256 2000, lite0-imagenet 512 2000",
+    "lite0 256 2000 coarse, lite0 256 2000 fine",
+    "lite0 384 2000 coarse, lite0 384 2000 fine",
+    "lite0 512 1000 coarse, lite0 512 1000 fine",
+    "lite0 512 4000 coarse, lite0 512 4000 fine",
+    "lite0 256 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 384 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 2000 coarse, lite0 256 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "mean: lite0 256 2000 coarse, lite0 256 2000 fine",
+    "mean: lite0 384 2000 coarse, lite0 384 2000 fine",
+    "mean: lite0 512 1000 coarse, lite0 512 1000 fine",
+    "mean: lite0 512 4000 coarse, lite0 512 4000 fine",
+    "mean: lite0 256 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "mean: lite0 384 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "mean: lite0 256 2000 coarse, lite0 256 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "mean: lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite2 384 2000 coarse, lite2 384 2000 fine",
+    "lite2 512 2000 coarse, lite2 512 2000 fine",
+    "lite2 384 2000 coarse, lite2 384 2000 fine, lite2 512 2000 coarse, lite2 512 2000 fine",
+    "mean: lite2 384 2000 coarse, lite2 384 2000 fine",
+    "mean: lite2 512 2000 coarse, lite2 512 2000 fine",
+    "mean: lite2 384 2000 coarse, lite2 384 2000 fine, lite2 512 2000 coarse, lite2 512 2000 fine",
+    "lite0 384 2000, lite0 512 2000 half",
+    "lite0 384 4000, lite0 512 4000 half",
+    "lite0 384 4000, lite0 512 4000",
+    "mean: lite0 256 .1, lite0 384 .03",
+    "mean: lite0 256 2000, lite0 512 2000",
+    "mean: lite0 256 2000, lite0 512 2000 half",
+    "mean: lite0 384 2000, lite0 512 2000",
+    "mean: lite0 384 2000, lite0 512 2000 half",
+    "mean: lite0 256 2000, lite0 384 2000, lite0 512 2000",
+    "mean: lite0 256 2000, lite0 384 2000, lite0 512 2000 half",
+    "mean: lite0 512 2000 coarse, lite0 512 2000 fine",
+    "mean: lite0 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "sigma 6: lite0 512 4000 half",
+    "sigma 8: lite0 512 4000 half",
+    "sigma 8: lite0 512 4000",
     "sigma 3: lite0 256 2000, lite0 512 2000",
     "sigma 6: lite0 256 2000, lite0 512 2000",
     "lite2 256 2000, lite2 384 2000",
@@ -327,7 +366,7 @@ def _banks(work: Path, name: str, look: Look) -> list[str]:
 
 def judge(work: Path, name: str, setting: str) -> Cell:
     """What a setting finds in a product: of `tuned` and, where it is not drawn, `real` defects."""
-    looks, sigma = looks_of(setting), sigma_of(setting)
+    looks, (sigma, averaged) = looks_of(setting), options_of(setting)
     files = [np.load(_file(work, name, look)) for look in looks]
     masks = np.load(work / f"{name}-masks.npz")
     scales = []
@@ -339,7 +378,8 @@ def judge(work: Path, name: str, setting: str) -> Cell:
         whole: Floats | None = None
         for look, file, (mean, spread) in zip(looks, files, scales, strict=True):
             maps = (_maps(look, file[f"{which} {look.bank}"], sigma) - mean) / spread
-            whole = maps if whole is None else np.maximum(whole, maps, out=whole)
+            join = np.add if averaged else np.maximum
+            whole = maps if whole is None else join(whole, maps, out=whole)
         assert whole is not None
         made[which] = metrics(whole, masks[which])
     made["banks"] = [look.elements(int(file["learnt"])) for look, file in zip(looks, files, strict=True)]
