@@ -12,8 +12,10 @@ A setting names its looks at a picture: `lite0 256 .1, lite0 512 2000 fine` is E
 with a tenth of the patches in the memory bank, and at 512 px with 2,000 of stage 2 alone. The patches are
 `joined` (stages 2 and 3 at stride 8, the default), `fine` (stage 2), `coarse` (stage 3, stride 16), `half`
 (stages 2 and 3 at stride 16), or `scaled` (joined, every channel divided by its spread in good patches). The
-largest of the looks' maps counts, with `mean: ...` their mean; `sigma 6: ...` smooths them by 6 pixels.
-`lite0-imagenet` has the mean and spread of ImageNet's colours in place of the network's own, which are 0.5.
+largest of the looks' maps counts, with `mean: ...` their mean; `sigma 6: ...` smooths them by 6 pixels;
+`deviation: ...` divides them by their standard deviation in good pictures, not by how far the highest
+hundredth lies above the mean. `lite0-imagenet` has the mean and spread of ImageNet's colours in place of the
+network's own, which are 0.5. Times are beside that of the default until these measurements.
 Greedy k-center picks a small bank before a large one, so that one selection and one search serve all sizes of
 a bank, and all settings share the looks, which stay in --work.
 """
@@ -36,13 +38,14 @@ from common import Args, Cell, Record
 
 SIDE, MAP = 512, 256  # pixels of pictures and of maps
 SIGMA = 4.0  # pixels at a look's size
+SPREAD_QUANTILE = 0.99  # of the maps of good pictures: how far it lies above their mean is their scale
 LEFT_OUT = 5  # every so many good pictures of the training set are left out
 SIMULATED = 60
 CONTRASTS = 8.0, 64.0  # grey levels of simulated defects
 LEVELS = 2**16  # that map values are counted in
 OVERLAP_LIMIT = 0.3  # false-positive rate up to which AU-PRO counts
 KINDS = "gear,bottle,keys,cable,wood,mesh,leather,pill,sheet,fabric"
-DEFAULT = "lite0 256 .1, lite0 384 .03"
+BEFORE = "deviation: lite0 256 .1, lite0 384 .03"  # the default until these measurements
 IMAGENET = "-imagenet"
 STAGES = {"fine": (2,), "coarse": (3,)}  # of patches; others: both
 Floats = NDArray[np.float32]
@@ -67,14 +70,29 @@ def looks_of(setting: str) -> list[Look]:
     return [Look(w[0], int(w[1]), *w[2:]) for w in words]
 
 
-def options_of(setting: str) -> tuple[float, bool]:
-    """Pixels that maps are smoothed by at each look's size, and whether they are averaged."""
-    words = setting.split(": ")[0].split() if ": " in setting else []
-    return (float(words[words.index("sigma") + 1]) if "sigma" in words else SIGMA), "mean" in words
+class Options(NamedTuple):
+    """How the maps of a setting's looks are made and brought together."""
+
+    sigma: float  # pixels that they are smoothed by at each look's size
+    averaged: bool
+    by_deviation: bool
+
+    @classmethod
+    def of(cls, setting: str) -> Options:
+        words = setting.split(": ")[0].split() if ": " in setting else []
+        sigma = float(words[words.index("sigma") + 1]) if "sigma" in words else SIGMA
+        return cls(sigma, "mean" in words, "deviation" in words)
 
 
 SETTINGS = [
-    DEFAULT,
+    BEFORE,
+    "lite0 256 .1, lite0 384 .03",
+    "lite0 256 .1, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 .1, lite0 512 4000 coarse, lite0 512 4000 fine",
+    "lite0 256 2000, lite0 384 2000 coarse, lite0 384 2000 fine",
+    "lite0 384 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 2000, lite0 384 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 2000, lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0 256 .03, lite0 384 .01",
     "lite0 256 .03, lite0 512 .01",
     "lite0 256 .03, lite0 384 .01, lite0 512 .01",
@@ -366,19 +384,20 @@ def _banks(work: Path, name: str, look: Look) -> list[str]:
 
 def judge(work: Path, name: str, setting: str) -> Cell:
     """What a setting finds in a product: of `tuned` and, where it is not drawn, `real` defects."""
-    looks, (sigma, averaged) = looks_of(setting), options_of(setting)
+    looks, how = looks_of(setting), Options.of(setting)
     files = [np.load(_file(work, name, look)) for look in looks]
     masks = np.load(work / f"{name}-masks.npz")
     scales = []
     for look, file in zip(looks, files, strict=True):
-        drawn = _maps(look, file[f"good {look.bank}"], sigma)
-        scales.append((drawn.mean(), max(float(drawn.std()), 1e-9)))
+        drawn = _maps(look, file[f"good {look.bank}"], how.sigma)
+        spread = drawn.std() if how.by_deviation else np.quantile(drawn, SPREAD_QUANTILE) - drawn.mean()
+        scales.append((drawn.mean(), max(float(spread), 1e-9)))
     made: Cell = {}
     for which in masks.files:
         whole: Floats | None = None
         for look, file, (mean, spread) in zip(looks, files, scales, strict=True):
-            maps = (_maps(look, file[f"{which} {look.bank}"], sigma) - mean) / spread
-            join = np.add if averaged else np.maximum
+            maps = (_maps(look, file[f"{which} {look.bank}"], how.sigma) - mean) / spread
+            join = np.add if how.averaged else np.maximum
             whole = maps if whole is None else join(whole, maps, out=whole)
         assert whole is not None
         made[which] = metrics(whole, masks[which])
@@ -488,11 +507,11 @@ def value(cell: Cell) -> float:
 
 
 def rows_of(cells: Mapping[str, Cell], times: Cell, real: Sequence[str]) -> Iterator[Cell]:
-    base = cells[DEFAULT]
+    base = cells[BEFORE]
     for setting, cell in cells.items():
         ratios = [
             picture_seconds(times, setting, cell[name]["banks"])
-            / picture_seconds(times, DEFAULT, base[name]["banks"])
+            / picture_seconds(times, BEFORE, base[name]["banks"])
             for name in (real or cell)
         ]
         row: Cell = {
@@ -516,13 +535,13 @@ def chosen_without(cells: Mapping[str, Cell], ratios: Mapping[str, float], limit
     """For each product the setting that the others choose within the time, and what it finds there."""
     allowed = [setting for setting in cells if ratios[setting] <= limit]
     rows = []
-    for name in cells[DEFAULT]:
-        others = [other for other in cells[DEFAULT] if other != name]
+    for name in cells[BEFORE]:
+        others = [other for other in cells[BEFORE] if other != name]
         best = max(allowed, key=lambda s: float(np.mean([value(cells[s][other]) for other in others])))
         judged = "real" if "real" in cells[best][name] else "tuned"
         row: Cell = {"product": name, "judged by": judged, "chosen without it": best}
         for key in common.MAIN_METRICS:
-            before, after = cells[DEFAULT][name][judged][key], cells[best][name][judged][key]
+            before, after = cells[BEFORE][name][judged][key], cells[best][name][judged][key]
             row[key] = f"{before:.4f} -> {after:.4f}"
         rows.append(row)
     return rows
@@ -548,8 +567,9 @@ def main() -> int:
     parser.add_argument("--search-only", action="store_true", help="fill --work, and judge nothing yet")
     parser.add_argument("--repeats", type=int, default=15, help="of times (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=1.25, help="times the default (default: %(default)s)")
-    parser.set_defaults(learnt=20, good=10, bad=20)
-    quick = f"{DEFAULT};lite0 256 100 fine"
+    for name, count in (("learnt", 20), ("good", 10), ("bad", 20)):
+        parser.add_argument(f"--{name}", type=int, default=count, help="drawn (default: %(default)s)")
+    quick = f"{BEFORE};lite0 256 100 fine"
     args = common.parse_arguments(
         parser, kinds="sheet", learnt=5, good=2, bad=4, settings=quick, repeats=1, threads=1
     )

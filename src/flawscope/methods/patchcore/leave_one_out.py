@@ -264,10 +264,10 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 
     with workers(job.device) as each:
         for v in range(len(model.normal) if len(model.normal) > 1 and job.existing_banks is None else 0):
-            means, values = zip(*each(partial(sample, v), raw), strict=True)
+            means, samples = zip(*each(partial(sample, v), raw), strict=True)
             mean = float(np.mean(means))
             scores = torch.tensor([0.0 if of_map else strength(picture, v) for picture in raw]).double()
-            spread = max(0.0, float(np.quantile(np.concatenate(values), SPREAD_QUANTILE)) - mean)
+            spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
             pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
             model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
         values = np.array(each(one, raw))

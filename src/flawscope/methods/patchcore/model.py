@@ -19,8 +19,8 @@ class Model(PatchDetector):
     at several, by one memory bank a size or one for each stage of the backbone.
 
     With several sizes the picture comes at the largest and is reduced here for the others. The map of each
-    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`), and the largest
-    counts: a defect needs to stand out in one only.
+    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`). At each pixel
+    the largest counts, so that a defect needs to stand out in one of the maps only.
     """
 
     METHOD = METHOD
