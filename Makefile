@@ -78,6 +78,7 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/light.py --set size=256
 	$(BIN)/python bench/parts.py --set size=128
+	$(BIN)/python bench/choose.py
 	$(BIN)/python bench/coreset.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/metrics.py

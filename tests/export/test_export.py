@@ -44,6 +44,7 @@ ROI = "0.1,0.2,0.8,0.9"
 VARIANTS: dict[str, dict[str, Any]] = {
     "one size, maximum of the map": {"size": "48", "score": "map"},
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
+    "stages apart": {"size": "48+64", "layers": "apart"},
     "padded, not square, nearest distance": {"size": "48x64", "keep_aspect": True, "score": "maximum"},
 }
 ENGINES = ("onnxruntime", "openvino")

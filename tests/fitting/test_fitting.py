@@ -361,7 +361,7 @@ def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
 
 
 def test_two_sizes_leave_out_as_if_the_picture_had_never_been_there(fitted_two):
-    """Maps brought to one scale by their mean and their spread at that size, and the larger one."""
+    """Maps brought to one scale by their mean and highest hundredth at that size, and the larger one."""
     real = refitted(good(), range(12), size=TWO)
     found = np.array(fitted_two.calibration.scores)[::3]
     spread = np.std(fitted_two.calibration.scores)
@@ -375,7 +375,8 @@ def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
         values = view.anomaly_map(view.search(part - view.centre, view.inside)).double()
         mean, spread = fitted_two.artefact.tensors["normal"][v, :2]
         assert mean == pytest.approx(float(values.mean()), rel=0.1)
-        assert spread == pytest.approx(float(values.std(correction=0)), rel=0.2)
+        above = values.flatten().quantile(0.99) - values.mean()
+        assert spread == pytest.approx(float(above), rel=0.2)
 
 
 def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
@@ -502,7 +503,11 @@ def test_pictures_that_make_no_model(images, text):
         fit_small(images)
 
 
-@pytest.mark.parametrize("options", [{}, {"size": TWO, "fine_ratio": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"size": TWO, "fine_ratio": 0.2}, {"size": TWO, "fine_ratio": 0.2, "layers": "apart"}],
+    ids=str,
+)
 def test_identical_features_everywhere_still_make_a_model(options):
     """Two blank parts: every distance between them is about 0."""
     predictor = fit_small([np.full((64, 64, 3), v, np.uint8) for v in (100, 101)], **options)

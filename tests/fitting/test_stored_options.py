@@ -55,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tile": {"tile": (48, 48)},
     "positions": {"tile": (48, 48), "positions": "each"},
     "two sizes": {"size": "48+64"},
+    "stages apart": {"size": "48+64", "layers": "apart"},
     "cap": {"cap": 500},
     "ratio": {"ratio": 0.5},
     "seed": {"seed": 3},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
@@ -106,7 +107,7 @@ class PatchDetector(Detector):
     Attributes:
         views: one for each of `config.view_specs`, smallest size first.
         patches: P of each view.
-        width: D, numbers in a patch.
+        width: D, numbers in a patch of the view with most; patches of others end in zeros.
     """
 
     config: PatchSettings
@@ -117,7 +118,7 @@ class PatchDetector(Detector):
         self.backbone = backbone
         self.views = nn.ModuleList(self.view(*look) for look in config.view_specs)  # type: ignore[assignment]
         self.patches = [view.inside.numel() for view in self.views]
-        self.width = self.views[0].embedding.width
+        self.width = max(view.embedding.width for view in self.views)
 
     def view(self, size: tuple[int, int], stage: int | None = None) -> PatchView:
         """The view at a size (H, W), of one stage or of all."""
@@ -135,8 +136,18 @@ class PatchDetector(Detector):
                 seen = view.resize(images).contiguous(memory_format=torch.channels_last)
                 with self.reduced():
                     maps = self.backbone(seen)
-            parts.append(view.patches(maps))
+            patches = view.patches(maps)
+            more = self.width - patches.shape[2]
+            parts.append(F.pad(patches, (0, more)) if more else patches)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def parts(self, features: Tensor) -> list[Tensor]:
+        """The patches of each view, of all views' `[..., P, D]` as `embed` gives them."""
+        split = features.split(self.patches, dim=-2)
+        return [
+            part if view.embedding.width == self.width else part[..., : view.embedding.width]
+            for view, part in zip(self.views, split, strict=True)
+        ]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.drawn(self.judge(features), inside)

@@ -154,7 +154,7 @@ def test_sizes_are_whole_patches_and_the_last_block_is_seen(values, sizes, stage
     "values", [{"layers": "each", "score": "reweighted"}, {"distance": "cosine", "score": "maximum"}]
 )
 def test_scores_of_one_bank_go_with_one_bank(values):
-    with pytest.raises(InputError, match="goes with layers: joined and distance: euclidean"):
+    with pytest.raises(InputError, match="goes with layers: joined or apart and distance: euclidean"):
         configured(**values)
 
 

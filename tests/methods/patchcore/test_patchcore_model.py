@@ -253,13 +253,45 @@ def test_combine_takes_the_largest_standardised_value(score):
         )
 
 
-def test_a_bank_for_each_stage_needs_stages_of_one_width():
-    class TwoStages(Pixels):
-        def shapes_at(self, size):
-            return [(3, size[0] // 8, size[1] // 8), (5, size[0] // 16, size[1] // 16)]
+class TwoStages(Pixels):
+    """A second map of five numbers a patch, of the picture at a sixteenth of its size."""
 
+    def shapes_at(self, size):
+        return [(3, size[0] // 8, size[1] // 8), (5, size[0] // 16, size[1] // 16)]
+
+    def forward(self, images):
+        small = F.avg_pool2d(images, 16)
+        return [F.avg_pool2d(images, 8), torch.cat([small, small[:, :2] ** 2], dim=1)]
+
+
+def test_a_bank_for_each_stage_needs_stages_of_one_width():
     with pytest.raises(InputError, match="layers: each needs stages of the same width"):
         Model(replace(CONFIG, layers="each", score="map"), TwoStages())
+
+
+def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
+    model = Model(replace(CONFIG, size="16x24+32x48", layers="apart", score="map", sigma=0.0), TwoStages())
+    assert [view.grid for view in model.views] == [(2, 3), (4, 6), (2, 3)]
+    assert [view.embedding.width for view in model.views] == [8, 3, 5]
+    banks = random(11, 8, seed=21), random(7, 3, seed=22), random(9, 5, seed=23)
+    for view, bank in zip(model.views, banks, strict=True):
+        view.set_bank(bank)
+    normal = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1]])
+    model.normal[:, :2] = normal
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(24))
+    scores, drawn = model(images)
+    joined, fine, coarse = (part + 0 for part in model.parts(model.embed(images)))
+    assert torch.equal(fine, F.avg_pool2d(images, 8).flatten(2).transpose(1, 2))
+    for i in range(len(images)):
+        maps = []
+        for patches, grid, bank, (mean, spread) in zip(
+            (joined, fine, coarse), [(2, 3), (4, 6), (2, 3)], banks, normal.tolist(), strict=True
+        ):
+            away = torch.cdist(patches[i], bank).amin(1).view(1, 1, *grid)
+            resized = F.interpolate(away, size=(32, 48), mode="bilinear", align_corners=False)
+            maps.append((resized[0, 0] - mean) / spread)
+        torch.testing.assert_close(drawn[i], torch.stack(maps).amax(0), rtol=1e-4, atol=1e-4)
+        assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
 
 
 @pytest.fixture(scope="module")

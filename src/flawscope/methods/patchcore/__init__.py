@@ -26,7 +26,9 @@ class Config(PatchSettings):
     cap: int = 30_000  # never more, at each size
     # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
     augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
-    layers: Literal["joined", "each"] = "joined"  # each: a bank for each stage, and the mean of the distances
+    # of the stages: one bank for all, joined to one vector; each: a bank for each, and the mean of the
+    # distances; apart: joined at the smallest size, and at larger ones a bank for each, on its own grid
+    layers: Literal["joined", "each", "apart"] = "joined"
     distance: Literal["euclidean", "cosine"] = "euclidean"  # of patches; cosine: 1 - cos
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     # the map's maximum, Eq. 7, the farthest patch's distance, or means of the highest 1 % of the patches
@@ -54,8 +56,8 @@ class Config(PatchSettings):
             )
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield (
-            not self.scores_farthest_patch or (self.layers == "joined" and self.distance == "euclidean"),
-            f"score: {self.score} goes with layers: joined and distance: euclidean",
+            not self.scores_farthest_patch or (self.layers != "each" and self.distance == "euclidean"),
+            f"score: {self.score} goes with layers: joined or apart and distance: euclidean",
         )
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
@@ -73,7 +75,12 @@ class Config(PatchSettings):
     def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
             return super().view_specs
-        return tuple((size, stage) for size in self.view_sizes for stage in range(len(self.stages)))
+        smallest, apart = self.view_sizes[0], self.layers == "apart"
+        return tuple(
+            (size, stage)
+            for size in self.view_sizes
+            for stage in ((None,) if apart and size == smallest else range(len(self.stages)))
+        )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -133,12 +133,13 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
     free = _free_bytes(device)
-    width = model.views[0].embedding.width
+    width = model.width
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number, the nearest element, a place in its cell
-    per_picture = sum(patches) * (width * 4 + 4 * 3 + 8 + 4 + 8)
+    numbers = sum(n * view.embedding.width for n, view in zip(patches, model.views, strict=True))
+    per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
-        per_picture += sum(patches) * (1 + width * 4) + model.roi.numel()
+        per_picture += sum(patches) + numbers * 4 + model.roi.numel()
     banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)

@@ -30,6 +30,8 @@ from flawscope.progress import ProgressCounter
 
 FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
 FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
+SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
+SAMPLED = 61  # of so many pixels, one is looked at for it: a prime, so that no column is left out
 KEPT_NEIGHBOURS = 128  # elements nearest to each of them, which else stay and keep new ones away
 
 
@@ -219,7 +221,7 @@ def score_left_out(
     """Compare a picture, its features [P of all views, D] absolute, with the banks as if its group had never
     been there. inside: [H, W] bool, the pixels that count; None: the region of interest."""
     parts = features.split([selection.view.inside.numel() for selection in selections])
-    pairs = zip(selections, parts, strict=True)
+    pairs = [(one, part[:, : one.view.embedding.width]) for one, part in zip(selections, parts, strict=True)]
     views = [one.score_without_group(part, group, valid_mask_of(one.view, inside)) for one, part in pairs]
     return LeftOutPicture(views, inside)
 
@@ -235,16 +237,17 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     of_map = score in ("map", "map_top")
 
     def values_of(picture: LeftOutPicture, v: int) -> tuple[BankView, Tensor]:
-        return model.values_by_size([away[None] for _, away in picture.views])[v]
+        return model.values_by_map([away[None] for _, away in picture.views])[v]
 
     def drawn(picture: LeftOutPicture, v: int) -> Tensor:
         """Map values of one size, those that count."""
         view, values = values_of(picture, v)
         return view.anomaly_map(values)[0][model.region(picture.inside)]
 
-    def moments(v: int, picture: LeftOutPicture) -> Tensor:
-        values = drawn(picture, v).cpu().double()  # not every device has float64
-        return torch.stack([values.mean(), (values * values).mean()])
+    def sample(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray]:
+        """The mean of the picture's map values, and some of them."""
+        values = drawn(picture, v).cpu()
+        return float(values.double().mean()), values[::SAMPLED].numpy()
 
     def strength(picture: LeftOutPicture, v: int) -> float:
         """The size's own score, a distance: good pictures spread alike in its units."""
@@ -261,9 +264,10 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 
     with workers(job.device) as each:
         for v in range(len(model.normal) if len(model.normal) > 1 and job.existing_banks is None else 0):
-            mean, square = torch.stack(each(partial(moments, v), raw)).mean(0).tolist()
+            means, samples = zip(*each(partial(sample, v), raw), strict=True)
+            mean = float(np.mean(means))
             scores = torch.tensor([0.0 if of_map else strength(picture, v) for picture in raw]).double()
-            spread = max(0.0, square - mean * mean) ** 0.5  # rounding may bring it below 0
+            spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
             pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
             model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
         values = np.array(each(one, raw))

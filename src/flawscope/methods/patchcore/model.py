@@ -18,22 +18,25 @@ class Model(PatchDetector):
     """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
     at several, by one memory bank a size or one for each stage of the backbone.
 
-    With several sizes the picture comes at the largest and is reduced here for the others; each size has its
-    own memory bank. Maps are brought to one scale by the mean and the spread that good pictures' maps have at
-    that size (`normal`), and the largest counts: a defect needs to stand out at one size only.
+    With several sizes the picture comes at the largest and is reduced here for the others. The map of each
+    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`). At each pixel
+    the largest counts, so that a defect needs to stand out in one of the maps only.
     """
 
     METHOD = METHOD
     config: Config
     views: list[BankView]
-    normal: Tensor  # [sizes, 4]: mean and spread of good pictures' map values, then of their scores
+    # [maps, 4]: mean of good pictures' map values and how far the highest 1 % lie above it; mean and standard
+    # deviation of their scores
+    normal: Tensor
 
     def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
         super().__init__(config, backbone, roi)
-        if any(view.embedding.width != self.width for view in self.views):
+        if config.layers == "each" and any(view.embedding.width != self.width for view in self.views):
             raise InputError("layers: each needs stages of the same width, such as a transformer's blocks")
         self.position = 0  # in a model for one of several positions
-        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(config.view_sizes), 1))
+        maps = len(config.view_sizes if config.layers == "each" else config.view_specs)
+        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(maps, 1))
         self.eval()
 
     def view(self, size: tuple[int, int], stage: int | None = None) -> BankView:
@@ -71,7 +74,7 @@ class Model(PatchDetector):
                 torch.zeros(len(features), dtype=torch.long).to(self.roi.device), features, inside
             )
         scores, distances = [], []
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+        for view, part in zip(self.views, self.parts(features), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             distances.append(view.search(relative, valid_mask))
             if self.config.scores_farthest_patch:
@@ -83,7 +86,7 @@ class Model(PatchDetector):
     ) -> tuple[Tensor, Tensor]:
         if positions is None or self.positions is None:
             return self.score(features, inside)
-        parts = zip(self.views, features.split(self.patches, dim=1), strict=True)
+        parts = zip(self.views, self.parts(features), strict=True)
         distances = [view.search_at(positions, part, view.valid_mask(inside)) for view, part in parts]
         return self.combine([], distances, inside)
 
@@ -92,7 +95,7 @@ class Model(PatchDetector):
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all views to scores `[B]` and maps `[B, H, W]`.
         Image scores are read where they are of the banks (`Config.scores_farthest_patch`)."""
-        values = self.values_by_size(distances)
+        values = self.values_by_map(distances)
         maps = [view.anomaly_map(d) for view, d in values]
         normal = [self.normal[v] for v in range(len(maps))]
         if len(maps) > 1:
@@ -112,10 +115,10 @@ class Model(PatchDetector):
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
 
-    def values_by_size(self, distances: Sequence[Tensor]) -> list[tuple[BankView, Tensor]]:
-        """Per size a view and its values `[B, P]`: the distances, or their mean over the stages' banks."""
+    def values_by_map(self, distances: Sequence[Tensor]) -> list[tuple[BankView, Tensor]]:
+        """Per map a view and its values `[B, P]`: the distances, or their mean over the stages of a size."""
         values = [view.map_values(d) for view, d in zip(self.views, distances, strict=True)]
-        if self.config.layers == "joined":
+        if self.config.layers != "each":
             return list(zip(self.views, values, strict=True))
         step = len(self.config.stages)
         return [
@@ -136,7 +139,7 @@ class Model(PatchDetector):
         if self.positions is not None:
             return self.at_position(0).left_out(features, group, kept, inside)
         scores, distances = [], []
-        for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
+        for v, (view, part) in enumerate(zip(self.views, self.parts(features), strict=True)):
             valid_mask = view.valid_mask(inside).view(-1)
             hidden = self.own_groups(kept[f"bank_groups.{v}"]) == group
             known = view.distances_without(part[0], hidden, valid_mask)
@@ -149,7 +152,7 @@ class Model(PatchDetector):
         if not self.config.scores_farthest_patch:
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+        for view, part in zip(self.views, self.parts(features), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             tied |= view.ties(relative, view.search(relative, valid_mask), valid_mask).cpu()
         return tied

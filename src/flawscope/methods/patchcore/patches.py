@@ -228,7 +228,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
                 "or check its weights"
             )
         row = rows[number]
-        for own, part, mask in zip(features, one.split(model.patches), region, strict=True):
+        for own, part, mask in zip(features, model.parts(one), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen

@@ -32,7 +32,7 @@ def predict_times(model: Model, task: Task, images: Tensor) -> ViewTimes:
     embedding = (time.perf_counter() - began) / len(images)
     places = None if task.tile_positions is None else task.tile_positions.count
     searching = 0.0
-    for v, (view, part) in enumerate(zip(model.views, features.split(model.patches, dim=1), strict=True)):
+    for v, (view, part) in enumerate(zip(model.views, model.parts(features), strict=True)):
         patches = int(view.inside.sum()) * task.count * (1 + len(copies)) // (places or 1)
         known = 0 if task.old is None else view.bank.shape[-2]
         elements = min(model.config.cap, known + bank_size(model.config, v, patches, places))
