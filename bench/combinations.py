@@ -96,10 +96,14 @@ def measure(args: Args, name: str, product: int) -> Cell:
         if use.endswith("updated"):
             more = [several(kind, product, 5_000 + k, side) for k in learnt]
             model = partial_fit(model, more, device="cpu", check=False)
-        return judge(model.predict([several(kind, product, k, side) for k in new]), model.calibration.expected_rate)
+        return judge(
+            model.predict([several(kind, product, k, side) for k in new]), model.calibration.expected_rate
+        )
     if use == "single":
         model = fit([picture(kind, product, k, side) for k in learnt])
-        return judge(model.predict([picture(kind, product, k, side) for k in new]), model.calibration.expected_rate)
+        return judge(
+            model.predict([picture(kind, product, k, side) for k in new]), model.calibration.expected_rate
+        )
     names = (kind, other)  # of products, or of views
     pictures = {of: [picture(of, product, k, side) for k in learnt] for of in names}
     models = {of: fit(pictures[of], k) for k, of in enumerate(names)}
@@ -108,9 +112,7 @@ def measure(args: Args, name: str, product: int) -> Cell:
         answers = [router.predict(picture(names[k % 2], product, k, side)) for k in new]
         return judge(answers, statistics.mean(model.calibration.expected_rate for model in models.values()))
     router = join(models, part=r"p\d+", view="|".join(names), device="cpu")
-    answers = [
-        router.predict_part({of: picture(of, product, k, side) for of in names}, f"p{k}") for k in new
-    ]
+    answers = [router.predict_part({of: picture(of, product, k, side) for of in names}, f"p{k}") for k in new]
     return judge(answers, router.parts().calibration.expected_rate)
 
 

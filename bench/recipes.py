@@ -3,15 +3,15 @@
     python bench/recipes.py
 
 Each recipe is a call of `flawscope fit` for drawn good pictures; then new good pictures and ones with a drawn
-defect are judged. `--sheet FILE` draws a picture of each with the heat map beside it.
+defect are judged. `--sheet FILE` draws a picture of each that is measured, with what was found.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Plates:
             turned = plate.rotate(angle, Image.Resampling.BICUBIC, expand=True)
             room = max(0, (cell - turned.width) // 2)
             x, y = (
-                cell * (k // side % columns) + room + int(rng.integers(-room, room + 1) * 0.6) for side in (1, 2)
+                cell * (k // side % columns) + room + int(rng.integers(-room, room + 1) * 0.6)
+                for side in (1, 2)
             )
             ground.paste(turned, (x, y), turned)
             half = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * length / 2
@@ -85,22 +86,24 @@ RECIPES: dict[str, Recipe] = {
     "a zone that moves with the part": Recipe(
         ("--align", "turn", "--roi", "zone"), Plates(), spots=((0.6, 0.5),), beside=((0.2, 0.8),)
     ),
-    "a small defect on a large part": Recipe(
-        ("--align", "turn", "--min-defect", "12px"), Plates(side=3000, spot=12), good=8, new=6
-    ),
-    "the same, seen whole": Recipe(("--align", "turn"), Plates(side=3000, spot=12), good=8, new=6),
     "several parts in changing light": Recipe(
         ("--align", "turn", "--several", "--light", "10%"), Plates(side=512, count=4, share=0.55, light=0.1)
     ),
     "small defects on several parts": Recipe(
-        ("--align", "turn", "--several", "--min-defect", "8px"), Plates(side=1600, count=4, share=0.55, spot=8),
-        good=8, new=8,
+        ("--align", "turn", "--several", "--min-defect", "8px"),
+        Plates(side=1600, count=4, share=0.55, spot=8),
+        good=8,
+        new=8,
     ),
+    "a small defect on a large part": Recipe(
+        ("--align", "turn", "--min-defect", "12px"), Plates(side=3000, spot=12), good=8, new=6
+    ),
+    "the same, seen whole": Recipe(("--align", "turn"), Plates(side=3000, spot=12), good=8, new=6),
 }
 
 
-def measure(args: Args, recipe: Recipe) -> Cell:
-    """Fits by the command line, and judges new good pictures and defective ones."""
+def measure(args: Args, recipe: Recipe, panels: list[Any]) -> Cell:
+    """Fits by the command line, and judges new good pictures and defective ones, of which one is drawn."""
     import numpy as np
     import torch
     from PIL import Image
@@ -120,7 +123,18 @@ def measure(args: Args, recipe: Recipe) -> Cell:
             Image.fromarray(picture).save(good / f"{k:02d}.png", compress_level=1)
         flags = [zone_mask(folder, corners, plates) if flag == "zone" else flag for flag in recipe.flags]
         model, began = Path(folder, "part.safetensors"), time.perf_counter()
-        call = ["fit", "--data", str(good), "--out", str(model), *flags, "--no-check", "--quiet", "--device", "cpu"]
+        call = [
+            "fit",
+            "--data",
+            str(good),
+            "--out",
+            str(model),
+            *flags,
+            "--no-check",
+            "--quiet",
+            "--device",
+            "cpu",
+        ]
         if run(call):
             raise RuntimeError("the fit failed")
         seconds = time.perf_counter() - began
@@ -137,6 +151,8 @@ def measure(args: Args, recipe: Recipe) -> Cell:
     clean = judge((), 1000)
     bad = judge(recipe.spots, 2000)
     beside = judge(recipe.beside, 3000) if recipe.beside else []
+    picture = plates.draw(2000, recipe.spots[0])[0]
+    panels.append(predictor.predict(picture).draw(picture))
     good_scores, scores = (np.array([prediction.score for prediction in of]) for of in (clean, bad))
     return {
         "fit_seconds": round(seconds, 1),
@@ -164,14 +180,19 @@ def zone_mask(folder: Any, corners: Any, plates: Plates) -> str:
 
 def main() -> int:
     parser = common.make_parser(__doc__, "recipes", data=False)
+    parser.add_argument("--sheet", type=Path, help="draw what was measured")
     args = common.parse_arguments(parser)
     record = common.Record(args, "what a factory asks first")
-    rows = []
+    rows, panels = [], list[Any]()
     for name, recipe in RECIPES.items():
-        work: Callable[[], Cell] = lambda r=recipe: measure(args, r)  # type: ignore[misc]
-        if cell := record.attempt(name, work):
+        if cell := record.attempt(name, partial(measure, args, recipe, panels)):
             rows.append({"recipe": name, **common.without_metadata(cell)})
     common.print_table("recipes", rows)
+    if args.sheet is not None and panels:
+        from flawscope.results.contact_sheet import SheetRow, contact_sheet
+
+        names = [name for name, _ in zip(RECIPES, panels, strict=False)]
+        contact_sheet([SheetRow(panels, names)], (300, 300)).save(args.sheet, optimize=True)
     return record.status()
 
 
