@@ -55,6 +55,7 @@ LEFT_OUT: dict[frozenset[str], str] = {
         ],
         TILES_ONLY: [("min-defect", "tile"), ("min-defect", "positions"), ("min-defect", "sizes")],
         "turned tiles show other places": [("positions", "augment")],
+        "one memory bank tells suspects, not one for each place": [("positions", "drop-suspects")],
         "a file is a router of products or of views": [("joint", "each-view")],
         PATCHCORE_ALONE: [
             ("method", name)

@@ -77,13 +77,13 @@ class Undistortion:
                 (fx, _, cx), (_, fy, cy), _ = np.reshape(_entries(data["camera_matrix"]), (3, 3)).tolist()
                 numbers = _entries(data["distortion_coefficients"])
                 if any(numbers[5:]):
-                    raise InputError(f"{path}: a lens of more than five coefficients; calibrate with five")
+                    raise InputError("a lens of more than five coefficients; calibrate with five")
                 values = dict(zip(("k1", "k2", "p1", "p2", "k3"), numbers, strict=False))
                 sizes = {side: data.get(f"image_{side}", 0) for side in ("width", "height")}
                 data = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, **values, **sizes}
             return cls.from_dict(data)
-        except InputError:  # a ValueError, too
-            raise
+        except InputError as error:  # a ValueError, too
+            raise InputError(f"{path}: {error}") from None
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
