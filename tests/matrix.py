@@ -53,6 +53,7 @@ LEFT_OUT: dict[frozenset[str], str] = {
             ("crop", "positions"),
             ("crop", "min-defect"),
         ],
+        "a crop is of one size": [("crop", "sizes")],
         TILES_ONLY: [("min-defect", "tile"), ("min-defect", "positions"), ("min-defect", "sizes")],
         "turned tiles show other places": [("positions", "augment")],
         "one memory bank tells suspects, not one for each place": [("positions", "drop-suspects")],
@@ -119,6 +120,8 @@ def fit_arguments(names: tuple[str, ...], root: Path, out: Path, *more: str) -> 
     product = "many-one" if "several" in names else "one"
     products = f"{product},{product.replace('one', 'two')}" if "joint" in names else product
     size = [] if {"sizes", "min-defect", "method"} & {*names} else ["--size", "64"]
+    if {"method", "crop"} <= {*names}:  # EfficientAD's least is 256
+        size, flags = ["--size", "288"], ["256" if flag == "56" else flag for flag in flags]
     return [
         *("fit", "--data", str(root), "--category", products, "--out", str(out), *size, *flags),
         *("--device", "cpu", "--no-check", "--quiet", "--force", *more),

@@ -62,6 +62,7 @@ def shared(database: Database, tmp_path: Path) -> Database:
         moved = update(products).where(products.c.name == "disc").values(station_id=number)
         connection.execute(moved)
         connection.execute(text("ALTER TABLE stations ADD COLUMN address TEXT"))
+        connection.execute(text("ALTER TABLE inspections DROP COLUMN findings"))
         connection.execute(update(revision).values(version_num="0019"))
     return database
 
@@ -105,6 +106,7 @@ def test_a_station_without_records_is_none_of_several(database: Database, tmp_pa
     with database.writing() as connection:
         connection.execute(stations.insert().values(name="typo"))
         connection.execute(text("ALTER TABLE stations ADD COLUMN address TEXT"))
+        connection.execute(text("ALTER TABLE inspections DROP COLUMN findings"))
         connection.execute(update(revision).values(version_num="0019"))
     database.migrate()
     with database.reading() as connection:

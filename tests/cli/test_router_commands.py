@@ -112,7 +112,7 @@ def test_info_tells_of_each_product(run: Run, line: Path) -> None:
         (("--each-view",), "give --part"),
         (("--each-view", "--part", "x"), "--each-view is for one product"),
         (("--category", "bottle"), "bottle"),
-        (("--tile", "64", "--align", "turn", "--several"), "--several"),
+        (("--several",), "--several needs --align"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(

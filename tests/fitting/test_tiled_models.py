@@ -172,7 +172,6 @@ def test_what_tiles_show_outside_of_the_region_decides_nothing():
         ({"tile": 4}, "tile must be at least"),
         ({"tile": "x"}, "setting tile"),
         ({"tile": 64, "scale": "x"}, "scale"),
-        ({"tile": 64, "drop_suspects": True}, "does not go with --tile"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(settings, text):

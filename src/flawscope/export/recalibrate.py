@@ -99,7 +99,10 @@ class ExportPictures:
         """Views to compare on."""
         failures: list[str] = []
         chosen = self._sample_views(MAX_COMPARED, failures)
-        shown = [(views.images(numbers), map(views.position, numbers)) for views, numbers in chosen]
+        shown = [
+            (views.images(numbers), [views.position(number) for number in numbers])
+            for views, numbers in chosen
+        ]
         places = self.artefact.manifest.preprocess.positions
         if shown:
             where = np.array([number for _, numbers in shown for number in numbers], np.int64)

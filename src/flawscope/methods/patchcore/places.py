@@ -93,7 +93,7 @@ def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
             models[position] = here.model
             part = patches.select(rows) if patches is not None and rows else None
             if here.existing_banks is None and (part is None or len(part.groups.unique()) == 1):
-                unknown.append(position)
+                unknown += [position] if position in where else []  # else nothing counts there
                 continue
             if part is None:
                 continue
