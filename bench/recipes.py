@@ -87,11 +87,14 @@ RECIPES: dict[str, Recipe] = {
         ("--align", "turn", "--roi", "zone"), Plates(), spots=((0.6, 0.5),), beside=((0.2, 0.8),)
     ),
     "several parts in changing light": Recipe(
-        ("--align", "turn", "--several", "--light", "10%"), Plates(side=512, count=4, share=0.55, light=0.1)
+        ("--align", "turn", "--several", "--light", "10%"),
+        Plates(side=512, count=4, share=0.55, light=0.1),
+        good=10,
+        new=10,
     ),
     "small defects on several parts": Recipe(
         ("--align", "turn", "--several", "--min-defect", "8px"),
-        Plates(side=1600, count=4, share=0.55, spot=8),
+        Plates(side=1024, count=4, share=0.55, spot=8),
         good=8,
         new=8,
     ),
