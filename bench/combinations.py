@@ -34,6 +34,7 @@ COMBINATIONS: dict[str, tuple[dict[str, Any], str]] = {
 }
 KINDS = ("gear", "keys", "cable", "pill", "painted", "plate", "nearer", "fabric", "wood", "mesh")
 OBJECTS = KINDS[:6]  # products with an outline by which they are found
+SEVERAL = ("gear", "pill")  # and that stand out from a smooth ground
 
 
 def picture(kind: str, product: int, part: int, side: int) -> Any:
@@ -76,7 +77,7 @@ def measure(args: Args, name: str, product: int) -> Cell:
 
     torch.set_num_threads(args.threads)
     options, use = COMBINATIONS[name]
-    kinds = OBJECTS if "align" in options or use.startswith("several") else KINDS
+    kinds = SEVERAL if use.startswith("several") else OBJECTS if "align" in options else KINDS
     kind, other = (kinds[(product + k) % len(kinds)] for k in range(2))
     side, learnt, new = args.side, range(args.learnt), range(10_000, 10_000 + args.new)
     settings = {"size": side // 2 if "tile" in options else side, "false_alarm_rate": RATE, "device": "cpu"}
