@@ -28,7 +28,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import JudgeInLights, PartsOfPictures, Windows
+from flawscope.fitting.picture_views import JudgeInLights, PartsOfPictures
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -223,8 +223,7 @@ def partial_fit(
         prepared.parts = PartsOfPictures(reader, *count_parts(sources, manifest.preprocess))
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
-        sizes = prepared.frame_sizes(seen_first.sizes)
-        prepared.windows = Windows(prepared.parts or reader, sizes, detector.config.seed)
+        prepared.number_windows(seen_first.sizes)
     return _fit_and_assemble(prepared, task, 0, check)
 
 

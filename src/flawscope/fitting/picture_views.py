@@ -276,12 +276,16 @@ class PartsOfPictures(PictureViews):
     def __init__(self, reader: Reader, counts: Sequence[int], errors: Sequence[str]):
         counts = [max(1, count) for count in counts]  # one without parts is reported when it is loaded
         super().__init__(reader, counts, counts)
-        self.roi, self.to_tensor = reader.roi, reader.to_tensor
+        self.to_tensor = reader.to_tensor
         self.wrong = {i for i, reason in enumerate(errors) if reason not in ("", UNREAD)}
 
     @property
     def preprocess(self) -> Preprocess:
         return self.reader.preprocess
+
+    @property
+    def roi(self) -> NDArray[np.bool_] | None:
+        return self.reader.roi
 
     def views(self, number: int, light: Light | None = None) -> Views | None:
         """Views of a part, as `Reader.views` has them of a picture."""

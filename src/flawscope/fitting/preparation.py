@@ -97,10 +97,11 @@ class PreparedFit:
         task = self.frame_task(task)
         return task if self.windows is None else self.windows.task(task)
 
-    def frame_sizes(self, sizes: Sequence[tuple[int, int] | None]) -> Sequence[tuple[int, int] | None]:
-        """Size of the picture of each frame, from those of the pictures."""
-        parts = self.parts
-        return sizes if parts is None else [sizes[parts.picture_of(frame)] for frame in range(len(parts))]
+    def number_windows(self, sizes: Sequence[tuple[int, int] | None]) -> None:
+        """Numbers the windows of large frames. sizes: of the pictures."""
+        if (parts := self.parts) is not None:
+            sizes = [sizes[parts.picture_of(frame)] for frame in range(len(parts))]
+        self.windows = Windows(parts or self.reader, sizes, self.model.config.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,6 @@ def prepare(
     how, config = steps.how, steps.check(settings)
     pictures = steps.open_pictures(images, names, config.seed)
     frames = steps.find_frames(pictures, config.seed)
-    learnt = frames.learnt
     config = steps.choose_tiles(config, frames, pictures)
     config, places = steps.choose_positions(config, frames, pictures)
     preprocess, region = steps.see(frames.of(config, places), pictures)
@@ -197,7 +197,7 @@ def prepare(
         group=how.group or how.part,
         part=pictures.pattern,
         unusable=unusable,
-        parts=learnt and PartsOfPictures(reader, learnt.counts, learnt.count_errors),
+        parts=frames.learnt and PartsOfPictures(reader, frames.learnt.counts, frames.learnt.count_errors),
         chosen=frames.chosen,
         force=how.force,
     )
@@ -420,14 +420,12 @@ def _number_windows(prepared: PreparedFit, sizes: Sequence[tuple[int, int] | Non
     reader, model, choose = prepared.reader, prepared.model, prepared.method.choose
     if model.config.tile is None:
         return
-    prepared.windows = Windows(prepared.parts or reader, prepared.frame_sizes(sizes), model.config.seed)
+    prepared.number_windows(sizes)
     if model.config.tells_positions_apart is None and choose is not None:
         model.config = choose(model, prepared.view_task(prepared.task))
         if not model.config.tells_positions_apart:
             reader.preprocess = replace(reader.preprocess, positions=None)
-            prepared.windows = Windows(
-                prepared.windows.reader, prepared.frame_sizes(sizes), model.config.seed
-            )
+            prepared.number_windows(sizes)
 
 
 def predict_peak_memory(

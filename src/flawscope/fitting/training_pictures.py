@@ -32,7 +32,6 @@ from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.pose import PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.roi import FrameRegion, describe_roi, read_roi, split_picture
@@ -384,17 +383,21 @@ def learn_part_finding(
 def count_parts(sources: Sequence[PictureSource], preprocess: Preprocess) -> tuple[list[int], list[str]]:
     """Counts the parts in each picture by a model that finds several, and says what is wrong with each count:
     as `LearnedParts`, of pictures that were not learnt from."""
+    several, reference = preprocess.several, preprocess.reference
+    assert several is not None
+    assert reference is not None
     counts, errors = [], []
     for source in sources:
         try:
-            views = preprocess.views(source)
+            picture = decode(source)
+            small, overview = (preprocess.small(picture, side) for side in (several.side, OVERVIEW_SIDE))
+            detections = several.find(small, overview, reference)
         except (InputError, MemoryError):  # reported when it is loaded for fitting
             counts.append(0)
             errors.append(UNREAD)
             continue
-        assert isinstance(views, PartViews)
-        counts.append(len(views.poses))
-        errors.append(views.count_error)
+        counts.append(len(detections.poses))
+        errors.append(several.count_error(len(detections.poses), len(detections.objects)))
     return counts, errors
 
 
