@@ -207,9 +207,8 @@ def partial_fit(
         numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
     task = Task(
         reader.load,
-        len(sources),
+        numbers,
         rate=manifest.calibration.rate,
-        groups=numbers,
         settle=reader.without_copies,
         old=old,
         decoded_bytes=seen_first.largest,

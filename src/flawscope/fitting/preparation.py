@@ -40,7 +40,7 @@ from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import SeenDefect, Task
+from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
@@ -401,15 +401,14 @@ class _Steps:
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(
             reader.load,
-            len(pictures.sources),
+            pictures.groups,
             rate=self.rate,
-            groups=pictures.groups,
             drop_suspects=self.how.drop_suspects,
             reserved=pictures.reserved,
             settle=reader.without_copies,
             seen=[defect for shown in defects.values() for defect in shown],
             decoded_bytes=pictures.surveyed.largest,
-            views_per_picture=pictures.views,
+            views=TaskViews(pictures.views),
             say=self.say,
             step=self.step,
         )
