@@ -247,7 +247,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         raise
     plain = fitted.calibration
     if light is not None:
-        calibrate_in_each_light(leave_out, fitted, task, light, judge)
+        calibrate_in_each_light(leave_out, fitted, task, light, judge, reader.failures)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if reader.preprocess.tile is not None and reader.roi is not None:
         tensors["region"] = reader.roi

@@ -270,6 +270,7 @@ class _Steps:
         reading = {f.name: getattr(how, f.name) for f in fields(how)}
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
+        given["positions"] = config.tells_positions_apart
         check_alignment(how.align, {**reading, **of_method, **given})
         if how.drop_suspects and not method.finds_suspects:
             raise InputError(

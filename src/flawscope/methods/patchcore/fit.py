@@ -45,8 +45,6 @@ def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
     by_place, old = task.views.positions is not None, task.old
-    if by_place and task.drop_suspects:
-        raise InputError("--drop-suspects does not go with --positions each: leave one of them out")
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
     job.orientations = () if by_place else few_shot.choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
