@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import common
@@ -125,14 +126,15 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=96, help="of a drawn part (default: %(default)s)")
     args = common.parse_arguments(parser, draws=1, new=4, learnt=8)
     record = common.Record(args, "the promise where options go together")
-    rows = []
-    for name in COMBINATIONS:
-        cells = []
-        for product in range(args.draws):
-            work = lambda n=name, p=product: measure(args, n, p)  # noqa: E731
-            cells.append(record.attempt(f"{name}, product {product}", work))
-        rows.append({"combination": name, **summary([cell for cell in cells if cell])})
-    common.print_table("new good units", rows)
+    cells: dict[str, list[Cell]] = {name: [] for name in COMBINATIONS}
+    for product in range(args.draws):  # a run that is stopped has as many of each combination
+        for name, found in cells.items():
+            work = partial(measure, args, name, product)
+            if cell := record.attempt(f"{name}, product {product}", work):
+                found.append(cell)
+    common.print_table(
+        "new good units", [{"combination": name, **summary(found)} for name, found in cells.items()]
+    )
     return record.status()
 
 
