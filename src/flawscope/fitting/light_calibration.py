@@ -26,10 +26,8 @@ from torch import Tensor
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
 from flawscope.fitting.picture_views import JudgeInLights
-from flawscope.fitting.simulated_defects import LeaveOneOutScorer
-from flawscope.methods.detector import Detector
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.task import Fitted, Task
+from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.pictures.light import Light, light_variations
 
 STREAM = 51  # of random numbers: part of their seed
@@ -37,7 +35,7 @@ MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd p
 
 
 def calibrate_in_each_light(
-    model: Detector, fitted: Fitted, task: Task, share: float, judge: JudgeInLights
+    leave_out: LeaveOut, fitted: Fitted, task: Task, share: float, judge: JudgeInLights
 ) -> None:
     """Replaces the scores and map maxima of `fitted.calibration`, of this fit's pictures, by their envelopes
     over the lights within `share`. Of many pictures `fitted.pictures` keeps those that were judged in them.
@@ -47,7 +45,7 @@ def calibrate_in_each_light(
     """
     known, lights = fitted.calibration, light_variations(share)[1:]
     first = len(known.scores) - len(fitted.pictures)  # an extended model has the earlier ones before
-    drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, model.config.seed)
+    drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, leave_out.model.config.seed)
     pictures, unlit = [fitted.pictures[k] for k in drawn], len(fitted.pictures)
     if len(pictures) < len(fitted.pictures):
         note = (
@@ -76,8 +74,7 @@ def calibrate_in_each_light(
 
 
 def judge_in_lights(
-    model: Detector,
-    fitted: Fitted,
+    leave_out: LeaveOut,
     task: Task,
     load: Callable[[int, Light], Tensor | None],
     pictures: Sequence[int],
@@ -86,7 +83,6 @@ def judge_in_lights(
     """`JudgeInLights` of pictures that are seen as a whole. load: gives picture i in a light, as `task.load`
     gives it."""
     values = np.full((len(pictures), len(lights), 2), np.nan)
-    unlearnt = LeaveOneOutScorer(model, fitted, fitted.used, task.groups)
 
     def loaded(number: int) -> Tensor | None:
         picture, light = divmod(number, len(lights))
@@ -94,13 +90,13 @@ def judge_in_lights(
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture, light = divmod(number, len(lights))
-        found = unlearnt(pictures[picture], features, inside)
+        found = leave_out.score(task.groups[pictures[picture]], features, inside)
         if found is None:
             raise InputError("this method cannot leave out what it has learnt from: leave out --light")
         values[picture, light] = float(found[0][0]), float(found[1].max())
 
     count = len(pictures) * len(lights)
-    embed_pictures(model, loaded, range(count), store, task.step, "calibration in each light")
+    embed_pictures(leave_out.model, loaded, range(count), store, task.step, "calibration in each light")
     return values
 
 

@@ -23,6 +23,7 @@ from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.progress import ProgressCallback, ignore_progress
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
+LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
 
 
 @dataclass(frozen=True)
@@ -201,13 +202,7 @@ class Fitted:
     dropped: numbers of the pictures left out.
     suspects: numbers of the pictures that do not look good, with their scores, most suspicious first.
     extra: tensors kept beside the model's own.
-    left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
-        from its features (`embed`, of one picture), its group at fit, `inside` [H, W], and its position. It
-        lasts as long as the fit. None: `Detector.left_out` does it.
-    exact_positions: those of which `left_out` knows all patches, where places are learnt apart; elsewhere it
-        knows the bank alone.
-    left_out_by_number: gives the same for a number that was learnt from; None for other numbers.
-    group_offset: the number added to the task's group numbers, for a model that was extended.
+    leave_out: of a fit that leaves pictures out better than its model file can; None: of none.
     summary: lines for a person, beside what the threshold means.
     """
 
@@ -218,10 +213,44 @@ class Fitted:
     dropped: list[int] = field(default_factory=list)
     suspects: dict[int, float] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
-    left_out: Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]] | None = None
-    exact_positions: Collection[int] = ()
-    left_out_by_number: Callable[[int], tuple[Tensor, Tensor] | None] | None = None
-    group_offset: int = 0
+    leave_out: LeaveOut | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
+
+
+class LeaveOut:
+    """Scores images as if their group had not been learnt from, by what the model file holds
+    (`Detector.left_out`). A fit that knows better has a class of its own, which lasts as long as the fit.
+
+    learnt: groups that were learnt from; images of others are scored as they are.
+    first_group: the number added to the task's group numbers, for a model that was extended.
+    has_bound: `bound` is faster than `score`.
+    exact_positions: those of which `score` knows all that was learnt, where places are learnt apart.
+    """
+
+    has_bound = False
+    exact_positions: Collection[int] = ()
+
+    def __init__(self, model: Detector, fitted: Fitted, groups: Sequence[int], first_group: int = 0):
+        self.model, self.first_group = model, first_group
+        self.learnt = {groups[number] for number in fitted.used}
+        tensors = {**model.state_dict(), **fitted.extra}
+        self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
+
+    def bound(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+        """`score`, or one that is nowhere lower, by what the model file holds."""
+        model, counted = self.model.at_position(position), None if inside is None else inside[None]
+        if group not in self.learnt:
+            return model.score(features[None], counted)
+        return model.left_out(features[None], self.first_group + group, self.tensors, counted)
+
+    def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+        """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch),
+        the pixels `inside` [H, W] that count (None: the region of interest), and its position in the picture.
+        None: the method cannot leave out what it has learnt from."""
+        return self.bound(group, features, inside, position)
+
+    def score_number(self, number: int) -> LeftOut | None:
+        """The same of a number that was learnt from, where the fit has it already."""
+        return None

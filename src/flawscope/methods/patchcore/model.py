@@ -135,7 +135,7 @@ class Model(PatchDetector):
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
-        were. While a model is fitted, `Fitted.left_out` does better."""
+        were. While a model is fitted, `LeaveOutOfBanks` does better."""
         if self.positions is not None:
             return self.at_position(0).left_out(features, group, kept, inside)
         scores, distances = [], []

@@ -60,11 +60,6 @@ class PositionBanks:
             for v, view in enumerate(model.views)
         ]
 
-    def score_left_out(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
-        """Score [1] and map [1, H, W] of a number learnt from, as if its group had never been there."""
-        raw = self.left_out.get(number)
-        return None if raw is None else raw.combine(model)
-
 
 def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
     """Give the model a memory bank for every position.
