@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flawscope_station.drift.drift import Drift
 from flawscope_station.extension import Extension
-from flawscope_station.learning.learning import Learning
+from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.go_live import LiveProducts

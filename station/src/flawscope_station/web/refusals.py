@@ -17,7 +17,7 @@ from flawscope_station.access.users import ExpiredError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import TooLargeError
 from flawscope_station.inspecting.worker import LateError, ModelError
-from flawscope_station.learning.learning import DefectsLostError
+from flawscope_station.learning.activation import DefectsLostError
 from flawscope_station.live import Metrics
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.sources.source import AwayError, NoFrameError
