@@ -69,7 +69,7 @@ def checked(
 ) -> Any:
     count = len(scores)
     budget = more.pop("budget", Budget())
-    task = Task(lambda i: model.good, count, rate=0.05, groups=range(10, 10 + count), budget=budget, **more)
+    task = Task(lambda i: model.good, range(10, 10 + count), rate=0.05, budget=budget, **more)
     fitted = Fitted(
         Calibration(scores, scores, 0.0), list(range(count)), list(range(count)) if learnt else []
     )
@@ -181,7 +181,7 @@ def test_it_takes_a_tenth_of_the_time_at_most(
     model = Difference(good[:, :1, :1])
     scores = (0.0,) * 4
     fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [])
-    task = Task(lambda i: good, 4, rate=0.05, step=lambda _, *now: done.append(now))
+    task = Task(lambda i: good, range(4), rate=0.05, step=lambda _, *now: done.append(now))
     leave_out = LeaveOut(model, fitted, task.groups)
     found = score_simulated_defects(leave_out, fitted, task, began=1000.0 - fit_took)
     count = sum(map(len, found.scores.values()))
@@ -261,7 +261,7 @@ def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
 
     scores = (0.0,) * 4
     fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3])
-    task = Task(lambda i: good, 4, rate=0.05, groups=range(100, 104))
+    task = Task(lambda i: good, range(100, 104), rate=0.05)
     began = simulated_defects.time.monotonic() - LONG_FIT
     found = score_simulated_defects(OwnWay(model, fitted, task.groups), fitted, task, began)
     assert found is not None

@@ -207,9 +207,8 @@ def partial_fit(
         numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
     task = Task(
         reader.load,
-        len(sources),
+        numbers,
         rate=manifest.calibration.rate,
-        groups=numbers,
         settle=reader.without_copies,
         old=old,
         decoded_bytes=seen_first.largest,
@@ -248,7 +247,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         raise
     plain = fitted.calibration
     if light is not None:
-        calibrate_in_each_light(leave_out, fitted, task, light, judge)
+        calibrate_in_each_light(leave_out, fitted, task, light, judge, reader.failures)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if reader.preprocess.tile is not None and reader.roi is not None:
         tensors["region"] = reader.roi

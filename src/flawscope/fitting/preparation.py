@@ -40,7 +40,7 @@ from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import SeenDefect, Task
+from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
@@ -270,6 +270,7 @@ class _Steps:
         reading = {f.name: getattr(how, f.name) for f in fields(how)}
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
+        given["positions"] = config.tells_positions_apart
         check_alignment(how.align, {**reading, **of_method, **given})
         if how.drop_suspects and not method.finds_suspects:
             raise InputError(
@@ -401,15 +402,14 @@ class _Steps:
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(
             reader.load,
-            len(pictures.sources),
+            pictures.groups,
             rate=self.rate,
-            groups=pictures.groups,
             drop_suspects=self.how.drop_suspects,
             reserved=pictures.reserved,
             settle=reader.without_copies,
             seen=[defect for shown in defects.values() for defect in shown],
             decoded_bytes=pictures.surveyed.largest,
-            views_per_picture=pictures.views,
+            views=TaskViews(pictures.views),
             say=self.say,
             step=self.step,
         )

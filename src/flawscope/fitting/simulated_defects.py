@@ -62,7 +62,7 @@ def score_simulated_defects(
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture_of(number)
-        position = 0 if task.tile_positions is None else task.tile_positions.position_of[picture]
+        position = 0 if task.views.positions is None else task.views.positions.position_of[picture]
         if (found := leave_out.score(task.groups[picture], features, inside, position)) is not None:
             scores[number] = _finite_score(found[0])
 

@@ -80,18 +80,32 @@ class SeenDefect:
 
 @dataclass(frozen=True)
 class TilePositions:
-    """Places of a task's views in their pictures, if places are learnt apart.
+    """Places of a task's views in their frames, if places are learnt apart.
 
     count: places that are told apart.
-    position_of: [views], the place of each; 0: the whole picture.
-    picture_of: [views], the picture of each.
-    unshared_part: gives the part of a view that no other tile of its picture shows.
+    position_of: [views], the place of each; 0: the whole frame.
+    frame_of: [views], the frame of each.
+    unshared_part: gives the part of a view that no other tile of its frame shows.
     """
 
     count: int
     position_of: Sequence[int]
-    picture_of: Sequence[int]
+    frame_of: Sequence[int]
     unshared_part: Callable[[int], tuple[slice, slice]]
+
+
+@dataclass(frozen=True)
+class TaskViews:
+    """What the views of a task are of; without any its numbers are of pictures.
+
+    per_picture: how many, on average.
+    picture_of: [views], the number of each one's picture.
+    positions: of views that are told apart by where they lie; None: none are.
+    """
+
+    per_picture: float = 1
+    picture_of: Sequence[int] = ()
+    positions: TilePositions | None = None
 
 
 def _drop_line(line: str) -> None:
@@ -104,49 +118,43 @@ class Task:
 
     load: picture i as [3, H, W] float32, or None where it must be left out (unreadable). A method that holds
         pictures out has none: `divide` gives it those that it learns from.
-    count: how many good pictures there are.
+    groups: of each good picture; those of one and the same part share a number, and are held or left out
+        together.
     rate: target false-alarm rate.
-    groups: [count]; pictures of one and the same part share a number, and are held or left out together.
-        Empty: every picture stands alone.
     drop_suspects: leave out the pictures that do not look good.
     reserved: numbers of good pictures that the data set sets apart, to be held out and not learnt from.
     settle: gets the numbers of the pictures that were loaded, in order; gives those to keep (no copies).
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded_bytes: of the largest picture, for predictions of memory.
-    views_per_picture: where numbers are of views; 1: they are of pictures.
-    picture_of: of each view, the number of its picture; empty: numbers are of pictures.
-    tile_positions: of views that are told apart by where they lie; None: none are.
+    views: what the numbers are of.
     calibration_pictures: how many to calibrate on, since the caller calibrates again; None: all.
     say, step: get lines for a person and progress.
     """
 
     load: LoadPicture
-    count: int
+    groups: Sequence[int]
     rate: float
-    groups: Sequence[int] = ()
     drop_suspects: bool = False
     reserved: Sequence[int] = ()
     settle: Callable[[list[int]], list[int]] = list
     seen: Sequence[SeenDefect] = ()
     old: Artefact | None = None
     decoded_bytes: int = 0
-    views_per_picture: float = 1
-    picture_of: Sequence[int] = ()
-    tile_positions: TilePositions | None = None
+    views: TaskViews = TaskViews()
     calibration_pictures: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = _drop_line
     step: ProgressCallback = ignore_progress
-    _full_load: LoadPicture | None = None  # of a task without `load`
 
-    def __post_init__(self) -> None:
-        if not len(self.groups):
-            object.__setattr__(self, "groups", range(self.count))
+    @property
+    def count(self) -> int:
+        """How many good pictures there are."""
+        return len(self.groups)
 
     def without_load(self) -> Task:
         """The task without `load`, so that a method that holds pictures out cannot learn from them."""
-        return self if self._full_load is not None else replace(self, load=_refuse_load, _full_load=self.load)
+        return self if isinstance(self.load, _RefusedLoad) else replace(self, load=_RefusedLoad(self.load))
 
     def divide(
         self, method: str, model: Detector, *, share: float = 0.1, more: int = 0, room: int = 2**30
@@ -161,7 +169,8 @@ class Task:
         Raises:
             InputError: too few pictures, or the region of interest lies in the padding of one.
         """
-        read, region = self._full_load or self.load, model.roi.cpu()
+        read = self.load.read if isinstance(self.load, _RefusedLoad) else self.load
+        region = model.roi.cpu()
 
         def load(index: int) -> Tensor | None:
             image = read(index)
@@ -185,11 +194,17 @@ class Task:
 
     def pluralize(self, count: int, what: str = "") -> str:
         """A number of pictures, or of views where the task's numbers are of views, in words."""
-        return pluralize(count, f"{what} {'picture' if self.views_per_picture == 1 else 'view'}".strip())
+        return pluralize(count, f"{what} {'picture' if self.views.per_picture == 1 else 'view'}".strip())
 
 
-def _refuse_load(index: int) -> Tensor | None:
-    raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
+@dataclass(frozen=True)
+class _RefusedLoad:
+    """`load` of a method that holds pictures out. read: loads them for `divide`."""
+
+    read: LoadPicture
+
+    def __call__(self, index: int) -> Tensor | None:
+        raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
 
 
 @dataclass

@@ -392,8 +392,16 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, size = self.manifest.preprocess, geometry.size
-        if how.several is not None or how.corrections:
-            return np.ones(size, np.bool_)
+        if how.several is not None or (how.corrections and how.reference is not None):
+            return np.ones(size, np.bool_)  # where parts lie is not known here
+        if how.corrections:
+            placed = how.geometry(geometry.picture_size)
+            return how.restored(self._counted_mask(placed).astype(np.float32), placed)[0] > 0.5
+        return self._counted_mask(geometry)
+
+    def _counted_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """`valid_mask` of a map that lies so in its frame."""
+        how, size = self.manifest.preprocess, geometry.size
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
             inside = np.ones(size, np.bool_) if counted is None else counted

@@ -44,9 +44,7 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_place, old = task.tile_positions is not None, task.old
-    if by_place and task.drop_suspects:
-        raise InputError("--drop-suspects does not go with --positions each: leave one of them out")
+    by_place, old = task.views.positions is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
     job.orientations = () if by_place else few_shot.choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
@@ -106,7 +104,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     if known is not None:
         return known
-    strengths, picture_of = good.strengths, job.task.picture_of
+    strengths, picture_of = good.strengths, job.task.views.picture_of
     if picture_of:
         _, unit = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((unit.max() + 1, strengths.shape[1]), -np.inf)
