@@ -42,15 +42,6 @@ STATION_REMEDY = (
 )
 
 
-def load_entry_point(group: str, name: str, needed_by: str) -> Any:
-    """Loads what another package registers. InputError where none does."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=group, name=name):
-        return entry.load()
-    raise InputError(f"{needed_by} needs the station, which is not installed: {STATION_REMEDY}")
-
-
 def parse_rate(text: str) -> float:
     from flawscope.calibration.threshold import parse_false_alarm_rate
 
@@ -326,7 +317,7 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
     if product is None:
         return model.stream
     if isinstance(model, Predictor):
-        raise InputError("--product is for --server and for joint models: leave it out")
+        raise InputError("--product is for joint models: leave it out")
     model.product(product)
     return partial(model.stream, product=product)
 

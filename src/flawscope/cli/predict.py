@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, output
-from flawscope.cli import remote_predict as elsewhere
+from flawscope.cli import cluster_predict, common, output
 from flawscope.errors import InputError, one_line_message, pluralize
 from flawscope.progress import defer_interrupts, ignore_progress
 
@@ -53,20 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
-    elsewhere.add_arguments(parser)
+    cluster_predict.add_arguments(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.results.folder import common_folder
 
-    elsewhere.check_options(args)
+    cluster_predict.check_options(args)
     if args.cluster is not None:
-        return elsewhere.predict_on_cluster(args)
+        return cluster_predict.predict_on_cluster(args)
     common.check_output(args)
-    if args.server is not None:
-        inputs = output.collect_inputs([args.model, *(args.pictures or [])])
-        return elsewhere.predict_on_server(args, inputs, _judge)
     inputs = output.collect_inputs(args.pictures)
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model)
