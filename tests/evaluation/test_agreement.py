@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -99,6 +99,7 @@ def close(a: float | None, b: float | None) -> bool:
     return a is b if a is None or b is None else abs(a - b) < 1e-9
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.integers(0, 1 << 32))
 def test_kappas_are_those_written_out(words: int, n: int, raters: int, seed: int) -> None:
     ratings = np.random.default_rng(seed).integers(0, words, (n, raters))
@@ -109,6 +110,7 @@ def test_kappas_are_those_written_out(words: int, n: int, raters: int, seed: int
     assert close(cohens_kappa(table), literal_cohen(a.tolist(), b.tolist()))
 
 
+@settings(deadline=None)
 @given(st.integers(2, 10), st.integers(1, 4), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(0, 1 << 32))
 def test_figures_are_those_counted_one_by_one(n: int, trials: int, wrong: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

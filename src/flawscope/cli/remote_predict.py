@@ -23,8 +23,17 @@ UNSUPPORTED_ON_CLUSTER = {
     "labels": "no labels are written",
     "server": "the nodes judge by themselves",
     "product": "it takes a model of one product",
+    "scale_mm": "its rows have no sizes",
+    "tolerances": "its rows have no kinds and sizes",
 }
-STATION_SETTINGS = ("false_alarm_rate", "engine", "device", "threads")  # not options with --server
+STATION_SETTINGS = (
+    "false_alarm_rate",
+    "engine",
+    "device",
+    "threads",
+    "scale_mm",
+    "tolerances",
+)  # not options with --server
 
 
 class _ServerAction(argparse.Action):

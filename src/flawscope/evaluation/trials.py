@@ -24,7 +24,7 @@ from flawscope.results.table import read_table
 
 # Words of a decision and of the reference, without upper case; AIAG writes 1 for a good part and 0 for a
 # defective one
-GOOD_WORDS = ("good", "ok", "pass", "accept", "1")
+GOOD_WORDS = ("good", "ok", "pass", "accept", "1", "within tolerance")
 DEFECTIVE_WORDS = ("defective", "anomalous", "bad", "nok", "ng", "fail", "reject", "0")
 GOOD_FOLDER = "good"
 TRIAL_COLUMNS, REFERENCE_COLUMNS = ("part", "appraiser", "trial", "decision"), ("part", "reference")
