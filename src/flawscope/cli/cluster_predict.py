@@ -18,6 +18,8 @@ UNSUPPORTED_ON_CLUSTER = {
     "maps": "no maps are written",
     "labels": "no labels are written",
     "product": "it takes a model of one product",
+    "scale_mm": "its rows have no sizes",
+    "tolerances": "its rows have no kinds and sizes",
 }
 
 

@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -103,6 +104,12 @@ add_cluster = _adder(
     help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
     "such as ray://HOST:10001 or HOST:6379",
 )
+add_scale = _adder(
+    "--scale-mm",
+    metavar="MM",
+    type=lambda text: parse_length(text),
+    help="millimetres that a pixel of the pictures is long, such as 0.05: regions get their sizes",
+)
 add_group = _adder(
     "--group", metavar="PATTERN", help="regular expression; file names that match the same text show one part"
 )
@@ -127,6 +134,17 @@ add_tensorboard = _adder(
     metavar="DIR",
     help="write losses for TensorBoard too (the log beside the model is written anyway)",
 )
+
+
+def parse_length(text: str) -> float:
+    """Reads a length above 0."""
+    try:
+        length = float(text)
+    except ValueError:
+        length = math.nan
+    if not 0 < length < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length: write millimetres, such as 0.05")
+    return length
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:

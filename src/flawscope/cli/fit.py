@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
         "k2, p1, p2, k3 by name",
     )
+    common.add_scale(parser)
     common.add_group(parser)
     common.add_part(parser)
     common.add_view(parser)

@@ -56,7 +56,7 @@ from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.pictures.views import Fusion
-from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
@@ -366,9 +366,10 @@ def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
     """Options that `stored_options` reads; an extended model keeps those of the fit."""
     facts = {} if task.old is None else task.old.manifest.facts
     return {
-        **{name: facts[name] for name in ("drop_suspects", "force") if name in facts},
+        **{name: facts[name] for name in ("drop_suspects", "force", SCALE) if name in facts},
         "group": prepared.group,
         **({"force": True} if prepared.force else {}),
+        **({} if prepared.scale_mm is None else {SCALE: prepared.scale_mm}),
         **({"drop_suspects": True} if task.drop_suspects else {}),
         **({} if prepared.part is None else {PART: asdict(prepared.part)}),
     }

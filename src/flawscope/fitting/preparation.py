@@ -87,6 +87,7 @@ class PreparedFit:
     windows: Windows | None = None
     chosen: str | None = None
     force: bool = False
+    scale_mm: float | None = None
 
     def frame_task(self, task: Task) -> Task:
         """Converts a task for pictures into one for their frames."""
@@ -127,6 +128,7 @@ class Reading:
         `tile` and `scale`.
     drop_suspects: leave out training pictures that do not look good.
     force: go on where pictures show nothing, or are as far out as defects are.
+    scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
     seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
         over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
         of picture and mask. The model remembers them, and evaluation leaves them out.
@@ -146,6 +148,7 @@ class Reading:
     min_defect: str | float | None = None
     drop_suspects: bool = False
     force: bool = False
+    scale_mm: float | None = None
     seen: SeenDefects = 0
     device: str = "auto"
 
@@ -200,6 +203,7 @@ def prepare(
         parts=frames.learnt and PartsOfPictures(reader, frames.learnt.counts, frames.learnt.count_errors),
         chosen=frames.chosen,
         force=how.force,
+        scale_mm=how.scale_mm,
     )
     _number_windows(prepared, pictures.surveyed.sizes)
     return prepared

@@ -50,6 +50,7 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
+SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
@@ -347,6 +348,7 @@ class Predictor:
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
+            mm_per_pixel=self.manifest.facts.get(SCALE),
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *(parts.findings() if parts is not None else []),
@@ -356,6 +358,11 @@ class Predictor:
         facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
+        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+
+    def with_scale(self, mm_per_pixel: float) -> Predictor:
+        """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
+        manifest = replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel})
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:

@@ -20,11 +20,14 @@ from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
-from flawscope.results.findings import OUTSIDE_LIGHT, Decision, Finding
+from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
 from flawscope.results.found_parts import FoundParts, PartSearch
+from flawscope.results.region_size import measure_region
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
-DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
+WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+# readable on white and on black
+DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", "good": "#16a34a"}
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -33,13 +36,19 @@ class Region:
     """A connected part of the mask, in the pixels of the picture (x to the right, y down).
 
     box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
-    centroid: x, y.
+    centroid: x, y. kinds: kinds of defects that it may be of, likeliest first; empty: something new; None:
+    the model names none. length_mm, width_mm: sides of the smallest rectangle around it, at any angle;
+    area_mm2: its area; None: how long a pixel is was not said.
     """
 
     box: tuple[float, float, float, float]
     area: float
     peak: float
     centroid: tuple[float, float]
+    kinds: tuple[str, ...] | None = None
+    length_mm: float | None = None
+    width_mm: float | None = None
+    area_mm2: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -47,7 +56,11 @@ class Region:
             "area": round(self.area, 2),
             "peak": self.peak,
             "centroid": [round(v, 2) for v in self.centroid],
+            **({} if self.length_mm is None else self._size_entries()),
         }
+
+    def _size_entries(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("length_mm", "width_mm", "area_mm2")}
 
 
 RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
@@ -120,6 +133,7 @@ class Prediction:
     parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
+    mm_per_pixel: millimetres that a pixel of the picture is long; None: not known.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -138,6 +152,7 @@ class Prediction:
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
+    mm_per_pixel: float | None = None
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -188,8 +203,15 @@ class Prediction:
 
     @property
     def decision(self) -> str:
-        """good or anomalous."""
-        return "anomalous" if self.is_anomalous else "good"
+        """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules."""
+        return WITHIN if self.is_tolerated else "anomalous" if self.is_anomalous else "good"
+
+    @property
+    def is_tolerated(self) -> bool:
+        """Whether it is anomalous by its score alone, and within the tolerances."""
+        codes = {finding.code for finding in self.findings}
+        decided = any(finding.decides for finding in self.findings)
+        return self.is_anomalous and WITHIN_TOLERANCE in codes and not decided
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -201,29 +223,37 @@ class Prediction:
         return self.levels.outlined(values)
 
     @cached_property
-    def regions(self) -> tuple[Region, ...]:
-        """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
+    def region_pixels(self) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
+        """Rows and columns of the map's pixels in each of `regions`, in their order."""
         if not self.mask.any():
             return ()
         from scipy import ndimage
 
         labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
         found = []
-        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
-            part = labels[ys, xs] == index
-            rows, columns = np.nonzero(part)
-            cy, cx = float(rows.mean()) + ys.start + 0.5, float(columns.mean()) + xs.start + 0.5
+            rows, columns = np.nonzero(labels[ys, xs] == index)
+            found.append((rows + ys.start, columns + xs.start))
+        return tuple(sorted(found, key=lambda pixels: -float(self.map[pixels].max())))
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
+        found = []
+        geometry, (sy, sx), scale = self.geometry, self.geometry.scale, self.mm_per_pixel
+        for rows, columns in self.region_pixels:
+            cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
-                    box=geometry.box_around(rows + ys.start, columns + xs.start),
-                    area=float(part.sum() / (sy * sx)),
-                    peak=float(self.map[ys, xs][part].max()),
+                    box=geometry.box_around(rows, columns),
+                    area=float(len(rows) / (sy * sx)),
+                    peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
+                    **({} if scale is None else measure_region(rows, columns, geometry, scale)),
                 )
             )
-        return tuple(sorted(found, key=lambda region: -region.peak))
+        return tuple(found)
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
@@ -395,6 +425,7 @@ class MismatchDetector:
     false_alarm_rate: share of good pictures that is expected to be called anomalous.
     noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
+    anomalous: of those added; the tolerated ones are counted apart.
     """
 
     false_alarm_rate: float
@@ -402,12 +433,14 @@ class MismatchDetector:
     defective: bool = False
     count: int = 0
     anomalous: int = 0
+    tolerated: int = 0
     severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
     def add(self, prediction: Prediction) -> None:
         self.count += 1
-        self.anomalous += prediction.is_anomalous
+        self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
+        self.tolerated += prediction.is_tolerated
         self.severities.append(prediction.severity)
         if prediction.shifts:
             self.shifts.append(prediction.shifts)

@@ -27,7 +27,7 @@ from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import Prediction, outcome
+from flawscope.results.prediction import WITHIN, Prediction, outcome
 from flawscope.results.table import ResultRow
 
 MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
@@ -62,8 +62,9 @@ def predictions_page(
     common = _common_folder([row.path for row in rows])
     pictures = [_row_entry(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
     cards = part_cards(((part, part.decision) for part in parts), {row.path: k for k, row in enumerate(rows)})
-    anomalous = sum(row.decision == "anomalous" for row in judged)
-    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
+    anomalous, tolerated = (sum(row.decision == one for row in judged) for one in ("anomalous", WITHIN))
+    within = f", {tolerated} within tolerance" if "tolerances" in facts else ""
+    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous{within}"
     if parts:
         anomalous_parts = sum(part.is_anomalous for part in parts)
         summary = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {summary}"
@@ -87,6 +88,7 @@ def predictions_page(
         all_parts=len(cards),
         warning=printable(str(facts.get("warning") or "")),
         anomalous=anomalous,
+        tolerated=tolerated if "tolerances" in facts else None,
         judged=len(judged),
         unjudged=[printable(row.error) for row in table if row.error],
         expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
@@ -130,7 +132,10 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
 def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
-    return [made, *((key.replace("_", " "), printable(str(facts[key]))) for key in keys if facts.get(key))]
+    known = {key.replace("_", " "): str(facts[key]) for key in keys if facts.get(key)}
+    if rules := facts.get("tolerances"):
+        known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
+    return [made, *((key, printable(text)) for key, text in known.items())]
 
 
 # ----------------------------------------------------------------------------------------------- two models
