@@ -22,10 +22,11 @@ from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
 from flawscope_station.challenge.schedule import next_moment
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.station import ProductSettings, read_settings
+from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.store.search import Filters
-from station_helpers import NAME, ManualClock, Opener, Running, png, until
+from station_helpers import NAME, ManualClock, Opener, Running, Served, free_port, png, until
 
 HOUR = 3_600_000_000
 NOISE = np.random.default_rng(0)
@@ -43,10 +44,23 @@ def again(data: bytes) -> bytes:
 class Line:
     """A station that asks for challenges, and what is shown to it."""
 
-    def __init__(self, running: Running, judged: tuple[bytes, bytes]):
+    def __init__(self, running: Running | Served, judged: tuple[bytes, bytes]):
         self.running, self.pictures = running, {"g-1": judged[0], "d-1": judged[1]}
         self.client = httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}", timeout=60)
-        self.challenge: Challenge = running.station.parts[Challenge]
+
+    @property
+    def station(self) -> Station:
+        assert isinstance(self.running, Running)
+        return self.running.station
+
+    @property
+    def challenge(self) -> Challenge:
+        found: Challenge = self.station.parts[Challenge]
+        return found
+
+    def close(self) -> None:
+        assert isinstance(self.running, Running)
+        self.running.close()
 
     def send(self, data: bytes, part: str = "") -> httpx.Response:
         return self.client.post("/inspections", params={"part": part} if part else {}, content=data)
@@ -78,13 +92,13 @@ class Line:
             assert "passed" in self.show(name)
 
 
-def settings_with(settings: Any, *times: str, **more: Any) -> dict[str, Any]:
+def settings_with(settings: Settings, *times: str, **more: Any) -> dict[str, Any]:
     return {"products": {NAME: replace(settings.products[NAME], challenge=times, **more)}}
 
 
 @pytest.fixture
 def prepare(
-    settings: Any, open_station: Opener, judged: tuple[bytes, bytes]
+    settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
 ) -> Iterator[Callable[..., Line]]:
     """`prepare(times)`: a station with a good and a defective challenge part, which have never been shown."""
     made: list[Line] = []
@@ -94,7 +108,7 @@ def prepare(
         for name, expected in (("g-1", "good"), ("d-1", "anomalous")):
             number = before.send(before.pictures[name]).json()["id"]
             assert before.add(name, expected, number).status_code == 201
-        before.running.close()
+        before.close()
         made.append(Line(open_station(**settings_with(settings, *times, folder=folder), **more), judged))
         return made[-1]
 
@@ -123,10 +137,10 @@ def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare: Callabl
 
 def test_a_challenge_counts_nowhere_in_the_production(prepare: Callable[..., Line]) -> None:
     line = prepare()
-    store, number = line.running.station.store, line.running.station.products[NAME]
+    store, number = line.station.store, line.station.products[NAME]
     before = store.totals(number), store.waiting_count(number)
     line.pass_all()
-    found = line.running.station.records.search(number, Filters()).inspections
+    found = line.station.records.search(number, Filters()).inspections
     assert len(found) == 2, "those that the parts were stored from"
     assert (store.totals(number), store.waiting_count(number)) == before
     (result,) = (one["results"] for one in line.state()["parts"] if one["name"] == "d-1")
@@ -202,14 +216,14 @@ def test_a_challenge_begins_anew_where_the_model_changes_within(
 
 
 def test_changed_settings_and_parts_are_challenged(
-    prepare: Callable[..., Line], settings: Any, open_station: Opener, judged: tuple[bytes, bytes]
+    prepare: Callable[..., Line], settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
 ) -> None:
     line = prepare()
     line.pass_all()
-    line.running.close()
+    line.close()
     line = Line(open_station(**settings_with(settings)), judged)
     assert line.answers_good(), "nothing has changed"
-    line.running.close()
+    line.close()
     line = Line(open_station(**settings_with(settings, deadline="20 s")), judged)
     assert line.state()["cause"] == "settings"
     assert not line.answers_good()
@@ -263,12 +277,12 @@ def test_settings_name_times_and_shifts(tmp_path: Path, written: str) -> None:
         read_settings(path)
 
 
-# ------------------------------------------------------------------------------------------------- who may what
+# ----------------------------------------------------------------------------------------------- who may what
 
 
 def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[..., Line]) -> None:
     line = prepare()
-    access = line.running.station.access
+    access = line.station.access
     tokens = {role: access.add_token(role, role) for role in ("viewer", "operator", "engineer", "admin")}
 
     def override(role: str, reason: str) -> int:
@@ -283,7 +297,7 @@ def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[.
     assert line.answers_good()
     assert override("engineer", "again") == 422, "there is nothing to override"
     audit = line.client.get(f"{line.running.url}/api/v1/audit", params={"text": "d-1 is lost"}).json()
-    (entry,) = audit["events"] if "events" in audit else audit["entries"]
+    (entry,) = audit["entries"]
     assert (entry["kind"], entry["who"]) == ("challenge_overridden", "engineer")
     last = line.state()["challenges"][0]
     assert (last["outcome"], last["ended_by"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
@@ -307,11 +321,11 @@ def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
 
 @pytest.mark.both_databases
 def test_a_challenge_goes_on_after_a_restart(
-    prepare: Callable[..., Line], settings: Any, open_station: Opener, judged: tuple[bytes, bytes]
+    prepare: Callable[..., Line], settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
 ) -> None:
     line = prepare()
     line.show("g-1")
-    line.running.close()
+    line.close()
     line = Line(open_station(**settings_with(settings)), judged)
     assert line.state()["missing"] == ["d-1"]
     assert not line.answers_good()
@@ -323,13 +337,38 @@ def test_a_folder_waits(prepare: Callable[..., Line], tmp_path: Path) -> None:
     (tmp_path / "incoming").mkdir()
     line = prepare(folder=str(tmp_path / "incoming"))
     (tmp_path / "incoming/4711.png").write_bytes(again(line.pictures["g-1"]))
-    store, number = line.running.station.store, line.running.station.products[NAME]
-    (source,) = line.running.station.sources[NAME]
-    until(lambda: source._arrivals is not None)  # type: ignore[attr-defined]
+    store, number = line.station.store, line.station.products[NAME]
+    (source,) = line.station.sources[NAME]
+    until(lambda: source.line.share._count)  # type: ignore[attr-defined]  # it has the picture in its hands
     line.show("g-1")
     assert store.totals(number)["inspections"] == 2, "those that the parts were stored from"
     line.show("d-1")
     until(lambda: store.totals(number)["inspections"] == 3)
+
+
+def test_a_station_that_is_killed_is_ready_when_it_was_before(
+    prepare: Callable[..., Line], settings: Settings, judged: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    prepare().close()
+    path, product = tmp_path / "station.yaml", settings.products[NAME]
+    path.write_text(
+        f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\n"
+        f"store: {settings.store}\nthreads: 1\ndevice: cpu\n"
+    )
+    served = Served([str(path)], free_port())
+    try:
+        served.start()
+        line = Line(served, judged)
+        line.show("g-1")
+        for part in ("d-1", None):
+            served.kill()
+            served.start()
+            assert line.state()["missing"] == ([part] if part else [])
+            assert line.answers_good() is (part is None)
+            if part:
+                line.show(part)
+    finally:
+        served.kill()
 
 
 # ------------------------------------------------------------------------------------------------ resemblance
