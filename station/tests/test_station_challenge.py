@@ -75,6 +75,12 @@ class Line:
         found: dict[str, Any] = self.client.get("/challenge").json()
         return found
 
+    def page(self, language: str = "en") -> str:
+        headers = {"Accept-Language": language}
+        answer = self.client.get(f"{self.running.url}/{NAME}/challenge", headers=headers)
+        assert answer.status_code == 200
+        return answer.text
+
     def add(self, name: str, expected: str, inspection: int) -> httpx.Response:
         return self.client.post(
             "/challenge/parts",
@@ -126,13 +132,19 @@ def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare: Callabl
     refused = line.send(again(line.pictures["g-1"]))
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
     assert refused.headers["Retry-After"]
+    assert "Not ready" in line.page()
     assert line.show("g-1").endswith("passed")
     assert not line.answers_good(), "d-1 is missing"
+    assert "Jetzt einlegen: <bdi>d-1</bdi>" in " ".join(line.page("de").split())
     assert line.state()["missing"] == ["d-1"]
     assert line.show("d-1").endswith("passed")
     assert line.state()["ready"]
     assert line.answers_good()
+    assert "Prêt" in line.page("fr")
     assert "no challenge is due" in line.show("g-1")
+    line.client.post("/challenge")
+    line.pass_all()
+    assert line.page().count("<polyline") == 4, "scores and thresholds of both parts"
 
 
 def test_a_challenge_counts_nowhere_in_the_production(prepare: Callable[..., Line]) -> None:
