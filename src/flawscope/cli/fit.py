@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
     parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
-    common.add_settings(parser, "default or paper; small: PatchCore, quick: EfficientAD")
+    common.add_settings(parser, "default or paper; small or accurate: PatchCore, quick: EfficientAD")
     parser.add_argument(
-        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+384)"
+        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+512)"
     )
     parser.add_argument(
         "--tile",

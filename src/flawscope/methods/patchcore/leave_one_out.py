@@ -305,10 +305,11 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
-    """The highest of the sizes' fences on the scale of the scores, from strengths `[N, sizes]`: beyond it a
-    picture is far out at any size."""
+    """The maps' fences, joined as the maps are, from strengths `[N, maps]`: beyond it a picture is far out in
+    any."""
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
     part = slice(0, 2) if model.config.score in ("map", "map_top") else slice(2, 4)
-    return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
+    normal = model.normal[:, part].double().cpu()
+    return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))

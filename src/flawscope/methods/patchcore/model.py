@@ -19,8 +19,8 @@ class Model(PatchDetector):
     at several, by one memory bank a size or one for each stage of the backbone.
 
     With several sizes the picture comes at the largest and is reduced here for the others. The map of each
-    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`). At each pixel
-    the largest counts, so that a defect needs to stand out in one of the maps only.
+    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`), and all are
+    joined (`fuse`).
     """
 
     METHOD = METHOD
@@ -98,13 +98,12 @@ class Model(PatchDetector):
         values = self.values_by_map(distances)
         maps = [view.anomaly_map(d) for view, d in values]
         normal = [self.normal[v] for v in range(len(maps))]
+        drawn, lowest = maps[0], maps[0].new_zeros(())
         if len(maps) > 1:
-            maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
-        # pixels that do not count get the lowest value of a map, as if every patch were in the bank
-        lowest = (
-            torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
-        )
-        drawn = torch.where(self.roi if inside is None else inside, torch.stack(maps).amax(0), lowest)
+            drawn = self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
+            # pixels that do not count get the lowest value of a map, as if every patch were in the bank
+            lowest = self.fuse([-n[0] / n[1] for n in normal])
+        drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         if self.config.score == "map_top":
@@ -114,6 +113,13 @@ class Model(PatchDetector):
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
+
+    def fuse(self, maps: Sequence[Tensor]) -> Tensor:
+        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of squares
+        of what lies above an ordinary good picture's."""
+        if self.config.fusion == "maximum":
+            return torch.stack(list(maps)).amax(0)
+        return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
 
     def values_by_map(self, distances: Sequence[Tensor]) -> list[tuple[BankView, Tensor]]:
         """Per map a view and its values `[B, P]`: the distances, or their mean over the stages of a size."""
