@@ -312,7 +312,7 @@ def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[.
     (entry,) = audit["entries"]
     assert (entry["kind"], entry["who"]) == ("challenge_overridden", "engineer")
     last = line.state()["challenges"][0]
-    assert (last["outcome"], last["ended_by"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
+    assert (last["outcome"], last["who"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
 
 
 def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
@@ -322,7 +322,7 @@ def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
     assert not line.answers_good()
     second = line.client.post("/challenge")
     assert (second.status_code, second.json()["code"]) == (409, "challenge_open")
-    assert "begun by local" in second.json()["error"]
+    assert "local has begun" in second.json()["error"]
     line.show("g-1")
     assert "has passed already" in line.show("g-1")
     assert len(line.state()["challenges"]) == 2

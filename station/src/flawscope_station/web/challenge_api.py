@@ -21,34 +21,26 @@ router = api_router()
 page_router = APIRouter(include_in_schema=False)
 
 
-class ChallengeResult(BaseModel):
-    at: str
-    outcome: Literal["passed", "failed", "wrong_part", "old_picture"]
-    score: float
-    score_threshold: float
-    resemblance: float = Field(description=f"of the look to the stored picture, -1 to 1; {LEAST} is needed")
-
-
 class ChallengePart(BaseModel):
     id: int
     name: str = Field(description="the `part` under which it is shown")
     expected: Literal["good", "anomalous"]
     note: str
-    inspection: int = Field(description="that it was stored from")
-    results: list[ChallengeResult] = Field(description="the oldest first")
+    results: list[dict[str, Any]] = Field(
+        description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
+        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed"
+    )
 
 
 class ChallengeRun(BaseModel):
     id: int
-    version: int
+    version_id: int
     cause: Literal["first", "version", "settings", "time", "clock", "failed", "batch"]
     who: str
     begun_at: str
     outcome: Literal["passed", "failed", "overridden", "replaced"] | None = Field(
-        description="null: it is under way; replaced: version or settings changed meanwhile"
+        description="null: it is under way; replaced: another began in its place"
     )
-    ended_at: str | None
-    ended_by: str | None
     reason: str | None = Field(description="of who overrode it")
 
 
