@@ -26,6 +26,7 @@ from flawscope_station.settings.station import Settings, read_settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.store.search import Filters
+from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
 from station_helpers import NAME, ManualClock, Opener, Running, Served, free_port, png, until
 
 HOUR = 3_600_000_000
@@ -383,7 +384,17 @@ def test_a_station_that_is_killed_is_ready_when_it_was_before(
         served.kill()
 
 
-# ------------------------------------------------------------------------------------------------ resemblance
+# ---------------------------------------------------------------------------------------- scores, resemblance
+
+
+def test_scores_are_drawn_between_the_lowest_and_the_highest() -> None:
+    results = [{"score": score, "score_threshold": 4.0} for score in (1.0, 2.0, 5.0)]
+    chart = score_chart(results)
+    assert chart is not None
+    assert chart["scores"] == f"0.0,{CHART_HEIGHT:.1f} {CHART_WIDTH / 2:.1f},54.0 {CHART_WIDTH:.1f},0.0"
+    assert {point.split(",")[1] for point in chart["thresholds"].split()} == {"18.0"}
+    assert score_chart(results[:1]) is None
+    assert score_chart([{"score": 4.0, "score_threshold": 4.0}] * 2) is not None, "a flat line"
 
 
 def test_resemblance_is_that_of_moved_pictures() -> None:

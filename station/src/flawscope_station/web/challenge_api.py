@@ -141,17 +141,16 @@ def challenge_page(
     )
 
 
-def score_chart(results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return points of scores and thresholds over their order, in pixels of a chart; None below two."""
+def score_chart(results: list[dict[str, Any]]) -> dict[str, str] | None:
+    """Return points of scores and thresholds in their order, in pixels of a chart; None below two results."""
     if len(results) < 2:
         return None
-    highest = max(value for one in results for value in (one["score"], one["score_threshold"], 1e-9))
-    step = CHART_WIDTH / (len(results) - 1)
+    values = [one[name] for one in results for name in ("score", "score_threshold")]
+    low, step = min(values), CHART_WIDTH / (len(results) - 1)
+    scale = CHART_HEIGHT / ((max(values) - low) or 1.0)
 
     def line(name: str) -> str:
-        return " ".join(
-            f"{step * place:.1f},{CHART_HEIGHT * (1 - 0.95 * max(0.0, one[name]) / highest):.1f}"
-            for place, one in enumerate(results)
-        )
+        heights = (CHART_HEIGHT - scale * (one[name] - low) for one in results)
+        return " ".join(f"{step * place:.1f},{height:.1f}" for place, height in enumerate(heights))
 
     return {"scores": line("score"), "thresholds": line("score_threshold")}
