@@ -29,7 +29,9 @@ class Pixels(nn.Module):
         return [F.avg_pool2d(images, 8)]
 
 
-CONFIG = Config(size="32x48", neighbourhood=1, layers="joined", score="reweighted")  # 4 x 6 patches of 3 numbers
+CONFIG = Config(
+    size="32x48", neighbourhood=1, layers="joined", score="reweighted"
+)  # 4 x 6 patches of 3 numbers
 
 
 def model_with(bank: torch.Tensor, roi: torch.Tensor | None = None, **options) -> Model:
@@ -252,9 +254,7 @@ def test_combine_joins_standardised_values(score, fusion):
         joined[:, 24:] = lowest  # as if every patch were in the bank
         torch.testing.assert_close(drawn[i], joined, rtol=1e-4, atol=1e-4)
         expected = max((float(scores[0][i]) - 1.0) / 0.3, (float(scores[1][i]) - 2.0) / 0.4)
-        assert float(found[i]) == pytest.approx(
-            float(joined.max()) if score == "map" else expected, rel=1e-4
-        )
+        assert float(found[i]) == pytest.approx(float(joined.max()) if score == "map" else expected, rel=1e-4)
 
 
 class TwoStages(Pixels):

@@ -88,7 +88,8 @@ class Config(PatchSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "small": {"ratio": 0.03, "fine_ratio": 0.01},  # a third of the memory bank
+    "small": {"size": "256+384", "ratio": 0.03},
+    "accurate": {"backbone": "tf_efficientnet_lite2", "fine_ratio": 0.01},
     # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
     "paper": {
         "backbone": "wide_resnet50_2",

@@ -115,8 +115,8 @@ class Model(PatchDetector):
         return torch.stack(scores).amax(0), drawn
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of squares
-        of what lies above an ordinary good picture's."""
+        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
+        squares of what lies above an ordinary good picture's."""
         if self.config.fusion == "maximum":
             return torch.stack(list(maps)).amax(0)
         return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
