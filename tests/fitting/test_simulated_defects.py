@@ -250,6 +250,8 @@ def test_who_misses_small_ones_alone_says_how_to_see_them(monkeypatch: pytest.Mo
         return SimulatedDefect(shown, np.ones(picture.shape[:2], bool), "spot", 40.0)
 
     monkeypatch.setattr(simulated_defects, "simulate_defect", drawn)
+    monkeypatch.setattr(simulated_defects, "TIME_SHARE", 1e3)
+    monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", 4)
     model = fit(parts(6), size=64, device="cpu", samples=0)
     (note,) = [line for line in model.manifest.notes if "it finds only" in line]
     remedy = "if these matter, give --preset accurate, a larger --size, or --min-defect"
