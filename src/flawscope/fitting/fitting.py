@@ -335,6 +335,9 @@ def _notes(
     if found is not None and (warning := found.warning()) is not None:
         steps = "more --steps or --minutes, " if method.learns_in_steps else ""
         notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
+    elif found is not None and (warning := found.small_warning()) is not None:
+        preset = "--preset accurate, " if "accurate" in method.presets else ""
+        notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
     return notes
 
 
