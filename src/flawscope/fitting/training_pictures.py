@@ -27,7 +27,7 @@ from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
-from flawscope.pictures.layouts import is_deep_colour
+from flawscope.pictures.layouts import is_deep_colour, is_read_whole
 from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
@@ -254,7 +254,7 @@ def survey(sources: Sequence[PictureSource]) -> Survey:
             if isinstance(source, np.ndarray):
                 deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
                 sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
-            elif isinstance(source, bytes):
+            elif isinstance(source, bytes) or is_read_whole(source):
                 deep = True
             else:
                 with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, features
 
 from flawscope.errors import describe_value, install_command
-from flawscope.pictures import layouts
+from flawscope.pictures import layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
     from_numpy,
@@ -105,7 +105,7 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
     - 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one channel.
-      16-bit colour of PNG and TIFF: uint16, three channels; of other formats it is refused.
+      16-bit colour of PNG, TIFF and PPM: uint16, three channels. Floating-point colour of TIFF: float32.
     - numpy: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA; uint8, uint16 or float (0..1, or whatever
       `Preprocess.white_level` says); float64 becomes float32.
     - Transparency is composited over white, as a viewer shows it; an alpha that is the same everywhere is
@@ -200,9 +200,9 @@ def source_name(source: PictureSource | HashedPicture) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else f"({describe_value(source)})"
 
 
-def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[np.uint16] | None]:
-    """Loads an image fully and upright, in the mode that it was stored in, and of one with 16 bits a channel
-    its values [H, W, C] beside it. InputError as of `decode`."""
+def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[Any] | None]:
+    """Loads an image fully and upright, in the mode that it was stored in. Where Pillow would cut its values
+    they are beside it, [H, W, C], and the image has their size. InputError as of `decode`."""
     if isinstance(source, Image.Image):
         if layouts.is_deep_colour(source):
             raise picture_error(
@@ -259,6 +259,9 @@ class Header(NamedTuple):
 
 def read_picture_header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
+    page = tiff.first_page(io.BytesIO(data))
+    if page is not None and page.is_beyond_pillow and page.is_readable:
+        return Header("TIFF", *page.size, math.prod(page.size) * max(20, 10 * page.channels))
     image = _open_header(io.BytesIO(data), name)
     deep = image.mode[0] in "IF" or layouts.is_deep_colour(image)
     costly = image.format in _MEMORY_HUNGRY or deep
@@ -266,7 +269,12 @@ def read_picture_header(data: bytes, name: str) -> Header:
     return Header(image.format or "", image.height, image.width, memory)
 
 
-def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.uint16] | None]:
+def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
+    if (values := layouts.read_whole(stream, name, max_pixels())) is not None:
+        image = Image.new("L", (values.shape[1], values.shape[0]))
+        image.format = "TIFF"
+        return image, values
+    stream.seek(0)
     image = _open_header(stream, name)
     deep = layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
@@ -301,8 +309,7 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
-            limit = max_pixels() // 1_000_000
-            raise picture_error(name, f"it has more than {limit} megapixels", "cut it into parts") from None
+            raise layouts.size_error(name, max_pixels()) from None
         except MemoryError:
             raise
         except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
