@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif"}
-    | {".jp2", ".pgm", ".ppm"}
+    | {".jp2", ".pgm", ".ppm", ".npy"}
 )
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts"}
@@ -65,6 +65,7 @@ PictureSource: TypeAlias = PillowSource | np.ndarray[Any, Any]
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
 _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
+_NUMPY = b"\x93NUMPY"
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 _MEMORY_HUNGRY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
@@ -269,8 +270,22 @@ def read_picture_header(data: bytes, name: str) -> Header:
     return Header(image.format or "", image.height, image.width, memory)
 
 
+def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
+    """Reads a .npy file; None of others. InputError: it is damaged, or holds Python objects."""
+    stream.seek(0)
+    if stream.read(len(_NUMPY)) != _NUMPY:
+        return None
+    stream.seek(0)
+    try:
+        return np.asarray(np.load(stream, allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
+
+
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
-    if (values := layouts.read_whole(stream, name, max_pixels())) is not None:
+    array = read_array(stream, name)
+    values = layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
+    if values is not None:
         image = Image.new("L", (values.shape[1], values.shape[0]))
         image.format = "TIFF"
         return image, values

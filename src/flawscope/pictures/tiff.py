@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -33,10 +33,10 @@ _NUMBERS = {1: "", 2: "signed ", 3: "floating-point "}
 
 @dataclass(frozen=True)
 class Page:
-    """Picture of a TIFF file, as its directory describes it. order: of the bytes, < or >."""
+    """Picture of a TIFF file, as its directory describes it. order: of the bytes."""
 
     tags: Any
-    order: str
+    order: Literal["<", ">"]
 
     def all(self, tag: int, default: int = 0) -> tuple[int, ...]:
         """Values of a tag."""
