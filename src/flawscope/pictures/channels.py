@@ -50,10 +50,10 @@ class Channels:
         numbers = [k for group in self.groups for k in group]
         sizes = {len(group) for group in self.groups}
         if not numbers or not sizes <= {1, 3} or not all(isinstance(k, int) for k in numbers):
-            raise InputError("views are of one channel or of three: write --channels 1-3,4 or the like")
+            raise InputError("views are of one channel or of three; write --channels 1-3,4 or the like")
         if min(numbers) < 0 or max(numbers) >= self.count:
             raise InputError(
-                f"--channels names channel {max(numbers) + 1}, and the pictures have {self.count}"
+                f"--channels names channel {max(numbers) + 1}; the pictures have {self.count}, from 1 on"
             )
 
     @classmethod
@@ -187,3 +187,16 @@ def _groups(widths: Sequence[int], values: NDArray[Any]) -> Groups:
         groups.append(tuple(range(at, at + width)))
         at += width
     return tuple(groups)
+
+
+def first_view(source: PictureSource) -> tuple[NDArray[Any], str]:
+    """Reads a picture as `decode` does; of one with more channels the first view, and says which it has.
+    InputError: it cannot be read."""
+    try:
+        return decode(source), ""
+    except InputError:
+        values, groups = read_channels(source, source_name(source))
+        if len(groups) == 1:
+            raise
+        channels = Channels(values.shape[2], groups)
+        return next(channels.split(values)), channels.describe()
