@@ -124,6 +124,10 @@ class PartViews(Views):
     def position(self, number: int) -> int:
         return number % len(self.parts[0])
 
+    def placement(self, number: int) -> Geometry:
+        each = len(self.parts[0])
+        return self.parts[number // each].placement(number % each)
+
     def view_numbers(self) -> list[int]:
         each = len(self.parts[0])
         return [k * each + view for k, part in enumerate(self.parts) for view in part.view_numbers()]

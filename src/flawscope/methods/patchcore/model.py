@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
@@ -80,6 +81,16 @@ class Model(PatchDetector):
             if self.config.scores_farthest_patch:
                 scores.append(view.image_score(relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
+
+    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Patches of the largest size less their nearest bank elements."""
+        largest, cells = self.views[-1], []
+        for view, part in zip(self.views, self.parts(self.embed(images)), strict=True):
+            if view.size == largest.size:
+                away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
+                same = view.grid == largest.grid
+                cells.append(away if same else F.interpolate(away, largest.grid, mode="bilinear"))
+        return torch.cat(cells, 1)
 
     def score_at(
         self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
