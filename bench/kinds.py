@@ -3,8 +3,9 @@
     python bench/kinds.py --data DATA
 
 Of each product a model is fitted and its defects are found once. Then kinds are learnt from examples drawn at
-random, 3, 5 or 10 of each, and tried on the other pictures; each kind is also left out in turn, and its pictures
-must be something new. Everything was chosen on the drawn products plate and fabric, which are not measured here.
+random, 3, 5 or 10 of each, and tried on the other pictures; each kind is also left out in turn, and its
+pictures must be something new. Everything was chosen on the drawn products plate and fabric, which are not
+measured here.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def measured(args: Args, found: tuple[Any, list[str]], examples: int) -> Cell:
     lacks = sum(label not in told for label, told in answers)
     pictures = int(np.isin(labels, names).sum())
     low, high = confidence_interval_rate(round(lacks / count * pictures), pictures)
-    worst = min(names, key=lambda name: np.mean([name in told for label, told in answers if label == name]))
+    holding = {name: np.mean([name in told for label, told in answers if label == name]) for name in names}
+    worst = min(names, key=lambda name: holding[name])
     return {
         "kinds": len(names),
         "pictures": pictures,
@@ -88,12 +90,10 @@ def measured(args: Args, found: tuple[Any, list[str]], examples: int) -> Cell:
         "lacks the true kind": round(lacks / count, 4),
         "interval": [round(low, 4), round(high, 4)],
         "single and right": round(sum(told == (label,) for label, told in answers) / count, 4),
-        "single and wrong": round(
-            sum(len(told) == 1 and told != (label,) for label, told in answers) / count, 4
-        ),
+        "single and wrong": round(sum(len(t) == 1 and t != (label,) for label, t in answers) / count, 4),
         "known, called new": round(sum(not told for _, told in answers) / count, 4),
         "unseen, called new": round(float(np.mean(unseen)), 4) if unseen else None,
-        "worst kind": f"{worst}: {np.mean([worst in told for label, told in answers if label == worst]):.3f} held",
+        "worst kind": f"{worst}: lacks it {1 - holding[worst]:.3f}",
     }
 
 

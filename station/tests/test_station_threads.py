@@ -33,7 +33,7 @@ from flawscope_station.background import (
 from flawscope_station.drift.drift import Drift
 from flawscope_station.features import open_station
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.learning.learning import Learning
+from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sinks import SinkSettings

@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
     parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
-    common.add_settings(parser, "default or paper; small: PatchCore, quick: EfficientAD")
+    common.add_settings(parser, "default or paper; small or accurate: PatchCore, quick: EfficientAD")
     parser.add_argument(
-        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+384)"
+        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+512)"
     )
     parser.add_argument(
         "--tile",
@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
         "k2, p1, p2, k3 by name",
     )
+    common.add_scale(parser)
     common.add_group(parser)
     common.add_part(parser)
     common.add_view(parser)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import MismatchDetector, Prediction
     from flawscope.results.run import ResultsFolder
     from flawscope.results.table import TableWriter, Unjudged
+    from flawscope.results.tolerance import Tolerances
 
 
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
@@ -301,10 +302,13 @@ class Summary:
             "aligned": any(one.reference is not None for one in seen),
         }
         self.parts = model.parts()
+        self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
         self.totals = ProductCounts(max(one.calibration.expected_rate for one in self.manifests.values()))
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
+        if self.tolerances is not None:
+            found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:
             found["none_of_these"] = self.totals.unrecognised
             for name, one in found["products"].items():
@@ -314,7 +318,7 @@ class Summary:
 
     def line(self) -> str:
         if not self.kind:
-            return totals_line(self.totals, self.manifests[""].calibration)
+            return totals_line(self.totals, self.manifests[""].calibration, self.tolerances is not None)
         by_product = f": {self.totals.lines()}" if self.products else ""
         return f"{self.totals.anomalous} of {pluralize(self.totals.count, 'picture')} anomalous{by_product}"
 
@@ -357,9 +361,11 @@ def run_facts(
     }
 
 
-def totals_line(totals: MismatchDetector, calibration: Calibration) -> str:
-    """Line with the number of anomalous pictures, and the promised rate."""
-    return f"{totals.anomalous} of {pluralize(totals.count, 'picture')} anomalous; {calibration.promise()}"
+def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
+    """Line with the number of anomalous pictures, and the promised rate. tolerances: some are applied."""
+    within = f", {totals.tolerated} within tolerance" if tolerances else ""
+    pictures = pluralize(totals.count, "picture")
+    return f"{totals.anomalous} of {pictures} anomalous{within}; {calibration.promise()}"
 
 
 def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:

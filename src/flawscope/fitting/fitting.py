@@ -50,13 +50,13 @@ from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.pictures.views import Fusion
-from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
@@ -207,9 +207,8 @@ def partial_fit(
         numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
     task = Task(
         reader.load,
-        len(sources),
+        numbers,
         rate=manifest.calibration.rate,
-        groups=numbers,
         settle=reader.without_copies,
         old=old,
         decoded_bytes=seen_first.largest,
@@ -240,13 +239,15 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         foretold = forecast(prepared.method, model, view_task, views, light, pictures=task.count, check=check)
         if foretold is not None:
             task.say(foretold.describe())
-        fitted, checked, fusion, judge = _calibrate(prepared, prepared.method.run_fit(model, view_task), task)
+        view_fit = prepared.method.run_fit(model, view_task)
+        leave_out = view_fit.leave_out or LeaveOut(model, view_fit, view_task.groups)
+        fitted, checked, fusion, judge = _calibrate(prepared, view_fit, leave_out, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
     plain = fitted.calibration
     if light is not None:
-        calibrate_in_each_light(model, fitted, task, light, judge)
+        calibrate_in_each_light(leave_out, fitted, task, light, judge, reader.failures)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if reader.preprocess.tile is not None and reader.roi is not None:
         tensors["region"] = reader.roi
@@ -254,7 +255,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
     found = (
-        score_simulated_defects(model, checked, view_task, began)
+        score_simulated_defects(leave_out, checked, view_task, began)
         if check and fitted.calibration.promised
         else None
     )
@@ -278,7 +279,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         facts={
             **fitted.facts,
             "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-            **_calibration_facts(fitted, reader, task),
+            **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
             **_option_facts(prepared, task),
@@ -300,19 +301,19 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
 
 
 def _calibrate(
-    prepared: PreparedFit, view_fit: Fitted, task: Task
+    prepared: PreparedFit, view_fit: Fitted, leave_out: LeaveOut, task: Task
 ) -> tuple[Fitted, Fitted, Fusion | None, JudgeInLights]:
     """Turns a fit of views into one of whole pictures. Returns it; the same with a view of each picture, to
     put simulated defects on; what combines the tiles of a frame; and what judges pictures in other light."""
-    model, parts, windows = prepared.model, prepared.parts, prepared.windows
+    parts, windows = prepared.parts, prepared.windows
     frame_task, load = prepared.frame_task(task), (parts or prepared.reader).load_in_light
     fitted, checked, fusion = view_fit, view_fit, None
-    judge: JudgeInLights = partial(judge_in_lights, model, view_fit, frame_task, load)
+    judge: JudgeInLights = partial(judge_in_lights, leave_out, frame_task, load)
     if windows is not None:
-        fitted, checked, fusion = calibrate_pictures(model, view_fit, windows, frame_task)
-        judge = partial(judge_tiles_in_lights, model, view_fit, windows, frame_task, fusion)
+        fitted, checked, fusion = calibrate_pictures(leave_out, view_fit, windows, frame_task)
+        judge = partial(judge_tiles_in_lights, leave_out, windows, frame_task, fusion)
     if parts is not None:
-        fitted, checked = parts.calibrated(fitted, checked, model.config.seed, task)
+        fitted, checked = parts.calibrated(fitted, checked, prepared.model.config.seed, task)
         judge = parts.judge_in_lights(judge)
     return fitted, checked, fusion, judge
 
@@ -367,15 +368,16 @@ def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
     """Options that `stored_options` reads; an extended model keeps those of the fit."""
     facts = {} if task.old is None else task.old.manifest.facts
     return {
-        **{name: facts[name] for name in ("drop_suspects", "force") if name in facts},
+        **{name: facts[name] for name in ("drop_suspects", "force", SCALE) if name in facts},
         "group": prepared.group,
         **({"force": True} if prepared.force else {}),
+        **({} if prepared.scale_mm is None else {SCALE: prepared.scale_mm}),
         **({"drop_suspects": True} if task.drop_suspects else {}),
         **({} if prepared.part is None else {PART: asdict(prepared.part)}),
     }
 
 
-def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+def _calibration_facts(fitted: Fitted, reader: Reader, task: Task, first_group: int) -> dict[str, Any]:
     """Returns the hashes and groups of the calibration pictures; those of an extended model come first."""
     hashes: list[str] = []
     groups: dict[str, int] = {}
@@ -384,7 +386,7 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, 
         hashes, groups = list(facts["calibration_pictures"]), dict(facts.get("calibration_groups", {}))
     for i in fitted.pictures:
         hashes.append(reader.hashes[i])
-        groups[reader.hashes[i]] = fitted.group_offset + task.groups[i]
+        groups[reader.hashes[i]] = first_group + task.groups[i]
     return {"calibration_pictures": hashes, "calibration_groups": groups}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader
-from flawscope.methods.task import Fitted, Task, TilePositions
+from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
@@ -116,12 +116,13 @@ class PictureViews:
         return replace(
             task,
             load=self.load,
-            count=len(self),
             groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self.without_copies,
-            views_per_picture=len(self) / max(1, task.count),
-            picture_of=[task.picture_of[i] for i in pictures] if task.picture_of else pictures,
+            views=TaskViews(
+                len(self) / max(1, task.count),
+                [task.views.picture_of[i] for i in pictures] if task.views.picture_of else pictures,
+            ),
         )
 
     def without_copies(self, numbers: list[int]) -> list[int]:
@@ -237,10 +238,9 @@ class Windows(PictureViews):
         task, shape = replace(super().task(task), calibration_pictures=few), self.reader.preprocess.positions
         if shape is None:
             return task
-        pictures = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
-        return replace(
-            task, tile_positions=TilePositions(1 + math.prod(shape), self.positions, pictures, self._own_area)
-        )
+        frames = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
+        positions = TilePositions(1 + math.prod(shape), self.positions, frames, self._own_area)
+        return replace(task, views=replace(task.views, positions=positions))
 
     def _own_area(self, number: int) -> tuple[slice, slice]:
         position, grid = self.positions[number], self.grids[self.picture_of(number)]

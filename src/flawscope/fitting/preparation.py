@@ -40,7 +40,7 @@ from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import SeenDefect, Task
+from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
@@ -87,6 +87,7 @@ class PreparedFit:
     windows: Windows | None = None
     chosen: str | None = None
     force: bool = False
+    scale_mm: float | None = None
 
     def frame_task(self, task: Task) -> Task:
         """Converts a task for pictures into one for their frames."""
@@ -127,6 +128,7 @@ class Reading:
         `tile` and `scale`.
     drop_suspects: leave out training pictures that do not look good.
     force: go on where pictures show nothing, or are as far out as defects are.
+    scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
     seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
         over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
         of picture and mask. The model remembers them, and evaluation leaves them out.
@@ -146,6 +148,7 @@ class Reading:
     min_defect: str | float | None = None
     drop_suspects: bool = False
     force: bool = False
+    scale_mm: float | None = None
     seen: SeenDefects = 0
     device: str = "auto"
 
@@ -200,6 +203,7 @@ def prepare(
         parts=frames.learnt and PartsOfPictures(reader, frames.learnt.counts, frames.learnt.count_errors),
         chosen=frames.chosen,
         force=how.force,
+        scale_mm=how.scale_mm,
     )
     _number_windows(prepared, pictures.surveyed.sizes)
     return prepared
@@ -270,6 +274,7 @@ class _Steps:
         reading = {f.name: getattr(how, f.name) for f in fields(how)}
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
+        given["positions"] = config.tells_positions_apart
         check_alignment(how.align, {**reading, **of_method, **given})
         if how.drop_suspects and not method.finds_suspects:
             raise InputError(
@@ -401,15 +406,14 @@ class _Steps:
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(
             reader.load,
-            len(pictures.sources),
+            pictures.groups,
             rate=self.rate,
-            groups=pictures.groups,
             drop_suspects=self.how.drop_suspects,
             reserved=pictures.reserved,
             settle=reader.without_copies,
             seen=[defect for shown in defects.values() for defect in shown],
             decoded_bytes=pictures.surveyed.largest,
-            views_per_picture=pictures.views,
+            views=TaskViews(pictures.views),
             say=self.say,
             step=self.step,
         )

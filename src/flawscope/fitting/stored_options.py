@@ -13,6 +13,7 @@ from flawscope.fitting.preparation import Reading
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.roi import FrameRegion
+from flawscope.predictor import SCALE
 from flawscope.predictor.parts import stored_part_pattern
 
 
@@ -36,6 +37,7 @@ def stored_reading(old: Artefact) -> Reading:
         drop_suspects=bool(manifest.facts.get("drop_suspects"))
         or any(picture.role == "dropped" for picture in manifest.pictures),  # of an earlier model
         force=bool(manifest.facts.get("force")),
+        scale_mm=manifest.facts.get(SCALE),
     )
 
 

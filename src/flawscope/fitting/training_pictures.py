@@ -80,17 +80,16 @@ class Reader:
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def views_in_light(self, index: int, light: Light) -> Views | None:
-        """Returns the network's views of picture `index` in another light, as `views` does. InputError where
-        its part is not found in it."""
+        """Returns the network's views of picture `index` in another light, as `views` does; None, with the
+        reason in `failures`, also where its parts are not found in it, or counted wrong."""
         picture = decoded_or_none(self.sources[index])
         if picture is None:
             return None
         views = self.preprocess.views(light(picture), self.names[index], self.roi)
         if views.unusable:
-            raise InputError(
-                f"with {light.name} {self.names[index]} cannot be used, {views.unusable}: fit with a smaller "
-                "--light, or without --align"
-            )
+            with self._lock:
+                self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
+            return None
         return views if self.preprocess.tile is None else views.with_roi(self.roi)
 
     def views(self, index: int) -> Views | None:

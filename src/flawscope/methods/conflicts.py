@@ -12,6 +12,7 @@ _APART = {
     "several": ("part",),  # each of its parts would have a name
     "min_defect": ("tile", "scale", "size", "crop"),  # it chooses them
     "part": ("group",),  # whole parts are left out already
+    "drop_suspects": ("positions",),  # one memory bank tells suspects, not one for each place
 }
 # option: the one that it makes no sense without, and how to give that
 _NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}

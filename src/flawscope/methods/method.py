@@ -109,7 +109,8 @@ class Method:
 
     def parse_stored(self, values: Mapping[str, Any]) -> Any:
         """Settings as a model file holds them. Settings that have since gone are ignored."""
-        return settings.build_config(self.config, settings.keep_known_settings(self.config, values))
+        found = settings.keep_known_settings(self.config, values)
+        return settings.build_config(self.config, {**self.config.UNSTORED, **found})
 
 
 def deferred(where: str) -> Callable[..., Any]:

@@ -72,8 +72,8 @@ class Geometry:
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
     def locate(
-        self, y: NDArray[np.floating[Any]], x: NDArray[np.floating[Any]]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        self, y: NDArray[np.float64], x: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points of the picture in the network's view, y and x, not clipped."""
         if self.matrix is not None:
             return self._to_view(y, x)

@@ -51,6 +51,7 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
+SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
@@ -365,6 +366,7 @@ class Predictor:
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
+            mm_per_pixel=self.manifest.facts.get(SCALE),
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *(parts.findings() if parts is not None else []),
@@ -374,6 +376,11 @@ class Predictor:
         facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
+        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+
+    def with_scale(self, mm_per_pixel: float) -> Predictor:
+        """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
+        manifest = replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel})
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:
@@ -410,8 +417,16 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, size = self.manifest.preprocess, geometry.size
-        if how.several is not None or how.corrections:
-            return np.ones(size, np.bool_)
+        if how.several is not None or (how.corrections and how.reference is not None):
+            return np.ones(size, np.bool_)  # where parts lie is not known here
+        if how.corrections:
+            placed = how.geometry(geometry.picture_size)
+            return how.restored(self._counted_mask(placed).astype(np.float32), placed)[0] > 0.5
+        return self._counted_mask(geometry)
+
+    def _counted_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """`valid_mask` of a map that lies so in its frame."""
+        how, size = self.manifest.preprocess, geometry.size
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
             inside = np.ones(size, np.bool_) if counted is None else counted

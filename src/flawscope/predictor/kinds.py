@@ -97,7 +97,7 @@ def _in_picture(
         rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))
         y, x = rows + 0.5, columns + 0.5
     else:
-        y, x = geometry.inverse().locate(pixels[0] + 0.5, pixels[1] + 0.5)
+        y, x = geometry.inverse().locate(*(at.astype(np.float64) + 0.5 for at in pixels))
     some = slice(None, None, -(-len(y) // MAX_POINTS) or 1)
     return y[some], x[some]
 
@@ -200,8 +200,8 @@ def _touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> i
     numbers = np.full(prediction.geometry.size, -1)
     for number, pixels in enumerate(prediction.region_pixels):
         numbers[pixels] = number
-    rows, columns = np.nonzero(mask)
-    y, x = (np.floor(at).astype(int) for at in prediction.geometry.locate(rows + 0.5, columns + 0.5))
+    points = (at.astype(np.float64) + 0.5 for at in np.nonzero(mask))
+    y, x = (np.floor(at).astype(int) for at in prediction.geometry.locate(*points))
     inside = (y >= 0) & (y < numbers.shape[0]) & (x >= 0) & (x < numbers.shape[1])
     touched = numbers[y[inside], x[inside]]
     return int(touched[touched >= 0].min()) if (touched >= 0).any() else None

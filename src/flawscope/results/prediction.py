@@ -21,11 +21,14 @@ from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
-from flawscope.results.findings import OUTSIDE_LIGHT, Decision, Finding
+from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
 from flawscope.results.found_parts import FoundParts, PartSearch
+from flawscope.results.region_size import measure_region
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
-DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
+WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+# readable on white and on black
+DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", "good": "#16a34a"}
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -35,7 +38,8 @@ class Region:
 
     box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
     centroid: x, y. kinds: of defects that it may be of, likeliest first; empty: something new; None: the
-    model names none. kind_p_values: of all kinds by name, 0..1.
+    model names none. kind_p_values: of all kinds by name, 0..1. length_mm, width_mm: sides of the smallest
+    rectangle around it, at any angle; area_mm2: its area; None: how long a pixel is was not said.
     """
 
     box: tuple[float, float, float, float]
@@ -44,6 +48,9 @@ class Region:
     centroid: tuple[float, float]
     kinds: tuple[str, ...] | None = None
     kind_p_values: Mapping[str, float] = field(default_factory=dict, hash=False)
+    length_mm: float | None = None
+    width_mm: float | None = None
+    area_mm2: float | None = None
 
     @property
     def kinds_text(self) -> str:
@@ -57,11 +64,15 @@ class Region:
             "peak": self.peak,
             "centroid": [round(v, 2) for v in self.centroid],
             **({} if self.kinds is None else self._kind_entries(self.kinds)),
+            **({} if self.length_mm is None else self._size_entries()),
         }
 
     def _kind_entries(self, kinds: tuple[str, ...]) -> dict[str, Any]:
         p_values = {name: float(f"{p:.3g}") for name, p in self.kind_p_values.items()}
         return {"kinds": [*kinds], "kind_p_values": p_values}
+
+    def _size_entries(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("length_mm", "width_mm", "area_mm2")}
 
 
 RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
@@ -135,6 +146,7 @@ class Prediction:
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
+    mm_per_pixel: millimetres that a pixel of the picture is long; None: not known.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -154,6 +166,7 @@ class Prediction:
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
+    mm_per_pixel: float | None = None
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -204,8 +217,15 @@ class Prediction:
 
     @property
     def decision(self) -> str:
-        """good or anomalous."""
-        return "anomalous" if self.is_anomalous else "good"
+        """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules."""
+        return WITHIN if self.is_tolerated else "anomalous" if self.is_anomalous else "good"
+
+    @property
+    def is_tolerated(self) -> bool:
+        """Whether it is anomalous by its score alone, and within the tolerances."""
+        codes = {finding.code for finding in self.findings}
+        decided = any(finding.decides for finding in self.findings)
+        return self.is_anomalous and WITHIN_TOLERANCE in codes and not decided
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -234,7 +254,7 @@ class Prediction:
     def regions(self) -> tuple[Region, ...]:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
-        geometry, (sy, sx) = self.geometry, self.geometry.scale
+        geometry, (sy, sx), scale = self.geometry, self.geometry.scale, self.mm_per_pixel
         for number, (rows, columns) in enumerate(self.region_pixels):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
@@ -245,6 +265,7 @@ class Prediction:
                     peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
                     **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
+                    **({} if scale is None else measure_region(rows, columns, geometry, scale)),
                 )
             )
         return tuple(found)
@@ -433,6 +454,7 @@ class MismatchDetector:
     false_alarm_rate: share of good pictures that is expected to be called anomalous.
     noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
+    anomalous: of those added; the tolerated ones are counted apart.
     """
 
     false_alarm_rate: float
@@ -440,12 +462,14 @@ class MismatchDetector:
     defective: bool = False
     count: int = 0
     anomalous: int = 0
+    tolerated: int = 0
     severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
     def add(self, prediction: Prediction) -> None:
         self.count += 1
-        self.anomalous += prediction.is_anomalous
+        self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
+        self.tolerated += prediction.is_tolerated
         self.severities.append(prediction.severity)
         if prediction.shifts:
             self.shifts.append(prediction.shifts)

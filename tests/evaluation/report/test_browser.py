@@ -16,10 +16,8 @@ from flawscope.evaluation.report import write_page
 from flawscope.evaluation.report.collect import compute_figures
 from flawscope.evaluation.report.page import evaluation_page
 from flawscope.evaluation.report.pages import (
-    ReviewedPicture,
     comparison_page,
     predictions_page,
-    review_comparison_page,
 )
 from flawscope.evaluation.report.thumbnails import picture_layers
 from flawscope.evaluation.report.words import collect_facts
@@ -237,13 +235,8 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> No
 def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
     browser: Driver, hostile: Any, tmp_path: Path
 ) -> None:
-    seen = hostile.result.pictures
-    predictions = [one.prediction for one in seen]
+    predictions = [one.prediction for one in hostile.result.pictures]
     same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
-    again = [
-        ReviewedPicture(one.item.path.name, one.item.anomalous, True, True, 1.0, 1.0, None, one.prediction)
-        for one in seen
-    ]
     facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
     pages = (
         write_page(
@@ -251,7 +244,6 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
             predictions_page([*map(ResultRow.from_result, predictions)], predictions, facts),
         ),
         write_page(tmp_path / "comparison.html", comparison_page(same)),
-        write_page(tmp_path / "again.html", review_comparison_page("new.safetensors", again, seen, None)),
     )
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -16,7 +16,7 @@ from flawscope.methods.patchcore.memory_bank import BankView
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
-CONFIG = Config(size="32x48", neighbourhood=1)
+CONFIG = Config(size="32x48", neighbourhood=1, layers="joined")
 
 
 def pictures(count: int, seed: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,17 +18,19 @@ class Config(PatchSettings):
     """
 
     # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
-    size: str = "256+384"
+    size: str = "256+512"
     dimensions: int | None = None  # pool each patch to so many numbers; None: plain concatenation
     ratio: float = 0.1  # of all patches kept in the memory bank (3.2)
-    fine_ratio: float = 0.03  # the same for the larger ones of several sizes
+    fine_ratio: float = 0.003  # the same for the larger ones of several sizes
     count: int | None = None  # that many instead of a ratio
     cap: int = 30_000  # never more, at each size
     # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
     augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
     # of the stages: one bank for all, joined to one vector; each: a bank for each, and the mean of the
     # distances; apart: joined at the smallest size, and at larger ones a bank for each, on its own grid
-    layers: Literal["joined", "each", "apart"] = "joined"
+    layers: Literal["joined", "each", "apart"] = "apart"
+    # of several maps, on one scale: the largest counts, or the root of the sum of their squares
+    fusion: Literal["maximum", "norm"] = "norm"
     distance: Literal["euclidean", "cosine"] = "euclidean"  # of patches; cosine: 1 - cos
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     # the map's maximum, Eq. 7, the farthest patch's distance, or means of the highest 1 % of the patches
@@ -41,6 +43,7 @@ class Config(PatchSettings):
     shards: int | None = None  # that pictures are streamed in; None: as memory asks
 
     SIZES: ClassVar[int] = 4
+    UNSTORED: ClassVar[Mapping[str, Any]] = {"fusion": "maximum"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"

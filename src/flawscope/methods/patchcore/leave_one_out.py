@@ -10,7 +10,7 @@ All pictures of one part, a group, are left out together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, BankView
 from flawscope.methods.patchcore.model import Model, top_count, top_mean
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
+from flawscope.methods.task import Fitted, LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
@@ -169,6 +170,35 @@ class LeftOutPicture:
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
 
+class LeaveOutOfBanks(LeaveOut):
+    """Leaves groups out of the banks by selecting these anew. selections: of each view's bank, by position,
+    or of position 0 alone; scored: by number, what was left out already."""
+
+    has_bound = True
+    model: Model
+
+    def __init__(
+        self,
+        job: FitJob,
+        fitted: Fitted,
+        selections: Mapping[int, Sequence[SelectedBank]],
+        scored: Mapping[int, LeftOutPicture],
+    ):
+        super().__init__(job.model, fitted, job.task.groups, job.first_group)
+        self.selections, self.scored, self.located = selections, scored, job.model.positions is not None
+        self.exact_positions = [*selections] if self.located else []
+
+    def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+        selections = self.selections.get(position if self.located else 0)
+        if selections is None or group not in self.learnt:
+            return self.bound(group, features, inside, position)
+        return score_left_out(selections, features, self.first_group + group, inside).combine(self.model)
+
+    def score_number(self, number: int) -> LeftOut | None:
+        picture = self.scored.get(number)
+        return None if picture is None else picture.combine(self.model)
+
+
 @dataclass(frozen=True)
 class GoodValues:
     """Leave-one-out values of the good pictures, [N] each. strengths: [N, sizes], each size's own score."""
@@ -275,10 +305,11 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
-    """The highest of the sizes' fences on the scale of the scores, from strengths `[N, sizes]`: beyond it a
-    picture is far out at any size."""
+    """The maps' fences, joined as the maps are, from strengths `[N, maps]`: beyond it a picture is far out in
+    any."""
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
     part = slice(0, 2) if model.config.score in ("map", "map_top") else slice(2, 4)
-    return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
+    normal = model.normal[:, part].double().cpu()
+    return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,8 +21,8 @@ class Model(PatchDetector):
     at several, by one memory bank a size or one for each stage of the backbone.
 
     With several sizes the picture comes at the largest and is reduced here for the others. The map of each
-    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`). At each pixel
-    the largest counts, so that a defect needs to stand out in one of the maps only.
+    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`), and all are
+    joined (`fuse`).
     """
 
     METHOD = METHOD
@@ -83,13 +84,13 @@ class Model(PatchDetector):
         return self.combine(scores, distances, inside)
 
     def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Patches of the largest size less their nearest bank elements."""
-        largest, cells = self.views[-1], []
-        for view, part in zip(self.views, self.parts(self.embed(images)), strict=True):
-            if view.size == largest.size:
-                away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
-                same = view.grid == largest.grid
-                cells.append(away if same else F.interpolate(away, largest.grid, mode="bilinear"))
+        """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
+        pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
+        largest = [(view, part) for view, part in pairs if view.size == self.views[-1].size]
+        grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
+        for view, part in largest:
+            away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
+            cells.append(away if view.grid == grid else F.interpolate(away, grid, mode="bilinear"))
         return torch.cat(cells, 1)
 
     def score_at(
@@ -109,13 +110,12 @@ class Model(PatchDetector):
         values = self.values_by_map(distances)
         maps = [view.anomaly_map(d) for view, d in values]
         normal = [self.normal[v] for v in range(len(maps))]
+        drawn, lowest = maps[0], maps[0].new_zeros(())
         if len(maps) > 1:
-            maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
-        # pixels that do not count get the lowest value of a map, as if every patch were in the bank
-        lowest = (
-            torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
-        )
-        drawn = torch.where(self.roi if inside is None else inside, torch.stack(maps).amax(0), lowest)
+            drawn = self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
+            # pixels that do not count get the lowest value of a map, as if every patch were in the bank
+            lowest = self.fuse([-n[0] / n[1] for n in normal])
+        drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         if self.config.score == "map_top":
@@ -125,6 +125,13 @@ class Model(PatchDetector):
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
+
+    def fuse(self, maps: Sequence[Tensor]) -> Tensor:
+        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of squares
+        of what lies above an ordinary good picture's."""
+        if self.config.fusion == "maximum":
+            return torch.stack(list(maps)).amax(0)
+        return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
 
     def values_by_map(self, distances: Sequence[Tensor]) -> list[tuple[BankView, Tensor]]:
         """Per map a view and its values `[B, P]`: the distances, or their mean over the stages of a size."""
@@ -146,7 +153,7 @@ class Model(PatchDetector):
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
-        were. While a model is fitted, `Fitted.left_out` does better."""
+        were. While a model is fitted, `LeaveOutOfBanks` does better."""
         if self.positions is not None:
             return self.at_position(0).left_out(features, group, kept, inside)
         scores, distances = [], []
