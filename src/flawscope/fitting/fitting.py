@@ -331,6 +331,8 @@ def _notes(
         notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
     if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
+    if old is not None and old.manifest.kinds is not None:
+        notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
     if found is not None and (warning := found.warning()) is not None:
         steps = "more --steps or --minutes, " if method.learns_in_steps else ""
         notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")

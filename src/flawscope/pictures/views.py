@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -297,6 +297,13 @@ class Views:
         """Position of a view in its frame: 0 of the whole, then of the tiles."""
         return number
 
+    def placement(self, number: int) -> Geometry:
+        """Where a view lies in the picture."""
+        if not number or self.grid is None:
+            return self.placed
+        (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
+        return replace(self.geometry, size=self.grid.tile, offset=(down - y, across - x))
+
     def view_numbers(self) -> list[int]:
         """Numbers of the views with pixels that count."""
         region, grid = self.region, self.grid
@@ -384,6 +391,10 @@ class SeveralViews(Views):
 
     def position(self, number: int) -> int:
         return number % len(self.parts[0])
+
+    def placement(self, number: int) -> Geometry:
+        each = len(self.parts[0])
+        return self.parts[number // each].placement(number % each)
 
     def view_numbers(self) -> list[int]:
         each = len(self.parts[0])
