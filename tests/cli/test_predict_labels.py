@@ -101,7 +101,6 @@ def test_labels_as_they_are_written_are_no_ground_truth(
     [
         ([], "--labels needs a folder for its files: add --out DIR"),
         (["--out", "table.csv"], "--labels needs a folder for its files: add --out DIR"),
-        (["--out", "t.csv", "--server", "http://127.0.0.1:9"], "--labels is not for --server"),
         (["--out", "o", "--cluster", "local"], "--labels is not for --cluster, no labels are written"),
     ],
 )

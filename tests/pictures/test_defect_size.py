@@ -36,8 +36,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 def test_what_scaling_leaves_of_a_defect() -> None:
-    assert pixels_left(20, LARGE) == pytest.approx(1.28)  # 384 of 6000: the side that is reduced most
-    assert pixels_left(20, LARGE, (512, 768)) == pytest.approx(2.56)
+    assert pixels_left(20, LARGE) == pytest.approx(512 / 300)  # 512 of 6000: the side that is reduced most
+    assert pixels_left(20, LARGE, (768, 1152)) == pytest.approx(3.84)
 
 
 def test_tiles_show_the_defect_just_large_enough() -> None:
@@ -52,11 +52,11 @@ def test_tiles_show_the_defect_just_large_enough() -> None:
 
 
 def test_no_tiles_where_whole_pictures_show_it() -> None:
-    enough = MIN_PIXELS * 6000 / 384
+    enough = MIN_PIXELS * 6000 / 512
     assert choose_tile(enough, [LARGE]) is None
     assert choose_tile(enough - 1, [LARGE]) is not None
-    assert choose_tile(MIN_PIXELS, [(384, 384), (200, 300)]) is None
-    assert choose_tile(MIN_PIXELS, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
+    assert choose_tile(MIN_PIXELS, [(512, 512), (200, 300)]) is None
+    assert choose_tile(MIN_PIXELS, [(512, 512), LARGE]) is not None  # one picture that needs them is enough
     assert choose_tile(20, [LARGE], whole=(4000, 6000)) is None
     assert choose_tile(4, [(400, 6000), LARGE]) == (256, 0.5)  # a tile fits into every picture
     assert choose_tile(MIN_PIXELS, [(400, 6000), LARGE]) == (400, 1.0)
@@ -74,14 +74,14 @@ def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
 
 def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost() -> None:
     assert reduction_remark([(3000, 4000), LARGE]) == (
-        "pictures are 6000x4000: at the default size, 384 px, a defect of 20 px has 1.3 px left",
+        "pictures are 6000x4000: at the default size, 512 px, a defect of 20 px has 1.7 px left",
         "give fit --min-defect 20px, or --tile",
     )
-    assert reduction_remark([(1535, 1535)]) is None  # less than four times
-    assert reduction_remark([(1536, 100)]) is not None
+    assert reduction_remark([(2047, 2047)]) is None  # less than four times
+    assert reduction_remark([(2048, 100)]) is not None
     assert reduction_remark([]) is None
     message, _ = reduction_remark([LARGE], network=(768, 1024)) or ("", "")
     assert message == "pictures are 6000x4000: at size 768x1024 a defect of 20 px has 3.4 px left"
-    for side in (1536, 4000, 12000):  # who follows the remark gets tiles
+    for side in (2048, 4000, 12000):  # who follows the remark gets tiles
         assert reduction_remark([(side, side)])
         assert choose_tile(SMALL, [(side, side)])

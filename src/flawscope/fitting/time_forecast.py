@@ -26,7 +26,7 @@ from flawscope.pictures.light import light_variations
 from flawscope.progress import format_duration
 
 LONG_FIT, LONG_PICTURE = 120.0, 1.0  # seconds from which on a shorter way is named
-DEFAULT_SIZE = 384  # the larger of PatchCore's two
+DEFAULT_SIZE = 512  # the larger of PatchCore's two
 
 
 @dataclass(frozen=True)

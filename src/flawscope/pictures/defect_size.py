@@ -27,7 +27,7 @@ Size = tuple[int, int]
 
 MIN_PIXELS = 16.0  # of a defect at the network, pixels
 MAX_ENLARGEMENT = 2.0  # times
-DEFAULT_SIZE = (384, 384)  # the larger of PatchCore's two
+DEFAULT_SIZE = (512, 512)  # the larger of PatchCore's two
 TILE_SIZE = 512  # of a tile at the network
 MIN_REMARKED_REDUCTION = 4.0  # times reduced: from here on a picture deserves a remark
 SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of

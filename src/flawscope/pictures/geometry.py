@@ -71,6 +71,14 @@ class Geometry:
             return float(x.min()), float(y.min()), float(x.max()), float(y.max())
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
+    def locate(
+        self, y: NDArray[np.float64], x: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points of the picture in the network's view, y and x, not clipped."""
+        if self.matrix is not None:
+            return self._to_view(y, x)
+        return y * self.scale[0] + self.offset[0], x * self.scale[1] + self.offset[1]
+
     def with_picture_size(self, picture_size: tuple[int, int]) -> Geometry:
         """Geometry of the same view, of the picture scaled to another size."""
         (sy, sx), (height, width) = self.scale, self.picture_size

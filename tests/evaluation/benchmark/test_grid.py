@@ -108,7 +108,7 @@ def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(
 ) -> None:
     base = names(plan_grid(two, categories="grid"))
     assert names(plan_grid(two, categories="all", seeds="0,1"))[0] == base[0]
-    assert names(plan_grid(two, categories="grid", sets=["patchcore.size=256+384"])) == base  # the default
+    assert names(plan_grid(two, categories="grid", sets=["patchcore.size=256+512"])) == base  # the default
     moved = tmp_path / "elsewhere"
     shutil.copytree(two, moved)
     assert names(plan_grid(moved, categories="grid")) == base

@@ -31,7 +31,7 @@ def cell(category: str, method: str, seed: int) -> Cell:
 def document(value: float | None, **changed: Any) -> dict[str, Any]:
     return {
         "evaluation": {"metrics": dict.fromkeys(METRICS, value), "left_out": 0},
-        "settings": {"size": "256+384", "seed": 0},
+        "settings": {"size": "256+512", "seed": 0},
         "fit": {"seconds": 2.0, "resumed": False},
         "evaluate": {"seconds": 1.0},
         "peak_memory": 2**30,
