@@ -133,7 +133,6 @@ class Prediction:
     parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
-    mm_per_pixel: millimetres that a pixel of the picture is long; None: not known.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -152,7 +151,6 @@ class Prediction:
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
-    mm_per_pixel: float | None = None
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -240,7 +238,7 @@ class Prediction:
     def regions(self) -> tuple[Region, ...]:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
-        geometry, (sy, sx), scale = self.geometry, self.geometry.scale, self.mm_per_pixel
+        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for rows, columns in self.region_pixels:
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
@@ -250,7 +248,7 @@ class Prediction:
                     area=float(len(rows) / (sy * sx)),
                     peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
-                    **({} if scale is None else measure_region(rows, columns, geometry, scale)),
+                    **measure_region(rows, columns, geometry),
                 )
             )
         return tuple(found)
