@@ -1,4 +1,4 @@
-"""Judges the private test pictures of MVTec AD 2, whose ground truth only its evaluation server has, and writes
+"""Judge the private test pictures of MVTec AD 2, whose ground truth only its evaluation server has, and write
 the folder that the server takes.
 
     python examples/submission.py models/can.safetensors mvtec_ad_2/can submission
