@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "watch": "judge pictures as they appear in a folder",
     "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
+    "kinds": "name kinds of defects, by labelled pictures",
     "export": "a copy that needs no torch, .onnx",
     "simulate": "put defects on good pictures, to look at them",
     "info": "what a model is and where it came from",

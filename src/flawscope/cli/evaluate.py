@@ -111,7 +111,7 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = TableWriter(args.out, aligned=result.aligned)
+        table = TableWriter(args.out, kinds=result.names_kinds, aligned=result.aligned)
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
@@ -132,8 +132,9 @@ def _write_results(
     from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
-    kinds: dict[str, Any] = {"aligned": result.aligned, "inputs": [item.path for item in dataset.test]}
-    results = ResultsFolder(folder, dataset.root, say, maps=args.maps or "png16", **kinds)
+    inputs = [item.path for item in dataset.test]
+    columns = {"kinds": result.names_kinds, "aligned": result.aligned}
+    results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())

@@ -88,8 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if inputs.total:
         paths = [path for path in inputs.sources if isinstance(path, Path)]
         root = common_folder([path for path in paths if path not in inputs.errors])
-    kinds = {"products": summary.products, "aligned": summary.aligned}
-    results = output.Output(args, root, inputs=paths, parts=summary.parts, **kinds)
+    results = output.Output(args, root, inputs=paths, columns=summary.columns, parts=summary.parts)
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:

@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = common.load_model(args, args.model)
     summary, stream = Summary(predictor), common.stream_of(predictor, args.product)
-    kinds = {"products": summary.products, "aligned": summary.aligned}
-    rows = PendingRows(TableWriter(args.csv, append=True, **kinds)) if args.csv else None
+    rows = PendingRows(TableWriter(args.csv, append=True, **summary.columns)) if args.csv else None
     say = common.say_unless_quiet(args)
     say(_start_line(arrivals, len(judged)))
     watching = WatchLoop(

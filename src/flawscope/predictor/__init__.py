@@ -27,6 +27,7 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.listing import refuse_masks
 from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.views import RegionOfInterest, Views
+from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PartCollector as PartCollector
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
@@ -113,6 +114,7 @@ class Predictor:
             )
         self.artefact = artefact
         self.session = session
+        self.kind_classifier = artefact.kind_classifier()
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
@@ -250,7 +252,7 @@ class Predictor:
         try:
             if len(leave_out) == 0:
                 return source, self.see(source, from_bgr(source) if bgr else source)
-            picture = read_picture(source, bgr, leave_out)
+            picture = read_picture(source, bgr, leave_out, self.manifest.preprocess.decode)
             return source, picture if isinstance(picture, InputError) else self.see(source, picture)
         except InputError as error:
             return source, error
@@ -268,7 +270,7 @@ class Predictor:
 
     def _run_views(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
         fusion = self.manifest.fusion
-        if fusion is None:
+        if fusion is None and self.manifest.preprocess.channels is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
         answers = (views.predict(run, fusion, self.session.batch) for views in several)
@@ -284,7 +286,22 @@ class Predictor:
             scores, maps = self._run_views([one[0] for one in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
             return memory_errors(batch, error)
-        return self.decide(batch, scores, maps)
+        decided = self.decide(batch, scores, maps)
+        return [
+            (source, self._name_kinds(found, *one))
+            for (source, found), one in zip(decided, batch, strict=True)
+        ]
+
+    def _name_kinds(
+        self, found: Prediction | InputError, source: PictureSource, loaded: LoadResult
+    ) -> Prediction | InputError:
+        """Names the kinds of the regions' defects, in a model that knows some."""
+        if self.kind_classifier is None or isinstance(found, InputError) or isinstance(loaded, InputError):
+            return found
+        try:
+            return name_kinds(self, self.kind_classifier, loaded[0], found)
+        except (InputError, MemoryError) as error:
+            return InputError(error_reason(error, f"{source!s:.200}"))
 
     def _judge_parts(self, source: PictureSource, one: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
@@ -295,7 +312,8 @@ class Predictor:
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
-        return with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
+        found = with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
+        return self._name_kinds(found, source, one)
 
     def decide(
         self,

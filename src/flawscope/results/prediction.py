@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.kinds import KindSet, describe_kinds
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
@@ -36,9 +37,9 @@ class Region:
     """A connected part of the mask, in the pixels of the picture (x to the right, y down).
 
     box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
-    centroid: x, y. kinds: kinds of defects that it may be of, likeliest first; empty: something new; None:
-    the model names none. length_mm, width_mm: sides of the smallest rectangle around it, at any angle;
-    area_mm2: its area; None: how long a pixel is was not said.
+    centroid: x, y. kinds: of defects that it may be of, likeliest first; empty: something new; None: the
+    model names none. kind_p_values: of all kinds by name, 0..1. length_mm, width_mm: sides of the smallest
+    rectangle around it, at any angle; area_mm2: its area; None: how long a pixel is was not said.
     """
 
     box: tuple[float, float, float, float]
@@ -46,9 +47,15 @@ class Region:
     peak: float
     centroid: tuple[float, float]
     kinds: tuple[str, ...] | None = None
+    kind_p_values: Mapping[str, float] = field(default_factory=dict, hash=False)
     length_mm: float | None = None
     width_mm: float | None = None
     area_mm2: float | None = None
+
+    @property
+    def kinds_text(self) -> str:
+        """The kinds for a person; empty: the model names none."""
+        return "" if self.kinds is None else describe_kinds(self.kinds)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -56,8 +63,13 @@ class Region:
             "area": round(self.area, 2),
             "peak": self.peak,
             "centroid": [round(v, 2) for v in self.centroid],
+            **({} if self.kinds is None else self._kind_entries(self.kinds)),
             **({} if self.length_mm is None else self._size_entries()),
         }
+
+    def _kind_entries(self, kinds: tuple[str, ...]) -> dict[str, Any]:
+        p_values = {name: float(f"{p:.3g}") for name, p in self.kind_p_values.items()}
+        return {"kinds": [*kinds], "kind_p_values": p_values}
 
     def _size_entries(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("length_mm", "width_mm", "area_mm2")}
@@ -133,6 +145,7 @@ class Prediction:
     parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
+    region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
     mm_per_pixel: millimetres that a pixel of the picture is long; None: not known.
     """
 
@@ -152,6 +165,7 @@ class Prediction:
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
+    region_kinds: tuple[KindSet, ...] = ()
     mm_per_pixel: float | None = None
 
     def noticing(self, *findings: Finding) -> Prediction:
@@ -241,7 +255,7 @@ class Prediction:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
         geometry, (sy, sx), scale = self.geometry, self.geometry.scale, self.mm_per_pixel
-        for rows, columns in self.region_pixels:
+        for number, (rows, columns) in enumerate(self.region_pixels):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
@@ -250,6 +264,7 @@ class Prediction:
                     area=float(len(rows) / (sy * sx)),
                     peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
+                    **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
                     **({} if scale is None else measure_region(rows, columns, geometry, scale)),
                 )
             )
@@ -269,7 +284,17 @@ class Prediction:
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
         numbered = self.found_parts is not None
-        return drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered), marked
+        heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered)
+        return drawing.draw_names(heat, self._named_places(heat.shape[:2])), marked
+
+    def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
+        """Lower left corners x, y of the strongest regions' boxes in the picture scaled to (H, W), and their
+        kinds; none where the model names none."""
+        if not self.region_kinds:
+            return []
+        down, across = (side / whole for side, whole in zip(size, self.geometry.picture_size, strict=True))
+        some = self.regions[:MAX_SHOWN_REGIONS]
+        return [(one.box[0] * across, one.box[3] * down, one.kinds_text) for one in some]
 
     def drawing_facts(self) -> dict[str, Any]:
         """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
@@ -379,7 +404,11 @@ def prediction_html(prediction: Prediction, caption: str = "", source: PictureSo
         *([escape(caption)] if caption else []),
         *([f"<code>{html.escape_text(name)}</code>"] if name else []),
     ]
-    boxes = [f"({', '.join(f'{v:.0f}' for v in region.box)})" for region in prediction.regions]
+    boxes = [
+        f"({', '.join(f'{v:.0f}' for v in region.box)})"
+        + (f" {escape(region.kinds_text)}" if region.kinds_text else "")
+        for region in prediction.regions
+    ]
     if boxes:
         more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
         words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")
