@@ -106,7 +106,11 @@ def test_values_that_lie_without_a_gap_are_unpacked(bits):
         single = values[:, :, :channels, None] >> np.arange(bits)[::-1] & 1
         lines = np.packbits(single.reshape(5, -1), axis=1)
         data = tiff(lines[:, :, None], bits=bits)
-        for tag, before, after in ((256, lines.shape[1], 7), (277, 1, channels), (262, 1, (channels + 1) // 2)):
+        for tag, before, after in (
+            (256, lines.shape[1], 7),
+            (277, 1, channels),
+            (262, 1, (channels + 1) // 2),
+        ):
             field = struct.pack("<HHI", tag, 3, 1)
             assert field + struct.pack("<H", before) in data
             data = data.replace(field + struct.pack("<H", before), field + struct.pack("<H", after))

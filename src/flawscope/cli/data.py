@@ -149,7 +149,7 @@ def _find_suspects(
     far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
     `calibrate` replaces the scores), the picture cannot be judged.
     """
-    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.pictures.decoding import pixel_hash
     from flawscope.predictor import load
 
     predictor = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
@@ -160,7 +160,7 @@ def _find_suspects(
     found, fresh, unknown = [], [], 0
     for item in dataset.train:
         try:
-            digest = pixel_hash(decode(item.path))
+            digest = pixel_hash(manifest.preprocess.decode(item.path))
         except InputError:
             continue  # the report above names it
         if digest in own:
@@ -180,7 +180,7 @@ def _find_suspects(
 
 def _export(args: argparse.Namespace) -> int:
     """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
-    from flawscope.pictures.decoding import decode
+    from flawscope.pictures.channels import first_view
     from flawscope.results.labels import coco_document
     from flawscope.results.review import proposed_mask, read_review_pictures
 
@@ -199,7 +199,7 @@ def _export(args: argparse.Namespace) -> int:
         for done, one in enumerate(every, start=1):
             try:
                 mask = proposed_mask(one) if one.row.decision == ANOMALOUS else None
-                size = decode(one.path).shape[:2] if mask is None else mask.shape
+                size = first_view(one.path)[0].shape[:2] if mask is None else mask.shape
                 parts = [] if mask is None else _connected_parts(mask)
                 yield LabelledPicture(one.name, one.path, one.row, size, parts)
             except InputError as error:

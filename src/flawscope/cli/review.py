@@ -140,7 +140,7 @@ def _judge_copies(
     """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
     from flawscope.datasets import Item
     from flawscope.evaluation.report.pages import ReviewedPicture
-    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.pictures.decoding import pixel_hash
     from flawscope.results.review import DEFECT
 
     known = {picture.hash for picture in predictor.manifest.pictures}
@@ -155,7 +155,7 @@ def _judge_copies(
         yield ReviewedPicture(
             name=one.name,
             defective=decision == DEFECT,
-            learnt=pixel_hash(decode(path)) in known,
+            learnt=pixel_hash(predictor.manifest.preprocess.decode(path)) in known,
             called_before=one.row.decision == "anomalous",
             severity_before=one.row.severity or 0.0,
             score_before=one.row.score or 0.0,

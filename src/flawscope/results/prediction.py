@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
-from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
@@ -286,7 +287,7 @@ class Prediction:
         """
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
+        shown = displayed(self.path or "" if picture is None else picture)
         return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
 
     @property
@@ -362,7 +363,7 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
     try:
         if picture_source is None:
             raise InputError("not known")
-        picture = html.shrink(to_eight_bits(decode(picture_source)))
+        picture = html.shrink(displayed(picture_source))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return (

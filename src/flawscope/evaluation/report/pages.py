@@ -155,7 +155,7 @@ def check_page(dataset: Dataset, report: CheckReport) -> str:
     """The page of `data check --out`: a picture of each form that was met, with what is marked in it.
     InputError: Jinja2 or WebP is missing."""
     require_libraries(plots=False)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for form in report.forms[:MAX_ROWS]:
         picture, _ = first_view(form.item.path)
         height, width = picture.shape[:2]
