@@ -53,8 +53,8 @@ def through_tool(form: str, out: Path, root: Path) -> int:
         shapes = 0
         for file in (out / "labels").rglob("*.json"):
             document = json.loads(file.read_text())
-            picture = next((root / "bad").rglob(document["imagePath"]))
-            assert file.relative_to(out / "labels") == picture.relative_to(root / "bad").with_suffix(".json")
+            picture = root / "bad" / file.relative_to(out / "labels").with_suffix(".png")
+            assert picture.name == document["imagePath"]
             shutil.copy(file, picture.parent)
             shapes += len(document["shapes"])
         return shapes
