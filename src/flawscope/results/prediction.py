@@ -17,7 +17,8 @@ from flawscope.calibration.kinds import KindSet, describe_kinds
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
-from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
@@ -339,7 +340,7 @@ class Prediction:
         """
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
+        shown = displayed(self.path or "" if picture is None else picture)
         return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
 
     @property
@@ -419,7 +420,7 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
     try:
         if picture_source is None:
             raise InputError("not known")
-        picture = html.shrink(to_eight_bits(decode(picture_source)))
+        picture = html.shrink(displayed(picture_source))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return (
