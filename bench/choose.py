@@ -11,8 +11,10 @@ printed beside, and choose nothing.
 A setting names its looks at a picture: `lite0 256 .1, lite0 512 2000 fine` is EfficientNet-Lite0 at 256 px
 with a tenth of the patches in the memory bank, and at 512 px with 2,000 of stage 2 alone. The patches are
 `joined` (stages 2 and 3 at stride 8, the default), `fine` (stage 2), `coarse` (stage 3, stride 16), `half`
-(stages 2 and 3 at stride 16), or `scaled` (joined, every channel divided by its spread in good patches). The
-largest of the looks' maps counts, with `mean: ...` their mean; `sigma 6: ...` smooths them by 6 pixels;
+(stages 2 and 3 at stride 16), `scaled` (joined, every channel divided by its spread in good patches), `three`
+(joined, the mean distance of the three nearest elements), or `residual` (joined, the distance from the
+subspace of so many principal components). The largest of the looks' maps counts, with `mean: ...` their mean,
+with `norm: ...` the root of the sum of their squares, of what is above 0; `sigma 6: ...` smooths by 6 pixels;
 `deviation: ...` divides them by their standard deviation in good pictures, not by how far the highest
 hundredth lies above the mean. `lite0-imagenet` has the mean and spread of ImageNet's colours in place of the
 network's own, which are 0.5. Times are beside that of the default until these measurements.
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -70,114 +72,65 @@ def looks_of(setting: str) -> list[Look]:
     return [Look(w[0], int(w[1]), *w[2:]) for w in words]
 
 
+JOINS: dict[str, Callable[[Sequence[Floats]], Floats]] = {
+    "maximum": lambda maps: np.maximum.reduce(maps),
+    "mean": lambda maps: np.add.reduce(maps) / np.float32(len(maps)),
+    "norm": lambda maps: np.sqrt(sum(np.square(np.maximum(one, 0)) for one in maps)),
+}
+
+
 class Options(NamedTuple):
     """How the maps of a setting's looks are made and brought together."""
 
     sigma: float  # pixels that they are smoothed by at each look's size
-    averaged: bool
+    join: str  # maximum, mean or norm
     by_deviation: bool
 
     @classmethod
     def of(cls, setting: str) -> Options:
         words = setting.split(": ")[0].split() if ": " in setting else []
         sigma = float(words[words.index("sigma") + 1]) if "sigma" in words else SIGMA
-        return cls(sigma, "mean" in words, "deviation" in words)
+        join = next((word for word in words if word in JOINS), "maximum")
+        return cls(sigma, join, "deviation" in words)
 
 
 SETTINGS = [
     BEFORE,
     "lite0 256 .1, lite0 384 .03",
+    "lite0 256 .03, lite0 384 .01",
+    "lite0 256 2000, lite0 384 2000",
     "lite0 256 .1, lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0 256 .1, lite0 512 4000 coarse, lite0 512 4000 fine",
+    "lite0 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 2000, lite0 512 2000 fine",
+    "lite0 256 2000, lite0 512 2000",
+    "lite0 256 2000, lite0 512 2000 half",
+    "lite0 256 2000, lite0 384 2000, lite0 512 2000",
+    "lite0 384 2000, lite0 512 2000",
+    "lite0 512 4000",
+    "lite0 512 2000 coarse, lite0 512 2000 fine",
+    "lite0 256 2000 coarse, lite0 256 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0 256 2000, lite0 384 2000 coarse, lite0 384 2000 fine",
     "lite0 384 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0 256 2000, lite0 384 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0 256 2000, lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0 256 .03, lite0 384 .01",
-    "lite0 256 .03, lite0 512 .01",
-    "lite0 256 .03, lite0 384 .01, lite0 512 .01",
-    "lite0 256 4000, lite0 384 4000",
-    "lite0 256 2000, lite0 384 2000",
-    "lite0 256 1000, lite0 384 1000",
-    "lite0 256 4000, lite0 512 4000",
-    "lite0 256 2000, lite0 512 2000",
-    "lite0 256 1000, lite0 512 1000",
-    "lite0 384 2000, lite0 512 2000",
-    "lite0 256 2000, lite0 448 2000",
-    "lite0 256 2000, lite0 448 4000 half",
-    "lite0 256 4000, lite0 384 4000, lite0 512 4000",
-    "lite0 256 2000, lite0 384 2000, lite0 512 2000",
-    "lite0 256 1000, lite0 384 1000, lite0 512 1000",
-    "lite0 512 4000",
-    "lite0 512 2000",
-    "lite0 512 4000 half",
-    "lite0 256 4000, lite0 512 4000 half",
-    "lite0 256 2000, lite0 512 2000 half",
-    "lite0 256 2000, lite0 384 2000, lite0 512 2000 half",
-    "lite0 256 4000, lite0 512 4000 fine",
-    "lite0 256 2000, lite0 512 2000 fine",
-    "lite0 256 2000, lite0 384 2000, lite0 512 2000 fine",
-    "lite0 256 2000, lite0 384 2000 fine, lite0 512 2000 fine",
-    "lite0 256 2000, lite0 512 2000 coarse",
-    "lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0-imagenet 256 2000, lite0-imagenet 384 2000",
-    "lite0-imagenet 256 2000, lite0-imagenet 512 2000",
-    "lite0 256 2000 coarse, lite0 256 2000 fine",
-    "lite0 384 2000 coarse, lite0 384 2000 fine",
-    "lite0 512 1000 coarse, lite0 512 1000 fine",
-    "lite0 512 4000 coarse, lite0 512 4000 fine",
-    "lite0 256 2000 coarse, lite0 512 2000 fine",
-    "lite0 256 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0 384 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0 256 2000 coarse, lite0 256 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "mean: lite0 256 2000 coarse, lite0 256 2000 fine",
-    "mean: lite0 384 2000 coarse, lite0 384 2000 fine",
-    "mean: lite0 512 1000 coarse, lite0 512 1000 fine",
-    "mean: lite0 512 4000 coarse, lite0 512 4000 fine",
-    "mean: lite0 256 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "mean: lite0 384 2000 coarse, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "mean: lite0 256 2000 coarse, lite0 256 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "mean: lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "lite2 384 2000 coarse, lite2 384 2000 fine",
-    "lite2 512 2000 coarse, lite2 512 2000 fine",
-    "lite2 384 2000 coarse, lite2 384 2000 fine, lite2 512 2000 coarse, lite2 512 2000 fine",
-    "mean: lite2 384 2000 coarse, lite2 384 2000 fine",
-    "mean: lite2 512 2000 coarse, lite2 512 2000 fine",
-    "mean: lite2 384 2000 coarse, lite2 384 2000 fine, lite2 512 2000 coarse, lite2 512 2000 fine",
-    "lite0 384 2000, lite0 512 2000 half",
-    "lite0 384 4000, lite0 512 4000 half",
-    "lite0 384 4000, lite0 512 4000",
     "mean: lite0 256 .1, lite0 384 .03",
-    "mean: lite0 256 2000, lite0 512 2000",
-    "mean: lite0 256 2000, lite0 512 2000 half",
-    "mean: lite0 384 2000, lite0 512 2000",
-    "mean: lite0 384 2000, lite0 512 2000 half",
-    "mean: lite0 256 2000, lite0 384 2000, lite0 512 2000",
-    "mean: lite0 256 2000, lite0 384 2000, lite0 512 2000 half",
-    "mean: lite0 512 2000 coarse, lite0 512 2000 fine",
     "mean: lite0 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
-    "sigma 6: lite0 512 4000 half",
-    "sigma 8: lite0 512 4000 half",
-    "sigma 8: lite0 512 4000",
+    "mean: lite0 384 2000 coarse, lite0 384 2000 fine, lite0 512 2000 coarse, lite0 512 2000 fine",
     "sigma 3: lite0 256 2000, lite0 512 2000",
     "sigma 6: lite0 256 2000, lite0 512 2000",
-    "lite2 256 2000, lite2 384 2000",
-    "lite2 256 2000, lite2 512 2000",
-    "lite2 256 1000, lite2 512 1000",
-    "lite2 256 2000, lite2 384 2000, lite2 512 2000",
-    "lite2 256 2000, lite0 512 2000",
-    "lite2 256 2000, lite0 512 2000 fine",
-    "lite2 256 2000, lite0 512 2000 half",
-    "lite2 384 2000, lite2 512 2000",
+    "norm: lite0 256 .1, lite0 384 .03",
+    "norm: lite0 256 .03, lite0 384 2000 coarse, lite0 384 2000 fine",
+    "norm: lite0 256 .1, lite0 512 2000 coarse, lite0 512 2000 fine",
+    "norm: lite0 256 .1, lite0 512 4000 coarse, lite0 512 4000 fine",
+    "norm: lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite1 256 2000, lite1 384 2000",
-    "lite1 256 2000, lite1 512 2000",
-    "lite1 256 2000, lite1 384 2000, lite1 512 2000",
-    "lite0 320 2000, lite0 512 2000",
-    "lite2 320 2000, lite2 512 2000",
+    "lite2 256 2000, lite2 384 2000",
+    "lite2 256 2000, lite2 384 2000, lite2 512 2000",
+    "norm: lite2 256 2000, lite2 512 2000 coarse, lite2 512 2000 fine",
+    "norm: lite2 256 2000, lite0 512 2000 coarse, lite0 512 2000 fine",
     "lite0 256 2000 scaled, lite0 384 2000 scaled",
-    "lite0 256 2000 scaled, lite0 512 2000 scaled",
+    "lite0 256 2000 three, lite0 384 2000 three",
+    "lite0 256 64 residual, lite0 384 64 residual",
 ]
 
 
@@ -318,33 +271,51 @@ def search_look(work: Path, name: str, pictures: Mapping[str, Pictures], looks: 
         scale = points.std(0).clamp(min=1e-6) if kind == "scaled" else torch.ones(())
         points = points / scale if kind == "scaled" else points
         counts = {look.bank: look.elements(len(points)) for look in looks if look.patches == kind}
-        bank = points[coreset.select(points, max(counts.values())).indices]
+        if kind != "residual":
+            bank = points[coreset.select(points, max(counts.values())).indices]
         arrays: dict[str, Any] = {"seconds": time.perf_counter() - began, "learnt": len(points)}
         for which in shown:
             queries = shown[which].pop(kind)
-            away = nearest(queries.flatten(0, 1) / scale, bank, sorted(set(counts.values())))
+            flat, wanted = queries.flatten(0, 1) / scale, sorted(set(counts.values()))
+            if kind == "residual":
+                away = residuals(flat, points, wanted)
+            else:
+                away = nearest(flat, bank, wanted, 3 if kind == "three" else 1)
             for text, count in counts.items():
                 arrays[f"{which} {text}"] = away[count].view(queries.shape[:2]).numpy()
         np.savez(_file(work, name, looks[0]._replace(patches=kind)), **arrays)
 
 
-def nearest(queries: Any, bank: Any, counts: Sequence[int]) -> dict[int, Any]:
-    """Distances [Q] to the nearest of the bank's first elements, for so many of them each."""
+def residuals(queries: Any, points: Any, counts: Sequence[int]) -> dict[int, Any]:
+    """Distances [Q] from the subspace of the points' first principal components, for so many of them each."""
+    import torch
+
+    centre = points.mean(0)
+    values, vectors = torch.linalg.eigh((points - centre).T @ (points - centre))
+    along = ((queries - centre) @ vectors).square()
+    return {count: along[:, : len(values) - count].sum(1).sqrt() for count in counts}
+
+
+def nearest(queries: Any, bank: Any, counts: Sequence[int], few: int = 1) -> dict[int, Any]:
+    """Mean distances [Q] to the `few` nearest of the bank's first elements, for so many of them each."""
     import torch
 
     made, start = {}, 0
     centre = bank.mean(0)
     queries, bank = queries - centre, bank - centre
     norms, squares = (bank * bank).sum(1), (queries * queries).sum(1)
-    best = torch.full((len(queries),), torch.inf)
+    best = torch.full((len(queries), few), torch.inf)
     for count in counts:
         for k in range(start, count, 1024):
             part = slice(k, min(k + 1024, count))
             for rows in range(0, len(queries), 1024):
                 block = slice(rows, rows + 1024)
-                least = torch.addmm(norms[part], queries[block], bank[part].T, alpha=-2).amin(1)
-                torch.minimum(best[block], least, out=best[block])
-        made[count], start = (best + squares).clamp(min=0).sqrt(), count
+                away = torch.addmm(norms[part], queries[block], bank[part].T, alpha=-2)
+                if few == 1:
+                    torch.minimum(best[block], away.amin(1, keepdim=True), out=best[block])
+                else:
+                    best[block] = torch.cat([best[block], away], 1).topk(few, largest=False).values
+        made[count], start = (best + squares[:, None]).clamp(min=0).sqrt().mean(1), count
     return made
 
 
@@ -394,13 +365,11 @@ def judge(work: Path, name: str, setting: str) -> Cell:
         scales.append((drawn.mean(), max(float(spread), 1e-9)))
     made: Cell = {}
     for which in masks.files:
-        whole: Floats | None = None
-        for look, file, (mean, spread) in zip(looks, files, scales, strict=True):
-            maps = (_maps(look, file[f"{which} {look.bank}"], how.sigma) - mean) / spread
-            join = np.add if how.averaged else np.maximum
-            whole = maps if whole is None else join(whole, maps, out=whole)
-        assert whole is not None
-        made[which] = metrics(whole, masks[which])
+        maps = [
+            (_maps(look, file[f"{which} {look.bank}"], how.sigma) - mean) / spread
+            for look, file, (mean, spread) in zip(looks, files, scales, strict=True)
+        ]
+        made[which] = metrics(JOINS[how.join](maps), masks[which])
     made["banks"] = [look.elements(int(file["learnt"])) for look, file in zip(looks, files, strict=True)]
     return made
 

@@ -74,6 +74,26 @@ def pairs() -> list[tuple[str, str]]:
     return [pair for pair in every if frozenset(pair) not in LEFT_OUT and pair != ("part", "each-view")]
 
 
+def covering(most: int = 4) -> list[tuple[str, ...]]:
+    """Sets of at most so many options in which every pair that can be is together at least once: each set
+    takes the option that brings the most pairs anew, the first of several."""
+    can_be, chosen = {*map(frozenset, pairs())}, list[tuple[str, ...]]()
+    missing = dict.fromkeys(map(frozenset, pairs()))
+    while missing:
+        names = sorted(next(iter(missing)), key=[*OPTIONS].index)
+        while len(names) < most:
+            further = [one for one in OPTIONS if all(frozenset((one, name)) in can_be for name in names)]
+            gain = {one: sum(frozenset((one, name)) in missing for name in names) for one in further}
+            best = max(further, key=gain.__getitem__, default=None)
+            if best is None or not gain[best]:
+                break
+            names.append(best)
+        for pair in itertools.combinations(names, 2):
+            missing.pop(frozenset(pair), None)
+        chosen.append(tuple(names))
+    return chosen
+
+
 def draw(
     seed: int, view: str = "top", several: bool = False, product: str = "one", spot: bool = False
 ) -> NDArray[np.uint8]:
@@ -141,7 +161,7 @@ def main() -> int:
         print(f"{first} + {second}")
     for pair, reason in LEFT_OUT.items():
         print(f"{' + '.join(sorted(pair))}: {reason}")
-    print(f"{len(pairs())} pairs, {len(LEFT_OUT)} left out")
+    print(f"{len(pairs())} pairs in {len(covering())} sets, {len(LEFT_OUT)} left out")
     return 0
 
 

@@ -26,6 +26,7 @@ from flawscope_station.settings.station import Settings, read_settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.store.search import Filters
+from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
 from station_helpers import NAME, ManualClock, Opener, Running, Served, free_port, png, until
 
 HOUR = 3_600_000_000
@@ -312,7 +313,7 @@ def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[.
     (entry,) = audit["entries"]
     assert (entry["kind"], entry["who"]) == ("challenge_overridden", "engineer")
     last = line.state()["challenges"][0]
-    assert (last["outcome"], last["ended_by"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
+    assert (last["outcome"], last["who"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
 
 
 def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
@@ -322,7 +323,7 @@ def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
     assert not line.answers_good()
     second = line.client.post("/challenge")
     assert (second.status_code, second.json()["code"]) == (409, "challenge_open")
-    assert "begun by local" in second.json()["error"]
+    assert "local has begun" in second.json()["error"]
     line.show("g-1")
     assert "has passed already" in line.show("g-1")
     assert len(line.state()["challenges"]) == 2
@@ -383,7 +384,17 @@ def test_a_station_that_is_killed_is_ready_when_it_was_before(
         served.kill()
 
 
-# ------------------------------------------------------------------------------------------------ resemblance
+# ---------------------------------------------------------------------------------------- scores, resemblance
+
+
+def test_scores_are_drawn_between_the_lowest_and_the_highest() -> None:
+    results = [{"score": score, "score_threshold": 4.0} for score in (1.0, 2.0, 5.0)]
+    chart = score_chart(results)
+    assert chart is not None
+    assert chart["scores"] == f"0.0,{CHART_HEIGHT:.1f} {CHART_WIDTH / 2:.1f},54.0 {CHART_WIDTH:.1f},0.0"
+    assert {point.split(",")[1] for point in chart["thresholds"].split()} == {"18.0"}
+    assert score_chart(results[:1]) is None
+    assert score_chart([{"score": 4.0, "score_threshold": 4.0}] * 2) is not None, "a flat line"
 
 
 def test_resemblance_is_that_of_moved_pictures() -> None:

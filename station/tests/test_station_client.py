@@ -24,7 +24,6 @@ from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.inspection import Inspection
 
 
-
 @pytest.fixture(name="client")
 def client_fixture(common: Any) -> Iterator[Client]:
     """Of the station that the tests of this file share."""

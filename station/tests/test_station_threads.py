@@ -572,7 +572,7 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
                 outcomes[name] = asked.submit(parts[turn], name)
             except FlawscopeError as error:
                 outcomes[name] = error
-            if not was_inspected(outcomes[name], 2.0) and kind != "":
+            if not was_inspected(outcomes[name], 0.5) and kind != "":
                 until(  # unless the file was inspected since
                     lambda taken=taken: not asked.is_ready or folder(station).state.taken > taken,
                     f"{name} was not inspected, and the station says it is ready",

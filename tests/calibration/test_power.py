@@ -161,3 +161,12 @@ def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count:
         assert (said is not None) is warned
         assert said in (None, f"it finds only {defects} of medium and large size")
     assert DefectScores({"small": (0.1,)}, {}, 1, 1.0, 0.05, 1.0).warning() is None
+
+
+@pytest.mark.parametrize("found", [0, 1, 3])
+def test_small_ones_that_are_surely_missed_are_warned_of_apart(found: int) -> None:
+    scores = {"small": [2.0] * found + [0.0] * (3 - found), "medium": [2.0] * 3}
+    said = DefectScores(scores, {}, 3, 1.0, 0.05, 1.0)
+    assert said.warning() is None
+    line = None if found else "it finds only 0 of 3 clear simulated defects of small size"
+    assert said.small_warning() == line

@@ -47,7 +47,7 @@ def test_the_example_of_aiag(run: Any, table: Path, tmp_path: Path) -> None:
     assert page.count('<tr><th scope="row"><bdi>') == 3 + 11  # appraisers' decisions, disputed parts
     code, out, _ = run("agreement", table)
     assert code == 0
-    assert "Cohen, A against B: 0.863 (good)" in out
+    assert "kappa against the reference 0.879 (good)" in out
 
 
 def test_a_claim_alone_says_how_many_parts_it_takes(run: Any, table: Path) -> None:

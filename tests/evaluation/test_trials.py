@@ -123,7 +123,7 @@ def test_what_the_reference_lacks_is_named(tmp_path: Path) -> None:
         read_study([tmp_path / "gone.csv"], reference)
     for name in ("known/p1.png", "twice/good/p1.png", "twice/bad/p1.png"):
         write(tmp_path / name, "")
-    with pytest.raises(InputError, match="known has no folders: put good parts"):
+    with pytest.raises(InputError, match="known: put the pictures of good parts in a folder good"):
         read_study([table], tmp_path / "known")
     with pytest.raises(InputError, match="have one part's name"):
         read_study([table], tmp_path / "twice")

@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one size, maximum of the map": {"size": "48", "score": "map"},
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
     "stages apart": {"size": "48+64", "layers": "apart"},
-    "padded, not square, nearest distance": {"size": "48x64", "keep_aspect": True, "score": "maximum"},
+    "padded, not square": {"size": "48x64", "keep_aspect": True},
 }
 ENGINES = ("onnxruntime", "openvino")
 TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good ones that it has not seen

@@ -249,6 +249,20 @@ def test_who_misses_too_many_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     assert note.endswith("size: give more good pictures, or a larger --size")  # it has no steps
 
 
+def test_who_misses_small_ones_alone_says_how_to_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(picture: np.ndarray, *_: Any, scale: str, **__: Any) -> SimulatedDefect:
+        shown = picture if scale == "small" else 255 - picture
+        return SimulatedDefect(shown, np.ones(picture.shape[:2], bool), "spot", 40.0)
+
+    monkeypatch.setattr(simulated_defects, "simulate_defect", drawn)
+    monkeypatch.setattr(simulated_defects, "TIME_SHARE", 1e3)
+    monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", 4)
+    model = fit(parts(6), size=64, device="cpu", samples=0)
+    (note,) = [line for line in model.manifest.notes if "it finds only" in line]
+    remedy = "if these matter, give --preset accurate, a larger --size, or --min-defect"
+    assert note.endswith(f"simulated defects of small size: {remedy}")
+
+
 def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
     """While it is fitted it may know more than its model file holds."""
     model, asked = Difference(good), []

@@ -61,7 +61,7 @@ def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple() -> None:
         ("patchcore", "size=32+48+64+80+96", "up to 4 different sizes"),
         ("patchcore", "size=300x200+200x300", "the largest on both sides"),
         ("patchcore", "fine_ratio=0", "fine_ratio must be above 0"),
-        ("patchcore", "score=best", "one of reweighted, maximum, map"),
+        ("patchcore", "score=best", "one of reweighted, map"),
         ("efficientad", "size=255", "between 256 and 4096"),
         ("efficientad", "crop=200", "between 256 and 4096"),
         ("efficientad", "size=256+384", "is not N or HxW"),

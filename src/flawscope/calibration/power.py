@@ -21,7 +21,7 @@ SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
 CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as most real defects
 CLEAR = 16.0  # grey levels: from here on an eye sees it at once
-# Share of the clear defects that are not small which a model is expected to find (docs/measurements.md)
+# Share of the clear defects of a size that a model is expected to find (docs/measurements.md)
 MIN_DETECTION_RATE = 0.75
 MIN_FOR_LIMIT = 8  # defects of a size, for the contrast from which on they are found
 STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
@@ -120,9 +120,16 @@ class DefectScores:
         return f"{size} {faint} of {others} faint and {text} clear ones"
 
     def warning(self) -> str | None:
-        """Warning about a model that surely misses too many defects: the interval of the share that it finds,
-        of clear defects that are not small, ends below `MIN_DETECTION_RATE`."""
-        sizes = list(self.scores)[1:]
+        """Warning about a model that surely misses too many clear defects that are not small."""
+        return self._misses(list(self.scores)[1:])
+
+    def small_warning(self) -> str | None:
+        """Warning about a model that surely misses too many clear small defects."""
+        return self._misses(list(self.scores)[:1])
+
+    def _misses(self, sizes: Sequence[str]) -> str | None:
+        """How few clear defects of these sizes are found, where the interval of their share ends below
+        `MIN_DETECTION_RATE`."""
         if not sizes:
             return None
         found, count = (sum(part) for part in zip(*(self.count_found(s, CLEAR) for s in sizes), strict=True))

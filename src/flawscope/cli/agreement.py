@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from flawscope.errors import InputError
 from flawscope.evaluation import report
 
 if TYPE_CHECKING:
-    from flawscope.evaluation.agreement import Agreement
+    from flawscope.evaluation.agreement import Agreement, Appraisal
     from flawscope.evaluation.trials import ReadStudy
 
 PAGE_SUFFIX = ".html"
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         "parts": len(read.study.parts),
         "defective": int(read.study.defective.sum()),
         "trials": read.study.trials,
-        **found.to_dict(),
+        **asdict(found),
         "claim": claim_facts(args.claim),
         "remarks": remarks,
         "sources": [{"path": str(one.path), "sha256": one.sha256} for one in read.sources],
@@ -112,27 +113,20 @@ def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int
 
 
 def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> str:
-    """Text of a study, for a person."""
+    """Text of a study, for a person: the main figures."""
     from flawscope.evaluation.report import agreement as words
 
-    header = ("", *(one.name for one in found.appraisals))
-    rates = [
-        (name.replace("_", " "), *(words.share_text(getattr(one, name)) for one in found.appraisals))
-        for name in words.RATES
-    ]
-    kappas = [
-        (f"kappa: {label}", *(words.kappa_text(getattr(one, name)) for one in found.appraisals))
-        for name, label in words.KAPPAS.items()
-    ]
-    grades = ("by AIAG's limits", *(one.grade for one in found.appraisals))
-    pairs = [f"kappa: Cohen, {a} against {b}: {words.kappa_text(k)}" for (a, b), k in found.between.items()]
+    def line(one: Appraisal) -> str:
+        rates = [f"{words.spaced(key)} {words.share_text(getattr(one, key))}" for key in words.RATES]
+        kappa = words.kappa_text(one.kappas["cohen_reference"])
+        return f"{one.name} is {one.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
+
     parts = [
-        common.format_table([*rates, *kappas, grades], header),
-        "\n".join([*pairs, f"kappa: Fleiss, all decisions together: {words.kappa_text(found.fleiss)}"]),
-        f"all alike in all trials: {words.share_text(found.agreeing)}; rightly: "
-        f"{words.share_text(found.agreeing_rightly)}",
-        "\n".join([*map(words.shown_sentence, found.appraisals), words.claim_sentence(claim)]),
-        *(f"warning: {line}" for line in remarks),
+        *map(line, found.appraisers),
+        f"all alike in all trials: {words.share_text(found.agreeing)}",
+        *map(words.shown_sentence, found.appraisers),
+        words.claim_sentence(claim),
+        *(f"warning: {remark}" for remark in remarks),
         words.NEW_PICTURES,
     ]
-    return "\n\n".join(parts)
+    return "\n".join(parts)

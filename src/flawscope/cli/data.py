@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--several", action="store_true", help="with --align: pictures show several parts each"
     )
-    parser.add_argument("--out", metavar="FILE", help="with --align: a .png file that shows where parts are")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="an .html page that shows how each form of picture and mask is read; with --align a .png file "
+        "that shows where parts are",
+    )
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
     common.add_json(parser)
@@ -44,8 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out and not args.align:
-        raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     from flawscope.datasets import open_dataset
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import read_manifest
 
     if args.out:
-        check_writable(Path(args.out), ".png")
+        check_writable(Path(args.out), ".png" if args.align else ".html")
     step = common.progress_for(args)
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
@@ -68,6 +71,11 @@ def run(args: argparse.Namespace) -> int:
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
     aligned = _check_alignment(args, dataset, step) if args.align else None
+    if args.out and not args.align:
+        from flawscope.evaluation.report import write_page
+        from flawscope.evaluation.report.pages import check_page
+
+        write_page(args.out, check_page(dataset, report))
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
         if suspects is not None:

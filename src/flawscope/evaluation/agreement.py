@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,24 +27,21 @@ GOOD_KAPPA, POOR_KAPPA = 0.75, 0.40  # good agreement above the first, poor belo
 Flags = NDArray[np.bool_]
 
 
-class Share(NamedTuple):
-    """Share `number` of `of`, 0..1, with its 95 % interval."""
+@dataclass(frozen=True)
+class Share:
+    """Share `number` of `of`, its rate 0..1, and the ends of its 95 % interval."""
 
     number: int
     of: int
+    rate: float
     low: float
     high: float
-
-    @property
-    def rate(self) -> float:
-        return self.number / self.of
 
     @classmethod
     def of_parts(cls, flags: ArrayLike) -> Share:
         """Share of parts [N] for which the flag is set, with the exact interval."""
-        of_each = np.asarray(flags)
-        number, size = int(of_each.sum()), of_each.size
-        return cls(number, size, *confidence_interval_rate(number, size, CONFIDENCE))
+        number, size = int(np.sum(flags)), np.size(flags)
+        return cls(number, size, number / size, *confidence_interval_rate(number, size, CONFIDENCE))
 
     @classmethod
     def of_decisions(cls, flags: Flags) -> Share:
@@ -55,10 +52,7 @@ class Share(NamedTuple):
         exact. With one trial it is Clopper and Pearson's.
         """
         always, ever = (cls.of_parts(of) for of in (flags.all(axis=1), flags.any(axis=1)))
-        return cls(int(flags.sum()), flags.size, always.low, ever.high)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self._asdict(), "rate": self.rate}
+        return cls(int(flags.sum()), flags.size, float(flags.mean()), always.low, ever.high)
 
 
 @dataclass(frozen=True)
@@ -84,12 +78,13 @@ class Appraisal:
 
     effectiveness: parts that are decided rightly in every trial. repeatability: parts that are decided alike
     in every trial; None with one trial. miss_rate, false_alarm_rate: decisions on defective parts that call
-    them good, and the other way round. never_missed: defective parts without a miss in any trial. counts:
-    decisions by reference and decision, [[good called good, good called defective], [defective called
-    good, defective called defective]].
-    Kappas are None where chance alone explains all agreement. cohen_reference: over all decisions.
-    fleiss_reference: average over trials. cohen_repeats: average over pairs of trials (Light, 1971).
+    them good, and the other way round. ever_missed: defective parts that are missed at least once.
+    misses_at_most: miss rate that is not exceeded, 95 % sure, the one-sided exact bound over parts.
+    counts: decisions by reference (rows) and decision, good first.
+    kappas: None where chance alone explains all agreement. cohen_reference: over all decisions;
+    fleiss_reference: average over trials; cohen_repeats: average over pairs of trials (Light, 1971);
     fleiss_repeats: trials as raters.
+    grades: of the rates, by AIAG's limits. grade: the worst of them.
     """
 
     name: str
@@ -97,31 +92,12 @@ class Appraisal:
     repeatability: Share | None
     miss_rate: Share
     false_alarm_rate: Share
-    never_missed: Share
-    counts: tuple[tuple[int, int], tuple[int, int]]
-    cohen_reference: float | None
-    fleiss_reference: float | None
-    cohen_repeats: float | None
-    fleiss_repeats: float | None
-
-    @property
-    def grades(self) -> dict[str, str]:
-        """Grades of the three rates by AIAG's limits."""
-        return {name: grade(name, getattr(self, name).rate) for name in LIMITS}
-
-    @property
-    def grade(self) -> str:
-        """The worst of the grades."""
-        return max(self.grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index)
-
-    @property
-    def claim(self) -> float:
-        """Miss rate that is not exceeded, 95 % sure: the one-sided exact bound over parts."""
-        return one_sided_bound(self.never_missed.of - self.never_missed.number, self.never_missed.of)
-
-    def to_dict(self) -> dict[str, Any]:
-        values = {k: v.to_dict() if isinstance(v, Share) else v for k, v in vars(self).items()}
-        return values | {"misses_at_most": self.claim, "grades": self.grades, "grade": self.grade}
+    ever_missed: Share
+    misses_at_most: float
+    counts: list[list[int]]
+    kappas: dict[str, float | None]
+    grades: dict[str, str]
+    grade: str
 
 
 @dataclass(frozen=True)
@@ -129,24 +105,15 @@ class Agreement:
     """Figures of a study.
 
     agreeing: parts that all appraisers decide alike in all trials. agreeing_rightly: and as the reference
-    says. between: Cohen's kappa of each pair of appraisers. fleiss: kappa of all decisions, each a rater's;
-    None with a single decision a part.
+    says. between: Cohen's kappa of each pair of appraisers, after their names. fleiss: kappa of all
+    decisions, each a rater's; None with a single decision a part.
     """
 
-    appraisals: tuple[Appraisal, ...]
+    appraisers: tuple[Appraisal, ...]
     agreeing: Share
     agreeing_rightly: Share
-    between: Mapping[tuple[str, str], float | None]
+    between: tuple[tuple[str, str, float | None], ...]
     fleiss: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "appraisers": [one.to_dict() for one in self.appraisals],
-            "agreeing": self.agreeing.to_dict(),
-            "agreeing_rightly": self.agreeing_rightly.to_dict(),
-            "between": [{"a": a, "b": b, "cohen": kappa} for (a, b), kappa in self.between.items()],
-            "fleiss": self.fleiss,
-        }
 
 
 def measure_agreement(study: Study) -> Agreement:
@@ -154,36 +121,44 @@ def measure_agreement(study: Study) -> Agreement:
     together = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
     alike = (together == together[:, :1]).all(axis=1)
     return Agreement(
-        appraisals=tuple(_appraise(name, study) for name in study.decisions),
+        appraisers=tuple(_appraise(name, study) for name in study.decisions),
         agreeing=Share.of_parts(alike),
         agreeing_rightly=Share.of_parts(alike & (together[:, 0] == study.defective)),
-        between={
-            (a, b): cohens_kappa(cross_tabulate(study.decisions[a], study.decisions[b]))
+        between=tuple(
+            (a, b, cohens_kappa(cross_tabulate(study.decisions[a], study.decisions[b])))
             for a, b in itertools.combinations(study.decisions, 2)
-        },
+        ),
         fleiss=fleiss_kappa(_count_raters(together)),
     )
 
 
 def _appraise(name: str, study: Study) -> Appraisal:
     called, truth = study.decisions[name], study.defective
-    right, alike = called == truth[:, None], (called == called[:, :1]).all(axis=1)
     counts = cross_tabulate(np.broadcast_to(truth[:, None], called.shape), called)
     with_truth = [_count_raters(np.stack([trial, truth], axis=1)) for trial in called.T]
     pairs = [cross_tabulate(a, b) for a, b in itertools.combinations(called.T, 2)]
-    (a, b), (c, d) = counts.tolist()
+    rates = {
+        "effectiveness": Share.of_parts((called == truth[:, None]).all(axis=1)),
+        "miss_rate": Share.of_decisions(~called[truth]),
+        "false_alarm_rate": Share.of_decisions(called[~truth]),
+    }
+    missed = Share.of_parts(~called[truth].all(axis=1))
+    grades = {rate: grade(rate, share.rate) for rate, share in rates.items()}
     return Appraisal(
         name=name,
-        effectiveness=Share.of_parts(right.all(axis=1)),
-        repeatability=Share.of_parts(alike) if study.trials > 1 else None,
-        miss_rate=Share.of_decisions(~called[truth]),
-        false_alarm_rate=Share.of_decisions(called[~truth]),
-        never_missed=Share.of_parts(called[truth].all(axis=1)),
-        counts=((a, b), (c, d)),
-        cohen_reference=cohens_kappa(counts),
-        fleiss_reference=_average([fleiss_kappa(one) for one in with_truth]),
-        cohen_repeats=_average([cohens_kappa(one) for one in pairs]),
-        fleiss_repeats=fleiss_kappa(_count_raters(called)),
+        **rates,
+        repeatability=Share.of_parts((called == called[:, :1]).all(axis=1)) if study.trials > 1 else None,
+        ever_missed=missed,
+        misses_at_most=one_sided_bound(missed.number, missed.of),
+        counts=counts.tolist(),
+        kappas={
+            "cohen_reference": cohens_kappa(counts),
+            "fleiss_reference": _average([fleiss_kappa(one) for one in with_truth]),
+            "cohen_repeats": _average([cohens_kappa(one) for one in pairs]),
+            "fleiss_repeats": fleiss_kappa(_count_raters(called)),
+        },
+        grades=grades,
+        grade=max(grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index),
     )
 
 

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +19,12 @@ from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
 from flawscope.pictures.listing import list_inputs, natural_key
 from flawscope.results.run import PARTS_TABLE_NAME, SUMMARY_NAME, TABLE_NAME
-from flawscope.results.table import read_table
+from flawscope.results.table import ResultRow, read_table
 
 # Words of a decision and of the reference, without upper case; AIAG writes 1 for a good part and 0 for a
 # defective one
 GOOD_WORDS = ("good", "ok", "pass", "accept", "1", "within tolerance")
 DEFECTIVE_WORDS = ("defective", "anomalous", "bad", "nok", "ng", "fail", "reject", "0")
-GOOD_FOLDER = "good"
 TRIAL_COLUMNS, REFERENCE_COLUMNS = ("part", "appraiser", "trial", "decision"), ("part", "reference")
 ENOUGH = "a study needs good and defective parts, about as many of each, and some near the limit"
 
@@ -42,30 +40,30 @@ class Trial(NamedTuple):
     score: str = ""
 
 
-@dataclass(frozen=True)
-class Source:
-    """File that a study was read from. facts: of a run of `predict`, its `results.json`. pictures: that the
-    run judged."""
+class Source(NamedTuple):
+    """File that a study was read from. run: when it was written, and by which model. pictures: that it
+    judged."""
 
     path: Path
     sha256: str
-    changed: str
-    facts: Mapping[str, Any]
+    run: str
     pictures: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: Path, facts: Mapping[str, Any] | None = None, pictures: Iterable[str] = ()) -> Source:
-        changed = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
-        return cls(path, file_sha256(path), changed, facts or {}, tuple(pictures))
+        """facts: of a run of `predict`, its `results.json`."""
+        written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
+        keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
+        told = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
+        return cls(path, file_sha256(path), ", ".join([written, *told]), tuple(pictures))
 
 
-@dataclass(frozen=True)
-class ReadStudy:
+class ReadStudy(NamedTuple):
     """Study with the files that it was read from. same_pictures: parts that a model gave the very same score
     in two trials, by the model's name: they were not inspected anew."""
 
     study: Study
-    sources: tuple[Source, ...]
+    sources: list[Source]
     same_pictures: Mapping[str, int]
 
 
@@ -83,28 +81,28 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
     """
     truth: dict[str, bool] = {}
     sources: list[Source] = []
-    if reference is not None:
-        truth = _reference_folder(reference) if reference.is_dir() else _reference_table(reference)
-        sources += [] if reference.is_dir() else [Source.of(reference)]
     trials: list[Trial] = []
     runs: Counter[str] = Counter()
+    if reference is not None and reference.is_dir():
+        truth = _reference_folder(reference)
+    elif reference is not None:
+        _add_reference(truth, _read_rows(reference, REFERENCE_COLUMNS))
+        sources.append(Source.of(reference))
     for path in paths:
         if path.is_dir():
-            source = _results_source(path)
-            appraiser = str(source.facts.get("model") or path.name)
-            runs[appraiser] += 1
-            trials += _results_trials(path, appraiser, str(runs[appraiser]))
-        else:
-            rows = list(_read_rows(path, TRIAL_COLUMNS))
-            source = Source.of(path)
-            trials += [
-                Trial(row["part"], row["appraiser"], row["trial"], _parse_word(row["decision"], place), place)
-                for place, row in rows
-            ]
-            if reference is None:
-                _add_reference(truth, ((place, row) for place, row in rows if "reference" in row))
-        sources.append(source)
-    return ReadStudy(build_study(trials, truth), tuple(sources), _count_same_pictures(trials))
+            facts, table = _read_facts(path), read_table(path / TABLE_NAME)
+            runs[name := str(facts.get("model") or path.name)] += 1
+            trials += _results_trials(path, table, name, str(runs[name]))
+            sources.append(Source.of(path / TABLE_NAME, facts, (row.path for row in table)))
+            continue
+        rows = [*_read_rows(path, TRIAL_COLUMNS)]
+        sources.append(Source.of(path))
+        for place, row in rows:
+            part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
+            trials.append(Trial(part, appraiser, trial, _parse_word(decision, place), place))
+        if reference is None:
+            _add_reference(truth, ((place, row) for place, row in rows if "reference" in row))
+    return ReadStudy(build_study(trials, truth), sources, _count_same_pictures(trials))
 
 
 def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
@@ -165,48 +163,33 @@ def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
     return dict(Counter(name for (name, _), of in scores.items() if len(set(of)) < len(of)))
 
 
-# ------------------------------------------------------------------------------------------------- results
-
-
-def _results_source(folder: Path) -> Source:
-    facts: Any = {}
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Facts of a run of `predict`; empty where there are none."""
     with suppress(OSError, ValueError):
         facts = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-    rows = read_table(folder / TABLE_NAME)
-    return Source.of(
-        folder / TABLE_NAME, facts if isinstance(facts, dict) else {}, [row.path for row in rows]
-    )
+        return facts if isinstance(facts, dict) else {}
+    return {}
 
 
-def _results_trials(folder: Path, appraiser: str, trial: str) -> Iterator[Trial]:
+def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, trial: str) -> Iterator[Trial]:
     """Yields decisions of a run, on parts in several views where its model decides on these."""
-    for place, part, decision, score, error in _results_rows(folder):
-        if error:
+    place = str(folder / TABLE_NAME)
+    rows = [(place, Path(row.path).stem, row.decision, str(row.score), row.error) for row in table]
+    if (parts := folder / PARTS_TABLE_NAME).is_file():
+        rows = [
+            (where, row["part"], row["decision"], row.get("score", ""), "")
+            for where, row in _read_rows(parts, ("part", "decision"))
+        ]
+    for place, part, decision, score, error in rows:
+        if error or decision == "incomplete":
+            why = error or "a view is missing"
             raise InputError(
-                f"{place}: part {part} was not judged ({error}): take its picture again, or take the part "
-                "out of the study"
+                f"{place}: part {part} was not judged ({why}): inspect it again, or leave it out"
             )
         yield Trial(part, appraiser, trial, _parse_word(decision, place), place, score)
 
 
-def _results_rows(folder: Path) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yields place, part, decision, score and error."""
-    if (parts := folder / PARTS_TABLE_NAME).is_file():
-        for place, row in _read_rows(parts, ("part", "decision")):
-            error = "a view is missing" if row["decision"] == "incomplete" else ""
-            yield place, row["part"], row["decision"], row.get("score", ""), error
-        return
-    for one in read_table(table := folder / TABLE_NAME):
-        yield str(table), Path(one.path).stem, one.decision, str(one.score), one.error
-
-
 # ------------------------------------------------------------------------------------------------ reference
-
-
-def _reference_table(path: Path) -> dict[str, bool]:
-    truth: dict[str, bool] = {}
-    _add_reference(truth, _read_rows(path, REFERENCE_COLUMNS))
-    return truth
 
 
 def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str, str]]]) -> None:
@@ -221,9 +204,9 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
     for path in list_inputs(folder)[0]:
         if (first := found.setdefault(path.stem, path)) != path:
             raise InputError(f"{first} and {path} have one part's name: name pictures by the part")
-    if not any(path.parent != folder for path in found.values()):
-        raise InputError(f"{folder} has no folders: put good parts' pictures in good, others in defective")
-    return {part: path.relative_to(folder).parts[0] != GOOD_FOLDER for part, path in found.items()}
+    if any(path.parent == folder for path in found.values()):
+        raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
+    return {part: path.relative_to(folder).parts[0] != "good" for part, path in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------- tables

@@ -28,7 +28,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import JudgeInLights, PartsOfPictures
+from flawscope.fitting.picture_views import JudgeInLights, parts_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -41,7 +41,6 @@ from flawscope.fitting.time_forecast import forecast
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    count_parts,
     look_at,
     split_sources,
     survey,
@@ -195,9 +194,10 @@ def partial_fit(
         nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
     )
     reader.names = list(names) or reader.names
-    seen_first = survey(sources)
+    channels = manifest.preprocess.channels
+    seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks = look_at(sources, step)
+    looks = look_at(sources, step, channels)
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, force=True, say=say)
     else:
@@ -218,8 +218,7 @@ def partial_fit(
     prepared = PreparedFit(
         method, detector, manifest.backbone, manifest.category, reader, task, group=parts, part=pattern
     )
-    if manifest.preprocess.several is not None:
-        prepared.parts = PartsOfPictures(reader, *count_parts(sources, manifest.preprocess))
+    prepared.parts = parts_of(reader)
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
         prepared.number_windows(seen_first.sizes)
@@ -337,6 +336,9 @@ def _notes(
     if found is not None and (warning := found.warning()) is not None:
         steps = "more --steps or --minutes, " if method.learns_in_steps else ""
         notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
+    elif found is not None and (warning := found.small_warning()) is not None:
+        preset = "--preset accurate, " if "accurate" in method.presets else ""
+        notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
     return notes
 
 

@@ -36,7 +36,7 @@ from flawscope.runtime.torch import open_descriptors
 # apart the best of those that docs/decisions/0027-joint.md compares
 SIZE, STAGE = "128", 2
 # Settings by which the network that recognises is that of a product's model
-NETWORK_SETTINGS = ("backbone", "final_norm", "neighbourhood")
+NETWORK_SETTINGS = ("backbone", "neighbourhood")
 PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
 LEARNT_ROLES = ("train", "calibration")  # roles of the pictures that a product is recognised by
 Model = str | os.PathLike[str] | Artefact | Predictor

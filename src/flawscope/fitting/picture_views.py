@@ -16,10 +16,11 @@ from torch import Tensor
 
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import UNREAD, Reader
+from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
 from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.several_parts_learning import LearnedParts
 from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
@@ -345,3 +346,16 @@ class PartsOfPictures(PictureViews):
             return np.asarray(np.maximum.reduceat(values, starts), dtype=np.float64)
 
         return worst
+
+
+def parts_of(reader: Reader, learnt: LearnedParts | None = None) -> PartsOfPictures | None:
+    """Numbers the parts, or the views of channels, of pictures that have several; None where they have none.
+    learnt: of several parts in a picture; None: they are counted."""
+    how, count = reader.preprocess, len(reader.sources)
+    if how.channels is not None:
+        return PartsOfPictures(reader, [len(how.channels.groups)] * count, [""] * count)
+    if how.several is None:
+        return None
+    if learnt is None:
+        return PartsOfPictures(reader, *count_parts(reader.sources, how))
+    return PartsOfPictures(reader, learnt.counts, learnt.count_errors)

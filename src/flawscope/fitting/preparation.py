@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -17,7 +18,7 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alar
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
-from flawscope.fitting.picture_views import PartsOfPictures, Windows
+from flawscope.fitting.picture_views import PartsOfPictures, Windows, parts_of
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
@@ -41,6 +42,7 @@ from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
+from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
@@ -121,6 +123,9 @@ class Reading:
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
+    channels: pictures have more channels than three, such as a part under several lights, which become views
+        that are judged together (`pictures.channels`): "all", colours together and each other one by itself,
+        or the views by the channels' numbers, "1-3,4".
     undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
@@ -141,6 +146,7 @@ class Reading:
     light: Rate | None = None
     align: Align = "none"
     several: bool = False
+    channels: str | Channels | None = None
     undistort: str | os.PathLike[str] | Undistortion | None = None
     group: str | None = None
     part: str | None = None
@@ -200,7 +206,7 @@ def prepare(
         group=how.group or how.part,
         part=pictures.pattern,
         unusable=unusable,
-        parts=frames.learnt and PartsOfPictures(reader, frames.learnt.counts, frames.learnt.count_errors),
+        parts=parts_of(reader, frames.learnt),
         chosen=frames.chosen,
         force=how.force,
         scale_mm=how.scale_mm,
@@ -222,6 +228,7 @@ class _Pictures(NamedTuple):
     pattern: PartPattern | None
     pairs: list[tuple[PictureSource, list[PictureSource]]]
     surveyed: Survey
+    channels: Channels | None
 
 
 class _Frames(NamedTuple):
@@ -301,21 +308,27 @@ class _Steps:
         else:
             groups = pattern.part_numbers(names)
             views = len(groups) / (1 + max(groups, default=0))
-        looks = look_at(sources, self.step)
+        channels = how.channels
+        if isinstance(channels, str):
+            channels = Channels.of(channels, sources)
+            self.say(channels.describe())
+        looks = look_at(sources, self.step, channels)
         groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=self.say)
         apart = range(len(learnt), len(sources))
-        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, survey(sources))
+        read = None if channels is None else partial(channels.read, name="a picture")
+        surveyed = survey(sources, read)
+        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, surveyed, channels)
 
     def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
         how, sources, white_level = self.how, pictures.sources, pictures.surveyed.white_level
         lens = how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
-        preprocess = Preprocess(white_level=white_level, undistort=lens)
+        preprocess = Preprocess(white_level=white_level, undistort=lens, channels=pictures.channels)
         kind, chosen = None if how.align == "none" else how.align, None
         if kind == "auto":
             task = alignment.AlignmentTask(
-                lambda i: decoded_or_none(sources[i], preprocess),
+                lambda i: decoded_or_none(sources[i], preprocess.upright),
                 len(sources),
                 self.device,
                 white_level,

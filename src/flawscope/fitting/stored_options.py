@@ -30,6 +30,7 @@ def stored_reading(old: Artefact) -> Reading:
         light=None if how.normalization is None else how.normalization.share,
         align="none" if how.reference is None else how.reference.kind,
         several=how.several is not None,
+        channels=how.channels,
         undistort=how.undistort,
         group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
         part=None if part is None else part.part,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope import config as settings
 from flawscope.errors import InputError
-from flawscope.methods.settings import PictureSettings, apply_tile_scale, round_to_patches
+from flawscope.methods.settings import PictureSettings, apply_tile_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,14 +101,18 @@ class Method:
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         found = apply_tile_scale(self.presets[preset], values or {})
-        return settings.build_config(self.config, round_to_patches(self.config, found))
+        return settings.build_config(self.config, found)
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
     def parse_stored(self, values: Mapping[str, Any]) -> Any:
-        """Settings as a model file holds them. Settings that have since gone are ignored."""
+        """Settings as a model file holds them. Settings that have since gone are ignored, or refused with a
+        value that is no longer read."""
+        for key, value in self.config.GONE.items():
+            if (stored := values.get(key, value)) != value:
+                raise InputError(f"the model has {key}: {stored}, which is no longer read: fit anew")
         found = settings.keep_known_settings(self.config, values)
         return settings.build_config(self.config, {**self.config.UNSTORED, **found})
 

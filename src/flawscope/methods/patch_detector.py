@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.features.embedding import (
@@ -19,7 +20,7 @@ from flawscope.methods.features.embedding import (
     smoothing_matrix,
 )
 from flawscope.methods.method import WeightsOrigin
-from flawscope.methods.settings import PatchSettings
+from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
 
 T = TypeVar("T")
 
@@ -164,17 +165,18 @@ class PatchDetector(Detector):
     @classmethod
     def create(cls, config: Any, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
         """A detector with its backbone, not fitted, and the name, origin and licence of the weights."""
-        backbone, origin = load_backbone(
-            config.backbone, config.stages, config.network_size, config.weights, config.final_norm
-        )
+        backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
         return cls(config, backbone, roi).eval(), origin
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
-        final_norm = typed.final_norm if "final_norm" in config else None
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors, final_norm)
+        if "final_norm" in config and PATCH_SIZE_IN_NAME.match(typed.backbone):
+            raise InputError(
+                f"the model sees by the plain transformer {typed.backbone}, which is no longer read: fit anew"
+            )
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         model = cls(typed, backbone, roi)
         model.fill(tensors)
         return model.eval()

@@ -49,6 +49,9 @@ class PictureSettings:
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
     UNSTORED: ClassVar[Mapping[str, Any]] = {}  # settings that older model files lack: what they meant
+    GONE: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # settings that older model files have: the value that is still read
 
     def __init_subclass__(cls) -> None:
         if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:
@@ -167,29 +170,13 @@ def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dic
     return {**values, "size": f"{height}" if height == width else f"{height}x{width}"}
 
 
-def round_to_patches(config: type[PictureSettings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Round `size`, or `crop`, to whole patches of a transformer; its last block is the default stage."""
-    patch = PATCH_SIZE_IN_NAME.match(str(values.get("backbone", "")))
-    if patch is None or not issubclass(config, PatchSettings):
-        return dict(values)
-    key = "size" if values.get("crop") is None else "crop"
-    given, side = values.get(key, config.size), int(patch[1])
-
-    def rounded(number: re.Match[str]) -> str:
-        return str(max(1, round(int(number[0]) / side)) * side)
-
-    text = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
-    return {"stages": (-1,), **values, key: re.sub(r"\d+", rounded, text)}
-
-
 @dataclass(frozen=True)
 class PatchSettings(PictureSettings):
     """Settings of a method that judges the patches of a frozen backbone."""
 
     backbone: str = DEFAULT_BACKBONE
-    # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default the last, -1
+    # feature maps as timm counts them: strides 8 and 16
     stages: tuple[int, ...] = (2, 3)
-    final_norm: bool = True  # tokens of a transformer pass its final normalisation, whatever their block
     weights: str | None = None
     neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of
     sigma: float = 4.0  # of the Gaussian over maps, pixels

@@ -107,6 +107,10 @@ class TaskViews:
     picture_of: Sequence[int] = ()
     positions: TilePositions | None = None
 
+    @property
+    def position_count(self) -> int | None:
+        return None if self.positions is None else self.positions.count
+
 
 def _drop_line(line: str) -> None:
     """Drop a line for a person."""

@@ -252,7 +252,7 @@ class Predictor:
         try:
             if len(leave_out) == 0:
                 return source, self.see(source, from_bgr(source) if bgr else source)
-            picture = read_picture(source, bgr, leave_out)
+            picture = read_picture(source, bgr, leave_out, self.manifest.preprocess.decode)
             return source, picture if isinstance(picture, InputError) else self.see(source, picture)
         except InputError as error:
             return source, error
@@ -270,7 +270,7 @@ class Predictor:
 
     def _run_views(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
         fusion = self.manifest.fusion
-        if fusion is None:
+        if fusion is None and self.manifest.preprocess.channels is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
         answers = (views.predict(run, fusion, self.session.batch) for views in several)

@@ -66,16 +66,8 @@ def _new_products(core: Station) -> Extension:
 def _challenge(core: Station) -> Extension:
     settings, names, configured = core.settings, core.addresses.names, core.addresses.settings
     common = [settings.engine, settings.device, settings.threads, settings.near]
-    challenge = Challenge(
-        lambda number: configured[names[number]],
-        common,
-        settings.shifts,
-        names,
-        core.store,
-        core.versions,
-        core.renderer,
-        core.report,
-    )
+    product = lambda number: configured[names[number]]  # noqa: E731
+    challenge = Challenge(product, common, settings.shifts, names, core.renderer, core.report)
     for number in core.products.values():
         challenge.add_product(number)
     return Extension(

@@ -110,20 +110,16 @@ def test_pictures_of_one_part_cannot_be_left_out():
         selection.bank_without_group(shown[0], 0, torch.ones(PATCHES), torch.ones(PATCHES))
 
 
-@pytest.mark.parametrize("score", ["map", "top", "map_top"])
-def test_every_patch_that_a_score_is_made_of_decides(score):
-    """Also where a mean of the highest hundredth is of more patches than the farthest one."""
-    config = Config(size="160x240", neighbourhood=1, score=score)  # 600 patches of 8 pixels
+def test_the_farthest_patch_and_the_maximum_of_the_map_decide():
+    config = Config(size="160x240", neighbourhood=1)  # 600 patches of 8 pixels
     view = BankView(config, Pixels(), (160, 240), torch.ones(160, 240, dtype=torch.bool))
     selection = SelectedBank.__new__(SelectedBank)
     selection.view = view
     distances = torch.rand(600, generator=torch.Generator().manual_seed(4))
     deciding = set(selection._deciding_patches(distances).tolist())
     drawn = view.anomaly_map(distances[None])[0]
-    highest = drawn.flatten().argsort(descending=True)[: 384 if score == "map_top" else 1].tolist()
-    cells = {pixel // 240 // 8 * 30 + pixel % 240 // 8 for pixel in highest}
-    farthest = set(distances.argsort(descending=True)[: 6 if score == "top" else 1].tolist())
-    assert deciding == cells | farthest
+    row, column = divmod(int(drawn.argmax()), 240)
+    assert deciding == {row // 8 * 30 + column // 8, int(distances.argmax())}
 
 
 def test_banks_by_place_are_extended_by_one_picture(small_backbone):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from flawscope._version import __version__
 from flawscope.errors import pluralize
@@ -58,12 +57,8 @@ def claim_sentence(rate: float) -> str:
 
 def shown_sentence(one: Appraisal) -> str:
     """Says which miss rate an appraiser's trials show."""
-    parts = one.never_missed
-    missed = parts.of - parts.number
-    return (
-        f"{one.name} missed {missed or 'none'} of {pluralize(parts.of, 'defective part')} at least once: "
-        f"misses at most {percent(one.claim)}, 95 % sure"
-    )
+    parts = f"{one.ever_missed.number or 'none'} of {pluralize(one.ever_missed.of, 'defective part')}"
+    return f"{one.name} missed {parts} at least once: misses at most {percent(one.misses_at_most)}, 95 % sure"
 
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
@@ -87,41 +82,37 @@ def agreement_page(
     """The page of a study. claim: miss rate to be shown. model: facts of the model. InputError: Jinja2 or
     WebP is missing."""
     require_libraries(plots=False)
-    study = read.study
-    defective = int(study.defective.sum())
-    environment = html.environment(read_asset)
+    study, environment = read.study, html.environment(read_asset)
+    environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
+    disputed, defective = [*_disputed(read)], int(study.defective.sum())
+    facts = [
+        ("Made", f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, flawscope {__version__}"),
+        ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
+        ("Trials", f"{study.trials} of each part by each appraiser"),
+        ("Appraisers", printable(", ".join(study.decisions))),
+    ]
     text: str = environment.get_template("agreement.html.j2").render(
         style=environment.filters["safe"](read_asset("pages.css")),
-        headline=[f"{printable(one.name)} is {one.grade}" for one in found.appraisals],
-        remarks=[printable(line) for line in remarks],
-        facts=[
-            ("Made", f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, flawscope {__version__}"),
-            ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
-            ("Trials", f"{study.trials} of each part by each appraiser"),
-            ("Appraisers", printable(", ".join(study.decisions))),
-        ],
-        appraisals=found.appraisals,
-        rates=[(name, label, *limits(name)) for name, label in RATES.items()],
-        kappas=KAPPAS,
-        share=share_text,
-        kappa=kappa_text,
-        name=printable,
-        between=[(*map(printable, pair), kappa_text(value)) for pair, value in found.between.items()],
+        remarks=[*map(printable, remarks)],
+        facts=facts,
         found=found,
-        claims=[claim_sentence(claim), *(printable(shown_sentence(one)) for one in found.appraisals)],
+        rates=[(key, label, *limits_text(key)) for key, label in RATES.items()],
+        kappas=KAPPAS,
+        claims=[*map(printable, (claim_sentence(claim), *map(shown_sentence, found.appraisers)))],
         new_pictures=NEW_PICTURES,
-        wrong=list(_disputed(read))[:MAX_PARTS],
-        all_wrong=sum(1 for _ in _disputed(read)),
-        sources=[
-            (printable(str(one.path)), one.changed, one.sha256, printable(_run_text(one.facts)))
-            for one in read.sources
-        ],
+        wrong=disputed[:MAX_PARTS],
+        all_wrong=len(disputed),
+        sources=[(printable(str(one.path)), one.sha256, printable(one.run)) for one in read.sources],
         model=[(what, printable(value)) for what, value in model],
     )
     return text
 
 
-def limits(name: str) -> tuple[str, str]:
+def spaced(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def limits_text(name: str) -> tuple[str, str]:
     """AIAG's limits of a rate in words: acceptable, and marginal."""
     if name not in agreement.LIMITS:
         return "–", "–"
@@ -137,8 +128,3 @@ def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
         if any((called[k] != study.defective[k]).any() for called in study.decisions.values()):
             said = [" ".join("D" if one else "G" for one in called[k]) for called in study.decisions.values()]
             yield printable(part), "defective" if study.defective[k] else "good", said
-
-
-def _run_text(facts: Any) -> str:
-    keys = ("model", "method", "score_threshold", "flawscope")
-    return ", ".join(f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts.get(key))

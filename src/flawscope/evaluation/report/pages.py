@@ -8,12 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flawscope.datasets import Item
+from flawscope.datasets import Dataset, Item
+from flawscope.datasets.check import CheckReport
 from flawscope.errors import pluralize
 from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
 from flawscope.evaluation.report import require_libraries
 from flawscope.evaluation.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
-from flawscope.evaluation.report.thumbnails import PAGE_FULL, Layers, thumbnails
+from flawscope.evaluation.report.thumbnails import (
+    MAX_SIDE,
+    PAGE_FULL,
+    Layers,
+    thumbnails,
+    truth_layers,
+)
 from flawscope.evaluation.report.words import (
     MAX_PARTS,
     finding_facts,
@@ -24,6 +31,7 @@ from flawscope.evaluation.report.words import (
     size_text,
 )
 from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.pictures.channels import first_view
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import PartPrediction
@@ -136,6 +144,46 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if rules := facts.get("tolerances"):
         known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
     return [made, *((key, printable(text)) for key, text in known.items())]
+
+
+# ------------------------------------------------------------------------------------------ how data is read
+
+
+def check_page(dataset: Dataset, report: CheckReport) -> str:
+    """The page of `data check --out`: a picture of each form that was met, with what is marked in it.
+    InputError: Jinja2 or WebP is missing."""
+    require_libraries(plots=False)
+    rows: list[dict[str, Any]] = []
+    for form in report.forms[:MAX_ROWS]:
+        picture, _ = first_view(form.item.path)
+        height, width = picture.shape[:2]
+        size, name = f"{width} × {height}", printable(dataset.relative(form.item.path))
+        facts = [("Pixels", form.pixels), ("Marked", form.marks), ("Such pictures", str(form.pictures))]
+        layers, _ = truth_layers(picture, form.item.masks, MAX_SIDE, None)
+        rows.append(
+            {
+                "name": name,
+                "size": size,
+                "facts": [*facts, ("Size", size)],
+                "layers": layers,
+                "rank": len(rows),
+            }
+        )
+    return render(
+        "check.html.j2",
+        rows,
+        ("pages.js",),
+        title=printable(dataset.category),
+        parts=(("forms", "Forms"), ("findings", "Findings")),
+        toggles=(TRUTH,),
+        views={"picture": ("Picture", ("photo", "truth"))},
+        headline=f"{pluralize(sum(count for *_, count in report.counts), 'picture')} in "
+        f"{pluralize(len(rows), 'form')}",
+        layout=report.layout,
+        totals=report.totals,
+        forms=rows,
+        findings=[printable(finding.line()) for finding in report.findings],
+    )
 
 
 # ----------------------------------------------------------------------------------------------- two models

@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flawscope.errors import InputError, pluralize
-from flawscope.methods.features.transformer import Transformer, is_transformer, rename_to_timm
 from flawscope.methods.features.weights import locate
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -63,7 +62,7 @@ class Backbone(nn.Module):
 
     Frozen: no parameter takes a gradient, and `train()` leaves it in eval mode, so that batch
     normalisation never drifts. Stages are counted as timm counts them: for convolutional networks stage j
-    has stride 2**(j + 1) (ResNet's layer2 is 2), for transformers they are block numbers, -1 the last.
+    has stride 2**(j + 1) (ResNet's layer2 is 2), for transformers they are block numbers.
     """
 
     mean: Tensor
@@ -81,7 +80,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         # position embeddings belong to one size
-        self.fixed = bool(cfg.get("fixed_input_size")) and not getattr(network, "any_size", False)
+        self.fixed = bool(cfg.get("fixed_input_size"))
         self.requires_grad_(False)
         self.eval()
 
@@ -89,8 +88,6 @@ class Backbone(nn.Module):
         """(C_j, H_j, W_j) of every map for images of `size`; must be called before images of it come."""
         if self.fixed and size != self.size:
             raise InputError(f"backbone {self.name} takes one picture size only: give one --size")
-        if isinstance(self.network, Transformer):
-            return self.network.shapes_at(size)
         with torch.inference_mode():
             return [tuple(m.shape[1:]) for m in self(torch.zeros(1, 3, *size, device=self.mean.device))]
 
@@ -108,7 +105,6 @@ def load_backbone(
     stages: tuple[int, ...],
     size: tuple[int, int],
     weights: str | Path | None = None,
-    final_norm: bool = True,
 ) -> tuple[Backbone, dict[str, str]]:
     """Build `name` with its pretrained weights; the second value says where they came from.
 
@@ -117,7 +113,6 @@ def load_backbone(
         stages: feature indices as timm counts them.
         size: (H, W) of the images it will see.
         weights: a safetensors file or a checkpoint that opens with `weights_only=True`.
-        final_norm: tokens of a plain transformer pass its final normalisation, whatever block they are of.
 
     Raises:
         InputError: unknown model or stage, no weights at hand, or a file that does not fit.
@@ -130,7 +125,7 @@ def load_backbone(
     found = locate(name, weights)
     licence = found.licence
     if found.path is None:
-        network = _fetch(name, stages, size, final_norm)
+        network = _fetch(name, stages, size)
         cfg: Any = network.pretrained_cfg
         licence = cfg.get("license") or licence
     else:
@@ -139,8 +134,6 @@ def load_backbone(
         wanted = whole.state_dict()
         if found.packaged:
             state = _rename_by_order(state, wanted)
-        elif is_transformer(whole):
-            state = rename_to_timm(state, whole)
         # Tensors the file lacks become NaN; the chosen stages must not use any of them.
         fitting = {
             key: state[key]
@@ -149,7 +142,7 @@ def load_backbone(
             for key, value in wanted.items()
         }
         given = {"pretrained_cfg_overlay": {"state_dict": fitting}, "pretrained": True}
-        network = _create(name, stages, size, final_norm, **given)
+        network = _create(name, stages, size, **given)
         unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
         if unfilled:
             raise InputError(
@@ -166,15 +159,12 @@ def empty_backbone(
     stages: tuple[int, ...],
     size: tuple[int, int],
     tensors: Mapping[str, Tensor],
-    final_norm: bool | None = None,
 ) -> Backbone:
     """Build the backbone of a model file as `load_backbone` does, its tensors still to be filled.
 
     Args:
         tensors: of the file. Those called `backbone.…` must hold as many numbers as the network has, so that
             a small file cannot allocate gigabytes by naming a large network.
-        final_norm: as `load_backbone` takes it; None: of a file from before that setting, in which a
-            transformer has tokens as they are and position embeddings of one size.
 
     Raises:
         InputError: timm does not have it, or the file's tensors are too few.
@@ -185,9 +175,9 @@ def empty_backbone(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
     held = sum(t.numel() for key, t in tensors.items() if key.startswith("backbone.") and t.ndim > 1)
-    if held < _element_count(name, stages, size, final_norm):
+    if held < _element_count(name, stages, size):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
-    network = _create(name, stages, size, final_norm, pretrained=False)
+    network = _create(name, stages, size, pretrained=False)
     backbone = Backbone(name, stages, size, network)
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
     return backbone
@@ -208,22 +198,14 @@ def _meta_network(name: str) -> nn.Module:
 
 
 @cache
-def _is_transformer(name: str) -> bool:
-    # timm's names tell most others, which takes no time
-    return ("vit" in name or "patch" in name) and is_transformer(_meta_network(name))
-
-
-@cache
-def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool | None) -> int:
+def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
     """Elements of the network's tensors of two or more dimensions, which folding keeps; none is allocated."""
     with torch.device("meta"), _LinspaceOnCpu():
-        network = _create(name, stages, size, final_norm, pretrained=False)
+        network = _create(name, stages, size, pretrained=False)
     return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
 
 
-def _create(
-    name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool | None = None, **kwargs: Any
-) -> nn.Module:
+def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: Any) -> nn.Module:
     timm = import_timm()
     extra: dict[str, Any] = {}
     cfg = timm.get_pretrained_cfg(name)
@@ -232,9 +214,6 @@ def _create(
     with warnings.catch_warnings(), _quiet_logger("timm"):  # "unexpected keys" are of unused stages
         warnings.simplefilter("ignore")
         try:
-            if final_norm is not None and _is_transformer(name):
-                vit = timm.create_model(name, num_classes=0, **kwargs)
-                return Transformer(vit, stages, size, final_norm)
             return _drop_unused_blocks(
                 timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
             )
@@ -257,10 +236,10 @@ def _drop_unused_blocks(network: nn.Module) -> nn.Module:
     return network
 
 
-def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool) -> nn.Module:
+def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
     """Build the network with the weights that timm has cached or downloads."""
     try:
-        return _create(name, stages, size, final_norm, pretrained=True)
+        return _create(name, stages, size, pretrained=True)
     except OSError as error:  # the hub's and urllib's errors are OSErrors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -26,16 +26,13 @@ class Config(PatchSettings):
     cap: int = 30_000  # never more, at each size
     # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
     augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
-    # of the stages: one bank for all, joined to one vector; each: a bank for each, and the mean of the
-    # distances; apart: joined at the smallest size, and at larger ones a bank for each, on its own grid
-    layers: Literal["joined", "each", "apart"] = "apart"
+    # of the stages: one bank for all, joined to one vector; apart: joined at the smallest size, and at larger
+    # ones a bank for each, on its own grid
+    layers: Literal["joined", "apart"] = "apart"
     # of several maps, on one scale: the largest counts, or the root of the sum of their squares
     fusion: Literal["maximum", "norm"] = "norm"
-    distance: Literal["euclidean", "cosine"] = "euclidean"  # of patches; cosine: 1 - cos
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
-    # the map's maximum, Eq. 7, the farthest patch's distance, or means of the highest 1 % of the patches
-    # (top) or of the map (map_top)
-    score: Literal["reweighted", "maximum", "map", "top", "map_top"] = "map"
+    score: Literal["reweighted", "map"] = "map"  # Eq. 7, or the map's maximum
     # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
     # pictures say
     positions: Literal["shared", "each", "auto"] = "shared"
@@ -44,6 +41,7 @@ class Config(PatchSettings):
 
     SIZES: ClassVar[int] = 4
     UNSTORED: ClassVar[Mapping[str, Any]] = {"fusion": "maximum"}
+    GONE: ClassVar[Mapping[str, Any]] = {"distance": "euclidean"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
@@ -58,10 +56,6 @@ class Config(PatchSettings):
                 f"positions and augment: {self.augment} do not go together, turned tiles show other places",
             )
         yield self.neighbours >= 1, "neighbours must be at least 1"
-        yield (
-            not self.scores_farthest_patch or (self.layers != "each" and self.distance == "euclidean"),
-            f"score: {self.score} goes with layers: joined or apart and distance: euclidean",
-        )
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
 
@@ -70,25 +64,17 @@ class Config(PatchSettings):
         return {"shared": False, "each": True, "auto": None}[self.positions]
 
     @property
-    def scores_farthest_patch(self) -> bool:
-        """Whether the score is of one patch and the elements near it (Eq. 6 and 7), not of all distances."""
-        return self.score in ("reweighted", "maximum")
-
-    @property
     def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
             return super().view_specs
-        smallest, apart = self.view_sizes[0], self.layers == "apart"
-        return tuple(
-            (size, stage)
-            for size in self.view_sizes
-            for stage in ((None,) if apart and size == smallest else range(len(self.stages)))
-        )
+        smallest, *larger = self.view_sizes
+        return ((smallest, None), *((size, stage) for size in larger for stage in range(len(self.stages))))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "small": {"ratio": 0.03, "fine_ratio": 0.01},  # a third of the memory bank
+    "small": {"size": "256+384", "ratio": 0.03},
+    "accurate": {"backbone": "tf_efficientnet_lite2", "fine_ratio": 0.01},
     # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
     "paper": {
         "backbone": "wide_resnet50_2",
@@ -98,16 +84,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dimensions": 1024,
         "score": "reweighted",
         "augment": "none",
-    },
-    # AnomalyDINO (Damm et al., WACV 2025): every patch of the good pictures, up to `cap`
-    "foundation": {
-        "backbone": "vit_small_patch14_dinov2",
-        "stages": (-1,),
-        "size": "448",
-        "neighbourhood": 1,
-        "distance": "cosine",
-        "ratio": 1.0,
-        "score": "top",
     },
 }
 

@@ -52,7 +52,7 @@ def prefers_own_banks(model: Model, task: Task) -> bool:
         """The largest value of each tile's map."""
         left, centre, view = patches.select(np.flatnonzero(rows).tolist()), bank.mean(0), job.views[v]
         away = left.scatter_values(v, nearest_distance(left.points(v)[0] - centre, bank - centre))
-        drawn = (view.anomaly_map(view.map_values(to_grid(one, view.inside.bool()))[None]) for one in away)
+        drawn = (view.anomaly_map(to_grid(one, view.inside.bool())[None]) for one in away)
         return [float(one.max()) for one in drawn]
 
     found: list[tuple[float, float]] = []

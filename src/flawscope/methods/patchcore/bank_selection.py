@@ -113,7 +113,7 @@ class MemoryPlan:
 
 def predict_peak(model: Model, task: Task) -> int:
     """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
-    copies = () if task.views.positions is not None else few_shot.choose_orientations(FitJob(model, task))
+    copies = few_shot.choose_orientations(FitJob(model, task))
     return plan_memory(model, task, task.count * (1 + len(copies))).peak
 
 
@@ -128,7 +128,7 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
             `shards`.
     """
     config, device = model.config, model.roi.device
-    places = None if task.views.positions is None else task.views.positions.count
+    places = task.views.position_count
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0

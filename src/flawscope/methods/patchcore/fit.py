@@ -46,7 +46,7 @@ def fit(model: Model, task: Task) -> Fitted:
     its own group in calibration."""
     by_place, old = task.views.positions is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
-    job.orientations = () if by_place else few_shot.choose_orientations(job)
+    job.orientations = few_shot.choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
         job.orientations = ()  # `keep_helpful_copies` needs all features in memory

@@ -23,7 +23,7 @@ from flawscope.calibration.threshold import upper_fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, BankView
-from flawscope.methods.patchcore.model import Model, top_count, top_mean
+from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
 from flawscope.methods.task import Fitted, LeaveOut, LeftOut
 from flawscope.methods.threads import workers
@@ -137,15 +137,12 @@ class SelectedBank:
         return torch.minimum(found, nearest_distance(features, added)) if len(added) else found
 
     def _deciding_patches(self, distances: Tensor) -> Tensor:
-        """Numbers of the patches that decide the score: the farthest one, or the farthest hundredth, and the
-        cell with the map's maximum, or those of its highest hundredth."""
-        drawn = self.view.anomaly_map(self.view.map_values(distances)[None])[0]
+        """Numbers of the patches that decide the score: the farthest, and the cell with the map's maximum."""
+        drawn = self.view.anomaly_map(distances[None])[0]
         (height, width), (h, w) = drawn.shape, self.view.grid
-        score = self.view.config.score
-        pixels = drawn.flatten().topk(top_count(drawn.numel()) if score == "map_top" else 1).indices
-        cells = (pixels // width * h // height) * w + pixels % width * w // width
-        patches = distances.topk(top_count(len(distances)) if score == "top" else 1).indices
-        return torch.cat([patches, cells]).unique()
+        pixel = drawn.argmax()
+        cell = (pixel // width * h // height) * w + pixel % width * w // width
+        return torch.stack([distances.argmax(), cell]).unique()
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
@@ -263,16 +260,11 @@ def valid_mask_of(view: BankView, inside: Tensor | None) -> Tensor:
 
 def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
-    model, score = job.model, job.config.score
-    of_map = score in ("map", "map_top")
-
-    def values_of(picture: LeftOutPicture, v: int) -> tuple[BankView, Tensor]:
-        return model.values_by_map([away[None] for _, away in picture.views])[v]
+    model, of_map = job.model, job.config.score == "map"
 
     def drawn(picture: LeftOutPicture, v: int) -> Tensor:
-        """Map values of one size, those that count."""
-        view, values = values_of(picture, v)
-        return view.anomaly_map(values)[0][model.region(picture.inside)]
+        """Map values of one view, those that count."""
+        return model.views[v].anomaly_map(picture.views[v][1][None])[0][model.region(picture.inside)]
 
     def sample(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray]:
         """The mean of the picture's map values, and some of them."""
@@ -280,11 +272,8 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
         return float(values.double().mean()), values[::SAMPLED].numpy()
 
     def strength(picture: LeftOutPicture, v: int) -> float:
-        """The size's own score, a distance: good pictures spread alike in its units."""
-        if of_map:
-            values = drawn(picture, v)
-            return float(values.max() if score == "map" else top_mean(values[None]))
-        return float(top_mean(values_of(picture, v)[1]) if score == "top" else picture.views[v][0])
+        """The view's own score, a distance: good pictures spread alike in its units."""
+        return float(drawn(picture, v).max() if of_map else picture.views[v][0])
 
     def one(picture: LeftOutPicture) -> list[float]:
         found, whole = picture.combine(model)
@@ -310,6 +299,6 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
-    part = slice(0, 2) if model.config.score in ("map", "map_top") else slice(2, 4)
+    part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
     normal = model.normal[:, part].double().cpu()
     return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))

@@ -8,7 +8,6 @@ from copy import copy
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
@@ -50,10 +49,6 @@ class BankView(PatchView):
         self.register_buffer("norms", torch.zeros(0), persistent=False)
         self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
         self.screen: ByteScreen | None = None
-
-    def patches(self, maps: Sequence[Tensor]) -> Tensor:
-        found = super().patches(maps)
-        return F.normalize(found, dim=2) if self.config.distance == "cosine" else found
 
     # ---- the memory bank
 
@@ -153,11 +148,6 @@ class BankView(PatchView):
         distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
         return distances.view(batch, patches) * valid_mask
 
-    def map_values(self, distances: Tensor) -> Tensor:
-        """Turn distances into what the map draws: themselves, or half the square, which of patches of length
-        1 is the cosine distance."""
-        return distances.square() / 2 if self.config.distance == "cosine" else distances
-
     def nearest_square(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
         """The smallest |m|² - 2xm `[N]` of queries x `[N, D]`: the part of |x - m|² that depends on m.
 
@@ -204,10 +194,7 @@ class BankView(PatchView):
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
         patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
         nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
-        if self.config.score == "reweighted":
-            neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
-        else:
-            neighbours = self.bank[nearest][:, None]
+        neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
         return reweight(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
 
     def ties(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
@@ -241,13 +228,13 @@ class BankView(PatchView):
         added: Tensor | None = None,
     ) -> Tensor:
         """The image score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D],
-        relative to the centre, were; 0 where the score is of the map or of all distances.
+        relative to the centre, were; 0 where the score is of the map.
 
         Args:
             features, valid_mask: as for `distances_without`.
             distances: `[P]`, to the elements that are there.
         """
-        if not self.config.scores_farthest_patch:
+        if self.config.score == "map":
             return distances.new_zeros(())
         patch = farthest_patch((features - self.centre)[None], distances[None], valid_mask)[0]
         # the bank is not copied: every thread would need room for another one
@@ -263,7 +250,7 @@ class BankView(PatchView):
             return self.bank[index] if beyond < 0 else parts[1][0][beyond]
 
         present = sum(int(norms.isfinite().sum()) for _, norms in parts)
-        b = min(self.config.neighbours, present) if self.config.score == "reweighted" else 1
+        b = min(self.config.neighbours, present)
         nearest = int(away(patch).argmin())
         around = away(element(nearest))
         around[nearest] = -torch.inf

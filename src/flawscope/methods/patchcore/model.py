@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.patchcore import METHOD, Config
@@ -18,7 +17,7 @@ from flawscope.methods.patchcore.memory_bank import BankView, shallow_copy
 
 class Model(PatchDetector):
     """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
-    at several, by one memory bank a size or one for each stage of the backbone.
+    at several, by one memory bank a size or, at larger ones, one for each stage of the backbone.
 
     With several sizes the picture comes at the largest and is reduced here for the others. The map of each
     bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`), and all are
@@ -34,11 +33,8 @@ class Model(PatchDetector):
 
     def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
         super().__init__(config, backbone, roi)
-        if config.layers == "each" and any(view.embedding.width != self.width for view in self.views):
-            raise InputError("layers: each needs stages of the same width, such as a transformer's blocks")
         self.position = 0  # in a model for one of several positions
-        maps = len(config.view_sizes if config.layers == "each" else config.view_specs)
-        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(maps, 1))
+        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
     def view(self, size: tuple[int, int], stage: int | None = None) -> BankView:
@@ -79,7 +75,7 @@ class Model(PatchDetector):
         for view, part in zip(self.views, self.parts(features), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             distances.append(view.search(relative, valid_mask))
-            if self.config.scores_farthest_patch:
+            if self.config.score == "reweighted":
                 scores.append(view.image_score(relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
 
@@ -108,9 +104,8 @@ class Model(PatchDetector):
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all views to scores `[B]` and maps `[B, H, W]`.
-        Image scores are read where they are of the banks (`Config.scores_farthest_patch`)."""
-        values = self.values_by_map(distances)
-        maps = [view.anomaly_map(d) for view, d in values]
+        Image scores are read with `score: reweighted` alone."""
+        maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         drawn, lowest = maps[0], maps[0].new_zeros(())
         if len(maps) > 1:
@@ -120,30 +115,16 @@ class Model(PatchDetector):
         drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
-        if self.config.score == "map_top":
-            return top_mean(drawn.flatten(1)), drawn
-        if self.config.score == "top":
-            scores = [top_mean(one) for _, one in values]
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of squares
-        of what lies above an ordinary good picture's."""
+        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
+        squares of what lies above an ordinary good picture's."""
         if self.config.fusion == "maximum":
             return torch.stack(list(maps)).amax(0)
         return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
-
-    def values_by_map(self, distances: Sequence[Tensor]) -> list[tuple[BankView, Tensor]]:
-        """Per map a view and its values `[B, P]`: the distances, or their mean over the stages of a size."""
-        values = [view.map_values(d) for view, d in zip(self.views, distances, strict=True)]
-        if self.config.layers != "each":
-            return list(zip(self.views, values, strict=True))
-        step = len(self.config.stages)
-        return [
-            (self.views[v], torch.stack(values[v : v + step]).mean(0)) for v in range(0, len(values), step)
-        ]
 
     # ---- calibration and comparison of an exported model
 
@@ -169,7 +150,7 @@ class Model(PatchDetector):
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
-        if not self.config.scores_farthest_patch:
+        if self.config.score == "map":
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for view, part in zip(self.views, self.parts(features), strict=True):
@@ -183,13 +164,3 @@ class Model(PatchDetector):
         for i, view in enumerate(self.views):  # as large as the artefact says
             view.load_bank(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         super().fill(tensors)
-
-
-def top_count(count: int) -> int:
-    """Number of values in the highest hundredth of `count`, one at least."""
-    return max(1, count // 100)
-
-
-def top_mean(values: Tensor) -> Tensor:
-    """The mean `[B]` of the highest hundredth of values `[B, N]`."""
-    return values.topk(top_count(values.shape[1]), dim=1).values.mean(1)

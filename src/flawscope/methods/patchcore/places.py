@@ -148,9 +148,9 @@ def _score_left_out(
         number, selection, view = patches.numbers[i], selections[v], selections[v].view
         away = to_grid(others[v][i], view.inside.bool())
         picture = places.frame_of[number], v
-        if float(view.anomaly_map(view.map_values(away)[None]).max()) > highest.get(picture, -np.inf):
+        if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
             away = torch.minimum(away, score_in_view(patches, i, v, selection, away)[1])
-            inner = view.anomaly_map(view.map_values(away)[None])[0][places.unshared_part(number)]
+            inner = view.anomaly_map(away[None])[0][places.unshared_part(number)]
             if inner.numel():
                 highest[picture] = max(highest.get(picture, -np.inf), float(inner.max()))
         return away

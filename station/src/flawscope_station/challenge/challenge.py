@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, NoReturn
+from typing import Any, TypeGuard
 
-from sqlalchemy import Row, update
+from sqlalchemy import Row, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding
@@ -34,9 +34,8 @@ from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import make_label
-from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.records import NotFoundError, Store, add_event, iso
-from flawscope_station.store.schema import ANOMALOUS, GOOD, challenge_parts
+from flawscope_station.store.records import NotFoundError, add_event, iso
+from flawscope_station.store.schema import ANOMALOUS, GOOD, challenge_parts, challenge_results, challenges
 
 CHECK_INTERVAL = 1.0  # seconds between two looks at whether challenges are due
 CLOCK_TOLERANCE = 60_000_000  # microseconds by which a clock may be set back after a challenge
@@ -65,8 +64,7 @@ class Challenge(BackgroundThread):
     """Interlock that holds answers back until the challenge parts have passed; reports it as a problem.
 
     Args:
-        settings: by number of the product; products may be added. common: settings of the station that
-            change what its models say.
+        settings: by number of the product. common: of the station, that change what its models say.
         names: by number, which may grow.
         report: reports a problem, as `Problems.report`.
         clock, wall: monotonic seconds, and microseconds since 1970.
@@ -78,8 +76,6 @@ class Challenge(BackgroundThread):
         common: Any,
         shifts: ShiftSettings | None,
         names: Mapping[int, str],
-        store: Store,
-        versions: ModelRegistry,
         renderer: InspectionRenderer,
         report: Callable[[str, str | None], None],
         clock: MonotonicClock = CLOCK,
@@ -87,7 +83,7 @@ class Challenge(BackgroundThread):
     ):
         super().__init__("challenge", clock)
         self.settings, self.common, self.shifts, self.names = settings, common, shifts, names
-        self.store, self.versions, self.renderer = store, versions, renderer
+        self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, clock, wall
         self._states: dict[int, State] = {}
         self._hashed: dict[int, tuple[ProductSettings, str]] = {}  # by product, as text
@@ -102,28 +98,29 @@ class Challenge(BackgroundThread):
     def check(self, product_id: int, part: str | None) -> None:
         """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts."""
         state = self._states.get(product_id)
-        if state is None or self._is_unchallenged(product_id) or part in state.parts:
-            return
-        version = None
-        with suppress(FlawscopeError):  # no model is open
-            version = self.versions.number(product_id)
-        self._hold(product_id, state, version)
+        if state is not None and part not in state.parts:
+            self._hold(product_id, state, self._version(product_id))
 
     def release(self, picture: Picture, record: NewInspection) -> None:
         """Take the picture of a challenge part, and raise NotProductionError with what became of it; raise
         NotReadyError for others unless the product is ready with the version that has judged."""
-        product_id = record.product_id
-        if product_id not in self._states or self._is_unchallenged(product_id):
+        state = self._states.get(record.product_id)
+        if state is None or self._is_unchallenged(record.product_id):
             return
-        part = self._states[product_id].parts.get(picture.part or "")
-        if part is None:
-            self._hold(product_id, self._states[product_id], record.version_id)
-        else:
-            self._take(part, picture, record)
+        if (part := state.parts.get(picture.part or "")) is not None:
+            raise NotProductionError(f"challenge part {part.name}: {self._take(part, picture, record)}")
+        self._hold(record.product_id, state, record.version_id)
 
     def _hold(self, product_id: int, state: State, version: int | None) -> None:
         if (cause := self._cause(product_id, state, version)) is not None:
-            raise NotReadyError(self._describe_cause(product_id, state, cause))
+            missing = ", ".join(_missing(state)) or "a good and a defective one must be stored"
+            name = self.names[product_id]
+            raise NotReadyError(f"{name} is not ready, challenge parts have not passed ({cause}): {missing}")
+
+    def _version(self, product_id: int) -> int | None:
+        with suppress(FlawscopeError):  # no model is open
+            return self.versions.number(product_id)
+        return None
 
     def _is_unchallenged(self, product_id: int) -> bool:
         return self.settings(product_id).challenge is None
@@ -133,6 +130,8 @@ class Challenge(BackgroundThread):
     def _cause(self, product_id: int, state: State, version: int | None) -> str | None:
         """Return why a product is not ready; None: it is."""
         last = state.last
+        if self._is_unchallenged(product_id):
+            return None
         if last is None:
             return "first"
         if last.outcome is None:
@@ -151,14 +150,6 @@ class Challenge(BackgroundThread):
         is_wrong = self.wall() < last.ended_at - CLOCK_TOLERANCE or self.clock.monotonic() >= state.deadline
         return "clock" if is_wrong else None
 
-    def _describe_cause(self, product_id: int, state: State, cause: str) -> str:
-        missing = ", ".join(self._missing_parts(state)) or "none is stored as good, or none as defective"
-        return f"{self.names[product_id]} is not ready, challenge parts have not passed ({cause}): {missing}"
-
-    def _missing_parts(self, state: State) -> list[str]:
-        is_under_way = state.last is not None and state.last.outcome is None
-        return [name for name, part in state.parts.items() if not (is_under_way and part.id in state.passed)]
-
     def _state_hash(self, product_id: int, state: State) -> str:
         """Return a hash of the settings and challenge parts of a product."""
         settings = self.settings(product_id)
@@ -172,7 +163,7 @@ class Challenge(BackgroundThread):
         """Read the state of a product after a change. In the lock."""
         with self.store.database.reading() as connection:
             parts = {part.name: part for part in records.current_parts(connection, product_id)}
-            last = records.last_challenge(connection, product_id)
+            last = next(iter(records.latest_challenges(connection, product_id)), None)
             passed = frozenset[int]() if last is None else records.passed_parts(connection, last.id)
         moment, deadline = None, math.inf
         if last is not None and last.ended_at is not None and not self._is_unchallenged(product_id):
@@ -194,110 +185,90 @@ class Challenge(BackgroundThread):
             ChallengeOpenError: one is under way.
             InputError: the settings ask for none.
         """
-        self._check_challenged(product_id)
         with self._lock:
-            state = self._load(product_id)
-            if state.last is not None and state.last.outcome is None:
-                raise ChallengeOpenError(
-                    f"a challenge is under way, begun by {state.last.who}: show its parts"
-                )
-            version = self.versions.number(product_id)
-            self._open(product_id, self._cause(product_id, state, version) or BATCH, version, who)
-
-    def _open(self, product_id: int, cause: str, version: int, who: str) -> State:
-        """Begin a challenge in the place of the one under way. In the lock."""
-        state = self._states[product_id]
-        values = {"version_id": version, "state_hash": self._state_hash(product_id, state), "cause": cause}
-        with self.store.database.writing() as connection:
-            if state.last is not None and state.last.outcome is None:
-                ended = {"outcome": REPLACED, "ended_at": self.wall(), "ended_by": who}
-                records.end_challenge(connection, state.last.id, **ended)
-            records.add_challenge(connection, product_id, **values, who=who, begun_at=self.wall())
-        return self._load(product_id)
-
-    def _take(self, part: Row[Any], picture: Picture, record: NewInspection) -> NoReturn:
-        """Record what became of a challenge part, in the challenge under way or a new one that is due."""
-        product_id, version = record.product_id, record.version_id
-        small = reduce_picture(picture.data, picture.name, VIEW_SIDE, self.renderer.inspector.memory)
-        stored = reduce_picture(part.view, part.name, VIEW_SIDE, self.renderer.inspector.memory)
-        alike = resemblance(small, stored)
-        pixels = record.pixels or decoding.pixel_hash(decoding.decode(picture.data))
-        boxes = relative_boxes(record.regions, record.width, record.height)
-        with self._lock:
-            state = self._load(product_id)
-            cause = self._cause(product_id, state, version)
-            if cause is None:
-                raise NotProductionError(
-                    f"{part.name} is a challenge part, and no challenge is due: begin one"
-                )
-            last = state.last
-            if last is None or last.outcome is not None:
-                state = self._open(product_id, cause, version, "station")
-            elif (last.version_id, last.state_hash) != (version, self._state_hash(product_id, state)):
-                cause = "version" if last.version_id != version else "settings"
-                state = self._open(product_id, cause, version, "station")
-            assert state.last is not None
-            if part.id in state.passed:
-                raise NotProductionError(f"{part.name} has passed already: show the next challenge part")
-            with self.store.database.writing() as connection:
-                if records.was_taken_before(connection, product_id, pixels):
-                    outcome = OLD_PICTURE
-                elif alike < LEAST:
-                    outcome = WRONG_PART
-                elif record.anomalous != (part.expected == ANOMALOUS):
-                    outcome = FAILED
-                else:
-                    is_alike = not record.anomalous or lies_alike(boxes, json.loads(part.boxes))
-                    outcome = PASSED if is_alike else WRONG_PART
-                result = {"part_id": part.id, "at": self.wall(), "outcome": outcome, "resemblance": alike}
-                judged = {name: getattr(record, name) for name in ("anomalous", "score", "score_threshold")}
-                records.add_result(connection, challenge_id=state.last.id, pixels=pixels, **result, **judged)
-                passed = state.passed | ({part.id} if outcome == PASSED else frozenset())
-                ends = FAILED if outcome == FAILED else PASSED if self._is_complete(state, passed) else None
-                if ends is not None:
-                    ended = {"outcome": ends, "ended_at": self.wall(), "ended_by": "station"}
-                    records.end_challenge(connection, state.last.id, **ended)
-                    text = f"challenge {state.last.id} {ends}: {part.name}"
-                    add_event(connection, f"challenge_{ends}", "station", text, product_id)
-            self._load(product_id)
-        self.wake()
-        raise NotProductionError(f"challenge part {part.name}: {_OUTCOMES[outcome]}")
-
-    def _is_complete(self, state: State, passed: frozenset[int]) -> bool:
-        """Whether all parts have passed, one good and one defective at least."""
-        kinds = {part.expected for part in state.parts.values()}
-        return kinds == {GOOD, ANOMALOUS} and all(part.id in passed for part in state.parts.values())
+            state, cause = self._load(product_id), self._checked_cause(product_id)
+            if _is_under_way(state.last):
+                raise ChallengeOpenError(f"{state.last.who} has begun a challenge: show its parts")
+            self._begin(product_id, cause or BATCH, self.versions.number(product_id), who)
 
     def override(self, product_id: int, reason: str, who: str) -> None:
         """Let a product be ready without its challenge parts, until the next challenge is due. InputError
         where no reason is given, or it is ready."""
-        self._check_challenged(product_id)
-        reason = _checked_text(reason, "reason")
-        if not reason:
+        if not (reason := _checked_text(reason, "reason")):
             raise InputError("reason: write why the challenge parts are not shown")
         with self._lock:
-            state, version = self._load(product_id), self.versions.number(product_id)
-            cause = self._cause(product_id, state, version)
-            if cause is None:
-                raise InputError(f"{self.names[product_id]} is ready: there is nothing to override")
-            ended = {"outcome": OVERRIDDEN, "ended_at": self.wall(), "ended_by": who, "reason": reason}
-            values = {"version_id": version, "state_hash": self._state_hash(product_id, state)}
-            with self.store.database.writing() as connection:
-                if state.last is not None and state.last.outcome is None:
-                    records.end_challenge(connection, state.last.id, **ended, **values)
-                else:
-                    begun = {"cause": cause, "who": who, "begun_at": self.wall()}
-                    records.add_challenge(connection, product_id, **begun, **ended, **values)
-                add_event(connection, "challenge_overridden", who, f"({cause}) {reason}", product_id)
             self._load(product_id)
+            if (cause := self._checked_cause(product_id)) is None:
+                raise InputError(f"{self.names[product_id]} is ready: there is nothing to override")
+            ended = {"outcome": OVERRIDDEN, "ended_at": self.wall(), "reason": reason}
+            self._begin(product_id, cause, self.versions.number(product_id), who, **ended)
         self.wake()
 
-    def _check_challenged(self, product_id: int) -> None:
+    def _checked_cause(self, product_id: int) -> str | None:
         if self._is_unchallenged(product_id):
             name = self.names[product_id]
             raise InputError(
                 f'{name} has no challenge: write `challenge: ["06:00"]` below it in station.yaml'
             )
+        return self._cause(product_id, self._states[product_id], self._version(product_id))
+
+    def _begin(self, product_id: int, cause: str, version: int, who: str, **ended: Any) -> State:
+        """Begin a challenge in the place of the one under way; ended: columns of one that is over. In the
+        lock."""
+        state_hash = self._state_hash(product_id, self._states[product_id])
+        begun = {"cause": cause, "who": who, "begun_at": self.wall()}
+        new = {"product_id": product_id, "version_id": version, "state_hash": state_hash, **begun, **ended}
+        under_way = challenges.c.product_id == product_id, challenges.c.outcome.is_(None)
+        with self.store.database.writing() as connection:
+            replaced = {"outcome": REPLACED, "ended_at": self.wall()}
+            connection.execute(update(challenges).where(*under_way).values(replaced))
+            connection.execute(insert(challenges).values(new))
+            kind, text = f"challenge_{ended.get('outcome', 'begun')}", f"({cause}) {ended.get('reason', '')}"
+            add_event(connection, kind, who, text.strip(), product_id)
+        return self._load(product_id)
+
+    def _take(self, part: Row[Any], picture: Picture, record: NewInspection) -> str:
+        """Record what became of a challenge part, in the challenge under way or a new one that is due; return
+        it in words."""
+        product_id, version, memory = record.product_id, record.version_id, self.renderer.inspector.memory
+        looks = (reduce_picture(data, part.name, VIEW_SIDE, memory) for data in (picture.data, part.view))
+        alike = resemblance(*looks)
+        pixels = record.pixels or decoding.pixel_hash(decoding.decode(picture.data))
+        with self._lock:
+            state = self._load(product_id)
+            if (cause := self._cause(product_id, state, version)) is None:
+                return "no challenge is due: begin one"
+            present = version, self._state_hash(product_id, state)
+            last = state.last
+            if last is None or last.outcome is not None or (last.version_id, last.state_hash) != present:
+                state = self._begin(product_id, cause, version, "station")
+            elif part.id in state.passed:
+                return "it has passed already: show the next one"
+            assert state.last is not None
+            with self.store.database.writing() as connection:
+                outcome = self._outcome(part, record, alike)
+                if records.was_taken_before(connection, product_id, pixels):
+                    outcome = OLD_PICTURE
+                result = {"part_id": part.id, "at": self.wall(), "outcome": outcome, "resemblance": alike}
+                result |= {name: getattr(record, name) for name in ("anomalous", "score", "score_threshold")}
+                new = insert(challenge_results).values(challenge_id=state.last.id, pixels=pixels, **result)
+                connection.execute(new)
+                is_complete = outcome == PASSED and _is_complete(state, state.passed | {part.id})
+                if outcome == FAILED or is_complete:
+                    ended = update(challenges).where(challenges.c.id == state.last.id)
+                    connection.execute(ended.values(outcome=outcome, ended_at=self.wall()))
+                    add_event(connection, f"challenge_{outcome}", "station", part.name, product_id)
+            self._load(product_id)
+        self.wake()
+        return _OUTCOMES[outcome]
+
+    def _outcome(self, part: Row[Any], record: NewInspection, alike: float) -> str:
+        if alike < LEAST:
+            return WRONG_PART
+        if record.anomalous != (part.expected == ANOMALOUS):
+            return FAILED
+        boxes = relative_boxes(record.regions, record.width, record.height)
+        return PASSED if not record.anomalous or lies_alike(boxes, json.loads(part.boxes)) else WRONG_PART
 
     # ---- challenge parts
 
@@ -324,7 +295,7 @@ class Challenge(BackgroundThread):
                 f"inspection {number} shows one view of a part: show parts that one picture judges"
             )
         values = {
-            **{"name": name, "expected": expected, "note": note, "inspection_id": number, "who": who},
+            **{"product_id": product_id, "name": name, "expected": expected, "note": note},
             "pixels": decoding.pixel_hash(decoding.decode(data, name=called)),
             "boxes": json.dumps(relative_boxes(row["regions"], row["width"], row["height"])),
             "view": self.renderer.view(product_id, number, VIEW_SIDE),
@@ -333,8 +304,7 @@ class Challenge(BackgroundThread):
             if name in self._load(product_id).parts:
                 raise InputError(f"there is a challenge part {name}: remove it first, or choose another name")
             with self.store.database.writing() as connection:
-                new = challenge_parts.insert().values(product_id=product_id, created_at=self.wall(), **values)
-                connection.execute(new)
+                connection.execute(insert(challenge_parts).values(values))
                 add_event(connection, "challenge_part_added", who, f"{name}, {expected}: {note}", product_id)
             self._load(product_id)
         return next(part for part in self.facts(product_id)["parts"] if part["name"] == name)
@@ -363,19 +333,16 @@ class Challenge(BackgroundThread):
 
     def facts(self, product_id: int) -> dict[str, Any]:
         """Return the challenges of a product as the API shows them."""
-        state, version = self._states[product_id], None
-        with suppress(FlawscopeError):
-            version = self.versions.number(product_id)
-        is_asked = not self._is_unchallenged(product_id)
-        cause = self._cause(product_id, state, version) if is_asked else None
+        state = self._states[product_id]
+        cause = self._cause(product_id, state, self._version(product_id))
         return {
-            "asked": is_asked,
+            "asked": not self._is_unchallenged(product_id),
             "ready": cause is None,
             "cause": cause,
-            "under_way": state.last is not None and state.last.outcome is None,
-            "missing": self._missing_parts(state) if cause is not None else [],
+            "under_way": _is_under_way(state.last),
+            "missing": [] if cause is None else _missing(state),
             "next_at": iso(state.moment) if cause is None and state.moment is not None else None,
-            **records.describe(self.store.database, product_id, iso),
+            **records.describe(self.store.database, product_id),
         }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
@@ -394,6 +361,22 @@ class Challenge(BackgroundThread):
         while not self._wait(CHECK_INTERVAL):
             for product_id in list(self._states):
                 self.report(f"challenge_{product_id}", self._why_held(product_id))
+
+
+def _is_under_way(last: Row[Any] | None) -> TypeGuard[Row[Any]]:
+    return last is not None and last.outcome is None
+
+
+def _missing(state: State) -> list[str]:
+    """Return the names of the parts that are still to be shown."""
+    passed = state.passed if _is_under_way(state.last) else ()
+    return [name for name, part in state.parts.items() if part.id not in passed]
+
+
+def _is_complete(state: State, passed: frozenset[int]) -> bool:
+    """Whether all parts have passed, one good and one defective at least."""
+    has_both = {part.expected for part in state.parts.values()} == {GOOD, ANOMALOUS}
+    return has_both and all(part.id in passed for part in state.parts.values())
 
 
 def _checked_text(text: str, name: str) -> str:

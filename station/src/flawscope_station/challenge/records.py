@@ -1,13 +1,14 @@
-"""Challenge parts, challenges and their results in the data base."""
+"""Queries of challenge parts, challenges and their results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, select
 
 from flawscope_station.store.database import Database
+from flawscope_station.store.records import iso
 from flawscope_station.store.schema import challenge_parts, challenge_results, challenges
 
 PASSED, FAILED, OVERRIDDEN, REPLACED = "passed", "failed", "overridden", "replaced"  # outcomes of a challenge
@@ -17,13 +18,13 @@ MAX_RESULTS, MAX_CHALLENGES = 500, 20  # of a product, that people see
 
 def current_parts(connection: Connection, product_id: int) -> Sequence[Row[Any]]:
     """Return the challenge parts of a product, in the order in which they were added."""
-    part = challenge_parts.c
-    where = part.product_id == product_id, part.removed_at.is_(None)
-    return connection.execute(select(challenge_parts).where(*where).order_by(part.id)).all()
+    of_product = challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None)
+    return connection.execute(select(challenge_parts).where(*of_product).order_by(challenge_parts.c.id)).all()
 
 
-def last_challenge(connection: Connection, product_id: int) -> Row[Any] | None:
-    return next(iter(_latest_challenges(connection, product_id, 1)), None)
+def latest_challenges(connection: Connection, product_id: int, count: int = 1) -> Sequence[Row[Any]]:
+    query = select(challenges).where(challenges.c.product_id == product_id)
+    return connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
 
 
 def passed_parts(connection: Connection, challenge_id: int) -> frozenset[int]:
@@ -35,57 +36,34 @@ def passed_parts(connection: Connection, challenge_id: int) -> frozenset[int]:
 
 def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bool:
     """Whether these pixels are those of a stored picture, or of one that a challenge has taken."""
+    same = challenge_parts.c.pixels == pixels, challenge_results.c.pixels == pixels
+    stored = select(challenge_parts.c.id)
+    queries = stored.where(same[0]), stored.join_from(challenge_parts, challenge_results).where(same[1])
     of_product = challenge_parts.c.product_id == product_id
-    stored = select(challenge_parts.c.id).where(of_product, challenge_parts.c.pixels == pixels)
-    taken = select(challenge_results.c.id).join_from(challenge_results, challenge_parts)
-    taken = taken.where(of_product, challenge_results.c.pixels == pixels)
-    return any(connection.execute(query.limit(1)).first() is not None for query in (stored, taken))
+    return any(connection.execute(query.where(of_product).limit(1)).first() for query in queries)
 
 
-def add_challenge(connection: Connection, product_id: int, **columns: Any) -> int:
-    """Begin a challenge, or with an outcome record one; return its number."""
-    new = insert(challenges).values(product_id=product_id, **columns)
-    return int(connection.execute(new.returning(challenges.c.id)).scalar_one())
-
-
-def end_challenge(connection: Connection, challenge_id: int, **columns: Any) -> None:
-    connection.execute(update(challenges).where(challenges.c.id == challenge_id).values(**columns))
-
-
-def add_result(connection: Connection, **columns: Any) -> None:
-    connection.execute(insert(challenge_results).values(**columns))
-
-
-def describe(database: Database, product_id: int, iso: Callable[[int], str]) -> dict[str, Any]:
+def describe(database: Database, product_id: int) -> dict[str, Any]:
     """Return parts with their scores over time, and the latest challenges, as the API shows them."""
     result = challenge_results.c
     with database.reading() as connection:
         parts = current_parts(connection, product_id)
         query = select(challenge_results).where(result.part_id.in_([part.id for part in parts]))
-        results = connection.execute(query.order_by(result.id.desc()).limit(MAX_RESULTS)).all()[::-1]
-        latest = _latest_challenges(connection, product_id, MAX_CHALLENGES)
+        rows = connection.execute(query.order_by(result.id.desc()).limit(MAX_RESULTS)).all()[::-1]
+        latest = latest_challenges(connection, product_id, MAX_CHALLENGES)
+    names = ("outcome", "score", "score_threshold", "resemblance")
+    each = [
+        (row.part_id, {"at": iso(row.at), **{name: getattr(row, name) for name in names}}) for row in rows
+    ]
+    same = ("id", "name", "expected", "note")
+    told = ("id", "version_id", "cause", "who", "outcome", "reason")
     return {
         "parts": [
-            _part_facts(part, [row for row in results if row.part_id == part.id], iso) for part in parts
+            {name: getattr(part, name) for name in same}
+            | {"results": [found for part_id, found in each if part_id == part.id]}
+            for part in parts
         ],
-        "challenges": [_challenge_facts(row, iso) for row in latest],
+        "challenges": [
+            {name: getattr(row, name) for name in told} | {"begun_at": iso(row.begun_at)} for row in latest
+        ],
     }
-
-
-def _latest_challenges(connection: Connection, product_id: int, count: int) -> Sequence[Row[Any]]:
-    query = select(challenges).where(challenges.c.product_id == product_id)
-    return connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
-
-
-def _part_facts(part: Row[Any], results: Sequence[Row[Any]], iso: Callable[[int], str]) -> dict[str, Any]:
-    names = ("outcome", "score", "score_threshold", "resemblance")
-    each = [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in results]
-    same = {name: getattr(part, name) for name in ("id", "name", "expected", "note")}
-    return {**same, "inspection": part.inspection_id, "results": each}
-
-
-def _challenge_facts(row: Row[Any], iso: Callable[[int], str]) -> dict[str, Any]:
-    names = ("id", "cause", "who", "outcome", "ended_by", "reason")
-    ended_at = None if row.ended_at is None else iso(row.ended_at)
-    times = {"begun_at": iso(row.begun_at), "ended_at": ended_at}
-    return {**{name: getattr(row, name) for name in names}, **times, "version": row.version_id}

@@ -33,3 +33,15 @@ class Interlock(Protocol):
 
     def release(self, picture: Picture, record: NewInspection) -> None:
         """Raise NotReadyError or NotProductionError where a judged picture may not be recorded."""
+
+
+class Interlocks(list[Interlock]):
+    """Interlocks of a station: each may hold a picture back."""
+
+    def check(self, product_id: int, part: str | None) -> None:
+        for interlock in self:
+            interlock.check(product_id, part)
+
+    def release(self, picture: Picture, record: NewInspection) -> None:
+        for interlock in self:
+            interlock.release(picture, record)

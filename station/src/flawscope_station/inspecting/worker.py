@@ -31,7 +31,7 @@ from flawscope_station.inspecting.capacity import (
     decoding_bytes,
     without_traceback,
 )
-from flawscope_station.inspecting.interlock import Interlock
+from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
 from flawscope_station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
@@ -88,7 +88,7 @@ class Inspector:
 
     Attributes:
         memory: for decoding large pictures; its turns wait until all pictures are answered.
-        interlocks: each may hold pictures back.
+        interlocks: may hold pictures back.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Inspector:
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.report_error = limits, near, report_error
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
-        self.interlocks: list[Interlock] = []
+        self.interlocks = Interlocks()
         self._products = products
         self.parts = PartsCache(versions)
         self._queue: FairQueue[_Job] = FairQueue()
@@ -146,7 +146,7 @@ class Inspector:
             if self._ending or (new and (full or too_large)):
                 raise BusyError(self._retry_seconds())
             for one in new:
-                self._check_interlocks(one.product_id, one.part)
+                self.interlocks.check(one.product_id, one.part)
                 self._check_time(one.product_id, one.due)
             return [self._accept(one) for one in pictures]
 
@@ -162,15 +162,11 @@ class Inspector:
         where the disk is full."""
         self.check_disk()
         self.versions.models.model_of(product_id)
-        self._check_interlocks(product_id, part)
+        self.interlocks.check(product_id, part)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
                 raise BusyError(self._retry_seconds())
             self._check_time(product_id, due)
-
-    def _check_interlocks(self, product_id: int, part: str | None) -> None:
-        for interlock in self.interlocks:
-            interlock.check(product_id, part)
 
     def _check_keys(self, pictures: Sequence[Picture]) -> None:
         under_way = {
@@ -403,8 +399,7 @@ class Inspector:
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
                 record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
                 record = replace(record, pixels=job.source.pixels)
-                for interlock in self.interlocks:
-                    interlock.release(job.picture, record)
+                self.interlocks.release(job.picture, record)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(without_traceback(error))
                 continue

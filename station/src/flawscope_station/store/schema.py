@@ -381,12 +381,9 @@ challenge_parts = Table(
     Column("name", Name, nullable=False),  # the `part` under which a sender shows it
     Column("expected", String(12), nullable=False),  # decision: good, anomalous
     Column("note", Text, nullable=False),
-    Column("inspection_id", BigInteger, nullable=False),  # that it was stored from
     Column("pixels", Hash, nullable=False),  # of the stored picture
     Column("boxes", Text, nullable=False),  # JSON: regions of the stored picture, as shares of its sides
     Column("view", LargeBinary, nullable=False),  # WebP of the stored picture
-    Column("who", String(64), nullable=False),
-    Column("created_at", BigInteger, nullable=False),
     Column("removed_at", BigInteger),
 )
 
@@ -403,16 +400,7 @@ challenges = Table(
     Column("begun_at", BigInteger, nullable=False),
     Column("outcome", String(12)),  # passed, failed, overridden, replaced; NULL: under way
     Column("ended_at", BigInteger),
-    Column("ended_by", String(64)),
     Column("reason", Text),  # of an override
-)
-_is_under_way = challenges.c.outcome.is_(None)
-Index(
-    "challenges_under_way",
-    challenges.c.product_id,
-    unique=True,
-    sqlite_where=_is_under_way,
-    postgresql_where=_is_under_way,
 )
 Index("challenges_product", challenges.c.product_id, challenges.c.id)
 

@@ -21,34 +21,26 @@ router = api_router()
 page_router = APIRouter(include_in_schema=False)
 
 
-class ChallengeResult(BaseModel):
-    at: str
-    outcome: Literal["passed", "failed", "wrong_part", "old_picture"]
-    score: float
-    score_threshold: float
-    resemblance: float = Field(description=f"of the look to the stored picture, -1 to 1; {LEAST} is needed")
-
-
 class ChallengePart(BaseModel):
     id: int
     name: str = Field(description="the `part` under which it is shown")
     expected: Literal["good", "anomalous"]
     note: str
-    inspection: int = Field(description="that it was stored from")
-    results: list[ChallengeResult] = Field(description="the oldest first")
+    results: list[dict[str, Any]] = Field(
+        description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
+        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed"
+    )
 
 
 class ChallengeRun(BaseModel):
     id: int
-    version: int
+    version_id: int
     cause: Literal["first", "version", "settings", "time", "clock", "failed", "batch"]
     who: str
     begun_at: str
     outcome: Literal["passed", "failed", "overridden", "replaced"] | None = Field(
-        description="null: it is under way; replaced: version or settings changed meanwhile"
+        description="null: it is under way; replaced: another began in its place"
     )
-    ended_at: str | None
-    ended_by: str | None
     reason: str | None = Field(description="of who overrode it")
 
 
@@ -149,17 +141,16 @@ def challenge_page(
     )
 
 
-def score_chart(results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return points of scores and thresholds over their order, in pixels of a chart; None below two."""
+def score_chart(results: list[dict[str, Any]]) -> dict[str, str] | None:
+    """Return points of scores and thresholds in their order, in pixels of a chart; None below two results."""
     if len(results) < 2:
         return None
-    highest = max(value for one in results for value in (one["score"], one["score_threshold"], 1e-9))
-    step = CHART_WIDTH / (len(results) - 1)
+    values = [one[name] for one in results for name in ("score", "score_threshold")]
+    low, step = min(values), CHART_WIDTH / (len(results) - 1)
+    scale = CHART_HEIGHT / ((max(values) - low) or 1.0)
 
     def line(name: str) -> str:
-        return " ".join(
-            f"{step * place:.1f},{CHART_HEIGHT * (1 - 0.95 * max(0.0, one[name]) / highest):.1f}"
-            for place, one in enumerate(results)
-        )
+        heights = (CHART_HEIGHT - scale * (one[name] - low) for one in results)
+        return " ".join(f"{step * place:.1f},{height:.1f}" for place, height in enumerate(heights))
 
     return {"scores": line("score"), "thresholds": line("score_threshold")}
