@@ -65,6 +65,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True)
+def no_search_for_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evaluate` looks for test pictures that are near-copies of training pictures, which is most of its time
+    with so few: only tests marked `copies` do."""
+    if "copies" not in request.keywords:
+        monkeypatch.setattr("flawscope.evaluation.promise._copies_of", lambda learnt, shown: [])
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """`shared(name, fill)` is a folder that `fill(folder)` has filled, once for all processes of a run. Read
