@@ -26,7 +26,7 @@ DEFAULT_ERROR = 0.1
 MIN_EXAMPLES = 3  # of a kind
 SHRINKAGE = 0.5  # of the covariance, to a multiple of the identity (bench/kinds.py)
 MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
-NEW, SEVERAL = "something new", "several kinds"  # answers beside a kind alone
+NEW = "something new"  # answer where no kind fits
 
 
 class KindSet(NamedTuple):

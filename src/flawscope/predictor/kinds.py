@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 MAX_POINTS = 4096  # of a region that its descriptor is the mean of
-MAX_VIEWS = 16  # tiles of a picture that are looked at again, those with most of the regions
+MAX_VIEWS = 16  # tiles of a picture that are looked at again: those with most of the regions, and each's own
 
 Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 
@@ -68,8 +68,9 @@ def region_descriptors(
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.position(number)] or numbers
     hits = {number: [_inside(views, number, one) for one in points] for number in finest}
-    used = sorted(hits, key=lambda number: -sum(len(y) for y, _ in hits[number]))[:MAX_VIEWS]
-    used = [number for number in used if any(len(y) for y, _ in hits[number])] or finest[:1]
+    most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
+    best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
+    used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
     total: NDArray[np.float64] | None = None
     session, located = predictor.session, views.parts[0].located
     for start in range(0, len(used), session.batch):
@@ -127,6 +128,7 @@ def learn_kinds(
     Raises:
         InputError: no kind has `kinds.MIN_EXAMPLES`, or the model cannot name kinds.
     """
+    predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))  # or it cannot
     seen = LabelledRegions()
     for done, example in enumerate(examples, start=1):
         try:

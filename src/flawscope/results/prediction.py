@@ -13,16 +13,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.kinds import KindSet, describe_kinds
+from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
-from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
 from flawscope.results.found_parts import FoundParts, PartSearch
+from flawscope.results.region import Region as Region
 from flawscope.results.region_size import measure_region
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
@@ -30,49 +32,6 @@ WITHIN = "within tolerance"  # decision on an anomalous picture that a person's 
 # readable on white and on black
 DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", "good": "#16a34a"}
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
-
-
-@dataclass(frozen=True)
-class Region:
-    """A connected part of the mask, in the pixels of the picture (x to the right, y down).
-
-    box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
-    centroid: x, y. kinds: of defects that it may be of, likeliest first; empty: something new; None: the
-    model names none. kind_p_values: of all kinds by name, 0..1. length_mm, width_mm: sides of the smallest
-    rectangle around it, at any angle; area_mm2: its area; None: how long a pixel is was not said.
-    """
-
-    box: tuple[float, float, float, float]
-    area: float
-    peak: float
-    centroid: tuple[float, float]
-    kinds: tuple[str, ...] | None = None
-    kind_p_values: Mapping[str, float] = field(default_factory=dict, hash=False)
-    length_mm: float | None = None
-    width_mm: float | None = None
-    area_mm2: float | None = None
-
-    @property
-    def kinds_text(self) -> str:
-        """The kinds for a person; empty: the model names none."""
-        return "" if self.kinds is None else describe_kinds(self.kinds)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "box": [round(v, 2) for v in self.box],
-            "area": round(self.area, 2),
-            "peak": self.peak,
-            "centroid": [round(v, 2) for v in self.centroid],
-            **({} if self.kinds is None else self._kind_entries(self.kinds)),
-            **({} if self.length_mm is None else self._size_entries()),
-        }
-
-    def _kind_entries(self, kinds: tuple[str, ...]) -> dict[str, Any]:
-        p_values = {name: float(f"{p:.3g}") for name, p in self.kind_p_values.items()}
-        return {"kinds": [*kinds], "kind_p_values": p_values}
-
-    def _size_entries(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("length_mm", "width_mm", "area_mm2")}
 
 
 RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
@@ -146,7 +105,6 @@ class Prediction:
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
-    mm_per_pixel: millimetres that a pixel of the picture is long; None: not known.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -166,7 +124,6 @@ class Prediction:
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
-    mm_per_pixel: float | None = None
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -254,7 +211,7 @@ class Prediction:
     def regions(self) -> tuple[Region, ...]:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
-        geometry, (sy, sx), scale = self.geometry, self.geometry.scale, self.mm_per_pixel
+        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for number, (rows, columns) in enumerate(self.region_pixels):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
@@ -265,7 +222,7 @@ class Prediction:
                     peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
                     **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
-                    **({} if scale is None else measure_region(rows, columns, geometry, scale)),
+                    **measure_region(rows, columns, geometry),
                 )
             )
         return tuple(found)
@@ -341,7 +298,7 @@ class Prediction:
         """
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
+        shown = displayed(self.path or "" if picture is None else picture)
         return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
 
     @property
@@ -421,7 +378,7 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
     try:
         if picture_source is None:
             raise InputError("not known")
-        picture = html.shrink(to_eight_bits(decode(picture_source)))
+        picture = html.shrink(displayed(picture_source))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return (

@@ -81,6 +81,8 @@ class Model(PatchDetector):
 
     def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
+        if positions is None and self.positions is not None:
+            positions = torch.zeros(len(images), dtype=torch.long, device=images.device)
         pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
         largest = [(view, part) for view, part in pairs if view.size == self.views[-1].size]
         grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
