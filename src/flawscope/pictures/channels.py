@@ -116,9 +116,9 @@ class Channels:
 
 
 def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
-    """Mean of the channels of a picture, deep grey [H, W, 1] of its type; floats in 0..1 for uint8."""
+    """Mean of the channels of a picture, grey of its type as `decode` returns it."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
-    return np.asarray(mean / 255 if values.dtype == np.uint8 else mean.astype(values.dtype))
+    return decode((mean if values.dtype.kind == "f" else np.rint(mean)).astype(values.dtype))
 
 
 class ChannelViews(SeveralViews):
