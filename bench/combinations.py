@@ -4,13 +4,16 @@
 
 Drawn products of ten kinds, twice. Of each a model of two options, or a router of such models, learns good
 parts and judges new ones: their p-values are uniform, and no more are called anomalous than was promised.
+`--times` measures instead how long a pair of options takes beside its slower half, for each view.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import common
@@ -37,6 +40,17 @@ OBJECTS = KINDS[:6]  # products with an outline by which they are found
 SEVERAL = ("gear", "pill")  # and that stand out from a smooth ground
 
 
+# pairs whose halves are timed beside them
+TIMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "align + region": ({"align": "turn"}, {"roi": REGIONS[0]}),
+    "align + tile": ({"align": "turn"}, {"tile": True}),
+    "align + light": ({"align": "turn"}, {"light": 0.1}),
+    "light + tile": ({"light": 0.1}, {"tile": True}),
+    "several + region": ({"align": "turn", "several": True}, {"roi": REGIONS[0]}),
+    "several + tile": ({"align": "turn", "several": True}, {"tile": True}),
+}
+
+
 def picture(kind: str, product: int, part: int, side: int) -> Any:
     """A good part of a drawn product, [side, side, 3] uint8."""
     import numpy as np
@@ -55,6 +69,43 @@ def several(kind: str, product: int, number: int, side: int) -> Any:
 
     cells = [picture(kind, product, 4 * number + k, side) for k in range(4)]
     return np.vstack([np.hstack(cells[:2]), np.hstack(cells[2:])])
+
+
+def measure_times(args: Args, name: str) -> Cell:
+    """Processor seconds of a fit and of a picture, of a pair and of its halves, the least of some turns, and
+    the views of a picture."""
+    import torch
+
+    import flawscope
+
+    torch.set_num_threads(args.threads)
+    halves, side = TIMED[name], args.side
+    draw = several if any("several" in half for half in halves) else picture
+    good, new = ([draw("gear", 0, first + k, side) for k in range(args.learnt)] for first in (0, 10_000))
+    settings = {"size": side // 2, "device": "cpu", "check": False, "samples": 0}
+    cell: Cell = {}
+    for _ in range(args.turns):
+        for which, options in zip(("first", "second", "both"), (*halves, halves[0] | halves[1]), strict=True):
+            tile = {"tile": side // 2} if "tile" in options else {}
+            began = time.process_time()
+            model = flawscope.fit(good, **settings, **options | tile)
+            fitted = time.process_time()
+            model.predict(new)
+            spent = [fitted - began, (time.process_time() - fitted) / len(new)]
+            before = cell.setdefault(which, {"fit": spent[0], "picture": spent[1]})
+            before |= {"fit": min(before["fit"], spent[0]), "picture": min(before["picture"], spent[1])}
+            before["views"] = len(model.manifest.preprocess.views(new[0]))
+    return cell
+
+
+def time_row(name: str, cell: Cell) -> Cell:
+    """How many times the slower half's time a pair takes, and how many times its views it has."""
+    halves = cell["first"], cell["second"]
+    ratios = {
+        what: round(cell["both"][what] / max(half[what] for half in halves), 2)
+        for what in ("fit", "picture", "views")
+    }
+    return {"pair": name, **ratios}
 
 
 def judge(predictions: list[Any], promised: float) -> Cell:
@@ -123,16 +174,25 @@ def main() -> int:
     parser.add_argument("--learnt", type=int, default=24, help="good units (default: %(default)s)")
     parser.add_argument("--new", type=int, default=20, help="new good units (default: %(default)s)")
     parser.add_argument("--side", type=int, default=96, help="of a drawn part (default: %(default)s)")
-    args = common.parse_arguments(parser, draws=1, new=4, learnt=8)
+    parser.add_argument("--times", action="store_true", help="measure times of pairs and their halves")
+    parser.add_argument("--turns", type=int, default=3, help="of the times (default: %(default)s)")
+    args = common.parse_arguments(parser, draws=1, new=4, learnt=8, turns=1)
     record = common.Record(args, "the promise where options go together")
-    rows = []
-    for name in COMBINATIONS:
-        cells = []
-        for product in range(args.draws):
-            work = lambda n=name, p=product: measure(args, n, p)  # noqa: E731
-            cells.append(record.attempt(f"{name}, product {product}", work))
-        rows.append({"combination": name, **summary([cell for cell in cells if cell])})
-    common.print_table("new good units", rows)
+    if args.times:
+        cells = {name: record.attempt(f"times, {name}", partial(measure_times, args, name)) for name in TIMED}
+        common.print_table(
+            "times the slower half", [time_row(name, cell) for name, cell in cells.items() if cell]
+        )
+        return record.status()
+    cells: dict[str, list[Cell]] = {name: [] for name in COMBINATIONS}
+    for product in range(args.draws):  # a run that is stopped has as many of each combination
+        for name, found in cells.items():
+            work = partial(measure, args, name, product)
+            if cell := record.attempt(f"{name}, product {product}", work):
+                found.append(cell)
+    common.print_table(
+        "new good units", [{"combination": name, **summary(found)} for name, found in cells.items()]
+    )
     return record.status()
 
 

@@ -26,12 +26,14 @@ Place = tuple[float, float]  # of a spot on the plate, in shares of its sides
 @dataclass(frozen=True)
 class Plates:
     """Pictures of plates on a tray: their longer side in pixels, how many plates a picture shows, the share
-    of the picture that a plate takes, and a defect's diameter in pixels."""
+    of the picture that a plate takes, a defect's diameter in pixels, and how bright it is beside what it lies
+    on; 0: it is dark."""
 
     side: int = 384
     count: int = 1
     share: float = 0.5
     spot: int = 12
+    faint: float = 0.0
     light: float = 0.0  # by which the light of new pictures differs
 
     def draw(self, number: int, spot: Place | None = None, light: float = 0.0, lens: Any = None) -> Any:
@@ -54,7 +56,10 @@ class Plates:
             if spot is not None and k == 0:
                 at, radius = [share * length for share in spot], self.spot / 2
                 box = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
-                ImageDraw.Draw(plate).ellipse(box, fill=(60, 50, 45, 255))
+                mask = Image.new("L", plate.size)
+                ImageDraw.Draw(mask).ellipse(box, fill=255)
+                dark = plate.convert("RGB").point(lambda value: value * self.faint)
+                plate.paste(dark if self.faint else (60, 50, 45, 255), mask=mask)
             angle = rng.uniform(0, 360)
             turned = plate.rotate(angle, Image.Resampling.BICUBIC, expand=True)
             room = max(0, (cell - turned.width) // 2)

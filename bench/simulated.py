@@ -86,8 +86,8 @@ def measure(args: Args, root: Path, method: str) -> Cell:
     torch.set_num_threads(args.threads)
     held: dict[str, Any] = {}
 
-    def keep(model: Any, fitted: Any, task: Any, began: float) -> None:
-        held.update(model=model, fitted=fitted, task=task)
+    def keep(leave_out: Any, fitted: Any, task: Any, began: float) -> None:
+        held.update(leave_out=leave_out, fitted=fitted, task=task)
 
     check, fitting.score_simulated_defects = fitting.score_simulated_defects, keep  # type: ignore[assignment]
     try:
@@ -100,7 +100,7 @@ def measure(args: Args, root: Path, method: str) -> Cell:
     task = held["task"]
     good = GoodPictures([_picture(task.load(i)) for i in range(task.count)])
     real, alarms = _real(predictor, dataset, good)
-    simulated = _simulated(held["model"], held["fitted"], task, good, args.defects)
+    simulated = _simulated(held["leave_out"], held["fitted"], task, good, args.defects)
     return {
         "learnt": len(dataset.train),
         "alarms": alarms,
@@ -134,27 +134,26 @@ def _real(predictor: Any, dataset: Any, good: GoodPictures) -> tuple[list[Answer
     return answers, f"{alarms} of {parts}"
 
 
-def _simulated(model: Any, fitted: Any, task: Any, good: GoodPictures, count: int) -> list[Answer]:
-    from flawscope.fitting.simulated_defects import LeaveOneOutScorer, SimulatedDefects
+def _simulated(leave_out: Any, fitted: Any, task: Any, good: GoodPictures, count: int) -> list[Answer]:
+    from flawscope.fitting.simulated_defects import SimulatedDefects
     from flawscope.methods.extract import embed_pictures
 
     threshold = fitted.calibration.score_threshold
     own = fitted.calibration.scores[-len(fitted.pictures) :]
     passed = [i for i, score in zip(fitted.pictures, own, strict=True) if score < threshold]
-    defects = SimulatedDefects(model, task.load, passed)
+    defects = SimulatedDefects(leave_out.model, task.load, passed)
     defects.learn_part(float("inf"))
-    scorer = LeaveOneOutScorer(model, fitted, fitted.used, task.groups)
     answers: dict[int, Answer] = {}
 
     def store(number: int, features: Any, inside: Any) -> None:
         carrier = defects.picture_of(number)
-        score, _ = scorer(carrier, features, inside) or (None, None)
+        score, _ = leave_out.score(task.groups[carrier], features, inside) or (None, None)
         before, after = (_picture(image) for image in (task.load(carrier), defects.load(number)))
         mask = (before != after).any(axis=2)
         contrast = good.contrast(after, mask, without=carrier)
         answers[number] = Answer(float(mask.mean()), contrast, not float(score[0]) <= threshold)
 
-    embed_pictures(model, defects.load, range(count), store)
+    embed_pictures(leave_out.model, defects.load, range(count), store)
     return [answers[number] for number in sorted(answers)]
 
 

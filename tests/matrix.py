@@ -23,6 +23,7 @@ OPTIONS: dict[str, list[str]] = {
     "align": ["--align", "turn"],
     "several": ["--align", "turn", "--several"],
     "undistort": ["--undistort", "{data}/lens.yaml"],
+    "channels": ["--channels", "1-3,2"],
     "region": ["--roi", "4,4,76,76@80x80"],
     "light": ["--light", "10%"],
     "tile": ["--tile", "32"],
@@ -58,6 +59,9 @@ LEFT_OUT: dict[frozenset[str], str] = {
         "turned tiles show other places": [("positions", "augment")],
         "one memory bank tells suspects, not one for each place": [("positions", "drop-suspects")],
         "a file is a router of products or of views": [("joint", "each-view")],
+        "views of one place have the same part": [("channels", "several")],
+        "every channel has a light of its own": [("channels", "light")],
+        "products are told apart by one view": [("channels", "joint")],
         PATCHCORE_ALONE: [
             ("method", name)
             for name in ("positions", "sizes", "drop-suspects", "augment", "min-defect", "tile")
@@ -72,6 +76,26 @@ def pairs() -> list[tuple[str, str]]:
     """All pairs of options that can be."""
     every = itertools.combinations(OPTIONS, 2)
     return [pair for pair in every if frozenset(pair) not in LEFT_OUT and pair != ("part", "each-view")]
+
+
+def covering(most: int = 4) -> list[tuple[str, ...]]:
+    """Sets of at most so many options in which every pair that can be is together at least once: each set
+    takes the option that brings the most pairs anew, the first of several."""
+    can_be, chosen = {*map(frozenset, pairs())}, list[tuple[str, ...]]()
+    missing = dict.fromkeys(map(frozenset, pairs()))
+    while missing:
+        names = sorted(next(iter(missing)), key=[*OPTIONS].index)
+        while len(names) < most:
+            further = [one for one in OPTIONS if all(frozenset((one, name)) in can_be for name in names)]
+            gain = {one: sum(frozenset((one, name)) in missing for name in names) for one in further}
+            best = max(further, key=gain.__getitem__, default=None)
+            if best is None or not gain[best]:
+                break
+            names.append(best)
+        for pair in itertools.combinations(names, 2):
+            missing.pop(frozenset(pair), None)
+        chosen.append(tuple(names))
+    return chosen
 
 
 def draw(
@@ -141,7 +165,7 @@ def main() -> int:
         print(f"{first} + {second}")
     for pair, reason in LEFT_OUT.items():
         print(f"{' + '.join(sorted(pair))}: {reason}")
-    print(f"{len(pairs())} pairs, {len(LEFT_OUT)} left out")
+    print(f"{len(pairs())} pairs in {len(covering())} sets, {len(LEFT_OUT)} left out")
     return 0
 
 

@@ -36,7 +36,7 @@ class Floor:
         versions = SimpleNamespace(models=models, resume=self._load, joint_entries=())
         self.addresses: Any = SimpleNamespace(address_id=lambda name: 1, versions=versions)
         self.inspector: Any = SimpleNamespace(
-            check_room=lambda number: self.room(), parts=SimpleNamespace(views=lambda number: [])
+            check_room=lambda number, part=None: self.room(), parts=SimpleNamespace(views=lambda number: [])
         )
 
     def camera(self, name: str, number: int | None = None) -> Any:

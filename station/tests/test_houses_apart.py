@@ -35,13 +35,6 @@ def test_without_the_station_its_commands_say_how_to_install_it(command: str) ->
     )
 
 
-def test_without_the_station_a_server_is_refused_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    done = run(f"raise SystemExit(main(['predict', '--server', 'http://127.0.0.1:9', {str(tmp_path)!r}]))")
-    assert done.returncode == 2
-    assert "--server needs the station, which is not installed" in done.stderr
-
-
 def test_without_the_station_the_library_lists_its_own_commands_and_imports_whole() -> None:
     done = run(
         "import pkgutil, flawscope, importlib\n"

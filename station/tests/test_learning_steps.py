@@ -18,11 +18,11 @@ from sqlalchemy import create_engine, select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results.review.pages import LANGUAGES
-from flawscope_station.learning import candidates as states
-from flawscope_station.learning import learning, process
-from flawscope_station.learning import plan as plans
-from flawscope_station.learning.candidates import Candidates, advice, wait_reasons
-from flawscope_station.learning.learning import CannotLearnError, Learning
+from flawscope_station.learning import activation, process
+from flawscope_station.learning import candidate_plan as plans
+from flawscope_station.learning import candidate_records as states
+from flawscope_station.learning.activation import CannotLearnError, Learning
+from flawscope_station.learning.candidate_records import Candidates, advice, wait_reasons
 from flawscope_station.learning.process import StoppedError, Worker, WorkerError, make_candidate
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.database import Database, StoreError
@@ -146,8 +146,8 @@ class Made:
             return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
 
         plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
-        monkeypatch.setattr(learning, "RETRY_SECONDS", 0.01)
-        monkeypatch.setattr(learning, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(activation, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(activation, "make_plan", lambda *told: plan)
         monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
         monkeypatch.setattr(self.learning, "_check_can_learn", able)
         monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)

@@ -38,17 +38,18 @@ STATION: dict[str, str] = {
     "connections extension page_products health queries",
     "shifts": "background settings store inspecting sinks",
     "learning": "background settings store",
+    "challenge": "background settings store access inspecting",
     "drift": "background settings store inspecting",
     "setup": "background settings store access inspecting sources page_products learning drift",
     "web": "settings live store access inspecting housekeeping sources connections health queries station "
-    "shifts learning drift setup",
-    "features": "settings sources sinks extension station shifts learning drift setup web",
+    "shifts learning challenge drift setup",
+    "features": "settings sources sinks extension station shifts learning challenge drift setup web",
     "client": "settings store web",
     "cli": "background settings store access inspecting sources web features",
     "plugins": "background settings store inspecting sources sinks connections",
     "testing": "settings store inspecting sources station features",
 }
-FEATURES = {"shifts", "learning", "drift", "setup"}
+FEATURES = {"shifts", "learning", "challenge", "drift", "setup"}
 
 
 def test_everything_imports_only_what_stands_below() -> None:

@@ -1,11 +1,10 @@
-"""The client against a real station, also over a line that breaks, and `predict --server`."""
+"""The client against a real station, also over a line that breaks."""
 
 from __future__ import annotations
 
 import http.server
 import io
 import itertools
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor, load
-from flawscope.results.table import read_table
 from flawscope_station import client as client_module
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.client.messages import parse
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.inspection import Inspection
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(name="client")
@@ -386,100 +381,3 @@ def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> Non
             parse(Inspection, {k: v for k, v in data.items() if k != name})
     with pytest.raises(FlawscopeError, match="has another decision: update"):
         parse(Inspection, {**data, "decision": "perhaps"})
-
-
-# ------------------------------------------------------------------------------------------- predict --server
-
-
-def run(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
-    code = main([str(word) for word in argv])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture
-def folder(parts: list[bytes], tmp_path: Path) -> Path:
-    made = tmp_path / "in"
-    made.mkdir()
-    for number, part in enumerate(parts):
-        (made / f"{number}.png").write_bytes(part)
-    (made / "9.png").write_bytes(b"\x89PNG of no use")
-    return made
-
-
-def test_predict_with_a_server_prints_what_it_prints_with_the_model(
-    capsys: Capture, common: Any, model_file: Path, folder: Path, tmp_path: Path
-) -> None:
-    def both(*words: str | Path) -> list[tuple[int, str, str]]:
-        """With the model, and with the station; `NAME.csv` is each one's own."""
-        model = [model_file, folder, "--threads", "1", *words]
-        station = [folder, "--server", common.url, "--product", "plate", *words]
-        ends = ((model, "model"), (station, "station"))
-        return [run(capsys, "predict", *[str(w).replace("NAME", name) for w in one]) for one, name in ends]
-
-    local, served = both()
-    assert (served[0], served[1]) == (local[0], local[1])
-    assert local[0] == 1
-    anomalous = local[1].count("anomalous")
-    assert f"{anomalous} of {len(local[1].splitlines())} pictures anomalous" in served[2]
-    assert "1 picture was skipped" in served[2]
-    local, served = both("--json", "--out", tmp_path / "NAME.csv")
-    for one, other in zip(*(map(json.loads, out.splitlines()) for _, out, _ in (served, local)), strict=True):
-        shared = one.keys() & other.keys()
-        assert shared >= {"path", "decision"}
-        if other["decision"] is None:
-            assert one["error"]
-            continue
-        assert shared >= {"score", "p_value", "severity", "is_anomalous", "score_threshold", "regions"}
-        for name in shared - {"regions"}:
-            same = other[name]
-            assert one[name] == (pytest.approx(same, rel=1e-4) if isinstance(same, float) else same), name
-        assert [r["box"] for r in one["regions"]] == [r["box"] for r in other["regions"]]
-    for row, same_row in zip(*(read_table(tmp_path / f"{n}.csv") for n in ("station", "model")), strict=True):
-        assert (row.score or 0.0) == pytest.approx(same_row.score or 0.0, rel=1e-4)
-        assert (row.path, row.decision, row.regions) == (same_row.path, same_row.decision, same_row.regions)
-        assert bool(row.error) == bool(same_row.error)
-
-
-def test_predict_with_a_server_ends_as_with_the_model(capsys: Capture, common: Any, folder: Path) -> None:
-    last = folder / "4.png"
-    words = ["--server", common.url, "--fail-on-anomaly", "--quiet"]
-    assert run(capsys, "predict", *words, folder / "0.png")[0] == 0
-    code, out, err = run(capsys, "predict", *words, last, "--only-anomalous", folder / "0.png")
-    assert (code, err) == (3, "")
-    assert len(out.splitlines()) == 1
-
-
-def test_predict_reads_the_token_from_a_file_or_the_environment(
-    capsys: Capture, running: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = running.station.access.add_token("line", "operator")
-    (tmp_path / "token").write_text(f"{token}\n")
-    call = ["predict", "--server", running.url, folder / "0.png"]
-    assert run(capsys, *call)[0] == 2
-    assert run(capsys, *call, "--token-file", tmp_path / "token")[0] == 0
-    assert run(capsys, *call, "--token-file", tmp_path / "none")[0] == 2
-    monkeypatch.setenv("FLAWSCOPE_TOKEN", token)
-    assert run(capsys, *call)[0] == 0
-
-
-def test_a_wrong_call_is_one_line(
-    capsys: Capture, common: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder.parent)
-    server = ["--server", common.url]
-    wrong = [
-        ([*server, "in", "--out", "results"], "with --server only a table is written"),
-        ([*server, "in", "--device", "cuda"], "--device is the station's own"),
-        ([*server, "in", "--false-alarm-rate", "1%"], "--false-alarm-rate is the station's own"),
-        (server, "are required: PICTURE"),
-        ([*server, "in", "--product", "plat"], "there is no product 'plat'"),
-        (["MODEL", "in", "--product", "plate"], "there is no model MODEL"),
-        (["MODEL"], "are required: PICTURE|FOLDER"),
-    ]
-    for words, said in wrong:
-        code, out, err = run(capsys, "predict", *words)
-        assert (code, out) == (2, ""), words
-        assert said in err
-        assert len(err.splitlines()) == 1
-    assert not (folder.parent / "results").exists()

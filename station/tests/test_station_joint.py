@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.predictor.router import Router
 from flawscope.results.prediction import Prediction
@@ -460,23 +459,6 @@ def test_sinks_get_the_inspections_of_every_product(
 
     for name in CALLED:
         until(lambda name=name: waiting(name) == {"folder": 0, "mqtt": 1})
-
-
-def test_predict_has_the_station_find_the_products(
-    open_line: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line, folder = open_line(), tmp_path / "in"
-    folder.mkdir()
-    for name, data in zip("abcd", [*GOOD.values(), NOISE], strict=True):
-        (folder / f"{name}.png").write_bytes(data)
-    for words in ([], ["--product", "line"]):
-        call = ["predict", "--server", line.running.url, *words, "--json", str(folder)]
-        assert main(call) == 0
-        found = [json.loads(one) for one in capsys.readouterr().out.splitlines()]
-        assert [one["shows"] for one in found] == [*CALLED, Prediction.NO_PRODUCT_NAME]
-    assert main(["predict", "--server", line.running.url, str(folder / "d.png")]) == 0
-    assert "(none of these, p " in capsys.readouterr().out
-    assert main(["predict", "--server", line.running.url, "--product", "lime", str(folder)]) == 2
 
 
 @pytest.mark.slow

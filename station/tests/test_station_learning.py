@@ -21,8 +21,8 @@ from station_helpers import Load, everything, until
 pytest.importorskip("torch")
 pytest.importorskip("selenium.webdriver")
 from flawscope.predictor import load, read_manifest
-from flawscope_station.learning import learning as learning_module
-from flawscope_station.learning.learning import Learning
+from flawscope_station.learning import activation
+from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
 from tablet import PHONE, SLATE, Tablet, needs_chromium
@@ -38,7 +38,7 @@ def model_file(model_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning_module, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(activation, "RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture

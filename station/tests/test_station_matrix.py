@@ -1,4 +1,4 @@
-"""A model of each option of a fit (`matrix.py`) answers at the station as `predict` does."""
+"""Models of options of a fit (`matrix.py`) answer at the station as `predict` does."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flawscope_station.settings.station import ProductSettings
 from station_helpers import NAME, Opener
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
-# a router of views is not served (docs/joint.md)
-SERVED = [name for name in matrix.OPTIONS if name != "each-view"]
+# of each kind that a station tells apart: all else is its predictor's
+SERVED = ["align", "several", "light", "positions", "part", "joint", "method"]
 
 
 @pytest.mark.parametrize(

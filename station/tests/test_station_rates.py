@@ -12,8 +12,8 @@ import pytest
 import flawscope
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope_station.learning.learning import Learning
-from flawscope_station.learning.plan import make_plan
+from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidate_plan import make_plan
 from flawscope_station.settings.station import Settings, read_settings
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from learning_helpers import Line, drawn_part

@@ -33,7 +33,7 @@ from flawscope_station.background import (
 from flawscope_station.drift.drift import Drift
 from flawscope_station.features import open_station
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.learning.learning import Learning
+from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sinks import SinkSettings
@@ -572,7 +572,7 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
                 outcomes[name] = asked.submit(parts[turn], name)
             except FlawscopeError as error:
                 outcomes[name] = error
-            if not was_inspected(outcomes[name], 2.0) and kind != "":
+            if not was_inspected(outcomes[name], 0.5) and kind != "":
                 until(  # unless the file was inspected since
                     lambda taken=taken: not asked.is_ready or folder(station).state.taken > taken,
                     f"{name} was not inspected, and the station says it is ready",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "teacher"))
 import distill as module
-from distill import Recipe, distill, make_recipe
+from distill import Recipe, distill
 
 from flawscope.artefact.state_file import checkpoint_path, read_checkpoint
-from flawscope.errors import InputError
 from flawscope.methods.efficientad.networks import expansion_matrix, normalise, pdn, read_teacher
 from flawscope.methods.features.weights import PACKAGED
 
@@ -128,42 +126,6 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("quick")
-def test_only_the_same_run_goes_on(photographs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "t.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        distill(pictures(photographs), TINY, out, every=0.0, step=stopping_after(3))
-    with pytest.raises(InputError, match="another batch 2, this one has 3"):
-        distill(pictures(photographs), replace(TINY, batch=3), out, resume=True)
-    with pytest.raises(InputError, match="another set of pictures"):
-        distill(pictures(photographs)[1:], TINY, out, resume=True)
-    facts, _ = distill(pictures(photographs), replace(TINY, steps=None), out, resume=True)  # steps are stored
-    assert facts["steps"] == 6
-
-
-@pytest.mark.usefixtures("quick")
-def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> None:
-    recipe, out = replace(TINY, steps=None, checks=1, reuse=1000), tmp_path / "t.safetensors"
-    with pytest.raises(InputError, match="the minutes are over before the first step"):
-        distill(pictures(photographs), recipe, out, minutes=0.001)
-    with pytest.raises(KeyboardInterrupt):
-        distill(pictures(photographs), recipe, out, minutes=2, every=0.0, step=stopping_after(2))
-    assert read_checkpoint(checkpoint_path(out))[1]["steps"] > 10
-
-
-@pytest.mark.usefixtures("quick")
-def test_unreadable_pictures_and_copies_do_not_count(photographs: Path, tmp_path: Path) -> None:
-    broken, out = tmp_path / "broken.png", tmp_path / "t.safetensors"
-    broken.write_bytes(b"no picture")
-    shutil.copy(pictures(photographs)[0], tmp_path / "copy.png")
-    few = [*pictures(photographs)[:19], tmp_path / "copy.png", broken]
-    with pytest.raises(InputError, match=r"19 different pictures \(1 cannot be read\), too few"):
-        distill(few, TINY, out)
-    facts, failures = distill([broken, *pictures(photographs)], replace(TINY, steps=1), out)
-    assert facts["pictures"]["unreadable"] == len(failures) == 1
-    assert "broken.png" in failures[0]
-
-
-@pytest.mark.usefixtures("quick")
 def test_a_held_out_picture_is_never_trained_on(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,19 +151,3 @@ def test_a_held_out_picture_is_never_trained_on(
     assert len(held_out) == 6
     assert len(trained) == 18
     assert not held_out & trained
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [{"crop": 32}, {"crop": 253}, {"batch": 0}, {"steps": 0}, {"rate": 0.0}, {"zoom": 0.0}, {"held_out": 0}],
-    ids=str,
-)
-def test_wrong_settings_are_told(setting: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=f"setting {next(iter(setting))} must be"):
-        Recipe(**setting)
-
-
-def test_the_papers_recipe_is_a_preset() -> None:
-    paper = make_recipe("paper", {})
-    assert (paper.backbone, paper.steps, paper.batch) == ("wide_resnet101_2", 60_000, 16)
-    assert (paper.rate, paper.decay, paper.grey, paper.schedule) == (1e-4, 1e-5, 0.1, "constant")

@@ -105,9 +105,6 @@ WRONG: list[tuple[list[str], str]] = [
     (["calibrate", "m.safetensors", "--good", ".", "--out", "m.onnx"], "should end in .safetensors"),
     (["calibrate", "MODEL", "--good", "PICTURES", "--out", "OUT.safetensors"], "has not seen"),
     (["data", "check", "--data", "DATA", "--out", "OUT"], "data check writes nothing"),
-    (["data", "export", "--data", "DATA"], "data export needs --out"),
-    (["data", "export", "--data", "DATA", "--out", "OUT.txt"], "should end in .json"),
-    (["data", "export", "--data", "DATA", "--out", "OUT.json"], "`predict --out DIR`"),
     # settings; what they may be is tested with the methods
     ([*FIT, "--set", "ratoi=0.1"], "did you mean ratio"),
     ([*FIT, "--size", "large"], "size"),

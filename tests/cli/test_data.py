@@ -1,4 +1,4 @@
-"""`data check`, `data export` and `demo`."""
+"""`data check` and `demo`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from PIL import Image
 
 from flawscope.cli import data, main
 from flawscope.datasets import open_dataset
-from flawscope.datasets.labels.shapes import from_runs
-from flawscope.results.table import read_table
 from flawscope.synthesis.demo import dataset
 
 Run = Callable[..., tuple[int, str, str]]
@@ -30,6 +28,40 @@ def test_a_faulty_folder_is_checked(run: Run, drawn: Path, tmp_path: Path) -> No
     assert "check" in err
     code, printed, _ = run("data", "check", "--data", root, "--no-near", "--quiet")
     assert (code, "000.png" in printed) == (1, True)
+
+
+def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(
+    run: Run, drawn: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "part"
+    shutil.copytree(drawn / "plate/train/good", root / "good")
+    good = np.asarray(Image.open(root / "good/000.png").convert("RGB"))
+    height, width = good.shape[:2]
+    np.save(root / "good/five.npy", np.dstack([good, good[:, :, :2]]))
+    (root / "bad/masks").mkdir(parents=True)
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:20, 10:30] = 255
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.where(mask[..., None], 255 - good, good)).save(root / f"bad/{name}.png")
+    Image.fromarray(mask).save(root / "bad/masks/a.png")
+    points = [[10, 10], [30, 10], [30, 20], [10, 20]]
+    shapes = [{"label": "x", "points": points, "shape_type": "polygon"}]
+    facts = {"imagePath": "b.png", "imageHeight": height, "imageWidth": width, "shapes": shapes}
+    (root / "bad/b.json").write_text(json.dumps(facts))
+    page = tmp_path / "check.html"
+    code, printed, _ = run("data", "check", "--data", root, "--json", "--no-near", "--out", page)
+    assert code == 0
+    forms = {one["marks"]: one for one in json.loads(printed)["forms"]}
+    assert {"no mask", "LabelMe, outlines", "mask in a folder below: .png, mode L"} < forms.keys()
+    assert any("5 channels, seen as 1, 2, 3, 4, 5" in one["pixels"] for one in json.loads(printed)["forms"])
+    text = page.read_text()
+    shown = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    marked = {dict(one["facts"])["Marked"]: "truth" in one["layers"] for one in shown}
+    drawn_in = {"LabelMe, outlines", "mask in a folder below: .png, mode L"}
+    assert marked == {name: name in drawn_in for name in forms}
+    assert len(shown) == len(json.loads(printed)["forms"])
+    code, _, err = run("data", "check", "--data", root, "--out", tmp_path / "check.png")
+    assert (code, ".html" in err) == (2, True)
 
 
 def test_a_model_accuses_a_foreign_picture_and_not_its_own(
@@ -65,60 +97,6 @@ def test_poses_of_parts_are_told_and_drawn(run: Run, tmp_path: Path) -> None:
     assert (code, [one["part_found"] for one in told].count(False)) == (0, 1)
     assert Image.open(tmp_path / "poses.png").width > 600
     assert "parts found in 9 of 10 pictures" in run(*call)[1]
-
-
-# ------------------------------------------------------------------------------------------------- export
-
-
-@pytest.fixture(scope="module")
-def found(onnx_path: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's results. Read only."""
-    out = tmp_path_factory.mktemp("run") / "found"
-    pictures = [str(drawn / "plate/test" / kind) for kind in ("good", "scratch", "misprint", "stain")]
-    assert main(["predict", str(onnx_path), *pictures, "--out", str(out), "--maps", "none", "--quiet"]) == 0
-    assert {row.decision for row in read_table(out / "results.csv")} == {"good", "anomalous"}
-    return out
-
-
-def test_coco_has_every_picture_and_the_marks_of_anomalous_ones(found: Path, tmp_path: Path) -> None:
-    out = tmp_path / "coco.json"
-    assert main(["data", "export", "--data", str(found), "--out", str(out), "--quiet"]) == 0
-    document = json.loads(out.read_text())
-    rows = {row.path: row for row in read_table(found / "results.csv")}
-    assert {image["file_name"] for image in document["images"]} == set(rows)
-    images = {image["id"]: image for image in document["images"]}
-    marked = set()
-    for annotation in document["annotations"]:
-        image, (x, y, width, height) = images[annotation["image_id"]], annotation["bbox"]
-        row = rows[image["file_name"]]
-        marked.add(row.path)
-        assert (annotation["score"], annotation["p_value"]) == (row.score, row.p_value)
-        mask = from_runs(
-            np.array(annotation["segmentation"]["counts"]), tuple(annotation["segmentation"]["size"])
-        )
-        ys, xs = np.nonzero(mask)
-        assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (x, y, x + width, y + height)
-        assert annotation["area"] == mask.sum()
-        assert any(np.abs(np.array(box) - (x, y, x + width, y + height)).max() <= 2 for box in row.boxes)
-    assert marked == {path for path, row in rows.items() if row.decision == "anomalous" and row.boxes}
-
-
-def test_fiftyone_has_boxes_in_fractions_and_the_places_of_pictures(found: Path, tmp_path: Path) -> None:
-    argv = ["data", "export", "--data", str(found), "--out", str(tmp_path), "--quiet"]
-    assert main([*argv, "--format", "fiftyone"]) == 0
-    document, places = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("labels", "data"))
-    assert document["classes"] == ["anomalous"]
-    assert document["labels"].keys() == places.keys()
-    rows = {row.path: row for row in read_table(found / "results.csv")}
-    for name, boxes in document["labels"].items():
-        row = rows[places[name]]
-        assert bool(boxes) == (row.decision == "anomalous")
-        for box in boxes:
-            x, y, width, height = box["bounding_box"]
-            assert min(x, y) >= 0
-            assert max(x + width, y + height) <= 1
-            assert box["confidence"] == pytest.approx(1 - (row.p_value or 0))
-            assert box["attributes"]["severity"] == row.severity
 
 
 # -------------------------------------------------------------------------------------------------- the demo

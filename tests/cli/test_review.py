@@ -1,10 +1,8 @@
-"""The command `review`: what it serves, what it says, and before and after."""
+"""The command `review`: what it serves, and what it says."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -59,32 +57,3 @@ def test_it_says_where_the_page_is_and_how_to_go_on(
     assert f"fit --update MODEL --data {results / 'review'} " in err
     assert f"--seen {results / 'review/defect'}" in err
     assert len(list((results / "review/good").iterdir())) == 1
-
-
-def test_before_and_after_says_what_was_learnt(
-    results: Path, served: list[ReviewServer], model_path: Path, capsys: Capture
-) -> None:
-    """The same model again: nothing changes. Then one that has learnt from the picture which is fine."""
-    after = ["review", str(results), "--after", str(model_path), "--quiet"]
-    assert main(after) == 2
-    assert "review first" in capsys.readouterr().err
-    assert main(["review", str(results), "--json"]) == 2
-    assert main(["review", str(results), "--no-browser", "--quiet"]) == 0
-    capsys.readouterr()
-    assert main([*after, "--json"]) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert document["summary"] == ["0 of 1 false alarm gone", "1 of 1 defect found, 1 before"]
-    for one in document["pictures"]:
-        assert one["before"]["score"] == pytest.approx(one["after"]["score"], rel=1e-3)
-        assert one["before"]["decision"] == one["after"]["decision"] == "anomalous"
-        assert not one["learnt"]
-    new = results / "new.safetensors"
-    call = ["fit", "--update", str(model_path), "--data", str(results / "review"), "--out", str(new)]
-    assert main([*call, "--no-check", "--quiet"]) == 2
-    assert "called good" in capsys.readouterr().err, "noise looks like no good part"
-    assert main([*call, "--no-check", "--quiet", "--force"]) == 0
-    assert main(["review", str(results), "--after", str(new), "--quiet"]) == 0
-    out = capsys.readouterr().out
-    assert "1 of 1 false alarm gone" in out
-    assert "has learnt from 1 of the good pictures" in out
-    assert "before and after" in (results / "review/after.html").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from PIL import Image
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
 from flawscope.datasets.labels import PictureLabels
-from flawscope.datasets.labels.shapes import fill_polygon, to_runs
+from flawscope.datasets.labels.shapes import fill_polygon
 from flawscope.datasets.mask_remarks import good_remarks, mask_remarks
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import list_seen
@@ -25,6 +25,7 @@ from flawscope.errors import InputError
 SIDE = 48
 BOX = np.zeros((SIDE, SIDE), bool)
 BOX[10:20, 5:30] = True
+RUNS = [5 * SIDE + 10, *[10, SIDE - 10] * 24, 10, SIDE * SIDE - 29 * SIDE - 20]  # of COCO: down the columns
 OUTLINE = [[5, 10], [30, 10], [30, 20], [5, 20]]
 # the same box in COCO's compressed run lengths, made by pycocotools: encode(np.asfortranarray(BOX))
 COMPRESSED = f"j7:V1{47 * '0'}fj0"
@@ -79,7 +80,7 @@ def png(mask: np.ndarray) -> str:
     "marked",
     [
         {"segmentation": [np.ravel(OUTLINE).tolist()]},
-        {"segmentation": {"size": [SIDE, SIDE], "counts": to_runs(BOX).tolist()}},
+        {"segmentation": {"size": [SIDE, SIDE], "counts": RUNS}},
         {"segmentation": {"size": [SIDE, SIDE], "counts": COMPRESSED}},
         {"bbox": [5, 10, 25, 10]},
         {"segmentation": [], "bbox": [5, 10, 25, 10]},
@@ -236,7 +237,7 @@ def test_the_union_is_what_any_mask_marks_and_sizes_must_agree(tmp_path: Path) -
 def test_sizes_that_are_not_told_are_the_pictures(root, kind, missing):
     line = {"points": [[2.5, 3.5], [12.5, 3.5]], "shape_type": "line"}
     if kind.startswith("COCO"):
-        marked = {"segmentation": {"size": [SIDE, SIDE], "counts": to_runs(BOX).tolist()}}
+        marked = {"segmentation": {"size": [SIDE, SIDE], "counts": RUNS}}
         path = coco(root, "dent/0.png", marked if "runs" in kind else {"bbox": [5, 10, 25, 10]})
     else:
         path = labelme(root / "bad/dent/0.json", **(line if "line" in kind else {"points": OUTLINE}))

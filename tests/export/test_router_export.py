@@ -205,11 +205,10 @@ def test_pictures_find_their_product(exported: Path, two_products: Path, tmp_pat
 
 @pytest.mark.slow
 def test_one_product_in_another_precision_and_the_others_as_they_are(
-    two_products: Path, tmp_path: Path
+    two_products: Path, quick_settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    trained = fit(
-        two_products, category="fabric", method="efficientad", steps=2, device="cpu", check=False, samples=1
-    )
+    small = {**quick_settings, "device": "cpu", "check": False, "samples": 1}
+    trained = fit(two_products, category="fabric", method="efficientad", **small)
     plate = fit(two_products, category="plate", size=SIZE, cap=60, device="cpu", check=False)
     models = {"fabric": trained, "plate": plate}
     pictures = {name: two_products / name for name in PRODUCTS}

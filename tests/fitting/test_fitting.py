@@ -297,7 +297,7 @@ def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
         free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
         monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
-        plan = memory.plan_memory(fitted.session.model, Task(lambda i: None, 12, rate=0.05), 12)
+        plan = memory.plan_memory(fitted.session.model, Task(lambda i: None, range(12), rate=0.05), 12)
         assert plan.shards == shards
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
@@ -310,7 +310,7 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
     many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
     for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
         monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
-        assert memory.plan_memory(model, Task(lambda i: None, many, rate=0.05), many).shards == shards
+        assert memory.plan_memory(model, Task(lambda i: None, range(many), rate=0.05), many).shards == shards
 
 
 # ---------------------------------------------------------------------------------------------- more pictures

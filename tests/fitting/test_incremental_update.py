@@ -44,11 +44,11 @@ def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, 
     assert calibration.scores[: before.count] == before.scores
     assert calibration.count == before.count + 4, "the corrected ones are in the bank alone"
     assert calibration.method.endswith("; 4 drawn from the line")
-    assert all(score.learnt for score in made.after.values())
+    assert all(score.learnt for score in made.comparison.after.values())
     # the score of a left-out picture is that of a model which never saw it
     without = update(model.artefact, model, [*stained[1:], *plain], device="cpu").predictor
     fresh = without.predict(stained[0].source).score
-    assert made.after[0].score == pytest.approx(fresh, rel=0.05)
+    assert made.comparison.after[0].score == pytest.approx(fresh, rel=0.05)
     assert made.predictor.predict(stained[0].source).score < fresh - 1, "as it is, it knows the picture"
     # drawn ones among the corrected do decide
     some = update(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], device="cpu")
@@ -62,8 +62,8 @@ def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model: Predictor, 
     more.append(replace(reviewed(model, 5, part(205, stained=True), True, sure=True), before=None))
     twice = update(once.artefact, once, more, device="cpu")
     assert twice.learnt == [5]
-    assert set(twice.after) == {0, 1, 5}
-    assert all(score.learnt for score in twice.after.values())
+    assert set(twice.comparison.after) == {0, 1, 5}
+    assert all(score.learnt for score in twice.comparison.after.values())
     assert sum(note.startswith("learnt from ") for note in twice.predictor.manifest.notes) == 1
     assert sum(note.startswith("extended by ") for note in twice.predictor.manifest.notes) == 1
 
@@ -101,7 +101,7 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     made = update(model.artefact, model, [one, other, gone, third], device="cpu")
     assert (made.contradictory, [*made.unreadable], made.learnt) == ([1, 2], [3], [4])
     twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
-    assert list(twice.after) == [4], "copies count once"
+    assert list(twice.comparison.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
     assert score_pictures(model, [ReviewedPicture(0, "not read", True, digest=known)], {})[0].learnt, (
         "its left-out score stands in the model"
@@ -138,8 +138,11 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
 
     def weaker(severity: float, clear: float | None = made.clear) -> list[int]:
         before, after = (Score(one, 0.0, 0.1, one) for one in (3 * fence_severity, severity))
-        scores = {"before": {**made.before, 20: before}, "after": {**made.after, 20: after}}
-        found = replace(made, clear=clear, **scores).judgement()
+        scores = {
+            "before": {**made.comparison.before, 20: before},
+            "after": {**made.comparison.after, 20: after},
+        }
+        found = replace(made, clear=clear, comparison=replace(made.comparison, **scores)).judgement()
         return [number for number in found["weaker"] if number == 20]
 
     assert weaker(1.6 * fence_severity) == weaker(1.6 * fence_severity, None) == [], "more than half"
@@ -182,8 +185,8 @@ def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_p
     gone = replace(good, test=())  # the defect that it had learnt from is no longer there
     made = update(old.artefact, old, pictures, how="retrained", good=gone, device="cpu", check=False)
     assert made.predictor.manifest.notes[-1].startswith("1 known defect that the earlier model had learnt")
-    assert set(made.after) == {0, 1, 9}
-    assert all(score.learnt for score in made.after.values()), "by trainings that did not see them"
+    assert set(made.comparison.after) == {0, 1, 9}
+    assert all(score.learnt for score in made.comparison.after.values()), "by trainings that did not see them"
 
 
 def test_a_correction_that_hides_a_known_defect_is_responsible(
@@ -201,12 +204,13 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(
         reviewed(model, 2, str(tmp_path / "known.png"), False),
     ]
     made = update(model.artefact, model, pictures, device="cpu", check=False)
-    assert made.found["known"] == [1, 0, 1]
+    assert made.comparison.found["known"] == [1, 0, 1]
     assert made.responsible == [1]
     found = made.judgement()
     assert (found["lost"], found["responsible"], found["refused"]) == ([2], [1], ["known"])
     harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)
-    assert (harmless.found["known"], harmless.refused, harmless.responsible) == ([1, 1, 1], [], [])
+    assert harmless.comparison.found["known"] == [1, 1, 1]
+    assert harmless.comparison.refused == harmless.responsible == []
 
 
 # --------------------------------------------------------------------------- `extend`: what it may change

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
 from flawscope.fitting import light_calibration
 from flawscope.fitting.training_pictures import Reader
-from flawscope.methods.task import Fitted
+from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.pictures.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
@@ -246,3 +247,40 @@ def test_a_picture_that_cannot_be_read_again_is_told_by_any_number_of_threads(
     monkeypatch.setattr(Reader, "load_in_light", lost)
     with pytest.raises(InputError, match="cannot be read any more"):
         flawscope.fit([part(k) for k in range(12)], light="10%", **SETTINGS)
+
+
+def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores() -> None:
+    """It is told and left out, and the others keep their scores and units."""
+    before = Calibration((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0), 0.0, rate=0.4, units=(5, 6, 7, 7))
+    task = Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
+    leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)))
+
+    def calibrated(failures: dict[int, str], brightest: float = 2.5) -> Fitted:
+        def judge(pictures: Any, lights: Any) -> NDArray[np.float64]:
+            values = np.full((len(pictures), len(lights), 2), 2.5)
+            values[[*pictures].index(1), 2] = np.nan
+            values[:, 1] = brightest
+            return values
+
+        fitted = Fitted(before, [0, 1, 2, 3], [0, 1, 2, 3])
+        light_calibration.calibrate_in_each_light(leave_out, fitted, task, 0.1, judge, failures)
+        return fitted
+
+    fitted = calibrated({1: "one part too many"})
+    assert fitted.pictures == [0, 2, 3]
+    known = fitted.calibration
+    assert known.scores == (2.5, 3.0, 4.0)
+    assert (known.miscounted, known.units, known.unit_count) == (1, (5, 7, 7, 6), 3)
+    assert not fitted.notes
+    (note,) = calibrated({1: "one part too many"}, brightest=9.0).notes
+    assert note.startswith("with brightness 1.1 most good pictures score above")
+    with pytest.raises(InputError, match="cannot be read any more"):
+        calibrated({})
+
+
+def test_a_part_that_is_lost_in_another_light_is_told() -> None:
+    reader = Reader(
+        [part(0)], Mock(tile=None, **{"views.return_value": Mock(unusable="no part found")}), set()
+    )
+    assert reader.views_in_light(0, Light(brightness=1.1)) is None
+    assert reader.failures == {0: "with brightness 1.1 no part found, in picture 0"}

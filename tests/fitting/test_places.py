@@ -250,5 +250,5 @@ def test_a_picture_is_as_suspicious_as_its_worst_tile():
     assert model.manifest.preprocess.positions is None
     assert [p.name for p in model.manifest.pictures if p.role == "dropped"] == ["07"]
     assert {name for name, _ in model.suspects} == {"07"}
-    with pytest.raises(InputError, match="does not go with --positions each"):
+    with pytest.raises(InputError, match="does not go with --positions"):
         fit(list(still()), **SMALL, drop_suspects=True)

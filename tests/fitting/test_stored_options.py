@@ -47,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
     "min_defect": {"min_defect": "3px"},
     "drop_suspects": {"drop_suspects": True},
     "force": {"force": True},
+    "scale_mm": {"scale_mm": 0.05},
 }
 # Settings of the method: of each kind
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -103,7 +103,7 @@ def efficientad_trainer(kind: str, settings: Settings, shots: list[torch.Tensor]
     images = GoodPictures(shots.__getitem__, len(shots), 2**30)
     taught = TeacherOutputs(model, images, images.read(ignore_progress), 2**30)
     taught.measure(ignore_progress)
-    task = Task(images.load, len(shots), rate=0.05, step=ignore_progress)
+    task = Task(images.load, range(len(shots)), rate=0.05, step=ignore_progress)
     return EfficientAdTrainer(model, images, taught, natural_pictures(config.natural), task)
 
 
@@ -160,7 +160,7 @@ def test_a_step_of_prn(prnet_config: Any, moved: Moved) -> None:
     for scale, one in zip(model.scales, clusters, strict=True):
         scale.prototypes = one.prototypes
     trainer = PrnTrainer(
-        model, pictures, features, clusters, Task(images.load, 4, rate=0.05, step=ignore_progress)
+        model, pictures, features, clusters, Task(images.load, range(4), rate=0.05, step=ignore_progress)
     )
     batch = trainer.batch(0)
     trainer.model, trainer.device = moved(trainer.model), GPU

@@ -29,6 +29,7 @@ APART: list[tuple[dict[str, Any], str, str]] = [
     ({"part": "x", "group": "y"}, "part", "group"),
     ({"several": True, "align": "auto"}, "several", "align"),
     ({"view": "top"}, "view", "part"),
+    ({"tile": 64, "positions": "each", "drop_suspects": True}, "drop_suspects", "positions"),
 ]
 
 

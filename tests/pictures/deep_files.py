@@ -54,8 +54,10 @@ def tiff(values, *, order="<", extra=(), bits=None, planar=False, compression=1,
     height, width, channels = values.shape
     size = values.dtype.itemsize * 8
     body = values.transpose(2, 0, 1) if planar else values
-    body = np.ascontiguousarray(body).astype(values.dtype.newbyteorder(order)).tobytes()
-    body = zlib.compress(body) if compression == 8 else body
+    body = np.ascontiguousarray(body).astype(values.dtype.newbyteorder(order))
+    strips = [plane.tobytes() for plane in body] if planar else [body.tobytes()]
+    strips = [zlib.compress(strip) if compression == 8 else strip for strip in strips]
+    body = b"".join(strips)
     photometric = 2 if channels - len(extra) == 3 else 1
     kind = kind or {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     planes = channels if planar else 1
@@ -63,13 +65,13 @@ def tiff(values, *, order="<", extra=(), bits=None, planar=False, compression=1,
     tags |= {262: [photometric], 277: [channels], 278: [height], 284: [2 if planar else 1]}
     tags |= {339: [kind] * channels}
     tags |= {338: list(extra)} if extra else {}
-    tags |= {273: [0] * planes, 279: [len(body) // planes] * planes}
+    tags |= {273: [0] * planes, 279: [*map(len, strips)]}
     at = 8 + 2 + 12 * len(tags) + 4
     room, entries = b"", []
     long_tags = {273, 279}
     need = {tag: len(v) * (4 if tag in long_tags else 2) for tag, v in tags.items()}
     start = at + sum(n for n in need.values() if n > 4)
-    tags[273] = [start + k * (len(body) // planes) for k in range(planes)]
+    tags[273] = [start + sum(map(len, strips[:k])) for k in range(planes)]
     for tag in sorted(tags):
         letter, code = ("I", 4) if tag in long_tags else ("H", 3)
         packed = struct.pack(f"{order}{len(tags[tag])}{letter}", *tags[tag])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -28,10 +29,12 @@ def encodings(values):
     if values.shape[2] > 2:
         for order in "<>":
             for compression in (1, 8):
-                yield (
-                    f"tiff {order} {compression}",
-                    tiff(values, order=order, extra=alpha, compression=compression),
-                )
+                for planar in (False, True):
+                    how = {"order": order, "extra": alpha, "compression": compression, "planar": planar}
+                    yield f"tiff {how}", tiff(values, **how)
+    if values.shape[2] == 3:
+        height, width, _ = values.shape
+        yield "ppm", b"P6\n# drawn\n%d %d\n65535\n" % (width, height) + values.astype(">u2").tobytes()
 
 
 def test_colour_of_16_bits_keeps_its_depth(deep, tmp_path):
@@ -85,15 +88,44 @@ def test_layouts_that_pillow_does_not_read_are_named(order, refused):
         return np.full((4, 5, channels), 9, dtype)
 
     for data, *words in (
-        (tiff(values(1, np.uint16), bits=10, order=order), "TIFF of 1 channel with values of 10 bits"),
-        (tiff(values(2, np.uint16), order=order), "2 channels with values of 16 bits"),
-        (tiff(values(2), order=order), "2 channels with values of 8 bits"),
-        (tiff(values(3, np.float32), order=order), "3 channels with floating-point values of 32 bits"),
         (tiff(values(3, np.int16), order=order), "3 channels with signed values of 16 bits"),
-        (tiff(values(7), order=order), "7 channels"),
+        (tiff(values(3, np.uint16), bits=11, order=order), "3 channels with values of 11 bits"),
         (tiff(values(1), compression=34887, order=order), "compression 34887"),
     ):
         refused(lambda data=data: decode(data), *words, "store it as grey or RGB")
+    mosaic = tiff(values(1, np.uint16), order=order).replace(
+        struct.pack(f"{order}HHIH", 262, 3, 1, 1), struct.pack(f"{order}HHIH", 262, 3, 1, 32803)
+    )
+    refused(lambda: decode(mosaic), "Bayer mosaic", "camera's software")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_values_that_lie_without_a_gap_are_unpacked(bits):
+    values = np.random.default_rng(bits).integers(0, 1 << bits, (5, 7, 3)).astype(np.uint16)
+    for channels in (1, 3):
+        single = values[:, :, :channels, None] >> np.arange(bits)[::-1] & 1
+        lines = np.packbits(single.reshape(5, -1), axis=1)
+        data = tiff(lines[:, :, None], bits=bits)
+        tags = (256, lines.shape[1], 7), (277, 1, channels), (262, 1, (channels + 1) // 2)
+        for tag, before, after in tags:
+            field = struct.pack("<HHI", tag, 3, 1)
+            assert field + struct.pack("<H", before) in data
+            data = data.replace(field + struct.pack("<H", before), field + struct.pack("<H", after))
+        np.testing.assert_array_equal(decode(data), values[:, :, :channels])
+
+
+def test_floating_point_colour_and_grey_whose_white_is_0(tmp_path):
+    floats = np.random.default_rng(0).random((4, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(decode(tiff(floats)), floats)
+    np.testing.assert_array_equal(decode(tiff(floats.astype(np.float64))), floats)
+    (tmp_path / "a.tif").write_bytes(tiff(floats * 300))
+    assert survey([tmp_path / "a.tif"]).white_level == float((floats * 300).max())
+    grey = np.arange(20, dtype=np.uint16).reshape(4, 5, 1) * 3000
+    field = struct.pack("<HHI", 262, 3, 1)
+    swapped = tiff(grey).replace(field + b"\1", field + b"\0")
+    np.testing.assert_array_equal(decode(swapped), 65535 - grey)
+    mask = tiff(np.where(grey == 0, 0, 65535).astype(np.uint16)).replace(field + b"\1", field + b"\0")
+    assert read_mask(mask).sum() == 1
 
 
 def test_channels_that_would_be_dropped_are_refused(refused):
@@ -105,12 +137,11 @@ def test_channels_that_would_be_dropped_are_refused(refused):
     rgba = np.dstack([np.full((4, 5, 3), 9, np.uint8), np.uint8([[0, 255, 255, 255, 255]] * 4)])
     assert decode(tiff(rgba, extra=(2,)))[0, :2, 0].tolist() == [255, 9]
     assert (decode(tiff(rgba[:, :, :3])) == 9).all()
-    refused(lambda: decode(tiff(np.full((4, 5, 3), 9, np.uint16), planar=True)), "one after the other")
 
 
 def test_colour_that_other_formats_would_cut_is_refused(refused):
     deep = np.full((8, 8, 3), 3000, np.uint16)
-    refused(lambda: decode(b"P6 8 8 4095\n" + deep.astype(">u2").tobytes()), "12 bits", "keeps 8")
+    np.testing.assert_array_equal(decode(b"P6 8 8 4095\n" + deep.astype(">u2").tobytes()), deep)
     assert decode(b"P6 8 8 255\n" + bytes([7]) * 192).max() == 7
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(stream, "JPEG2000")

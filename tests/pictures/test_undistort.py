@@ -178,6 +178,11 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) ->
     assert math.dist(np.unravel_index(drawn.argmax(), drawn.shape), spot) < 6
     assert zoned.predict(bad).is_anomalous
     assert zoned.predict(part((130, 120))).score < 0.6 * model.predict(part((130, 120))).score
+    counted = zoned.valid_mask(found.geometry)[:, 32:64]  # the lens bends little there
+    assert counted[12:46].all()
+    assert not counted[50:].any()
+    again = zoned.calibrate([part() for _ in range(3)], force=True).calibration
+    assert again.map_level == pytest.approx(zoned.calibration.map_level, rel=0.1)
     model.save(tmp_path / "model.safetensors")
     loaded = flawscope.load(tmp_path / "model.safetensors", device="cpu")
     assert loaded.manifest.preprocess.undistort == lens

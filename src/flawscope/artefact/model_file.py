@@ -13,7 +13,7 @@ import platform
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from flawscope.artefact.files import (
     several_products_error,
     unusable_file_error,
 )
+from flawscope.calibration.kinds import KindClassifier, Kinds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
@@ -88,6 +89,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     samples: tuple[dict[str, Any], ...] = ()  # name, score, map_maximum of each picture in tensor "samples"
     versions: dict[str, str] = field(default_factory=dict)
+    kinds: Kinds | None = None  # of defects that it names, with tensor "kinds"; None: none
     fusion: Fusion | None = None  # of the maps of a picture's tiles; None: pictures have no tiles
     format: int = FORMAT  # of the file that it was read from
 
@@ -110,6 +112,7 @@ class Manifest:
             "samples": list(self.samples),
             "versions": self.versions,
             **({} if self.fusion is None else {"fusion": self.fusion.to_dict()}),
+            **({} if self.kinds is None else {"kinds": self.kinds.to_dict()}),
         }
 
     @classmethod
@@ -132,6 +135,7 @@ class Manifest:
                 samples=tuple(dict(s) for s in data["samples"]),
                 versions=dict(data["versions"]),
                 fusion=Fusion.from_dict(data["fusion"]) if "fusion" in data else None,
+                kinds=Kinds.from_dict(data["kinds"]) if "kinds" in data else None,
                 format=version,
             )
             if (found.fusion is None) != (found.preprocess.tile is None):
@@ -173,7 +177,8 @@ class Artefact:
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """InputError where the region of interest does not fit the model's tiles."""
+        """InputError where the region of interest does not fit the tiles, or the kinds their tensor."""
+        self.kind_classifier()
         region, how = self.tensors.get("region"), self.manifest.preprocess
         if region is None:
             return
@@ -181,6 +186,17 @@ class Artefact:
         fits = fits and self.manifest.config.get("masked") is True  # else marks would be taken for pixels
         if how.tile is None or not fits or not region.any():
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
+
+    def kind_classifier(self) -> KindClassifier | None:
+        """Returns what names the kinds of defects; None: the model knows none."""
+        kinds, tensor = self.manifest.kinds, self.tensors.get("kinds")
+        if kinds is None:
+            return None
+        return KindClassifier(kinds, np.empty((0, 0), np.float32) if tensor is None else tensor)
+
+    def with_kinds(self, classifier: KindClassifier) -> Artefact:
+        manifest = replace(self.manifest, kinds=classifier.kinds)
+        return Artefact(manifest, {**self.tensors, "kinds": classifier.tensor})
 
     @property
     def counted(self) -> NDArray[Any] | None:

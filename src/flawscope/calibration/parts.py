@@ -52,6 +52,24 @@ class PartPattern:
                 raise InputError(f"{flag} is no text: fit anew")
             compile_pattern(flag, pattern)
 
+    @classmethod
+    def from_template(cls, template: str) -> PartPattern:
+        """Pattern of names like `{part}_{light}.png`. InputError: it has other fields than `{part}` and one
+        more."""
+        pieces = re.split(r"\{(\w+)\}", template)
+        fields = pieces[1::2]
+        if len(fields) != 2 or fields.count("part") != 1:
+            raise InputError(f"{template!r:.60} has to have {{part}} and one more field, such as {{light}}")
+
+        def pattern(wanted: bool) -> str:
+            texts = (
+                re.escape(piece) if k % 2 == 0 else "([^/]+)" if (piece == "part") == wanted else "[^/]+"
+                for k, piece in enumerate(pieces)
+            )
+            return f"{''.join(texts)}$"
+
+        return cls(pattern(True), pattern(False))
+
     def parse(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
         part = _search_pattern("--part", self.part, name)

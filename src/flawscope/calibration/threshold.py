@@ -311,7 +311,7 @@ class Calibration:
             f"{self.describe_pictures()} ({self.method})"
         )
         if self.miscounted:
-            text += f"; {self.miscounted} of them for their number of parts"
+            text += f"; {self.miscounted} of them for parts counted wrong or not found"
         if self.pictures_missing:
             text += (
                 f"; {self.rate:.1%} cannot be promised from {self.unit_count}: "

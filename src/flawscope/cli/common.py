@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -40,15 +41,6 @@ DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)} 
 STATION_REMEDY = (
     "install flawscope-station from where flawscope came from (in a checkout: pip install ./station)"
 )
-
-
-def load_entry_point(group: str, name: str, needed_by: str) -> Any:
-    """Loads what another package registers. InputError where none does."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=group, name=name):
-        return entry.load()
-    raise InputError(f"{needed_by} needs the station, which is not installed: {STATION_REMEDY}")
 
 
 def parse_rate(text: str) -> float:
@@ -112,6 +104,12 @@ add_cluster = _adder(
     help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
     "such as ray://HOST:10001 or HOST:6379",
 )
+add_scale = _adder(
+    "--scale-mm",
+    metavar="MM",
+    type=lambda text: parse_length(text),
+    help="millimetres that a pixel of the pictures is long, such as 0.05: regions get their sizes",
+)
 add_group = _adder(
     "--group", metavar="PATTERN", help="regular expression; file names that match the same text show one part"
 )
@@ -136,6 +134,17 @@ add_tensorboard = _adder(
     metavar="DIR",
     help="write losses for TensorBoard too (the log beside the model is written anyway)",
 )
+
+
+def parse_length(text: str) -> float:
+    """Reads a length above 0."""
+    try:
+        length = float(text)
+    except ValueError:
+        length = math.nan
+    if not 0 < length < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length: write millimetres, such as 0.05")
+    return length
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
@@ -326,7 +335,7 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
     if product is None:
         return model.stream
     if isinstance(model, Predictor):
-        raise InputError("--product is for --server and for joint models: leave it out")
+        raise InputError("--product is for joint models: leave it out")
     model.product(product)
     return partial(model.stream, product=product)
 

@@ -1,58 +1,45 @@
-"""Check a folder of pictures: counts, sizes, unreadable files, masks, copies; `data check --data ROOT`. Or
-write what was found in pictures as labels of another tool; `data export --data RESULTS --out FILE`."""
+"""Check a folder of pictures: counts, sizes, unreadable files, masks, copies; `data check --data ROOT`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from flawscope.artefact.files import atomic_write, check_writable
+from flawscope.artefact.files import check_writable
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
     from flawscope.progress import ProgressCallback
     from flawscope.results.alignment import Alignment
-    from flawscope.results.table import ResultRow
-
-ANOMALOUS = "anomalous"  # the decision, and the label of marked regions
-FORMATS = ("coco", "fiftyone")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["check", "export"], help="what to do")
+    parser.add_argument("action", choices=["check"], help="what to do")
     common.add_data(parser)
     parser.add_argument(
         "--model", metavar="MODEL", help="also list good pictures that do not look good to this model"
     )
     parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="coco",
-        help="of `data export`: a COCO file, or a folder for FiftyOne (default: coco)",
-    )
-    parser.add_argument(
         "--align",
         choices=["shift", "turn", "full"],
-        help="of `data check`: how parts lie; says how well they are found, and --out draws where",
+        help="how parts lie; says how well they are found, and --out draws where",
     )
     parser.add_argument(
-        "--several", action="store_true", help="of `data check --align`: pictures show several parts each"
+        "--several", action="store_true", help="with --align: pictures show several parts each"
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="what `data export` writes; of `data check --align` a .png file"
+        "--out",
+        metavar="FILE",
+        help="an .html page that shows how each form of picture and mask is read; with --align a .png file "
+        "that shows where parts are",
     )
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
@@ -62,10 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action == "export":
-        return _export(args)
-    if args.out and not args.align:
-        raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     from flawscope.datasets import open_dataset
@@ -74,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import read_manifest
 
     if args.out:
-        check_writable(Path(args.out), ".png")
+        check_writable(Path(args.out), ".png" if args.align else ".html")
     step = common.progress_for(args)
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
@@ -88,6 +71,11 @@ def run(args: argparse.Namespace) -> int:
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
     aligned = _check_alignment(args, dataset, step) if args.align else None
+    if args.out and not args.align:
+        from flawscope.evaluation.report import write_page
+        from flawscope.evaluation.report.pages import check_page
+
+        write_page(args.out, check_page(dataset, report))
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
         if suspects is not None:
@@ -143,7 +131,7 @@ def _find_suspects(
     far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
     `calibrate` replaces the scores), the picture cannot be judged.
     """
-    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.pictures.decoding import pixel_hash
     from flawscope.predictor import load
 
     predictor = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
@@ -154,7 +142,7 @@ def _find_suspects(
     found, fresh, unknown = [], [], 0
     for item in dataset.train:
         try:
-            digest = pixel_hash(decode(item.path))
+            digest = pixel_hash(manifest.preprocess.decode(item.path))
         except InputError:
             continue  # the report above names it
         if digest in own:
@@ -170,104 +158,6 @@ def _find_suspects(
             found.append((path, result.score))
     far = sorted((f for f in found if f[1] > limit), key=lambda f: -f[1])
     return [(dataset.relative(path), float(s), float(calibration.p_values(s))) for path, s in far], unknown
-
-
-def _export(args: argparse.Namespace) -> int:
-    """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
-    from flawscope.pictures.decoding import decode
-    from flawscope.results.labels import coco_document
-    from flawscope.results.review import proposed_mask, read_review_pictures
-
-    if not args.out:
-        raise InputError("data export needs --out: a .json file for COCO, a folder for FiftyOne")
-    out = Path(args.out)
-    if args.format == "coco":
-        check_writable(out, ".json")
-    else:
-        common.prepare_output_folder(args.out)
-    lost: list[str] = []
-    every = read_review_pictures(args.data, every=True)
-    step = common.progress_for(args)
-
-    def marked() -> Iterator[LabelledPicture]:
-        for done, one in enumerate(every, start=1):
-            try:
-                mask = proposed_mask(one) if one.row.decision == ANOMALOUS else None
-                size = decode(one.path).shape[:2] if mask is None else mask.shape
-                parts = [] if mask is None else _connected_parts(mask)
-                yield LabelledPicture(one.name, one.path, one.row, size, parts)
-            except InputError as error:
-                lost.append(str(error))
-            step("labels", done, len(every))
-
-    def write(path: Path, document: dict[str, Any]) -> None:
-        with atomic_write(path) as file:
-            file.write(f"{json.dumps(document, allow_nan=False)}\n".encode())
-
-    if args.format == "coco":
-        write(out, coco_document((str(one.path), one.size, _coco_marks(one)) for one in marked()))
-    else:
-        labels, places = fiftyone_documents(marked())
-        write(out / "labels.json", labels)
-        write(out / "data.json", places)
-    if not args.quiet:
-        common.say(f"wrote {out}: {pluralize(len(every) - len(lost), 'picture')}")
-    return common.report_failures(lost)
-
-
-class LabelledPicture(NamedTuple):
-    """Judged picture of size (H, W), and its marked regions: box (x, y, width, height) and mask [H, W]."""
-
-    name: str  # without suffix, unlike any other
-    path: Path
-    row: ResultRow
-    size: tuple[int, ...]
-    parts: list[tuple[list[int], NDArray[np.bool_]]]
-
-    @property
-    def facts(self) -> dict[str, float | None]:
-        return {"score": self.row.score, "p_value": self.row.p_value, "severity": self.row.severity}
-
-
-def _connected_parts(mask: NDArray[np.bool_]) -> list[tuple[list[int], NDArray[np.bool_]]]:
-    """Returns box and mask of every connected component of a mask."""
-    import numpy as np
-    from scipy import ndimage
-
-    numbers, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    return [
-        ([x.start, y.start, x.stop - x.start, y.stop - y.start], numbers == number)
-        for number, (y, x) in enumerate(ndimage.find_objects(numbers), start=1)
-    ]
-
-
-def _coco_marks(picture: LabelledPicture) -> Iterator[dict[str, Any]]:
-    """Marked parts of an anomalous picture for COCO, as run lengths."""
-    from flawscope.datasets.labels.shapes import to_runs
-
-    for box, part in picture.parts:
-        runs = {"size": [*picture.size], "counts": to_runs(part).tolist()}
-        yield {"bbox": box, "segmentation": runs, "area": int(part.sum()), **picture.facts}
-
-
-def fiftyone_documents(pictures: Iterable[LabelledPicture]) -> tuple[dict[str, Any], dict[str, str]]:
-    """`labels.json` and `data.json` of a `FiftyOneImageDetectionDataset`: boxes as fractions of the picture,
-    and the pictures' paths. The confidence is 1 less the p-value."""
-    labels: dict[str, list[dict[str, Any]]] = {}
-    places: dict[str, str] = {}
-    for picture in pictures:
-        height, width = picture.size
-        places[picture.name] = str(picture.path.absolute())
-        labels[picture.name] = [
-            {
-                "label": ANOMALOUS,
-                "bounding_box": [x / width, y / height, w / width, h / height],
-                "confidence": 1 - (picture.row.p_value or 0.0),
-                "attributes": picture.facts,
-            }
-            for (x, y, w, h), _ in picture.parts
-        ]
-    return {"classes": [ANOMALOUS], "labels": labels}, places
 
 
 # --------------------------------------------------------------------------------------------------- the demo

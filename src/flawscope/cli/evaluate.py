@@ -47,11 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
         "the time)",
     )
-    parser.add_argument(
-        "--submission",
-        metavar="DIR",
-        help="write maps of the private test pictures of MVTec AD 2 as its evaluation server takes them",
-    )
     common.add_pictures(parser)
     common.add_json(parser)
     common.add_engine(parser)
@@ -116,15 +111,10 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = TableWriter(args.out, aligned=result.aligned)
+        table = TableWriter(args.out, kinds=result.names_kinds, aligned=result.aligned)
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
-    if args.submission:
-        from flawscope.evaluation.submission import write_submission
-
-        where = Path(args.submission), predictor, dataset.root, dataset.category
-        failures += write_submission(*where, step)
     return result, failures
 
 
@@ -142,8 +132,9 @@ def _write_results(
     from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
-    kinds: dict[str, Any] = {"aligned": result.aligned, "inputs": [item.path for item in dataset.test]}
-    results = ResultsFolder(folder, dataset.root, say, maps=args.maps or "png16", **kinds)
+    inputs = [item.path for item in dataset.test]
+    columns = {"kinds": result.names_kinds, "aligned": result.aligned}
+    results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())

@@ -99,6 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
         "k2, p1, p2, k3 by name",
     )
+    common.add_scale(parser)
+    parser.add_argument(
+        "--channels",
+        metavar="all|1-3,4|PATTERN",
+        help="judge more channels than three together: colours, and each other one by itself (all), or views "
+        "by numbers; or files of one part under several lights, such as {part}_{light}.png",
+    )
     common.add_group(parser)
     common.add_part(parser)
     common.add_view(parser)
@@ -161,6 +168,9 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.predictor.router import is_router
 
+    if args.channels and "{" in args.channels:
+        args.part, args.view = _parse_template(args)
+        args.channels = None
     if args.cluster is not None:
         connect.check_address(args.cluster)
     if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
@@ -190,6 +200,16 @@ def run(args: argparse.Namespace) -> int:
     if args.evaluate:
         failures += _evaluate(args, predictor)
     return common.report_failures(failures)
+
+
+def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:
+    """Patterns of --part and --view that `--channels {part}_{light}.png` stands for."""
+    from flawscope.calibration.parts import PartPattern
+
+    if args.part or args.view or args.group:
+        raise InputError("--channels tells part and view by names: leave out --part, --view and --group")
+    pattern = PartPattern.from_template(args.channels)
+    return pattern.part, pattern.view
 
 
 def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import MismatchDetector, Prediction
     from flawscope.results.run import ResultsFolder
     from flawscope.results.table import TableWriter, Unjudged
+    from flawscope.results.tolerance import Tolerances
 
 
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
@@ -139,7 +141,7 @@ class Output:
 
     args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
     inputs: all inputs, where they are known; None where they come one by one.
-    products: the table has the product of each input. aligned: it has the pose of the parts.
+    columns: of the table, as `TableWriter` takes them: kinds, products, aligned.
     parts: groups pictures into parts; None: only pictures are decided on.
     """
 
@@ -149,15 +151,14 @@ class Output:
         root: Path | None,
         *,
         inputs: Iterable[Path] | None,
-        products: bool = False,
-        aligned: bool = False,
+        columns: Mapping[str, bool] = MappingProxyType({}),
         parts: PartCollector | None = None,
     ):
         from flawscope.results.labels import LabelWriter
         from flawscope.results.run import ResultsFolder, WriteErrors
         from flawscope.results.table import TableWriter
 
-        self.args, self.products, self.parts = args, products, parts
+        self.args, self.products, self.parts = args, columns.get("products", False), parts
         self.flush_each = inputs is None  # somebody may wait for every line
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
@@ -166,11 +167,11 @@ class Output:
         self.table: TableWriter | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = TableWriter(args.out, products=products, aligned=aligned)
+            self.table = TableWriter(args.out, **columns)
         elif args.out:
             say = common.say_unless_quiet(args)
-            kinds: dict[str, Any] = {"products": products, "aligned": aligned, "inputs": inputs}
-            self.results = ResultsFolder(Path(args.out), root, say, maps=args.maps or "png16", **kinds)
+            maps = args.maps or "png16"
+            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **columns)
             self.table = self.results.table
             if args.labels:
                 self.labels = LabelWriter(args.labels, self.results.own)
@@ -291,16 +292,23 @@ class Summary:
         from flawscope.results.by_product import ProductCounts
 
         self.kind = model.kind
-        self.products = self.kind == "product"  # the table has a column of products
+        self.products = self.kind == "product"
         self.manifests = {name: one.manifest for name, one in model.products.items()}
         seen = [one.preprocess for one in self.manifests.values()]
         self.white_level = max((one.white_level for one in seen if one.white_level is not None), default=None)
-        self.aligned = any(one.reference is not None for one in seen)
+        self.columns = {  # of the table
+            "kinds": any(one.kinds is not None for one in self.manifests.values()),
+            "products": self.products,
+            "aligned": any(one.reference is not None for one in seen),
+        }
         self.parts = model.parts()
+        self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
         self.totals = ProductCounts(max(one.calibration.expected_rate for one in self.manifests.values()))
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
+        if self.tolerances is not None:
+            found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:
             found["none_of_these"] = self.totals.unrecognised
             for name, one in found["products"].items():
@@ -310,7 +318,7 @@ class Summary:
 
     def line(self) -> str:
         if not self.kind:
-            return totals_line(self.totals, self.manifests[""].calibration)
+            return totals_line(self.totals, self.manifests[""].calibration, self.tolerances is not None)
         by_product = f": {self.totals.lines()}" if self.products else ""
         return f"{self.totals.anomalous} of {pluralize(self.totals.count, 'picture')} anomalous{by_product}"
 
@@ -353,9 +361,11 @@ def run_facts(
     }
 
 
-def totals_line(totals: MismatchDetector, calibration: Calibration) -> str:
-    """Line with the number of anomalous pictures, and the promised rate."""
-    return f"{totals.anomalous} of {pluralize(totals.count, 'picture')} anomalous; {calibration.promise()}"
+def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
+    """Line with the number of anomalous pictures, and the promised rate. tolerances: some are applied."""
+    within = f", {totals.tolerated} within tolerance" if tolerances else ""
+    pictures = pluralize(totals.count, "picture")
+    return f"{totals.anomalous} of {pictures} anomalous{within}; {calibration.promise()}"
 
 
 def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:

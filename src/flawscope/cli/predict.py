@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, output
-from flawscope.cli import remote_predict as elsewhere
+from flawscope.cli import cluster_predict, common, output
 from flawscope.errors import InputError, one_line_message, pluralize
 from flawscope.progress import defer_interrupts, ignore_progress
 
@@ -45,38 +44,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_pictures(parser)
     parser.add_argument(
         "--labels",
-        choices=("coco", "labelstudio", "yolo"),
+        choices=("coco", "labelstudio", "yolo", "labelme"),
         help="with --out DIR: write what is marked as labels with scores, too, to correct in a labelling "
         "tool; `evaluate` and `fit --seen` read what it exports",
     )
+    common.add_scale(parser)
     parser.add_argument(
-        "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
+        "--tolerances",
+        metavar="FILE.yaml",
+        help="rules of what is tolerated: kind, size, place and number of regions; an anomalous picture that "
+        "keeps them is told as within tolerance",
+    )
+    parser.add_argument(
+        "--fail-on-anomaly",
+        action="store_true",
+        help="exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
-    elsewhere.add_arguments(parser)
+    cluster_predict.add_arguments(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.predictor.tolerating import tolerating
     from flawscope.results.folder import common_folder
+    from flawscope.results.tolerance import Tolerances
 
-    elsewhere.check_options(args)
+    cluster_predict.check_options(args)
     if args.cluster is not None:
-        return elsewhere.predict_on_cluster(args)
+        return cluster_predict.predict_on_cluster(args)
     common.check_output(args)
-    if args.server is not None:
-        inputs = output.collect_inputs([args.model, *(args.pictures or [])])
-        return elsewhere.predict_on_server(args, inputs, _judge)
     inputs = output.collect_inputs(args.pictures)
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model)
+    if args.scale_mm is not None:
+        for name, one in predictor.products.items():
+            predictor = predictor.with_product(name, one.with_scale(args.scale_mm))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
+    if args.tolerances:
+        summary.tolerances = Tolerances.read(Path(args.tolerances))
+        stream = tolerating(predictor, stream, summary.tolerances)
     root, paths = None, None
     if inputs.total:
         paths = [path for path in inputs.sources if isinstance(path, Path)]
         root = common_folder([path for path in paths if path not in inputs.errors])
-    kinds = {"products": summary.products, "aligned": summary.aligned}
-    results = output.Output(args, root, inputs=paths, parts=summary.parts, **kinds)
+    results = output.Output(args, root, inputs=paths, columns=summary.columns, parts=summary.parts)
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:
@@ -100,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
         output.say_remarks(inputs.multi_picture_files, inputs.side_files, totals)
     code = results.exit_code
     bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
-    return 3 if args.fail_on_anomaly and bad else code
+    if not args.fail_on_anomaly:
+        return code
+    return 3 if bad else 4 if totals.tolerated and not code else code
 
 
 def _judge(

@@ -6,22 +6,18 @@ import argparse
 import os
 import sys
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import pluralize
 from flawscope.evaluation import report
 
 if TYPE_CHECKING:
-    from flawscope.evaluation.report.pages import ReviewedPicture
-    from flawscope.evaluation.result import PictureStore
-    from flawscope.predictor import Predictor
-    from flawscope.progress import ProgressCallback
     from flawscope.results.review import ReviewSession
 
-REVIEW_FOLDER, AFTER_PAGE = "review", "after.html"
+REVIEW_FOLDER = "review"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,36 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="review the good pictures, too")
     parser.add_argument(
-        "--after",
-        metavar="MODEL",
-        help="judge the reviewed pictures with this model and show before and after, instead of reviewing",
-    )
-    parser.add_argument("--json", action="store_true", help="with --after: print one JSON document")
-    parser.add_argument(
         "--port", type=common.parse_port, default=0, metavar="N", help="of the page (default: a free one)"
     )
     parser.add_argument("--no-browser", action="store_true", help="print the page's address, open nothing")
-    common.add_engine(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.json and not args.after:
-        raise InputError("--json prints what --after finds: add --after MODEL")
     report.require_libraries(plots=False)
     from flawscope.results.review import ReviewSession, read_review_pictures
+    from flawscope.results.review.server import ReviewServer
 
     results = Path(args.results)
-    pictures = read_review_pictures(results, every=args.all or bool(args.after))
+    pictures = read_review_pictures(results, every=args.all)
     out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / REVIEW_FOLDER
     common.prepare_output_folder(str(out))
     session = ReviewSession(pictures, out)
-    return _judge_again(args, session) if args.after else _review(args, session)
-
-
-def _review(args: argparse.Namespace, session: ReviewSession) -> int:
-    from flawscope.results.review.server import ReviewServer
-
     review = ReviewServer(session, Path(args.results).resolve().name, args.port)
     common.say(f"review: {review.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
@@ -73,7 +55,7 @@ def _review(args: argparse.Namespace, session: ReviewSession) -> int:
     except KeyboardInterrupt:
         common.say("")
     if not args.quiet:
-        for line in next_steps(args.results, session):
+        for line in next_steps(session):
             common.say(line)
     return common.report_failures(session.problems)
 
@@ -84,7 +66,7 @@ def _has_screen() -> bool:
     return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def next_steps(results: str, session: ReviewSession) -> Iterator[str]:
+def next_steps(session: ReviewSession) -> Iterator[str]:
     """Yields lines: a count of the decisions, and how to go on."""
     from flawscope.results.review import DEFECT, GOOD
 
@@ -101,78 +83,4 @@ def next_steps(results: str, session: ReviewSession) -> Iterator[str]:
         yield f"defects are in {out / DEFECT}, {masks} outlined by the model beside it: look at these; then"
         yield f"  flawscope fit --method prnet --seen {out / DEFECT} --data GOOD --out NEW.safetensors"
     if done:
-        yield f"then, before and after: flawscope review {results} --after NEW.safetensors"
-
-
-def _judge_again(args: argparse.Namespace, session: ReviewSession) -> int:
-    """Judges the copies of the reviewed pictures with a new model, and shows before and after."""
-    from flawscope.evaluation.report.pages import review_comparison_page, review_sentences
-    from flawscope.evaluation.result import PictureStore
-    from flawscope.predictor import load
-
-    if not session.decisions():
-        raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
-    predictor = load(args.after, engine=args.engine, device=args.device, threads=args.threads)
-    kept = PictureStore(lambda geometry: geometry.visible_mask())
-    failures: list[str] = []
-    pictures = list(_judge_copies(session, predictor, kept, failures, common.progress_for(args)))
-    if not pictures:
-        raise InputError(f"none of the reviewed pictures can be judged: {failures[0]}")
-    document = {"pictures": [one.to_dict() for one in pictures], "summary": review_sentences(pictures)}
-    common.show_document(args, document, lambda: format_reviewed(pictures))
-    white = predictor.manifest.preprocess.white_level
-    name = Path(args.after).name
-    page = report.write_page(
-        session.out / AFTER_PAGE, review_comparison_page(name, pictures, kept.pictures, white)
-    )
-    if not args.quiet:
-        common.say(f"page: {page}")
-    return common.report_failures(failures)
-
-
-def _judge_copies(
-    session: ReviewSession,
-    predictor: Predictor,
-    kept: PictureStore,
-    failures: list[str],
-    step: ProgressCallback,
-) -> Iterator[ReviewedPicture]:
-    """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
-    from flawscope.datasets import Item
-    from flawscope.evaluation.report.pages import ReviewedPicture
-    from flawscope.pictures.decoding import decode, pixel_hash
-    from flawscope.results.review import DEFECT
-
-    known = {picture.hash for picture in predictor.manifest.pictures}
-    copies = session.copies()
-    results = predictor.stream([path for _, _, path in copies])
-    for done, ((one, decision, path), (_, result)) in enumerate(zip(copies, results, strict=True), start=1):
-        step("judging again", done, len(copies))
-        if isinstance(result, InputError):
-            failures.append(str(result))
-            continue
-        kept.append(Item(path, decision, decision == DEFECT), result, None)
-        yield ReviewedPicture(
-            name=one.name,
-            defective=decision == DEFECT,
-            learnt=pixel_hash(decode(path)) in known,
-            called_before=one.row.decision == "anomalous",
-            severity_before=one.row.severity or 0.0,
-            score_before=one.row.score or 0.0,
-            before=one.overlay,
-            after=kept.predictions[-1],
-        )
-
-
-def format_reviewed(pictures: Sequence[ReviewedPicture]) -> str:
-    """Text that compares the models before and after, for a person."""
-    from flawscope.evaluation.report.pages import count_decisions, review_sentences
-
-    rows = [
-        ("good", *count_decisions(pictures, defective=False, learnt=False)),
-        ("good, learnt by the new model", *count_decisions(pictures, defective=False, learnt=True)),
-        ("defect", *count_decisions(pictures, defective=True)),
-    ]
-    header = ("reviewed", "pictures", "anomalous before", "after")
-    shown = common.format_table([row for row in rows if row[1]], header)
-    return "\n\n".join([shown, "\n".join(review_sentences(pictures))])
+        yield "then, on pictures that neither has seen: flawscope compare MODEL NEW.safetensors --data ROOT"

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = common.load_model(args, args.model)
     summary, stream = Summary(predictor), common.stream_of(predictor, args.product)
-    kinds = {"products": summary.products, "aligned": summary.aligned}
-    table = TableWriter(args.csv, append=True, **kinds) if args.csv else None
+    rows = PendingRows(TableWriter(args.csv, append=True, **summary.columns)) if args.csv else None
     say = common.say_unless_quiet(args)
     say(_start_line(arrivals, len(judged)))
     watching = WatchLoop(
@@ -100,23 +99,23 @@ def run(args: argparse.Namespace) -> int:
         stream,
         summary.totals,
         has_products=summary.products,
-        table=table,
+        rows=rows,
         commands=commands,
         as_json=args.json,
         say=say,
     )
     with ending() as end:
         watching.run_until(end, args.interval)
-    watching.write_rows()
-    if table is not None:
-        table.close()
+    if rows is not None:
+        rows.write()
+        rows.table.close()
     if commands is not None:
         commands.close()
     for line in watching.summary():
         say(line)
-    if watching.rows:
-        common.say(f"{pluralize(len(watching.rows), 'row')} could not be written to {args.csv}")
-    return int(bool(watching.rows))
+    if unwritten := 0 if rows is None else len(rows.rows):
+        common.say(f"{pluralize(unwritten, 'row')} could not be written to {args.csv}")
+    return int(unwritten > 0)
 
 
 def _judged_before(path: str | None) -> list[str]:
@@ -162,6 +161,31 @@ def ending() -> Iterator[threading.Event]:
 
 
 @dataclass
+class PendingRows:
+    """Rows that cannot be written wait for the next picture. is_full: the last attempt failed."""
+
+    table: TableWriter
+    rows: deque[ResultRow] = field(default_factory=deque)
+    is_full: bool = False
+
+    def write(self, rows: Iterable[ResultRow] = ()) -> None:
+        """Writes the rows that wait, and `rows`."""
+        from flawscope.errors import FlawscopeError
+
+        self.rows += rows
+        try:
+            while self.rows:
+                self.table.add(self.rows[0])
+                self.rows.popleft()
+        except FlawscopeError as error:
+            if not self.is_full:
+                common.say(f"{error}; pictures are judged, and their rows wait")
+            self.is_full = True
+        else:
+            self.is_full = False
+
+
+@dataclass
 class WatchLoop:
     """Judges the pictures as they come, and counts them."""
 
@@ -169,14 +193,12 @@ class WatchLoop:
     stream: Callable[..., Iterator[SourceResult]]
     totals: ProductCounts
     has_products: bool
-    table: TableWriter | None
+    rows: PendingRows | None
     commands: Commands | None
     as_json: bool
     say: Callable[[str], None]
     unjudged: int = 0
     is_unreadable: bool = False
-    rows: deque[ResultRow] = field(default_factory=deque)  # not written yet
-    is_full: bool = False  # rows could not be written
     warned: bool = False
     others: set[str] = field(default_factory=set)  # suffixes of files that are not pictures
     started: float = field(default_factory=time.monotonic)
@@ -219,9 +241,8 @@ class WatchLoop:
         from flawscope.results.table import ResultRow
 
         show_result(result, as_json=self.as_json, flush=True)
-        if self.table is not None:
-            self.rows += ResultRow.rows(result)
-            self.write_rows()
+        if self.rows is not None:
+            self.rows.write(ResultRow.rows(result))
         if not isinstance(result, Prediction):
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")
@@ -231,21 +252,6 @@ class WatchLoop:
         self.totals.add(result)
         if result.is_anomalous and self.commands is not None:
             self.commands.run(result)
-
-    def write_rows(self) -> None:
-        """Writes the rows that wait; those that cannot be written wait for the next picture."""
-        from flawscope.errors import FlawscopeError
-
-        try:
-            while self.rows and self.table is not None:
-                self.table.add(self.rows[0])
-                self.rows.popleft()
-        except FlawscopeError as error:
-            if not self.is_full:
-                common.say(f"{error}; pictures are judged, and their rows wait")
-            self.is_full = True
-        else:
-            self.is_full = False
 
     def _say_remarks(self) -> None:
         """Prints remarks on vanished pictures, other files and unlike pictures, once each."""

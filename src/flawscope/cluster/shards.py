@@ -215,8 +215,11 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
             if isinstance(source, bytes):
                 text = text.replace(source_name(source), entry.path)
             rows.append(asdict(ResultRow.from_result(Unjudged(path, printable(" ".join(text.split()))))))
-    aligned = predictor.manifest.preprocess.reference is not None
-    store.write(shard_path(shard), encode_shard(rows, remarks, table_columns(aligned=aligned)))
+    manifest = predictor.manifest
+    columns = table_columns(
+        kinds=manifest.kinds is not None, aligned=manifest.preprocess.reference is not None
+    )
+    store.write(shard_path(shard), encode_shard(rows, remarks, columns))
 
 
 def _write_overlay(store: FileStore, name: str, source: PictureSource, result: Prediction) -> str:

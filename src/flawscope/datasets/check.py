@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
 from flawscope.datasets.layouts import open_dataset
-from flawscope.datasets.mask_remarks import marked_good, turn_doubt
+from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_doubt
 from flawscope.datasets.masks import GroundTruth, read_any_mask
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
-from flawscope.pictures.decoding import count_frames, decode, pixel_hash
+from flawscope.pictures.channels import first_view
+from flawscope.pictures.decoding import count_frames, pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import GOOD, seem_masks
@@ -56,6 +57,16 @@ class Finding:
         return f"{self.severity}: {self.subject}: {self.message}; {self.remedy}"
 
 
+class ReadForm(NamedTuple):
+    """Form in which pictures and their masks were met. pixels, marks: in words. item: one of these pictures,
+    if possible with something marked."""
+
+    pixels: str
+    marks: str
+    item: Item
+    pictures: int
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """Findings of a check: for people as lines, for machines as a dict."""
@@ -67,6 +78,7 @@ class CheckReport:
     sizes: tuple[tuple[int, int, int], ...]  # width, height, pictures; most frequent first
     modes: tuple[tuple[str, int], ...]  # "colour", "grey", "16-bit grey", ...; most frequent first
     findings: tuple[Finding, ...]  # errors first
+    forms: tuple[ReadForm, ...] = ()  # most frequent first
 
     @property
     def ok(self) -> bool:
@@ -87,6 +99,10 @@ class CheckReport:
             "counts": [{"split": s, "kind": k, "pictures": n} for s, k, n in self.counts],
             "sizes": [{"width": w, "height": h, "pictures": n} for w, h, n in self.sizes],
             "modes": [{"mode": m, "pictures": n} for m, n in self.modes],
+            "forms": [
+                {"pixels": f.pixels, "marks": f.marks, "pictures": f.pictures, "example": str(f.item.path)}
+                for f in self.forms
+            ],
             "totals": self.totals,
             "findings": [{**asdict(f), "others": list(f.others)} for f in self.findings],
         }
@@ -162,6 +178,7 @@ def check(
         sizes=tuple((*size, n) for size, n in _by_frequency(sizes)),
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
+        forms=tuple(_forms(seen)),
     )
 
 
@@ -170,6 +187,16 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
         kinds = Counter((item.anomalous, item.kind) for item in items)
         for (_, kind), number in sorted(kinds.items(), key=lambda e: (e[0][0], natural_key(e[0][1]))):
             yield split, kind, number
+
+
+def _forms(seen: Sequence[_CheckedPicture]) -> Iterator[ReadForm]:
+    by_form: dict[tuple[str, str], list[Item]] = {}
+    for one in seen:
+        pixels = f"{one.item.path.suffix.lower()}, {one.mode or 'nothing to see'}"
+        if one.digest:
+            by_form.setdefault((pixels, describe_marks(one.item)), []).append(one.item)
+    for (pixels, marks), items in sorted(by_form.items(), key=lambda form: -len(form[1])):
+        yield ReadForm(pixels, marks, items[0], len(items))
 
 
 def _sizes_text(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
@@ -200,8 +227,9 @@ def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[_Ch
 
 def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
     subject = dataset.relative(item.path)
+    channels = ""
     try:
-        picture = decode(item.path)
+        picture, channels = first_view(item.path)
     except (InputError, OSError, MemoryError) as error:
         return _CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
@@ -211,10 +239,13 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
     if plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
-    if (frame_count := count_frames(item.path)) > 1:
+    if channels:
+        message = f"has {channels}"
+        faults.append(Finding("note", "channels", subject, message, "fit with --channels all"))
+    elif (frame_count := count_frames(item.path)) > 1:
         message = f"holds {frame_count} pictures, and only the first is read"
         faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
-    mode = "" if plain else pixel_format(picture)
+    mode = "" if plain else f"{pixel_format(picture)}{channels and f' ({channels})'}"
     return _CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 
 

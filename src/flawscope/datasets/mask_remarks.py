@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
@@ -77,3 +78,31 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
     if marked := sorted(marked_good(dataset), key=lambda entry: natural_key(entry[0].path)):
         where = [f"{dataset.relative(item.path)} (in {dataset.relative(mask)})" for item, mask in marked]
         yield f"counted as good, but something is marked: {join_names(where)}; move it, or remove the mark"
+
+
+def describe_marks(item: Item) -> str:
+    """Describes in which forms a picture is marked: the tool, or where a mask lies and how it is stored."""
+    if not item.masks:
+        return "no mask" if item.anomalous else "good"
+    forms = (
+        f"{mask.form}, {'boxes' if mask.boxes == len(mask.shapes) else 'outlines'}"
+        if isinstance(mask, PictureLabels)
+        else f"mask {_place(mask, item.path)}: {mask.suffix.lower()}, {_storage(mask)}"
+        for mask in item.masks
+    )
+    return " and ".join(dict.fromkeys(forms))
+
+
+def _place(mask: Path, picture: Path) -> str:
+    if mask.parent == picture.parent:
+        return "beside the picture"
+    return "in a folder below" if mask.is_relative_to(picture.parent) else "in another folder"
+
+
+def _storage(mask: Path) -> str:
+    """Describes how a mask is stored, as Pillow calls it."""
+    try:
+        with Image.open(mask) as header:
+            return f"mode {header.mode}"
+    except (OSError, ValueError, SyntaxError):  # read by another reader, or refused
+        return "of many bits"

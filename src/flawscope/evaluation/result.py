@@ -24,7 +24,7 @@ from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
-from flawscope.results.table import COLUMNS, PART_COLUMNS, ResultRow, Unjudged
+from flawscope.results.table import ResultRow, Unjudged, table_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -269,6 +269,11 @@ class Evaluation:
         """Whether the parts were looked for in the pictures."""
         return any(one.prediction.parts is not None for one in self.pictures)
 
+    @property
+    def names_kinds(self) -> bool:
+        """Whether the model names kinds of defects."""
+        return any(one.prediction.region_kinds for one in self.pictures)
+
     def to_dataframe(self) -> pandas.DataFrame:
         """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
         Needs pandas; InputError where it is missing."""
@@ -276,7 +281,7 @@ class Evaluation:
             import pandas
         except ImportError:
             raise missing_library_error("to_dataframe()", "pandas", extras="pandas") from None
-        columns = (*COLUMNS, *PART_COLUMNS) if self.aligned else COLUMNS
+        columns = table_columns(kinds=self.names_kinds, aligned=self.aligned)
         rows = []
         for item, said in all_results(self):
             row = ResultRow.from_result(said)

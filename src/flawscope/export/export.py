@@ -85,12 +85,14 @@ def export(
 
     step("network", 0, 2)
     embed, score = trace_model(artefact.manifest.method, trained.model)
+    named = artefact.manifest.kinds is not None
+    residuals = onnx_graph.trace_residuals(trained.model) if named else None
     step("network", 1, 2)
     how = None
     if precision == "int8":
         evidence = eight_bits.QuantizationErrorMeter(embed, score, shown, artefact.manifest.calibration)
         embed, how = eight_bits.quantize_embed(embed, given.for_ranges(), evidence, step)
-    network: bytes = onnx_graph.join_graphs(embed, score).SerializeToString()
+    network: bytes = onnx_graph.join_graphs(embed, score, residuals).SerializeToString()
     sessions = _open_sessions(network, precision)
     step("network", 2, 2)
 

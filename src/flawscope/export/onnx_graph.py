@@ -8,6 +8,7 @@ differences between features that are nearly equal decide: it stays in fp32.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.methods.detector import Detector
 from flawscope.runtime import onnx_file
+from flawscope.runtime.session import RESIDUALS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -53,6 +55,17 @@ class ScoreModule(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         inside = None if images is None else self.model.inside(images)
         return self.model.score_at(positions, features, inside)
+
+
+class ResidualModule(nn.Module):
+    """Module of how pictures differ from good ones, for a model that names kinds of defects."""
+
+    def __init__(self, model: Detector):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        return self.model.residuals(images, positions)
 
 
 def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[ModelProto, ModelProto]:
@@ -91,6 +104,14 @@ def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> M
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
     return trace_module(ScoreModule(model), given, ["scores", "maps"], translations)
+
+
+def trace_residuals(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
+    """Images to `residuals`; `prepare_trace` the model before."""
+    given = {"images": torch.zeros(2, 3, *model.size)}
+    if model.positions is not None:
+        given["positions"] = torch.tensor([0, 1])
+    return trace_module(ResidualModule(model), given, [RESIDUALS], translations)
 
 
 def trace_module(
@@ -157,31 +178,54 @@ def silence_exporter() -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------- joining
 
 
-def join_graphs(embed: ModelProto, score: ModelProto) -> ModelProto:
-    """Joins two models into one: images to scores and maps, by way of `features`."""
+def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | None = None) -> ModelProto:
+    """Joins models into one: images to scores and maps, by way of `features`; and to `residuals`, if given.
+    Weights that `residuals` has in common with the others are there once."""
     import onnx
 
-    whole, head = onnx.ModelProto(), onnx.ModelProto()
+    whole = onnx.ModelProto()
     whole.CopyFrom(embed)
-    head.CopyFrom(score)
-    outside = {"images", "positions", "features", "scores", "maps"}
+    features = [*embed.graph.output]
+    del whole.graph.output[:]
+    for prefix, part in (("score", score), ("residuals", residuals)):
+        if part is not None:
+            head = onnx.ModelProto()
+            head.CopyFrom(part)
+            entries = whole.graph.initializer if prefix == "residuals" else ()
+            _append(whole, head, prefix, {_content(entry): entry.name for entry in entries})
+    whole.graph.value_info.extend(features)
+    return whole
+
+
+def _content(entry: Any) -> bytes:
+    """Digest of a tensor's type, shape and data."""
+    data = entry.SerializeToString() if not entry.raw_data else entry.raw_data
+    return hashlib.sha256(f"{entry.data_type} {[*entry.dims]} ".encode() + data).digest()
+
+
+def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
+    """Appends the graph of `head`, whose own names get a prefix. weights: names in `whole` by their content,
+    which need not be there twice."""
+    outside = {"images", "positions", "features", "scores", "maps", RESIDUALS}
+    graph = head.graph
+    contents = {entry.name: _content(entry) for entry in graph.initializer} if weights else {}
+    shared = {name: weights[content] for name, content in contents.items() if content in weights}
 
     def renamed(name: str) -> str:
-        return f"score.{name}" if name and name not in outside else name
+        return shared.get(name) or (f"{prefix}.{name}" if name and name not in outside else name)
 
-    graph = head.graph
     for node in graph.node:
         node.name = renamed(node.name)
         for names in (node.input, node.output):
             names[:] = [renamed(name) for name in names]
-    for entry in (*graph.initializer, *graph.value_info):
+    own = [entry for entry in graph.initializer if entry.name not in shared]
+    for entry in (*own, *graph.value_info):
         entry.name = renamed(entry.name)
     whole.graph.node.extend(graph.node)
-    whole.graph.initializer.extend(graph.initializer)
-    whole.graph.value_info.extend([*graph.value_info, *embed.graph.output])
-    whole.graph.input.extend(entry for entry in graph.input if entry.name == "positions")
-    del whole.graph.output[:]
+    whole.graph.initializer.extend(own)
+    whole.graph.value_info.extend(graph.value_info)
+    present = {entry.name for entry in whole.graph.input}
+    whole.graph.input.extend(e for e in graph.input if e.name == "positions" and e.name not in present)
     whole.graph.output.extend(graph.output)
-    known = {(entry.domain, entry.version) for entry in whole.opset_import}
-    whole.opset_import.extend(e for e in head.opset_import if (e.domain, e.version) not in known)
-    return whole
+    domains = {(entry.domain, entry.version) for entry in whole.opset_import}
+    whole.opset_import.extend(e for e in head.opset_import if (e.domain, e.version) not in domains)

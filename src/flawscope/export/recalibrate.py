@@ -2,7 +2,7 @@
 anew and compared with the trained one.
 
 A picture that was learnt from is left out by both, and the difference is added to its score in the fit, which
-had the other pictures' features at hand and so could leave it out more exactly (`Fitted.left_out`).
+had the other pictures' features at hand and so could leave it out more exactly (`LeaveOut`).
 """
 
 from __future__ import annotations

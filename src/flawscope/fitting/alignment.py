@@ -162,7 +162,9 @@ def _run_trial(
         return torch.from_numpy(views.images([0])[0]) if not views.unusable else None
 
     count = len(learnt)
-    method.fit(model, Task(lambda i: load(learnt[i]), count, rate=0.05, calibration_pictures=1, step=quiet))
+    method.fit(
+        model, Task(lambda i: load(learnt[i]), range(count), rate=0.05, calibration_pictures=1, step=quiet)
+    )
     scores = np.full(len(shown), np.inf)  # of pictures without the part
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:

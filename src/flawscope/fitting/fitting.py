@@ -28,7 +28,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import JudgeInLights, PartsOfPictures
+from flawscope.fitting.picture_views import JudgeInLights, parts_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -41,7 +41,6 @@ from flawscope.fitting.time_forecast import forecast
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    count_parts,
     look_at,
     split_sources,
     survey,
@@ -50,13 +49,13 @@ from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.pictures.views import Fusion
-from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
@@ -185,19 +184,13 @@ def partial_fit(
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
     detector = open_detector(old, device)
-    known = [p.hash for p in manifest.pictures if p.role != "calibration"]
-    reader = Reader(
-        sources,
-        manifest.preprocess,
-        set(known),
-        roi=detector.roi.cpu().numpy(),
-        hidden=detector.config.hidden,
-        nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
-    )
+    known = (p.hash for p in manifest.pictures if p.role != "calibration")
+    reader = Reader.of_model(detector, manifest.preprocess, sources, known)
     reader.names = list(names) or reader.names
-    seen_first = survey(sources)
+    channels = manifest.preprocess.channels
+    seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks = look_at(sources, step)
+    looks = look_at(sources, step, channels)
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, force=True, say=say)
     else:
@@ -207,9 +200,8 @@ def partial_fit(
         numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
     task = Task(
         reader.load,
-        len(sources),
+        numbers,
         rate=manifest.calibration.rate,
-        groups=numbers,
         settle=reader.without_copies,
         old=old,
         decoded_bytes=seen_first.largest,
@@ -219,8 +211,7 @@ def partial_fit(
     prepared = PreparedFit(
         method, detector, manifest.backbone, manifest.category, reader, task, group=parts, part=pattern
     )
-    if manifest.preprocess.several is not None:
-        prepared.parts = PartsOfPictures(reader, *count_parts(sources, manifest.preprocess))
+    prepared.parts = parts_of(reader)
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
         prepared.number_windows(seen_first.sizes)
@@ -240,13 +231,15 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         foretold = forecast(prepared.method, model, view_task, views, light, pictures=task.count, check=check)
         if foretold is not None:
             task.say(foretold.describe())
-        fitted, checked, fusion, judge = _calibrate(prepared, prepared.method.run_fit(model, view_task), task)
+        view_fit = prepared.method.run_fit(model, view_task)
+        leave_out = view_fit.leave_out or LeaveOut(model, view_fit, view_task.groups)
+        fitted, checked, fusion, judge = _calibrate(prepared, view_fit, leave_out, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
     plain = fitted.calibration
     if light is not None:
-        calibrate_in_each_light(model, fitted, task, light, judge)
+        calibrate_in_each_light(leave_out, fitted, task, light, judge, reader.failures)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if reader.preprocess.tile is not None and reader.roi is not None:
         tensors["region"] = reader.roi
@@ -254,7 +247,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
     found = (
-        score_simulated_defects(model, checked, view_task, began)
+        score_simulated_defects(leave_out, checked, view_task, began)
         if check and fitted.calibration.promised
         else None
     )
@@ -278,7 +271,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         facts={
             **fitted.facts,
             "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-            **_calibration_facts(fitted, reader, task),
+            **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
             **_option_facts(prepared, task),
@@ -300,19 +293,19 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
 
 
 def _calibrate(
-    prepared: PreparedFit, view_fit: Fitted, task: Task
+    prepared: PreparedFit, view_fit: Fitted, leave_out: LeaveOut, task: Task
 ) -> tuple[Fitted, Fitted, Fusion | None, JudgeInLights]:
     """Turns a fit of views into one of whole pictures. Returns it; the same with a view of each picture, to
     put simulated defects on; what combines the tiles of a frame; and what judges pictures in other light."""
-    model, parts, windows = prepared.model, prepared.parts, prepared.windows
+    parts, windows = prepared.parts, prepared.windows
     frame_task, load = prepared.frame_task(task), (parts or prepared.reader).load_in_light
     fitted, checked, fusion = view_fit, view_fit, None
-    judge: JudgeInLights = partial(judge_in_lights, model, view_fit, frame_task, load)
+    judge: JudgeInLights = partial(judge_in_lights, leave_out, frame_task, load)
     if windows is not None:
-        fitted, checked, fusion = calibrate_pictures(model, view_fit, windows, frame_task)
-        judge = partial(judge_tiles_in_lights, model, view_fit, windows, frame_task, fusion)
+        fitted, checked, fusion = calibrate_pictures(leave_out, view_fit, windows, frame_task)
+        judge = partial(judge_tiles_in_lights, leave_out, windows, frame_task, fusion)
     if parts is not None:
-        fitted, checked = parts.calibrated(fitted, checked, model.config.seed, task)
+        fitted, checked = parts.calibrated(fitted, checked, prepared.model.config.seed, task)
         judge = parts.judge_in_lights(judge)
     return fitted, checked, fusion, judge
 
@@ -331,6 +324,8 @@ def _notes(
         notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
     if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
+    if old is not None and old.manifest.kinds is not None:
+        notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
     if found is not None and (warning := found.warning()) is not None:
         steps = "more --steps or --minutes, " if method.learns_in_steps else ""
         notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
@@ -368,15 +363,16 @@ def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
     """Options that `stored_options` reads; an extended model keeps those of the fit."""
     facts = {} if task.old is None else task.old.manifest.facts
     return {
-        **{name: facts[name] for name in ("drop_suspects", "force") if name in facts},
+        **{name: facts[name] for name in ("drop_suspects", "force", SCALE) if name in facts},
         "group": prepared.group,
         **({"force": True} if prepared.force else {}),
+        **({} if prepared.scale_mm is None else {SCALE: prepared.scale_mm}),
         **({"drop_suspects": True} if task.drop_suspects else {}),
         **({} if prepared.part is None else {PART: asdict(prepared.part)}),
     }
 
 
-def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+def _calibration_facts(fitted: Fitted, reader: Reader, task: Task, first_group: int) -> dict[str, Any]:
     """Returns the hashes and groups of the calibration pictures; those of an extended model come first."""
     hashes: list[str] = []
     groups: dict[str, int] = {}
@@ -385,7 +381,7 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, 
         hashes, groups = list(facts["calibration_pictures"]), dict(facts.get("calibration_groups", {}))
     for i in fitted.pictures:
         hashes.append(reader.hashes[i])
-        groups[reader.hashes[i]] = fitted.group_offset + task.groups[i]
+        groups[reader.hashes[i]] = first_group + task.groups[i]
     return {"calibration_pictures": hashes, "calibration_groups": groups}
 
 

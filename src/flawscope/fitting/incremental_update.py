@@ -22,7 +22,14 @@ from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
 from flawscope.fitting.stored_options import stored_reading, stored_settings
 from flawscope.fitting.training_pictures import Images, look_at, split_sources
-from flawscope.fitting.update_evaluation import ReviewedPicture, Score, Update, exceeds_chance, score_pictures
+from flawscope.fitting.update_evaluation import (
+    Comparison,
+    ReviewedPicture,
+    Score,
+    Update,
+    exceeds_chance,
+    score_pictures,
+)
 from flawscope.fitting.updated_models import (
     Candidate,
     Job,
@@ -151,18 +158,19 @@ def extend(
         say(line)
     for line in made.lines():
         say(line)
-    if made.refused:
+    comparison = made.comparison
+    if comparison.refused:
         responsible = [names[number] for number in made.responsible]
         if not force:
             remedy = "look again and take out what is not good, or go on with --force"
-            raise PowerLostError(f"{made.refusal()}, because of", responsible, remedy)
-        say(f"--force: {made.refusal()}, because of: {join_names(responsible)}")
+            raise PowerLostError(f"{comparison.refusal()}, because of", responsible, remedy)
+        say(f"--force: {comparison.refusal()}, because of: {join_names(responsible)}")
     if not made.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
     made.predictor.failures = [*made.unreadable.values(), *made.predictor.failures]
-    made.predictor.suspects = [(names[number], made.before[number].score) for number in made.unsure]
+    made.predictor.suspects = [(names[number], comparison.before[number].score) for number in made.unsure]
     return made.predictor
 
 
@@ -251,7 +259,7 @@ def update(
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
     sample = [one for one in judged if one.drawn] if fair else []
     sample_units = dict(zip((one.digest for one in sample), job.part_units(sample), strict=True))
-    best: Update | None = None  # the candidate that loses least, the first of them
+    best: Comparison | None = None  # the candidate that loses least, the first of them
     for model, scores in candidates:
         after = scores(judged)
         scored = [one for one in sample if one.number in after]
@@ -260,22 +268,28 @@ def update(
             [sample_units[one.digest] for one in scored],
         )
         unlike = bool(scored) and exceeds_chance(active.calibration, drawn, units)
-        found = Update(model, how, active.calibration, judged, before, after, simulated, unlike)
+        found = Comparison(model, active.calibration, judged, before, after, simulated, unlike)
         if best is None or found.loss < best.loss:
             best = found
         if fair or not best.loss:
             break
     assert best is not None
     learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
-    best.learnt = [one.number for one in wanted if one.digest in learnt_hashes]
-    best.unsure, best.contradictory, best.unreadable = sorted(unsure), contradictory, unreadable
-    best.inside = [one.number for one in usable if not one.good and one.digest in train_hashes]
-    best.kept = best.predictor is not candidates[0][0]
-    best.drawn = 0 if best.kept else sum(one.drawn for one in rest)
-    best.clear = _fence_severity(old)
-    if best.refused:
-        best.responsible = _find_responsible(best, old, defects, device)
-    return best
+    learnt = [one.number for one in wanted if one.digest in learnt_hashes]
+    kept = best.predictor is not candidates[0][0]
+    return Update(
+        best,
+        how,
+        learnt,
+        sorted(unsure),
+        contradictory,
+        unreadable,
+        inside=[one.number for one in usable if not one.good and one.digest in train_hashes],
+        drawn=0 if kept else sum(one.drawn for one in rest),
+        kept=kept,
+        clear=_fence_severity(old),
+        responsible=_find_responsible(best, how, learnt, old, defects, device) if best.refused else [],
+    )
 
 
 def _read_pictures(
@@ -353,11 +367,16 @@ def _fence_severity(old: Artefact) -> float | None:
 
 
 def _find_responsible(
-    made: Update, old: Artefact, defects: SimulatedDefects | None, device: str
+    made: Comparison,
+    how: str,
+    numbers: Sequence[int],
+    old: Artefact,
+    defects: SimulatedDefects | None,
+    device: str,
 ) -> list[int]:
     """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
     first; all corrections where none does."""
-    learnt = [one for one in made.pictures if one.number in made.learnt]
+    learnt = [one for one in made.pictures if one.number in numbers]
     learnt.sort(key=lambda one: -made.before[one.number].severity)
     known = [one for one in made.pictures if one.number in made.lost][:MAX_TRIED_CORRECTIONS]
     simulated = made.lost_simulated[:MAX_TRIED_CORRECTIONS]
@@ -366,7 +385,7 @@ def _find_responsible(
         *(made.simulated[number] for number in simulated),
     ]
     found = []
-    for one in learnt[:MAX_TRIED_CORRECTIONS] if made.how == EXTENDED and len(learnt) > 1 else []:
+    for one in learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []:
         model = learn_pictures(with_room(old), [one], device=device, check=False)
         alone = [model.predict(picture.source).score for picture in known]
         if defects is not None:

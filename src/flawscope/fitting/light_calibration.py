@@ -16,8 +16,9 @@ them promise is promised, k/(n + 1) in every light, and `Calibration` counts the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,8 @@ from torch import Tensor
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
 from flawscope.fitting.picture_views import JudgeInLights
-from flawscope.fitting.simulated_defects import LeaveOneOutScorer
-from flawscope.methods.detector import Detector
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.task import Fitted, Task
+from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.pictures.light import Light, light_variations
 
 STREAM = 51  # of random numbers: part of their seed
@@ -37,17 +36,23 @@ MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd p
 
 
 def calibrate_in_each_light(
-    model: Detector, fitted: Fitted, task: Task, share: float, judge: JudgeInLights
+    leave_out: LeaveOut,
+    fitted: Fitted,
+    task: Task,
+    share: float,
+    judge: JudgeInLights,
+    failures: Mapping[int, str],
 ) -> None:
     """Replaces the scores and map maxima of `fitted.calibration`, of this fit's pictures, by their envelopes
     over the lights within `share`. Of many pictures `fitted.pictures` keeps those that were judged in them.
+    Pictures that cannot be judged in a light count as above all scores, for `failures`, by their numbers.
 
     Raises:
         InputError: the method cannot leave out what it has learnt from, or a picture cannot be read again.
     """
     known, lights = fitted.calibration, light_variations(share)[1:]
     first = len(known.scores) - len(fitted.pictures)  # an extended model has the earlier ones before
-    drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, model.config.seed)
+    drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, leave_out.model.config.seed)
     pictures, unlit = [fitted.pictures[k] for k in drawn], len(fitted.pictures)
     if len(pictures) < len(fitted.pictures):
         note = (
@@ -56,19 +61,32 @@ def calibrate_in_each_light(
         )
         fitted.notes.append(note)
     unchanged = [[(known.scores[first + k], known.map_maxima[first + k])] for k in drawn]
-    scores, maxima = np.moveaxis(np.concatenate([unchanged, judge(pictures, lights)], axis=1), 2, 0)
-    if np.isnan(scores).any():
+    values = np.concatenate([unchanged, judge(pictures, lights)], axis=1)
+    lost = np.isnan(values).any(axis=(1, 2))
+    if not set(compress(pictures, lost)) <= set(failures):
         raise InputError("a good picture cannot be read any more: fit anew")
+    if lost.all():
+        raise InputError(f"{failures[pictures[0]]}: fit with a smaller --light, or without --align")
+    scores, maxima = np.moveaxis(values[~lost], 2, 0)
+    middles = np.median(scores, axis=0)
+    if middles.max() > scores[:, 0].max():
+        worst = lights[int(middles.argmax()) - 1].name
+        fitted.notes.append(
+            f"with {worst} most good pictures score above all of those in their own light, and that decides "
+            "the threshold: where they are clipped at white, expose them less, or give a smaller --light"
+        )
+    drawn, lost_places = ([first + k for k in compress(drawn, of)] for of in (~lost, lost))
+    pictures = [fitted.pictures[place - first] for place in drawn]
     left = set(fitted.pictures) - set(pictures)
     fitted.held["reserve"] = sorted(left - set(fitted.used))  # they stay known
     fitted.pictures = pictures
-    units = tuple(known.units[first + k] for k in drawn) if known.units else ()
-    miscounted = math.ceil(known.miscounted * len(drawn) / unlit - 1e-9)
+    units, lost_units = (tuple(known.units[k] for k in of if known.units) for of in (drawn, lost_places))
+    miscounted = math.ceil(known.miscounted * len(lost) / unlit - 1e-9)
     miscounted_units = known.units[len(known.scores) :][:miscounted]
     fitted.calibration = replace(
         known,
-        miscounted=miscounted,
-        units=(*known.units[:first], *units, *miscounted_units),
+        miscounted=miscounted + len(lost_places),
+        units=(*known.units[:first], *units, *miscounted_units, *lost_units),
         scores=(*known.scores[:first], *envelope(scores, units).tolist()),
         map_maxima=(*known.map_maxima[:first], *envelope(maxima, units).tolist()),
         method=f"{known.method}, in each light within {share:.0%}",
@@ -76,8 +94,7 @@ def calibrate_in_each_light(
 
 
 def judge_in_lights(
-    model: Detector,
-    fitted: Fitted,
+    leave_out: LeaveOut,
     task: Task,
     load: Callable[[int, Light], Tensor | None],
     pictures: Sequence[int],
@@ -86,7 +103,6 @@ def judge_in_lights(
     """`JudgeInLights` of pictures that are seen as a whole. load: gives picture i in a light, as `task.load`
     gives it."""
     values = np.full((len(pictures), len(lights), 2), np.nan)
-    unlearnt = LeaveOneOutScorer(model, fitted, fitted.used, task.groups)
 
     def loaded(number: int) -> Tensor | None:
         picture, light = divmod(number, len(lights))
@@ -94,13 +110,13 @@ def judge_in_lights(
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture, light = divmod(number, len(lights))
-        found = unlearnt(pictures[picture], features, inside)
+        found = leave_out.score(task.groups[pictures[picture]], features, inside)
         if found is None:
             raise InputError("this method cannot leave out what it has learnt from: leave out --light")
         values[picture, light] = float(found[0][0]), float(found[1].max())
 
     count = len(pictures) * len(lights)
-    embed_pictures(model, loaded, range(count), store, task.step, "calibration in each light")
+    embed_pictures(leave_out.model, loaded, range(count), store, task.step, "calibration in each light")
     return values
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import UNREAD, Reader
-from flawscope.methods.task import Fitted, Task, TilePositions
+from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
+from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.several_parts_learning import LearnedParts
 from flawscope.pictures.views import RegionOfInterest, TileGrid, Views
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
@@ -116,12 +117,13 @@ class PictureViews:
         return replace(
             task,
             load=self.load,
-            count=len(self),
             groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self.without_copies,
-            views_per_picture=len(self) / max(1, task.count),
-            picture_of=[task.picture_of[i] for i in pictures] if task.picture_of else pictures,
+            views=TaskViews(
+                len(self) / max(1, task.count),
+                [task.views.picture_of[i] for i in pictures] if task.views.picture_of else pictures,
+            ),
         )
 
     def without_copies(self, numbers: list[int]) -> list[int]:
@@ -237,10 +239,9 @@ class Windows(PictureViews):
         task, shape = replace(super().task(task), calibration_pictures=few), self.reader.preprocess.positions
         if shape is None:
             return task
-        pictures = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
-        return replace(
-            task, tile_positions=TilePositions(1 + math.prod(shape), self.positions, pictures, self._own_area)
-        )
+        frames = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
+        positions = TilePositions(1 + math.prod(shape), self.positions, frames, self._own_area)
+        return replace(task, views=replace(task.views, positions=positions))
 
     def _own_area(self, number: int) -> tuple[slice, slice]:
         position, grid = self.positions[number], self.grids[self.picture_of(number)]
@@ -345,3 +346,16 @@ class PartsOfPictures(PictureViews):
             return np.asarray(np.maximum.reduceat(values, starts), dtype=np.float64)
 
         return worst
+
+
+def parts_of(reader: Reader, learnt: LearnedParts | None = None) -> PartsOfPictures | None:
+    """Numbers the parts, or the views of channels, of pictures that have several; None where they have none.
+    learnt: of several parts in a picture; None: they are counted."""
+    how, count = reader.preprocess, len(reader.sources)
+    if how.channels is not None:
+        return PartsOfPictures(reader, [len(how.channels.groups)] * count, [""] * count)
+    if how.several is None:
+        return None
+    if learnt is None:
+        return PartsOfPictures(reader, *count_parts(reader.sources, how))
+    return PartsOfPictures(reader, learnt.counts, learnt.count_errors)

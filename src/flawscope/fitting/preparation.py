@@ -17,7 +17,7 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alar
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
-from flawscope.fitting.picture_views import PartsOfPictures, Windows
+from flawscope.fitting.picture_views import PartsOfPictures, Windows, parts_of
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
@@ -40,7 +40,8 @@ from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import SeenDefect, Task
+from flawscope.methods.task import SeenDefect, Task, TaskViews
+from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.light import check_range
@@ -87,6 +88,7 @@ class PreparedFit:
     windows: Windows | None = None
     chosen: str | None = None
     force: bool = False
+    scale_mm: float | None = None
 
     def frame_task(self, task: Task) -> Task:
         """Converts a task for pictures into one for their frames."""
@@ -120,6 +122,8 @@ class Reading:
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
+    channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
+        together and each other one by itself, or the views by the channels' numbers, "1-3,4".
     undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
@@ -127,6 +131,7 @@ class Reading:
         `tile` and `scale`.
     drop_suspects: leave out training pictures that do not look good.
     force: go on where pictures show nothing, or are as far out as defects are.
+    scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
     seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
         over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
         of picture and mask. The model remembers them, and evaluation leaves them out.
@@ -139,6 +144,7 @@ class Reading:
     light: Rate | None = None
     align: Align = "none"
     several: bool = False
+    channels: str | Channels | None = None
     undistort: str | os.PathLike[str] | Undistortion | None = None
     group: str | None = None
     part: str | None = None
@@ -146,6 +152,7 @@ class Reading:
     min_defect: str | float | None = None
     drop_suspects: bool = False
     force: bool = False
+    scale_mm: float | None = None
     seen: SeenDefects = 0
     device: str = "auto"
 
@@ -197,9 +204,10 @@ def prepare(
         group=how.group or how.part,
         part=pictures.pattern,
         unusable=unusable,
-        parts=frames.learnt and PartsOfPictures(reader, frames.learnt.counts, frames.learnt.count_errors),
+        parts=parts_of(reader, frames.learnt),
         chosen=frames.chosen,
         force=how.force,
+        scale_mm=how.scale_mm,
     )
     _number_windows(prepared, pictures.surveyed.sizes)
     return prepared
@@ -218,6 +226,7 @@ class _Pictures(NamedTuple):
     pattern: PartPattern | None
     pairs: list[tuple[PictureSource, list[PictureSource]]]
     surveyed: Survey
+    channels: Channels | None
 
 
 class _Frames(NamedTuple):
@@ -270,6 +279,7 @@ class _Steps:
         reading = {f.name: getattr(how, f.name) for f in fields(how)}
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
+        given["positions"] = config.tells_positions_apart
         check_alignment(how.align, {**reading, **of_method, **given})
         if how.drop_suspects and not method.finds_suspects:
             raise InputError(
@@ -296,21 +306,23 @@ class _Steps:
         else:
             groups = pattern.part_numbers(names)
             views = len(groups) / (1 + max(groups, default=0))
-        looks = look_at(sources, self.step)
+        channels = Channels.of(how.channels, sources) if isinstance(how.channels, str) else how.channels
+        looks = look_at(sources, self.step, channels)
         groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=self.say)
         apart = range(len(learnt), len(sources))
-        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, survey(sources))
+        seen = survey(sources, None if channels is None else channels.read)
+        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, seen, channels)
 
     def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
         how, sources, white_level = self.how, pictures.sources, pictures.surveyed.white_level
         lens = how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
-        preprocess = Preprocess(white_level=white_level, undistort=lens)
+        preprocess = Preprocess(white_level=white_level, undistort=lens, channels=pictures.channels)
         kind, chosen = None if how.align == "none" else how.align, None
         if kind == "auto":
             task = alignment.AlignmentTask(
-                lambda i: decoded_or_none(sources[i], preprocess),
+                lambda i: decoded_or_none(sources[i], preprocess.upright),
                 len(sources),
                 self.device,
                 white_level,
@@ -401,15 +413,14 @@ class _Steps:
     def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
         return Task(
             reader.load,
-            len(pictures.sources),
+            pictures.groups,
             rate=self.rate,
-            groups=pictures.groups,
             drop_suspects=self.how.drop_suspects,
             reserved=pictures.reserved,
             settle=reader.without_copies,
             seen=[defect for shown in defects.values() for defect in shown],
             decoded_bytes=pictures.surveyed.largest,
-            views_per_picture=pictures.views,
+            views=TaskViews(pictures.views),
             say=self.say,
             step=self.step,
         )

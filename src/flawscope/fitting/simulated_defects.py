@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
-from flawscope.methods.task import Fitted, Task
+from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
@@ -38,39 +38,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, without whole numbers, fill 
 Box = tuple[slice, slice]
 
 
-class LeaveOneOutScorer:
-    """Scores pictures as if their group had not been learnt from; others it scores as they are.
-
-    learnt: numbers that the model has learnt from. groups: of every number, as the method's `fit` got them.
-    """
-
-    def __init__(self, model: Detector, fitted: Fitted, learnt: Collection[int], groups: Sequence[int]):
-        self.model, self.fitted, self.learnt, self.groups = model, fitted, set(learnt), groups
-        self.buffers = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
-
-    def __call__(
-        self, number: int, features: Tensor, inside: Tensor | None, *, position: int = 0, fast: bool = False
-    ) -> tuple[Tensor, Tensor] | None:
-        """Score [1] and map [1, H, W] of an image; None where the method cannot leave out what it has learnt
-        from.
-
-        Args:
-            features: of one image, as `embed` gives them, without the batch.
-            inside: [H, W], the pixels that count.
-            position: where in its picture the image lies.
-            fast: use only data stored with the model, although the fit knows better (`Fitted.left_out`).
-        """
-        model = self.model.at_position(position)
-        one, counted = features[None], None if inside is None else inside[None]
-        if number not in self.learnt:
-            return model.score(one, counted)
-        group = self.fitted.group_offset + self.groups[number]
-        if self.fitted.left_out is not None and not fast:
-            return self.fitted.left_out(features, group, inside, position)
-        return model.left_out(one, group, self.buffers, counted)
-
-
-def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectScores | None:
+def score_simulated_defects(
+    leave_out: LeaveOut, fitted: Fitted, task: Task, began: float
+) -> DefectScores | None:
     """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
     or are left out once more. None where the method cannot leave out what it has learnt from.
 
@@ -79,7 +49,7 @@ def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: 
     Args:
         began: when the fit began, on `time.monotonic`'s clock.
     """
-    begun = time.monotonic()
+    model, begun = leave_out.model, time.monotonic()
     until = begun + TIME_SHARE * (begun - began)
     if task.budget.until is not None:
         until = min(until, task.budget.until)
@@ -88,12 +58,12 @@ def score_simulated_defects(model: Detector, fitted: Fitted, task: Task, began: 
     passed = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
     defects, done, count = SimulatedDefects(model, task.load, passed or fitted.pictures), 0, len(DEFECT_SIZES)
     defects.learn_part(until - begun)
-    scorer, scores = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), {}
+    scores: dict[int, float] = {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture_of(number)
-        position = 0 if task.tile_positions is None else task.tile_positions.position_of[picture]
-        if (found := scorer(picture, features, inside, position=position)) is not None:
+        position = 0 if task.views.positions is None else task.views.positions.position_of[picture]
+        if (found := leave_out.score(task.groups[picture], features, inside, position)) is not None:
             scores[number] = _finite_score(found[0])
 
     while count:

@@ -13,6 +13,7 @@ from flawscope.fitting.preparation import Reading
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.roi import FrameRegion
+from flawscope.predictor import SCALE
 from flawscope.predictor.parts import stored_part_pattern
 
 
@@ -29,6 +30,7 @@ def stored_reading(old: Artefact) -> Reading:
         light=None if how.normalization is None else how.normalization.share,
         align="none" if how.reference is None else how.reference.kind,
         several=how.several is not None,
+        channels=how.channels,
         undistort=how.undistort,
         group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
         part=None if part is None else part.part,
@@ -36,6 +38,7 @@ def stored_reading(old: Artefact) -> Reading:
         drop_suspects=bool(manifest.facts.get("drop_suspects"))
         or any(picture.role == "dropped" for picture in manifest.pictures),  # of an earlier model
         force=bool(manifest.facts.get("force")),
+        scale_mm=manifest.facts.get(SCALE),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
 from flawscope.fitting.picture_views import Windows
-from flawscope.fitting.simulated_defects import LeaveOneOutScorer
-from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
-from flawscope.methods.task import Fitted, Task
+from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.methods.threads import workers
 from flawscope.pictures.light import Light
 from flawscope.pictures.views import Fusion, TileBlender, Views
@@ -70,7 +68,7 @@ class _OpenPicture:
 
 
 def calibrate_pictures(
-    model: Detector, numbers: Fitted, windows: Windows, task: Task
+    leave_out: LeaveOut, numbers: Fitted, windows: Windows, task: Task
 ) -> tuple[Fitted, Fitted, Fusion]:
     """Turns a calibration of views into one of whole pictures, each scored by a model that has not learnt
     from it.
@@ -82,7 +80,8 @@ def calibrate_pictures(
         numbers: the fit of views.
         task: the fit's task, in pictures.
     """
-    fitted, score = windows.to_pictures(numbers), "map" if model.score_is_map_maximum else "views"
+    model, fitted = leave_out.model, windows.to_pictures(numbers)
+    score = "map" if model.score_is_map_maximum else "views"
     fusion = Fusion(score) if task.old is None else task.old.manifest.fusion
     assert fusion is not None
     before = fitted.calibration
@@ -97,7 +96,8 @@ def calibrate_pictures(
         return fitted, numbers, fusion
     learnt = set(fitted.pictures) <= set(fitted.used)  # then any of them can be left out
     chosen = draw_pictures(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
-    found = _compute_values(model, numbers, windows, task, chosen)
+    answers = windows.by_place(numbers.used) if windows.located else {}
+    found = _compute_values(_LeaveOneOutViews(leave_out, task, answers), windows, task, chosen)
     if task.old is None:
         fusion = _fit_fusion(score, [values for values in found.values() if values.maxima[1] > -np.inf])
     rows = [_fuse(values, fusion) for values in found.values()]
@@ -112,13 +112,12 @@ def calibrate_pictures(
     if task.old is not None:
         fitted.calibration = fitted.calibration.after(task.old.manifest.calibration)
     rng = np.random.default_rng([model.config.seed, STREAM])
-    tiles = [int(rng.choice(windows.tiles_of(picture, numbers.exact_positions))) for picture in found]
+    tiles = [int(rng.choice(windows.tiles_of(picture, leave_out.exact_positions))) for picture in found]
     return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
 
 
 def judge_tiles_in_lights(
-    model: Detector,
-    numbers: Fitted,
+    leave_out: LeaveOut,
     windows: Windows,
     task: Task,
     fusion: Fusion,
@@ -128,9 +127,9 @@ def judge_tiles_in_lights(
     """Scores and map maxima [N, lights, 2] of whole pictures, by a model that has not learnt from them; NaN
     where they cannot be read."""
     values = np.full((len(pictures), len(lights), 2), np.nan)
-    fit = replace(numbers, left_out_by_number=None)  # what it found is of unchanged light
+    answers = _LeaveOneOutViews(leave_out, task, {})  # the fit has those in unchanged light
     for k, light in enumerate(lights):
-        found = _compute_values(model, fit, windows, task, pictures, light)
+        found = _compute_values(answers, windows, task, pictures, light)
         for row, picture in enumerate(pictures):
             if picture in found:
                 values[row, k] = _fuse(found[picture], fusion)[:2]
@@ -150,15 +149,13 @@ def draw_pictures(pictures: Sequence[int], windows: Windows, seed: int) -> list[
 
 
 def _compute_values(
-    model: Detector,
-    fitted: Fitted,
+    answers: _LeaveOneOutViews,
     windows: Windows,
     task: Task,
     chosen: Sequence[int],
     light: Light | None = None,
 ) -> dict[int, PictureValues]:
     """Values of every readable picture, by a model that has not learnt from it."""
-    answers = _LeaveOneOutViews(model, fitted, windows, task)
     found: dict[int, PictureValues] = {}
     opened: dict[int, _OpenPicture] = {}
     lock = Lock()
@@ -182,7 +179,7 @@ def _compute_values(
         numbers = [] if picture_state is None else picture_state.numbers[start : start + BATCH]
         for number in numbers:
             assert picture_state is not None
-            sure = number == 0 or not answers.has_fast_bound(picture)
+            sure = number == 0 or not answers.has_bound(picture)
             score, drawn = answers.score(picture_state.views, number, picture, sure)
             with picture_state.lock:
                 if picture_state.blended is None:
@@ -199,45 +196,35 @@ def _compute_values(
                     found[picture] = _blended_values(picture_state.views, picture_state.blended)
         advance()
 
-    with workers(model.roi.device) as each:
+    with workers(answers.leave_out.model.roi.device) as each:
         each(work, jobs)
     return {picture: found[picture] for picture in chosen if picture in found}
 
 
 class _LeaveOneOutViews:
-    """Answers of the model to views as if their pictures had not been learnt from."""
+    """Answers of the model to views as if their pictures had not been learnt from.
 
-    def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
-        self.model, self.fitted = model, fitted
-        self.numbers_by_place = {} if fitted.left_out_by_number is None else windows.by_place(fitted.used)
-        self.unlearnt = LeaveOneOutScorer(model, fitted, windows.pictures(fitted.used), task.groups)
-        self.faster = (
-            fitted.left_out is not None and fitted.left_out_by_number is None and model.score_is_map_maximum
-        )
+    learnt: numbers of the tiles that the fit has answers for, by picture and view.
+    """
 
-    def has_fast_bound(self, picture: int) -> bool:
+    def __init__(self, leave_out: LeaveOut, task: Task, learnt: Mapping[tuple[int, int], int]):
+        self.leave_out, self.groups, self.learnt = leave_out, task.groups, learnt
+        self.has_bounds = leave_out.has_bound and not learnt and leave_out.model.score_is_map_maximum
+
+    def has_bound(self, picture: int) -> bool:
         """Whether there is a faster answer, whose map is an upper bound."""
-        return self.faster and picture in self.unlearnt.learnt
-
-    def _from_fit(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
-        """Score and map of a tile that was learnt from, as the fit has found them already; else None."""
-        learnt = self.numbers_by_place.get((picture, number))
-        found = (
-            None
-            if learnt is None or self.fitted.left_out_by_number is None
-            else self.fitted.left_out_by_number(learnt)
-        )
-        return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
+        return self.has_bounds and self.groups[picture] in self.leave_out.learnt
 
     def score(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
-        """Leave-one-out score and map [H, W] of a view. Unless `sure`, by the bank as it is, without the
-        patches of the view's picture: an upper bound."""
-        if (known := self._from_fit(picture, number)) is not None:
-            return known
-        images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
-        features, inside = self.model.embed(images), self.model.inside(images)
-        shown = None if inside is None else inside[0]
-        result = self.unlearnt(picture, features[0], shown, position=number, fast=not sure)
+        """Leave-one-out score and map [H, W] of a view; unless `sure` an upper bound."""
+        learnt = self.learnt.get((picture, number))
+        result = None if learnt is None else self.leave_out.score_number(learnt)
+        if result is None:
+            model = self.leave_out.model
+            images = torch.from_numpy(views.images([number])).to(model.roi.device)
+            features, inside = model.embed(images), model.inside(images)
+            answer = self.leave_out.score if sure else self.leave_out.bound
+            result = answer(self.groups[picture], features[0], None if inside is None else inside[0], number)
         if result is None:
             raise InputError("this method cannot leave out a picture with all its tiles: leave out --tile")
         return float(result[0][0]), result[1][0].float().cpu().numpy()

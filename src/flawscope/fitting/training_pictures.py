@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
@@ -19,15 +19,17 @@ from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
+from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
 from flawscope.methods.task import SeenDefect
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
+from flawscope.pictures.channels import Channels
 from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
-from flawscope.pictures.layouts import is_deep_colour
+from flawscope.pictures.layouts import is_deep_colour, is_read_whole
 from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
@@ -62,6 +64,19 @@ class Reader:
         self._lock = Lock()
         self.names = relative_names(self.sources)
 
+    @classmethod
+    def of_model(
+        cls,
+        model: Detector,
+        preprocess: Preprocess,
+        sources: Sequence[PictureSource],
+        known: Iterable[str] = (),
+    ) -> Reader:
+        """Loads pictures as a fitted model sees them."""
+        nearest = None if model.nearest is None else model.nearest.cpu().numpy()
+        roi, hidden = model.roi.cpu().numpy(), model.config.hidden
+        return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest)
+
     def picture_of(self, index: int) -> int:
         """Number of the picture that `index` is of, as `PartsOfPictures` has it."""
         return index
@@ -80,23 +95,22 @@ class Reader:
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def views_in_light(self, index: int, light: Light) -> Views | None:
-        """Returns the network's views of picture `index` in another light, as `views` does. InputError where
-        its part is not found in it."""
+        """Returns the network's views of picture `index` in another light, as `views` does; None, with the
+        reason in `failures`, also where its parts are not found in it, or counted wrong."""
         picture = decoded_or_none(self.sources[index])
         if picture is None:
             return None
         views = self.preprocess.views(light(picture), self.names[index], self.roi)
         if views.unusable:
-            raise InputError(
-                f"with {light.name} {self.names[index]} cannot be used, {views.unusable}: fit with a smaller "
-                "--light, or without --align"
-            )
+            with self._lock:
+                self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
+            return None
         return views if self.preprocess.tile is None else views.with_roi(self.roi)
 
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
         try:
-            picture = decode(self.sources[index], name=self.names[index])
+            picture = self.preprocess.decode(self.sources[index], self.names[index])
             digest = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
             if views.unusable:
@@ -169,7 +183,7 @@ def read_defects(
     names = relative_names([picture for picture, _ in pairs])
     for (source, masks), name in zip(pairs, names, strict=True):
         try:
-            picture = decode(source, name=name)
+            picture = preprocess.decode(source, name)
             marked = union_masks(masks, picture.shape[:2], name)
             if most := marks_most(marked):
                 say(f"warning: the mask of {name} {most}")
@@ -244,24 +258,29 @@ class Survey(NamedTuple):
     sizes: list[tuple[int, int] | None]
 
 
-def survey(sources: Sequence[PictureSource]) -> Survey:
-    """Surveys the pictures; of 8-bit files only the headers are read."""
+def survey(
+    sources: Sequence[PictureSource], read: Callable[[PictureSource], NDArray[Any]] | None = None
+) -> Survey:
+    """Surveys the pictures; of 8-bit files only the headers are read. read: of pictures with more channels,
+    which are read all."""
     highest, kind, largest = -1.0, np.dtype(np.uint16), 0
     sizes: list[tuple[int, int] | None] = []
     for source in sources:
         sizes.append(None)
         try:
-            if isinstance(source, np.ndarray):
+            if read is not None:
+                deep = True
+            elif isinstance(source, np.ndarray):
                 deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
                 sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
-            elif isinstance(source, bytes):
+            elif isinstance(source, bytes) or is_read_whole(source):
                 deep = True
             else:
                 with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
                     deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
                     largest = max(largest, 3 * header.width * header.height)
                     sizes[-1] = upright_size(header)
-            picture = decode(source) if deep else None
+            picture = (read or decode)(source) if deep else None
         except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # reported when it is loaded
         if picture is not None:
@@ -272,12 +291,15 @@ def survey(sources: Sequence[PictureSource]) -> Survey:
     return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
 
 
-def look_at(sources: Sequence[PictureSource], step: ProgressCallback) -> list[Look | None]:
-    """Reads what each picture is compared by; None where it cannot be read."""
+def look_at(
+    sources: Sequence[PictureSource], step: ProgressCallback, channels: Channels | None = None
+) -> list[Look | None]:
+    """Reads what each picture is compared by, of many channels the first view; None: it cannot be read."""
+    read = decode if channels is None else channels.first
     advance = ProgressCounter(step, "near-copies", len(sources))
 
     def look(source: PictureSource) -> Look | None:
-        picture = decoded_or_none(source)
+        picture = decoded_or_none(source, read)
         advance()
         return None if picture is None else Look.of(picture)
 
@@ -314,7 +336,7 @@ def learn_region(
     where = [*names].index(named) if named in names else 0
     source = named if named and named not in names else sources[where]
     name = named or names[where]
-    views = how.views(decode(source, name=name))
+    views = how.views(source, name)
     if views.unusable:
         raise InputError(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
@@ -334,7 +356,7 @@ def learn_normalization(
     def measured() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for source in sources:
             try:
-                views = preprocess.whole.views(decode(source))
+                views = preprocess.whole.views(source)
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
             for part in () if views.unusable else views.parts:
@@ -352,7 +374,8 @@ def learn_pose_reference(
     Raises:
         InputError: they are too few, or show no part that can be found.
     """
-    small = [preprocess.small(one) for source in sources if (one := decoded_or_none(source)) is not None]
+    pictures = (decoded_or_none(source, preprocess.decode) for source in sources)
+    small = [preprocess.small(one) for one in pictures if one is not None]
     return learn_reference(small, kind)
 
 
@@ -401,10 +424,11 @@ def count_parts(sources: Sequence[PictureSource], preprocess: Preprocess) -> tup
     return counts, errors
 
 
-def decoded_or_none(source: PictureSource, preprocess: Preprocess | None = None) -> NDArray[Any] | None:
-    """Picture as `decode` returns it, corrected if a `preprocess` is given; None where it cannot be read."""
+def decoded_or_none(
+    source: PictureSource, read: Callable[[PictureSource], NDArray[Any]] = decode
+) -> NDArray[Any] | None:
+    """Picture as `read` returns it; None where it cannot be read."""
     try:
-        picture = decode(source)
-        return picture if preprocess is None else np.asarray(preprocess.corrected(picture))
+        return read(source)
     except (InputError, MemoryError):
         return None  # reported when it is loaded for fitting

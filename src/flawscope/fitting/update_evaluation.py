@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,42 +123,24 @@ def exceeds_chance(before: Calibration, scores: Sequence[float], units: Sequence
     return float(betabinom(sample.unit_count, rank, own - rank).sf(above - 1)) < SIGNIFICANCE
 
 
-@dataclass
-class Update:
-    """The next model, and what it gains and loses. Pictures are named by their numbers.
+@dataclass(frozen=True)
+class Comparison:
+    """The next model beside the one that judges now. Pictures are named by their numbers.
 
     active: calibration of the model that judges now.
     pictures: those that people judged, copies once.
     before, after: scores of the judged pictures by that model and by the next one.
     simulated: scores of simulated defects before and after, by the defect's number.
     unlike: a fair sample raises the threshold by more than chance does.
-    learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
-    contradictory: others have the same pixels and another verdict. unreadable: why they cannot be used.
-    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
-    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
-    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
-    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
-        model before was calibrated); None: not known.
-    responsible: corrections that cause losses, farthest out first.
     """
 
     predictor: Predictor
-    how: str
     active: Calibration
     pictures: Sequence[ReviewedPicture]
     before: dict[int, Score]
     after: dict[int, Score]
-    simulated: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    simulated: dict[int, tuple[float, ...]]
     unlike: bool = False
-    learnt: list[int] = field(default_factory=list)
-    unsure: list[int] = field(default_factory=list)
-    contradictory: list[int] = field(default_factory=list)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    inside: list[int] = field(default_factory=list)
-    drawn: int = 0
-    kept: bool = False
-    clear: float | None = None
-    responsible: list[int] = field(default_factory=list)
 
     @property
     def good(self) -> list[int]:
@@ -218,24 +200,6 @@ class Update:
         """Number of the defects that are lost; of simulated ones a few do not count."""
         return len(self.lost) + (len(self.lost_simulated) if SIMULATED in self.refused else 0)
 
-    def lines(self) -> list[str]:
-        """Lines for a person: what was called anomalous and found before and after."""
-        learnt = [n for n in self.learnt if n in self.before and n in self.after]
-        was, now = (sum(scores[n].anomalous for n in learnt) for scores in (self.before, self.after))
-        thresholds = self.active.score_threshold, self.predictor.calibration.score_threshold
-        said = [
-            f"called anomalous of {pluralize(len(learnt), 'picture')} learnt: {was} before, {now} after, "
-            "each as if it was not learnt",
-            "score threshold: {:.4g} before, {:.4g} after".format(*thresholds),
-        ]
-        for name in (SIMULATED, KNOWN):
-            text = "not measured"
-            if name in self.found:
-                before, after, count = self.found[name]
-                text = f"{before} of {count} before, {after} of {count} after"
-            said.append(f"{name} defects found: {text}")
-        return said
-
     def refusal(self) -> str:
         """Reason why the update is refused, in a sentence without a full stop."""
         said = []
@@ -246,6 +210,71 @@ class Update:
                 before, after, count = self.found[name]
                 said.append(f"it would find {after} instead of {before} of {count} {name} defects")
         return " and ".join(said)
+
+    def is_weaker(self, number: int, clear: float | None) -> bool:
+        """Whether a known defect stands out less than half as much, and no more than `clear`."""
+        severity = self.after[number].severity
+        is_clear = clear is not None and severity > clear
+        return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
+
+    def counts(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """How many there are, and how many the two models call anomalous, with their 95 % intervals."""
+        counts: dict[str, Any] = {"count": len(numbers)}
+        for when, scores in (("before", self.before), ("after", self.after)):
+            anomalous = sum(scores[number].anomalous for number in numbers)
+            counts[when] = [anomalous, *(round(end, 4) for end in wilson_interval(anomalous, len(numbers)))]
+        return counts
+
+
+@dataclass(frozen=True)
+class Update:
+    """The next model, beside the one that judges now, and what it has learnt from. Lists are numbers of
+    pictures.
+
+    learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
+    contradictory: others have the same pixels and another verdict. unreadable: why they cannot be used.
+    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
+    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
+    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
+    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
+        model before was calibrated); None: not known.
+    responsible: corrections that cause losses, farthest out first.
+    """
+
+    comparison: Comparison
+    how: str
+    learnt: list[int]
+    unsure: list[int]
+    contradictory: list[int]
+    unreadable: dict[int, str]
+    inside: list[int]
+    drawn: int
+    kept: bool
+    clear: float | None
+    responsible: list[int]
+
+    @property
+    def predictor(self) -> Predictor:
+        return self.comparison.predictor
+
+    def lines(self) -> list[str]:
+        """Lines for a person: what was called anomalous and found before and after."""
+        of, found = self.comparison, self.comparison.found
+        learnt = [n for n in self.learnt if n in of.before and n in of.after]
+        was, now = (sum(scores[n].anomalous for n in learnt) for scores in (of.before, of.after))
+        thresholds = of.active.score_threshold, self.predictor.calibration.score_threshold
+        said = [
+            f"called anomalous of {pluralize(len(learnt), 'picture')} learnt: {was} before, {now} after, "
+            "each as if it was not learnt",
+            "score threshold: {:.4g} before, {:.4g} after".format(*thresholds),
+        ]
+        for name in (SIMULATED, KNOWN):
+            text = "not measured"
+            if name in found:
+                before, after, count = found[name]
+                text = f"{before} of {count} before, {after} of {count} after"
+            said.append(f"{name} defects found: {text}")
+        return said
 
     def judgement(self) -> dict[str, Any]:
         """Returns the judgement as JSON values; lists are numbers of inspections.
@@ -260,38 +289,27 @@ class Update:
         simulated: defects as [found before, after, how many]. refused: the losses, and their cause,
         `responsible`.
         """
+        of = self.comparison
         lists = {
-            "gained": self.changed(self.good, True, False),
-            "alarms": self.changed(self.good, False, True),
-            "lost": self.lost,
-            "found": self.changed(self.defects, False, True),
-            "weaker": [n for n in self.changed(self.defects, True, True) if self._is_weaker(n)],
+            "gained": of.changed(of.good, True, False),
+            "alarms": of.changed(of.good, False, True),
+            "lost": of.lost,
+            "found": of.changed(of.defects, False, True),
+            "weaker": [n for n in of.changed(of.defects, True, True) if of.is_weaker(n, self.clear)],
         }
-        models = {"before": self.before, "after": self.after}
+        models = {"before": of.before, "after": of.after}
         shown = sorted({number for several in lists.values() for number in several})
-        missed = [n for n in self.defects if not self.after[n].anomalous]
+        missed = [n for n in of.defects if not of.after[n].anomalous]
         plain = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
         return {
             **{name: getattr(self, name) for name in plain},
             "unreadable": sorted(self.unreadable),
-            "good": self._counts(self.good),
-            "defects": self._counts(self.defects),
+            "good": of.counts(of.good),
+            "defects": of.counts(of.defects),
             **lists,
-            "missed": [{"id": n, "rate": self.after[n].p_value} for n in missed],
-            "scores": {str(n): {when: [*of[n][:2]] for when, of in models.items()} for n in shown},
-            "cross_fitted": sum(score.learnt for score in self.after.values()),
-            "simulated": self.found.get(SIMULATED),
-            "refused": self.refused,
+            "missed": [{"id": n, "rate": of.after[n].p_value} for n in missed],
+            "scores": {str(n): {when: [*scores[n][:2]] for when, scores in models.items()} for n in shown},
+            "cross_fitted": sum(score.learnt for score in of.after.values()),
+            "simulated": of.found.get(SIMULATED),
+            "refused": of.refused,
         }
-
-    def _is_weaker(self, number: int) -> bool:
-        severity = self.after[number].severity
-        is_clear = self.clear is not None and severity > self.clear
-        return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
-
-    def _counts(self, numbers: Sequence[int]) -> dict[str, Any]:
-        counts: dict[str, Any] = {"count": len(numbers)}
-        for when, scores in (("before", self.before), ("after", self.after)):
-            anomalous = sum(scores[number].anomalous for number in numbers)
-            counts[when] = [anomalous, *(round(end, 4) for end in wilson_interval(anomalous, len(numbers)))]
-        return counts

@@ -10,8 +10,10 @@ from flawscope.errors import InputError
 # option: those that it does not go with
 _APART = {
     "several": ("part",),  # each of its parts would have a name
+    "channels": ("several", "light"),  # views of one place; each channel has its own light
     "min_defect": ("tile", "scale", "size", "crop"),  # it chooses them
     "part": ("group",),  # whole parts are left out already
+    "drop_suspects": ("positions",),  # one memory bank tells suspects, not one for each place
 }
 # option: the one that it makes no sense without, and how to give that
 _NEEDS = {"several": ("align", "give --align shift, turn or full"), "view": ("part", "give --part too")}

@@ -76,6 +76,12 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.score_at(positions, self.embed(images), self.inside(images))
 
+    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Say how images `[B, 3, H, W]`, at the positions `[B]` int64 of their pictures, differ from good
+        ones: cells `[B, C, h, w]` float32, about 0 where they do not, alike for the same difference.
+        InputError: the method does not say."""
+        raise InputError("this method does not say how pictures differ from good ones: it names no kinds")
+
     def at_position(self, position: int) -> Detector:
         """The detector for images at one position."""
         return self

@@ -23,6 +23,7 @@ from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.progress import ProgressCallback, ignore_progress
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
+LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,36 @@ class SeenDefect:
 
 @dataclass(frozen=True)
 class TilePositions:
-    """Places of a task's views in their pictures, if places are learnt apart.
+    """Places of a task's views in their frames, if places are learnt apart.
 
     count: places that are told apart.
-    position_of: [views], the place of each; 0: the whole picture.
-    picture_of: [views], the picture of each.
-    unshared_part: gives the part of a view that no other tile of its picture shows.
+    position_of: [views], the place of each; 0: the whole frame.
+    frame_of: [views], the frame of each.
+    unshared_part: gives the part of a view that no other tile of its frame shows.
     """
 
     count: int
     position_of: Sequence[int]
-    picture_of: Sequence[int]
+    frame_of: Sequence[int]
     unshared_part: Callable[[int], tuple[slice, slice]]
+
+
+@dataclass(frozen=True)
+class TaskViews:
+    """What the views of a task are of; without any its numbers are of pictures.
+
+    per_picture: how many, on average.
+    picture_of: [views], the number of each one's picture.
+    positions: of views that are told apart by where they lie; None: none are.
+    """
+
+    per_picture: float = 1
+    picture_of: Sequence[int] = ()
+    positions: TilePositions | None = None
+
+    @property
+    def position_count(self) -> int | None:
+        return None if self.positions is None else self.positions.count
 
 
 def _drop_line(line: str) -> None:
@@ -103,49 +122,43 @@ class Task:
 
     load: picture i as [3, H, W] float32, or None where it must be left out (unreadable). A method that holds
         pictures out has none: `divide` gives it those that it learns from.
-    count: how many good pictures there are.
+    groups: of each good picture; those of one and the same part share a number, and are held or left out
+        together.
     rate: target false-alarm rate.
-    groups: [count]; pictures of one and the same part share a number, and are held or left out together.
-        Empty: every picture stands alone.
     drop_suspects: leave out the pictures that do not look good.
     reserved: numbers of good pictures that the data set sets apart, to be held out and not learnt from.
     settle: gets the numbers of the pictures that were loaded, in order; gives those to keep (no copies).
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded_bytes: of the largest picture, for predictions of memory.
-    views_per_picture: where numbers are of views; 1: they are of pictures.
-    picture_of: of each view, the number of its picture; empty: numbers are of pictures.
-    tile_positions: of views that are told apart by where they lie; None: none are.
+    views: what the numbers are of.
     calibration_pictures: how many to calibrate on, since the caller calibrates again; None: all.
     say, step: get lines for a person and progress.
     """
 
     load: LoadPicture
-    count: int
+    groups: Sequence[int]
     rate: float
-    groups: Sequence[int] = ()
     drop_suspects: bool = False
     reserved: Sequence[int] = ()
     settle: Callable[[list[int]], list[int]] = list
     seen: Sequence[SeenDefect] = ()
     old: Artefact | None = None
     decoded_bytes: int = 0
-    views_per_picture: float = 1
-    picture_of: Sequence[int] = ()
-    tile_positions: TilePositions | None = None
+    views: TaskViews = TaskViews()
     calibration_pictures: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = _drop_line
     step: ProgressCallback = ignore_progress
-    _full_load: LoadPicture | None = None  # of a task without `load`
 
-    def __post_init__(self) -> None:
-        if not len(self.groups):
-            object.__setattr__(self, "groups", range(self.count))
+    @property
+    def count(self) -> int:
+        """How many good pictures there are."""
+        return len(self.groups)
 
     def without_load(self) -> Task:
         """The task without `load`, so that a method that holds pictures out cannot learn from them."""
-        return self if self._full_load is not None else replace(self, load=_refuse_load, _full_load=self.load)
+        return self if isinstance(self.load, _RefusedLoad) else replace(self, load=_RefusedLoad(self.load))
 
     def divide(
         self, method: str, model: Detector, *, share: float = 0.1, more: int = 0, room: int = 2**30
@@ -160,7 +173,8 @@ class Task:
         Raises:
             InputError: too few pictures, or the region of interest lies in the padding of one.
         """
-        read, region = self._full_load or self.load, model.roi.cpu()
+        read = self.load.read if isinstance(self.load, _RefusedLoad) else self.load
+        region = model.roi.cpu()
 
         def load(index: int) -> Tensor | None:
             image = read(index)
@@ -184,11 +198,17 @@ class Task:
 
     def pluralize(self, count: int, what: str = "") -> str:
         """A number of pictures, or of views where the task's numbers are of views, in words."""
-        return pluralize(count, f"{what} {'picture' if self.views_per_picture == 1 else 'view'}".strip())
+        return pluralize(count, f"{what} {'picture' if self.views.per_picture == 1 else 'view'}".strip())
 
 
-def _refuse_load(index: int) -> Tensor | None:
-    raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
+@dataclass(frozen=True)
+class _RefusedLoad:
+    """`load` of a method that holds pictures out. read: loads them for `divide`."""
+
+    read: LoadPicture
+
+    def __call__(self, index: int) -> Tensor | None:
+        raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
 
 
 @dataclass
@@ -201,13 +221,7 @@ class Fitted:
     dropped: numbers of the pictures left out.
     suspects: numbers of the pictures that do not look good, with their scores, most suspicious first.
     extra: tensors kept beside the model's own.
-    left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
-        from its features (`embed`, of one picture), its group at fit, `inside` [H, W], and its position. It
-        lasts as long as the fit. None: `Detector.left_out` does it.
-    exact_positions: those of which `left_out` knows all patches, where places are learnt apart; elsewhere it
-        knows the bank alone.
-    left_out_by_number: gives the same for a number that was learnt from; None for other numbers.
-    group_offset: the number added to the task's group numbers, for a model that was extended.
+    leave_out: of a fit that leaves pictures out better than its model file can; None: of none.
     summary: lines for a person, beside what the threshold means.
     """
 
@@ -218,10 +232,44 @@ class Fitted:
     dropped: list[int] = field(default_factory=list)
     suspects: dict[int, float] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
-    left_out: Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]] | None = None
-    exact_positions: Collection[int] = ()
-    left_out_by_number: Callable[[int], tuple[Tensor, Tensor] | None] | None = None
-    group_offset: int = 0
+    leave_out: LeaveOut | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
+
+
+class LeaveOut:
+    """Scores images as if their group had not been learnt from, by what the model file holds
+    (`Detector.left_out`). A fit that knows better has a class of its own, which lasts as long as the fit.
+
+    learnt: groups that were learnt from; images of others are scored as they are.
+    first_group: the number added to the task's group numbers, for a model that was extended.
+    has_bound: `bound` is faster than `score`.
+    exact_positions: those of which `score` knows all that was learnt, where places are learnt apart.
+    """
+
+    has_bound = False
+    exact_positions: Collection[int] = ()
+
+    def __init__(self, model: Detector, fitted: Fitted, groups: Sequence[int], first_group: int = 0):
+        self.model, self.first_group = model, first_group
+        self.learnt = {groups[number] for number in fitted.used}
+        tensors = {**model.state_dict(), **fitted.extra}
+        self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
+
+    def bound(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+        """`score`, or one that is nowhere lower, by what the model file holds."""
+        model, counted = self.model.at_position(position), None if inside is None else inside[None]
+        if group not in self.learnt:
+            return model.score(features[None], counted)
+        return model.left_out(features[None], self.first_group + group, self.tensors, counted)
+
+    def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+        """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch),
+        the pixels `inside` [H, W] that count (None: the region of interest), and its position in the picture.
+        None: the method cannot leave out what it has learnt from."""
+        return self.bound(group, features, inside, position)
+
+    def score_number(self, number: int) -> LeftOut | None:
+        """The same of a number that was learnt from, where the fit has it already."""
+        return None

@@ -30,21 +30,27 @@ def from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise picture_error(
             name,
             f"its shape is {list(array.shape)}",
-            "give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], one picture at a time, channels last",
+            "give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], one picture at a time, channels last; with more "
+            "channels fit with --channels all",
         )
-    if array.size == 0:
+    array = check_values(array, name)
+    if array.shape[2] == 4:
+        return _opaque(array[:, :, :3], array[:, :, 3:], name)
+    return grey_as_rgb(array) if array.dtype == np.uint8 else array
+
+
+def check_values(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Checks the values [H, W, C] of an array; floats become float32. InputError: others than uint8, uint16
+    and finite floats, or none."""
+    if array.ndim != 3 or array.size == 0:
         raise picture_error(
             name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
         )
     if array.dtype.kind == "f":
-        array = require_finite(array.astype(np.float32, copy=False), name)
-    elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        return require_finite(array.astype(np.float32, copy=False), name)
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if array.shape[2] == 4:
-        return _opaque(array[:, :, :3], array[:, :, 3:], name)
-    return grey_as_rgb(array) if array.dtype == np.uint8 else array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def grey_with_alpha(values: NDArray[np.uint16], name: str) -> NDArray[Any]:

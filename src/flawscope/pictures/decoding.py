@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, features
 
 from flawscope.errors import describe_value, install_command
-from flawscope.pictures import layouts
+from flawscope.pictures import layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
     from_numpy,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif"}
-    | {".jp2", ".pgm", ".ppm"}
+    | {".jp2", ".pgm", ".ppm", ".npy"}
 )
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts"}
@@ -65,6 +65,7 @@ PictureSource: TypeAlias = PillowSource | np.ndarray[Any, Any]
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
 _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
+_NUMPY = b"\x93NUMPY"
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 _MEMORY_HUNGRY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
@@ -105,7 +106,7 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
     - 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one channel.
-      16-bit colour of PNG and TIFF: uint16, three channels; of other formats it is refused.
+      16-bit colour of PNG, TIFF and PPM: uint16, three channels. Floating-point colour of TIFF: float32.
     - numpy: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA; uint8, uint16 or float (0..1, or whatever
       `Preprocess.white_level` says); float64 becomes float32.
     - Transparency is composited over white, as a viewer shows it; an alpha that is the same everywhere is
@@ -200,9 +201,9 @@ def source_name(source: PictureSource | HashedPicture) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else f"({describe_value(source)})"
 
 
-def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[np.uint16] | None]:
-    """Loads an image fully and upright, in the mode that it was stored in, and of one with 16 bits a channel
-    its values [H, W, C] beside it. InputError as of `decode`."""
+def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[Any] | None]:
+    """Loads an image fully and upright, in the mode that it was stored in. Where Pillow would cut its values
+    they are beside it, [H, W, C], and the image has their size. InputError as of `decode`."""
     if isinstance(source, Image.Image):
         if layouts.is_deep_colour(source):
             raise picture_error(
@@ -259,6 +260,9 @@ class Header(NamedTuple):
 
 def read_picture_header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
+    page = tiff.first_page(io.BytesIO(data))
+    if page is not None and page.is_beyond_pillow and page.is_readable:
+        return Header("TIFF", *page.size, math.prod(page.size) * max(20, 10 * page.channels))
     image = _open_header(io.BytesIO(data), name)
     deep = image.mode[0] in "IF" or layouts.is_deep_colour(image)
     costly = image.format in _MEMORY_HUNGRY or deep
@@ -266,7 +270,26 @@ def read_picture_header(data: bytes, name: str) -> Header:
     return Header(image.format or "", image.height, image.width, memory)
 
 
-def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.uint16] | None]:
+def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
+    """Reads a .npy file; None of others. InputError: it is damaged, or holds Python objects."""
+    stream.seek(0)
+    if stream.read(len(_NUMPY)) != _NUMPY:
+        return None
+    stream.seek(0)
+    try:
+        return np.asarray(np.load(stream, allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
+
+
+def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
+    array = read_array(stream, name)
+    values = layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
+    if values is not None:
+        image = Image.new("L", (values.shape[1], values.shape[0]))
+        image.format = "TIFF"
+        return image, values
+    stream.seek(0)
     image = _open_header(stream, name)
     deep = layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
@@ -301,8 +324,7 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
-            limit = max_pixels() // 1_000_000
-            raise picture_error(name, f"it has more than {limit} megapixels", "cut it into parts") from None
+            raise layouts.size_error(name, max_pixels()) from None
         except MemoryError:
             raise
         except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header

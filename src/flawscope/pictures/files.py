@@ -6,9 +6,12 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TRUNCATED = "the file is truncated"
 _ORIENTATION_TAG = 0x0112
@@ -64,6 +67,15 @@ def _jpeg_damage(stream: IO[bytes]) -> str:
         stream.seek(int.from_bytes(head[2:], "big") - 2, os.SEEK_CUR)
     # FF D9 never stands inside the compressed data.
     return "" if b"\xff\xd9" in stream.read() else TRUNCATED
+
+
+def turn_array(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turns stored values [H, W, ...] as an EXIF orientation says."""
+    if orientation in TRANSPOSING:
+        values = values.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return values[::down, ::across]
 
 
 def apply_orientation(image: Image.Image) -> Image.Image:

@@ -1,29 +1,36 @@
-"""Reads what Pillow would cut or drop without a word, and names the layouts of files that it cannot read.
+"""Reads what Pillow would cut or drop without a word, and names the layouts of files that nobody reads.
 
-Pillow holds colour with 8 bits a channel. Of a file with 16 it unpacks the upper byte of each value. Told
-that the bytes lie the other way round, it unpacks the lower one: read twice, nothing is lost.
+Pillow holds colour with 8 bits a channel. Of a PNG with 16 it unpacks the upper byte of each value. Told that
+the bytes lie the other way round, it unpacks the lower one: read twice, nothing is lost.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import struct
-import sys
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
+
+from flawscope.pictures import tiff
+from flawscope.pictures.arrays import picture_error
+from flawscope.pictures.files import TRUNCATED, turn_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flawscope.errors import InputError
+
 STORE_AGAIN = "store it as grey or RGB with 8 or 16 bits, PNG or TIFF"
-CHANNELS_ONLY = "store it as grey, RGB or RGBA"
-_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # without the order of the bytes
+CHANNELS_ONLY = "fit with --channels all, or store it as grey, RGB or RGBA"
+DAMAGED = "the file is damaged"
+_DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # of PNG, without the order of the bytes
+_PPM = re.compile(rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 _HEAD = 4096  # bytes of a JPEG 2000 in which its layout stands
 _FOUR_BYTES = "RGBA"  # of a pixel, as grey with alpha of 16 bits has
-_EXTRA_SAMPLES, _BITS, _CHANNELS, _FORMAT, _PLANAR, _COMPRESSION = 338, 258, 277, 339, 284, 259
-_FORMATS = {1: "", 2: "signed ", 3: "floating-point "}
 
 
 def raw_mode(image: Image.Image) -> str:
@@ -35,7 +42,7 @@ def raw_mode(image: Image.Image) -> str:
 
 
 def is_deep_colour(image: Image.Image) -> bool:
-    """Whether the file of an image that was not loaded yet has 16 bits a channel, more than one of them."""
+    """Whether an image that was not loaded yet is a PNG of 16 bits a channel, more than one of them."""
     return raw_mode(image)[:-1] in _DEEP_MODES
 
 
@@ -46,10 +53,8 @@ def take_lower_bytes(image: Image.Image) -> bool:
     if grey:
         image._mode = _FOUR_BYTES
 
-    def other(args: Any) -> Any:
-        raw, *rest = (args,) if isinstance(args, str) else args
-        raw = _FOUR_BYTES if grey else raw[:-1] + _OTHER_BYTE[raw[-1]]
-        return raw if isinstance(args, str) else (raw, *rest)
+    def other(args: str) -> str:
+        return _FOUR_BYTES if grey else args[:-1] + "L"
 
     opened: Any = image  # `_make`: a tile of Pillow 11 and later is a named tuple
     opened.tile = [getattr(tile, "_make", tuple)((*tile[:3], other(tile[3]))) for tile in opened.tile]
@@ -70,17 +75,77 @@ def join_bytes(upper: Image.Image, lower: Image.Image, grey: bool) -> NDArray[np
     return values
 
 
+def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
+    """Reads the first picture of a TIFF or PPM, [H, W, C] upright, of more than Pillow would keep of it; None
+    of others. most: pixels up to which it is read.
+
+    Raises:
+        InputError: it has channels that nobody explains, or a layout that nobody reads; is damaged or too
+            large.
+    """
+    stream.seek(0)
+    if stream.read(4) not in tiff.MAGIC:
+        return _read_ppm(stream)
+    page = tiff.first_page(stream)
+    if page is None or not (page.is_mosaic or page.is_beyond_pillow):
+        return None
+    if page.is_mosaic:
+        raise picture_error(name, "it is a Bayer mosaic", "have the camera's software turn it into colour")
+    if count := page.unexplained:
+        which = "one is" if count == 1 else f"{count} are"
+        reason = f"it has {page.channels} channels, of which {which} neither colour nor alpha"
+        raise picture_error(name, reason, CHANNELS_ONLY)
+    return read_page(stream, page, name, most)
+
+
+def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
+    """Whether `read_whole` reads a picture, or refuses it."""
+    if isinstance(source, Image.Image):
+        return False
+    with open(source, "rb") as stream:
+        if page := tiff.first_page(stream):
+            return page.is_mosaic or page.is_beyond_pillow
+        stream.seek(0)
+        head = _PPM.match(stream.read(_HEAD))
+        return head is not None and int(head[3]) > 255
+
+
+def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[Any]:
+    """Reads a picture of a TIFF, [H, W, C] upright. InputError as of `read_whole`."""
+    if not page.is_readable:
+        raise picture_error(name, page.describe() or DAMAGED, STORE_AGAIN)
+    if math.prod(page.size) > most:
+        raise size_error(name, most)
+    try:
+        return turn_array(tiff.read(stream, page), page.first(274, 1))
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged directory, of numpy, of libtiff
+        reason = TRUNCATED if "truncated" in str(error) else f"{DAMAGED} ({error})"
+        raise picture_error(name, reason, "copy it again") from None
+
+
+def size_error(name: str, most: int) -> InputError:
+    """Refuses a picture of more pixels than are read."""
+    return picture_error(name, f"it has more than {most // 1_000_000} megapixels", "cut it into parts")
+
+
+def _read_ppm(stream: IO[bytes]) -> NDArray[np.uint16] | None:
+    """Reads a PPM of more than 8 bits, [H, W, 3]; None of others."""
+    stream.seek(0)
+    head = _PPM.match(stream.read(_HEAD))
+    if head is None or not 255 < int(head[3]) < 65536:
+        return None
+    width, height = int(head[1]), int(head[2])
+    stream.seek(head.end())
+    data = stream.read(6 * width * height)
+    return None if len(data) < 6 * width * height else np.frombuffer(data, ">u2").reshape(height, width, 3)
+
+
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
     """Says what reading a file would lose, and what to do; empty where nothing is lost. image: opened, and
-    not loaded yet, or an opened TIFF."""
-    tags = getattr(image, "tag_v2", None)
-    if tags is not None and 0 in tags.get(_EXTRA_SAMPLES, ()):
-        count = tags.get(_CHANNELS, 1)
-        return f"it has {count} channels, of which {_unexplained(tags)}", CHANNELS_ONLY
+    not loaded yet, and no TIFF that `read_tiff` reads."""
     raw, bands = raw_mode(image), len(image.getbands())
-    planes = tags is not None and tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8
-    if planes and bands > 1:
-        return "its channels of 16 bits lie one after the other", f"{STORE_AGAIN}, channels side by side"
     if ";16" in raw and bands > 1 and not is_deep_colour(image):
         return f"it is {image.mode} with 16 bits a channel", STORE_AGAIN
     if bands > 1 and (bits := _bits(image)) > 8:
@@ -89,10 +154,8 @@ def lost_in_reading(image: Image.Image) -> tuple[str, str]:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits of a value in a PPM or JPEG 2000 that was not loaded yet; 0 for others."""
+    """Bits of a value in a JPEG 2000 that was not loaded yet; 0 for others."""
     tiles = getattr(image, "tile", ())
-    if image.format == "PPM":
-        return max((int(args[-1]).bit_length() for *_, args in tiles if isinstance(args, tuple)), default=0)
     stream: Any = getattr(image, "fp", None)
     if image.format != "JPEG2000" or not tiles or stream is None:
         return 0
@@ -101,12 +164,6 @@ def _bits(image: Image.Image) -> int:
     bits = _jpeg2000_layout(stream.read(_HEAD))[1]
     stream.seek(place)
     return bits
-
-
-def _unexplained(tags: Any) -> str:
-    extra = tags.get(_EXTRA_SAMPLES, ())
-    number = sum(kind == 0 for kind in extra)
-    return "one is neither colour nor alpha" if number == 1 else f"{number} are neither colour nor alpha"
 
 
 def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
@@ -125,8 +182,9 @@ def unread_layout(stream: IO[bytes], head: bytes) -> str:
     """Describes an undamaged file of a known format in a layout that Pillow does not read; empty where it
     seems to be damaged."""
     stream.seek(0)
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        return _tiff_layout(stream)
+    if head[:4] in tiff.MAGIC:
+        page = tiff.first_page(stream)
+        return "" if page is None else page.describe()
     if head.startswith(b"\xff\xd8"):
         return _jpeg_layout(stream)
     if head.startswith(b"\0\0\0\x0cjP  "):
@@ -139,24 +197,6 @@ def unread_layout(stream: IO[bytes], head: bytes) -> str:
 
 def _channels(count: int) -> str:
     return "1 channel" if count == 1 else f"{count} channels"
-
-
-def _tiff_layout(stream: IO[bytes]) -> str:
-    try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
-        stream.seek(tags.next)
-        tags.load(stream)
-        bits, count, kind = tags.get(_BITS, (1,)), tags.get(_CHANNELS, 1), tags.get(_FORMAT, (1,))
-        compression = tags.get(_COMPRESSION, 1)
-        if not (tags.get(256) and tags.get(257) and (273 in tags or 324 in tags)):
-            return ""
-    except Exception:  # what Pillow raises on a damaged directory
-        return ""
-    if compression not in TiffImagePlugin.COMPRESSION_INFO:
-        return f"it is a TIFF with compression {compression}"
-    numbers = _FORMATS.get(kind[0], "complex ")
-    depth = str(bits[0]) if len(set(bits)) == 1 else " and ".join(map(str, bits))
-    return f"it is a TIFF of {_channels(count)} with {numbers}values of {depth} bits"
 
 
 def _jpeg_layout(stream: IO[bytes]) -> str:

@@ -19,7 +19,6 @@ from flawscope.pictures.arrays import picture_error
 from flawscope.pictures.decoding import (
     PillowSource,
     count_frames,
-    open_upright,
     open_upright_deep,
     source_name,
 )
@@ -78,7 +77,9 @@ def marks_most(mask: Mask) -> str:
 def read_labels(source: PillowSource) -> NDArray[np.int32]:
     """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
     name = source_name(source)
-    image = open_upright(source, name)
+    image, deep = open_upright_deep(source, name)
+    if deep is not None and deep.shape[2] == 1 and deep.dtype.kind == "u":
+        return deep[:, :, 0].astype(np.int32)
     if image.mode in ("L", "P", "I") or image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.int32)
     if image.mode == "F":
@@ -116,14 +117,14 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 # ------------------------------------------------------------------------------------ which is the background
 
 
-def _levels(image: Image.Image, deep: NDArray[np.uint16] | None, lossy: bool, name: str) -> Levels:
+def _levels(image: Image.Image, deep: NDArray[Any] | None, lossy: bool, name: str) -> Levels:
     """Measures how far each pixel is from the background. InputError: it cannot be told which that is.
-    deep: the values of several channels with 16 bits each, of which `image` has the upper bytes alone."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = np.asarray(image)
+    deep: the values where Pillow would cut them; `image` has their size then."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16") or (deep is not None and deep.shape[2] == 1):
+        grey = np.asarray(image) if deep is None else deep[:, :, 0]
         if not np.isfinite(grey).all():
             raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
-        return _above_darkest(grey if image.mode == "F" else grey.astype(np.int64))
+        return _above_darkest(grey if grey.dtype.kind == "f" else grey.astype(np.int64))
     values = _channels(image) if deep is None else deep
     if values.shape[2] in (2, 4):
         values, alpha = values[:, :, :-1], values[:, :, -1].astype(np.int32)
@@ -153,7 +154,7 @@ def _above_darkest(values: NDArray[Any]) -> Levels:
 def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> Levels:
     """Levels of colours or grey values [H, W, C] as they look, without transparency."""
     tolerance = LOSSY_CONTRAST if lossy else 0
-    signed = np.int32 if colours.dtype == np.uint16 else np.int16
+    signed = {1: np.int16, 2: np.int32}.get(colours.dtype.itemsize, np.float64)
     channels = [colours[:, :, k].astype(signed) for k in range(colours.shape[2])]
     if len(channels) == 1:
         return _above_darkest(channels[0])
@@ -161,7 +162,7 @@ def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> Levels:
     if (brightest - reduce(np.minimum, channels)).max() <= tolerance:
         return _above_darkest(channels[1])
     # a colour that fills more than half is the middle one in each channel
-    middle = [int(np.partition(channel, channel.size // 2, None)[channel.size // 2]) for channel in channels]
+    middle = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
     distance: Levels = reduce(
         np.maximum, [abs(channel - at) for channel, at in zip(channels, middle, strict=True)]
     )

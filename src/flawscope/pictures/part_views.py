@@ -15,10 +15,10 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pose import SIDE, Pose, PoseReference, reduced_size
 from flawscope.pictures.resampling import Raster, picture_size, small_grey
 from flawscope.pictures.several_parts import OVERVIEW_SIDE, PartDetections, SeveralParts
-from flawscope.pictures.views import Fusion, RunModel, Views
+from flawscope.pictures.views import Fusion, RunModel, SeveralViews, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
@@ -82,7 +82,7 @@ class PartFrames(NamedTuple):
     count_error: str
 
 
-class PartViews(Views):
+class PartViews(SeveralViews):
     """Views of all parts in a picture, those of a part one after the other.
 
     parts: views of each. found: the parts. scale: pixels of their maps for one of the picture's.
@@ -92,45 +92,13 @@ class PartViews(Views):
         picture, share = picture_size(found.middle.picture), min(1.0, scale)  # no finer than the picture
         height, width = (max(1, math.ceil(side * share)) for side in picture)
         placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
-        super().__init__(parts[0].first, placed)
-        self._parts, self.poses, self.objects = parts, found.poses, found.objects
+        super().__init__(parts, placed)
+        self.poses, self.objects = found.poses, found.objects
         self.count_error = found.count_error
-
-    @property
-    def parts(self) -> Sequence[Views]:
-        return self._parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
 
     @property
     def unusable(self) -> str:
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
-
-    @property
-    def outside_light(self) -> bool | None:
-        outside = [part.outside_light for part in self.parts]
-        return None if None in outside else any(outside)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
-
-    def with_roi(self, mask: Mask | None) -> PartViews:
-        for part in self.parts:
-            part.with_roi(mask)
-        return self
-
-    def position(self, number: int) -> int:
-        return number % len(self.parts[0])
-
-    def view_numbers(self) -> list[int]:
-        each = len(self.parts[0])
-        return [k * each + view for k, part in enumerate(self.parts) for view in part.view_numbers()]
-
-    def images(self, numbers: Iterable[int]) -> Float32:
-        each = len(self.parts[0])  # as many views of every part
-        return np.concatenate([self.parts[number // each].images([number % each]) for number in numbers])
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         scores, drawn = self.predict_parts(run, fusion, batch)
@@ -141,13 +109,7 @@ class PartViews(Views):
     ) -> tuple[NDArray[Any], Float32]:
         """Scores of all parts [n], and the picture's map: the largest value where parts overlap, and the
         middle one where there is none. batch: views that are computed together; None: all, of tiles one."""
-        if fusion is None:  # a part is one view
-            images, step = self.images(range(len(self))), batch or len(self)
-            answers = [run(images[k : k + step], None) for k in range(0, len(self), step)]
-            scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
-        else:
-            pairs = [part.predict(run, fusion, batch or 1) for part in self.parts]
-            scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
+        scores, maps = self.predict_each(run, fusion, batch)
         whole = np.full(self.geometry.size, -np.inf, np.float32)
         for part, values in zip(self.parts, maps, strict=True):
             here = part.geometry.with_picture_size(self.geometry.size)
@@ -158,7 +120,7 @@ class PartViews(Views):
                 whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
         covered = whole > -np.inf
         whole[~covered] = np.median(whole[covered]) if covered.any() else 0.0
-        return np.asarray(scores), whole
+        return scores, whole
 
     def valid_mask(self) -> Mask:
         return np.ones(self.geometry.size, np.bool_)

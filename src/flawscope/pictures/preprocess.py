@@ -18,7 +18,8 @@ from PIL import Image
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.pictures.arrays import grey_as_rgb, picture_error
-from flawscope.pictures.decoding import PictureSource, load_picture, source_name
+from flawscope.pictures.channels import Channels, ChannelViews, mean_channel
+from flawscope.pictures.decoding import PictureSource, decode, load_picture, source_name
 from flawscope.pictures.frames import Frame, aligned_size
 from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Normalization, ToneCorrection
@@ -49,6 +50,7 @@ LEARNT_STAGES: dict[str, Any] = {
     "normalization": Normalization,
     "reference": PoseReference,
     "several": SeveralParts,
+    "channels": Channels,
 }
 CORRECTIONS: dict[str, Any] = {"undistort": Undistortion}
 STAGES = {**LEARNT_STAGES, **CORRECTIONS}
@@ -78,6 +80,7 @@ class Preprocess:
       is not found leaves the picture as it lies.
     - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
     - `undistort`: pictures are undistorted first.
+    - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
     - `marks_padding`: the value v of a repeated edge pixel stands as -1 - v, so that detectors can tell it
       from the product. Earlier models do not mark it.
     """
@@ -94,6 +97,7 @@ class Preprocess:
     reference: PoseReference | None = None
     several: SeveralParts | None = None
     undistort: Undistortion | None = None
+    channels: Channels | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _parse_size("size", self.size))
@@ -154,6 +158,19 @@ class Preprocess:
         """Preprocesses a picture that `decode` returned, like a call."""
         return self(picture, name)
 
+    def read(self, source: PictureSource, name: str | None = None) -> Raster:
+        """Reads a picture, with all of its channels [H, W, N] where the model knows them; else as
+        `load_picture` does. InputError as of `decode`."""
+        return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
+
+    def decode(self, source: PictureSource, name: str | None = None) -> NDArray[Any]:
+        """Reads a picture as `read` does, to an array."""
+        return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
+
+    def first_picture(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """The picture of the first view of one that `decode` returned."""
+        return picture if self.channels is None else next(self.channels.split(picture))
+
     def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
         """Cuts a picture into the network's views.
 
@@ -165,6 +182,8 @@ class Preprocess:
             InputError: it cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
+        if self.channels is not None:
+            return self._channel_views(self.channels, self.channels.read(source, name), counted, name)
         picture, divisor = self._corrected(load_picture(source, name), name)
         if self.reference is None:
             return self._views_of(Frame(picture, divisor, picture_size(picture)), counted, name)
@@ -175,6 +194,21 @@ class Preprocess:
         parts = find_parts(picture, divisor, self.size, self.reference, self.several)
         views = [self._views_of(frame, counted, name) for frame in parts.frames]
         return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+
+    def _channel_views(
+        self, channels: Channels, values: NDArray[Any], counted: Mask | None, name: str
+    ) -> ChannelViews:
+        """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
+        one = replace(self, channels=None)
+        pose = None if self.reference is None else self.reference.find(self.small(values))
+        views = []
+        for picture in channels.split(values):
+            shown, divisor = one._corrected(picture, name)
+            frame = Frame(shown, divisor, picture_size(shown))
+            if self.reference is not None and pose is not None:
+                frame = Frame.around_part(shown, divisor, self.reference, pose, self.size)
+            views.append(one._views_of(frame, counted, name))
+        return ChannelViews(views)
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
         """Views of a frame, as `views` has them."""
@@ -213,7 +247,14 @@ class Preprocess:
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
         """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
         InputError for values off the white level."""
+        if self.channels is not None:
+            picture = mean_channel(picture)
         return small_grey(*self._corrected(picture, "a picture"), side)
+
+    def upright(self, source: PictureSource) -> NDArray[Any]:
+        """Reads a picture and corrects it, as finding poses takes it. InputError as of `decode`."""
+        picture = np.asarray(self.decode(source))
+        return np.asarray(self.corrected(picture if self.channels is None else mean_channel(picture)))
 
     def corrected(self, picture: Raster, name: str = "a picture") -> Raster:
         """Corrects a decoded picture of any depth."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -297,6 +297,13 @@ class Views:
         """Position of a view in its frame: 0 of the whole, then of the tiles."""
         return number
 
+    def placement(self, number: int) -> Geometry:
+        """Where a view lies in the picture."""
+        if not number or self.grid is None:
+            return self.placed
+        (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
+        return replace(self.geometry, size=self.grid.tile, offset=(down - y, across - x))
+
     def view_numbers(self) -> list[int]:
         """Numbers of the views with pixels that count."""
         region, grid = self.region, self.grid
@@ -349,6 +356,67 @@ class Views:
     @staticmethod
     def _mark_outside(image: Float32, inside: Mask | None) -> Float32:
         return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
+
+
+class SeveralViews(Views):
+    """Views of several parts or channels of a picture, those of one after the other, as many of each.
+
+    geometry: where the picture's map lies in it.
+    """
+
+    def __init__(self, parts: Sequence[Views], geometry: Geometry):
+        super().__init__(parts[0].first, geometry)
+        self._parts = parts
+
+    @property
+    def parts(self) -> Sequence[Views]:
+        return self._parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def outside_light(self) -> bool | None:
+        outside = [part.outside_light for part in self.parts]
+        return None if None in outside else any(outside)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def with_roi(self, mask: Mask | None) -> SeveralViews:
+        for part in self.parts:
+            part.with_roi(mask)
+        return self
+
+    def position(self, number: int) -> int:
+        return number % len(self.parts[0])
+
+    def placement(self, number: int) -> Geometry:
+        each = len(self.parts[0])
+        return self.parts[number // each].placement(number % each)
+
+    def view_numbers(self) -> list[int]:
+        each = len(self.parts[0])
+        return [k * each + view for k, part in enumerate(self.parts) for view in part.view_numbers()]
+
+    def images(self, numbers: Iterable[int]) -> Float32:
+        each = len(self.parts[0])  # as many views of every part
+        return np.concatenate([self.parts[number // each].images([number % each]) for number in numbers])
+
+    def predict_each(
+        self, run: RunModel, fusion: Fusion | None, batch: int | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Scores [n] and maps [n, h, w] of each. batch: views that are computed together; None: all, of tiles
+        one."""
+        if fusion is None:  # each is one view
+            images, step = self.images(range(len(self))), batch or len(self)
+            answers = [run(images[k : k + step], None) for k in range(0, len(self), step)]
+            scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
+        else:
+            pairs = [part.predict(run, fusion, batch or 1) for part in self.parts]
+            scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
+        return np.asarray(scores), maps
 
 
 def write_planes(planes: NDArray[Any], divisor: float, target: Float32) -> None:

@@ -23,10 +23,11 @@ from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import PictureSource, error_reason
-from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.geometry import Geometry, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.views import RegionOfInterest, Views
+from flawscope.predictor.kinds import name_kinds
 from flawscope.predictor.parts import PartCollector as PartCollector
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
@@ -50,6 +51,7 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
+SCALE = "mm_per_pixel"  # among a model's facts: how long a pixel of its pictures is
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
@@ -90,6 +92,15 @@ def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Art
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
 
 
+def _stored_scale(manifest: Manifest) -> float | None:
+    """Length of a pixel of the pictures in millimetres; None: not known. InputError where it is damaged."""
+    try:
+        length = manifest.facts.get(SCALE)
+        return None if length is None else positive_length(length)
+    except ValueError:
+        raise InputError(f"the model's {SCALE} is {length!r:.30}, no length: fit anew") from None
+
+
 class Predictor:
     """Fitted model that judges pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
 
@@ -97,6 +108,7 @@ class Predictor:
         manifest: facts and settings of the model.
         calibration: score to p-value, severity and decision.
         appearance: range of the training pictures as a whole; None in models without it.
+        mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
         failures: pictures that `fit` could not use, each with the reason.
         kind: the word for each of `products`; empty, for a `Router` alone has several.
     """
@@ -112,7 +124,9 @@ class Predictor:
             )
         self.artefact = artefact
         self.session = session
+        self.kind_classifier = artefact.kind_classifier()
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
+        self.mm_per_pixel = _stored_scale(artefact.manifest)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
@@ -249,7 +263,7 @@ class Predictor:
         try:
             if len(leave_out) == 0:
                 return source, self.see(source, from_bgr(source) if bgr else source)
-            picture = read_picture(source, bgr, leave_out)
+            picture = read_picture(source, bgr, leave_out, self.manifest.preprocess.decode)
             return source, picture if isinstance(picture, InputError) else self.see(source, picture)
         except InputError as error:
             return source, error
@@ -267,7 +281,7 @@ class Predictor:
 
     def _run_views(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
         fusion = self.manifest.fusion
-        if fusion is None:
+        if fusion is None and self.manifest.preprocess.channels is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
         answers = (views.predict(run, fusion, self.session.batch) for views in several)
@@ -283,7 +297,22 @@ class Predictor:
             scores, maps = self._run_views([one[0] for one in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
             return memory_errors(batch, error)
-        return self.decide(batch, scores, maps)
+        decided = self.decide(batch, scores, maps)
+        return [
+            (source, self._name_kinds(found, *one))
+            for (source, found), one in zip(decided, batch, strict=True)
+        ]
+
+    def _name_kinds(
+        self, found: Prediction | InputError, source: PictureSource, loaded: LoadResult
+    ) -> Prediction | InputError:
+        """Names the kinds of the regions' defects, in a model that knows some."""
+        if self.kind_classifier is None or isinstance(found, InputError) or isinstance(loaded, InputError):
+            return found
+        try:
+            return name_kinds(self, self.kind_classifier, loaded[0], found)
+        except (InputError, MemoryError) as error:
+            return InputError(error_reason(error, f"{source!s:.200}"))
 
     def _judge_parts(self, source: PictureSource, one: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
@@ -294,7 +323,8 @@ class Predictor:
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
-        return with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
+        found = with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
+        return self._name_kinds(found, source, one)
 
     def decide(
         self,
@@ -340,7 +370,7 @@ class Predictor:
             severity=float(severity),
             is_anomalous=bool(anomalous),
             map=map_,
-            geometry=geometry,
+            geometry=replace(geometry, mm_per_pixel=self.mm_per_pixel),
             levels=Levels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
@@ -356,6 +386,11 @@ class Predictor:
         facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
+        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+
+    def with_scale(self, mm_per_pixel: float) -> Predictor:
+        """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
+        manifest = replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel})
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:
@@ -392,8 +427,16 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, size = self.manifest.preprocess, geometry.size
-        if how.several is not None or how.corrections:
-            return np.ones(size, np.bool_)
+        if how.several is not None or (how.corrections and how.reference is not None):
+            return np.ones(size, np.bool_)  # where parts lie is not known here
+        if how.corrections:
+            placed = how.geometry(geometry.picture_size)
+            return how.restored(self._counted_mask(placed).astype(np.float32), placed)[0] > 0.5
+        return self._counted_mask(geometry)
+
+    def _counted_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """`valid_mask` of a map that lies so in its frame."""
+        how, size = self.manifest.preprocess, geometry.size
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
             inside = np.ones(size, np.bool_) if counted is None else counted

@@ -153,11 +153,14 @@ def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Itera
 
 
 def read_picture(
-    source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
+    source: PictureSource,
+    bgr: bool = False,
+    leave_out: Collection[str] = (),
+    read: Callable[[PictureSource], NDArray[Any]] = decode,
 ) -> NDArray[Any] | InputError:
     """Decodes a picture, or says why it cannot be read. leave_out: as `Predictor.stream` takes it."""
     try:
-        picture = decode(from_bgr(source) if bgr else source)
+        picture = read(from_bgr(source) if bgr else source)
         if len(leave_out) and pixel_hash(picture) in leave_out:
             return ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
         return picture

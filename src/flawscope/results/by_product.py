@@ -21,7 +21,7 @@ class ProductCounts(MismatchDetector):
     def add(self, prediction: Prediction) -> None:
         super().add(prediction)
         self.pictures_by_product[prediction.product_name] += 1
-        self.anomalous_by_product[prediction.product_name] += prediction.is_anomalous
+        self.anomalous_by_product[prediction.product_name] += prediction.decision == "anomalous"
 
     @property
     def unrecognised(self) -> int:

@@ -193,6 +193,21 @@ def draw_squares(
     return np.asarray(image)
 
 
+def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:
+    """Returns the picture [H, W, 3] with a name at each place (x, y), below and to the right of it."""
+    if not places:
+        return picture
+    image = Image.fromarray(picture)
+    font = load_font(max(10, round(min(image.size) / 24)))
+    draw = ImageDraw.Draw(image)
+    for x, y, name in places:
+        left, top, right, bottom = draw.textbbox((0, 0), name, font)
+        at = (max(0.0, min(x, image.width - right - 2)), max(0.0, min(y, image.height - bottom - 2)))
+        draw.rectangle((at[0] + left - 2, at[1] + top - 1, at[0] + right + 2, at[1] + bottom + 1), fill=TEXT)
+        draw.text(at, name, WHITE, font)
+    return np.asarray(image)
+
+
 def draw_note(picture: Pixels, words: str) -> Pixels:
     """Returns the picture [H, W, 3] with a text in its upper left corner; itself where the text is empty."""
     if not words:

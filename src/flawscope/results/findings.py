@@ -48,6 +48,7 @@ class Decision(NamedTuple):
 PART_NOT_FOUND = "part_not_found"
 COUNT_WRONG = "count_wrong"  # of several parts
 OUTSIDE_LIGHT = "outside_light"
+WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
 
 
 def part_not_found(p_value: float | None) -> Finding:
@@ -68,6 +69,12 @@ def anomalous_parts(words: str) -> Finding:
 def outside_light() -> Finding:
     """The false-alarm rate is not promised for the picture's light."""
     return Finding(OUTSIDE_LIGHT, "light outside the range")
+
+
+def tolerance_finding(within: bool, words: str) -> Finding:
+    """Says whether a person's rules tolerate an anomalous picture, and why."""
+    which, said = (WITHIN_TOLERANCE, "within") if within else (BEYOND_TOLERANCE, "beyond")
+    return Finding(which, f"anomalous, {said} tolerance: {words}")
 
 
 def no_product(name: str, p_value: float | None) -> Finding:

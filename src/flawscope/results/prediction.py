@@ -13,41 +13,25 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
-from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
-from flawscope.results.findings import OUTSIDE_LIGHT, Decision, Finding
+from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
 from flawscope.results.found_parts import FoundParts, PartSearch
+from flawscope.results.region import Region as Region
+from flawscope.results.region_size import measure_region
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
-DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
+WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+# readable on white and on black
+DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", "good": "#16a34a"}
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
-
-
-@dataclass(frozen=True)
-class Region:
-    """A connected part of the mask, in the pixels of the picture (x to the right, y down).
-
-    box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
-    centroid: x, y.
-    """
-
-    box: tuple[float, float, float, float]
-    area: float
-    peak: float
-    centroid: tuple[float, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "box": [round(v, 2) for v in self.box],
-            "area": round(self.area, 2),
-            "peak": self.peak,
-            "centroid": [round(v, 2) for v in self.centroid],
-        }
 
 
 RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
@@ -120,6 +104,7 @@ class Prediction:
     parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
+    region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -138,6 +123,7 @@ class Prediction:
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
+    region_kinds: tuple[KindSet, ...] = ()
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -188,8 +174,15 @@ class Prediction:
 
     @property
     def decision(self) -> str:
-        """good or anomalous."""
-        return "anomalous" if self.is_anomalous else "good"
+        """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules."""
+        return WITHIN if self.is_tolerated else "anomalous" if self.is_anomalous else "good"
+
+    @property
+    def is_tolerated(self) -> bool:
+        """Whether it is anomalous by its score alone, and within the tolerances."""
+        codes = {finding.code for finding in self.findings}
+        decided = any(finding.decides for finding in self.findings)
+        return self.is_anomalous and WITHIN_TOLERANCE in codes and not decided
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -201,29 +194,38 @@ class Prediction:
         return self.levels.outlined(values)
 
     @cached_property
-    def regions(self) -> tuple[Region, ...]:
-        """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
+    def region_pixels(self) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
+        """Rows and columns of the map's pixels in each of `regions`, in their order."""
         if not self.mask.any():
             return ()
         from scipy import ndimage
 
         labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
         found = []
-        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
-            part = labels[ys, xs] == index
-            rows, columns = np.nonzero(part)
-            cy, cx = float(rows.mean()) + ys.start + 0.5, float(columns.mean()) + xs.start + 0.5
+            rows, columns = np.nonzero(labels[ys, xs] == index)
+            found.append((rows + ys.start, columns + xs.start))
+        return tuple(sorted(found, key=lambda pixels: -float(self.map[pixels].max())))
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
+        found = []
+        geometry, (sy, sx) = self.geometry, self.geometry.scale
+        for number, (rows, columns) in enumerate(self.region_pixels):
+            cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
-                    box=geometry.box_around(rows + ys.start, columns + xs.start),
-                    area=float(part.sum() / (sy * sx)),
-                    peak=float(self.map[ys, xs][part].max()),
+                    box=geometry.box_around(rows, columns),
+                    area=float(len(rows) / (sy * sx)),
+                    peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
+                    **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
+                    **measure_region(rows, columns, geometry),
                 )
             )
-        return tuple(sorted(found, key=lambda region: -region.peak))
+        return tuple(found)
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
@@ -239,7 +241,17 @@ class Prediction:
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
         numbered = self.found_parts is not None
-        return drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered), marked
+        heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered)
+        return drawing.draw_names(heat, self._named_places(heat.shape[:2])), marked
+
+    def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
+        """Lower left corners x, y of the strongest regions' boxes in the picture scaled to (H, W), and their
+        kinds; none where the model names none."""
+        if not self.region_kinds:
+            return []
+        down, across = (side / whole for side, whole in zip(size, self.geometry.picture_size, strict=True))
+        some = self.regions[:MAX_SHOWN_REGIONS]
+        return [(one.box[0] * across, one.box[3] * down, one.kinds_text) for one in some]
 
     def drawing_facts(self) -> dict[str, Any]:
         """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
@@ -286,7 +298,7 @@ class Prediction:
         """
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
+        shown = displayed(self.path or "" if picture is None else picture)
         return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
 
     @property
@@ -349,7 +361,11 @@ def prediction_html(prediction: Prediction, caption: str = "", source: PictureSo
         *([escape(caption)] if caption else []),
         *([f"<code>{html.escape_text(name)}</code>"] if name else []),
     ]
-    boxes = [f"({', '.join(f'{v:.0f}' for v in region.box)})" for region in prediction.regions]
+    boxes = [
+        f"({', '.join(f'{v:.0f}' for v in region.box)})"
+        + (f" {escape(region.kinds_text)}" if region.kinds_text else "")
+        for region in prediction.regions
+    ]
     if boxes:
         more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
         words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")
@@ -362,7 +378,7 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
     try:
         if picture_source is None:
             raise InputError("not known")
-        picture = html.shrink(to_eight_bits(decode(picture_source)))
+        picture = html.shrink(displayed(picture_source))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return (
@@ -395,6 +411,7 @@ class MismatchDetector:
     false_alarm_rate: share of good pictures that is expected to be called anomalous.
     noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
+    anomalous: of those added; the tolerated ones are counted apart.
     """
 
     false_alarm_rate: float
@@ -402,12 +419,14 @@ class MismatchDetector:
     defective: bool = False
     count: int = 0
     anomalous: int = 0
+    tolerated: int = 0
     severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
     def add(self, prediction: Prediction) -> None:
         self.count += 1
-        self.anomalous += prediction.is_anomalous
+        self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
+        self.tolerated += prediction.is_tolerated
         self.severities.append(prediction.severity)
         if prediction.shifts:
             self.shifts.append(prediction.shifts)

@@ -42,10 +42,11 @@ class ResultRow:
     path and the error are known.
 
     decision: good or anomalous. threshold: the score threshold. regions: boxes in the picture's pixels,
-    x0 y0 x1 y1, the strongest first, with semicolons between them. product: of a joint model, also "none of
-    these". part_found, part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and
-    only a model that aligns parts has them. part_index: of a part's row. part_count: parts that were found,
-    where several are looked for.
+    x0 y0 x1 y1, the strongest first, with semicolons between them. kinds: of the regions' defects, such as
+    "scratch; scratch or dent; something new"; only a model that names kinds has them. product: of a joint
+    model, also "none of these". part_found, part_mirrored: "true" or "false"; the columns of the part are
+    those of `PartPose`, and only a model that aligns parts has them. part_index: of a part's row. part_count:
+    parts that were found, where several are looked for.
     """
 
     path: str
@@ -56,6 +57,7 @@ class ResultRow:
     threshold: float | None = None
     regions: str = ""
     error: str = ""
+    kinds: str = ""
     product: str = ""
     product_p_value: float | None = None
     part_found: str = ""
@@ -81,6 +83,7 @@ class ResultRow:
             decision=result.decision,
             threshold=result.score_threshold,
             regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
+            kinds="; ".join(region.kinds_text for region in result.regions if region.kinds_text),
             product=result.product_name,
             product_p_value=result.product_p_value,
             **({} if result.parts is None else _part_columns(result.parts)),
@@ -115,18 +118,22 @@ def _part_columns(parts: PartSearch) -> dict[str, Any]:
     return {name: text for name, text in texts.items() if name in PART_COLUMNS}
 
 
+KIND_COLUMNS = ("kinds",)  # columns that only the table of a model that names kinds has
 PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint model's table has
 # Columns that only an aligning model's table has
 PART_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name.startswith("part_"))
 COLUMNS = tuple(
-    field.name for field in fields(ResultRow) if field.name not in (*PRODUCT_COLUMNS, *PART_COLUMNS)
+    field.name
+    for field in fields(ResultRow)
+    if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS)
 )
 FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
 
 
-def table_columns(*, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
+def table_columns(*, kinds: bool = False, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
     """Columns of a table, as `TableWriter` has them."""
-    return (*COLUMNS, *(PRODUCT_COLUMNS if products else ()), *(PART_COLUMNS if aligned else ()))
+    groups = ((kinds, KIND_COLUMNS), (products, PRODUCT_COLUMNS), (aligned, PART_COLUMNS))
+    return (*COLUMNS, *(name for wanted, names in groups if wanted for name in names))
 
 
 class TableWriter:
@@ -134,6 +141,7 @@ class TableWriter:
 
     Args:
         append: go on at the end of a file that is there.
+        kinds: it says the kinds of the regions' defects.
         products: it says which product each input shows.
         aligned: it says where the part of each input lies.
 
@@ -147,21 +155,26 @@ class TableWriter:
         path: str | os.PathLike[str],
         *,
         append: bool = False,
+        kinds: bool = False,
         products: bool = False,
         aligned: bool = False,
     ):
         self.path = Path(path)
-        self.columns = table_columns(products=products, aligned=aligned)
+        self.columns = table_columns(kinds=kinds, products=products, aligned=aligned)
         if self.path.suffix.lower() != TABLE_SUFFIX:
             raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")
         with self._report_errors():
             # a name that is not UTF-8 is written escaped
             mode = "ab" if append else "wb"
             there = self._header() if append else None
-            kinds = ("one product", "several products"), ("parts as they lie", "aligned parts")
-            for (first, *_), kind in zip((PRODUCT_COLUMNS, PART_COLUMNS), kinds, strict=True):
+            models = {
+                KIND_COLUMNS: ("no kinds of defects", "kinds of defects"),
+                PRODUCT_COLUMNS: ("one product", "several products"),
+                PART_COLUMNS: ("parts as they lie", "aligned parts"),
+            }
+            for (first, *_), model in models.items():
                 if there is not None and (first in there) != (first in self.columns):
-                    begun = kind[first in there]
+                    begun = model[first in there]
                     raise InputError(f"{path} was begun by a model of {begun}: choose another table")
             self.file = open(path, mode, buffering=0)  # noqa: SIM115
             if not self.file.tell():

@@ -39,6 +39,7 @@ KEPT_TENSORS: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
+    "kinds": ("kinds", np.dtype(np.float32)),
 }
 MAX_PROTOBUF_BYTES = 2**31 - 1  # bytes of a protobuf message
 MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
@@ -213,14 +214,16 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
+    shapes |= {} if manifest.kinds is None else {"kinds": manifest.kinds.shape}
     try:
         return {
             name: _unpack_array(entries[f"{METADATA_KEY}.{entry}"], shapes[name], kind)
             for entry, (name, kind) in KEPT_TENSORS.items()
             if f"{METADATA_KEY}.{entry}" in entries
         }
-    except (ValueError, zlib.error):
-        raise files.damaged_error(path, "its sample pictures or its region of interest are damaged") from None
+    except (ValueError, KeyError, zlib.error):
+        what = "its sample pictures, its region of interest or its kinds of defects are damaged"
+        raise files.damaged_error(path, what) from None
 
 
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import onnxruntime
 
 from flawscope.errors import InputError
 from flawscope.machine import default_thread_count
-from flawscope.runtime.session import Engine, Graph
+from flawscope.runtime.session import RESIDUALS, Compute, Engine, Graph
 
 INPUT_TYPES = {"tensor(float)": "f32", "tensor(int64)": "i64"}
 
@@ -25,14 +24,23 @@ class OnnxRuntime(Engine):
         engine = _open_session(network, device, threads)
         sizes = {i.name: [n if isinstance(n, int) else None for n in i.shape] for i in engine.get_inputs()}
         inputs = {i.name: (INPUT_TYPES.get(i.type, ""), sizes[i.name]) for i in engine.get_inputs()}
-        results = [one.name for one in engine.get_outputs()]
+        outputs = [output.name for output in engine.get_outputs()]
+        results = [name for name in outputs if name != RESIDUALS]
         on_cpu = engine.get_providers()[0] == "CPUExecutionProvider"
-        run = partial(engine.run, results)
+        run = _run_for(engine, results, outputs)
+        apart = (lambda: _run_for(engine, [RESIDUALS], outputs)) if RESIDUALS in outputs else None
         if not on_cpu or isinstance(network, bytes):
-            return Graph(inputs, results, on_cpu, run)
+            return Graph(inputs, results, on_cpu, run, open_residuals=apart)
         # all calls of an engine share its threads and wait for each other's: a second engine, of one thread
-        beside = lambda: partial(_open_session(network, "cpu", 1).run, results)  # noqa: E731
-        return Graph(inputs, results, on_cpu, run, threads or default_thread_count(), beside)
+        beside = lambda: _run_for(_open_session(network, "cpu", 1), results, outputs)  # noqa: E731
+        return Graph(inputs, results, on_cpu, run, threads or default_thread_count(), beside, apart)
+
+
+def _run_for(engine: onnxruntime.InferenceSession, wanted: list[str], outputs: list[str]) -> Compute:
+    """Function that computes some of the outputs, and nothing that these do not need."""
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = wanted != outputs
+    return lambda given: engine.run(wanted, given, options)
 
 
 def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:

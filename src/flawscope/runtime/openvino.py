@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import FlawscopeError, InputError, missing_library_error, one_line_message
 from flawscope.machine import default_thread_count
-from flawscope.runtime.session import Compute, Engine, Graph
+from flawscope.runtime.session import RESIDUALS, Compute, Engine, Graph
 
 STEP_INPUTS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
@@ -114,8 +114,9 @@ class OpenVino(Engine):
         # not converted: converting makes constants of tensors computed from the memory bank, too
         model = shared_core().read_model(network)
         inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
-        results = [one.get_any_name() for one in model.outputs]
+        results = [name for one in model.outputs if (name := one.get_any_name()) != RESIDUALS]
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        apart, model = _take_residuals(model)
         on_cpu, lanes = device == "CPU", 1
         if on_cpu:
             # Pinned, two processes of one thread each would share the first core
@@ -140,7 +141,26 @@ class OpenVino(Engine):
             return partial(_run_parts, made, results)
 
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}  # each thread has one
-        return Graph(inputs, results, on_cpu, compiled(), lanes, partial(compiled, **streams))
+        alone = partial(compiled, **streams)
+        if apart is None:
+            return Graph(inputs, results, on_cpu, compiled(), lanes, alone)
+
+        def compile_residuals() -> Compute:
+            chosen = options | {"INFERENCE_PRECISION_HINT": PRECISION_HINTS["fp32"]}
+            return partial(_run_parts, [shared_core().compile_model(apart, device, chosen)], [RESIDUALS])
+
+        return Graph(inputs, results, on_cpu, compiled(), lanes, alone, compile_residuals)
+
+
+def _take_residuals(model: Any) -> tuple[Any, Any]:
+    """Divides the network into what computes `RESIDUALS` (None: it does not) and what computes the rest."""
+    ov = import_openvino()
+    own = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
+    if not own:
+        return None, model
+    rest = [result for result in model.get_results() if result not in own]
+    inputs = model.get_parameters()
+    return ov.Model(own, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
 
 
 def _shape(given: Any) -> list[int | None]:

@@ -62,6 +62,12 @@ class Session(Runner, Protocol):
                 whole pictures.
         """
 
+    def residuals(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """How images `[B, 3, H, W]` differ from good ones, cells `[B, C, h, w]` float32; positions as for
+        `run`. InputError: the network does not say."""
+
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
 
@@ -74,6 +80,7 @@ def batch_size_for(size: tuple[int, int], most: int) -> int:
 # ------------------------------------------------------------------------------------------ exported networks
 
 RESULTS = ["scores", "maps"]  # of an exported model
+RESIDUALS = "residuals"  # a further one of a model that names kinds of defects, computed when asked for alone
 Inputs = Mapping[str, NDArray[Any]]
 Compute = Callable[[Inputs], Sequence[NDArray[Any]]]  # inputs by name to the results, in their order
 
@@ -82,9 +89,10 @@ class Graph(NamedTuple):
     """Network in an engine.
 
     inputs: type, f32 or i64, and shape of each by its name; None: any number.
-    results: their names.
+    results: their names, without `RESIDUALS`.
     lanes: number of concurrent calls that is fastest, each on one core; 1: `run` is as fast.
     open_alone: opens the network for such calls.
+    open_residuals: opens what computes `RESIDUALS`; None: the network has none.
     """
 
     inputs: Mapping[str, tuple[str, Sequence[int | None]]]
@@ -93,6 +101,7 @@ class Graph(NamedTuple):
     run: Compute
     lanes: int = 1
     open_alone: Callable[[], Compute] | None = None
+    open_residuals: Callable[[], Compute] | None = None
 
 
 class Engine(ABC):
@@ -167,6 +176,7 @@ class ExportedSession:
             raise mismatch_error(what)
         self.size, self.takes_positions = (int(shape[2] or 0), int(shape[3] or 0)), positions is not None
         self._run_alone: Compute | None = None  # opened by the first call
+        self._residuals: Compute | None = None  # likewise
         self._alone_lock = Lock()
 
     @classmethod
@@ -204,13 +214,32 @@ class ExportedSession:
                 self._run_alone = self.graph.run if opens is None else opens()
         return self._answers(self._run_alone, images, positions)
 
+    def residuals(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        if self.graph.open_residuals is None:
+            raise InputError(
+                "this exported model does not say how pictures differ: `flawscope kinds` takes the "
+                ".safetensors model; export it then"
+            )
+        with self._alone_lock:
+            if self._residuals is None:
+                self._residuals = self.graph.open_residuals()
+        (cells,) = self.engine.run_checked(self._residuals, self._inputs(images, positions))
+        return cells
+
+    def _inputs(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> Inputs:
+        if not self.takes_positions:
+            return {"images": images}
+        return {
+            "images": images,
+            "positions": np.zeros(len(images), np.int64) if positions is None else positions,
+        }
+
     def _answers(
         self, run: Compute, images: NDArray[np.float32], positions: NDArray[np.int64] | None
     ) -> Answers:
-        given: dict[str, NDArray[Any]] = {"images": images}
-        if self.takes_positions:
-            given["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
-        return self.engine.score(run, given, len(images), self.size)
+        return self.engine.score(run, self._inputs(images, positions), len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes this network with the artefact's manifest, atomically."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from flawscope.errors import message_with_type
 from flawscope_station.background import BackgroundThread
+from flawscope_station.inspecting.interlock import Interlock
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.live import Gauges
 from flawscope_station.settings.station import ProductSettings
@@ -27,6 +28,7 @@ class Extension:
     threads: are started in this order when pictures come, all asked to end before the last picture is
     answered, and watched meanwhile.
     observers: get every new inspection after it was recorded and answered, in the recorder's thread.
+    interlocks: may hold pictures back.
     on_verdict: get the number of a product when somebody gave a verdict.
     on_added: get number, name and settings of a product that the station has from now on.
     gauges: return metrics.
@@ -37,6 +39,7 @@ class Extension:
     parts: Sequence[object] = ()
     threads: Sequence[BackgroundThread] = ()
     observers: Sequence[Observer] = ()
+    interlocks: Sequence[Interlock] = ()
     on_verdict: Sequence[Callable[[int], object]] = ()
     on_added: Sequence[Callable[[int, str, ProductSettings], object]] = ()
     gauges: Sequence[Callable[[], Gauges]] = ()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.drift.drift import Drift
 from flawscope_station.extension import Extension
-from flawscope_station.learning.learning import Learning
+from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.go_live import LiveProducts
@@ -14,7 +15,7 @@ from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.sinks import SENDER_DIGITS
 from flawscope_station.sources.source import SourceContext
 from flawscope_station.station import Station
-from flawscope_station.web import drift_api, models_api, setup_api, shifts_api
+from flawscope_station.web import challenge_api, drift_api, models_api, setup_api, shifts_api
 
 
 def open_station(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
@@ -62,6 +63,23 @@ def _new_products(core: Station) -> Extension:
     )
 
 
+def _challenge(core: Station) -> Extension:
+    settings, names, configured = core.settings, core.addresses.names, core.addresses.settings
+    common = [settings.engine, settings.device, settings.threads, settings.near]
+    product = lambda number: configured[names[number]]  # noqa: E731
+    challenge = Challenge(product, common, settings.shifts, names, core.renderer, core.report)
+    for number in core.products.values():
+        challenge.add_product(number)
+    return Extension(
+        (challenge,),
+        (challenge,),
+        interlocks=(challenge,),
+        on_added=(lambda number, name, product: challenge.add_product(number),),
+        gauges=(challenge.gauges,),
+        routers=(challenge_api.router, challenge_api.page_router),
+    )
+
+
 def _shifts(core: Station) -> Extension:
     if (settings := core.settings.shifts) is None:
         return Extension(routers=(shifts_api.router,))
@@ -71,4 +89,4 @@ def _shifts(core: Station) -> Extension:
     return Extension((reporter,), (reporter,), routers=(shifts_api.router,))
 
 
-FEATURES = (_drift, _learning, _new_products, _shifts)
+FEATURES = (_drift, _learning, _new_products, _shifts, _challenge)

@@ -7,11 +7,10 @@ writes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from sqlalchemy import select, update
 
 from flawscope.errors import InputError
@@ -80,32 +79,26 @@ def _parse_settings(made: str | None) -> RawDict:
 
 
 def refuse_kept_settings(page_products: PageProducts, given: Settings) -> None:
-    """Refuse a store in which an earlier version kept settings that pages made, and say each as it stands in
-    `station.yaml`. Those that it names are not used any more, and forgotten.
+    """Refuse a store in which an earlier version kept settings that pages made. Those that `station.yaml`
+    names are not used any more, and forgotten.
 
     Raises:
         InputError: there are such settings.
     """
-    database, home = page_products.store.database, Path(page_products.files.folder).absolute()
+    database = page_products.store.database
     with database.reading() as connection:
         made = connection.execute(select(stations.c.made)).scalar_one_or_none()
     # a section that nobody named is the default itself; one of the same values was named
-    sections = {
-        name: section
-        for name, section in _parse_settings(made).items()
-        if getattr(given, name) is getattr(Settings, name)
-    }
-    moved = {
-        name: {"model": str(product.model.absolute()), **product.raw_settings}
+    kept = [name for name in _parse_settings(made) if getattr(given, name) is getattr(Settings, name)]
+    kept += [
+        f"products: {name}"
         for name, product in page_products.all().items()
         if not _is_camera_alone(product.raw_settings)
-    }
-    for line in _yaml_lines(_with_whole_paths(sections, home), _with_whole_paths(moved, home)):
-        page_products.say(line)
-    if sections or moved:
+    ]
+    if kept:
         raise InputError(
-            "settings are no longer made on the pages: write the lines above into the settings file, such as "
-            "station.yaml, and start the station with it"
+            "settings are no longer made on the pages, and this store has some that an earlier version kept: "
+            f"write them into the settings file, such as station.yaml: {', '.join(kept)}"
         )
     if made is not None:
         with database.writing() as connection:
@@ -115,29 +108,3 @@ def refuse_kept_settings(page_products: PageProducts, given: Settings) -> None:
 def _is_camera_alone(raw: RawDict) -> bool:
     sources = raw.get("sources", [])
     return not raw.get("sinks") and len(sources) < 2 and all("camera" in source for source in sources)
-
-
-def _with_whole_paths(value: Any, home: Path) -> Any:
-    """Return settings whose files of passwords, which lie below the station's folder, are whole paths."""
-    if isinstance(value, Mapping):
-        return {
-            key: str(home / one) if key.endswith("_file") and one else _with_whole_paths(one, home)
-            for key, one in value.items()
-        }
-    return [_with_whole_paths(one, home) for one in value] if isinstance(value, list) else value
-
-
-def _yaml_lines(sections: RawDict, moved: RawDict) -> Iterator[str]:
-    """Yield a line for each setting."""
-    for name, section in sections.items():
-        yield _yaml_line({name: section})
-    if moved:
-        yield "products:"
-    for name, product in moved.items():
-        yield f"  {_yaml_line({name: product})}"
-
-
-def _yaml_line(setting: RawDict) -> str:
-    ((name, value),) = setting.items()
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
-    return f"{name}: {text.strip()}"

@@ -10,6 +10,8 @@ from flawscope_station.background import MonotonicClock as MonotonicClock
 from flawscope_station.connections import Connection as Connection
 from flawscope_station.connections import ConnectionContext as ConnectionContext
 from flawscope_station.inspecting.capacity import BusyError as BusyError
+from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
+from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.worker import LateError as LateError
 from flawscope_station.inspecting.worker import ModelError as ModelError

@@ -153,6 +153,7 @@ class Station:
         self.routers += extension.routers
         self._feature_threads += extension.threads
         self.observers += extension.observers
+        self.inspector.interlocks += extension.interlocks
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges

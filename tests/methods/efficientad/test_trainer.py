@@ -49,7 +49,7 @@ def trainer_of(
     images = GoodPictures(shots.__getitem__, len(shots), rooms[0])
     taught = TeacherOutputs(model, images, images.read(ignore_progress), rooms[1])
     taught.measure(ignore_progress)
-    task = Task(images.load, len(shots), rate=0.05, step=step)
+    task = Task(images.load, range(len(shots)), rate=0.05, step=step)
     return Trainer(model, images, taught, natural_pictures(config.natural), task)
 
 

@@ -82,7 +82,7 @@ def trainer_of(few: Pictures, pictures_of: Callable[..., TrainingPictures]) -> C
         clusters = find_prototypes(drawn.config, features, ignore_progress)
         for scale, one in zip(model.scales, clusters, strict=True):
             scale.prototypes = one.prototypes
-        task = Task(drawn.images.load, pictures, rate=0.05, step=step)
+        task = Task(drawn.images.load, range(pictures), rate=0.05, step=step)
         return Trainer(model, drawn, features, clusters, task)
 
     return make

@@ -40,6 +40,7 @@ class Code(IntEnum):
     WITHDRAWN = 11  # Trigger fell while Busy: no answer is given
     UNKNOWN_PART = 12  # Trigger stood already when the station started, or the PLC came back
     ENDING = 13  # the station ends
+    NOT_READY = 14  # challenge parts have not passed, or this was one
 
 
 @dataclass(frozen=True)

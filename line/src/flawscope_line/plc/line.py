@@ -41,6 +41,8 @@ from flawscope_station.plugins import (
     MonotonicClock,
     NoFrameError,
     NoModelError,
+    NotProductionError,
+    NotReadyError,
     RecordedInspection,
     StoreError,
     TriggeredSource,
@@ -57,6 +59,7 @@ STOP_TIMEOUT = 10.0  # seconds
 ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
 
 _CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
+    ((NotReadyError, NotProductionError), Code.NOT_READY),
     (LateError, Code.LATE),
     ((AwayError, NoFrameError), Code.CAMERA),
     ((NoModelError, ModelError), Code.NO_MODEL),
@@ -303,7 +306,8 @@ class PlcLine:
         try:
             if self._camera(product).state.state == AWAY:
                 return Code.CAMERA
-            self.floor.inspector.check_room(self.floor.addresses.address_id(product))
+            part = None if self.state.plc is None else self.state.plc.part
+            self.floor.inspector.check_room(self.floor.addresses.address_id(product), part=part)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)
         return Code.NONE

@@ -26,13 +26,14 @@ from flawscope.pictures.mask_files import GOOD, fold, is_mask_folder, is_picture
 class PictureLabels(os.PathLike[str]):
     """Marks of the label file at `path` in one picture of `size` (H, W). Every shape is a defect, whatever
     its name. `boxes`: number of shapes that are boxes, which mark more than the defect. size: None where the
-    file does not say it. kinds: the name of each shape's label."""
+    file does not say it. kinds: the name of each shape's label. form: of the file."""
 
     path: Path
     size: Size | None
     shapes: tuple[Shape, ...]
     boxes: int = 0
     kinds: tuple[str, ...] = ()
+    form: str = ""
 
     def read(self) -> NDArray[np.bool_]:
         """Draws the mask [H, W]. InputError: it is damaged, or nobody knows its size."""
@@ -155,7 +156,7 @@ class LabelFiles:
                 drawn = [(draw, kind, is_box) for draw, kind, is_box in marks if draw is not None]
                 if drawn:
                     shapes, kinds, are_boxes = zip(*drawn, strict=True)
-                    labels = PictureLabels(path, size, shapes, sum(are_boxes), kinds)
+                    labels = PictureLabels(path, size, shapes, sum(are_boxes), kinds, document.form)
                     place = PurePosixPath(name.replace("\\", "/"))
                     yield _Entry(_fold_folders(place.parent.parts), place.name, labels)
 

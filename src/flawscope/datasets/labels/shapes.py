@@ -141,13 +141,6 @@ def from_runs(runs: NDArray[Any], size: Size) -> Mask:
     return values.reshape(size, order="F")
 
 
-def to_runs(mask: Mask) -> NDArray[np.int64]:
-    """Undoes `from_runs`."""
-    values = np.concatenate([[False], mask.ravel(order="F")])
-    changes = np.flatnonzero(values[1:] != values[:-1])
-    return np.diff(np.concatenate([[0], changes, [mask.size]]))
-
-
 def decompress_runs(text: str) -> NDArray[np.int64]:
     """Runs of COCO's compressed form. A character holds six bits from "0" on: five of the number, low ones
     first, and the sixth says that more follow. From the third run on, the number is the difference from the

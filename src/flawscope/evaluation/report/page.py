@@ -89,6 +89,7 @@ def evaluation_page(
         mismatch=result.mismatch,
         found=figures,
         facts=facts,
+        named=manifest.kinds,
         curves=curves,
         histogram=Markup(figures.plots["scores"]),
         decided=result.parts,

@@ -1,24 +1,26 @@
-"""Renders the pages beside the report: of `predict --out`, of two models on the same pictures, and of a
-review before and after another fit."""
+"""Renders the pages beside the report: of `predict --out`, and of two models on the same pictures."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from flawscope.datasets import Item
+from flawscope.datasets import Dataset, Item
+from flawscope.datasets.check import CheckReport
 from flawscope.errors import pluralize
 from flawscope.evaluation.comparison import RATE_LABELS, Comparison, Judged, describe_model
 from flawscope.evaluation.report import require_libraries
 from flawscope.evaluation.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
-from flawscope.evaluation.report.thumbnails import MAX_SIDE, PAGE_FULL, Layers, image_uri, thumbnails
+from flawscope.evaluation.report.thumbnails import (
+    MAX_SIDE,
+    PAGE_FULL,
+    Layers,
+    thumbnails,
+    truth_layers,
+)
 from flawscope.evaluation.report.words import (
     MAX_PARTS,
     finding_facts,
@@ -29,14 +31,14 @@ from flawscope.evaluation.report.words import (
     size_text,
 )
 from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.pictures.channels import first_view
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import RIGHT, Prediction, outcome
+from flawscope.results.prediction import WITHIN, Prediction, outcome
 from flawscope.results.table import ResultRow
 
 MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
-MAX_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
 LISTED = "listed without its picture"  # why a picture is not shown
 MAX_ROWS = 2000  # pictures that are listed; the table has all
 
@@ -68,8 +70,9 @@ def predictions_page(
     common = _common_folder([row.path for row in rows])
     pictures = [_row_entry(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
     cards = part_cards(((part, part.decision) for part in parts), {row.path: k for k, row in enumerate(rows)})
-    anomalous = sum(row.decision == "anomalous" for row in judged)
-    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
+    anomalous, tolerated = (sum(row.decision == one for row in judged) for one in ("anomalous", WITHIN))
+    within = f", {tolerated} within tolerance" if "tolerances" in facts else ""
+    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous{within}"
     if parts:
         anomalous_parts = sum(part.is_anomalous for part in parts)
         summary = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {summary}"
@@ -93,6 +96,7 @@ def predictions_page(
         all_parts=len(cards),
         warning=printable(str(facts.get("warning") or "")),
         anomalous=anomalous,
+        tolerated=tolerated if "tolerances" in facts else None,
         judged=len(judged),
         unjudged=[printable(row.error) for row in table if row.error],
         expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
@@ -136,7 +140,50 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
 def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
-    return [made, *((key.replace("_", " "), printable(str(facts[key]))) for key in keys if facts.get(key))]
+    known = {key.replace("_", " "): str(facts[key]) for key in keys if facts.get(key)}
+    if rules := facts.get("tolerances"):
+        known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
+    return [made, *((key, printable(text)) for key, text in known.items())]
+
+
+# ------------------------------------------------------------------------------------------ how data is read
+
+
+def check_page(dataset: Dataset, report: CheckReport) -> str:
+    """The page of `data check --out`: a picture of each form that was met, with what is marked in it.
+    InputError: Jinja2 or WebP is missing."""
+    require_libraries(plots=False)
+    rows: list[dict[str, Any]] = []
+    for form in report.forms[:MAX_ROWS]:
+        picture, _ = first_view(form.item.path)
+        height, width = picture.shape[:2]
+        size, name = f"{width} × {height}", printable(dataset.relative(form.item.path))
+        facts = [("Pixels", form.pixels), ("Marked", form.marks), ("Such pictures", str(form.pictures))]
+        layers, _ = truth_layers(picture, form.item.masks, MAX_SIDE, None)
+        rows.append(
+            {
+                "name": name,
+                "size": size,
+                "facts": [*facts, ("Size", size)],
+                "layers": layers,
+                "rank": len(rows),
+            }
+        )
+    return render(
+        "check.html.j2",
+        rows,
+        ("pages.js",),
+        title=printable(dataset.category),
+        parts=(("forms", "Forms"), ("findings", "Findings")),
+        toggles=(TRUTH,),
+        views={"picture": ("Picture", ("photo", "truth"))},
+        headline=f"{pluralize(sum(count for *_, count in report.counts), 'picture')} in "
+        f"{pluralize(len(rows), 'form')}",
+        layout=report.layout,
+        totals=report.totals,
+        forms=rows,
+        findings=[printable(finding.line()) for finding in report.findings],
+    )
 
 
 # ----------------------------------------------------------------------------------------------- two models
@@ -246,136 +293,4 @@ def _model_summary(comparison: Comparison, index: int) -> dict[str, Any]:
         "rates": rates,
         "scale": colour_scale(predictor.calibration),
         "facts": [(key.replace("_", " "), printable(value)) for key, value in shown.items()],
-    }
-
-
-# --------------------------------------------------------------------------------- a review before and after
-
-
-@dataclass(frozen=True)
-class ReviewedPicture:
-    """Picture that a person judged, with two models' answers.
-
-    before: the drawing that the earlier run left, if it did. after: without its map. learnt: the new model
-    was fitted or calibrated on it, so that its answer is no evidence for new pictures.
-    """
-
-    name: str
-    defective: bool
-    learnt: bool
-    called_before: bool
-    severity_before: float
-    score_before: float
-    before: Path | None
-    after: Prediction
-
-    def to_dict(self) -> dict[str, Any]:
-        """Values that `review --after --json` prints of the picture."""
-
-        def said(called: bool, severity: float, score: float) -> dict[str, Any]:
-            return {"decision": "anomalous" if called else "good", "severity": severity, "score": score}
-
-        return {
-            "name": self.name,
-            "reviewed": "defect" if self.defective else "good",
-            "learnt": self.learnt,
-            "before": said(self.called_before, self.severity_before, self.score_before),
-            "after": said(self.after.is_anomalous, self.after.severity, self.after.score),
-        }
-
-
-class DecisionCounts(NamedTuple):
-    """Number of some pictures, and how many of them each model called anomalous."""
-
-    pictures: int
-    before: int
-    after: int
-
-
-def count_decisions(
-    pictures: Iterable[ReviewedPicture], *, defective: bool, learnt: bool | None = None
-) -> DecisionCounts:
-    """Counts good or defective pictures. learnt: only those that the new model has learnt from, or the
-    others."""
-    own = [one for one in pictures if one.defective == defective and learnt in (None, one.learnt)]
-    return DecisionCounts(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))
-
-
-def review_sentences(pictures: Sequence[ReviewedPicture]) -> list[str]:
-    """Sentences that sum up the new model's effect on the reviewed pictures."""
-    good = [one for one in pictures if not one.defective]
-    alarms = count_decisions(pictures, defective=False).before
-    gone = sum(one.called_before and not one.after.is_anomalous for one in good)
-    new = sum(one.after.is_anomalous and not one.called_before for one in good)
-    found = count_decisions(pictures, defective=True)
-    lines = [
-        f"{gone} of {pluralize(alarms, 'false alarm')} gone" + (f", {new} new" if new else ""),
-        f"{found.after} of {pluralize(found.pictures, 'defect')} found, {found.before} before",
-    ]
-    for what, defective in (("good pictures", False), ("defects", True)):
-        if learnt := count_decisions(pictures, defective=defective, learnt=True).pictures:
-            lines.append(
-                f"the new model has learnt from {learnt} of the {what}: that it is right about these "
-                "says little about new ones"
-            )
-    return lines
-
-
-def review_comparison_page(
-    model: str,
-    pictures: Sequence[ReviewedPicture],
-    seen: Sequence[EvaluatedPicture],
-    white: float | None = None,
-) -> str:
-    """Renders the page, mistakes of the new model first. seen: the same pictures with their maps."""
-    layers = thumbnails(seen, range(len(seen)), white)
-    sentences = review_sentences(pictures)
-    for one, made in zip(pictures[:MAX_BEFORE], layers, strict=False):
-        if isinstance(made, dict) and one.before is not None:
-            made["before"] = image_uri(np.asarray(Image.open(one.before).convert("RGB")), MAX_SIDE)
-    shown = [_review_entry(one, made) for one, made in zip(pictures, layers, strict=True)]
-    order = sorted(range(len(shown)), key=lambda k: -shown[k]["weight"])
-    return render(
-        "review_comparison.html.j2",
-        shown,
-        ("pages.js",),
-        title=f"{printable(model)}: before and after",
-        parts=(("pictures", "Pictures"), ("meaning", "What this means")),
-        toggles=(HEAT, LINE),
-        views={
-            "picture": VIEWS["picture"],
-            "before": ("Before", ("before",)),
-            "after": ("After", ("photo", "heat", "line")),
-        },
-        headline="; ".join(sentences[:2]),
-        sentences=sentences,
-        good=count_decisions(pictures, defective=False),
-        defects=count_decisions(pictures, defective=True),
-        rows=shown,
-        order=order,
-        left_out=layers.count(PAGE_FULL),
-    )
-
-
-def _review_entry(one: ReviewedPicture, layers: Layers | str) -> dict[str, Any]:
-    before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
-    facts = [
-        ("Reviewed as", "defect" if one.defective else "fine"),
-        ("Before", f"{before}, severity {one.severity_before:+.1f}"),
-        ("After", f"{after}, severity {one.after.severity:+.1f}"),
-        *([("Note", "the new model has learnt from this picture")] if one.learnt else []),
-    ]
-    return {
-        "name": printable(one.name),
-        "size": size_text(one.after),
-        "reviewed": "defect" if one.defective else "fine",
-        "before": before,
-        "after": after,
-        "severity_before": one.severity_before,
-        "severity_after": one.after.severity,
-        "learnt": one.learnt,
-        # mistakes first, then changed decisions, then the rest by severity
-        "weight": 1e9 * (after != RIGHT) + 1e6 * (before != after) + one.after.severity,
-        "facts": facts,
-        "layers": layers,
     }

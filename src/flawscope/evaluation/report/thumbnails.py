@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from PIL import Image
 from flawscope.datasets.masks import Mask, union_masks
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.channels import first_view
+from flawscope.pictures.decoding import to_eight_bits
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
@@ -102,20 +104,30 @@ def picture_layers(
     findings. Masks that cannot be read are left out: the evaluation reports them. Raises InputError where the
     picture cannot be read (any more).
     """
-    picture = decode(path)
+    picture, _ = first_view(path)
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
-    photo = _fit_area(to_eight_bits(picture, level), side)
-    size = (photo.shape[0], photo.shape[1])
-    found = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)} | _finding_layers(prediction, size)
+    found, size = truth_layers(picture, masks, side, level)
+    found |= _finding_layers(prediction, size)
     if other:
         second = _finding_layers(other, size)
         found |= {"heat_b": second["heat"], "line_b": second["line"]}
+    return found
+
+
+def truth_layers(
+    picture: NDArray[Any], masks: tuple[Mask, ...], side: int, white: float | None
+) -> tuple[Layers, tuple[int, int]]:
+    """Layers of a decoded picture and what its masks mark, and their size. white: as `to_eight_bits` takes
+    it."""
+    photo = _fit_area(to_eight_bits(picture, white), side)
+    size = (photo.shape[0], photo.shape[1])
+    found = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)}
     with suppress(InputError):
         if masks:
-            small = drawing.shrink_mask(union_masks(masks, prediction.geometry.picture_size), size)
+            small = drawing.shrink_mask(union_masks(masks, picture.shape[:2]), size)
             line = partial(drawing.contour, mask=small, colour=drawing.TRUTH_COLOUR, dashed=True)
             found["truth"] = _webp_uri(rgba_layer(line, size))
-    return found
+    return found, size
 
 
 def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:

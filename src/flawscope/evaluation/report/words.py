@@ -24,7 +24,7 @@ from flawscope.pictures.listing import printable
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import format_duration
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import FALSE_ALARM, MISSED, Prediction
+from flawscope.results.prediction import FALSE_ALARM, MAX_SHOWN_REGIONS, MISSED, Prediction
 
 MAX_PARTS = 60  # parts that a page shows; the table has all
 
@@ -96,8 +96,12 @@ def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
 
 
 def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Findings on a picture, as every page shows them."""
-    return [("Noticed", printable(finding.words)) for finding in prediction.findings]
+    """Kinds of the defects in a picture and findings on it, as every page shows them."""
+    kinds = [region.kinds_text for region in prediction.regions if region.kinds_text]
+    return [
+        *([("Kinds", printable("; ".join(kinds[:MAX_SHOWN_REGIONS])))] if kinds else []),
+        *(("Noticed", printable(finding.words)) for finding in prediction.findings),
+    ]
 
 
 def part_cards(
@@ -240,6 +244,8 @@ def model_facts(manifest: Manifest) -> Pairs:
     ]
     if found := describe_detection(facts, c):
         rows.append(("simulated defects found", found))
+    if (kinds := manifest.kinds) is not None:
+        rows += [("kinds of defects", kinds.describe()), ("kinds, left out", kinds.describe_left_out())]
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))
     rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))

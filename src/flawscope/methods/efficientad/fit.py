@@ -62,7 +62,7 @@ def fit(model: Model, task: Task) -> Fitted:
     fitted = run.finish(trainer, said, calibrate(run, model, held), held.threshold)
     fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
     fitted.facts["penalty"] = penalty
-    shared = [SHARED.format(round(len(held.all) / task.views_per_picture))] if held.shared else []
+    shared = [SHARED.format(round(len(held.all) / task.views.per_picture))] if held.shared else []
     stand_in = [STAND_IN] if config.natural == GENERATED else []
     fitted.notes[:0] = shared + stand_in
     return fitted

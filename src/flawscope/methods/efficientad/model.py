@@ -88,6 +88,15 @@ class Model(Detector):
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into the local and the global map `[B, 2, h, w]` float32: squared
         differences, averaged over the channels."""
+        return torch.stack([part.square().mean(1) for part in self.differences(images)], 1)
+
+    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The teacher less the student, and the autoencoder less it."""
+        return torch.cat(self.differences(images), 1)
+
+    def differences(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Differences of the student's outputs from the teacher's and from the autoencoder's, `[B, C, h, w]`
+        float32 each, of images `[B, 3, H, W]`."""
         seen = normalise(self.filled(images)).contiguous(memory_format=torch.channels_last)
         mirrored = mirror_border(seen, self.config.border)
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
@@ -96,9 +105,7 @@ class Model(Detector):
             taught, learnt = self.teacher[same:](begun), self.student[same:](begun)
             rebuilt = self.autoencoder(seen)
         taught, learnt, rebuilt = self.standardise(taught.float()), learnt.float(), rebuilt.float()
-        local = (taught - learnt[:, : self.channels]).square().mean(1)
-        distant = (rebuilt - learnt[:, self.channels :]).square().mean(1)
-        return torch.stack([local, distant], 1)
+        return taught - learnt[:, : self.channels], rebuilt - learnt[:, self.channels :]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Local and global maps `[B, 2, h, w]` to scores `[B]` and maps `[B, H, W]`."""

@@ -35,8 +35,8 @@ def prefers_own_banks(model: Model, task: Task) -> bool:
     question is whether good tiles are. At some places half of the pictures are compared with the other half:
     by the bank of their place, and by one for all these places that is as dense as a shared one.
     """
-    assert task.tile_positions is not None
-    job, where = FitJob(model, replace(task, settle=list)), np.asarray(task.tile_positions.position_of)
+    assert task.views.positions is not None
+    job, where = FitJob(model, replace(task, settle=list)), np.asarray(task.views.positions.position_of)
     rng = np.random.default_rng([job.config.seed, RNG_STREAM])
     tiles, groups = np.unique(where[where > 0]), np.asarray(task.groups)
     places = np.sort(rng.permutation(tiles)[:COMPARED_POSITIONS])

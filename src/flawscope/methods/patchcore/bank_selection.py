@@ -71,7 +71,7 @@ def select_bank(
         points, groups: [N, D], absolute, and [N].
         patches: number of patches that the points stand for.
     """
-    view, config, places = job.views[v], job.config, job.task.tile_positions
+    view, config, places = job.views[v], job.config, job.task.views.positions
     progress = job.progress(job.stage_name(stage, view))
     if job.existing_banks is None:
         positions = None if places is None else places.count
@@ -113,7 +113,7 @@ class MemoryPlan:
 
 def predict_peak(model: Model, task: Task) -> int:
     """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
-    copies = () if task.tile_positions is not None else few_shot.choose_orientations(FitJob(model, task))
+    copies = few_shot.choose_orientations(FitJob(model, task))
     return plan_memory(model, task, task.count * (1 + len(copies))).peak
 
 
@@ -128,7 +128,7 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
             `shards`.
     """
     config, device = model.config, model.roi.device
-    places = None if task.tile_positions is None else task.tile_positions.count
+    places = task.views.position_count
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0

@@ -42,12 +42,15 @@ ORIENTATIONS: dict[str, tuple[int, ...]] = {
 def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
     the model that is extended; or, of few pictures, every way, until `keep_helpful_copies` has decided, and
-    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest.
+    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest;
+    none where places are learnt apart.
 
     Raises:
         InputError: the setting names ways, and none is possible.
     """
     old, roi, augment = job.task.old, job.model.roi, job.config.augment
+    if job.task.views.positions is not None:
+        return ()
     if augment == "auto":
         few = job.task.count <= FEW_PICTURES if old is None else old.manifest.facts.get("augment") == "all"
         return possible_orientations("all" if few and not job.config.upright else "none", roi)

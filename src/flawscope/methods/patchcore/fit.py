@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from flawscope.methods.patchcore.bank_selection import (
 )
 from flawscope.methods.patchcore.leave_one_out import (
     GoodValues,
+    LeaveOutOfBanks,
     LeftOutPicture,
     SelectedBank,
     calibrate,
@@ -44,11 +44,9 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_place, old = task.tile_positions is not None, task.old
-    if by_place and task.drop_suspects:
-        raise InputError("--drop-suspects does not go with --positions each: leave one of them out")
+    by_place, old = task.views.positions is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
-    job.orientations = () if by_place else few_shot.choose_orientations(job)
+    job.orientations = few_shot.choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
         job.orientations = ()  # `keep_helpful_copies` needs all features in memory
@@ -62,7 +60,6 @@ def fit(model: Model, task: Task) -> Fitted:
         fitted = _fit_by_position(job, planned.shards)
     else:
         fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
-    fitted.group_offset = job.first_group
     if old is not None:
         _keep_old_calibration(fitted, job, old)
     facts = fitted.facts
@@ -107,7 +104,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     if known is not None:
         return known
-    strengths, picture_of = good.strengths, job.task.picture_of
+    strengths, picture_of = good.strengths, job.task.views.picture_of
     if picture_of:
         _, unit = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((unit.max() + 1, strengths.shape[1]), -np.inf)
@@ -124,9 +121,16 @@ def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> di
 
 
 def _make_result(
-    job: FitJob, good: GoodValues, pictures: list[int], used: list[int], groups: list[Tensor]
+    job: FitJob,
+    good: GoodValues,
+    pictures: list[int],
+    used: list[int],
+    groups: Sequence[Tensor],
+    selections: Mapping[int, Sequence[SelectedBank]],
+    scored: Mapping[int, LeftOutPicture],
 ) -> Fitted:
-    """The result of a fit that was calibrated on `pictures`; groups: of each view's bank."""
+    """The result of a fit that was calibrated on `pictures`; groups: of each view's bank; selections, scored:
+    as `LeaveOutOfBanks` takes them."""
     alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good, pictures)
     calibration = from_values(
         good.scores,
@@ -142,19 +146,9 @@ def _make_result(
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)}
-    return Fitted(calibration, pictures, used, extra=extra, facts=facts)
-
-
-def _score_left_out(
-    job: FitJob,
-    selections: list[SelectedBank],
-    features: Tensor,
-    group: int,
-    inside: Tensor | None,
-    position: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """`Fitted.left_out` by the selections of the model's banks."""
-    return score_left_out(selections, features, group, inside).combine(job.model)
+    fitted = Fitted(calibration, pictures, used, extra=extra, facts=facts)
+    fitted.leave_out = LeaveOutOfBanks(job, fitted, selections, scored)
+    return fitted
 
 
 def _keep_old_calibration(fitted: Fitted, job: FitJob, old: Artefact) -> None:
@@ -209,8 +203,8 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         if len(gone) > len(found):
             without += f" and {job.task.pluralize(len(gone) - len(found), 'other')} of their parts"
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
-    fitted = _make_result(job, good, calibrated, patches.pictures, [one.groups for one in selections])
-    fitted.left_out = partial(_score_left_out, job, selections)
+    groups_of = [selection.groups for selection in selections]
+    fitted = _make_result(job, good, calibrated, patches.pictures, groups_of, {0: selections}, {})
     radii = [one.result.radius for one in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
@@ -244,17 +238,7 @@ def _fit_by_position(job: FitJob, blocks: int) -> Fitted:
     good = calibrate(job, [found.left_out[number] for number in chosen])
     job.record_time("calibration")
     groups = found.groups_of(job.model)
-
-    def answer(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
-        if position in found.selections:
-            return _score_left_out(job, found.selections[position], features, group, inside)
-        kept = {f"bank_groups.{v}": of_view for v, of_view in enumerate(groups)}
-        seen = None if inside is None else inside[None]
-        return job.model.at_position(position).left_out(features[None], group, kept, seen)
-
-    fitted = _make_result(job, good, chosen, used, groups)
-    fitted.left_out, fitted.exact_positions = answer, set(found.selections)
-    fitted.left_out_by_number = partial(found.score_left_out, job.model)
+    fitted = _make_result(job, good, chosen, used, groups, found.selections, found.left_out)
     fitted.facts |= {"patches": found.patches, "covering_radius": found.radii}
     fitted.facts["positions"] = job.model.positions
     return fitted
@@ -289,8 +273,8 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
         f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} "
         f"({pluralize(planned.shards, 'shard')})"
     )
-    fitted = _make_result(job, good, calibrated, used, [one.groups for one in selections])
-    fitted.left_out = partial(_score_left_out, job, selections)
+    groups_of = [selection.groups for selection in selections]
+    fitted = _make_result(job, good, calibrated, used, groups_of, {0: selections}, {})
     fitted.facts |= {"patches": sum(patches), "covering_radius": radii}
     fitted.suspects = _find_suspects(job, good, calibrated)
     if len(calibrated) < len(used):

@@ -10,7 +10,7 @@ All pictures of one part, a group, are left out together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, BankView
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
+from flawscope.methods.task import Fitted, LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
@@ -164,6 +165,35 @@ class LeftOutPicture:
         """Score [1] and map [1, H, W]."""
         scores, distances = ([one[None] for one in part] for part in zip(*self.views, strict=True))
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
+
+
+class LeaveOutOfBanks(LeaveOut):
+    """Leaves groups out of the banks by selecting these anew. selections: of each view's bank, by position,
+    or of position 0 alone; scored: by number, what was left out already."""
+
+    has_bound = True
+    model: Model
+
+    def __init__(
+        self,
+        job: FitJob,
+        fitted: Fitted,
+        selections: Mapping[int, Sequence[SelectedBank]],
+        scored: Mapping[int, LeftOutPicture],
+    ):
+        super().__init__(job.model, fitted, job.task.groups, job.first_group)
+        self.selections, self.scored, self.located = selections, scored, job.model.positions is not None
+        self.exact_positions = [*selections] if self.located else []
+
+    def score(self, group: int, features: Tensor, inside: Tensor | None, position: int = 0) -> LeftOut | None:
+        selections = self.selections.get(position if self.located else 0)
+        if selections is None or group not in self.learnt:
+            return self.bound(group, features, inside, position)
+        return score_left_out(selections, features, self.first_group + group, inside).combine(self.model)
+
+    def score_number(self, number: int) -> LeftOut | None:
+        picture = self.scored.get(number)
+        return None if picture is None else picture.combine(self.model)
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,30 @@ class BankView(PatchView):
             rows.append(best)
         return torch.cat(rows)
 
+    def nearest(self, features: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The bank element `[B, P, D]` nearest to each patch `[B, P, D]`, both absolute; of equals the first.
+
+        Args:
+            positions: `[B]`, of the banks where places in a picture are told apart.
+        """
+        if positions is None or self.positions is None:
+            centre, norms, bank = self.centre[None], self.norms[None], self.bank[None]
+            queries = (features - self.centre).flatten(0, 1)[None]
+        else:
+            centre, norms, bank = (x[positions] for x in (self.centre, self.norms, self.bank))
+            queries = features - centre[:, None]
+        best: Tensor | None = None
+        index = torch.zeros(())
+        for start, (square, part) in enumerate(
+            zip(norms[:, None].split(BLOCK, dim=2), bank.split(BLOCK, dim=1), strict=True)
+        ):
+            least, place = torch.baddbmm(square, queries, part.transpose(1, 2), alpha=-2).min(2)
+            place = place + start * BLOCK
+            index = place if best is None else torch.where(least < best, place, index)
+            best = least if best is None else torch.minimum(best, least)
+        own = torch.arange(len(bank), device=index.device)[:, None]
+        return (bank[own, index] + centre[:, None]).view_as(features)
+
     def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
         patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods.features.backbone import Backbone
@@ -77,6 +79,18 @@ class Model(PatchDetector):
                 scores.append(view.image_score(relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
 
+    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
+        if positions is None and self.positions is not None:
+            positions = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
+        largest = [(view, part) for view, part in pairs if view.size == self.views[-1].size]
+        grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
+        for view, part in largest:
+            away = (part - view.nearest(part, positions)).transpose(1, 2).unflatten(2, view.grid)
+            cells.append(away if view.grid == grid else F.interpolate(away, grid, mode="bilinear"))
+        return torch.cat(cells, 1)
+
     def score_at(
         self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -122,7 +136,7 @@ class Model(PatchDetector):
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
-        were. While a model is fitted, `Fitted.left_out` does better."""
+        were. While a model is fitted, `LeaveOutOfBanks` does better."""
         if self.positions is not None:
             return self.at_position(0).left_out(features, group, kept, inside)
         scores, distances = [], []

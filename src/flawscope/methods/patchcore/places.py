@@ -60,11 +60,6 @@ class PositionBanks:
             for v, view in enumerate(model.views)
         ]
 
-    def score_left_out(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
-        """Score [1] and map [1, H, W] of a number learnt from, as if its group had never been there."""
-        raw = self.left_out.get(number)
-        return None if raw is None else raw.combine(model)
-
 
 def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
     """Give the model a memory bank for every position.
@@ -72,11 +67,11 @@ def fill_position_banks(job: FitJob, blocks: int) -> PositionBanks:
     Args:
         blocks: of positions, whose features are in memory one block after the other.
     """
-    assert job.task.tile_positions is not None
+    assert job.task.views.positions is not None
     model, where, total = (
         job.model,
-        np.asarray(job.task.tile_positions.position_of),
-        job.task.tile_positions.count,
+        np.asarray(job.task.views.positions.position_of),
+        job.task.views.positions.count,
     )
     order = np.random.default_rng([job.config.seed, RNG_STREAM]).permutation(total)
     found, models, room = PositionBanks(radii=[0.0] * len(job.views)), {}, float(MAX_KEPT_BYTES)
@@ -146,13 +141,13 @@ def _score_left_out(
         highest: by picture and view, the largest map value so far where a tile is alone, which is in the
             picture's map as it is; kept up to date.
     """
-    others, places = distances_to_others(patches, selections), job.task.tile_positions
+    others, places = distances_to_others(patches, selections), job.task.views.positions
     assert places is not None
 
     def one(i: int, v: int) -> Tensor:
         number, selection, view = patches.numbers[i], selections[v], selections[v].view
         away = to_grid(others[v][i], view.inside.bool())
-        picture = places.picture_of[number], v
+        picture = places.frame_of[number], v
         if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
             away = torch.minimum(away, score_in_view(patches, i, v, selection, away)[1])
             inner = view.anomaly_map(away[None])[0][places.unshared_part(number)]

@@ -24,13 +24,13 @@ LEAVE_OUT_SEARCHES = 1.8  # of a view whose bank is selected anew around it
 
 def predict_times(model: Model, task: Task, images: Tensor) -> ViewTimes:
     """Seconds that a view takes one thread. images: [B, 3, H, W], of some views."""
-    copies = () if task.tile_positions is not None else few_shot.choose_orientations(FitJob(model, task))
+    copies = few_shot.choose_orientations(FitJob(model, task))
     model.embed(images)  # the first time is slower
     began = time.perf_counter()
     features = model.embed(images)
     float(features.sum())  # other devices go on by themselves
     embedding = (time.perf_counter() - began) / len(images)
-    places = None if task.tile_positions is None else task.tile_positions.count
+    places = task.views.position_count
     searching = 0.0
     for v, (view, part) in enumerate(zip(model.views, model.parts(features), strict=True)):
         patches = int(view.inside.sum()) * task.count * (1 + len(copies)) // (places or 1)

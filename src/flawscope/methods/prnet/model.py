@@ -14,7 +14,7 @@ from flawscope.methods.detector import Detector, autocast, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.prnet import METHOD, STRIDES, Config
 from flawscope.methods.prnet.network import Network, grids_for, image_score
-from flawscope.methods.prnet.prototypes import Prototypes, Standardise
+from flawscope.methods.prnet.prototypes import Prototypes, Standardise, differences
 
 
 class Model(Detector):
@@ -76,6 +76,23 @@ class Model(Detector):
                 ]
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
+
+    def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Features at strides 4, 8 and 16 less their nearest prototypes, on the grid of stride 8."""
+        inside = self.inside(images)
+        with self.reduced():
+            maps = self.features(self.filled(images))
+            with autocast(images.device, None):
+                maps, valid_mask = self.mask_uncounted(maps, inside)
+                parts = [
+                    differences(m, s.prototypes, s.std, c)
+                    for s, m, c in zip(self.scales, maps, valid_mask, strict=False)
+                ]
+        fine, middle, coarse = parts
+        grid = (middle.shape[2], middle.shape[3])
+        return torch.cat(
+            [F.adaptive_avg_pool2d(fine, grid), middle, F.interpolate(coarse, grid, mode="bilinear")], 1
+        )
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn logits `[B, H, W]` into scores `[B]` and maps `[B, H, W]`, probabilities of a defect 0..1."""

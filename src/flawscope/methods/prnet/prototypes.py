@@ -257,9 +257,16 @@ def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor |
 def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
     in units of each channel's variance on good pictures; 0 where a cell does not count."""
-    own = prototypes.index_select(0, nearest_prototype(features, prototypes, valid_mask))
-    squares = ((features - own) / std.view(-1, 1, 1)).square()
+    squares = differences(features, prototypes, std, valid_mask).square()
     return squares if valid_mask is None else squares * valid_mask
+
+
+def differences(
+    features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None
+) -> Tensor:
+    """Differences `[B, C, H, W]` of features from their nearest prototype, in spreads of each channel."""
+    nearest = prototypes.index_select(0, nearest_prototype(features, prototypes, valid_mask))
+    return (features - nearest) / std.view(-1, 1, 1)
 
 
 def leave_one_out_residual(

@@ -96,7 +96,7 @@ def trim_events(database: Database) -> None:
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
     """Add an event that names the settings that have changed since the station's last start. The store has
     only 16 bits of a hash of each value, from which nobody gets a password."""
-    values = dict(_flatten(asdict(settings)))
+    values = dict(flatten_settings(asdict(settings)))
     hashes = {
         key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
     }
@@ -111,7 +111,7 @@ def note_changed_settings(database: Database, settings: Settings, who: str) -> N
         connection.execute(update(stations).values(settings=json.dumps(hashes)))
 
 
-def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield path and value of each single setting; a path is such as `products.plate.sinks.1.webhook`."""
     if isinstance(value, Mapping):
         items = {str(key): item for key, item in value.items()}
@@ -123,4 +123,4 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     for key, item in items.items():
-        yield from _flatten(item, f"{path}.{key}" if path else key)
+        yield from flatten_settings(item, f"{path}.{key}" if path else key)

@@ -31,6 +31,7 @@ from flawscope_station.inspecting.capacity import (
     decoding_bytes,
     without_traceback,
 )
+from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
 from flawscope_station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
@@ -87,6 +88,7 @@ class Inspector:
 
     Attributes:
         memory: for decoding large pictures; its turns wait until all pictures are answered.
+        interlocks: may hold pictures back.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Inspector:
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.report_error = limits, near, report_error
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
+        self.interlocks = Interlocks()
         self._products = products
         self.parts = PartsCache(versions)
         self._queue: FairQueue[_Job] = FairQueue()
@@ -130,7 +133,7 @@ class Inspector:
         StoreError.
 
         Raises:
-            BusyError: there is no room for all of them.
+            BusyError: there is no room for all of them, or an interlock holds (NotReadyError).
             LateError: they cannot be judged in time.
             KeyUsedError: another request under the same key is not answered yet.
         """
@@ -143,6 +146,7 @@ class Inspector:
             if self._ending or (new and (full or too_large)):
                 raise BusyError(self._retry_seconds())
             for one in new:
+                self.interlocks.check(one.product_id, one.part)
                 self._check_time(one.product_id, one.due)
             return [self._accept(one) for one in pictures]
 
@@ -152,11 +156,13 @@ class Inspector:
             raise StoreError(full, "disk_full")
         self.files.check_free_space(self.limits.upload_bytes)
 
-    def check_room(self, product_id: int, due: float = math.inf) -> None:
-        """Check before a picture is read: BusyError where there is no place, LateError where there is no
-        time, NoModelError where no model is open, StoreError where the disk is full."""
+    def check_room(self, product_id: int, due: float = math.inf, part: str | None = None) -> None:
+        """Check before a picture of a part is read: BusyError where there is no place, NotReadyError where an
+        interlock holds, LateError where there is no time, NoModelError where no model is open, StoreError
+        where the disk is full."""
         self.check_disk()
         self.versions.models.model_of(product_id)
+        self.interlocks.check(product_id, part)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
                 raise BusyError(self._retry_seconds())
@@ -393,6 +399,7 @@ class Inspector:
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
                 record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
                 record = replace(record, pixels=job.source.pixels)
+                self.interlocks.release(job.picture, record)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(without_traceback(error))
                 continue

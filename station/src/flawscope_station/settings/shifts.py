@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import time, tzinfo
 from pathlib import Path
@@ -80,12 +80,22 @@ def read_shifts(given: Any, home: Path) -> ShiftSettings | None:
         return None
     if not isinstance(given, dict):
         raise InputError('shifts: write `begin: {early: "06:00", late: "14:00"}` below it')
-    begin = {str(name): _clock_text(one) for name, one in dict(given.get("begin") or {}).items()}
+    begin = {str(name): clock_text(one) for name, one in dict(given.get("begin") or {}).items()}
     return resolve_paths(
         build_config(ShiftSettings, {**given, "begin": begin}), home, "folder", "secret_file", "ca_file"
     )
 
 
-def _clock_text(given: Any) -> str:
+def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[time]:
+    """Return times of day, of which each is given so or by the shift that begins then. InputError."""
+    begins = {} if shifts is None else shifts.times
+    try:
+        return [begins[name] if name in begins else time.fromisoformat(name) for name in names]
+    except ValueError:
+        known = "".join(f", {name}" for name in begins)
+        raise InputError(f'challenge: write times of day or names of shifts: "06:00"{known}') from None
+
+
+def clock_text(given: Any) -> str:
     """Return the text of a time of day; YAML reads 14:00 without quotes as 840 minutes."""
     return f"{given // 60:02}:{given % 60:02}" if isinstance(given, int) else str(given)

@@ -13,7 +13,7 @@ from flawscope.config import build_config, read_config
 from flawscope.errors import InputError
 from flawscope_station.settings.openid import OpenIdSettings, read_openid
 from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections
-from flawscope_station.settings.shifts import ShiftSettings, read_shifts
+from flawscope_station.settings.shifts import ShiftSettings, clock_text, read_shifts, times_of_day
 from flawscope_station.settings.sinks import (
     MqttSettings,
     PluginSinkSettings,
@@ -81,6 +81,8 @@ class ProductSettings:
     part_deadline: time after a part's first view in which the others must come, where the model judges parts.
     false_alarm_rate: share of good parts that may be called anomalous, `2 %`, whichever version judges; None:
     as the version was made, and as people change it on the page of models.
+    challenge: times of day and names of shifts at which the challenge parts must pass, as after every change;
+    None: never.
     """
 
     model: str
@@ -94,6 +96,7 @@ class ProductSettings:
     deadline: str | None = None
     part_deadline: str = "10 s"
     false_alarm_rate: str | float | None = None
+    challenge: tuple[str, ...] | None = None
 
     @property
     def wanted_rate(self) -> float | None:
@@ -270,6 +273,7 @@ def check_settings(settings: Settings) -> Settings:
     for name, product in settings.products.items():
         try:
             _ = product.drift_bound, product.deadline_seconds, product.part_seconds, product.wanted_rate
+            times_of_day(product.challenge or (), settings.shifts)
         except InputError as error:
             raise InputError(f"product {name}: {error}") from None
     if not 0 <= settings.port < 65536:
@@ -325,6 +329,8 @@ def read_product(name: str, value: Any, home: Path) -> ProductSettings:
         if not isinstance(listed, list):
             raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
         plain = {key: one for key, one in given.items() if key not in ("sources", "sinks")}
+        if isinstance(times := plain.get("challenge"), list):
+            plain["challenge"] = [clock_text(time) for time in times]
         found = resolve_paths(build_config(ProductSettings, plain), home, "model", "folder")
         sinks, sources = read_sinks(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
     except InputError as error:

@@ -60,7 +60,7 @@ async def shoot(
         return answered[0]
     camera = find()
     check_triggers(camera)
-    station.inspector.check_room(product_id, due)
+    station.inspector.check_room(product_id, due, label.part)
     shot = await wait_for_shot(camera, min(seconds, due - time.monotonic()), request)
     picture = await call(camera.picture, shot, None if request is None else request.picture_key(0))
     to_submit = replace(picture, product_id=product_id, request=request, due=due, **label.to_dict())

@@ -185,5 +185,6 @@ STEPS: dict[str, Step] = {
     "0019": _add_step("pictures_there learnt_pixels_pixels", tables="removed_files", pictures="pixels"),
     ONE_STATION: _drop_address,
     "0021": _add_step(inspections="findings"),
+    "0022": _add_step(tables="challenge_parts challenges challenge_results"),
 }
 HEAD = list(STEPS)[-1]

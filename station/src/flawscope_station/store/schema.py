@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -369,6 +370,53 @@ deliveries = Table(
     Column("part_number", BigInteger, nullable=False, server_default="0"),  # of `parts`
     Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
+)
+
+# Known parts that a product must judge rightly before it answers
+challenge_parts = Table(
+    "challenge_parts",
+    metadata,
+    _id_column(),
+    _product_column(),
+    Column("name", Name, nullable=False),  # the `part` under which a sender shows it
+    Column("expected", String(12), nullable=False),  # decision: good, anomalous
+    Column("note", Text, nullable=False),
+    Column("pixels", Hash, nullable=False),  # of the stored picture
+    Column("boxes", Text, nullable=False),  # JSON: regions of the stored picture, as shares of its sides
+    Column("view", LargeBinary, nullable=False),  # WebP of the stored picture
+    Column("removed_at", BigInteger),
+)
+
+# Challenges: the last one of a product says whether the product is ready
+challenges = Table(
+    "challenges",
+    metadata,
+    _id_column(),
+    _product_column(),
+    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
+    Column("state_hash", Hash, nullable=False),  # of the settings and the challenge parts
+    Column("cause", String(12), nullable=False),  # why it was due
+    Column("who", String(64), nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("outcome", String(12)),  # passed, failed, overridden, replaced; NULL: under way
+    Column("ended_at", BigInteger),
+    Column("reason", Text),  # of an override
+)
+Index("challenges_product", challenges.c.product_id, challenges.c.id)
+
+challenge_results = Table(
+    "challenge_results",
+    metadata,
+    _id_column(),
+    Column("challenge_id", Key, ForeignKey("challenges.id"), nullable=False, index=True),
+    Column("part_id", Key, ForeignKey("challenge_parts.id"), nullable=False, index=True),
+    Column("at", BigInteger, nullable=False),
+    Column("outcome", String(12), nullable=False),  # passed, failed, wrong_part, old_picture
+    Column("anomalous", Boolean, nullable=False),
+    Column("score", Double, nullable=False),
+    Column("score_threshold", Double, nullable=False),
+    Column("resemblance", Double, nullable=False),
+    Column("pixels", Hash, nullable=False),
 )
 
 # Version of the tables: a key of `migrations.STEPS`

@@ -67,7 +67,7 @@ async def inspect(
     started = time.perf_counter()
     try:
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
-        floor.inspector.check_room(product_id, due)
+        floor.inspector.check_room(product_id, due, label.part)
         files, is_form = await uploads.read_uploads(request, file)
         key, data = uploads.idempotency_key(request), [picture.data for picture in files]
         scheme = floor.addresses.scheme(name)

@@ -16,8 +16,8 @@ from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
-from flawscope_station.learning.candidates import advice, describe_candidate, list_history
-from flawscope_station.learning.learning import Learning
+from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidate_records import advice, describe_candidate, list_history
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.store.files import write_error
 from flawscope_station.store.model_registry import ModelRegistry

@@ -14,10 +14,12 @@ from starlette.responses import JSONResponse, Response
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import conflicts
 from flawscope_station.access.users import ExpiredError
+from flawscope_station.challenge.challenge import ChallengeOpenError
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import TooLargeError
 from flawscope_station.inspecting.worker import LateError, ModelError
-from flawscope_station.learning.learning import DefectsLostError
+from flawscope_station.learning.activation import DefectsLostError
 from flawscope_station.live import Metrics
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.sources.source import AwayError, NoFrameError
@@ -31,12 +33,15 @@ _DELAY = 5  # seconds of Retry-After, unless the error has its own
 _CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
     (ExpiredError, 401, "token_expired"),
     (NotFoundError, 404, "not_found"),
+    (NotReadyError, 503, "not_ready"),
     (BusyError, 503, "busy"),
     (LateError, 504, "late"),
     (ModelError, 503, "model_failed"),
     (NoModelError, 503, "no_model"),
     (AwayError, 503, "camera_away"),
     (NoFrameError, 504, "no_frame"),
+    (NotProductionError, 409, "not_production"),
+    (ChallengeOpenError, 409, "challenge_open"),
     (TooLargeError, 422, "too_many_pixels"),
     (KeyUsedError, 409, "key_used"),
     (NameTakenError, 409, "name_taken"),

@@ -15,7 +15,7 @@ from flawscope.artefact import files
 from flawscope.errors import install_command
 from flawscope.methods import registry
 from flawscope.predictor import router
-from flawscope_station.learning.candidates import candidate_of_version
+from flawscope_station.learning.candidate_records import candidate_of_version
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root

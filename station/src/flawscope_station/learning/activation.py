@@ -1,4 +1,5 @@
-"""Candidates made from corrections one after another, beside the inspections, and their activation."""
+"""Candidates made from corrections one after another, beside the inspections, and the rule by which they go
+live."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from sqlalchemy import Row
 from flawscope import machine
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.background import BackgroundThread
-from flawscope_station.learning import candidates
-from flawscope_station.learning.plan import (
+from flawscope_station.learning import candidate_records as records
+from flawscope_station.learning.candidate_plan import (
     ActiveVersion,
     Plan,
     ValidVerdicts,
@@ -78,7 +79,7 @@ class Learning(BackgroundThread):
         self.database, self.files, self.versions = versions.database, versions.files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.report, self.say = report, say
-        self.candidates = candidates.Candidates(self.database)
+        self.candidates = records.Candidates(self.database)
         self.worker = Worker(make_candidate)
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
 
@@ -97,24 +98,24 @@ class Learning(BackgroundThread):
         """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
-            if row.status == candidates.QUEUED:
-                return candidates.describe_candidate(row)
+            if row.status == records.QUEUED:
+                return records.describe_candidate(row)
         if not self._read_verdicts(product_id).judged:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
         self.wake()
-        return candidates.describe_candidate(self.candidates.row(product_id, number))
+        return records.describe_candidate(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
         """Reject a candidate that is queued, ready or failed. InputError for any other."""
         row = self.candidates.row(product_id, number)
-        allowed = candidates.QUEUED, candidates.READY, candidates.FAILED
-        event: dict[str, Any] = {"kind": candidates.EVENT_REJECTED, "who": who}
-        if not self.candidates.change(number, candidates.REJECTED, only=allowed, **event):
+        allowed = records.QUEUED, records.READY, records.FAILED
+        event: dict[str, Any] = {"kind": records.EVENT_REJECTED, "who": who}
+        if not self.candidates.change(number, records.REJECTED, only=allowed, **event):
             raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
-        return candidates.describe_candidate(self.candidates.row(product_id, number))
+        return records.describe_candidate(self.candidates.row(product_id, number))
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
         """Activate a version.
@@ -124,12 +125,12 @@ class Learning(BackgroundThread):
         """
         candidate = self.candidates.of_version(product_id, number)
         judged = {} if candidate is None else json.loads(candidate.facts).get("judgement") or {}
-        missing = sorted(set(candidates.inspections_at_risk(judged)) - set(losing))
+        missing = sorted(set(records.inspections_at_risk(judged)) - set(losing))
         if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
             raise DefectsLostError(number, missing)
         self.versions.activate(product_id, number, who)
         if candidate is not None:
-            self.candidates.change(candidate.id, candidates.LIVE, only=candidates.UNUSED)
+            self.candidates.change(candidate.id, records.LIVE, only=records.UNUSED)
 
     # ---- for the API
 
@@ -149,7 +150,7 @@ class Learning(BackgroundThread):
             "misses": sum(verdict.verdict == "defect" for verdict in valid.corrections),
             "new": self._count_new(valid, rows),
             "contradictory": valid.contradictory,
-            "candidates": [candidates.describe_candidate(row, self._steps.get(row.id)) for row in rows],
+            "candidates": [records.describe_candidate(row, self._steps.get(row.id)) for row in rows],
         }
 
     @staticmethod
@@ -200,7 +201,7 @@ class Learning(BackgroundThread):
         why = None
         try:
             rows = self.candidates.latest(product_id)
-            if not any(row.status in candidates.UNFINISHED for row in rows):
+            if not any(row.status in records.UNFINISHED for row in rows):
                 active = self._check_can_learn(product_id)  # first: reading all verdicts takes longer
                 if self._count_new(self._read_verdicts(product_id), rows) >= learn.after:
                     self.candidates.add(product_id, active.number, RULE_USER, {"asked": ""})
@@ -216,7 +217,7 @@ class Learning(BackgroundThread):
     def _make(self, row: Row[Any]) -> None:
         """Make a queued candidate. StoreError: it waits, and is made later."""
         product_id, number = row.product_id, row.id
-        if not self.candidates.change(number, candidates.RUNNING, only=candidates.UNFINISHED):
+        if not self.candidates.change(number, records.RUNNING, only=records.UNFINISHED):
             return  # it was rejected
         learn = self.settings.get(product_id) or LearningSettings()
         begun, out = time.monotonic(), self.files.temporary_path("model")
@@ -271,8 +272,8 @@ class Learning(BackgroundThread):
 
     def _note_failure(self, row: Row[Any], error: Exception, why: str) -> None:
         facts = {"error": why, "verdicts": self._read_verdicts(row.product_id).verdicts}
-        how: dict[str, Any] = {"kind": candidates.EVENT_FAILED, "text": f": {why}", "facts": facts}
-        if not self.candidates.change(row.id, candidates.FAILED, only=(candidates.RUNNING,), **how):
+        how: dict[str, Any] = {"kind": records.EVENT_FAILED, "text": f": {why}", "facts": facts}
+        if not self.candidates.change(row.id, records.FAILED, only=(records.RUNNING,), **how):
             raise error  # it is ready by now, and stays so
         self.report(f"learning_{row.product_id}", f"no version could be made from corrections: {why}")
 
@@ -317,11 +318,11 @@ class Learning(BackgroundThread):
             "judgement": {**judgement, "contradictory": contradictory, "gone": valid.gone},
             "seconds": {"total": seconds},
             "error": None,
-            "waits": candidates.wait_reasons(judgement, len(valid.corrections), learn.after, is_active),
+            "waits": records.wait_reasons(judgement, len(valid.corrections), learn.after, is_active),
         }
-        event: dict[str, Any] = {"kind": candidates.EVENT_READY, "text": f" became version {version}"}
+        event: dict[str, Any] = {"kind": records.EVENT_READY, "text": f" became version {version}"}
         event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
-        self._retry_write(lambda: self.candidates.change(row.id, candidates.READY, facts=facts, **event))
+        self._retry_write(lambda: self.candidates.change(row.id, records.READY, facts=facts, **event))
         self.report(f"learning_{product_id}", None)
         self.say(f"version {version} was made from corrections in {seconds:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
@@ -329,10 +330,10 @@ class Learning(BackgroundThread):
         current = self.versions.number(product_id)
         if current not in (active.number, version):
             self.candidates.add(product_id, current, RULE_USER, {"asked": ""})
-        unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in candidates.UNUSED]
+        unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in records.UNUSED]
         for one in [one for one in unused if one.version_id is not None][learn.keep :]:
-            event = {"kind": candidates.EVENT_REMOVED, "text": f": version {one.version_id}"}
-            self.candidates.change(one.id, candidates.REMOVED, version_id=None, **event)
+            event = {"kind": records.EVENT_REMOVED, "text": f": version {one.version_id}"}
+            self.candidates.change(one.id, records.REMOVED, version_id=None, **event)
             self.versions.remove(product_id, one.version_id)
 
     def _activate_by_rule(self, row: Row[Any], version: int, instead_of: int, reasons: list[str]) -> None:
@@ -343,12 +344,12 @@ class Learning(BackgroundThread):
                 if self.versions.activate(row.product_id, version, RULE_USER, instead_of):
                     self.candidates.mark_live()
                     return
-                reasons = [candidates.SWITCHED]  # by a person, while it was opened
+                reasons = [records.SWITCHED]  # by a person, while it was opened
             except StoreError:
                 raise
             except FlawscopeError as why:  # kept, so that a person may try again
-                reasons, error = [candidates.NOT_OPENED], f": {why}"
+                reasons, error = [records.NOT_OPENED], f": {why}"
         text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
-        event: dict[str, Any] = {"kind": candidates.EVENT_WAITS, "who": RULE_USER, "text": text}
-        only = (candidates.READY,)  # a person may have activated or rejected it meanwhile
-        self.candidates.change(row.id, candidates.READY, facts={"waits": reasons}, only=only, **event)
+        event: dict[str, Any] = {"kind": records.EVENT_WAITS, "who": RULE_USER, "text": text}
+        only = (records.READY,)  # a person may have activated or rejected it meanwhile
+        self.candidates.change(row.id, records.READY, facts={"waits": reasons}, only=only, **event)

@@ -1,0 +1,87 @@
+"""A PLC while challenge parts are shown: nothing is OK until they have passed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope_line.plc.handshake import Code
+from flawscope_station.settings.station import Settings, read_settings
+from plc_helpers import connection, plc_at, plugins_fixture, reels_fixture, settings_text  # noqa: F401
+from station_helpers import NAME, free_port, opened, png
+
+pytest.importorskip("pymodbus")
+pytestmark = pytest.mark.usefixtures("plugins")
+
+
+def test_nothing_is_ok_until_the_challenge_parts_have_passed(
+    settings: Settings, reels: dict[str, Path], model_file: Path, judged: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    port, path, under_camera = free_port(), tmp_path / "station.yaml", reels["good"] / "0.png"
+    text = settings_text(
+        settings, {NAME: f"{model_file} {reels['good']}"}, connection("modbus", port, {1: NAME})
+    )
+    path.write_text(text)
+    running = opened(read_settings(path))
+    api = f"{running.url}/api/v1/products/{NAME}"
+    for name, expected, data in zip(("g-1", "d-1"), ("good", "anomalous"), judged, strict=True):
+        number = httpx.post(f"{api}/inspections", content=data).json()["id"]
+        new = {"inspection": number, "name": name, "expected": expected}
+        assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
+    running.close()
+
+    path.write_text(text.replace("    camera_checks: false", "    camera_checks: false\n    challenge: []"))
+    running = opened(read_settings(path))
+    api, plc = f"{running.url}/api/v1/products/{NAME}", plc_at("modbus", port)
+    noise = np.random.default_rng(0)
+
+    def lay(data: bytes) -> None:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("RGB")).copy()
+        pixels[:2, -4:] ^= noise.integers(0, 8, (2, 4, 3), np.uint8)
+        under_camera.write_bytes(png(pixels))
+
+    def not_ready() -> None:
+        plc.say(trigger=False, recipe=1, part="4711")
+        shown = plc.until(lambda shown: shown["code"] == Code.NOT_READY and not shown["ready"])
+        assert shown is not None
+        assert shown["error"]
+        lay(judged[0])
+        outcome, shown = plc.inspect("4711")
+        assert outcome != "ok"
+        assert shown is not None
+        assert (shown["ok"], shown["error"], shown["code"]) == (False, True, Code.NOT_READY)
+
+    def show(name: str, data: bytes) -> None:
+        lay(data)
+        plc.say(part=name)
+        assert plc.ready(1) is not None, "the challenge part may be triggered"
+        outcome, shown = plc.inspect(name)
+        assert outcome != "ok"
+        assert shown is not None
+        assert (shown["ok"], shown["code"], shown["part"]) == (False, Code.NOT_READY, name)
+
+    try:
+        for _ in range(2):
+            not_ready()
+            show("g-1", judged[0])
+            not_ready()
+            show("d-1", judged[1])
+            plc.say(part="4712")
+            assert plc.ready(1) is not None
+            lay(judged[0])
+            assert plc.inspect("4712")[0] == "ok"
+            lay(judged[1])
+            assert plc.ready(1) is not None
+            assert plc.inspect("4713")[0] == "nok"
+            httpx.post(f"{api}/challenge")
+        decisions = [one["decision"] for one in httpx.get(f"{api}/inspections").json()["inspections"]]
+        assert decisions == ["anomalous", "good"] * 3, "challenge parts are not in the records"
+    finally:
+        plc.close()
+        running.close()

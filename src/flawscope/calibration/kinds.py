@@ -1,0 +1,258 @@
+"""Names kinds of defects by labelled examples, as a set of kinds with a stated error. Torch-free.
+
+A region is described by how its cells differ from good ones (`Detector.residuals`), their mean brought to
+length 1: what differs tells the kind, how much does not. The classifier is linear discriminant analysis with
+shrunken covariance (Friedman, Regularized Discriminant Analysis, 1989); its distances become a set by
+conformal prediction (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005) on examples
+left out. Half of the error is for a known kind that is taken for something new, half for one that its set
+lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError, pluralize
+
+Floats = NDArray[np.float64]
+DEFAULT_ERROR = 0.1
+MIN_EXAMPLES = 3  # of a kind
+SHRINKAGE = 0.5  # of the covariance, to a multiple of the identity (bench/kinds.py)
+MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
+NEW = "something new"  # answer where no kind fits
+
+
+class KindSet(NamedTuple):
+    """Kinds that a region may be of.
+
+    kinds: likeliest first; none: it is like no known kind. kind_p_values: of all kinds by name, 0..1; a kind
+    is in the set where its own is above the error.
+    """
+
+    kinds: tuple[str, ...]
+    kind_p_values: dict[str, float]
+
+
+def describe_kinds(kinds: Sequence[str]) -> str:
+    """Says the kinds that a region may be of, such as "scratch or dent"; none: "something new"."""
+    return " or ".join(kinds) or NEW
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds of defects that a model knows, but for tensor "kinds" (`KindClassifier`).
+
+    names: of K kinds. counts: examples of each. error: that was asked for, 0..1. spread: of a descriptor in
+    directions that the tensor does not have. shape: (rows, C) of the tensor. distances, margins: of each
+    example, left out: squared distance to the nearest kind, and how much farther its own kind was. confusion:
+    of the examples of each kind, left out, the answers: each kind alone, several, something new.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    error: float
+    spread: float
+    shape: tuple[int, int]
+    distances: tuple[float, ...]
+    margins: tuple[float, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def effective_error(self) -> float:
+        """Error that so many examples can hold: twice 1/(n + 1) at least."""
+        return max(self.error, 2 / (len(self.distances) + 1))
+
+    def describe(self) -> str:
+        """Says the kinds, their examples and the promise."""
+        kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
+        asked = ""
+        if self.effective_error > self.error:
+            asked = f"; {self.error:.1%} takes {math.ceil(2 / self.error) - 1} examples in all"
+        return (
+            f"{kinds}: an answer lacks the true kind at most {self.effective_error:.1%} of the time, over "
+            f"kinds as they are in {pluralize(len(self.distances), 'example')}{asked}"
+        )
+
+    def describe_left_out(self) -> str:
+        """Says what was answered on the examples, left out."""
+        right = sum(row[k] for k, row in enumerate(self.confusion))
+        of, new = sum(map(sum, self.confusion)), sum(row[-1] for row in self.confusion)
+        several = sum(row[-2] for row in self.confusion)
+        return (
+            f"of {pluralize(of, 'example')} left out {right} named right, {of - right - several - new} "
+            f"wrong, {several} as several kinds, {new} as something new"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Kinds:
+        """Reads what `to_dict` returned. KeyError, TypeError or ValueError where it is damaged."""
+        rows, width = map(int, data["shape"])
+        kinds = cls(
+            tuple(map(str, data["names"])),
+            tuple(map(int, data["counts"])),
+            float(data["error"]),
+            float(data["spread"]),
+            (rows, width),
+            tuple(map(float, data["distances"])),
+            tuple(map(float, data["margins"])),
+            tuple(tuple(map(int, row)) for row in data["confusion"]),
+        )
+        count = len(kinds.names)
+        numbers = (kinds.error, kinds.spread, *kinds.distances, *kinds.margins)
+        fits = 0 < count <= rows and width > 0 and len(kinds.counts) == len(kinds.confusion) == count
+        fits &= len(kinds.distances) == len(kinds.margins) > 0 and set(data) == {f.name for f in fields(cls)}
+        fits &= all(len(row) == count + 2 for row in kinds.confusion)
+        if not fits or not all(map(math.isfinite, numbers)) or min(kinds.error, kinds.spread) <= 0:
+            raise ValueError("kinds")
+        return kinds
+
+
+class LinearDiscriminant(NamedTuple):
+    """Distances to kinds in units of the spread within a kind.
+
+    means: [K, C]. directions: [r, C] in which examples of a kind differ; the square of one's length is the
+    share that it takes of the squared distance along it. spread: of all other directions.
+    """
+
+    means: Floats
+    directions: Floats
+    spread: float
+
+    @classmethod
+    def fit(cls, descriptors: Floats, labels: NDArray[np.intp], count: int) -> LinearDiscriminant:
+        """Fits to descriptors [N, C] of `count` kinds, each with one at least."""
+        means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
+        within = descriptors - means[labels]
+        freedom = max(1, len(labels) - count)
+        _, scales, directions = np.linalg.svd(within, full_matrices=False)
+        variances = (1 - SHRINKAGE) * scales**2 / freedom
+        spread = max(SHRINKAGE * float((scales**2).sum()) / freedom / descriptors.shape[1], 1e-9)
+        return cls(means, np.sqrt(variances / (variances + spread))[:, None] * directions, spread)
+
+    def distances(self, descriptors: Floats) -> Floats:
+        """Squared distances [N, K] of descriptors [N, C]."""
+        away = descriptors[:, None] - self.means
+        squares = (away**2).sum(2) - ((away @ self.directions.T) ** 2).sum(2)
+        return np.asarray(np.maximum(squares, 0) / self.spread)
+
+
+@dataclass(frozen=True)
+class KindClassifier:
+    """Classifier of regions. tensor: [K + r, C] float32, the discriminant's means, then its directions."""
+
+    kinds: Kinds
+    tensor: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.tensor.shape != self.kinds.shape or not np.isfinite(self.tensor).all():
+            raise InputError(
+                "the model's kinds of defects do not fit its manifest: run `flawscope kinds` anew"
+            )
+
+    @cached_property
+    def _discriminant(self) -> LinearDiscriminant:
+        rows, count = self.tensor.astype(np.float64), len(self.kinds.names)
+        return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
+
+    def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
+        """Names the kinds of regions with these descriptors [N, C]. InputError: they have another C."""
+        if descriptors.shape[1] != self.kinds.shape[1]:
+            raise InputError(
+                "the model's kinds of defects do not fit its network: run `flawscope kinds` anew"
+            )
+        squares = self._discriminant.distances(to_length_1(descriptors))
+        p_values = combined_p_values(squares, np.array(self.kinds.distances), np.array(self.kinds.margins))
+        return [self._answer(*row) for row in zip(squares, p_values, strict=True)]
+
+    def _answer(self, squares: Floats, p_values: Floats) -> KindSet:
+        names, error = self.kinds.names, self.kinds.effective_error
+        inside = [names[k] for k in np.argsort(squares, kind="stable") if p_values[k] > error]
+        return KindSet(tuple(inside), dict(zip(names, map(float, p_values), strict=True)))
+
+
+def to_length_1(descriptors: NDArray[np.floating[Any]]) -> Floats:
+    """Descriptors [N, C], each of length 1; zeros stay."""
+    found = descriptors.astype(np.float64)
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
+
+
+def combined_p_values(squares: Floats, distances: Floats, margins: Floats) -> Floats:
+    """P-values [N, K] of squared distances [N, K]: twice the smaller of two, of the nearest kind's distance
+    among `distances` [n] and of how much farther each kind is among `margins` [n] (Bonferroni).
+
+    Equal values of examples count as beyond, so that 1/(n + 1) is the least.
+    """
+    nearest = squares.min(1, keepdims=True)
+    known = _ranks(nearest, distances)
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(known, _ranks(squares - nearest, margins))))
+
+
+def _ranks(values: Floats, examples: Floats) -> Floats:
+    below = np.searchsorted(np.sort(examples), values.ravel(), side="left").reshape(values.shape)
+    return np.asarray((1 + len(examples) - below) / (len(examples) + 1))
+
+
+def learn(
+    descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
+) -> KindClassifier:
+    """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
+
+    Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
+
+    Raises:
+        InputError: no kind has so many, or `error` is not between 0 and 1.
+    """
+    if not 0 < error < 1:
+        raise InputError(f"an error of {error:g} is not between 0 and 1: give a share such as 0.1")
+    names = tuple(name for name in sorted({*labels}) if labels.count(name) >= MIN_EXAMPLES)
+    if not names:
+        counts = {name: labels.count(name) for name in sorted({*labels})}
+        told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        raise InputError(f"no kind of defect has {MIN_EXAMPLES} examples with a region ({told}): label more")
+    order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
+    of = np.array([names.index(labels[k]) for k in order])
+    known = to_length_1(descriptors[order])
+    folds = np.arange(len(of)) % min(len(of), MAX_FOLDS)  # sorted by kind: no fold takes much of one
+    squares = np.empty((len(of), len(names)))
+    for fold in range(folds.max() + 1):
+        out = folds == fold
+        squares[out] = LinearDiscriminant.fit(known[~out], of[~out], len(names)).distances(known[out])
+    distances = squares.min(1)
+    margins = squares[np.arange(len(of)), of] - distances
+    whole = LinearDiscriminant.fit(known, of, len(names))
+    tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
+    kinds = Kinds(
+        names,
+        tuple(np.bincount(of).tolist()),
+        error,
+        whole.spread,
+        (len(tensor), tensor.shape[1]),
+        tuple(distances.tolist()),
+        tuple(margins.tolist()),
+        _confusion(squares, of, distances, margins, error),
+    )
+    return KindClassifier(kinds, tensor)
+
+
+def _confusion(
+    squares: Floats, of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
+) -> tuple[tuple[int, ...], ...]:
+    """Counts of answers (`Kinds.confusion`) on examples left out, each judged by the others' distances."""
+    count = squares.shape[1]
+    table = np.zeros((count, count + 2), np.int64)
+    least = max(error, 2 / len(of))
+    for k, row in enumerate(squares):
+        others = np.arange(len(of)) != k
+        inside = np.flatnonzero(combined_p_values(row[None], distances[others], margins[others])[0] > least)
+        table[of[k], inside[0] if len(inside) == 1 else count if len(inside) else count + 1] += 1
+    return tuple(tuple(row) for row in table.tolist())

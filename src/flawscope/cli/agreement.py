@@ -1,0 +1,132 @@
+"""Measure how far a model, and people, agree with known parts: effectiveness, misses, false alarms and kappa,
+by AIAG's attribute study."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import common
+from flawscope.errors import InputError
+from flawscope.evaluation import report
+
+if TYPE_CHECKING:
+    from flawscope.evaluation.agreement import Agreement, Appraisal
+    from flawscope.evaluation.trials import ReadStudy
+
+PAGE_SUFFIX = ".html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="TRIALS.csv|RESULTS",
+        help="tables of trials (part, appraiser, trial, decision), and folders of `predict --out`, each one "
+        "trial of its model on new pictures, named by the part",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="FILE.csv|FOLDER",
+        help="which parts are defective: a table (part, reference), or a folder with pictures named by the "
+        "part, the good ones in good (default: the column reference of the table of trials)",
+    )
+    parser.add_argument("--model", metavar="MODEL", help="model file, for its facts and hash on the page")
+    parser.add_argument(
+        "--claim",
+        metavar="RATE",
+        type=common.parse_rate,
+        default="2%",
+        help="miss rate to be claimed; without sources it only says how many parts that takes (default: 2%%, "
+        "AIAG's limit)",
+    )
+    parser.add_argument("--out", metavar="PAGE.html", help="write the page to print and file")
+    common.add_json(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.evaluation.report.agreement import agreement_page, claim_sentence, study_remarks
+
+    if not args.sources:
+        if stray := [f"--{name}" for name in ("reference", "model", "out") if getattr(args, name)]:
+            raise InputError(
+                f"{stray[0]} needs a study: name tables of trials, or folders of `predict --out`"
+            )
+        common.show_document(args, {"claim": claim_facts(args.claim)}, lambda: claim_sentence(args.claim))
+        return 0
+    if args.out:
+        if not args.out.lower().endswith(PAGE_SUFFIX):
+            raise InputError(f"--out {args.out}: a page ends in {PAGE_SUFFIX}")
+        report.require_libraries(plots=False)
+
+    from flawscope.evaluation.agreement import measure_agreement
+    from flawscope.evaluation.trials import read_study
+
+    read = read_study([*map(Path, args.sources)], Path(args.reference) if args.reference else None)
+    model, learnt = _model_facts(args.model, read) if args.model else ([], 0)
+    found = measure_agreement(read.study)
+    remarks = [*study_remarks(read, learnt)]
+    document = {
+        "parts": len(read.study.parts),
+        "defective": int(read.study.defective.sum()),
+        "trials": read.study.trials,
+        **asdict(found),
+        "claim": claim_facts(args.claim),
+        "remarks": remarks,
+        "sources": [{"path": str(one.path), "sha256": one.sha256} for one in read.sources],
+        "model": dict(model),
+    }
+    common.show_document(args, document, lambda: format_agreement(found, args.claim, remarks))
+    if args.out:
+        page = report.write_page(args.out, agreement_page(read, found, args.claim, model, remarks))
+        common.say_unless_quiet(args)(f"page: {page}")
+    return 0
+
+
+def claim_facts(rate: float) -> dict[str, Any]:
+    from flawscope.evaluation.agreement import parts_needed
+    from flawscope.evaluation.report.agreement import ALLOWED_MISSES
+
+    return {"miss_rate": rate, "parts_by_misses": {k: parts_needed(rate, k) for k in ALLOWED_MISSES}}
+
+
+def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int]:
+    """A model's facts with its hash, and how many of the pictures that the runs judged it was fitted on."""
+    from flawscope.artefact.files import file_sha256
+    from flawscope.evaluation.report.words import model_facts
+    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.predictor import read_manifest
+    from flawscope.predictor.router import is_router, read_router_facts
+
+    manifests = read_router_facts(path)[0] if is_router(path) else {"": read_manifest(path)}
+    learnt = {picture.hash for manifest in manifests.values() for picture in manifest.pictures}
+    judged = {name for one in read.sources for name in one.pictures if os.path.isfile(name)}
+    facts = [("file", os.path.basename(path)), ("SHA-256", file_sha256(path))]
+    for name, manifest in manifests.items():
+        facts += [(f"{name}: {what}" if name else what, value) for what, value in model_facts(manifest)]
+    return facts, sum(pixel_hash(decode(name)) in learnt for name in judged)
+
+
+def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> str:
+    """Text of a study, for a person: the main figures."""
+    from flawscope.evaluation.report import agreement as words
+
+    def line(one: Appraisal) -> str:
+        rates = [f"{words.spaced(key)} {words.share_text(getattr(one, key))}" for key in words.RATES]
+        kappa = words.kappa_text(one.kappas["cohen_reference"])
+        return f"{one.name} is {one.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
+
+    parts = [
+        *map(line, found.appraisers),
+        f"all alike in all trials: {words.share_text(found.agreeing)}",
+        *map(words.shown_sentence, found.appraisers),
+        words.claim_sentence(claim),
+        *(f"warning: {remark}" for remark in remarks),
+        words.NEW_PICTURES,
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,101 @@
+"""Runs `predict` on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from flawscope.cli import common
+from flawscope.cli.output import run_facts, say_remarks, totals_line
+from flawscope.errors import InputError
+
+# Options that do not go with --cluster, and why
+UNSUPPORTED_ON_CLUSTER = {
+    "json": "the rows are in the Parquet files below --out",
+    "only_anomalous": "nothing is printed for a picture, and --overlays draws the anomalous ones only",
+    "maps": "no maps are written",
+    "labels": "no labels are written",
+    "product": "it takes a model of one product",
+    "scale_mm": "its rows have no sizes",
+    "tolerances": "its rows have no kinds and sizes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="of a joint model: what all pictures show (default: it is recognised in each)",
+    )
+    common.add_cluster(parser)
+    parser.add_argument(
+        "--overlays",
+        action="store_true",
+        help="with --cluster: overlays of anomalous pictures, too; else --out DIR has them anyway",
+    )
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises an InputError for options that do not go with `--cluster`, or without it."""
+    if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
+        raise InputError("--labels needs a folder for its files: add --out DIR")
+    if args.cluster is None:
+        if args.overlays:
+            raise InputError("--overlays is for --cluster: leave it out, --out DIR holds overlays anyway")
+        return
+    for name, instead in UNSUPPORTED_ON_CLUSTER.items():
+        if getattr(args, name):
+            raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
+    if not args.out:
+        raise InputError("--cluster needs --out, a folder or URL that all nodes reach: add it")
+    if args.out.lower().endswith((".csv", ".parquet")):
+        raise InputError(
+            f"--out {args.out}: with --cluster the results are a folder of Parquet files: name a folder"
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def predict_on_cluster(args: argparse.Namespace) -> int:
+    """Predicts on a cluster; prints no line for every picture."""
+    from flawscope.cluster.listing import FileStore
+    from flawscope.cluster.predict import predict
+    from flawscope.results.run import SUMMARY_NAME
+
+    began = time.monotonic()
+    found = predict(
+        args.model,
+        args.pictures,
+        where=args.cluster,
+        out=args.out,
+        false_alarm_rate=args.false_alarm_rate,
+        engine=args.engine,
+        device=args.device,
+        threads=args.threads or 1,
+        overlays=args.overlays,
+        stdin=sys.stdin.buffer,
+        step=common.progress_for(args),
+        say=common.say_unless_quiet(args),
+    )
+    told = run_facts(args, {"": found.manifest}, found.totals, len(found.unjudged))
+    unwritten = {"overlay": len(found.undrawn)} if found.undrawn else {}
+    told |= {"complete": not unwritten, "unwritten": unwritten}
+    told["seconds"] = round(time.monotonic() - began, 3)
+    FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
+    if not args.quiet:
+        common.say(f"results in {args.out}: a row for every input in parts, a summary in {SUMMARY_NAME}")
+        if found.totals.count:
+            common.say(totals_line(found.totals, found.manifest.calibration))
+        say_remarks(found.multi_picture_files, found.side_files, found.totals)
+    code = common.report_failures(found.unjudged)
+    if more := len(found.unjudged) - len(found.unjudged.first):
+        common.say(f"{more:,} of them are not named here: see the column error of the rows")
+    for text in found.undrawn:
+        common.say(f"skipped: {text}")
+    if found.undrawn:
+        code = 1
+    return 3 if args.fail_on_anomaly and found.totals.anomalous else code

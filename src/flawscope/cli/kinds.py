@@ -1,0 +1,86 @@
+"""Teach a model to name kinds of defects, by labelled pictures: what it finds stays the same."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flawscope.artefact import files
+from flawscope.cli import common
+from flawscope.errors import InputError
+
+if TYPE_CHECKING:
+    from flawscope.datasets import Item
+    from flawscope.predictor.kinds import Example
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="ROOT",
+        help="data set whose defective test pictures show the kinds, a folder of each; masks say where",
+    )
+    parser.add_argument("--category", metavar="NAME", help="of several categories in ROOT")
+    parser.add_argument(
+        "--error",
+        type=common.parse_rate,
+        default=0.1,
+        metavar="RATE",
+        help="how often an answer may lack the true kind (default: 0.1)",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+    )
+    common.add_engine(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.datasets import open_dataset
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.kinds import learn_kinds
+    from flawscope.predictor.router import load
+
+    out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    if not isinstance(model, Predictor):
+        raise InputError(
+            f"{args.model} is a joint model: run kinds on the model of each product, then join them"
+        )
+    dataset = open_dataset(args.data, args.category)
+    defective = [item for item in dataset.test if item.anomalous]
+    if not defective:
+        raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
+    failures: list[str] = []
+    learnt = learn_kinds(
+        model, _examples(defective, failures), args.error, common.progress_for(args), len(defective)
+    )
+    learnt.model.save(out)
+    known = learnt.model.manifest.kinds
+    assert known is not None
+    for line in (
+        [] if args.quiet else [known.describe(), known.describe_left_out(), *learnt.notes, f"wrote {out}"]
+    ):
+        common.say(line)
+    return common.report_failures([*failures, *learnt.failures])
+
+
+def _examples(items: list[Item], failures: list[str]) -> Iterator[Example]:
+    """Yields labelled pictures, each with its mask where it has one that can be read."""
+    from flawscope.datasets.masks import union_masks
+    from flawscope.pictures.decoding import decode
+    from flawscope.predictor.kinds import Example
+
+    for item in items:
+        mask = None
+        if item.masks:
+            try:
+                mask = union_masks(item.masks, decode(item.path).shape[:2])
+            except InputError as error:
+                failures.append(str(error))
+                continue
+        yield Example(item.path, item.kind, mask if mask is not None and mask.any() else None)

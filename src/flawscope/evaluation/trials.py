@@ -1,0 +1,249 @@
+"""Reads the trials of an agreement study: a table that people filled in, results of `predict --out`, and what
+the parts really are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flawscope.artefact.files import CSV_ENCODING, file_sha256, from_csv_cell
+from flawscope.errors import InputError, join_names, pluralize
+from flawscope.evaluation.agreement import Study
+from flawscope.pictures.listing import list_inputs, natural_key
+from flawscope.results.run import PARTS_TABLE_NAME, SUMMARY_NAME, TABLE_NAME
+from flawscope.results.table import ResultRow, read_table
+
+# Words of a decision and of the reference, without upper case; AIAG writes 1 for a good part and 0 for a
+# defective one
+GOOD_WORDS = ("good", "ok", "pass", "accept", "1", "within tolerance")
+DEFECTIVE_WORDS = ("defective", "anomalous", "bad", "nok", "ng", "fail", "reject", "0")
+TRIAL_COLUMNS, REFERENCE_COLUMNS = ("part", "appraiser", "trial", "decision"), ("part", "reference")
+ENOUGH = "a study needs good and defective parts, about as many of each, and some near the limit"
+
+
+class Trial(NamedTuple):
+    """Decision on a part. place: where it stands, for errors. score: of a model; empty of a person."""
+
+    part: str
+    appraiser: str
+    trial: str
+    defective: bool
+    place: str
+    score: str = ""
+
+
+class Source(NamedTuple):
+    """File that a study was read from. run: when it was written, and by which model. pictures: that it
+    judged."""
+
+    path: Path
+    sha256: str
+    run: str
+    pictures: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, path: Path, facts: Mapping[str, Any] | None = None, pictures: Iterable[str] = ()) -> Source:
+        """facts: of a run of `predict`, its `results.json`."""
+        written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
+        keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
+        told = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
+        return cls(path, file_sha256(path), ", ".join([written, *told]), tuple(pictures))
+
+
+class ReadStudy(NamedTuple):
+    """Study with the files that it was read from. same_pictures: parts that a model gave the very same score
+    in two trials, by the model's name: they were not inspected anew."""
+
+    study: Study
+    sources: list[Source]
+    same_pictures: Mapping[str, int]
+
+
+def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
+    """Reads a study.
+
+    Args:
+        paths: tables of trials, .csv, with the columns part, appraiser, trial and decision; folders of
+            `predict --out`, each one trial of its model, of pictures that are named by the part.
+        reference: a table, .csv, with the columns part and reference; or a folder of pictures that are named
+            by the part, the good ones in `good`. None: the tables of trials have a column `reference`.
+
+    Raises:
+        InputError: a file cannot be read, or the study is not complete; the line says which part.
+    """
+    truth: dict[str, bool] = {}
+    sources: list[Source] = []
+    trials: list[Trial] = []
+    runs: Counter[str] = Counter()
+    if reference is not None and reference.is_dir():
+        truth = _reference_folder(reference)
+    elif reference is not None:
+        _add_reference(truth, _read_rows(reference, REFERENCE_COLUMNS))
+        sources.append(Source.of(reference))
+    for path in paths:
+        if path.is_dir():
+            facts, table = _read_facts(path), read_table(path / TABLE_NAME)
+            runs[name := str(facts.get("model") or path.name)] += 1
+            trials += _results_trials(path, table, name, str(runs[name]))
+            sources.append(Source.of(path / TABLE_NAME, facts, (row.path for row in table)))
+            continue
+        rows = [*_read_rows(path, TRIAL_COLUMNS)]
+        sources.append(Source.of(path))
+        for place, row in rows:
+            part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
+            trials.append(Trial(part, appraiser, trial, _parse_word(decision, place), place))
+        if reference is None:
+            _add_reference(truth, ((place, row) for place, row in rows if "reference" in row))
+    return ReadStudy(build_study(trials, truth), sources, _count_same_pictures(trials))
+
+
+def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
+    """Puts trials in order. truth: by part, whether it is defective. InputError: a part is unknown, of one
+    class only, inspected twice in a trial or not in every one."""
+    if not trials:
+        raise InputError("there is no decision in what was named: add rows to the table of trials")
+    if not truth:
+        raise InputError(
+            "nothing says which parts are defective: name --reference FILE.csv|FOLDER, or add a column "
+            "reference to the table of trials"
+        )
+    seen: dict[tuple[str, str, str], Trial] = {}
+    for one in trials:
+        if one.part not in truth:
+            raise InputError(
+                f"{one.place}: part {one.part} is not in the reference: add it there, or leave it out here"
+            )
+        if (key := (one.appraiser, one.trial, one.part)) in seen:
+            raise InputError(
+                f"{one.place}: {one.appraiser} decides on part {one.part} twice in trial {one.trial} (first "
+                f"in {seen[key].place}): number the trials"
+            )
+        seen[key] = one
+    if len(classes := set(truth.values())) < 2:
+        only = "defective" if True in classes else "good"
+        raise InputError(f"all {pluralize(len(truth), 'part')} of the reference are {only}: {ENOUGH}")
+    names = dict.fromkeys(one.appraiser for one in trials)
+    labels = {
+        name: sorted({one.trial for one in trials if one.appraiser == name}, key=natural_key)
+        for name in names
+    }
+    repeats = {name: len(of) for name, of in labels.items()}
+    if len(set(repeats.values())) > 1:
+        told = join_names([f"{name} in {pluralize(n, 'trial')}" for name, n in repeats.items()])
+        raise InputError(f"parts are inspected by {told}: every appraiser needs as many trials as the others")
+    parts = sorted(truth, key=natural_key)
+    wanted = ((name, trial, part) for name in names for trial in labels[name] for part in parts)
+    if missing := [key for key in wanted if key not in seen]:
+        name, trial, part = missing[0]
+        more = f", and {len(missing) - 1:,} more are missing" if missing[1:] else ""
+        raise InputError(
+            f"{name} has not decided on part {part} in trial {trial}{more}: inspect it, or take the part out "
+            "of the study"
+        )
+    decisions = {
+        name: np.array([[seen[name, trial, part].defective for trial in labels[name]] for part in parts])
+        for name in names
+    }
+    return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
+
+
+def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
+    scores: dict[tuple[str, str], list[str]] = {}
+    for one in trials:
+        if one.score:
+            scores.setdefault((one.appraiser, one.part), []).append(one.score)
+    return dict(Counter(name for (name, _), of in scores.items() if len(set(of)) < len(of)))
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Facts of a run of `predict`; empty where there are none."""
+    with suppress(OSError, ValueError):
+        facts = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+        return facts if isinstance(facts, dict) else {}
+    return {}
+
+
+def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, trial: str) -> Iterator[Trial]:
+    """Yields decisions of a run, on parts in several views where its model decides on these."""
+    place = str(folder / TABLE_NAME)
+    rows = [(place, Path(row.path).stem, row.decision, str(row.score), row.error) for row in table]
+    if (parts := folder / PARTS_TABLE_NAME).is_file():
+        rows = [
+            (where, row["part"], row["decision"], row.get("score", ""), "")
+            for where, row in _read_rows(parts, ("part", "decision"))
+        ]
+    for place, part, decision, score, error in rows:
+        if error or decision == "incomplete":
+            why = error or "a view is missing"
+            raise InputError(
+                f"{place}: part {part} was not judged ({why}): inspect it again, or leave it out"
+            )
+        yield Trial(part, appraiser, trial, _parse_word(decision, place), place, score)
+
+
+# ------------------------------------------------------------------------------------------------ reference
+
+
+def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+    for place, row in rows:
+        part, defective = row["part"], _parse_word(row["reference"], place)
+        if truth.setdefault(part, defective) != defective:
+            raise InputError(f"{place}: part {part} is good in one row and defective in another: correct it")
+
+
+def _reference_folder(folder: Path) -> dict[str, bool]:
+    found: dict[str, Path] = {}
+    for path in list_inputs(folder)[0]:
+        if (first := found.setdefault(path.stem, path)) != path:
+            raise InputError(f"{first} and {path} have one part's name: name pictures by the part")
+    if any(path.parent == folder for path in found.values()):
+        raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
+    return {part: path.relative_to(folder).parts[0] != "good" for part, path in found.items()}
+
+
+# --------------------------------------------------------------------------------------------------- tables
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields place and values, by column, of each row of a table that somebody wrote, with commas or
+    semicolons. InputError: it cannot be read, a column or a value is missing."""
+    try:
+        with open(path, encoding=CSV_ENCODING, newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            table = csv.reader(file, delimiter=";" if header.count(";") > header.count(",") else ",")
+            names = [name.strip().casefold() for name in next(table, [])]
+            if missing := [name for name in columns if name not in names]:
+                raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
+            for cells in table:
+                row = {
+                    n: from_csv_cell(cell).strip() for n, cell in zip(names, cells, strict=False) if n.strip()
+                }
+                place = f"{path} line {table.line_num}"
+                if not any(row.values()):
+                    continue
+                for name in columns:
+                    if not row.get(name):
+                        raise InputError(f"{place}: {name} is empty: fill it in, or take out the line")
+                yield place, row
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}: name a table, .csv, or a folder") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}; save it as CSV in UTF-8") from None
+
+
+def _parse_word(text: str, place: str) -> bool:
+    """Whether a word means a defective part. InputError: neither."""
+    word = text.casefold()
+    if word in GOOD_WORDS or word in DEFECTIVE_WORDS:
+        return word in DEFECTIVE_WORDS
+    allowed = f"{', '.join(GOOD_WORDS)} or {', '.join(DEFECTIVE_WORDS)}"
+    raise InputError(f"{place}: {text!r} is neither good nor defective: write {allowed}")

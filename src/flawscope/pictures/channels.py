@@ -1,0 +1,210 @@
+"""Judges pictures of more than three channels, such as near infrared beside colour, or a part under several
+lights: they become views of one or three channels each, all of one place. Torch-free.
+
+Channels are the samples of a pixel of all pages of a TIFF file that have one size and type, or the last axis
+of an array [H, W, N] or of a .npy file. None of them is taken for transparency.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+from flawscope.pictures import layouts, tiff
+from flawscope.pictures.arrays import check_values, picture_error
+from flawscope.pictures.decoding import (
+    HashedPicture,
+    PictureSource,
+    decode,
+    max_pixels,
+    open_upright_deep,
+    pixel_hash,
+    read_array,
+    source_name,
+    to_eight_bits,
+)
+from flawscope.pictures.views import Float32, Fusion, RunModel, SeveralViews, Views
+
+Groups = tuple[tuple[int, ...], ...]
+ALL = "all"
+_GROUP = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Views of a picture with `count` channels. groups: numbers of the channels of each view, from 0: one,
+    seen as grey, or three, seen as red, green and blue."""
+
+    count: int
+    groups: Groups
+
+    def __post_init__(self) -> None:
+        numbers = [k for group in self.groups for k in group]
+        sizes = {len(group) for group in self.groups}
+        if not numbers or not sizes <= {1, 3} or not all(isinstance(k, int) for k in numbers):
+            raise InputError("views are of one channel or of three; write --channels 1-3,4 or the like")
+        if min(numbers) < 0 or max(numbers) >= self.count:
+            raise InputError(
+                f"--channels names channel {max(numbers) + 1}; the pictures have {self.count}, from 1 on"
+            )
+
+    @classmethod
+    def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
+        """Channels of the first picture that can be read. wanted: "all", or the views by numbers from 1, such
+        as "1-3,4". InputError: none can be read, or the channels are not there."""
+        groups = None if wanted == ALL else _parse(wanted)
+        reason = "there are no pictures"
+        for source in sources:
+            try:
+                values, told = read_channels(source, source_name(source))
+            except InputError as error:
+                reason = str(error)
+                continue
+            return cls(values.shape[2], told if groups is None else groups)
+        raise InputError(reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values that JSON knows, for `from_dict`."""
+        return {"count": self.count, "groups": [list(group) for group in self.groups]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Channels:
+        """Reads what `to_dict` returned. InputError where it is damaged."""
+        try:
+            return cls(int(data["count"]), tuple(tuple(group) for group in data["groups"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError("the channels of the model cannot be read: fit anew") from None
+
+    def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> NDArray[Any]:
+        """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32. InputError: it cannot be read,
+        or has others than those that were learnt."""
+        name = name or source_name(source)
+        values, _ = read_channels(source, name)
+        if values.shape[2] != self.count:
+            raise picture_error(
+                name,
+                f"it has {values.shape[2]} channels, and the model learnt from pictures of {self.count}",
+                "give pictures like those",
+            )
+        return values
+
+    def first(self, source: PictureSource) -> NDArray[Any]:
+        """Reads the picture of the first view, as `split` has it."""
+        return next(self.split(self.read(source)))
+
+    def split(self, picture: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """Yields the picture of each view, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
+        for group in self.groups:
+            yield decode(np.ascontiguousarray(picture[:, :, list(group)]))
+
+    def describe(self) -> str:
+        """Describes the views for a person."""
+        named = ["-".join(str(k + 1) for k in (group[0], group[-1])[: len(group)]) for group in self.groups]
+        return f"{self.count} channels, seen as {', '.join(named)}"
+
+
+def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
+    """Mean of the channels of a picture, deep grey [H, W, 1] of its type; floats in 0..1 for uint8."""
+    mean = values.mean(2, keepdims=True, dtype=np.float32)
+    return np.asarray(mean / 255 if values.dtype == np.uint8 else mean.astype(values.dtype))
+
+
+class ChannelViews(SeveralViews):
+    """Views of all channels of a picture, those of a group one after the other. The picture's score is the
+    largest of them, and so is its map at each place."""
+
+    def __init__(self, parts: Sequence[Views]):
+        super().__init__(parts, parts[0].geometry)
+        self.whole, self.placed, self.pose = parts[0].whole, parts[0].placed, parts[0].pose
+
+    def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        scores, maps = self.predict_each(run, fusion, batch)
+        return float(scores.max()), np.max(maps, axis=0)
+
+    def valid_mask(self) -> NDArray[np.bool_]:
+        return self.parts[0].valid_mask()
+
+
+def _parse(wanted: str) -> Groups:
+    """Reads views by the numbers of their channels, from 1."""
+    groups = []
+    for word in wanted.split(","):
+        match = _GROUP.fullmatch(word.strip())
+        if match is None:
+            raise InputError(
+                f"--channels is {wanted!r:.40}; give all, the views by numbers such as 1-3,4, or the pattern "
+                "of file names such as {part}_{light}.png"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        groups.append(tuple(range(first - 1, last)))
+    return tuple(groups)
+
+
+def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[Any], Groups]:
+    """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32, and the views that its file tells:
+    colours together, all else by itself. InputError: it cannot be read."""
+    if isinstance(source, HashedPicture):
+        values, groups = read_channels(source.data, name)
+        source.pixels = pixel_hash(values)
+        return values, groups
+    if isinstance(source, np.ndarray):
+        values = check_values(np.atleast_3d(source), name)
+        return values, _groups([values.shape[2] if values.shape[2] == 3 else 1], values)
+    with ExitStack() as opened:
+        stream: IO[bytes] | None = None
+        if isinstance(source, bytes):
+            stream = io.BytesIO(source)
+        elif isinstance(source, str | os.PathLike) and os.path.isfile(source):
+            stream = opened.enter_context(open(source, "rb"))
+        if stream is not None and (array := read_array(stream, name)) is not None:
+            return read_channels(array, name)
+        pages = [] if stream is None else [*tiff.read_pages(stream)]
+        if stream is not None and pages and all(page.is_readable for page in pages):
+            alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
+            planes = [layouts.read_page(stream, page, name, max_pixels()) for page in alike]
+            values = check_values(np.concatenate(planes, axis=2), name)
+            return values, _groups(
+                [k for p in alike for k in (p.colours, *[1] * (p.channels - p.colours))], values
+            )
+    image, deep = open_upright_deep(source, name)
+    if deep is None and image.mode not in ("L", "LA", "RGB", "RGBA"):
+        deep = decode(source, name=name)
+    values = check_values(np.atleast_3d(np.asarray(image) if deep is None else deep), name)
+    return values, _groups([3 if 3 <= values.shape[2] <= 4 else 1], values)
+
+
+def _groups(widths: Sequence[int], values: NDArray[Any]) -> Groups:
+    """Groups of so many channels one after the other, and the rest by itself."""
+    groups, at = [], 0
+    for width in (*widths, *[1] * (values.shape[2] - sum(widths))):
+        groups.append(tuple(range(at, at + width)))
+        at += width
+    return tuple(groups)
+
+
+def first_view(source: PictureSource) -> tuple[NDArray[Any], str]:
+    """Reads a picture as `decode` does; of one with more channels the first view, and says which it has.
+    InputError: it cannot be read."""
+    try:
+        return decode(source), ""
+    except InputError:
+        values, groups = read_channels(source, source_name(source))
+        if len(groups) == 1:
+            raise
+        channels = Channels(values.shape[2], groups)
+        return next(channels.split(values)), channels.describe()
+
+
+def displayed(source: PictureSource) -> NDArray[np.uint8]:
+    """Reads a picture for a person, [H, W, 3]; of one with more channels the first view. InputError: it
+    cannot be read."""
+    return to_eight_bits(first_view(source)[0])

@@ -1,0 +1,52 @@
+"""Region: where a picture looks different, how much, how large, and of what kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flawscope.calibration.kinds import describe_kinds
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of the mask, in the pixels of the picture (x to the right, y down).
+
+    box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
+    centroid: x, y. kinds: of defects that it may be of, likeliest first; empty: something new; None: the
+    model names none. kind_p_values: of all kinds by name, 0..1. length_mm, width_mm: sides of the smallest
+    rectangle around it, at any angle; area_mm2: its area; None: how long a pixel is was not said.
+    """
+
+    box: tuple[float, float, float, float]
+    area: float
+    peak: float
+    centroid: tuple[float, float]
+    kinds: tuple[str, ...] | None = None
+    kind_p_values: Mapping[str, float] = field(default_factory=dict, hash=False)
+    length_mm: float | None = None
+    width_mm: float | None = None
+    area_mm2: float | None = None
+
+    @property
+    def kinds_text(self) -> str:
+        """The kinds for a person; empty: the model names none."""
+        return "" if self.kinds is None else describe_kinds(self.kinds)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "box": [round(v, 2) for v in self.box],
+            "area": round(self.area, 2),
+            "peak": self.peak,
+            "centroid": [round(v, 2) for v in self.centroid],
+            **({} if self.kinds is None else self._kind_entries(self.kinds)),
+            **({} if self.length_mm is None else self._size_entries()),
+        }
+
+    def _kind_entries(self, kinds: tuple[str, ...]) -> dict[str, Any]:
+        p_values = {name: float(f"{p:.3g}") for name, p in self.kind_p_values.items()}
+        return {"kinds": [*kinds], "kind_p_values": p_values}
+
+    def _size_entries(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("length_mm", "width_mm", "area_mm2")}

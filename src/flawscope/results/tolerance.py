@@ -1,0 +1,243 @@
+"""Decides whether a person's rules tolerate an anomalous picture: by the kind, the size, the place and the
+number of its regions. Applied after the detector; what is not known is never tolerated."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError, suggest_name
+from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.results.findings import tolerance_finding
+from flawscope.results.prediction import Prediction, Region
+
+ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
+# limit of a rule: the region's size, and its unit
+LIMITS = {"length": ("length_mm", "mm"), "width": ("width_mm", "mm"), "area": ("area_mm2", "mm²")}
+MAX_TOLD = 3  # regions that are told
+
+Mask = NDArray[np.bool_]
+Zone = tuple[float, float, float, float] | Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """Rule of what is tolerated.
+
+    kind: of the region, or `ANY`. length, width, area: limits in mm and mm², inclusive; at least one is set.
+    zone: box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
+    region without touching its edge; None: anywhere. number: regions of a picture that the rule holds for at
+    most; of more it tolerates none. None: any number.
+    """
+
+    kind: str
+    length: float | None = None
+    width: float | None = None
+    area: float | None = None
+    zone: Zone | None = None
+    number: int | None = None
+
+    def refusal(self, region: Region, kind: str | None) -> str:
+        """Why the rule does not tolerate a region of this kind; empty: it does, but for the number."""
+        if self.kind not in (kind, ANY):
+            return f"no rule for {kind or 'a region of a kind that is not known'}"
+        name = kind or "region"
+        for limit in LIMITS:
+            if (most := getattr(self, limit)) is None:
+                continue
+            size, unit = getattr(region, LIMITS[limit][0]), LIMITS[limit][1]
+            if size is None:
+                return f"the size of a {name} is not known: say --scale-mm"
+            if not size <= most:
+                return f"{name} {limit} {size:.4g} {unit} > {most:g} {unit}"
+        return "" if self._holds_at(region.box) else f"{name} reaches out of the zone"
+
+    def told(self, region: Region, kind: str | None) -> str:
+        """The first limit that a tolerated region keeps."""
+        limit = next(name for name in LIMITS if getattr(self, name) is not None)
+        attribute, unit = LIMITS[limit]
+        return f"{kind or 'region'} {getattr(region, attribute):.4g} {unit} ≤ {getattr(self, limit):g} {unit}"
+
+    def _holds_at(self, box: tuple[float, float, float, float]) -> bool:
+        x0, y0, x1, y1 = box
+        if self.zone is None:
+            return True
+        if isinstance(self.zone, tuple):
+            left, top, right, bottom = self.zone
+            return left < x0 and top < y0 and x1 < right and y1 < bottom
+        return lies_inside(box, self.zone)
+
+
+class Verdict(NamedTuple):
+    """Whether a picture is tolerated, and why, in words."""
+
+    within: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Rules of a file. version: its own. sha256: of the file and its masks. picture: (H, W) of the pictures
+    that it holds for."""
+
+    version: str
+    sha256: str
+    picture: tuple[int, int]
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Tolerances:
+        """Reads a file. InputError: it cannot be read, or a rule is not clear."""
+        import yaml
+
+        try:
+            content = path.read_bytes()
+            data = yaml.load(content, _loader())
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; name a file of tolerances") from None
+        except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}; mend it") from None
+        known = ["version", "picture", "rules"]
+        _check_keys(data, known, str(path))
+        version, picture, rules = (data.get(name) for name in known)
+        if isinstance(version, bool) or not isinstance(version, int | str) or not str(version).strip():
+            raise InputError(f"{path}: version is {version!r}: write a whole number, or text in quotes")
+        sides = picture if isinstance(picture, list) else []
+        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+            raise InputError(
+                f"{path}: picture is {picture!r}: write [width, height] of the pictures, in pixels"
+            )
+        if not isinstance(rules, list) or not rules:
+            raise InputError(f"{path} has no rules: write a list, each with kind and length, width or area")
+        digest, size = hashlib.sha256(content), (sides[1], sides[0])
+        found = [_parse_rule(rule, f"{path} rule {k}", path.parent, size) for k, rule in enumerate(rules, 1)]
+        for rule in found:
+            digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
+        return cls(str(version).strip(), digest.hexdigest(), size, tuple(found))
+
+    def to_dict(self) -> dict[str, str]:
+        """Facts for the results of a run."""
+        return {"version": self.version, "sha256": self.sha256}
+
+    def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
+        """Judges the regions of an anomalous picture of (H, W) pixels: each needs a rule for every kind that
+        it may be of."""
+        if picture_size != self.picture:
+            (height, width), (h, w) = picture_size, self.picture
+            return Verdict(False, f"the picture has {width} x {height} pixels, the rules hold for {w} x {h}")
+        if not regions:
+            return Verdict(False, "nothing is marked that could be measured")
+        pairs = [(k, kind) for k, one in enumerate(regions) for kind in _kinds(one)]
+        tolerating: dict[tuple[int, str | None], Rule] = {}
+        crowded = ""
+        for rule in self.rules:
+            mine = [pair for pair in pairs if not rule.refusal(regions[pair[0]], pair[1])]
+            if rule.number is not None and (count := len({k for k, _ in mine})) > rule.number:
+                crowded = f"{count} regions, the rule for {rule.kind} holds for {rule.number}"
+            else:
+                tolerating |= {pair: rule for pair in mine if pair not in tolerating}
+        for region in regions:
+            if not _kinds(region):
+                return Verdict(False, "a region of a kind that is not known")
+            if not lies_inside(region.box, np.broadcast_to(True, picture_size)):
+                return Verdict(False, "a region touches the border of the picture")
+        for k, kind in pairs:
+            if (k, kind) not in tolerating:
+                own = [rule for rule in self.rules if rule.kind in (kind, ANY)] or self.rules
+                reasons = [reason for rule in own if (reason := rule.refusal(regions[k], kind))]
+                return Verdict(False, reasons[0] if reasons else crowded)
+        told = [tolerating[k, _kinds(one)[0]].told(one, _kinds(one)[0]) for k, one in enumerate(regions)]
+        more = f" and {len(told) - MAX_TOLD} more" if told[MAX_TOLD:] else ""
+        return Verdict(True, ", ".join(told[:MAX_TOLD]) + more)
+
+
+def apply_tolerances(found: Prediction, valid: Mask, tolerances: Tolerances) -> Prediction:
+    """Returns a prediction with what the rules say of it, where it is anomalous. valid: [H, W], pixels of the
+    map that show the picture and lie in the region of interest; a region at their edge is not tolerated."""
+    if not found.is_anomalous:
+        return found
+    if found.findings:
+        verdict = Verdict(False, f"beside what is marked: {found.remark}")
+    elif not all(lies_inside(found.geometry.to_network(one.box), valid) for one in found.regions):
+        verdict = Verdict(False, "a region touches the edge of what is inspected")
+    else:
+        verdict = tolerances.judge(found.regions, found.geometry.picture_size)
+    words = f"{verdict.words} (tolerances {tolerances.version}, {tolerances.sha256[:8]})"
+    return found.noticing(tolerance_finding(verdict.within, words))
+
+
+def lies_inside(box: tuple[float, float, float, float], mask: Mask) -> bool:
+    """Whether a box x0, y0, x1, y1 and a pixel around it lie in a mask [H, W]."""
+    if not all(map(math.isfinite, box)):
+        return False
+    left, top = (math.floor(at) - 1 for at in box[:2])
+    right, bottom = (math.ceil(at) + 1 for at in box[2:])
+    within = left >= 0 and top >= 0 and bottom <= mask.shape[0] and right <= mask.shape[1]
+    return within and bool(mask[top:bottom, left:right].all())
+
+
+def _kinds(region: Region) -> tuple[str | None, ...]:
+    """Kinds that a region may be of; empty: something new. None: the model names none."""
+    return (None,) if region.kinds is None else region.kinds
+
+
+def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> Rule:
+    _check_keys(data, [field.name for field in fields(Rule)], place)
+    kind, number, zone = data.get("kind"), data.get("number"), data.get("zone")
+    if not isinstance(kind, str) or not kind.strip():
+        raise InputError(f"{place}: kind is {kind!r}: name the kind, or write any")
+    limits = {name: data[name] for name in LIMITS if name in data}
+    for name, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"{place}: {name} is {value!r}: write a number of {LIMITS[name][1]} above 0")
+    if not limits:
+        raise InputError(f"{place} has no limit: write length, width or area")
+    if "number" in data and (type(number) is not int or number < 1):
+        raise InputError(f"{place}: number is {number!r}: write a whole number of regions, 1 or more")
+    if "zone" in data:
+        zone = _parse_zone(zone, place, folder, size)
+    return Rule(kind.strip(), **limits, zone=zone, number=number)
+
+
+def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Zone:
+    if isinstance(zone, str):
+        white = to_eight_bits(decode(folder / zone)) == 255
+        if white.shape[:2] != size:
+            raise InputError(f"{place}: {zone} is not as large as the pictures, {size[1]} x {size[0]} pixels")
+        return np.asarray(white.all(axis=2))
+    sides = zone if isinstance(zone, list) else []
+    if len(sides) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in sides):
+        x0, y0, x1, y1 = map(float, sides)
+        if x0 < x1 and y0 < y1:
+            return x0, y0, x1, y1
+    raise InputError(f"{place}: zone is {zone!r}: write [x0, y0, x1, y1] in pixels, or the file of a mask")
+
+
+def _check_keys(data: Any, known: Sequence[str], place: str) -> None:
+    if not isinstance(data, dict):
+        raise InputError(f"{place} is no list of `key: value`: write {', '.join(known)}")
+    for key in data:
+        if key not in known:
+            raise InputError(f"{place}: unknown key {key!r}; {suggest_name(str(key), known)}")
+
+
+def _loader() -> Any:
+    """Loader of YAML that refuses a key that stands twice: which of the two holds is not clear."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise ValueError(f"{key} stands twice, line {node.start_mark.line + 1}")
+            return dict(super().construct_mapping(node, deep))
+
+    return Loader

@@ -1,0 +1,1 @@
+"""Challenge parts: known good and defective parts that a station must judge rightly before it answers."""

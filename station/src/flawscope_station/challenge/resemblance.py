@@ -1,0 +1,60 @@
+"""Whether a picture shows the challenge part that was asked for, as far as its look can tell.
+
+The look at 64 x 64 pixels tells other products, an empty place and a part that lies otherwise, not one good
+part from another of the same kind. A defective part must have a region where its stored picture has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE, MAX_SHIFT, SHIFT_STEP = 64, 8, 2  # pixels: of the compared pictures, and of the shifts between them
+LEAST = 0.65  # parts of one product that lie alike have 0.73 and more, other products 0.61 and less
+MARGIN = 0.1  # of a picture's sides, by which a region may lie elsewhere
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the sides
+
+
+def resemblance(picture: NDArray[np.uint8], stored: NDArray[np.uint8]) -> float:
+    """Return the highest correlation of two pictures [H, W, 3] over small shifts, -1 to 1."""
+    one, other = _reduce(picture), _reduce(stored)
+    shifts = range(-MAX_SHIFT, MAX_SHIFT + 1, SHIFT_STEP)
+    return max(_correlation(_cut(one, y, x), _cut(other, -y, -x)) for y in shifts for x in shifts)
+
+
+def relative_boxes(regions: Sequence[dict[str, Any]], width: int, height: int) -> list[Box]:
+    """Return the boxes of regions as shares of a picture's sides, the highest peak first."""
+    ordered = sorted(regions, key=lambda region: -region["peak"])
+    boxes = (region["box"] for region in ordered)
+    return [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
+
+
+def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
+    """Whether one of the boxes lies where the first stored one does; nothing stored: anywhere."""
+    if not stored:
+        return True
+    left, top, right, bottom = stored[0]
+    return any(
+        x0 < right + MARGIN and left < x1 + MARGIN and y0 < bottom + MARGIN and top < y1 + MARGIN
+        for x0, y0, x1, y1 in boxes
+    )
+
+
+def _reduce(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    small = Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, np.float64)
+
+
+def _cut(picture: NDArray[np.float64], y: int, x: int) -> NDArray[np.float64]:
+    """Return what is left of a picture when it is moved by so many pixels."""
+    return picture[max(0, y) : SIDE + min(0, y), max(0, x) : SIDE + min(0, x)]
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    return float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other) + 1e-9))

@@ -1,0 +1,47 @@
+"""Interlocks: what holds the answers of a station back, though it could inspect."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flawscope.errors import InputError
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.store.insert import NewInspection
+
+RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent again
+
+
+class NotReadyError(BusyError):
+    """An interlock holds: the picture was not taken, or is not answered."""
+
+    def __init__(self, why: str):
+        super().__init__(RETRY_SECONDS, why)
+
+
+class NotProductionError(InputError):
+    """The picture was judged for an interlock: nothing is answered about it, and it is not recorded as a part
+    of the production."""
+
+
+class Interlock(Protocol):
+    """Holds answers back. Called from any thread, also with locks of the inspector held."""
+
+    def check(self, product_id: int, part: str | None) -> None:
+        """Raise NotReadyError where a picture of this product or entry, of this part, may not be taken now.
+        Waits for nothing."""
+
+    def release(self, picture: Picture, record: NewInspection) -> None:
+        """Raise NotReadyError or NotProductionError where a judged picture may not be recorded."""
+
+
+class Interlocks(list[Interlock]):
+    """Interlocks of a station: each may hold a picture back."""
+
+    def check(self, product_id: int, part: str | None) -> None:
+        for interlock in self:
+            interlock.check(product_id, part)
+
+    def release(self, picture: Picture, record: NewInspection) -> None:
+        for interlock in self:
+            interlock.release(picture, record)

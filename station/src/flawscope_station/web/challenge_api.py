@@ -1,0 +1,156 @@
+"""Routes and page of challenge parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.challenge.resemblance import LEAST
+from flawscope_station.sources.source import TriggeredSource
+from flawscope_station.web.api import Engineer, Operator, api_router, refusals
+from flawscope_station.web.pages import Page, product_page
+from flawscope_station.web.parts import FloorDep, ProductId, part
+
+CHART_WIDTH, CHART_HEIGHT = 320, 72  # of the chart of a part's scores
+
+ChallengeDep = Annotated[Challenge, part(Challenge)]
+router = api_router()
+page_router = APIRouter(include_in_schema=False)
+
+
+class ChallengePart(BaseModel):
+    id: int
+    name: str = Field(description="the `part` under which it is shown")
+    expected: Literal["good", "anomalous"]
+    note: str
+    results: list[dict[str, Any]] = Field(
+        description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
+        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed"
+    )
+
+
+class ChallengeRun(BaseModel):
+    id: int
+    version_id: int
+    cause: Literal["first", "version", "settings", "time", "clock", "failed", "batch"]
+    who: str
+    begun_at: str
+    outcome: Literal["passed", "failed", "overridden", "replaced"] | None = Field(
+        description="null: it is under way; replaced: another began in its place"
+    )
+    reason: str | None = Field(description="of who overrode it")
+
+
+class ChallengeState(BaseModel):
+    """Challenges of a product."""
+
+    asked: bool = Field(description="the settings ask for challenges")
+    ready: bool = Field(description="false: nothing is answered until the challenge parts have passed")
+    cause: str | None = Field(description="why it is not ready")
+    under_way: bool
+    missing: list[str] = Field(description="challenge parts that are still to be shown")
+    next_at: str | None = Field(description="when the next challenge is due")
+    parts: list[ChallengePart]
+    challenges: list[ChallengeRun] = Field(description="the latest first")
+
+
+class NewChallengePart(BaseModel):
+    """Part of an inspection, to be kept as a challenge part."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"inspection": 17, "name": "plate-03", "expected": "anomalous"}},
+    )
+    inspection: int = Field(ge=1, lt=2**63)
+    name: str = Field(max_length=100, description="the `part` under which it will be shown")
+    expected: Literal["good", "anomalous"]
+    note: str = Field("", max_length=200, description="such as scratched")
+
+
+class Override(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"reason": "plate-03 is lost"}})
+    reason: str = Field(max_length=200)
+
+
+@router.get("/challenge", response_model=ChallengeState)
+def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> Any:
+    """Return whether the challenge parts have passed, and their scores over time."""
+    return challenge.facts(product_id)
+
+
+@router.post("/challenge", response_model=ChallengeState, responses=refusals(409))
+def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Operator) -> Any:
+    """Begin a challenge, such as before a batch: nothing is answered until its parts have passed.
+
+    Each is sent or triggered as a picture whose `part` is its name; the answer is 409, `not_production`, with
+    what became of it."""
+    challenge.begin(product_id, person.name)
+    return challenge.facts(product_id)
+
+
+@router.post("/challenge/override", response_model=ChallengeState)
+def override_challenge(
+    product_id: ProductId, challenge: ChallengeDep, person: Engineer, wish: Override
+) -> Any:
+    """Be ready without the challenge parts, until the next challenge is due; the audit keeps the reason."""
+    challenge.override(product_id, wish.reason, person.name)
+    return challenge.facts(product_id)
+
+
+@router.post("/challenge/parts", status_code=201, response_model=ChallengePart)
+def add_challenge_part(
+    product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: NewChallengePart
+) -> Any:
+    """Keep the part of an inspection, with its picture, as a challenge part."""
+    wanted = new.inspection, new.name, new.expected, new.note
+    return challenge.add_part(product_id, *wanted, person.name)
+
+
+@router.delete("/challenge/parts/{number}", response_model=ChallengeState)
+def remove_challenge_part(
+    product_id: ProductId, number: int, challenge: ChallengeDep, person: Engineer
+) -> Any:
+    """Remove a challenge part; its results stay in the data base."""
+    challenge.remove_part(product_id, number, person.name)
+    return challenge.facts(product_id)
+
+
+@router.get("/challenge/parts/{number}/view", response_class=Response)
+def challenge_part_view(product_id: ProductId, number: int, challenge: ChallengeDep) -> Response:
+    """Return the stored picture of a challenge part, as WebP."""
+    return Response(challenge.view(product_id, number), media_type="image/webp")
+
+
+@page_router.get("/{product}/challenge")
+def challenge_page(
+    product: str, page: Annotated[Page, product_page("challenge")], challenge: ChallengeDep, floor: FloorDep
+) -> Response:
+    state = challenge.facts(page.product_id)
+    sources = floor.sources[floor.addresses.configured_name(product)]
+    return page.render(
+        "challenge",
+        sections=("challenge",),
+        state=state,
+        next=next((one for one in state["parts"] if one["name"] in state["missing"]), None),
+        charts={one["id"]: score_chart(one["results"]) for one in state["parts"]},
+        has_camera=any(isinstance(source, TriggeredSource) for source in sources),
+        size=(CHART_WIDTH, CHART_HEIGHT),
+    )
+
+
+def score_chart(results: list[dict[str, Any]]) -> dict[str, str] | None:
+    """Return points of scores and thresholds in their order, in pixels of a chart; None below two results."""
+    if len(results) < 2:
+        return None
+    values = [one[name] for one in results for name in ("score", "score_threshold")]
+    low, step = min(values), CHART_WIDTH / (len(results) - 1)
+    scale = CHART_HEIGHT / ((max(values) - low) or 1.0)
+
+    def line(name: str) -> str:
+        heights = (CHART_HEIGHT - scale * (one[name] - low) for one in results)
+        return " ".join(f"{step * place:.1f},{height:.1f}" for place, height in enumerate(heights))
+
+    return {"scores": line("score"), "thresholds": line("score_threshold")}

@@ -1,0 +1,420 @@
+"""Challenge parts: until they have passed nothing is answered, whoever asks, also after a kill."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, time
+from itertools import count
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
+from flawscope_station.challenge.schedule import next_moment
+from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.station import Station
+from flawscope_station.store.database import now
+from flawscope_station.store.search import Filters
+from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
+from station_helpers import NAME, ManualClock, Opener, Running, Served, free_port, png, until
+
+HOUR = 3_600_000_000
+NOISE = np.random.default_rng(0)
+_noises = count(1)
+
+
+def again(data: bytes) -> bytes:
+    """A new picture of the same part: hardly another one, and not the same."""
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image.convert("RGB")).copy()
+    pixels[: next(_noises) % 4 + 1, -4:] ^= NOISE.integers(0, 8, 3, np.uint8)
+    return png(pixels)
+
+
+class Line:
+    """A station that asks for challenges, and what is shown to it."""
+
+    def __init__(self, running: Running | Served, judged: tuple[bytes, bytes]):
+        self.running, self.pictures = running, {"g-1": judged[0], "d-1": judged[1]}
+        self.client = httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}", timeout=60)
+
+    @property
+    def station(self) -> Station:
+        assert isinstance(self.running, Running)
+        return self.running.station
+
+    @property
+    def challenge(self) -> Challenge:
+        found: Challenge = self.station.parts[Challenge]
+        return found
+
+    def close(self) -> None:
+        assert isinstance(self.running, Running)
+        self.running.close()
+
+    def send(self, data: bytes, part: str = "") -> httpx.Response:
+        return self.client.post("/inspections", params={"part": part} if part else {}, content=data)
+
+    def show(self, name: str, data: bytes | None = None) -> str:
+        """What is answered to a challenge part, always as a refusal."""
+        answer = self.send(again(self.pictures[name]) if data is None else data, name)
+        assert (answer.status_code, answer.json()["code"]) == (409, "not_production"), answer.text
+        return str(answer.json()["error"])
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get("/challenge").json()
+        return found
+
+    def page(self, language: str = "en") -> str:
+        headers = {"Accept-Language": language}
+        answer = self.client.get(f"{self.running.url}/{NAME}/challenge", headers=headers)
+        assert answer.status_code == 200
+        return answer.text
+
+    def add(self, name: str, expected: str, inspection: int) -> httpx.Response:
+        return self.client.post(
+            "/challenge/parts",
+            json={"inspection": inspection, "name": name, "expected": expected, "note": "x"},
+        )
+
+    def answers_good(self) -> bool:
+        """Whether a good picture is answered as such."""
+        answer = self.send(again(self.pictures["g-1"]), "4711")
+        assert answer.status_code == 201 or answer.json()["code"] == "not_ready", answer.text
+        return answer.status_code == 201
+
+    def pass_all(self) -> None:
+        for name in self.pictures:
+            assert "passed" in self.show(name)
+
+
+def settings_with(settings: Settings, *times: str, **more: Any) -> dict[str, Any]:
+    return {"products": {NAME: replace(settings.products[NAME], challenge=times, **more)}}
+
+
+@pytest.fixture
+def prepare(
+    settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
+) -> Iterator[Callable[..., Line]]:
+    """`prepare(times)`: a station with a good and a defective challenge part, which have never been shown."""
+    made: list[Line] = []
+
+    def one(*times: str, folder: str | None = None, **more: Any) -> Line:
+        before = Line(open_station(), judged)
+        for name, expected in (("g-1", "good"), ("d-1", "anomalous")):
+            number = before.send(before.pictures[name]).json()["id"]
+            assert before.add(name, expected, number).status_code == 201
+        before.close()
+        made.append(Line(open_station(**settings_with(settings, *times, folder=folder), **more), judged))
+        return made[-1]
+
+    yield one
+    for line in made:
+        line.client.close()
+
+
+# --------------------------------------------------------------------------------------- what must be shown
+
+
+def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare: Callable[..., Line]) -> None:
+    line = prepare()
+    assert (line.state()["ready"], line.state()["cause"]) == (False, "first")
+    refused = line.send(again(line.pictures["g-1"]))
+    assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    assert refused.headers["Retry-After"]
+    assert "Not ready" in line.page()
+    assert line.show("g-1").endswith("passed")
+    assert not line.answers_good(), "d-1 is missing"
+    assert "Jetzt einlegen: <bdi>d-1</bdi>" in " ".join(line.page("de").split())
+    assert line.state()["missing"] == ["d-1"]
+    assert line.show("d-1").endswith("passed")
+    assert line.state()["ready"]
+    assert line.answers_good()
+    assert "Prêt" in line.page("fr")
+    assert "no challenge is due" in line.show("g-1")
+    line.client.post("/challenge")
+    line.pass_all()
+    assert line.page().count("<polyline") == 4, "scores and thresholds of both parts"
+
+
+def test_a_challenge_counts_nowhere_in_the_production(prepare: Callable[..., Line]) -> None:
+    line = prepare()
+    store, number = line.station.store, line.station.products[NAME]
+    before = store.totals(number), store.waiting_count(number)
+    line.pass_all()
+    found = line.station.records.search(number, Filters()).inspections
+    assert len(found) == 2, "those that the parts were stored from"
+    assert (store.totals(number), store.waiting_count(number)) == before
+    (result,) = (one["results"] for one in line.state()["parts"] if one["name"] == "d-1")
+    assert (result[0]["outcome"], result[0]["score"] > result[0]["score_threshold"]) == ("passed", True)
+    assert result[0]["resemblance"] > LEAST
+
+
+def test_a_wrong_part_does_not_pass(prepare: Callable[..., Line], judged: tuple[bytes, bytes]) -> None:
+    line = prepare()
+    plain = np.full((96, 96, 3), 90, np.uint8)
+    plain[:, ::7] = 200
+    assert "does not look like it" in line.show("g-1", png(plain))
+    assert "taken before" in line.show("g-1", line.pictures["g-1"]), "the stored picture itself"
+    assert line.state()["missing"] == ["g-1", "d-1"]
+    assert not line.answers_good()
+    assert "judged wrongly" in line.show("d-1", again(judged[0])), "a good one in the place of the defective"
+    assert line.state()["cause"] == "failed"
+    assert not line.answers_good()
+    assert line.state()["missing"] == ["g-1", "d-1"], "all are shown again"
+    line.pass_all()
+    assert [one["outcome"] for one in line.state()["challenges"]] == ["passed", "failed"]
+
+
+def test_a_picture_that_was_shown_is_not_new(prepare: Callable[..., Line]) -> None:
+    line = prepare()
+    taken = again(line.pictures["g-1"])
+    assert "passed" in line.show("g-1", taken)
+    line.show("d-1")
+    line.client.post("/challenge")
+    assert "taken before" in line.show("g-1", taken)
+
+
+@pytest.mark.parametrize("kind", ["good", "anomalous"])
+def test_without_parts_of_both_kinds_nothing_passes(prepare: Callable[..., Line], kind: str) -> None:
+    line = prepare()
+    gone = next(one["id"] for one in line.state()["parts"] if one["expected"] != kind)
+    assert line.client.delete(f"/challenge/parts/{gone}").status_code == 200
+    (name,) = (one["name"] for one in line.state()["parts"])
+    assert "passed" in line.show(name)
+    assert not line.answers_good()
+
+
+# ------------------------------------------------------------------------------------------ what makes it due
+
+
+def test_another_model_is_challenged_also_for_pictures_that_wait(
+    prepare: Callable[..., Line], other_model: Path
+) -> None:
+    line = prepare()
+    line.pass_all()
+    before = line.client.get("/versions").json()["active"]
+    sent = line.client.post("/versions", params={"name": "new.onnx"}, content=other_model.read_bytes())
+    assert line.client.post(f"/versions/{sent.json()['id']}/activate", json={}).status_code == 200
+    assert line.state()["cause"] == "version"
+    assert not line.answers_good()
+    line.challenge.check = lambda product_id, part: None  # type: ignore[method-assign]  # it came before
+    assert not line.answers_good(), "the new version judged it"
+    assert line.client.post(f"/versions/{before}/activate", json={}).status_code == 200
+    assert line.answers_good(), "the version that has passed judges again"
+
+
+def test_a_challenge_begins_anew_where_the_model_changes_within(
+    prepare: Callable[..., Line], other_model: Path
+) -> None:
+    line = prepare()
+    assert "passed" in line.show("g-1")
+    sent = line.client.post("/versions", params={"name": "new.onnx"}, content=other_model.read_bytes())
+    line.client.post(f"/versions/{sent.json()['id']}/activate", json={})
+    assert "already" not in line.show("g-1"), "it passed with another version"
+    assert line.state()["challenges"][1]["outcome"] == "replaced"
+    assert "d-1" in line.state()["missing"]
+    assert not line.answers_good()
+
+
+def test_changed_settings_and_parts_are_challenged(
+    prepare: Callable[..., Line], settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
+) -> None:
+    line = prepare()
+    line.pass_all()
+    line.close()
+    line = Line(open_station(**settings_with(settings)), judged)
+    assert line.answers_good(), "nothing has changed"
+    line.close()
+    line = Line(open_station(**settings_with(settings, deadline="20 s")), judged)
+    assert line.state()["cause"] == "settings"
+    assert not line.answers_good()
+    line.pass_all()
+    assert line.add("g-2", "good", 1).status_code == 201
+    assert (line.state()["cause"], line.answers_good()) == ("settings", False)
+
+
+def test_it_is_due_at_its_time_whatever_the_clock_says(prepare: Callable[..., Line]) -> None:
+    line = prepare("06:00", "14:00", shifts=ShiftSettings({"early": "06:00"}, zone="Europe/Berlin"))
+    clock, wall = ManualClock(), [round(datetime(2026, 11, 26, 9, tzinfo=UTC).timestamp() * 1e6)]
+    line.challenge.clock, line.challenge.wall = clock, lambda: wall[0]
+    line.pass_all()
+    assert line.state()["next_at"] == "2026-11-26T13:00:00.000Z"
+    assert line.answers_good()
+    wall[0] += 4 * HOUR - 1
+    assert line.answers_good()
+    wall[0] += 1
+    assert (line.state()["cause"], line.answers_good()) == ("time", False)
+    line.pass_all()
+    wall[0] -= HOUR
+    assert (line.state()["cause"], line.answers_good()) == ("clock", False), "set back before the challenge"
+    line.pass_all()
+    clock.advance(18 * 3600 + 100)
+    assert (line.state()["cause"], line.answers_good()) == ("clock", False), "the clock stands"
+
+
+def test_times_that_clocks_skip_or_repeat_come_once() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+
+    def moments(first: datetime, days: int, at: time) -> list[datetime]:
+        """All of so many days."""
+        moment, found = round(first.timestamp() * 1e6), []
+        while (moment := next_moment([at], berlin, moment) or 0) < (first.timestamp() + 86400 * days) * 1e6:
+            found.append(datetime.fromtimestamp(moment / 1e6, UTC))
+        return found
+
+    assert len(moments(datetime(2026, 3, 28, tzinfo=UTC), 3, time(2, 30))) == 3, "02:30 is skipped"
+    assert len(moments(datetime(2026, 10, 24, tzinfo=UTC), 3, time(2, 30))) == 3, "02:30 comes twice"
+    assert next_moment([], berlin, now()) is None
+
+
+@pytest.mark.parametrize("written", ['["06:00", late]', "[06:00, late]"])
+def test_settings_name_times_and_shifts(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "station.yaml"
+    text = f"products:\n  plate:\n    model: part.onnx\n    challenge: {written}\n"
+    path.write_text(f"{text}shifts:\n  begin: {{late: '14:00'}}\n")
+    assert read_settings(path).products[NAME].challenge == ("06:00", "late")
+    path.write_text(text)
+    with pytest.raises(InputError, match="product plate: challenge: write times of day or names of shifts"):
+        read_settings(path)
+
+
+# ----------------------------------------------------------------------------------------------- who may what
+
+
+def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[..., Line]) -> None:
+    line = prepare()
+    access = line.station.access
+    tokens = {role: access.add_token(role, role) for role in ("viewer", "operator", "engineer", "admin")}
+
+    def override(role: str, reason: str) -> int:
+        headers = {"Authorization": f"Bearer {tokens[role]}"}
+        return line.client.post("/challenge/override", json={"reason": reason}, headers=headers).status_code
+
+    assert [override(role, "it is lost") for role in ("viewer", "operator")] == [403, 403]
+    assert override("engineer", " ") == 422
+    line.client.headers["Authorization"] = f"Bearer {tokens['admin']}"
+    assert not line.answers_good()
+    assert override("engineer", "d-1 is lost") == 200
+    assert line.answers_good()
+    assert override("engineer", "again") == 422, "there is nothing to override"
+    audit = line.client.get(f"{line.running.url}/api/v1/audit", params={"text": "d-1 is lost"}).json()
+    (entry,) = audit["entries"]
+    assert (entry["kind"], entry["who"]) == ("challenge_overridden", "engineer")
+    last = line.state()["challenges"][0]
+    assert (last["outcome"], last["who"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
+
+
+def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
+    line = prepare()
+    line.pass_all()
+    assert line.client.post("/challenge").json()["cause"] == "batch"
+    assert not line.answers_good()
+    second = line.client.post("/challenge")
+    assert (second.status_code, second.json()["code"]) == (409, "challenge_open")
+    assert "local has begun" in second.json()["error"]
+    line.show("g-1")
+    assert "has passed already" in line.show("g-1")
+    assert len(line.state()["challenges"]) == 2
+
+
+# -------------------------------------------------------------------------------------------- kills and files
+
+
+@pytest.mark.both_databases
+def test_a_challenge_goes_on_after_a_restart(
+    prepare: Callable[..., Line], settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
+) -> None:
+    line = prepare()
+    line.show("g-1")
+    line.close()
+    line = Line(open_station(**settings_with(settings)), judged)
+    assert line.state()["missing"] == ["d-1"]
+    assert not line.answers_good()
+    line.show("d-1")
+    assert line.answers_good()
+
+
+def test_a_folder_waits(prepare: Callable[..., Line], tmp_path: Path) -> None:
+    (tmp_path / "incoming").mkdir()
+    line = prepare(folder=str(tmp_path / "incoming"))
+    (tmp_path / "incoming/4711.png").write_bytes(again(line.pictures["g-1"]))
+    store, number = line.station.store, line.station.products[NAME]
+    (source,) = line.station.sources[NAME]
+    until(lambda: source.line.share._count)  # type: ignore[attr-defined]  # it has the picture in its hands
+    line.show("g-1")
+    assert store.totals(number)["inspections"] == 2, "those that the parts were stored from"
+    line.show("d-1")
+    until(lambda: store.totals(number)["inspections"] == 3)
+
+
+def test_a_station_that_is_killed_is_ready_when_it_was_before(
+    prepare: Callable[..., Line], settings: Settings, judged: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    prepare().close()
+    path, product = tmp_path / "station.yaml", settings.products[NAME]
+    path.write_text(
+        f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\n"
+        f"store: {settings.store}\nthreads: 1\ndevice: cpu\n"
+    )
+    served = Served([str(path)], free_port())
+    try:
+        served.start()
+        line = Line(served, judged)
+        line.show("g-1")
+        for part in ("d-1", None):
+            served.kill()
+            served.start()
+            assert line.state()["missing"] == ([part] if part else [])
+            assert line.answers_good() is (part is None)
+            if part:
+                line.show(part)
+    finally:
+        served.kill()
+
+
+# ---------------------------------------------------------------------------------------- scores, resemblance
+
+
+def test_scores_are_drawn_between_the_lowest_and_the_highest() -> None:
+    results = [{"score": score, "score_threshold": 4.0} for score in (1.0, 2.0, 5.0)]
+    chart = score_chart(results)
+    assert chart is not None
+    assert chart["scores"] == f"0.0,{CHART_HEIGHT:.1f} {CHART_WIDTH / 2:.1f},54.0 {CHART_WIDTH:.1f},0.0"
+    assert {point.split(",")[1] for point in chart["thresholds"].split()} == {"18.0"}
+    assert score_chart(results[:1]) is None
+    assert score_chart([{"score": 4.0, "score_threshold": 4.0}] * 2) is not None, "a flat line"
+
+
+def test_resemblance_is_that_of_moved_pictures() -> None:
+    rng = np.random.default_rng(1)
+    picture = np.asarray(
+        Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8)).resize((256, 256)), np.uint8
+    )
+    moved = np.roll(picture, (16, -24), (0, 1))
+    assert resemblance(picture, picture) == pytest.approx(1.0, abs=1e-6)
+    assert resemblance(moved, picture) > 0.9
+    assert resemblance(picture, moved) > 0.9
+    assert resemblance(255 - picture, picture) < LEAST
+    assert resemblance(np.full_like(picture, 7), picture) == pytest.approx(0.0, abs=1e-6), "nothing is seen"
+
+
+def test_a_defect_lies_where_it_lay() -> None:
+    regions = [{"box": [10, 20, 20, 40], "peak": 2.0}, {"box": [80, 160, 90, 180], "peak": 5.0}]
+    boxes = relative_boxes(regions, 100, 200)
+    assert boxes == [(0.8, 0.8, 0.9, 0.9), (0.1, 0.1, 0.2, 0.2)]
+    assert lies_alike([(0.95, 0.75, 0.99, 0.8)], boxes)
+    assert not lies_alike([(0.1, 0.1, 0.2, 0.2)], boxes)
+    assert lies_alike([], [])
+    assert json.loads(json.dumps(boxes)) == [list(box) for box in boxes]

@@ -1,0 +1,116 @@
+"""`flawscope agreement`, and its page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aiag
+from brightness import HOSTILE, draw, model
+from flawscope.artefact.model_file import write
+from flawscope.results.table import TableWriter
+
+pytest.importorskip("jinja2")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "trials.csv"
+    lines = ["part,appraiser,trial,decision,reference", *map(",".join, aiag.rows())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_example_of_aiag(run: Any, table: Path, tmp_path: Path) -> None:
+    code, out, err = run("agreement", table, "--json", "--out", tmp_path / "page.html")
+    found = json.loads(out)
+    assert code == 0
+    assert "page: " in err
+    assert [one["grade"] for one in found["appraisers"]] == ["unacceptable"] * 3
+    assert found["appraisers"][0]["effectiveness"]["number"] == 42
+    assert found["claim"] == {"miss_rate": 0.02, "parts_by_misses": {"0": 149, "1": 236, "2": 313, "3": 386}}
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for text in (
+        "42 of 50, 84\N{NO-BREAK SPACE}%",
+        "0.923 (good)",
+        "must be a new picture of the part",
+        hashlib.sha256(table.read_bytes()).hexdigest(),
+        "G G D",
+    ):
+        assert text in page
+    assert page.count('<tr><th scope="row"><bdi>') == 3 + 11  # appraisers' decisions, disputed parts
+    code, out, _ = run("agreement", table)
+    assert code == 0
+    assert "kappa against the reference 0.879 (good)" in out
+
+
+def test_a_claim_alone_says_how_many_parts_it_takes(run: Any, table: Path) -> None:
+    code, out, _ = run("agreement", "--claim", "1%")
+    assert code == 0
+    assert "299 with none missed, 473 with 1 missed" in out
+    code, _, err = run("agreement", "--out", "page.html")
+    assert code == 2
+    assert "--out needs a study" in err
+    code, _, err = run("agreement", table, "--out", "page.pdf")
+    assert code == 2
+    assert "a page ends in .html" in err
+
+
+def test_a_model_and_people_from_pictures_to_the_page(run: Any, tmp_path: Path) -> None:
+    """Two runs of a model, the second on the same files for one part, and a person with a hostile name."""
+    for k, level in enumerate((0.1, 0.2, 0.3)):
+        draw(tmp_path / f"one/good/p{k}.png", level)
+        draw(tmp_path / f"two/good/p{k}.png", level + 0.01)
+    for folder, level in (("one", 0.9), ("two", 0.9)):
+        draw(tmp_path / folder / "dent/p9.png", level)
+    learnt = tmp_path / "one/good/p0.png"
+    write(model(seen={"train": [learnt]}).artefact, tmp_path / "m.safetensors")
+    for name in ("one", "two"):
+        (tmp_path / f"r_{name}").mkdir()
+        writer = TableWriter(tmp_path / f"r_{name}/results.csv")
+        for path in sorted((tmp_path / name).rglob("*.png")):
+            writer.add_result(model().predict(path))
+        writer.close()
+        (tmp_path / f"r_{name}/results.json").write_text('{"model": "m.safetensors"}')
+    rows = [
+        f'{p},"{HOSTILE.replace(chr(34), chr(34) * 2)}",{k},good'
+        for p in ("p0", "p1", "p2", "p9")
+        for k in "12"
+    ]
+    (tmp_path / "people.csv").write_text(
+        "part,appraiser,trial,decision\n" + "\n".join(rows), encoding="utf-8"
+    )
+    code, out, _ = run(
+        *("agreement", tmp_path / "r_one", tmp_path / "r_two", tmp_path / "people.csv", "--json"),
+        *(
+            "--reference",
+            tmp_path / "one",
+            "--model",
+            tmp_path / "m.safetensors",
+            "--out",
+            tmp_path / "p.html",
+        ),
+    )
+    found = json.loads(out)
+    assert code == 0
+    ours, person = found["appraisers"]
+    assert ours["miss_rate"]["rate"] == 0
+    assert person["miss_rate"]["rate"] == 1
+    assert ours["misses_at_most"] == pytest.approx(0.95)  # one defective part says next to nothing
+    assert any("1 part the very same score in two trials" in line for line in found["remarks"])
+    assert any("has learnt from 1 picture" in line for line in found["remarks"])
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    digest = hashlib.sha256((tmp_path / "m.safetensors").read_bytes()).hexdigest()
+    assert digest in page
+    assert "<img" not in page
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", page)
+    shutil.rmtree(tmp_path / "one")
+    code, _, err = run("agreement", tmp_path / "r_one", "--reference", tmp_path / "one")
+    assert code == 2
+    assert "there is no" in err

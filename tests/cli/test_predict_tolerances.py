@@ -1,0 +1,86 @@
+"""`predict --scale-mm` and `--tolerances`: a third decision, told apart from good everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brightness import draw, model
+from flawscope.evaluation.report import REPORT_NAME
+from flawscope.evaluation.trials import read_study
+from flawscope.results.table import read_table
+
+FILE = "version: 7\npicture: [32, 32]\nrules:\n  - {kind: any, length: 1.2, zone: [0, 0, 32, 20]}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good picture, and one with a square of 8 x 8 pixels at the upper left."""
+    monkeypatch.setattr("flawscope.cli.common.load_model", lambda args, path: model())
+    (tmp_path / "rules.yaml").write_text(FILE)
+    draw(tmp_path / "in/good.png", 0.2)
+    draw(tmp_path / "in/spot.png", 0.9, spot=True)
+    return tmp_path
+
+
+def test_a_tolerated_part_is_told_apart_everywhere(run: Any, folder: Path) -> None:
+    rules = ("--scale-mm", "0.1", "--tolerances", folder / "rules.yaml")
+    call = ("predict", "m.safetensors", folder / "in", *rules)
+    code, out, err = run(*call, "--fail-on-anomaly", "--out", folder / "out")
+    good, spot = sorted(out.splitlines())
+    assert code == 4
+    assert good.startswith("good ")
+    assert spot.startswith("within tolerance severity")
+    assert "(anomalous, within tolerance: region 0.8 mm ≤ 1.2 mm (tolerances 7, " in spot
+    assert "0 of 2 pictures anomalous, 1 within tolerance; " in err
+    rows = {Path(row.path).stem: row for row in read_table(folder / "out/results.csv")}
+    assert (rows["good"].decision, rows["spot"].decision) == ("good", "within tolerance")
+    facts = json.loads((folder / "out/results.json").read_text())
+    assert (facts["anomalous"], facts["within_tolerance"], facts["tolerances"]["version"]) == (0, 1, "7")
+    digest = facts["tolerances"]["sha256"]
+    assert digest[:8] in spot
+    details = json.loads((folder / "out/predictions/spot.json").read_text())
+    assert details["regions"][0]["length_mm"] == pytest.approx(0.8)
+    assert details["findings"][0]["code"] == "within_tolerance"
+    if (page := folder / "out" / REPORT_NAME).is_file():
+        text = page.read_text(encoding="utf-8")
+        assert digest in text
+        assert "0 of 2 pictures anomalous, 1 within tolerance" in text
+        assert '<span class="badge within-tolerance">within tolerance</span>' in text
+    # a study of agreement takes it for a good part
+    (folder / "ref.csv").write_text("part,reference\ngood,good\nspot,bad\n")
+    study = read_study([folder / "out"], folder / "ref.csv").study
+    assert next(iter(study.decisions.values())).ravel().tolist() == [False, False]
+
+
+def test_beyond_tolerance_is_anomalous_with_the_reason(run: Any, folder: Path) -> None:
+    draw(folder / "in/bright.png", 0.9)  # marked to the picture's border
+    rules = ("--tolerances", folder / "rules.yaml", "--json", "--fail-on-anomaly")
+    code, out, _ = run("predict", "m.safetensors", folder / "in", *rules, "--scale-mm", "0.2")
+    bright, good, spot = map(json.loads, sorted(out.splitlines()))
+    assert code == 3
+    assert "findings" not in good
+    assert spot["findings"][0]["code"] == "beyond_tolerance"
+    assert "region length 1.6 mm > 1.2 mm" in spot["findings"][0]["words"]
+    assert "touches the edge" in bright["findings"][0]["words"]
+    code, out, _ = run("predict", "m.safetensors", folder / "in/spot.png", *rules)
+    assert code == 3
+    assert "say --scale-mm" in json.loads(out)["findings"][0]["words"]
+
+
+def test_wrong_calls_are_one_line(run: Any, folder: Path) -> None:
+    call = ("predict", "m.safetensors", folder / "in")
+    for option, value, said in (
+        ("--scale-mm", "0", "'0' is not a length: write millimetres"),
+        ("--scale-mm", "nan", "'nan' is not a length"),
+        ("--tolerances", "gone.yaml", "cannot read gone.yaml"),
+    ):
+        code, _, err = run(*call, option, value)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert said in err
+    code, _, err = run(*call, "--tolerances", folder / "rules.yaml", "--cluster", "local", "--out", "x")
+    assert code == 2
+    assert "--tolerances is not for --cluster" in err

@@ -1,0 +1,295 @@
+"""Tolerances: random rules and parts against a literal slow reading, what is never tolerated, and files."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.geometry import Geometry
+from flawscope.results.findings import count_wrong, outside_light
+from flawscope.results.prediction import Levels, Prediction, Region
+from flawscope.results.tolerance import Rule, Tolerances, apply_tolerances
+
+HEIGHT, WIDTH = 12, 16
+PLAIN = Geometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (1.0, 1.0), (0.0, 0.0), mm_per_pixel=0.1)
+KINDS = ("scratch", "dent", "stain")
+
+
+def region(
+    box: tuple[float, ...] = (4, 4, 8, 6), kinds: tuple[str, ...] | None = ("scratch",), **sizes: Any
+) -> Region:
+    values = {"length_mm": 1.0, "width_mm": 0.5, "area_mm2": 0.5} | sizes
+    return Region(box, 8.0, 1.0, (6.0, 5.0), kinds, **values)  # type: ignore[arg-type]
+
+
+def rules(*given: Rule) -> Tolerances:
+    return Tolerances("1", "0" * 64, (HEIGHT, WIDTH), given)
+
+
+# ---------------------------------------------------------------------------------- random rules and parts
+
+
+def literal(regions: list[Region], given: list[dict[str, Any]], picture: tuple[int, int]) -> bool:
+    """Reads the rules word by word, pixel by pixel."""
+
+    def covered(box: tuple[float, ...]) -> set[tuple[int, int]]:
+        """Pixels of the box and their neighbours."""
+        x0, y0, x1, y1 = box
+        own = [
+            (x, y)
+            for x in range(-3, WIDTH + 4)
+            for y in range(-3, HEIGHT + 4)
+            if x + 1 > x0 and x < x1 and y + 1 > y0 and y < y1
+        ]
+        return {(x + dx, y + dy) for x, y in own for dx in (-1, 0, 1) for dy in (-1, 0, 1)}
+
+    def says(rule: dict[str, Any], one: Region, kind: str | None) -> bool:
+        if rule["kind"] != "any" and rule["kind"] != kind:
+            return False
+        for limit, size in (("length", one.length_mm), ("width", one.width_mm), ("area", one.area_mm2)):
+            if rule[limit] is not None and (size is None or not size <= rule[limit]):
+                return False
+        zone = rule["zone"]
+        if isinstance(zone, tuple):
+            return (
+                zone[0] < one.box[0]
+                and zone[1] < one.box[1]
+                and one.box[2] < zone[2]
+                and one.box[3] < zone[3]
+            )
+        if zone is not None:
+            inside = {(x, y) for x in range(WIDTH) for y in range(HEIGHT) if zone[y, x]}
+            return covered(one.box) <= inside
+        return True
+
+    if picture != (HEIGHT, WIDTH) or not regions:
+        return False
+    whole = {(x, y) for x in range(WIDTH) for y in range(HEIGHT)}
+    for one in regions:
+        if one.kinds is not None and not one.kinds:
+            return False
+        if not covered(one.box) <= whole:
+            return False
+        for kind in (None,) if one.kinds is None else one.kinds:
+            tolerated = False
+            for rule in given:
+                if not says(rule, one, kind):
+                    continue
+                crowd = [
+                    other
+                    for other in regions
+                    if any(says(rule, other, k) for k in ((None,) if other.kinds is None else other.kinds))
+                ]
+                tolerated |= rule["number"] is None or len(crowd) <= rule["number"]
+            if not tolerated:
+                return False
+    return True
+
+
+def draw_case(rng: random.Random) -> tuple[list[Region], list[dict[str, Any]], tuple[int, int]]:
+    """Few kinds, sizes and places, so that rules and regions meet often, also exactly at a limit."""
+
+    def box() -> tuple[float, ...]:
+        x, y = rng.choice((0, 1, 2, 4, 6.5)), rng.choice((0, 1, 2, 3, 4.5))
+        return x, y, x + rng.choice((1, 3, 5, 9)), y + rng.choice((1, 2, 4, 7))
+
+    def size() -> float | None:
+        return rng.choice((0.5, 1.0, 1.0, 1.0000001, 2.0, None if rng.random() < 0.3 else 0.25))
+
+    def mask() -> np.ndarray:
+        zone = np.zeros((HEIGHT, WIDTH), bool)
+        zone[rng.choice((0, 0, 1)) :, rng.choice((0, 0, 2)) :] = True
+        zone[rng.randrange(HEIGHT), rng.randrange(WIDTH)] = rng.random() < 0.7
+        return zone
+
+    kinds = (None, (), *(tuple(rng.sample(KINDS, k)) for k in (1, 1, 1, 1, 2, 3)))
+    regions = [
+        region(box(), rng.choice(kinds), length_mm=size(), width_mm=size(), area_mm2=size())
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4)))
+    ]
+    given = []
+    for _ in range(rng.randint(1, 5)):
+        limits = {name: rng.choice((1.0, 2.0, 9.0, None)) for name in ("length", "width", "area")}
+        if not any(limits.values()):
+            limits["length"] = 2.0
+        given.append(
+            {
+                "kind": rng.choice((*KINDS, "scratch", "any")),
+                **limits,
+                "zone": rng.choice((None, None, None, (0.0, 0.0, 16.0, 12.0), (1.0, 1.0, 13.0, 9.0), mask())),
+                "number": rng.choice((None, None, 1, 2)),
+            }
+        )
+    return regions, given, (HEIGHT, WIDTH) if rng.random() < 0.97 else (WIDTH, HEIGHT)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1 << 48))
+def test_nothing_is_tolerated_but_what_the_rules_say(seed: int) -> None:
+    """A hundred cases from each seed: 10,000 in all."""
+    rng, answers = random.Random(seed), set()
+    for _ in range(100):
+        regions, given, picture = draw_case(rng)
+        verdict = rules(*(Rule(**one) for one in given)).judge(regions, picture)
+        assert verdict.within == literal(regions, given, picture), (regions, given, picture, verdict)
+        assert verdict.words
+        answers.add(verdict.within)
+    assert answers == {True, False}  # both are tried
+
+
+# -------------------------------------------------------------------------------------- never tolerated
+
+WIDE = Rule("any", length=1e9)
+
+
+@pytest.mark.parametrize(
+    ("regions", "said"),
+    [
+        ([], "nothing is marked"),
+        ([region(kinds=())], "of a kind that is not known"),
+        ([region(kinds=("scratch", "dent"))], "no rule for dent"),
+        ([region(kinds=None)], "no rule for a region of a kind that is not known"),
+        ([region(length_mm=None)], "size of a scratch is not known: say --scale-mm"),
+        ([region(length_mm=float("nan"))], "scratch length nan mm > 2 mm"),
+        ([region(length_mm=2.004)], "scratch length 2.004 mm > 2 mm"),
+        ([region((0, 4, 3, 6))], "touches the border"),
+        ([region((4, 4, float("nan"), 6))], "touches the border"),
+        ([region(), region((9, 4, 12, 6))], "2 regions, the rule for scratch holds for 1"),
+    ],
+)
+def test_what_is_not_known_is_never_tolerated(regions: list[Region], said: str) -> None:
+    verdict = rules(Rule("scratch", length=2.0, number=1)).judge(regions, (HEIGHT, WIDTH))
+    assert not verdict.within
+    assert said in verdict.words
+
+
+def prediction(*, at: tuple[int, int] = (5, 6), **changes: Any) -> Prediction:
+    values = np.zeros((HEIGHT, WIDTH), np.float32)
+    values[at[0], at[1] : at[1] + 3] = 1
+    made = Prediction(1.0, 0.1, 1.0, True, values, PLAIN, Levels(0.5, 0.5, (0.0, 1.0)))
+    return replace(made, **changes)
+
+
+EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
+
+
+def test_a_tolerated_part_is_neither_good_nor_anomalous() -> None:
+    found = apply_tolerances(prediction(), EVERYWHERE, rules(Rule("any", length=0.31)))
+    assert (found.decision, found.is_anomalous, found.is_tolerated) == ("within tolerance", True, True)
+    assert found.remark.startswith("anomalous, within tolerance: region 0.3 mm ≤ 0.31 mm (tolerances 1, 0000")
+    assert found.to_dict()["decision"] == "within tolerance"
+    assert found.to_dict()["findings"][0]["code"] == "within_tolerance"
+    # what decides later is not tolerated
+    assert found.noticing(count_wrong("3 of 4 parts", None)).decision == "anomalous"
+    good = replace(prediction(), is_anomalous=False)
+    assert apply_tolerances(good, EVERYWHERE, rules(WIDE)) is good
+
+
+@pytest.mark.parametrize(
+    ("found", "valid", "said"),
+    [
+        (
+            prediction().noticing(count_wrong("3 of 4 parts", None)),
+            EVERYWHERE,
+            "beside what is marked: 3 of 4",
+        ),
+        (prediction().noticing(outside_light()), EVERYWHERE, "beside what is marked: light"),
+        (prediction(at=(0, 6)), EVERYWHERE, "touches the edge of what is inspected"),
+        (prediction(), np.arange(WIDTH)[None].repeat(HEIGHT, 0) < 9, "touches the edge of what is inspected"),
+        (prediction(geometry=replace(PLAIN, mm_per_pixel=None)), EVERYWHERE, "size of a region is not known"),
+        (prediction(geometry=Geometry((24, 32), (12, 16), (0.5, 0.5), (0, 0))), EVERYWHERE, "32 x 24 pixels"),
+        (prediction(map=np.zeros((HEIGHT, WIDTH), np.float32)), EVERYWHERE, "nothing is marked"),
+    ],
+)
+def test_other_findings_and_edges_are_never_tolerated(
+    found: Prediction, valid: np.ndarray, said: str
+) -> None:
+    answer = apply_tolerances(found, valid, rules(WIDE))
+    assert answer.decision == "anomalous"
+    assert said in answer.remark
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+FILE = """
+version: 3
+picture: [16, 12]
+rules:
+  - {kind: scratch, length: 2, width: 0.2, zone: [0, 0, 16, 6], number: 2}
+  - {kind: any, area: 0.05, zone: zone.png}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "tolerances.yaml").write_text(text, encoding="utf-8")
+    return folder / "tolerances.yaml"
+
+
+def test_a_file_is_known_by_its_version_and_its_content(tmp_path: Path) -> None:
+    zone = np.zeros((HEIGHT, WIDTH), np.uint8)
+    zone[2:] = 255
+    zone[3] = 200  # not white
+    Image.fromarray(zone).save(tmp_path / "zone.png")
+    found = Tolerances.read(write(tmp_path, FILE))
+    scratch, every = found.rules
+    assert (found.version, found.picture) == ("3", (HEIGHT, WIDTH))
+    assert (scratch.kind, scratch.length, scratch.width, scratch.area, scratch.number) == (
+        "scratch",
+        2,
+        0.2,
+        None,
+        2,
+    )
+    assert scratch.zone == (0, 0, 16, 6)
+    np.testing.assert_array_equal(every.zone, (zone == 255))
+    zone[11, 3] = 0
+    Image.fromarray(zone).save(tmp_path / "zone.png")
+    assert Tolerances.read(tmp_path / "tolerances.yaml").sha256 != found.sha256
+    assert Tolerances.read(write(tmp_path, FILE + "# \n")).sha256 != found.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("version: 3", "version: 1.10"), "version is 1.1: write a whole number, or text in quotes"),
+        (("version: 3\n", ""), "version is None"),
+        (("[16, 12]", "[16]"), r"picture is \[16\]: write \[width, height\]"),
+        (("length: 2,", "length: 2, length: 9,"), "length stands twice, line 5"),
+        (("length: 2,", "lenght: 2,"), "rule 1: unknown key 'lenght'; did you mean length"),
+        (("length: 2,", "length: -2,"), "rule 1: length is -2: write a number of mm above 0"),
+        (("length: 2,", "length: .inf,"), "rule 1: length is inf"),
+        (("length: 2,", "length: yes,"), "rule 1: length is True"),
+        (("length: 2, width: 0.2, ", ""), "rule 1 has no limit: write length, width or area"),
+        (("kind: scratch, ", ""), "rule 1: kind is None: name the kind, or write any"),
+        (("number: 2", "number: 0"), "rule 1: number is 0"),
+        (("[0, 0, 16, 6]", "[9, 0, 3, 6]"), "rule 1: zone is"),
+        (("zone: zone.png", "zone: gone.png"), "gone.png"),
+        (("zone: zone.png", "zone: small.png"), "rule 2: small.png is not as large as the pictures"),
+        (("  - {kind: scratch", "  - {kind: [scratch"), "is not YAML"),
+        (("rules:", "rules: []\nother:"), "unknown key 'other'"),
+    ],
+)
+def test_a_rule_that_is_not_clear_is_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "zone.png")
+    Image.new("L", (4, 4), 255).save(tmp_path / "small.png")
+    with pytest.raises(InputError, match=said) as error:
+        Tolerances.read(write(tmp_path, FILE.replace(*change)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_without_rules_or_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name a file of tolerances"):
+        Tolerances.read(tmp_path / "gone.yaml")
+    with pytest.raises(InputError, match="has no rules"):
+        Tolerances.read(write(tmp_path, "version: 1\npicture: [16, 12]\nrules: []\n"))
+    with pytest.raises(InputError, match="is no list of `key: value`"):
+        Tolerances.read(write(tmp_path, "- 1\n"))

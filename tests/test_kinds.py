@@ -1,0 +1,217 @@
+"""Naming kinds of defects from the picture to the answer: learnt, stored, exported, in every result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.predictor.kinds import Example, learn_kinds, region_descriptors
+from flawscope.synthesis.demo.dataset import draw_picture
+
+pytest.importorskip("torch")
+KINDS = ("ink", "notch", "wire")
+EACH = 5
+
+
+def draw(kind: str, number: int, size: int = 96) -> tuple[Any, Any]:
+    """A drawn part [size, size, 3] with a strong defect of a kind somewhere, and its mask."""
+    rng = np.random.default_rng([number, KINDS.index(kind)])
+    picture = draw_picture("plate", rng, size=size)[0].astype(float)
+    y, x = rng.integers(size // 4, 3 * size // 4, 2)
+    rows, columns = np.mgrid[:size, :size]
+    reach = size * rng.uniform(0.09, 0.12)
+    if kind == "wire":
+        mask = (abs(rows - y) < reach / 3) & (abs(columns - x) < 2 * reach)
+        stripes = np.where((columns // 2) % 2, 240, 20)[..., None]
+        picture = np.where(mask[..., None], stripes, picture)
+    else:
+        mask = (rows - y) ** 2 + (columns - x) ** 2 < reach**2
+        picture = np.where(mask[..., None], (10, 20, 190) if kind == "ink" else (250, 250, 250), picture)
+    return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8), mask
+
+
+def good(number: int) -> Any:
+    return draw_picture("plate", np.random.default_rng(500 + number), size=96)[0]
+
+
+@pytest.fixture(scope="session")
+def labelled(shared: Callable[..., Path]) -> Path:
+    """A data set with kinds of defects, masks of all but the last ones. Read only."""
+
+    def fill(root: Path) -> None:
+        for kind in (*KINDS, "good"):
+            for number in range(EACH):
+                picture, mask = draw(kind, number) if kind != "good" else (good(number), None)
+                path = root / "test" / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+                if mask is not None and number < EACH - 1:
+                    marks = root / "ground_truth" / kind / f"{number}_mask.png"
+                    marks.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask.astype(np.uint8) * 255).save(marks)
+        (root / "train/good").mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(good(number + 9)).save(root / f"train/good/{number}.png")
+
+    return shared("labelled", fill)
+
+
+@pytest.fixture(scope="session")
+def named(model_path: Path, labelled: Path, shared: Callable[..., Path]) -> Path:
+    """`model_path` that names kinds. Read only."""
+
+    def fill(folder: Path) -> None:
+        call = ["kinds", str(model_path), "--data", str(labelled), "--out", str(folder / "named.safetensors")]
+        assert main([*call, "--error", "20%", "--device", "cpu"]) == 0
+
+    return shared("named", fill) / "named.safetensors"
+
+
+def test_only_the_kinds_are_new(named: Path, model_path: Path, labelled: Path) -> None:
+    picture = labelled / "test/notch/0.png"
+    before, after = flawscope.load(model_path).predict(picture), flawscope.load(named).predict(picture)
+    assert before.regions[0].kinds is None
+    assert "kinds" not in before.regions[0].to_dict()
+    assert after.regions[0].kinds is not None
+    plain = [replace(region, kinds=None, kind_p_values={}) for region in after.regions]
+    assert (after.score, tuple(plain)) == (before.score, before.regions)
+    document = after.regions[0].to_dict()
+    assert document["kind_p_values"].keys() == {*KINDS}
+    assert document["kinds"] == [*after.regions[0].kinds]
+
+
+def test_new_pictures_get_their_kind(named: Path) -> None:
+    model = flawscope.load(named)
+    right = 0
+    for kind in KINDS:
+        for number in range(10, 14):
+            regions = model.predict(draw(kind, number)[0]).regions
+            right += bool(regions and max(regions[0].kind_p_values, key=regions[0].kind_p_values.get) == kind)
+    assert right >= 8  # of 12; 4 by chance
+
+
+def test_every_result_tells_kinds(named: Path, labelled: Path, tmp_path: Path, capsys: Any) -> None:
+    from flawscope.results.table import read_table
+
+    assert main(["predict", str(named), str(labelled / "test"), "--out", str(tmp_path), "--quiet"]) == 0
+    rows = read_table(tmp_path / "results.csv")
+    assert any(set(row.kinds.replace("; ", " or ").split(" or ")) & {*KINDS} for row in rows)
+    assert all(len(row.kinds.split("; ")) == len(row.boxes) for row in rows if row.boxes)
+    assert main(["info", str(named)]) == 0
+    assert "ink (5), notch (5), wire (5): an answer lacks the true kind" in capsys.readouterr().out
+    prediction = flawscope.load(named).predict(labelled / "test/notch/0.png")
+    assert prediction.regions[0].kinds_text in prediction._repr_html_()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_exported_it_names_the_same_kinds(
+    engine: str, exported_named: Path, named: Path, labelled: Path
+) -> None:
+    pytest.importorskip(engine)
+    trained, model = flawscope.load(named), flawscope.load(exported_named, engine=engine)
+    for kind in KINDS:
+        picture = labelled / f"test/{kind}/0.png"
+        views = trained.load(picture)[1][0]
+        one, other = trained.predict(picture), model.predict(picture)
+        assert [r.kinds for r in one.regions] == [r.kinds for r in other.regions]
+        for ours, theirs in zip(one.regions, other.regions, strict=True):
+            assert theirs.kind_p_values == pytest.approx(ours.kind_p_values, abs=1e-4)
+        if one.regions:
+            expected = region_descriptors(trained, views, one)
+            found = region_descriptors(model, views, one)
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture(scope="session")
+def exported_named(named: Path, trace_once: Any, shared: Callable[..., Path]) -> Path:
+    """`named`, exported. Read only."""
+    from flawscope.export import onnx_graph
+    from flawscope.export.export import export
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_graph, "trace", trace_once)
+            export(named, folder / "named.onnx")
+
+    return shared("named-onnx", fill) / "named.onnx"
+
+
+def test_an_exported_model_without_residuals_says_so(
+    onnx_path: Path, labelled: Path, tmp_path: Path, capsys: Any
+) -> None:
+    call = ["kinds", str(onnx_path), "--data", str(labelled), "--out", str(tmp_path / "named.onnx")]
+    assert main(call) == 2
+    assert "`flawscope kinds` takes the .safetensors model" in capsys.readouterr().err
+
+
+def test_an_exported_model_learns_kinds_anew(exported_named: Path, labelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again.onnx"
+    assert main(["kinds", str(exported_named), "--data", str(labelled), "--out", str(out), "--quiet"]) == 0
+    assert flawscope.load(out).manifest.kinds.error == 0.1
+
+
+def test_calibrate_keeps_kinds_and_update_drops_them(named: Path, drawn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rate.safetensors"
+    assert main(["calibrate", str(named), "--false-alarm-rate", "0.2", "--out", str(out), "--quiet"]) == 0
+    assert flawscope.load(out).manifest.kinds == flawscope.load(named).manifest.kinds
+    from flawscope.fitting.fitting import partial_fit
+
+    extended = partial_fit(named, [good(200), good(201)], device="cpu", check=False)
+    assert extended.manifest.kinds is None
+    assert any("run `flawscope kinds` again" in note for note in extended.manifest.notes)
+
+
+@pytest.mark.parametrize("method", ["efficientad_path", "tiled"])
+def test_other_models_name_kinds(method: str, request: pytest.FixtureRequest) -> None:
+    path, size = request.getfixturevalue(method), 96 if method == "efficientad_path" else 224
+    model = flawscope.load(path if isinstance(path, Path) else path(positions="each")).with_rate(0.9)
+    rows = slice(32, 192) if method == "tiled" else slice(None)
+    drawn = {kind: [draw(kind, k, size) for k in range(9)] for kind in ("ink", "wire")}
+    examples = [Example(p[rows], kind, m[rows]) for kind, pairs in drawn.items() for p, m in pairs[:8]]
+    found = learn_kinds(model, examples)
+    assert not found.failures
+    for kind, pairs in drawn.items():
+        strongest = found.model.predict(pairs[8][0][rows]).regions[0]
+        assert strongest.kind_p_values.keys() == {"ink", "wire"}
+        assert method != "tiled" or kind in strongest.kinds
+
+
+def test_copies_and_missed_pictures_are_no_examples(model_path: Path) -> None:
+    model = flawscope.load(model_path)
+    pictures = [draw("notch", k) for k in range(3)]
+    nowhere = np.zeros((96, 96), bool)
+    nowhere[0, 0] = True
+    examples = [Example(picture, "notch", mask) for picture, mask in pictures]
+    examples += [Example(pictures[0][0], "notch"), Example(pictures[1][0], "wire", nowhere)]
+    found = learn_kinds(model, examples)
+    assert found.model.manifest.kinds.counts == (3,)
+    assert found.notes == ["wire: 1 picture without a region there"]
+    with pytest.raises(InputError, match="notch 2"):
+        learn_kinds(model, examples[:2])
+
+
+def test_a_damaged_file_is_refused(named: Path, tmp_path: Path) -> None:
+    from flawscope.artefact import model_file
+
+    artefact = model_file.read(named)
+    tensors = {**artefact.tensors, "kinds": np.array(artefact.tensors["kinds"])}
+    document, run = model_file.split_run_facts(artefact.manifest)
+    tensors["kinds"] = tensors["kinds"][:-1]
+    model_file.write_contents(document, run, tensors, tmp_path / "short.safetensors")
+    with pytest.raises(InputError, match=r"kinds of defects do not fit"):
+        model_file.read(tmp_path / "short.safetensors")
+    document = json.loads(json.dumps(document))
+    document["kinds"]["confusion"] = []
+    model_file.write_contents(document, run, artefact.tensors, tmp_path / "damaged.safetensors")
+    with pytest.raises(InputError, match="manifest is damaged"):
+        model_file.read(tmp_path / "damaged.safetensors")
