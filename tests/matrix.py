@@ -23,6 +23,7 @@ OPTIONS: dict[str, list[str]] = {
     "align": ["--align", "turn"],
     "several": ["--align", "turn", "--several"],
     "undistort": ["--undistort", "{data}/lens.yaml"],
+    "channels": ["--channels", "1-3,2"],
     "region": ["--roi", "4,4,76,76@80x80"],
     "light": ["--light", "10%"],
     "tile": ["--tile", "32"],
@@ -58,6 +59,9 @@ LEFT_OUT: dict[frozenset[str], str] = {
         "turned tiles show other places": [("positions", "augment")],
         "one memory bank tells suspects, not one for each place": [("positions", "drop-suspects")],
         "a file is a router of products or of views": [("joint", "each-view")],
+        "views of one place have the same part": [("channels", "several")],
+        "every channel has a light of its own": [("channels", "light")],
+        "products are told apart by one view": [("channels", "joint")],
         PATCHCORE_ALONE: [
             ("method", name)
             for name in ("positions", "sizes", "drop-suspects", "augment", "min-defect", "tile")

@@ -30,6 +30,40 @@ def test_a_faulty_folder_is_checked(run: Run, drawn: Path, tmp_path: Path) -> No
     assert (code, "000.png" in printed) == (1, True)
 
 
+def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(
+    run: Run, drawn: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "part"
+    shutil.copytree(drawn / "plate/train/good", root / "good")
+    good = np.asarray(Image.open(root / "good/000.png").convert("RGB"))
+    height, width = good.shape[:2]
+    np.save(root / "good/five.npy", np.dstack([good, good[:, :, :2]]))
+    (root / "bad/masks").mkdir(parents=True)
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:20, 10:30] = 255
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.where(mask[..., None], 255 - good, good)).save(root / f"bad/{name}.png")
+    Image.fromarray(mask).save(root / "bad/masks/a.png")
+    points = [[10, 10], [30, 10], [30, 20], [10, 20]]
+    shapes = [{"label": "x", "points": points, "shape_type": "polygon"}]
+    facts = {"imagePath": "b.png", "imageHeight": height, "imageWidth": width, "shapes": shapes}
+    (root / "bad/b.json").write_text(json.dumps(facts))
+    page = tmp_path / "check.html"
+    code, printed, _ = run("data", "check", "--data", root, "--json", "--no-near", "--out", page)
+    assert code == 0
+    forms = {one["marks"]: one for one in json.loads(printed)["forms"]}
+    assert {"no mask", "LabelMe, outlines", "mask in a folder below: .png, mode L"} < forms.keys()
+    assert any("5 channels, seen as 1, 2, 3, 4, 5" in one["pixels"] for one in json.loads(printed)["forms"])
+    text = page.read_text()
+    shown = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    marked = {dict(one["facts"])["Marked"]: "truth" in one["layers"] for one in shown}
+    drawn_in = {"LabelMe, outlines", "mask in a folder below: .png, mode L"}
+    assert marked == {name: name in drawn_in for name in forms}
+    assert len(shown) == len(json.loads(printed)["forms"])
+    code, _, err = run("data", "check", "--data", root, "--out", tmp_path / "check.png")
+    assert (code, ".html" in err) == (2, True)
+
+
 def test_a_model_accuses_a_foreign_picture_and_not_its_own(
     run: Run, model_path: Path, efficientad_path: Path, drawn: Path, mixed: Path, tmp_path: Path
 ) -> None:

@@ -73,26 +73,6 @@ def test_one_document_is_printed_and_written_beside_the_report(
     assert all(row.decision for row in rows)
 
 
-def test_private_pictures_are_judged_for_the_server(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
-    root, out = tmp_path / "can", tmp_path / "out"
-    shutil.copytree(drawn / "plate/train/good", root / "train/good")
-    shutil.copytree(drawn / "plate/test/scratch", root / "test_public/bad")
-    call = ["evaluate", model_path, "--data", root, "--quiet", "--submission", out]
-    code, printed, err = run(*call)
-    assert (code, "image AUROC" in printed) == (2, True)  # the figures that there are come first
-    assert "has no test_private or test_private_mixed" in err
-    (root / "test_private").mkdir()
-    shutil.copy(drawn / "plate/test/scratch/000.png", root / "test_private/000_regular.png")
-    (root / "test_private/001_regular.png").write_bytes(b"")
-    code, _, err = run(*call)
-    assert (code, "001_regular.png" in err) == (1, True)
-    written = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*.*"))]
-    place = "can/test_private/000_regular"
-    assert written == [f"anomaly_images/{place}.tiff", f"anomaly_images_thresholded/{place}.png"]
-
-
 def test_one_name_that_cannot_be_written_loses_nothing_else(
     run: Run, model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:

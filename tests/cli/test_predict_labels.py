@@ -49,6 +49,15 @@ def through_tool(form: str, out: Path, root: Path) -> int:
         (root / "export.json").write_text(json.dumps(tasks))
         assert all(np.isfinite(r["score"]) for task in tasks for r in task["predictions"][0]["result"])
         return sum(len(task["predictions"][0]["result"]) for task in tasks)
+    if form == "labelme":
+        shapes = 0
+        for file in (out / "labels").rglob("*.json"):
+            document = json.loads(file.read_text())
+            picture = root / "bad" / file.relative_to(out / "labels").with_suffix(".png")
+            assert picture.name == document["imagePath"]
+            shutil.copy(file, picture.parent)
+            shapes += len(document["shapes"])
+        return shapes
     shutil.copytree(out / "labels", root / "labels")
     shutil.copy(out / "data.yaml", root)
     scores = json.loads((out / "scores.json").read_text())
@@ -57,7 +66,7 @@ def through_tool(form: str, out: Path, root: Path) -> int:
     return sum(map(len, scores.values()))
 
 
-@pytest.mark.parametrize("form", ["coco", "labelstudio", "yolo"])
+@pytest.mark.parametrize("form", ["coco", "labelstudio", "yolo", "labelme"])
 def test_what_is_marked_comes_back_within_a_pixel(
     run: Run, model_path: Path, root: Path, tmp_path: Path, form: str
 ) -> None:

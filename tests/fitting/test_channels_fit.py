@@ -53,4 +53,6 @@ def test_the_file_and_its_export_see_the_same_views(model, tmp_path):
     export(tmp_path / "m.safetensors", tmp_path / "m.onnx")
     expected = model.predict(lights(300, 2)).score
     for name in ("m.safetensors", "m.onnx"):
-        assert flawscope.load(tmp_path / name).predict(picture).score == pytest.approx(expected, rel=1e-4)
+        found = flawscope.load(tmp_path / name).predict(picture)
+        assert found.score == pytest.approx(expected, rel=1e-4)
+    assert found.draw().shape == (SIDE, SIDE, 3)  # the first light

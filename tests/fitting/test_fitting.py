@@ -32,8 +32,8 @@ from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 64  # of a picture at 64 px: stride 8
-WIDTH = 152  # EfficientNet-Lite0, stages 2 and 3
-TWO = "48+64"  # sizes of 36 and 64 patches
+WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
+TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
@@ -69,7 +69,7 @@ def fitted() -> Predictor:
 
 @pytest.fixture(scope="module")
 def fitted_two() -> Predictor:
-    return fit_small(size=TWO, samples=3)
+    return fit_small(size=TWO, fine_ratio=0.2, samples=3)
 
 
 def features_of(predictor: Predictor, images) -> torch.Tensor:
@@ -107,7 +107,8 @@ def test_two_sizes_have_the_same_bytes_with_any_number_of_threads():
     finally:
         torch.set_num_threads(before)
     first = models_[0].artefact.tensors
-    assert [first[f"views.{v}.bank"].shape for v in (0, 1)] == [(216, WIDTH), (154, WIDTH)]
+    shapes = [first[f"views.{v}.bank"].shape for v in range(3)]
+    assert shapes == [(216, WIDTH), (154, FINE), (38, WIDTH - FINE)]
     for other in models_[1:]:
         for name, tensor in first.items():
             assert tensor.tobytes() == other.artefact.tensors[name].tobytes(), name
@@ -342,16 +343,17 @@ def test_a_full_bank_does_not_grow():
 
 
 def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return features.split((36, PATCHES), dim=1)
+    joined, fine, coarse = features.split((36, PATCHES, 16), dim=1)
+    return joined, fine[..., :FINE], coarse[..., : WIDTH - FINE]
 
 
 def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
     facts, tensors = fitted_two.manifest.facts, fitted_two.artefact.tensors
-    banks = [bank_of(fitted_two, v) for v in (0, 1)]
-    assert [len(bank) for bank in banks] == [round(0.1 * 12 * 36), round(0.03 * 12 * PATCHES)]
+    banks = [bank_of(fitted_two, v) for v in range(3)]
+    assert [len(bank) for bank in banks] == [round(0.1 * 12 * 36), *(round(2.4 * n) for n in (PATCHES, 16))]
     assert facts["bank"] == sum(map(len, banks))
-    assert facts["patches"] == 12 * (36 + PATCHES)
-    assert [len(tensors[f"bank_groups.{v}"]) for v in (0, 1)] == list(map(len, banks))
+    assert facts["patches"] == 12 * (36 + PATCHES + 16)
+    assert [len(tensors[f"bank_groups.{v}"]) for v in range(3)] == list(map(len, banks))
     parts = views_of(features_of(fitted_two, good()))
     radii = [radius_of(part, bank) for part, bank in zip(parts, banks, strict=True)]
     assert facts["covering_radius"] == pytest.approx(radii, rel=1e-3)
@@ -361,8 +363,8 @@ def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
 
 
 def test_two_sizes_leave_out_as_if_the_picture_had_never_been_there(fitted_two):
-    """Maps brought to one scale by their mean and highest hundredth at that size, and the larger one."""
-    real = refitted(good(), range(12), size=TWO)
+    """Maps brought to one scale by their mean and highest hundredth in that map, and joined."""
+    real = refitted(good(), range(12), size=TWO, fine_ratio=0.2)
     found = np.array(fitted_two.calibration.scores)[::3]
     spread = np.std(fitted_two.calibration.scores)
     assert abs(found.mean() - real.mean()) < spread
@@ -382,7 +384,7 @@ def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
 def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
     more = parts(5, seed=8)
     new = partial_fit(fitted_two.artefact, more, device="cpu")
-    for v in (0, 1):
+    for v in range(3):
         for name in (f"views.{v}.bank", f"bank_groups.{v}"):
             old, now = fitted_two.artefact.tensors[name], new.artefact.tensors[name]
             if name.endswith("bank"):
@@ -400,16 +402,16 @@ def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
     assert new.self_test().passed
     strange = [255 - image for image in parts(4, seed=9)]
     learnt = partial_fit(new.artefact, strange[1:], device="cpu")
-    assert all(len(bank_of(learnt, v)) > len(bank_of(new, v)) for v in (0, 1))
+    assert all(len(bank_of(learnt, v)) > len(bank_of(new, v)) for v in range(3))
     assert learnt.predict(strange[0]).score < 0.8 * new.predict(strange[0]).score
 
 
-def test_region_of_interest_limits_both_banks():
-    half = fit_small(size=TWO, roi="0,0,0.5,1")
-    assert half.manifest.facts["patches"] == 12 * (36 + PATCHES) // 2
+def test_region_of_interest_limits_all_banks():
+    half = fit_small(size=TWO, fine_ratio=0.2, roi="0,0,0.5,1")
+    assert half.manifest.facts["patches"] == 12 * (36 + PATCHES + 16) // 2
     left = [
-        part.view(12, side, side, WIDTH)[:, :, : side // 2].reshape(-1, WIDTH)
-        for part, side in zip(views_of(features_of(half, good())), (6, 8), strict=True)
+        part.view(12, side, side, -1)[:, :, : side // 2].flatten(0, 2)
+        for part, side in zip(views_of(features_of(half, good())), (6, 8, 4), strict=True)
     ]
     for v, own in enumerate(left):
         assert float(torch.cdist(bank_of(half, v).double(), own.double()).amin(1).max()) < 1e-3
@@ -505,7 +507,7 @@ def test_pictures_that_make_no_model(images, text):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"size": TWO, "fine_ratio": 0.2}, {"size": TWO, "fine_ratio": 0.2, "layers": "apart"}],
+    [{}, {"size": TWO, "fine_ratio": 0.2}, {"size": TWO, "fine_ratio": 0.2, "layers": "joined"}],
     ids=str,
 )
 def test_identical_features_everywhere_still_make_a_model(options):

@@ -255,12 +255,13 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores() ->
     task = Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
     leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)))
 
-    def judge(pictures: Any, lights: Any) -> NDArray[np.float64]:
-        values = np.full((len(pictures), len(lights), 2), 2.5)
-        values[[*pictures].index(1), 2] = np.nan
-        return values
+    def calibrated(failures: dict[int, str], brightest: float = 2.5) -> Fitted:
+        def judge(pictures: Any, lights: Any) -> NDArray[np.float64]:
+            values = np.full((len(pictures), len(lights), 2), 2.5)
+            values[[*pictures].index(1), 2] = np.nan
+            values[:, 1] = brightest
+            return values
 
-    def calibrated(failures: dict[int, str]) -> Fitted:
         fitted = Fitted(before, [0, 1, 2, 3], [0, 1, 2, 3])
         light_calibration.calibrate_in_each_light(leave_out, fitted, task, 0.1, judge, failures)
         return fitted
@@ -270,6 +271,9 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores() ->
     known = fitted.calibration
     assert known.scores == (2.5, 3.0, 4.0)
     assert (known.miscounted, known.units, known.unit_count) == (1, (5, 7, 7, 6), 3)
+    assert not fitted.notes
+    (note,) = calibrated({1: "one part too many"}, brightest=9.0).notes
+    assert note.startswith("with brightness 1.1 most good pictures score above")
     with pytest.raises(InputError, match="cannot be read any more"):
         calibrated({})
 

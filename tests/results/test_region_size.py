@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
 from flawscope.results.prediction import Levels, Prediction
 from flawscope.results.region_size import measure_region, rectangle_sides
@@ -28,11 +30,11 @@ def turned_rectangle(length: float, width: float, angle: float) -> tuple[np.ndar
 @given(st.integers(0, 359), st.floats(20, 120), st.floats(4, 18))
 def test_a_rectangle_has_its_sides_at_any_angle(degrees: int, length: float, width: float) -> None:
     rows, columns = turned_rectangle(length, width, math.radians(degrees))
-    plain = Geometry((SIDE, SIDE), (SIDE, SIDE), (1.0, 1.0), (0.0, 0.0))
-    found = measure_region(rows, columns, plain, 0.1)
-    # never too small by more than what the drawing leaves out, too large by a pixel's diagonal at most
-    assert -0.15 <= found["length_mm"] - length / 10 <= 0.15
-    assert -0.15 <= found["width_mm"] - width / 10 <= 0.15
+    plain = Geometry((SIDE, SIDE), (SIDE, SIDE), (1.0, 1.0), (0.0, 0.0), mm_per_pixel=0.1)
+    found = measure_region(rows, columns, plain)
+    # too small by what the drawing leaves out, half a pixel at either end; too large by two pixels at most
+    assert -0.101 <= found["length_mm"] - length / 10 <= 0.2
+    assert -0.101 <= found["width_mm"] - width / 10 <= 0.2
     assert found["area_mm2"] == pytest.approx(len(rows) / 100)
 
 
@@ -54,7 +56,7 @@ def test_sizes_are_the_pictures_and_not_the_views(geometry: Geometry) -> None:
     turn = math.radians(30)
     along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     rows, columns = np.nonzero((abs(along) <= 30) & (abs(across) <= 10))
-    found, pixel = measure_region(rows, columns, geometry, 2.0), 1 / min(geometry.scale)
+    found, pixel = measure_region(rows, columns, replace(geometry, mm_per_pixel=2.0)), 1 / min(geometry.scale)
     assert found["length_mm"] / 2 == pytest.approx(60, abs=1.5 * pixel)
     assert found["width_mm"] / 2 == pytest.approx(20, abs=1.5 * pixel)
     assert found["area_mm2"] / 4 == pytest.approx(1200, rel=0.05)
@@ -82,6 +84,15 @@ def test_only_a_model_with_a_scale_has_sizes() -> None:
     (region,) = without.regions
     assert region.length_mm is region.width_mm is region.area_mm2 is None
     assert region.to_dict().keys() == {"box", "area", "peak", "centroid"}
-    (region,) = Prediction(1.0, 0.1, 1.0, True, values, plain, levels, mm_per_pixel=0.5).regions
+    (region,) = replace(without, geometry=replace(plain, mm_per_pixel=0.5)).regions
     assert (region.length_mm, region.width_mm, region.area_mm2) == pytest.approx((3, 1, 3))
     assert region.to_dict()["length_mm"] == pytest.approx(3)
+
+
+def test_a_scale_goes_with_the_geometry() -> None:
+    scaled = Geometry((20, 30), (10, 10), (0.5, 0.3), (0.0, 0.0), mm_per_pixel=0.05)
+    assert Geometry.from_dict(scaled.to_dict()) == scaled
+    assert "mm_per_pixel" not in replace(scaled, mm_per_pixel=None).to_dict()
+    for wrong in (0, -1.0, "0.1", True, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="not a geometry"):
+            Geometry.from_dict(scaled.to_dict() | {"mm_per_pixel": wrong})

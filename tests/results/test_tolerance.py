@@ -20,7 +20,7 @@ from flawscope.results.prediction import Levels, Prediction, Region
 from flawscope.results.tolerance import Rule, Tolerances, apply_tolerances
 
 HEIGHT, WIDTH = 12, 16
-PLAIN = Geometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (1.0, 1.0), (0.0, 0.0))
+PLAIN = Geometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (1.0, 1.0), (0.0, 0.0), mm_per_pixel=0.1)
 KINDS = ("scratch", "dent", "stain")
 
 
@@ -175,7 +175,7 @@ def test_what_is_not_known_is_never_tolerated(regions: list[Region], said: str) 
 def prediction(*, at: tuple[int, int] = (5, 6), **changes: Any) -> Prediction:
     values = np.zeros((HEIGHT, WIDTH), np.float32)
     values[at[0], at[1] : at[1] + 3] = 1
-    made = Prediction(1.0, 0.1, 1.0, True, values, PLAIN, Levels(0.5, 0.5, (0.0, 1.0)), mm_per_pixel=0.1)
+    made = Prediction(1.0, 0.1, 1.0, True, values, PLAIN, Levels(0.5, 0.5, (0.0, 1.0)))
     return replace(made, **changes)
 
 
@@ -205,7 +205,7 @@ def test_a_tolerated_part_is_neither_good_nor_anomalous() -> None:
         (prediction().noticing(outside_light()), EVERYWHERE, "beside what is marked: light"),
         (prediction(at=(0, 6)), EVERYWHERE, "touches the edge of what is inspected"),
         (prediction(), np.arange(WIDTH)[None].repeat(HEIGHT, 0) < 9, "touches the edge of what is inspected"),
-        (prediction(mm_per_pixel=None), EVERYWHERE, "size of a region is not known"),
+        (prediction(geometry=replace(PLAIN, mm_per_pixel=None)), EVERYWHERE, "size of a region is not known"),
         (prediction(geometry=Geometry((24, 32), (12, 16), (0.5, 0.5), (0, 0))), EVERYWHERE, "32 x 24 pixels"),
         (prediction(map=np.zeros((HEIGHT, WIDTH), np.float32)), EVERYWHERE, "nothing is marked"),
     ],

@@ -128,7 +128,7 @@ class DefectScores:
         return self._misses(list(self.scores)[:1])
 
     def _misses(self, sizes: Sequence[str]) -> str | None:
-        """How few clear defects of these sizes are found, where the interval of their share ends below
+        """Tells how few clear defects of these sizes are found, where the interval of their share ends below
         `MIN_DETECTION_RATE`."""
         if not sizes:
             return None

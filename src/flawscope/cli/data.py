@@ -131,7 +131,7 @@ def _find_suspects(
     far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
     `calibrate` replaces the scores), the picture cannot be judged.
     """
-    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.pictures.decoding import pixel_hash
     from flawscope.predictor import load
 
     predictor = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
@@ -142,7 +142,7 @@ def _find_suspects(
     found, fresh, unknown = [], [], 0
     for item in dataset.train:
         try:
-            digest = pixel_hash(decode(item.path))
+            digest = pixel_hash(manifest.preprocess.decode(item.path))
         except InputError:
             continue  # the report above names it
         if digest in own:

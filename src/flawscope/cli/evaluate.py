@@ -47,11 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
         "the time)",
     )
-    parser.add_argument(
-        "--submission",
-        metavar="DIR",
-        help="write maps of the private test pictures of MVTec AD 2 as its evaluation server takes them",
-    )
     common.add_pictures(parser)
     common.add_json(parser)
     common.add_engine(parser)
@@ -120,11 +115,6 @@ def evaluate_model(
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
-    if args.submission:
-        from flawscope.evaluation.submission import write_submission
-
-        where = Path(args.submission), predictor, dataset.root, dataset.category
-        failures += write_submission(*where, step)
     return result, failures
 
 

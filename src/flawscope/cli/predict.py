@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_pictures(parser)
     parser.add_argument(
         "--labels",
-        choices=("coco", "labelstudio", "yolo"),
+        choices=("coco", "labelstudio", "yolo", "labelme"),
         help="with --out DIR: write what is marked as labels with scores, too, to correct in a labelling "
         "tool; `evaluate` and `fit --seen` read what it exports",
     )

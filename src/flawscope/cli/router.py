@@ -25,6 +25,8 @@ def fit(args: argparse.Namespace) -> int:
     file. Where one fails, the others are kept beside it, for --resume."""
     from flawscope.artefact import files, model_file, router_file
 
+    if args.joint and args.channels:
+        raise InputError("--joint tells products apart by one view of a picture: leave out --channels")
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
     out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)

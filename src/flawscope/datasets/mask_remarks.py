@@ -100,7 +100,7 @@ def _place(mask: Path, picture: Path) -> str:
 
 
 def _storage(mask: Path) -> str:
-    """How a mask is stored, as Pillow calls it."""
+    """Describes how a mask is stored, as Pillow calls it."""
     try:
         with Image.open(mask) as header:
             return f"mode {header.mode}"

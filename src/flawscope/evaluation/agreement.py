@@ -81,9 +81,9 @@ class Appraisal:
     them good, and the other way round. ever_missed: defective parts that are missed at least once.
     misses_at_most: miss rate that is not exceeded, 95 % sure, the one-sided exact bound over parts.
     counts: decisions by reference (rows) and decision, good first.
-    kappas: None where chance alone explains all agreement. cohen_reference: over all decisions;
-    fleiss_reference: average over trials; cohen_repeats: average over pairs of trials (Light, 1971);
-    fleiss_repeats: trials as raters.
+    kappas: against the reference, Cohen's over all decisions and Fleiss' as the average over trials; between
+        the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials as raters.
+        None where chance alone explains all agreement.
     grades: of the rates, by AIAG's limits. grade: the worst of them.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
-from flawscope.pictures.decoding import decode
+from flawscope.pictures.channels import first_view
 from flawscope.pictures.near_duplicates import Look, near_duplicates
 from flawscope.pictures.units import find_units
 from flawscope.results.prediction import Prediction
@@ -142,7 +142,7 @@ def _looks(items: Sequence[Item]) -> list[Look | None]:
     found: list[Look | None] = []
     for item in items:
         try:
-            found.append(Look.of(decode(item.path)))
+            found.append(Look.of(first_view(item.path)[0]))
         except (InputError, MemoryError):
             found.append(None)  # reported when it is read
     return found

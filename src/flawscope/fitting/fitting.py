@@ -184,15 +184,8 @@ def partial_fit(
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = split_sources(images, None)
     detector = open_detector(old, device)
-    known = [p.hash for p in manifest.pictures if p.role != "calibration"]
-    reader = Reader(
-        sources,
-        manifest.preprocess,
-        set(known),
-        roi=detector.roi.cpu().numpy(),
-        hidden=detector.config.hidden,
-        nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
-    )
+    known = (p.hash for p in manifest.pictures if p.role != "calibration")
+    reader = Reader.of_model(detector, manifest.preprocess, sources, known)
     reader.names = list(names) or reader.names
     channels = manifest.preprocess.channels
     seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)

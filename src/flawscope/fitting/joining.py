@@ -149,6 +149,8 @@ def describe_product(
         but: hashes of pictures that are described already.
     """
     manifest = model.manifest
+    if manifest.preprocess.channels is not None:
+        raise InputError("models of pictures with several channels are not joined: leave out --channels")
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = split_sources(images, None)

@@ -68,6 +68,13 @@ def calibrate_in_each_light(
     if lost.all():
         raise InputError(f"{failures[pictures[0]]}: fit with a smaller --light, or without --align")
     scores, maxima = np.moveaxis(values[~lost], 2, 0)
+    middles = np.median(scores, axis=0)
+    if middles.max() > scores[:, 0].max():
+        worst = lights[int(middles.argmax()) - 1].name
+        fitted.notes.append(
+            f"with {worst} most good pictures score above all of those in their own light, and that decides "
+            "the threshold: where they are clipped at white, expose them less, or give a smaller --light"
+        )
     drawn, lost_places = ([first + k for k in compress(drawn, of)] for of in (~lost, lost))
     pictures = [fitted.pictures[place - first] for place in drawn]
     left = set(fitted.pictures) - set(pictures)

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -123,9 +122,8 @@ class Reading:
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
     several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
-    channels: pictures have more channels than three, such as a part under several lights, which become views
-        that are judged together (`pictures.channels`): "all", colours together and each other one by itself,
-        or the views by the channels' numbers, "1-3,4".
+    channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
+        together and each other one by itself, or the views by the channels' numbers, "1-3,4".
     undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
@@ -308,16 +306,12 @@ class _Steps:
         else:
             groups = pattern.part_numbers(names)
             views = len(groups) / (1 + max(groups, default=0))
-        channels = how.channels
-        if isinstance(channels, str):
-            channels = Channels.of(channels, sources)
-            self.say(channels.describe())
+        channels = Channels.of(how.channels, sources) if isinstance(how.channels, str) else how.channels
         looks = look_at(sources, self.step, channels)
         groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=self.say)
         apart = range(len(learnt), len(sources))
-        read = None if channels is None else partial(channels.read, name="a picture")
-        surveyed = survey(sources, read)
-        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, surveyed, channels)
+        seen = survey(sources, None if channels is None else channels.read)
+        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, seen, channels)
 
     def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
         how, sources, white_level = self.how, pictures.sources, pictures.surveyed.white_level

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
@@ -19,6 +19,7 @@ from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
+from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
 from flawscope.methods.task import SeenDefect
@@ -62,6 +63,19 @@ class Reader:
     def __post_init__(self) -> None:
         self._lock = Lock()
         self.names = relative_names(self.sources)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: Detector,
+        preprocess: Preprocess,
+        sources: Sequence[PictureSource],
+        known: Iterable[str] = (),
+    ) -> Reader:
+        """Loads pictures as a fitted model sees them."""
+        nearest = None if model.nearest is None else model.nearest.cpu().numpy()
+        roi, hidden = model.roi.cpu().numpy(), model.config.hidden
+        return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest)
 
     def picture_of(self, index: int) -> int:
         """Number of the picture that `index` is of, as `PartsOfPictures` has it."""

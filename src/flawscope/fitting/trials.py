@@ -91,14 +91,7 @@ def learning_curve(
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return {"curve": {}, "tested": {}}
     first, (one, *_) = detectors[0], models.values()
-    reader = Reader(
-        [str(path) for path in unseen],
-        one.manifest.preprocess,
-        set(),
-        roi=first.roi.numpy(),
-        hidden=first.config.hidden,
-        nearest=None if first.nearest is None else first.nearest.numpy(),
-    )
+    reader = Reader.of_model(first, one.manifest.preprocess, [str(path) for path in unseen])
     defects = SimulatedDefects(first, reader.load, range(len(unseen)))
     scores = score_with_models(defects, detectors, range(COMPARED_DEFECTS), step)
     calibrations = [one.calibration for one in models.values()]

@@ -172,19 +172,12 @@ def _calibration_values(predictor: Predictor, pictures: Mapping[str, PictureSour
 
 def learn_pictures(old: Artefact, pictures: Sequence[ReviewedPicture], **how: Any) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
-    sources, names = [one.source for one in pictures], [one.name for one in pictures]
-    group = part_groups(old, pictures)[0]
-    return partial_fit(old, sources, group=group, names=names, **how)
-
-
-def part_groups(old: Artefact, pictures: Sequence[ReviewedPicture]) -> tuple[str | None, list[int]]:
-    """Pattern of the model for pictures that show one part, None where it does not fit all names; and a
-    number for each picture, the same for all pictures of a part."""
     names, group = [one.name for one in pictures], old.manifest.facts.get("group")
     try:
-        return group, group_numbers(names, group)
-    except InputError:
-        return None, group_numbers(names, None)
+        group_numbers(names, group)
+    except InputError:  # these are named otherwise
+        group = None
+    return partial_fit(old, [one.source for one in pictures], group=group, names=names, **how)
 
 
 def _without_update_notes(old: Artefact) -> Artefact:

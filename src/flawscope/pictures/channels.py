@@ -30,6 +30,7 @@ from flawscope.pictures.decoding import (
     pixel_hash,
     read_array,
     source_name,
+    to_eight_bits,
 )
 from flawscope.pictures.views import Float32, Fusion, RunModel, SeveralViews, Views
 
@@ -83,9 +84,10 @@ class Channels:
         except (KeyError, TypeError, ValueError):
             raise InputError("the channels of the model cannot be read: fit anew") from None
 
-    def read(self, source: PictureSource | HashedPicture, name: str) -> NDArray[Any]:
+    def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> NDArray[Any]:
         """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32. InputError: it cannot be read,
         or has others than those that were learnt."""
+        name = name or source_name(source)
         values, _ = read_channels(source, name)
         if values.shape[2] != self.count:
             raise picture_error(
@@ -97,7 +99,7 @@ class Channels:
 
     def first(self, source: PictureSource) -> NDArray[Any]:
         """Reads the picture of the first view, as `split` has it."""
-        return next(self.split(self.read(source, source_name(source))))
+        return next(self.split(self.read(source)))
 
     def split(self, picture: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """Yields the picture of each view, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
@@ -200,3 +202,9 @@ def first_view(source: PictureSource) -> tuple[NDArray[Any], str]:
             raise
         channels = Channels(values.shape[2], groups)
         return next(channels.split(values)), channels.describe()
+
+
+def displayed(source: PictureSource) -> NDArray[np.uint8]:
+    """Reads a picture for a person, [H, W, 3]; of one with more channels the first view. InputError: it
+    cannot be read."""
+    return to_eight_bits(first_view(source)[0])

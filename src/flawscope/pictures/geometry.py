@@ -37,6 +37,8 @@ class Geometry:
     scale: tuple[float, float]
     offset: tuple[float, float]
     matrix: tuple[float, float, float, float] | None = None
+    mm_per_pixel: float | None = None
+    """Length of a pixel of the picture in millimetres; None: not known."""
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture; of a turned view, the box
@@ -164,21 +166,26 @@ class Geometry:
     def to_dict(self) -> dict[str, Any]:
         """Returns values that JSON knows, for `from_dict`."""
         known = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: list(value) for name, value in known.items() if value is not None}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in known.items()
+            if value is not None
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
         """Reads what `to_dict` returned. InputError for unknown, missing or invalid entries."""
         try:
             known = [field.name for field in fields(cls)]
-            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:-1])
-            matrix = data.get("matrix")
+            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:4])
+            matrix, length = data.get("matrix"), data.get("mm_per_pixel")
             geometry = cls(
                 (positive_integer(hp), positive_integer(wp)),
                 (positive_integer(h), positive_integer(w)),
                 (float(sy), float(sx)),
                 (float(oy), float(ox)),
                 None if matrix is None else _parse_matrix(matrix),
+                None if length is None else positive_length(length),
             )
             if set(data) - {*known} or min(geometry.scale) <= 0:
                 raise ValueError
@@ -247,6 +254,13 @@ def _parse_matrix(values: Any) -> tuple[float, float, float, float]:
     if not yy * xx - yx * xy:
         raise ValueError(values)
     return yy, yx, xy, xx
+
+
+def positive_length(value: Any) -> float:
+    """Returns a finite number above 0. ValueError for any other value."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(value)
+    return float(value)
 
 
 def positive_integer(value: Any) -> int:

@@ -161,12 +161,15 @@ class Preprocess:
     def read(self, source: PictureSource, name: str | None = None) -> Raster:
         """Reads a picture, with all of its channels [H, W, N] where the model knows them; else as
         `load_picture` does. InputError as of `decode`."""
-        name = name or source_name(source)
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
 
     def decode(self, source: PictureSource, name: str | None = None) -> NDArray[Any]:
         """Reads a picture as `read` does, to an array."""
         return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
+
+    def first_picture(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """The picture of the first view of one that `decode` returned."""
+        return picture if self.channels is None else next(self.channels.split(picture))
 
     def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
         """Cuts a picture into the network's views.

@@ -23,7 +23,7 @@ from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import PictureSource, error_reason
-from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.geometry import Geometry, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.views import RegionOfInterest, Views
@@ -92,6 +92,15 @@ def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Art
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
 
 
+def _stored_scale(manifest: Manifest) -> float | None:
+    """Length of a pixel of the pictures in millimetres; None: not known. InputError where it is damaged."""
+    try:
+        length = manifest.facts.get(SCALE)
+        return None if length is None else positive_length(length)
+    except ValueError:
+        raise InputError(f"the model's {SCALE} is {length!r:.30}, no length: fit anew") from None
+
+
 class Predictor:
     """Fitted model that judges pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
 
@@ -99,6 +108,7 @@ class Predictor:
         manifest: facts and settings of the model.
         calibration: score to p-value, severity and decision.
         appearance: range of the training pictures as a whole; None in models without it.
+        mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
         failures: pictures that `fit` could not use, each with the reason.
         kind: the word for each of `products`; empty, for a `Router` alone has several.
     """
@@ -116,6 +126,7 @@ class Predictor:
         self.session = session
         self.kind_classifier = artefact.kind_classifier()
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
+        self.mm_per_pixel = _stored_scale(artefact.manifest)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
@@ -359,14 +370,13 @@ class Predictor:
             severity=float(severity),
             is_anomalous=bool(anomalous),
             map=map_,
-            geometry=geometry,
+            geometry=replace(geometry, mm_per_pixel=self.mm_per_pixel),
             levels=Levels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
             path=name,
             shifts=() if self.appearance is None else self.appearance.shifts(measured),
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
-            mm_per_pixel=self.manifest.facts.get(SCALE),
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *(parts.findings() if parts is not None else []),

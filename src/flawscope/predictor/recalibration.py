@@ -41,14 +41,14 @@ def recalibrate(
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`). names: of the
     pictures, which tell their parts; by default those of their files."""
     others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
-    known, hashes = {p.hash for p in others}, list[str]()
+    known, hashes, how = {p.hash for p in others}, list[str](), predictor.manifest.preprocess
 
     def new_pictures() -> Iterator[PictureSource]:
         for number, source in enumerate(good):
             look = None
             try:
-                picture = decode(source)
-                digest, look = pixel_hash(picture), Look.of(picture)
+                picture = how.decode(source)
+                digest, look = pixel_hash(picture), Look.of(how.first_picture(picture))
             except (InputError, MemoryError):
                 digest = f"unreadable {len(hashes)}"  # `stream` says why
             if digest not in known:

@@ -20,7 +20,7 @@ def tolerating(
     hows = [(one.manifest.preprocess, one.artefact.counted) for one in model.products.values()]
     if model.parts() is not None or any(how.several is not None for how, _ in hows):
         raise InputError("--tolerances is for models that decide on a picture of one part: leave it out")
-    if any(how.corrections and counted is not None for how, counted in hows):
+    if any(how.corrections and counted is not None and not counted.all() for how, counted in hows):
         raise InputError("--tolerances does not go with --undistort and --roi together: fit without --roi")
 
     def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:

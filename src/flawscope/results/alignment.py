@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, join_names
+from flawscope.pictures.channels import displayed
 from flawscope.pictures.congealing import learn_reference
-from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.decoding import decode
 from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess
@@ -147,7 +148,7 @@ class Alignment:
         order = sorted(self.poses.items(), key=lambda one: -one[1].error)
         images, words = [np.repeat(self.reference.part_image()[..., None], 3, 2)], ["reference"]
         for path, one in order[:MAX_PICTURES]:
-            small = Image.fromarray(to_eight_bits(decode(path)))
+            small = Image.fromarray(displayed(path))
             width, height = small.size
             small.thumbnail((CELL, CELL))
             scale = small.width / width, small.height / height

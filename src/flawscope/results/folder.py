@@ -19,7 +19,8 @@ from PIL import Image
 
 from flawscope.artefact.files import write_error
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import OutputFiles
@@ -49,7 +50,7 @@ class RenderedPrediction(NamedTuple):
     @classmethod
     def render(cls, source: PictureSource, prediction: Prediction) -> RenderedPrediction:
         """Draws a prediction. InputError or MemoryError where the picture cannot be read again."""
-        shown = to_eight_bits(decode(source))
+        shown = displayed(source)
         factor = MAX_SIDE / max(shown.shape[:2])
         if factor < 1:
             height, width = (max(1, round(side * factor)) for side in shown.shape[:2])

@@ -42,10 +42,11 @@ class LabelledPicture(NamedTuple):
 
 
 class LabelWriter:
-    """Collects pictures and writes their labels: `labels.json` of COCO, `label_studio.json`, or YOLO's
-    `labels/NAME.txt`, `data.yaml` and `scores.json`. Pictures are named below the folder that they share.
+    """Collects pictures and writes their labels: `labels.json` of COCO, `label_studio.json`, YOLO's
+    `labels/NAME.txt`, `data.yaml` and `scores.json`, or LabelMe's `labels/NAME.json`. Pictures are named
+    below the folder that they share.
 
-    form: coco, labelstudio or yolo. own: the files of the run.
+    form: coco, labelstudio, yolo or labelme. own: the files of the run.
     """
 
     def __init__(self, form: str, own: OutputFiles):
@@ -76,6 +77,10 @@ class LabelWriter:
                 self._write(file, "\n".join(lines))
             self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
             self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
+        elif self.form == "labelme":
+            for picture in (picture for picture in pictures if picture.regions):
+                file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
+                self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
         elif self.form == "coco":
             document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
             self._write("labels.json", json.dumps(document, allow_nan=False))
@@ -108,6 +113,21 @@ def _coco_marks(picture: LabelledPicture) -> Iterator[dict[str, Any]]:
         low, high = outline.min(0), outline.max(0)
         place = {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [outline.ravel().tolist()]}
         yield {**place, "area": area, "score": score, "p_value": picture.p_value}
+
+
+def _labelme_document(picture: LabelledPicture) -> dict[str, Any]:
+    """File of LabelMe, to lie beside the picture. A description keeps the score: the tool knows none."""
+    (height, width), common = picture.size, {"label": KIND, "shape_type": "polygon"}
+    shapes = [
+        {**common, "points": region.outline.tolist(), "description": f"score {region.score:.6g}", "flags": {}}
+        for region in picture.regions
+    ]
+    size = {"imageHeight": height, "imageWidth": width}
+    return (
+        {"version": "5.5.0", "flags": {}, "imagePath": picture.name.name, "imageData": None}
+        | size
+        | {"shapes": shapes}
+    )
 
 
 def _task(picture: LabelledPicture) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
-from flawscope.pictures.decoding import PictureSource, decode, to_eight_bits
+from flawscope.pictures.channels import displayed
+from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
@@ -104,7 +105,6 @@ class Prediction:
         score and map are those of the picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
-    mm_per_pixel: millimetres that a pixel of the picture is long; None: not known.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -124,7 +124,6 @@ class Prediction:
     parts: PartSearch | None = None
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
-    mm_per_pixel: float | None = None
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -212,7 +211,7 @@ class Prediction:
     def regions(self) -> tuple[Region, ...]:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
-        geometry, (sy, sx), scale = self.geometry, self.geometry.scale, self.mm_per_pixel
+        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for number, (rows, columns) in enumerate(self.region_pixels):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
@@ -223,7 +222,7 @@ class Prediction:
                     peak=float(self.map[rows, columns].max()),
                     centroid=(x, y),
                     **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
-                    **({} if scale is None else measure_region(rows, columns, geometry, scale)),
+                    **measure_region(rows, columns, geometry),
                 )
             )
         return tuple(found)
@@ -299,7 +298,7 @@ class Prediction:
         """
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
+        shown = displayed(self.path or "" if picture is None else picture)
         return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
 
     @property
@@ -379,7 +378,7 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
     try:
         if picture_source is None:
             raise InputError("not known")
-        picture = html.shrink(to_eight_bits(decode(picture_source)))
+        picture = html.shrink(displayed(picture_source))
         return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return (

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from flawscope.pictures.geometry import Geometry
 
 
-def measure_region(
-    rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, mm_per_pixel: float
-) -> dict[str, Any]:
-    """Measures a region, of a map's pixels [N].
+def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> dict[str, Any]:
+    """Measures a region, of a map's pixels [N]; empty where the length of the picture's pixels is not known.
 
     Length and width are the sides of the smallest rectangle around the pixels, whole with their corners, in
     the picture: at no angle too small, and too large by about a pixel of the map.
     """
+    if (mm_per_pixel := geometry.mm_per_pixel) is None:
+        return {}
     across, down = np.meshgrid((0, 1), (0, 1))
     y, x = geometry.inverse().locate(
         (rows[:, None] + down.ravel()).astype(np.float64).ravel(),

@@ -25,7 +25,8 @@ from PIL import Image
 from flawscope.datasets.masks import Mask, union_masks
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.channels import first_view
+from flawscope.pictures.decoding import to_eight_bits
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
@@ -103,7 +104,7 @@ def picture_layers(
     findings. Masks that cannot be read are left out: the evaluation reports them. Raises InputError where the
     picture cannot be read (any more).
     """
-    picture = decode(path)
+    picture, _ = first_view(path)
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     found, size = truth_layers(picture, masks, side, level)
     found |= _finding_layers(prediction, size)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import decode
+from flawscope.pictures.channels import first_view
 from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
 from flawscope.results.run import PREDICTIONS_FOLDER, TABLE_NAME
@@ -104,7 +104,7 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
     boxes = [[round(edge) for edge in box] for box in picture.row.boxes]
     if not boxes:
         return None
-    height, width = decode(picture.path).shape[:2]
+    height, width = first_view(picture.path)[0].shape[:2]
     mask = Image.new("L", (width, height))
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     run_mask = Image.new("L", (1, 1))

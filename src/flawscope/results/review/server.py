@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
-from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.channels import displayed
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
@@ -250,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _read_picture(picture: ReviewPicture) -> NDArray[np.uint8]:
     """Return the picture alone, [H, W, 3]."""
-    return to_eight_bits(decode(picture.path))
+    return displayed(picture.path)
 
 
 def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:

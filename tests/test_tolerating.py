@@ -1,0 +1,62 @@
+"""Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from brightness import SIDE, draw, model
+from flawscope.errors import InputError
+from flawscope.predictor.tolerating import tolerating
+from flawscope.results.tolerance import Rule, Tolerances
+
+EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))
+
+
+def decisions(found: Any, *pictures: Path) -> list[str]:
+    return [
+        str(result) if isinstance(result, InputError) else result.decision for _, result in found(pictures)
+    ]
+
+
+def test_a_region_at_the_edge_of_the_region_of_interest_is_not_tolerated(tmp_path: Path) -> None:
+    spot, good = draw(tmp_path / "spot.png", 0.9, spot=True), draw(tmp_path / "good.png", 0.2)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    roi = np.ones((SIDE, SIDE), bool)
+    for edge, said in ((None, "within tolerance"), (8, "anomalous"), (10, "within tolerance")):
+        if edge is not None:
+            roi[:] = True
+            roi[:, edge:] = False  # the spot ends at 8
+        made = model(tensors={"roi": roi.copy()}).with_scale(0.1)
+        answers = decisions(tolerating(made, made.stream, EVERY), spot, good, tmp_path / "broken.png")
+        assert answers[:2] == [said, "good"]
+        assert "broken.png" in answers[2]
+
+
+def test_models_that_decide_on_more_than_a_picture_are_refused() -> None:
+    plain = model()
+    of_parts = SimpleNamespace(products={"": plain}, parts=lambda: object())
+    with pytest.raises(InputError, match="decide on a picture of one part"):
+        tolerating(of_parts, plain.stream, EVERY)  # type: ignore[arg-type]
+    how = SimpleNamespace(several=None, corrections=[object()])
+    lens = SimpleNamespace(
+        manifest=SimpleNamespace(preprocess=how), artefact=SimpleNamespace(counted=np.zeros(4))
+    )
+    straight = SimpleNamespace(products={"": lens}, parts=lambda: None)
+    with pytest.raises(InputError, match="--undistort and --roi"):
+        tolerating(straight, plain.stream, EVERY)  # type: ignore[arg-type]
+    lens.artefact.counted = np.ones(4)
+    assert tolerating(straight, plain.stream, EVERY)  # type: ignore[arg-type]
+    how.several = object()
+    with pytest.raises(InputError, match="decide on a picture of one part"):
+        tolerating(straight, plain.stream, EVERY)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["0.1", -1, float("nan"), True])
+def test_a_damaged_scale_is_told(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"mm_per_pixel is .*: fit anew"):
+        model(facts={"mm_per_pixel": wrong})
