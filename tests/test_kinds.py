@@ -188,6 +188,25 @@ def test_other_models_name_kinds(method: str, request: pytest.FixtureRequest) ->
         assert method != "tiled" or kind in strongest.kinds
 
 
+def test_residuals_are_what_the_map_measures(model_path: Path, efficientad_path: Path) -> None:
+    import torch
+
+    def random(model: Any) -> torch.Tensor:
+        return torch.rand(2, 3, *model.size, generator=torch.Generator().manual_seed(0))
+
+    patchcore, efficientad = (flawscope.load(path).session.model for path in (model_path, efficientad_path))
+    with torch.inference_mode():
+        view, images = patchcore.views[-1], random(patchcore)
+        part = patchcore.parts(patchcore.embed(images))[-1]
+        distances = view.search(part - view.centre, view.valid_mask(None))
+        found = patchcore.residuals(images).flatten(2).norm(dim=1)
+        images = random(efficientad)
+        local, distant = efficientad.residuals(images).chunk(2, 1)
+        maps = efficientad.embed(images)
+    torch.testing.assert_close(found, distances, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.stack([local.square().mean(1), distant.square().mean(1)], 1), maps)
+
+
 def test_copies_and_missed_pictures_are_no_examples(model_path: Path) -> None:
     model = flawscope.load(model_path)
     pictures = [draw("notch", k) for k in range(3)]
