@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="an .html page that shows how each form of picture and mask is read, and with --align where parts "
-        "are found",
+        help="an .html page that shows how each form of picture and mask is read, and with --align where "
+        "parts are found",
     )
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")

@@ -18,6 +18,7 @@ from flawscope.evaluation.report.thumbnails import (
     MAX_SIDE,
     PAGE_FULL,
     Layers,
+    image_uri,
     thumbnails,
     truth_layers,
 )
