@@ -463,14 +463,8 @@ def predict_peak_memory(
 
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
-    """Checks how parts are to be aligned, and that the options go together.
-
-    Args:
-        options: as `find_conflicts` takes them.
-
-    Raises:
-        ConflictError: options do not go together. InputError: there is no such way to align.
-    """
+    """Checks how parts are to be aligned, and that `options`, as `find_conflicts` takes them, go together.
+    ConflictError where they do not; InputError where there is no such way to align."""
     if align not in (*get_args(PoseKind), "none", "auto"):
         raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(PoseKind))}, auto")
     check_options(options)
