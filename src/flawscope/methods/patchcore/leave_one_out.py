@@ -262,35 +262,32 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
     model, of_map = job.model, job.config.score == "map"
 
-    def drawn(picture: LeftOutPicture, v: int) -> Tensor:
-        """Map values of one view, those that count."""
-        return model.views[v].anomaly_map(picture.views[v][1][None])[0][model.region(picture.inside)]
+    def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float]:
+        """The mean of a picture's map values in one view, some of them, and the view's own score, a distance:
+        good pictures spread alike in its units."""
+        score, distances = picture.views[v]
+        values = model.views[v].anomaly_map(distances[None])[0][model.region(picture.inside)].cpu()
+        strength = float(values.max() if of_map else score)
+        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), strength
 
-    def sample(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray]:
-        """The mean of the picture's map values, and some of them."""
-        values = drawn(picture, v).cpu()
-        return float(values.double().mean()), values[::SAMPLED].numpy()
-
-    def strength(picture: LeftOutPicture, v: int) -> float:
-        """The view's own score, a distance: good pictures spread alike in its units."""
-        return float(drawn(picture, v).max() if of_map else picture.views[v][0])
-
-    def one(picture: LeftOutPicture) -> list[float]:
+    def join(picture: LeftOutPicture) -> tuple[float, float, float]:
         found, whole = picture.combine(model)
-        median = whole[0][model.region(picture.inside)].median()
-        strengths = [strength(picture, v) for v in range(len(model.normal))]
-        return [float(found), float(whole.max()), float(median), *strengths]
+        return float(found), float(whole.max()), float(whole[0][model.region(picture.inside)].median())
 
+    strengths = []
     with workers(job.device) as each:
-        for v in range(len(model.normal) if len(model.normal) > 1 and job.existing_banks is None else 0):
-            means, samples = zip(*each(partial(sample, v), raw), strict=True)
-            mean = float(np.mean(means))
-            scores = torch.tensor([0.0 if of_map else strength(picture, v) for picture in raw]).double()
-            spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
-            pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
-            model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
-        values = np.array(each(one, raw))
-    return GoodValues(values[:, 0], values[:, 1], values[:, 2], values[:, 3:])
+        for v in range(len(model.normal)):
+            means, samples, of_view = zip(*each(partial(look, v), raw), strict=True)
+            strengths.append(of_view)
+            if len(model.normal) > 1 and job.existing_banks is None:
+                mean = float(np.mean(means))
+                spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
+                scores = np.zeros(1) if of_map else np.array(of_view)
+                pairs = (mean, spread), (float(scores.mean()), float(scores.std()))
+                numbers = [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
+                model.normal[v] = torch.tensor(numbers)
+        scores, maxima, medians = np.array(each(join, raw)).T
+    return GoodValues(scores, maxima, medians, np.array(strengths).T)
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
