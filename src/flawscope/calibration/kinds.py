@@ -182,8 +182,8 @@ class KindClassifier:
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> Floats:
     """Descriptors [N, C], each of length 1; zeros stay."""
-    found = descriptors.astype(np.float64)
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
+    values = descriptors.astype(np.float64)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
 
 
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats) -> Floats:
@@ -193,8 +193,8 @@ def combined_p_values(squares: Floats, distances: Floats, margins: Floats) -> Fl
     Equal values of examples count as beyond, so that 1/(n + 1) is the least.
     """
     nearest = squares.min(1, keepdims=True)
-    known = _ranks(nearest, distances)
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(known, _ranks(squares - nearest, margins))))
+    alike = _ranks(nearest, distances)
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(alike, _ranks(squares - nearest, margins))))
 
 
 def _ranks(values: Floats, examples: Floats) -> Floats:
@@ -221,15 +221,15 @@ def learn(
         raise InputError(f"no kind of defect has {MIN_EXAMPLES} examples with a region ({told}): label more")
     order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
     of = np.array([names.index(labels[k]) for k in order])
-    known = to_length_1(descriptors[order])
+    examples = to_length_1(descriptors[order])
     folds = np.arange(len(of)) % min(len(of), MAX_FOLDS)  # sorted by kind: no fold takes much of one
     squares = np.empty((len(of), len(names)))
     for fold in range(folds.max() + 1):
         out = folds == fold
-        squares[out] = LinearDiscriminant.fit(known[~out], of[~out], len(names)).distances(known[out])
+        squares[out] = LinearDiscriminant.fit(examples[~out], of[~out], len(names)).distances(examples[out])
     distances = squares.min(1)
     margins = squares[np.arange(len(of)), of] - distances
-    whole = LinearDiscriminant.fit(known, of, len(names))
+    whole = LinearDiscriminant.fit(examples, of, len(names))
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(
         names,

@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         model, _examples(defective, failures), args.error, common.progress_for(args), len(defective)
     )
     learnt.model.save(out)
-    known = learnt.model.manifest.kinds
-    assert known is not None
+    kinds = learnt.model.manifest.kinds
+    assert kinds is not None
     for line in (
-        [] if args.quiet else [known.describe(), known.describe_left_out(), *learnt.notes, f"wrote {out}"]
+        [] if args.quiet else [kinds.describe(), kinds.describe_left_out(), *learnt.notes, f"wrote {out}"]
     ):
         common.say(line)
     return common.report_failures([*failures, *learnt.failures])

@@ -218,11 +218,11 @@ def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[b
         node.name = renamed(node.name)
         for names in (node.input, node.output):
             names[:] = [renamed(name) for name in names]
-    own = [entry for entry in graph.initializer if entry.name not in shared]
-    for entry in (*own, *graph.value_info):
+    weights_here = [entry for entry in graph.initializer if entry.name not in shared]
+    for entry in (*weights_here, *graph.value_info):
         entry.name = renamed(entry.name)
     whole.graph.node.extend(graph.node)
-    whole.graph.initializer.extend(own)
+    whole.graph.initializer.extend(weights_here)
     whole.graph.value_info.extend(graph.value_info)
     present = {entry.name for entry in whole.graph.input}
     whole.graph.input.extend(e for e in graph.input if e.name == "positions" and e.name not in present)

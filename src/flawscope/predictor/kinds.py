@@ -54,8 +54,8 @@ def name_kinds(
     """Names the kinds of a picture's regions. It is looked at again only where it has some."""
     if not prediction.region_pixels:
         return prediction
-    found = classifier.classify(region_descriptors(predictor, views, prediction))
-    return replace(prediction, region_kinds=tuple(found))
+    answers = classifier.classify(region_descriptors(predictor, views, prediction))
+    return replace(prediction, region_kinds=tuple(answers))
 
 
 def region_descriptors(
@@ -67,7 +67,7 @@ def region_descriptors(
     points = [_in_picture(predictor, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.position(number)] or numbers
-    hits = {number: [_inside(views, number, one) for one in points] for number in finest}
+    hits = {number: [_inside(views, number, some) for some in points] for number in finest}
     most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
     used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
@@ -158,13 +158,13 @@ class LabelledRegions:
             return
         self._hashes.add(key)
         loaded = predictor.see(example.picture, picture)
-        [(_, found)] = predictor.judge([(example.picture, loaded)], predictor.session.run)
-        if isinstance(found, InputError):
-            raise found
-        if (region := _touched_region(found, example.mask)) is None:
+        [(_, result)] = predictor.judge([(example.picture, loaded)], predictor.session.run)
+        if isinstance(result, InputError):
+            raise result
+        if (region := _touched_region(result, example.mask)) is None:
             self.missed[example.kind] += 1
             return
-        self.descriptors.append(region_descriptors(predictor, loaded[0], found, region)[0])
+        self.descriptors.append(region_descriptors(predictor, loaded[0], result, region)[0])
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
         self.looks.append(Look.of(picture))

@@ -251,7 +251,7 @@ class Prediction:
             return []
         down, across = (side / whole for side, whole in zip(size, self.geometry.picture_size, strict=True))
         some = self.regions[:MAX_SHOWN_REGIONS]
-        return [(one.box[0] * across, one.box[3] * down, one.kinds_text) for one in some]
+        return [(r.box[0] * across, r.box[3] * down, r.kinds_text) for r in some]
 
     def drawing_facts(self) -> dict[str, Any]:
         """Values that JSON knows, by which `from_map` draws the map as this prediction does."""

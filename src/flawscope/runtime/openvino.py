@@ -114,7 +114,7 @@ class OpenVino(Engine):
         # not converted: converting makes constants of tensors computed from the memory bank, too
         model = shared_core().read_model(network)
         inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
-        results = [name for one in model.outputs if (name := one.get_any_name()) != RESIDUALS]
+        results = [name for output in model.outputs if (name := output.get_any_name()) != RESIDUALS]
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         apart, model = _take_residuals(model)
         on_cpu, lanes = device == "CPU", 1
@@ -155,12 +155,12 @@ class OpenVino(Engine):
 def _take_residuals(model: Any) -> tuple[Any, Any]:
     """Divides the network into what computes `RESIDUALS` (None: it does not) and what computes the rest."""
     ov = import_openvino()
-    own = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
-    if not own:
+    apart = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
+    if not apart:
         return None, model
-    rest = [result for result in model.get_results() if result not in own]
+    rest = [result for result in model.get_results() if result not in apart]
     inputs = model.get_parameters()
-    return ov.Model(own, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
+    return ov.Model(apart, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
 
 
 def _shape(given: Any) -> list[int | None]:

@@ -87,7 +87,7 @@ class TorchSession:
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
         given = [torch.from_numpy(images), None if positions is None else torch.from_numpy(positions)]
-        given = [None if one is None else one.to(self.device) for one in given]
+        given = [None if tensor is None else tensor.to(self.device) for tensor in given]
         with workers(self.device) as each:  # on a CPU by one thread: others go on beside it
             [cells] = each(lambda pair: self.model.residuals(*pair), [given])
         return np.asarray(cells.float().cpu().numpy())

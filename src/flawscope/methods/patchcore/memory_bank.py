@@ -187,8 +187,8 @@ class BankView(PatchView):
             place = place + start * BLOCK
             index = place if best is None else torch.where(least < best, place, index)
             best = least if best is None else torch.minimum(best, least)
-        own = torch.arange(len(bank), device=index.device)[:, None]
-        return (bank[own, index] + centre[:, None]).view_as(features)
+        place = torch.arange(len(bank), device=index.device)[:, None]
+        return (bank[place, index] + centre[:, None]).view_as(features)
 
     def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
