@@ -65,6 +65,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True)
+def no_search_for_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evaluate` looks for test pictures that are near-copies of training pictures, which is most of its time
+    with so few: only tests marked `copies` do."""
+    if "copies" not in request.keywords:
+        monkeypatch.setattr("flawscope.evaluation.promise._copies_of", lambda learnt, shown: [])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compared_once() -> Iterator[None]:
+    """Fits compare all pictures with each other, which is most of their time with so few: the same ones only
+    once in a process."""
+    from flawscope.pictures import units
+
+    compare, known = units.near_duplicates, dict[bytes, list[tuple[int, int, float]]]()
+
+    def once(looks: Any, bank: Any) -> list[tuple[int, int, float]]:
+        digest = hashlib.sha256(np.asarray(bank).tobytes())
+        for look in looks:
+            digest.update(look.thumbnail.tobytes() + np.float64(look.noise).tobytes())
+        if digest.digest() not in known:
+            known[digest.digest()] = compare(looks, bank)
+        return list(known[digest.digest()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "near_duplicates", once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """`shared(name, fill)` is a folder that `fill(folder)` has filled, once for all processes of a run. Read

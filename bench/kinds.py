@@ -51,7 +51,7 @@ def measured(args: Args, found: tuple[Any, list[str]], examples: int) -> Cell:
     import numpy as np
 
     from flawscope.calibration import kinds
-    from flawscope.evaluation.intervals import confidence_interval_rate
+    from flawscope.evaluation.metrics import confidence_interval_rate
 
     values, labels = found[0], np.array(found[1])
     names = [name for name in sorted({*labels}) if (labels == name).sum() > examples]

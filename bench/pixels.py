@@ -48,14 +48,14 @@ def material(seed: int, colours: int, contrast: float) -> Any:
     return np.clip(np.rint(picture), 0, WHITE).astype(np.uint16)
 
 
-def under_lights(seed: int, light: int | None, shifted: bool) -> Any:
+def under_lights(seed: int, light: int | None, shifted: bool, side: int = SIDE) -> Any:
     """A textured part under lights from four sides [H, W, 4] uint8, with a ridge that one of them shows."""
     import numpy as np
     from scipy import ndimage
 
     rng = np.random.default_rng([SEED, seed, shifted])
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    texture = 6 * ndimage.gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)), 2)
+    y, x = np.mgrid[:side, :side] - side / 2
+    texture = 6 * ndimage.gaussian_filter(rng.normal(0, 1, (side, side)), 2)
     down, across = rng.uniform(-18, 18, 2)
     drawn = []
     for k in range(LIGHTS):
@@ -114,6 +114,21 @@ def measure_lights(args: Args, way: dict[str, Any], shifted: bool) -> Cell:
     }
 
 
+def measure_promise(args: Args) -> Cell:
+    """New good parts that models of all four lights call anomalous, each model of another draw of 20."""
+    import flawscope
+
+    settings = {"size": 64, "channels": "all", "check": False, "samples": 0, "device": "cpu", "cap": 1000}
+    alarms, promised = [], 0.0
+    for draw in range(args.draws):
+        first = 100_000 * (draw + 1)
+        drawn = [under_lights(first + k, None, draw % 2 == 1, 64) for k in range(80)]
+        model = flawscope.fit(drawn[:20], false_alarm_rate=RATE, **settings)
+        alarms.append(sum(p.is_anomalous for p in model.predict(drawn[20:])))
+        promised += model.calibration.expected_rate / args.draws
+    return {"alarms": sum(alarms), "of": 60 * args.draws, "promised": round(promised, 4), "each": alarms}
+
+
 def judge_pictures(learnt: list[Any], way: dict[str, Any]) -> Any:
     import numpy as np
 
@@ -167,7 +182,8 @@ def main() -> int:
     parser.add_argument(
         "--new", type=int, default=80, help="new pictures of each kind (default: %(default)s)"
     )
-    args = common.parse_arguments(parser, good=20, new=8)
+    parser.add_argument("--draws", type=int, default=40, help="models for the promise (default: %(default)s)")
+    args = common.parse_arguments(parser, good=20, new=8, draws=1)
     record = common.Record(args, "what deep colour and several channels are worth")
     rows = []
     for colours in (3, 1):
@@ -183,6 +199,8 @@ def main() -> int:
             cell = record.attempt(name, lambda w=way, s=shifted: measure_lights(args, w, s))  # type: ignore[misc]
             rows.append({"seen as": name, **common.without_metadata(cell or {})})
     common.print_table("a defect that one of four lights shows", rows)
+    cell = record.attempt("promise/all", lambda: measure_promise(args))
+    common.print_table("new good parts under four lights", [common.without_metadata(cell or {})])
     return record.status()
 
 

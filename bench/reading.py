@@ -42,12 +42,13 @@ ATTRIBUTES = {"part", "parts", "view", "several", "group", "grid"}
 # modules of one feature alone, and those that only read or write what a person gave
 OF_FEATURES = {
     "pictures": "frames light roi undistort several_parts several_parts_learning part_views pose congealing "
-    "views units defect_size near_duplicates",
+    "views units defect_size near_duplicates channels",
     "calibration": "parts recognition",
     "fitting": "alignment light_calibration joining tile_calibration picture_views",
-    "predictor": "parts part_names several_parts router",
+    "predictor": "parts part_names several_parts router kinds tolerating",
     "methods": "conflicts patchcore/places",
-    "results": "alignment found_parts part by_product",
+    "results": "alignment found_parts part by_product tolerance",
+    "evaluation": "trials",
     "artefact": "router_file",
 }
 WITHOUT_SETTINGS = ("cluster", "cli", "testing", "synthesis", "datasets")

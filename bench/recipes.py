@@ -75,6 +75,9 @@ class Plates:
         return picture.clip(0, 255).astype(np.uint8), corners[0]
 
 
+FAINT = Plates(side=3000, spot=12, faint=0.88)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Flags of a fit, the pictures, and where defects are: `beside` are spots that are not to be found."""
@@ -107,6 +110,10 @@ RECIPES: dict[str, Recipe] = {
         ("--align", "turn", "--min-defect", "12px"), Plates(side=3000, spot=12), good=8, new=6
     ),
     "the same, seen whole": Recipe(("--align", "turn"), Plates(side=3000, spot=12), good=8, new=6),
+    "a faint defect on a large part": Recipe(
+        ("--align", "turn", "--tile", "512", "--size", "256"), FAINT, good=8, new=6
+    ),
+    "the same faint defect, seen whole": Recipe(("--align", "turn"), FAINT, good=8, new=6),
 }
 
 

@@ -56,7 +56,12 @@ def aligned(folder: Path) -> None:
             ground.paste(turned, (x, y), turned)
         ground.save(path)
     found = Alignment.learn(paths[:-2], paths[-2:], "turn", root, lambda done, total: None)
-    save(found.sheet(), "alignment.png")
+    panels = [
+        (drawn, f"{name}\n{words}" if number else name)
+        for number, (drawn, name, words) in enumerate(found.drawings())
+    ]
+    rows = [SheetRow(*zip(*panels[k : k + 6], strict=True)) for k in range(0, len(panels), 6)]
+    save(contact_sheet(rows, (200, 200)), "alignment.png")
 
 
 def several() -> None:

@@ -92,10 +92,13 @@ def test_poses_of_parts_are_told_and_drawn(run: Run, tmp_path: Path) -> None:
         picture += rng.normal(0, 3, picture.shape)
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(good / f"{number}.png")
     call = "data", "check", "--data", good.parent, "--no-near", "--align", "shift"
-    code, printed, _ = run(*call, "--json", "--out", tmp_path / "poses.png")
+    code, printed, _ = run(*call, "--json", "--out", tmp_path / "poses.html")
     told = json.loads(printed)["alignment"]["pictures"]
     assert (code, [one["part_found"] for one in told].count(False)) == (0, 1)
-    assert Image.open(tmp_path / "poses.png").width > 600
+    page = (tmp_path / "poses.html").read_text()
+    shown = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert [one["name"] for one in shown].count("reference") == 1
+    assert sum(dict(one["facts"]).get("Part", "").endswith("spreads off") for one in shown) == 9
     assert "parts found in 9 of 10 pictures" in run(*call)[1]
 
 

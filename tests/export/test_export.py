@@ -293,8 +293,8 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
     threshold = np.float32(model_file.read(model_path).manifest.calibration.score_threshold)
     joined = onnx_graph.join_graphs
 
-    def cut(embed: Any, score: Any) -> Any:
-        proto = joined(embed, score)
+    def cut(*steps: Any) -> Any:
+        proto = joined(*steps)
         for node in proto.graph.node:
             node.output[:] = ["uncut" if name == "scores" else name for name in node.output]
         proto.graph.initializer.append(onnx.numpy_helper.from_array(threshold, "most"))

@@ -296,8 +296,8 @@ def test_data_check_draws_all_parts(good: list[np.ndarray], tmp_path: Path, caps
     for number, picture in enumerate(good):
         Image.fromarray(picture).save(tmp_path / "good" / f"{number:02}.png")
     call = ["data", "check", "--data", str(tmp_path), "--align", "turn", "--several", "--quiet", "--no-near"]
-    main([*call, "--out", str(tmp_path / "poses.png")])
+    main([*call, "--out", str(tmp_path / "poses.html")])
     told = capsys.readouterr().out
     assert "several parts: 5 in a picture, 1 of 12 counted wrong" in told
     assert "parts counted wrong in good/07.png" in told
-    assert (tmp_path / "poses.png").is_file()
+    assert (tmp_path / "poses.html").is_file()

@@ -25,6 +25,7 @@ from flawscope.fitting.preparation import Reading
 from flawscope.fitting.stored_options import refit_options, stored_reading, stored_settings
 from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods import registry
+from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.light import Light, light_variations
 from flawscope.pictures.undistort import Undistortion
@@ -41,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "align": {"align": "turn"},
     "several": {"several": True, "align": "turn"},
     "undistort": {"undistort": Undistortion(80, 80, 40, 40, k1=-0.1)},
+    "channels": {"channels": Channels(3, ((0, 1, 2), (1,)))},
     "group": {"group": r"^p\d+"},
     "part": {"part": r"p\d+"},
     "view": {"part": r"p\d+", "view": "top|side"},

@@ -79,7 +79,7 @@ def test_views_and_their_times_are_told_before_the_work(
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"tile": 48, "size": 32}, "--min-defect"), ({"light": "10%"}, "--light"), ({"size": 416}, "--size")],
+    [({"tile": 48, "size": 32}, "--min-defect"), ({"light": "10%"}, "--light"), ({"size": 544}, "--size")],
 )
 def test_where_it_is_long_the_setting_that_makes_it_long_is_named(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], word: str

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="an .html page that shows how each form of picture and mask is read; with --align a .png file "
-        "that shows where parts are",
+        help="an .html page that shows how each form of picture and mask is read, and with --align where "
+        "parts are found",
     )
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import read_manifest
 
     if args.out:
-        check_writable(Path(args.out), ".png" if args.align else ".html")
+        check_writable(Path(args.out), ".html")
     step = common.progress_for(args)
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
     aligned = _check_alignment(args, dataset, step) if args.align else None
-    if args.out and not args.align:
+    if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page
 
-        write_page(args.out, check_page(dataset, report))
+        write_page(args.out, check_page(dataset, report, aligned))
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
         if suspects is not None:
@@ -95,18 +95,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:
-    """Finds the parts in all pictures by a reference from the good ones; draws them where --out asks."""
+    """Finds the parts in all pictures by a reference from the good ones."""
     from flawscope.results.alignment import Alignment
-    from flawscope.results.drawing import save_png
 
     good = [item.path for item in dataset.train]
     others = [item.path for item in dataset.test]
     root = dataset.root
     say = lambda done, all_: step("alignment", done, all_)  # noqa: E731
-    found = Alignment.learn(good, others, args.align, root, say, several=args.several)
-    if args.out:
-        save_png(args.out, found.sheet())
-    return found
+    return Alignment.learn(good, others, args.align, root, say, several=args.several)
 
 
 def _refuse_without_limit(model: str, manifest: Manifest) -> None:

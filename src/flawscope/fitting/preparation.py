@@ -289,7 +289,7 @@ class _Steps:
         self.rate = parse_false_alarm_rate(how.false_alarm_rate)  # a wrong one is reported before the work
         self.light = None if how.light is None else parse_light_range(how.light)
         self.device = resolve_device(how.device)
-        return replace(config, hidden=how.roi is not None)
+        return config
 
     def open_pictures(self, images: Images, names: Sequence[str], seed: int) -> _Pictures:
         how, method = self.how, self.method
@@ -345,14 +345,14 @@ class _Steps:
         if how.min_defect is not None:
             tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
             config = registry.configure(self.method, self.preset, {**self.options, **tiles})
-            config = replace(config, hidden=how.roi is not None)
         elif (
             config.tile is None and not how.several and (remark := reduction_remark(sizes, config.sizes[-1]))
         ):
             self.say("; ".join(remark))
         reference = frames.preprocess.reference
         masked = reference is not None or (config.tile is not None and how.roi is not None)
-        return replace(config, masked=masked, upright=reference is not None and reference.rotates)
+        upright = reference is not None and reference.rotates
+        return replace(config, masked=masked, upright=upright, hidden=how.roi is not None)
 
     def _tiles_for(
         self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]

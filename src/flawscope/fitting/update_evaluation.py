@@ -218,7 +218,7 @@ class Comparison:
         return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
 
     def counts(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """How many there are, and how many the two models call anomalous, with their 95 % intervals."""
+        """Numbers of these pictures: all, and those that each model calls anomalous, with 95 % intervals."""
         counts: dict[str, Any] = {"count": len(numbers)}
         for when, scores in (("before", self.before), ("after", self.after)):
             anomalous = sum(scores[number].anomalous for number in numbers)

@@ -96,7 +96,7 @@ class TilePositions:
 
 @dataclass(frozen=True)
 class TaskViews:
-    """What the views of a task are of; without any its numbers are of pictures.
+    """Views of a task; without any its numbers are of pictures.
 
     per_picture: how many, on average.
     picture_of: [views], the number of each one's picture.
@@ -153,7 +153,7 @@ class Task:
 
     @property
     def count(self) -> int:
-        """How many good pictures there are."""
+        """Number of good pictures."""
         return len(self.groups)
 
     def without_load(self) -> Task:

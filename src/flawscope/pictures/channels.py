@@ -8,6 +8,7 @@ of an array [H, W, N] or of a .npy file. None of them is taken for transparency.
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +32,13 @@ from flawscope.pictures.decoding import (
     read_array,
     source_name,
     to_eight_bits,
+    without_warnings,
 )
 from flawscope.pictures.views import Float32, Fusion, RunModel, SeveralViews, Views
 
 Groups = tuple[tuple[int, ...], ...]
 ALL = "all"
+MAX_VALUES = 1 << 30  # of all channels of a picture
 _GROUP = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -113,9 +116,9 @@ class Channels:
 
 
 def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
-    """Mean of the channels of a picture, deep grey [H, W, 1] of its type; floats in 0..1 for uint8."""
+    """Mean of the channels of a picture, grey of its type as `decode` returns it."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
-    return np.asarray(mean / 255 if values.dtype == np.uint8 else mean.astype(values.dtype))
+    return decode((mean if values.dtype.kind == "f" else np.rint(mean)).astype(values.dtype))
 
 
 class ChannelViews(SeveralViews):
@@ -167,9 +170,13 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
             stream = opened.enter_context(open(source, "rb"))
         if stream is not None and (array := read_array(stream, name)) is not None:
             return read_channels(array, name)
-        pages = [] if stream is None else [*tiff.read_pages(stream)]
+        with without_warnings():
+            pages = [] if stream is None else [*tiff.read_pages(stream)]
         if stream is not None and pages and all(page.is_readable for page in pages):
             alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
+            count = sum(page.channels for page in alike)
+            if count * math.prod(pages[0].size) > MAX_VALUES:
+                raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
             planes = [layouts.read_page(stream, page, name, max_pixels()) for page in alike]
             values = check_values(np.concatenate(planes, axis=2), name)
             return values, _groups(

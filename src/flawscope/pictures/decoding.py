@@ -260,7 +260,8 @@ class Header(NamedTuple):
 
 def read_picture_header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
-    page = tiff.first_page(io.BytesIO(data))
+    with without_warnings():
+        page = tiff.first_page(io.BytesIO(data))
     if page is not None and page.is_beyond_pillow and page.is_readable:
         return Header("TIFF", *page.size, math.prod(page.size) * max(20, 10 * page.channels))
     image = _open_header(io.BytesIO(data), name)
@@ -277,14 +278,23 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
         return None
     stream.seek(0)
     try:
-        return np.asarray(np.load(stream, allow_pickle=False))
+        with without_warnings():
+            old = np.lib.format.read_magic(stream) == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+            begin, end = stream.tell(), stream.seek(0, os.SEEK_END)
+            if end - begin < math.prod(shape) * dtype.itemsize:  # before as much memory is taken
+                raise ValueError("truncated")
+            stream.seek(0)
+            return np.asarray(np.load(stream, allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
         raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
 
 
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
     array = read_array(stream, name)
-    values = layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
+    with without_warnings():  # about odd directories of a TIFF
+        values = layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
     if values is not None:
         image = Image.new("L", (values.shape[1], values.shape[0]))
         image.format = "TIFF"

@@ -298,7 +298,7 @@ class Views:
         return number
 
     def placement(self, number: int) -> Geometry:
-        """Where a view lies in the picture."""
+        """Placement of a view in the picture."""
         if not number or self.grid is None:
             return self.placed
         (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset

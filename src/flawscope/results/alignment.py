@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ from flawscope.pictures.resampling import picture_size
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
 from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.results import drawing
-from flawscope.results.contact_sheet import SheetRow, contact_sheet
 from flawscope.results.findings import part_not_found
 
-CELL, COLUMNS = 200, 6
+SHOWN_SIDE = 288  # pixels of a drawing
 MAX_PICTURES = 24  # pictures that are drawn
 
 
@@ -142,29 +141,19 @@ class Alignment:
             return {"wrong": one.problem, "part_poses": poses}
         return {"part_found": not one.problem, "part_pose": poses[0] if poses else None}
 
-    def sheet(self) -> Image.Image:
-        """Contact sheet: the reference, and the pictures with the squares around their parts, those without a
-        part first, then the farthest from the reference."""
-        order = sorted(self.poses.items(), key=lambda one: -one[1].error)
-        images, words = [np.repeat(self.reference.part_image()[..., None], 3, 2)], ["reference"]
-        for path, one in order[:MAX_PICTURES]:
+    def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
+        """Yields drawings [H, W, 3], each with a name and what is said of it: the reference, and the pictures
+        with the squares around their parts, those without a part first, then the farthest from the
+        reference."""
+        yield np.repeat(self.reference.part_image()[..., None], 3, 2), "reference", self.reference.describe()
+        for path, one in sorted(self.poses.items(), key=lambda one: -one[1].error)[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))
             width, height = small.size
-            small.thumbnail((CELL, CELL))
+            small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
             scale = small.width / width, small.height / height
             corners = [pose.corners() * scale for pose in one.poses]
-            images.append(drawing.draw_note(drawing.draw_squares(np.asarray(small), corners), one.problem))
-            words.append(f"{self._name(path)}\n{one.problem or f'{one.error:.2f} spreads off'}")
-        frames = [
-            None,
-            *(drawing.BAD_COLOUR if one.problem else drawing.GOOD_COLOUR for _, one in order[:MAX_PICTURES]),
-        ]
-        rows = range(0, len(images), COLUMNS)
-        lines = [
-            SheetRow(images[k : k + COLUMNS], words[k : k + COLUMNS], frames=frames[k : k + COLUMNS])
-            for k in rows
-        ]
-        return contact_sheet(lines, (CELL, CELL), title=f"{self._found_line}\n{self.reference.describe()}")
+            drawn = drawing.draw_note(drawing.draw_squares(np.asarray(small), corners), one.problem)
+            yield drawn, self._name(path), one.problem or f"{one.error:.2f} spreads off"
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

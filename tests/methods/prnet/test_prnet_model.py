@@ -171,3 +171,15 @@ def test_a_model_that_fits_nothing_is_one_line(
     with pytest.raises(InputError, match=text) as caught:
         TorchSession.open(replace(artefact, manifest=manifest, tensors=tensors), "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_residuals_lie_on_the_grid_of_stride_8_and_are_0_for_a_prototype(model: Model) -> None:
+    images = random(2, 3, 64, 64, seed=9)
+    with torch.inference_mode():
+        same, other = model.residuals(images), model.residuals(random(2, 3, 64, 64))
+        middle = residual(model.features(images.flip(3))[1], model.scales[1].prototypes, model.scales[1].std)
+        found = model.residuals(images.flip(3))
+    channels = [shape[0] for shape in model.shapes[:3]]
+    assert same.shape == (2, sum(channels), 8, 8)
+    assert float(same.abs().max()) < 1e-4 < float(other.abs().max())
+    torch.testing.assert_close(found[:, channels[0] : sum(channels[:2])].square(), middle)

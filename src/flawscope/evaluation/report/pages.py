@@ -18,6 +18,7 @@ from flawscope.evaluation.report.thumbnails import (
     MAX_SIDE,
     PAGE_FULL,
     Layers,
+    image_uri,
     thumbnails,
     truth_layers,
 )
@@ -34,6 +35,7 @@ from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.results.alignment import Alignment
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import WITHIN, Prediction, outcome
 from flawscope.results.table import ResultRow
@@ -149,9 +151,9 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------ how data is read
 
 
-def check_page(dataset: Dataset, report: CheckReport) -> str:
-    """The page of `data check --out`: a picture of each form that was met, with what is marked in it.
-    InputError: Jinja2 or WebP is missing."""
+def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
+    """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
+    where parts are found. InputError: Jinja2 or WebP is missing."""
     require_libraries(plots=False)
     rows: list[dict[str, Any]] = []
     for form in report.forms[:MAX_ROWS]:
@@ -169,12 +171,20 @@ def check_page(dataset: Dataset, report: CheckReport) -> str:
                 "rank": len(rows),
             }
         )
+    drawings: list[dict[str, Any]] = []
+    for drawn, name, words in aligned.drawings() if aligned else ():
+        size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
+        drawings.append({"name": printable(name), "size": size, "facts": [("Part", words)], "layers": layers})
     return render(
         "check.html.j2",
-        rows,
+        rows + drawings,
         ("pages.js",),
         title=printable(dataset.category),
-        parts=(("forms", "Forms"), ("findings", "Findings")),
+        parts=(
+            ("forms", "Forms"),
+            *((("alignment", "Alignment"),) if aligned else ()),
+            ("findings", "Findings"),
+        ),
         toggles=(TRUTH,),
         views={"picture": ("Picture", ("photo", "truth"))},
         headline=f"{pluralize(sum(count for *_, count in report.counts), 'picture')} in "
@@ -182,6 +192,7 @@ def check_page(dataset: Dataset, report: CheckReport) -> str:
         layout=report.layout,
         totals=report.totals,
         forms=rows,
+        drawings=drawings,
         findings=[printable(finding.line()) for finding in report.findings],
     )
 
