@@ -12,12 +12,19 @@ from flawscope import lazy_names
 # Names for other packages, imported when they are first used (docs/api.md)
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from flawscope.pictures.channels import displayed as displayed
     from flawscope.pictures.decoding import PictureSource as PictureSource
     from flawscope.pictures.masks import read_mask as read_mask
     from flawscope.pictures.part_views import PartPose as PartPose
 
 __getattr__ = lazy_names(
-    __name__, {"PartPose": "part_views", "PictureSource": "decoding", "read_mask": "masks"}
+    __name__,
+    {
+        "PartPose": "part_views",
+        "PictureSource": "decoding",
+        "displayed": "channels",
+        "read_mask": "masks",
+    },
 )
 
 DEFAULT_OVERLAP = 0.25  # of a tile

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from flawscope.errors import message_with_type
-from flawscope.pictures import decoding
+from flawscope.pictures import decoding, displayed
 from flawscope_station.background import BackgroundThread
 from flawscope_station.drift import camera_faults
 from flawscope_station.drift.camera_faults import (
@@ -122,7 +122,10 @@ class CameraMonitor(BackgroundThread):
     def _measure(self, recorded: RecordedInspection) -> PictureMeasurements:
         data = self.files.read(PICTURES, recorded.inspection.picture, recorded.inspection.suffix)
         with decoding.without_warnings():  # about large pictures: they were accepted
-            image = Image.open(io.BytesIO(data))
+            try:
+                image: Image.Image = Image.open(io.BytesIO(data))
+            except UnidentifiedImageError:  # more channels or deeper ones than Pillow knows
+                image = Image.fromarray(displayed(data))
         # only large pictures share their memory with the inspections
         with image, self.memory.hold(data, "the picture"):
             return camera_faults.measure_picture(image, self.white_level_of(recorded.inspection.product_id))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures import decoding
+from flawscope.pictures import decoding, displayed
 from flawscope.results import drawing
 from flawscope_station.inspecting.capacity import BusyError, MemoryBudget, decoding_bytes
 from flawscope_station.inspecting.worker import Inspector
@@ -170,13 +170,25 @@ def _read_map(path: Path) -> Prediction | None:
 def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> NDArray[np.uint8]:
     """Return a picture upright, the longer side at most `side` pixels. InputError where it is damaged."""
     with memory.hold(data, name):
-        picture = decoding.load_picture(data, name)  # a large one stays encoded until it is resized
-        if not isinstance(picture, Image.Image):
-            picture = Image.fromarray(decoding.to_eight_bits(decoding.decode(picture)))
+        picture = load_displayed(data, name)
         share = min(1.0, side / max(picture.size))
         width, height = (max(1, round(length * share)) for length in picture.size)
         small = picture.resize((width, height), Image.Resampling.BOX)
     return np.asarray(small.convert("RGB"))
+
+
+def load_displayed(data: bytes, name: str) -> Image.Image:
+    """Open a picture for a person; of more channels than three the first view. A large one stays encoded until
+    it is resized. InputError where it is damaged."""
+    try:
+        picture = decoding.load_picture(data, name)
+    except InputError:
+        with suppress(InputError):
+            return Image.fromarray(displayed(data))
+        raise
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray(decoding.to_eight_bits(decoding.decode(picture)))
 
 
 def encode_webp(picture: NDArray[np.uint8]) -> bytes:
