@@ -65,7 +65,7 @@ class Session(Runner, Protocol):
     def residuals(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """How images `[B, 3, H, W]` differ from good ones, cells `[B, C, h, w]` float32; positions as for
+        """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32; positions as for
         `run`. InputError: the network does not say."""
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:

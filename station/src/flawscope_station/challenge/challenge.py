@@ -50,7 +50,7 @@ class ChallengeOpenError(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a product. passed: numbers of the parts that have, in the last challenge. moment: at
+    """State of a product. passed: numbers of the parts that have, in the last challenge. moment: at
     which the next one is due, as the wall clock counts; deadline: as the monotonic clock does."""
 
     parts: Mapping[str, Row[Any]] = field(default_factory=dict)
