@@ -178,8 +178,8 @@ def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> N
 
 
 def load_displayed(data: bytes, name: str) -> Image.Image:
-    """Open a picture for a person; of more channels than three the first view. A large one stays encoded until
-    it is resized. InputError where it is damaged."""
+    """Open a picture for a person; of more channels than three the first view. A large one stays encoded
+    until it is resized. InputError where it is damaged."""
     try:
         picture = decoding.load_picture(data, name)
     except InputError:
