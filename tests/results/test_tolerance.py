@@ -264,7 +264,7 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path: Path) -> None:
         (("version: 3\n", ""), "version is None"),
         (("[16, 12]", "[16]"), r"picture is \[16\]: write \[width, height\]"),
         (("length: 2,", "length: 2, length: 9,"), "length stands twice, line 5"),
-        (("length: 2,", "lengt: 2,"), "rule 1: unknown key 'lengt'; did you mean length"),
+        (("length: 2,", "lengthx: 2,"), "rule 1: unknown key 'lengthx'; did you mean length"),
         (("length: 2,", "length: -2,"), "rule 1: length is -2: write a number of mm above 0"),
         (("length: 2,", "length: .inf,"), "rule 1: length is inf"),
         (("length: 2,", "length: yes,"), "rule 1: length is True"),
