@@ -222,7 +222,7 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -
             if f"{METADATA_KEY}.{entry}" in entries
         }
     except (ValueError, KeyError, zlib.error):
-        what = "its sample pictures, its region of interest or its kinds of defects are damaged"
+        what = "its sample pictures, its kinds of defects or its region of interest are damaged"
         raise files.damaged_error(path, what) from None
 
 
