@@ -166,10 +166,8 @@ def _join_or(names: Sequence[str]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
-    from flawscope.machine import reuse_freed_memory
     from flawscope.predictor.router import is_router
 
-    reuse_freed_memory()
     if args.channels and "{" in args.channels:
         args.part, args.view = _parse_template(args)
         args.channels = None
