@@ -11,8 +11,6 @@ from typing import Any
 
 GIB = 2**30
 FIT_MEMORY_LIMIT = 4 * GIB  # bytes that a fit may take; the built-in methods stay below
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-REUSED_BYTES = 1 << 28  # up to which a tensor takes memory that was freed before
 FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 
 
@@ -56,17 +54,6 @@ def system_memory() -> tuple[int, int] | None:
         return None
     found = psutil.virtual_memory()
     return int(found.total), int(found.available)
-
-
-def reuse_freed_memory() -> None:
-    """Has this process keep memory that it freed for the next tensors, where glibc allocates it: else each
-    feature map is given back and asked for anew, which is most of a fit's system time."""
-    import ctypes
-
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
-        mallopt(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)
 
 
 def peak_memory() -> int:

@@ -161,7 +161,7 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
     from flawscope.artefact.state_file import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
-    from flawscope.methods.threads import set_thread_count
+    from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     given: dict[str, Any] = {
         "method": call.method,
@@ -187,14 +187,16 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         **call.settings,
     }
     set_thread_count(args.threads)
+    reuse_freed_memory()
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.fitting import incremental_update  # torch
-    from flawscope.methods.threads import set_thread_count
+    from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(args.threads)
+    reuse_freed_memory()
     return incremental_update.extend(
         old, dataset, fair=args.fair, force=args.force, device=args.device, **how
     )

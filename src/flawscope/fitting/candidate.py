@@ -12,7 +12,7 @@ from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.incremental_update import open_fitted_dataset, update
 from flawscope.fitting.update_evaluation import ReviewedPicture
-from flawscope.methods.threads import set_thread_count
+from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 from flawscope.predictor import load
 from flawscope.progress import ProgressCallback, ignore_progress
 
@@ -45,6 +45,7 @@ def make_candidate(
         InputError: no candidate can be made.
     """
     set_thread_count(threads)
+    reuse_freed_memory()
     in_use = load(active, engine=engine, device=device, threads=threads)
     old = in_use.artefact if trained in (None, active) else model_file.read(trained)
     calibration = old.manifest.calibration.with_rate(in_use.calibration.rate)  # as people chose it meanwhile

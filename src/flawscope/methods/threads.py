@@ -7,10 +7,11 @@ last. So it is set to one in threads of our own alone, once, and no other thread
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Barrier, Lock, local
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ import torch
 T = TypeVar("T")
 MapBlocks = Callable[[Callable[[Any], T], Iterable[Any]], list[T]]
 THREAD_NAME = "flawscope"  # of the threads
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+REUSED_BYTES = 1 << 28  # up to which a tensor takes memory that was freed before
 
 _lock = Lock()
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
@@ -103,6 +106,15 @@ def _drop_pools() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_pools)
+
+
+def reuse_freed_memory() -> None:
+    """Has this process keep memory that it freed for the next tensors, where glibc allocates it: else each
+    feature map is given back and asked for anew, which is most of a fit's system time."""
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)
 
 
 def set_thread_count(count: int | None) -> None:

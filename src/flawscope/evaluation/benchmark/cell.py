@@ -126,9 +126,10 @@ def _fit_model(
     """Fits and writes the model; returns what the cell's document says of the fit."""
     import flawscope
     from flawscope.artefact.state_file import checkpoint_path
-    from flawscope.methods.threads import set_thread_count
+    from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(threads)
+    reuse_freed_memory()
     checkpoint = checkpoint_path(model)
     if cell.shots:
         dataset = few_shot_dataset(dataset, cell.shots, cell.seed)

@@ -13,7 +13,7 @@ from torch import Tensor
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.threshold import find_suspects, from_values
 from flawscope.errors import InputError, pluralize
-from flawscope.machine import peak_memory, reuse_freed_memory
+from flawscope.machine import peak_memory
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
 from flawscope.methods.patchcore.bank_selection import (
@@ -44,7 +44,6 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    reuse_freed_memory()
     by_place, old = task.views.positions is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
     job.orientations = few_shot.choose_orientations(job)
