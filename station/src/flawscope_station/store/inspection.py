@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
 
 from flawscope import Prediction, Region
 from flawscope.errors import InputError
@@ -69,6 +69,10 @@ def format_time(moment: datetime) -> str:
 
 
 Time = Annotated[datetime, PlainSerializer(format_time)]
+# as it is recorded: without kinds of defects or sizes where the model says none
+WrittenRegion = Annotated[
+    Region, PlainSerializer(Region.to_dict), WithJsonSchema(TypeAdapter(Region).json_schema())
+]
 
 
 class Inspection(BaseModel):
@@ -94,7 +98,9 @@ class Inspection(BaseModel):
     width: int
     height: int
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
-    regions: tuple[Region, ...]
+    regions: tuple[WrittenRegion, ...] = Field(
+        description="the strongest first, with the `kinds` of defects that it may be of; none: something new"
+    )
     part: str | None = Field(description="number of the part, as its sender says")
     batch: str | None = Field(description="that the part belongs to")
     triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
