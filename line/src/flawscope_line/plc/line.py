@@ -326,7 +326,7 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
 
 
 def kind_number(regions: Sequence[Mapping[str, Any]]) -> int:
-    """Return the number of the strongest region's kind, from 1 in the order of the model's kinds, or `Kind`."""
+    """Return the strongest region's kind: from 1 in the order of the model's kinds, or one of `Kind`."""
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
     kinds, names = regions[0]["kinds"], [*regions[0]["kind_p_values"]]

@@ -1,0 +1,116 @@
+"""Kinds of defects at a station: in every answer, on its pages, in reports, and as a person names them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import flawscope
+from flawscope import Region
+from flawscope.predictor.kinds import Example, learn_kinds
+from flawscope_station.client import Client
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.station import ProductSettings
+from flawscope_station.store.kinds import KindCounts, count_kinds
+from sink_helpers import Receiver
+from station_helpers import NAME, Opener, Running, until
+
+PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
+P_VALUES = {"crack": 0.02, "scratch": 0.6}
+
+
+@pytest.fixture
+def naming(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """P-values of kinds that every model answers; those above 0.1 may be a defect's."""
+    p_values, plain = dict(P_VALUES), Region.to_dict
+
+    def to_dict(region: Region) -> dict[str, Any]:
+        kinds = tuple(name for name, p in p_values.items() if p > 0.1)
+        return plain(replace(region, kinds=kinds, kind_p_values=p_values))
+
+    monkeypatch.setattr(Region, "to_dict", to_dict)
+    return p_values
+
+
+def test_a_model_with_kinds_tells_them_everywhere(
+    open_station: Opener, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    folders = [path for path in (drawn / "plate/test").iterdir() if path.name != "good"]
+    pictures = [path for folder in folders for path in sorted(folder.iterdir())]
+    learnt = learn_kinds(flawscope.load(model_path), [Example(path, "defect") for path in pictures], 0.9)
+    assert learnt.model.manifest.kinds is not None
+    learnt.model.save(tmp_path / "named.safetensors")
+    expected = learnt.model.predict(pictures[0])
+    assert expected.regions[0].kinds is not None
+    receiver = Receiver()
+    settings = ProductSettings(
+        str(tmp_path / "named.safetensors"), sinks=(SinkSettings(webhook=receiver.url),)
+    )
+    running = open_station(products={NAME: settings})
+    with Client(running.url) as client:
+        found = client.inspect(pictures[0])
+        assert [region.to_dict() for region in found.regions] == [
+            {**region.to_dict(), "peak": pytest.approx(region.peak, rel=1e-5)} for region in expected.regions
+        ]
+        assert client.inspection(found.id).regions == found.regions
+    regions = [region.to_dict() for region in found.regions]
+    with httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}/", timeout=60) as http:
+        assert http.get(f"inspections/{found.id}").json()["regions"] == regions
+        (row,) = csv.DictReader(io.StringIO(http.get("export").content.decode("utf-8-sig")))
+        assert json.loads(row["regions"]) == regions
+    until(lambda: receiver.taken)
+    assert receiver.taken[0].json["data"]["regions"] == regions
+
+
+def test_a_model_without_kinds_answers_as_before(running: Running, parts: list[bytes]) -> None:
+    with Client(running.url) as client:
+        number = client.inspect(parts[-1], NAME).id
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        shown = http.get(f"/api/v1/products/{NAME}/inspections/{number}").json()
+        assert shown["regions"][0].keys() == {"box", "area", "peak", "centroid"}
+        assert "Kind of defect</th>" not in http.get(f"/{NAME}/inspections/{number}").text
+        report = http.get(f"/api/v1/products/{NAME}/shift-report", params=PERIOD).text
+        assert "Kinds of defects" not in report
+
+
+def test_pages_and_reports_show_kinds(running: Running, parts: list[bytes], naming: dict[str, float]) -> None:
+    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
+        api = f"/api/v1/products/{NAME}"
+        number = client.inspect(parts[-1], NAME).id
+        assert "<bdi>scratch</bdi>" in http.get(f"/{NAME}/history").text
+        assert "<td><bdi>scratch</bdi></td>" in http.get(f"/{NAME}/inspections/{number}").text
+        client.inspect(parts[0], NAME)
+        naming.update(crack=0.5)
+        several = client.inspect(parts[-1], NAME).id
+        assert "<td><bdi>crack / scratch</bdi></td>" in http.get(f"/{NAME}/inspections/{several}").text
+        naming.update(crack=0.01, scratch=0.01)
+        new = client.inspect(parts[-1], NAME).id
+        assert "<td><bdi>something new</bdi></td>" in http.get(f"/{NAME}/inspections/{new}").text
+        counts = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+        assert counts["kinds"] == {"named": {"scratch": 1}, "several": 1, "new": 1}
+        page = http.get(f"{api}/shift-report", params=PERIOD).text
+        for name in ("scratch", "several kinds fit", "something new"):
+            assert f"<bdi>{name}</bdi></th><td>1</td>" in page
+        client.verdict(new, "good", product=NAME)
+        counts = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+        assert counts["kinds"]["new"] == 0, "a person called it good"
+
+
+def test_the_most_frequent_kind_is_the_first() -> None:
+    def regions(*kinds: str) -> list[dict[str, Any]]:
+        return [{"kinds": [*kinds]}, {"kinds": ["of a weaker region"]}]
+
+    given = [regions("b"), regions("a"), regions("c"), regions("c"), [], [{"peak": 1.0}]]
+    counts = count_kinds([*given, regions(), regions("a", "b"), regions("a", "b")])
+    assert [*counts.named.items()] == [("c", 2), ("a", 1), ("b", 1)]
+    assert (counts.several, counts.new, counts.most) == (2, 1, 2)
+    assert count_kinds([]) == KindCounts({}, 0, 0)
+    assert count_kinds([]).most == 0
