@@ -61,13 +61,16 @@ def test_a_model_with_kinds_tells_them_everywhere(
             {**region.to_dict(), "peak": pytest.approx(region.peak, rel=1e-5)} for region in expected.regions
         ]
         assert client.inspection(found.id).regions == found.regions
+        client.verdict(found.id, "defect", kind="dent")
     regions = [region.to_dict() for region in found.regions]
     with httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}/", timeout=60) as http:
         assert http.get(f"inspections/{found.id}").json()["regions"] == regions
         (row,) = csv.DictReader(io.StringIO(http.get("export").content.decode("utf-8-sig")))
         assert json.loads(row["regions"]) == regions
-    until(lambda: receiver.taken)
-    assert receiver.taken[0].json["data"]["regions"] == regions
+    until(lambda: len(receiver.taken) == 2)
+    inspection, verdict = (one.json["data"] for one in receiver.taken)
+    assert inspection["regions"] == verdict["regions"] == regions
+    assert (verdict["kind"], verdict["said"]["kind"]) == ("dent", "dent")
 
 
 def test_a_model_without_kinds_answers_as_before(running: Running, parts: list[bytes]) -> None:
@@ -76,8 +79,10 @@ def test_a_model_without_kinds_answers_as_before(running: Running, parts: list[b
     with httpx.Client(base_url=running.url, timeout=60) as http:
         shown = http.get(f"/api/v1/products/{NAME}/inspections/{number}").json()
         assert shown["regions"][0].keys() == {"box", "area", "peak", "centroid"}
-        assert "Kind of defect</th>" not in http.get(f"/{NAME}/inspections/{number}").text
-        report = http.get(f"/api/v1/products/{NAME}/shift-report", params=PERIOD).text
+        page = http.get(f"/{NAME}/inspections/{number}").raise_for_status().text
+        assert '<datalist id="kinds"></datalist>' in page
+        assert "Kind of defect</th>" not in page
+        report = http.get(f"/api/v1/products/{NAME}/shift-report", params=PERIOD).raise_for_status().text
         assert "Kinds of defects" not in report
 
 
@@ -105,12 +110,62 @@ def test_pages_and_reports_show_kinds(running: Running, parts: list[bytes], nami
 
 
 def test_the_most_frequent_kind_is_the_first() -> None:
-    def regions(*kinds: str) -> list[dict[str, Any]]:
-        return [{"kinds": [*kinds]}, {"kinds": ["of a weaker region"]}]
+    def row(*kinds: str, named: str | None = None) -> tuple[str | None, list[dict[str, Any]]]:
+        return named, [{"kinds": [*kinds]}, {"kinds": ["of a weaker region"]}]
 
-    given = [regions("b"), regions("a"), regions("c"), regions("c"), [], [{"peak": 1.0}]]
-    counts = count_kinds([*given, regions(), regions("a", "b"), regions("a", "b")])
+    given = [row("b"), row("a"), row("c"), row("a", "b", named="c"), (None, []), (None, [{"peak": 1.0}])]
+    counts = count_kinds([*given, row(), row("a", "b"), row("a", "b")])
     assert [*counts.named.items()] == [("c", 2), ("a", 1), ("b", 1)]
     assert (counts.several, counts.new, counts.most) == (2, 1, 2)
     assert count_kinds([]) == KindCounts({}, 0, 0)
     assert count_kinds([]).most == 0
+
+
+def test_a_person_names_the_kind(running: Running, parts: list[bytes], naming: dict[str, float]) -> None:
+    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
+        api = f"/api/v1/products/{NAME}"
+
+        def counts() -> dict[str, int]:
+            report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+            return dict(report["kinds"]["named"])
+
+        number = client.inspect(parts[-1], NAME).id
+        assert client.inspection(number, NAME).kind is None
+        page = http.get(f"/{NAME}/inspections/{number}").text
+        assert '<option value="crack"></option><option value="scratch"></option>' in page
+        assert counts() == {"scratch": 1}
+        assert client.verdict(number, "defect", product=NAME, kind=" Öl <b> ").kind == "Öl <b>"
+        assert client.inspection(number, NAME).kind == "Öl <b>"
+        assert counts() == {"Öl <b>": 1}
+        assert "<bdi>Öl &lt;b&gt;</bdi>" in http.get(f"/{NAME}/history").text
+        assert 'value="Öl &lt;b&gt;"' in http.get(f"/{NAME}/inspections/{number}").text
+        (row,) = csv.DictReader(io.StringIO(http.get(f"{api}/export").content.decode("utf-8-sig")))
+        assert row["kind"] == "Öl <b>"
+        client.verdict(number, "defect", product=NAME, kind="crack")
+        assert counts() == {"crack": 1}
+        client.verdict(number, "undo", product=NAME)
+        assert counts() == {"Öl <b>": 1}
+        client.verdict(number, "good", product=NAME)
+        assert client.inspection(number, NAME).kind is None
+        assert counts() == {}
+        for body, said in (
+            ({"verdict": "good", "kind": "crack"}, "leave it out"),
+            ({"verdict": "defect", "kind": "x" * 101}, "1 to 100"),
+            ({"verdict": "defect", "kind": "a\nb"}, "1 to 100"),
+        ):
+            refused = http.post(f"{api}/inspections/{number}/verdict", json=body)
+            assert (refused.status_code, said in refused.json()["error"]) == (422, True)
+
+
+def test_a_verdict_under_a_key_has_one_kind(running: Running, parts: list[bytes]) -> None:
+    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
+        number = client.inspect(parts[-1], NAME).id
+        for kind, status in (("crack", 200), ("crack", 200), ("dent", 409)):
+            answer = http.post(
+                f"/api/v1/products/{NAME}/inspections/{number}/verdict",
+                json={"verdict": "defect", "kind": kind},
+                headers={"Idempotency-Key": "one"},
+            )
+            assert answer.status_code == status
+        client.verdict(number, "undo", product=NAME)
+        assert client.inspection(number, NAME).verdict is None

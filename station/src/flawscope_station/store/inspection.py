@@ -58,6 +58,7 @@ EXAMPLE: dict[str, Any] = {
     "verdict_by": None,
     "note": "",
     "has_mask": False,
+    "kind": None,
     "review": "waiting",
 }
 
@@ -129,6 +130,7 @@ class Inspection(BaseModel):
     findings: tuple[Finding, ...] = Field(
         (), description="what was noticed beside the score; one that decides makes it anomalous"
     )
+    kind: str | None = Field(None, description="of the defect, as a person named it")
 
     @property
     def is_anomalous(self) -> bool:

@@ -1,4 +1,5 @@
-"""Counts of defects by kind, for a Pareto: of each inspection the kind of its strongest region."""
+"""Counts of defects by kind, for a Pareto: of each inspection the kind that a person named, else those of its
+strongest region."""
 
 from __future__ import annotations
 
@@ -23,9 +24,10 @@ class KindCounts(NamedTuple):
         return max(self.several, self.new, *self.named.values(), 0)
 
 
-def count_kinds(all_regions: Iterable[list[dict[str, Any]]]) -> KindCounts:
-    """Count inspections by the kinds of their regions, as they are recorded, the strongest first."""
-    sets = [tuple(regions[0]["kinds"]) for regions in all_regions if regions and "kinds" in regions[0]]
+def count_kinds(rows: Iterable[tuple[str | None, list[dict[str, Any]]]]) -> KindCounts:
+    """Count inspections by kind. rows: what a person named, and the regions, the strongest first."""
+    each = [[named] if named else regions[0].get("kinds") for named, regions in rows if named or regions]
+    sets = [kinds for kinds in each if kinds is not None]
     single = Counter(kinds[0] for kinds in sets if len(kinds) == 1)
     several = sum(len(kinds) > 1 for kinds in sets)
     named = dict(sorted(single.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -384,15 +384,16 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         there = select_with_picture(column.id).where(pictures.c.removed_at.is_(None))
         worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
         good = there.where(~column.anomalous).order_by(column.id.desc())
-        marked = select_with_picture(column.regions, pictures.c.width, pictures.c.height).where(confirmed)
-        newest = connection.execute(marked.order_by(column.id.desc()).limit(MAX_MAPPED))
-        rows = [(json.loads(regions), width, height) for regions, width, height in newest]
+        marked = select_with_picture(column.kind, column.regions, pictures.c.width, pictures.c.height)
+        marked = marked.where(confirmed).order_by(column.id.desc())
+        newest = connection.execute(marked.limit(MAX_MAPPED))
+        rows = [(kind, json.loads(regions), *size) for kind, regions, *size in newest]
         boxes = [
             (x0 / width, y0 / height, x1 / width, y1 / height)
-            for regions, width, height in rows
+            for _, regions, width, height in rows
             for x0, y0, x1, y1 in (region["box"] for region in regions)
         ]
-        kinds = count_kinds(regions for regions, _, _ in rows)
+        kinds = count_kinds(row[:2] for row in rows)
         numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
     totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
