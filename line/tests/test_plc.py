@@ -15,15 +15,18 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from flawscope import Region
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope_line.plc.handshake import Code, Inputs, Outputs
+from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs
+from flawscope_line.plc.line import kind_number
 from flawscope_line.plc.signals import (
     NAMESPACE,
     REGISTERS,
@@ -52,6 +55,50 @@ for _library in ("pymodbus", "asyncua"):
     pytest.importorskip(_library)
 
 pytestmark = pytest.mark.usefixtures("plugins")
+
+
+@pytest.fixture
+def naming(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """P-values of kinds that every model answers; those above 0.1 may be a defect's."""
+    p_values = {"crack": 0.01, "scratch": 0.6}
+    plain = Region.to_dict
+
+    def to_dict(region: Region) -> dict[str, Any]:
+        kinds = tuple(name for name, p in p_values.items() if p > 0.1)
+        return plain(replace(region, kinds=kinds, kind_p_values=p_values))
+
+    monkeypatch.setattr(Region, "to_dict", to_dict)
+    return p_values
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_anomalous_part_says_its_kind(
+    play: Play, reels: dict[str, Path], model_file: Path, naming: dict[str, float], wire: str
+) -> None:
+    played = play(wire, {NAME: f"{model_file} {reels['mixed']}"})
+    expected = [("ok", 0), ("nok", 2), ("ok", 0), ("nok", Kind.SEVERAL), ("ok", 0), ("nok", Kind.NEW)]
+    for number, (outcome, kind) in enumerate(expected):
+        naming.update(crack=0.6 if kind == Kind.SEVERAL else 0.01, scratch=0.01 if kind == Kind.NEW else 0.6)
+        assert played.plc.ready(1) is not None
+        told, shown = played.plc.inspect(f"P{number}")
+        assert (told, shown["kind"]) == (outcome, kind)
+    assert not played.plc.until(lambda shown: not shown["done"])["kind"], "the answer was read"
+
+
+@pytest.mark.parametrize(
+    ("regions", "kind"),
+    [
+        ([], Kind.UNKNOWN),
+        ([{"peak": 3.0}], Kind.UNKNOWN),
+        ([{"kinds": ["b"], "kind_p_values": {"a": 0.01, "b": 1.0}}, {"kinds": ["a"]}], 2),
+        ([{"kinds": ["b", "a"], "kind_p_values": {"a": 0.5, "b": 1.0}}], Kind.SEVERAL),
+        ([{"kinds": [], "kind_p_values": {"a": 0.01}}], Kind.NEW),
+        ([{"kinds": ["253"], "kind_p_values": {str(n): 1.0 for n in range(300)}}], Kind.UNKNOWN),
+        ([{"kinds": ["252"], "kind_p_values": {str(n): 1.0 for n in range(300)}}], 253),
+    ],
+)
+def test_kinds_have_numbers(regions: list[dict[str, Any]], kind: int) -> None:
+    assert kind_number(regions) == kind
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -452,12 +499,14 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end(
 
 def test_values_come_through_registers_as_they_are() -> None:
     shown = Outputs(
-        True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b"
+        True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b", kind=255
     )
+    flags = pack(shown, TO_PLC)[0]
+    assert (flags >> 8, flags & 255) == (255, 0b010101), "bits stay where they are"
     assert unpack(pack(shown, TO_PLC), TO_PLC) == vars(shown)
     said = Inputs(True, 3, 65535, "x" * 32)
     assert unpack(pack(said, TO_STATION), TO_STATION) == vars(said)
-    own = [range(one.register, one.register + REGISTERS[one.kind]) for one in TO_PLC if one.kind != "bit"]
+    own = [range(one.register, one.register + REGISTERS[one.kind]) for one in TO_PLC if one.bit is None]
     places = [place for one in own for place in one]
     assert sorted(places) == list(range(1, register_count(TO_PLC))), "none overlaps another"
 

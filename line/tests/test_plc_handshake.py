@@ -102,7 +102,7 @@ class Played:
         return outputs(self.state, self.rules)
 
     def judged(self, good: bool | None = True) -> Answer:
-        return Answer(self.state.job, good, Code.NONE, 3.5, 2, 17)
+        return Answer(self.state.job, good, Code.NONE, 3.5, 2, 17, kind=3)
 
 
 def test_a_part_is_judged() -> None:
@@ -113,13 +113,16 @@ def test_a_part_is_judged() -> None:
     shown = played.go(answer=played.judged())
     assert (shown.done, shown.ok, shown.nok, shown.error, shown.busy) == (True, True, False, False, False)
     assert (shown.result, shown.score, shown.regions, shown.inspection) == (1, 3.5, 2, 17)
+    assert shown.kind == 0, "a good part has none"
     assert (shown.part, shown.recipe) == ("4711", 1)
     assert played.go(5, beats=True).ok, "a Trigger that is held keeps its answer, and starts no other part"
     assert played.state.job == 1
     shown = played.go(trigger=False)
     assert (shown.ready, shown.done, shown.ok, shown.result) == (True, False, False, 0)
     played.go(trigger=True)
-    assert played.go(answer=played.judged(False)).nok
+    shown = played.go(answer=played.judged(False))
+    assert (shown.nok, shown.kind) == (True, 3)
+    assert played.go(trigger=False).kind == 0
 
 
 @pytest.mark.parametrize(

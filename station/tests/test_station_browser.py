@@ -307,3 +307,19 @@ def test_no_verdict_is_lost_with_the_connection(
         tablet.wait(lambda: not tablet.find("#unsent").is_displayed())
         stored(tablet)
         assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", None, None]
+
+
+def test_the_kind_of_a_defect_is_named(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = tablet.post(judged[1])["id"]
+    tablet.open(f"inspections/{number}")
+    tablet.find("#kind").send_keys("gouged")  # its letters are no verdicts
+    assert tablet.known(number)["verdict"] is None
+    tablet.click("[data-verdict=defect]")
+    tablet.wait(lambda: tablet.known(number)["verdict"] == "defect")
+    assert tablet.known(number)["kind"] == "gouged"
+    tablet.wait(lambda: tablet.text("#said") == "The verdict is stored.")
+    assert tablet.find("#kind").get_attribute("value") == "gouged"
+    tablet.click("[data-verdict=good]")
+    tablet.wait(lambda: tablet.known(number)["verdict"] == "good")
+    assert tablet.known(number)["kind"] is None
+    assert tablet.complaints() == []

@@ -45,6 +45,7 @@ from flawscope_station.store import retention as retention_module
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files, StrayFiles
 from flawscope_station.store.insert import DEADLINE, decide_part
+from flawscope_station.store.kinds import count_kinds
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
@@ -459,7 +460,7 @@ def test_a_product_that_is_added_does_not_end_the_reports() -> None:
 
 
 def test_messages_of_two_stations_have_ids_of_their_own() -> None:
-    found = PeriodSummary({}, [], [], [], None, [])
+    found = PeriodSummary({}, [], [], [], None, [], count_kinds([]))
     ids = {shift_message(sender, NAME, 1, Shift("day", 1, 2), found).id for sender in ("a", "b")}
     assert len(ids) == 2
     assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids

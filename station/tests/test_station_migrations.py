@@ -77,19 +77,24 @@ def everything(database: Database, table: Any) -> list[Any]:
 def test_all_that_was_there_is_there_and_the_station_goes_on(
     old: Database, open_station: Opener, parts: list[bytes]
 ) -> None:
-    same = verdicts, hours, learnt_pixels
+    same, wider = (hours, learnt_pixels), (inspections, verdicts)
     people = text("SELECT id, name, password, role, created_at FROM users ORDER BY id")
     with old.reading() as connection:
-        before = connection.execute(text("SELECT * FROM inspections ORDER BY id")).mappings().all()
+        before = [
+            connection.execute(text(f"SELECT * FROM {table.name} ORDER BY id")).mappings().all()
+            for table in wider
+        ]
         users = connection.execute(people).all()
     kept = [everything(old, table) for table in same]
     running = open_station(products={"plate": ProductSettings(str(MODEL))})
     assert [everything(old, table) for table in same] == kept
     with old.reading() as connection:
-        after = connection.execute(select(inspections).order_by(inspections.c.id)).mappings().all()
+        after = [connection.execute(select(table).order_by(table.c.id)).mappings().all() for table in wider]
         assert connection.execute(people).all() == users
-    assert [{name: row[name] for name in before[0]} for row in after] == [dict(row) for row in before]
-    assert {(row["view"], row["part_id"]) for row in after} == {(None, None)}
+    for rows, old_rows in zip(after, before, strict=True):
+        assert [{name: row[name] for name in old_rows[0]} for row in rows] == [dict(row) for row in old_rows]
+        assert {row["kind"] for row in rows} == {None}
+    assert {(row["view"], row["part_id"]) for row in after[0]} == {(None, None)}
     assert [user.name for user in running.station.access.users()] == ["anna", "otto"]
     assert running.station.access.sign_in("anna", "a long password", "here")
     with httpx.Client(base_url=f"{running.url}/api/v1/products/plate") as client:

@@ -43,6 +43,14 @@ class Code(IntEnum):
     NOT_READY = 14  # challenge parts have not passed, or this was one
 
 
+class Kind(IntEnum):
+    """Kind of a defect that is none of the model's alone; theirs count from 1."""
+
+    UNKNOWN = 0  # none, or the model names no kinds
+    SEVERAL = 254  # several fit
+    NEW = 255  # like none of them
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Signals of the PLC."""
@@ -57,7 +65,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Outputs:
     """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged. gate: what is at the gate at
-    `gate_count` may pass."""
+    `gate_count` may pass. kind: of an anomalous part's defect (`Kind`)."""
 
     ready: bool = False
     busy: bool = False
@@ -75,11 +83,13 @@ class Outputs:
     part: str = ""
     gate: bool = False
     gate_count: int = 0
+    kind: int = 0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a trigger. job: its number. good: None where the part was not judged; `code` says why."""
+    """Answer to a trigger. job: its number. good: None where the part was not judged; `code` says why.
+    kind: of an anomalous one's defect (`Kind`)."""
 
     job: int
     good: bool | None
@@ -87,6 +97,7 @@ class Answer:
     score: float = 0.0
     regions: int = 0
     inspection: int = 0
+    kind: int = Kind.UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -205,6 +216,7 @@ def outputs(state: State, rules: Rules) -> Outputs:
         regions=answer.regions,
         score=answer.score,
         inspection=answer.inspection,
+        kind=answer.kind if answer.good is False else Kind.UNKNOWN,
     )
 
 

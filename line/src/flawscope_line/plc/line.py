@@ -7,7 +7,7 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from flawscope_line.plc.handshake import (
     Answer,
     Code,
     Inputs,
+    Kind,
     Observation,
     Outputs,
     Phase,
@@ -320,7 +321,19 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
     if outcome.parts is not None:  # one view says nothing about the part
         return Answer(job, None, Code.NO_MODEL)
     good, regions = not outcome.anomalous, len(outcome.regions)
-    return Answer(job, good, Code.NONE, outcome.score, regions, inspection.number)
+    kind = kind_number(outcome.regions)
+    return Answer(job, good, Code.NONE, outcome.score, regions, inspection.number, kind)
+
+
+def kind_number(regions: Sequence[Mapping[str, Any]]) -> int:
+    """Return the strongest region's kind: from 1 in the order of the model's kinds, or one of `Kind`."""
+    if not regions or "kinds" not in regions[0]:
+        return Kind.UNKNOWN
+    kinds, names = regions[0]["kinds"], [*regions[0]["kind_p_values"]]
+    if len(kinds) != 1:
+        return Kind.SEVERAL if kinds else Kind.NEW
+    number = 1 + names.index(kinds[0])
+    return number if number < Kind.SEVERAL else Kind.UNKNOWN
 
 
 def error_code(error: Exception) -> Code:

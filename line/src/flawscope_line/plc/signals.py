@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from flawscope_line.plc.handshake import Code, Inputs, Outputs
+from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs
 
-SignalKind = Literal["bit", "word", "real", "long", "text"]
-REGISTERS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
-OPC_UA_TYPES = {"bit": "Boolean", "word": "UInt16", "real": "Float", "long": "UInt32", "text": "String"}
+SignalKind = Literal["bit", "byte", "word", "real", "long", "text"]
+# registers of 16 bits
+REGISTERS = {"bit": 1, "byte": 1, "word": 1, "real": 2, "long": 2, "text": 16}
+MASKS = {"bit": 1, "byte": 255}  # of those that share a register
+OPC_UA_TYPES = {
+    **{"bit": "Boolean", "byte": "Byte", "word": "UInt16", "real": "Float", "long": "UInt32"},
+    "text": "String",
+}
 MAX_PART_LENGTH = 32  # of a part's number
 NAMESPACE = "urn:flawscope:plc"
 ROOT_NODE = "Flawscope"  # object of the nodes
@@ -21,8 +26,8 @@ ROOT_NODE = "Flawscope"  # object of the nodes
 
 @dataclass(frozen=True)
 class Signal:
-    """Signal. name: the field of `Inputs` or `Outputs`. register: first one, from that of its side; bit: of a
-    bit, 0 the lowest."""
+    """Signal. name: the field of `Inputs` or `Outputs`. register: first one, from that of its side; bit: the
+    lowest one of a bit or byte, 0 to 15."""
 
     name: str
     kind: SignalKind
@@ -37,6 +42,10 @@ class Signal:
 
 
 _CODE_LIST = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
+_KIND_MEANING = (
+    "of the strongest region's defect, with NOK: 1 and more in the order of the model's kinds, "
+    f"{Kind.SEVERAL.value} several fit, {Kind.NEW.value} something new, 0 not known"
+)
 TO_STATION = (
     Signal("trigger", "bit", 0, "rises: inspect the part; falls: the answer was read", 0),
     Signal("heartbeat", "word", 1, "another number at least every half watchdog"),
@@ -61,9 +70,12 @@ TO_PLC = (
     Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
     Signal("gate", "bit", 0, "with `gate`: what is at the gate was judged good; else reject it", 6),
     Signal("gate_count", "long", 26, "the Count that Gate is about"),
+    # shares a register: a PLC that is the server may have no further one
+    Signal("kind", "byte", 0, _KIND_MEANING, 8),
 )
 # of a PLC that is the server and has no gate
-TO_STATION_WITHOUT_GATE, TO_PLC_WITHOUT_GATE = TO_STATION[:-1], TO_PLC[:-2]
+TO_STATION_WITHOUT_GATE = TO_STATION[:-1]
+TO_PLC_WITHOUT_GATE = tuple(one for one in TO_PLC if one.name not in ("gate", "gate_count"))
 
 
 def register_count(signals: Sequence[Signal]) -> int:
@@ -76,7 +88,7 @@ def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
     words = [0] * register_count(signals)
     for signal in signals:
         value: Any = getattr(values, signal.name)
-        if signal.kind == "bit":
+        if signal.kind in MASKS:
             words[signal.register] |= int(value) << (signal.bit or 0)
             continue
         if signal.kind == "text":
@@ -96,8 +108,9 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
     for signal in signals:
         registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
         data = struct.pack(f">{len(registers)}H", *registers)
-        if signal.kind == "bit":
-            values[signal.name] = bool(registers[0] >> (signal.bit or 0) & 1)
+        if signal.kind in MASKS:
+            shifted = registers[0] >> (signal.bit or 0) & MASKS[signal.kind]
+            values[signal.name] = bool(shifted) if signal.kind == "bit" else shifted
         elif signal.kind == "text":
             values[signal.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
         elif signal.kind == "real":

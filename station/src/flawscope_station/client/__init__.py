@@ -274,13 +274,16 @@ class Client:
         mask: NDArray[np.bool_] | None = None,
         note: str = "",
         product: str | None = None,
+        kind: str = "",
     ) -> Inspection:
         """Give a verdict on an inspection.
 
         Args:
             mask: [H, W] bool at the picture's size, True where the defect is.
+            kind: of the defect.
         """
         body = {"verdict": verdict, "mask": None if mask is None else encode_mask(mask), "note": note}
+        body |= {"kind": kind} if kind else {}  # a station of an earlier version takes none
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
         headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))

@@ -121,7 +121,8 @@ def shift_message(sender: str, product: str, number: int, shift: Shift, found: P
 def shift_data(product: str, shift: Shift, found: PeriodSummary) -> dict[str, Any]:
     """Content of a message about a shift."""
     told = shift.to_dict()
-    return {"product": product, "shift": told.pop("name"), **told, **found.counts}
+    counts = {**found.counts, "kinds": found.kinds._asdict()}
+    return {"product": product, "shift": told.pop("name"), **told, **counts}
 
 
 def hourly_rows(found: PeriodSummary) -> list[list[Any]]:

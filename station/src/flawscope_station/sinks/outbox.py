@@ -228,6 +228,7 @@ class Outbox:
 
     def _verdict_message(self, row: Any, one: dict[str, Any]) -> Message:
         said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
+        said["kind"] = row.kind
         data = {**one, **self._common_fields(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
         id = self._message_id("verdict", row.id, row.at)
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)

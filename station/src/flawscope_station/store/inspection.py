@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
 
 from flawscope import Prediction, Region
 from flawscope.errors import InputError
@@ -58,6 +58,7 @@ EXAMPLE: dict[str, Any] = {
     "verdict_by": None,
     "note": "",
     "has_mask": False,
+    "kind": None,
     "review": "waiting",
 }
 
@@ -69,6 +70,10 @@ def format_time(moment: datetime) -> str:
 
 
 Time = Annotated[datetime, PlainSerializer(format_time)]
+# as it is recorded: without kinds of defects or sizes where the model says none
+WrittenRegion = Annotated[
+    Region, PlainSerializer(Region.to_dict), WithJsonSchema(TypeAdapter(Region).json_schema())
+]
 
 
 class Inspection(BaseModel):
@@ -94,7 +99,9 @@ class Inspection(BaseModel):
     width: int
     height: int
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
-    regions: tuple[Region, ...]
+    regions: tuple[WrittenRegion, ...] = Field(
+        description="the strongest first, with the `kinds` of defects that it may be of; none: something new"
+    )
     part: str | None = Field(description="number of the part, as its sender says")
     batch: str | None = Field(description="that the part belongs to")
     triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
@@ -123,6 +130,7 @@ class Inspection(BaseModel):
     findings: tuple[Finding, ...] = Field(
         (), description="what was noticed beside the score; one that decides makes it anomalous"
     )
+    kind: str | None = Field(None, description="of the defect, as a person named it")
 
     @property
     def is_anomalous(self) -> bool:

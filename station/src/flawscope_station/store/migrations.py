@@ -186,5 +186,6 @@ STEPS: dict[str, Step] = {
     ONE_STATION: _drop_address,
     "0021": _add_step(inspections="findings"),
     "0022": _add_step(tables="challenge_parts challenges challenge_results"),
+    "0023": _add_step(inspections="kind", verdicts="kind"),
 }
 HEAD = list(STEPS)[-1]

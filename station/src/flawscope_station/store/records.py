@@ -27,6 +27,7 @@ from flawscope_station.store.insert import (
     review_state,
 )
 from flawscope_station.store.inspection import (
+    MAX_LABEL_LENGTH,
     Inspection,
     KeyedRequest,
     KeyUsedError,
@@ -236,29 +237,39 @@ class Store:
         mask: str | None = None,
         note: str = "",
         key: str | None = None,
+        kind: str = "",
     ) -> dict[str, Any]:
         """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
         Args:
             mask: hash of the file that holds the mask.
             key: the sender's. A verdict is recorded once under its key.
+            kind: of the defect, as the person names it; empty: not said.
 
         Raises:
             NotFoundError: there is no such inspection.
             KeyUsedError: the key was used for another verdict.
-            InputError: the verdict is unknown, there is none to take back, or the note is too long.
+            InputError: the verdict is unknown, there is none to take back, the note is too long, or the kind
+                is no name or not of a defect.
         """
         if verdict not in (GOOD, DEFECT, SKIP, UNDO):
             raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
         note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
         if len(note) > MAX_NOTE_LENGTH:
             raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
+        kind = kind.strip()
+        if kind and (len(kind) > MAX_LABEL_LENGTH or not kind.isprintable()):
+            raise InputError(
+                f"kind={kind!r:.60} has not 1 to {MAX_LABEL_LENGTH} characters that can be printed"
+            )
+        if kind and verdict != DEFECT:
+            raise InputError(f"kind={kind!r:.60} is of a defect: leave it out of the verdict {verdict}")
         with self._verdict_lock, self.database.writing() as connection:
             query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            content = {"verdict": verdict, "mask": mask, "note": note}
+            content = {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
             if key is None or not _is_repeated(connection, number, key, content):
                 if verdict == UNDO and not last_verdicts(connection, [number]).get(number):
                     raise InputError(f"inspection {number} has no verdict to take back")
@@ -347,9 +358,8 @@ def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
     review = DONE if verdict else SKIPPED
     if last is None:
         review = review_state(before, is_worst_view(connection, before))
-    connection.execute(
-        update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
-    )
+    values = {"verdict": verdict, "review": review, "kind": last and last.kind}
+    connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
     old_counts, now_counts = (_verdict_counts(before.anomalous, word) for word in (before.verdict, verdict))
     changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
     place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
@@ -380,7 +390,8 @@ def inspection_query() -> Select[Any]:
 def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
     facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
-    alone = {"verdict": None, "part_id": None, "part_decision": None}  # of a picture that is judged alone
+    # of a picture that is judged alone
+    alone = {"verdict": None, "kind": None, "part_id": None, "part_decision": None}
     return _describe(SimpleNamespace(**facts, **alone), None)
 
 

@@ -185,6 +185,7 @@ inspections = Table(
     Column("regions", Text, nullable=False),  # JSON
     Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
+    Column("kind", Name),  # of the defect, by the last verdict; NULL: not said
     Column("brightness", Double),  # 0..1; NULL: not known
     Column("part", Name),  # number that the sender gives; a part may come many times
     Column("batch", Name),
@@ -233,6 +234,7 @@ verdicts = Table(
     Column("who", String(64), nullable=False),
     Column("mask", Hash),  # hash of the file, where a person drew a mask
     Column("note", Text, nullable=False),
+    Column("kind", Name),  # of the defect; NULL: not said
     Column("key", String(200)),  # the sender's: the same one is never taken twice
 )
 Index("verdicts_once", verdicts.c.inspection_id, verdicts.c.key, unique=True)

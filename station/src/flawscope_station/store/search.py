@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from flawscope.errors import InputError
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.kinds import KindCounts, count_kinds
 from flawscope_station.store.records import (
     DEFECT,
     GOOD,
@@ -347,7 +348,8 @@ class PeriodSummary:
     counts: by `COUNT_NAMES`. hours: the same of each hour, with its beginning as `at`, microseconds since
     1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
     farthest above the threshold, without those that a person called good. good: number of one of a good part.
-    boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides.
+    boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides. kinds: of the same
+    inspections' defects. Both are of the newest `MAX_MAPPED`.
     """
 
     counts: dict[str, int]
@@ -356,6 +358,7 @@ class PeriodSummary:
     worst: list[int]
     good: int | None
     boxes: list[Box]
+    kinds: KindCounts
 
 
 def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
@@ -381,14 +384,17 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         there = select_with_picture(column.id).where(pictures.c.removed_at.is_(None))
         worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
         good = there.where(~column.anomalous).order_by(column.id.desc())
-        marked = select_with_picture(column.regions, pictures.c.width, pictures.c.height).where(confirmed)
-        rows = connection.execute(marked.order_by(column.id.desc()).limit(MAX_MAPPED)).all()
+        marked = select_with_picture(column.kind, column.regions, pictures.c.width, pictures.c.height)
+        marked = marked.where(confirmed).order_by(column.id.desc())
+        newest = connection.execute(marked.limit(MAX_MAPPED))
+        rows = [(kind, json.loads(regions), *size) for kind, regions, *size in newest]
         boxes = [
             (x0 / width, y0 / height, x1 / width, y1 / height)
-            for regions, width, height in rows
-            for x0, y0, x1, y1 in (region["box"] for region in json.loads(regions))
+            for _, regions, width, height in rows
+            for x0, y0, x1, y1 in (region["box"] for region in regions)
         ]
+        kinds = count_kinds(row[:2] for row in rows)
         numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
     totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
-    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes)
+    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes, kinds)

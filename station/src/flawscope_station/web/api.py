@@ -266,7 +266,7 @@ def decide(
         mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
     try:
         details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{HTTP_PREFIX}{key}"
-        inspection = store.add_verdict(product_id, number, *details)
+        inspection = store.add_verdict(product_id, number, *details, kind=verdict.kind)
     finally:
         if mask_hash is not None:
             files.release(mask_hash)

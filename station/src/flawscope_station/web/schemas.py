@@ -187,6 +187,7 @@ class Verdict(BaseModel):
         description="PNG in base64, as large as the picture or smaller in the same shape; not black: defect",
     )
     note: str = Field("", max_length=2000)
+    kind: str = Field("", description="of the defect: one of the model's, or any name")
 
 
 class Trends(BaseModel):

@@ -12,7 +12,9 @@
     buttons.forEach((button) => (button.disabled = true));
     say("");
     try {
-      await api(`/inspections/${page.data.id}/verdict`, { body: { verdict, mask: null, note: byId("note").value.trim() } });
+      const body = { verdict, mask: null, note: byId("note").value.trim() };
+      if (verdict === "defect") body.kind = byId("kind").value.trim();
+      await api(`/inspections/${page.data.id}/verdict`, { body });
       later(t("inspection.stored")); // the server says what follows from it
     } catch (error) {
       failed(error);
