@@ -139,7 +139,7 @@ GOOD = png(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
 def test_what_hinders_the_camera_checks_is_said_until_it_is_over() -> None:
     camera = Camera()
     camera.show(0, b"no picture")
-    assert str(camera.unknown).startswith("plate: the camera is not checked: UnidentifiedImageError: ")
+    assert str(camera.unknown).startswith("plate: the camera is not checked: cannot read picture")
     camera.show(1, GOOD)
     assert camera.unknown is None
     camera.show(7, None)

@@ -104,7 +104,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["calibrate", "m.safetensors", "--good", ".", "--out", "no/m.safetensors"], "no folder"),
     (["calibrate", "m.safetensors", "--good", ".", "--out", "m.onnx"], "should end in .safetensors"),
     (["calibrate", "MODEL", "--good", "PICTURES", "--out", "OUT.safetensors"], "has not seen"),
-    (["data", "check", "--data", "DATA", "--out", "OUT"], "data check writes nothing"),
+    (["data", "check", "--data", "DATA", "--out", "OUT"], "should end in .html"),
     # settings; what they may be is tested with the methods
     ([*FIT, "--set", "ratoi=0.1"], "did you mean ratio"),
     ([*FIT, "--size", "large"], "size"),

@@ -232,16 +232,16 @@ def test_deep_pictures_share_one_white_level(tmp_path):
 
 @pytest.mark.parametrize("size", [64, "48+64"])
 def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
-    fine = parts(12, seed=3)
+    fine, settings = parts(12, seed=3), {"size": size, "fine_ratio": 0.2}
     spoilt = 255 - fine[0]
-    kept = fit_small([*fine, spoilt], size=size)
+    kept = fit_small([*fine, spoilt], **settings)
     assert [name for name, _ in kept.suspects] == ["picture 12"]
     assert roles(kept) == ["train"] * 13
-    dropped = fit_small([*fine, spoilt], size=size, drop_suspects=True)
+    dropped = fit_small([*fine, spoilt], **settings, drop_suspects=True)
     assert [name for name, _ in dropped.suspects] == ["picture 12"]
     assert roles(dropped) == ["train"] * 12 + ["dropped"]
     assert any("left out before calibrating" in note for note in dropped.manifest.notes)
-    clean = fit_small(fine, size=size)
+    clean = fit_small(fine, **settings)
     assert clean.suspects == []
     for name in clean.artefact.tensors:
         if name.startswith(("views.", "bank_groups", "normal")):
@@ -454,9 +454,8 @@ def test_paper_preset_end_to_end():
     assert min(defective) > max(p.score for p in predictor.predict(parts(3, seed=3)))
 
 
-@pytest.mark.parametrize("options", [{"score": "maximum"}, {"score": "reweighted", "neighbours": 1}])
-def test_without_reweighting_the_score_is_the_farthest_patch(options, tmp_path):
-    predictor = fit_small(sigma=0, samples=2, **options)
+def test_without_reweighting_the_score_is_the_farthest_patch(tmp_path):
+    predictor = fit_small(sigma=0, samples=2, score="reweighted", neighbours=1)
     predictor.save(tmp_path / "m.safetensors")
     loaded = load(tmp_path / "m.safetensors", device="cpu")
     assert loaded.self_test().passed
@@ -553,7 +552,7 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
     monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.MIN_FINE_BANK", 2000)
-    config = Config()
+    config = Config(fine_ratio=0.03)
     assert memory.bank_size(config, 1, 10_000) == 2000
     assert memory.bank_size(config, 1, 500) == 500
     assert memory.bank_size(config, 1, 200_000) == 6000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import onnxruntime
@@ -40,7 +41,7 @@ def _run_for(engine: onnxruntime.InferenceSession, wanted: list[str], outputs: l
     """Function that computes some of the outputs, and nothing that these do not need."""
     options = onnxruntime.RunOptions()
     options.only_execute_path_to_fetches = wanted != outputs
-    return lambda given: engine.run(wanted, given, options)
+    return partial(engine.run, wanted, run_options=options)
 
 
 def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:

@@ -81,7 +81,7 @@ class Challenge(BackgroundThread):
         clock: MonotonicClock = CLOCK,
         wall: Callable[[], int] = now,
     ):
-        super().__init__("challenge", clock)
+        super().__init__("challenge", clock, is_lazy=True)
         self.settings, self.common, self.shifts, self.names = settings, common, shifts, names
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, clock, wall
@@ -92,6 +92,8 @@ class Challenge(BackgroundThread):
     def add_product(self, product_id: int) -> None:
         with self._lock:
             self._load(product_id)
+        if not self._is_unchallenged(product_id):
+            self.wake()
 
     # ---- interlock
 
