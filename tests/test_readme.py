@@ -57,7 +57,7 @@ SIDE = 128  # pixels of a generated picture
 NOT_HERE = ("pip", "make", "git", "docker")  # they change the machine
 MAKING = ("fit", "export")  # calls whose result is one file
 MODEL = "part.safetensors"  # which other pages take over from the README
-SMALLER = 4  # PatchCore and PRN see one size, a quarter of what is asked for
+LARGEST = 96  # PatchCore and PRN see one size, a quarter of what is asked for, at most this
 
 
 class Rounds(threading.Event):
@@ -103,7 +103,7 @@ def draw_pictures(folder: Path) -> None:
 
     for k in range(12):
         draw(f"pictures/good/part{k // 2:02d}_{'ab'[k % 2]}.png")
-    for k, defect in enumerate(2 * ("hole", "thread", "stain")):
+    for k, defect in enumerate(3 * ("hole", "thread", "stain")):
         draw(f"pictures/bad/{defect}/{k}.png", defect, f"pictures/masks/{defect}/{k}.png")
     for k in range(12):  # as many as a model of `pictures` was calibrated on
         draw(f"more_pictures/{k}.png")
@@ -188,7 +188,8 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
 
     sizes = PictureSettings.sizes.fget
     assert sizes is not None
-    smaller = property(lambda config: tuple((h // SMALLER, w // SMALLER) for h, w in sizes(config)[-1:]))
+    reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
+    smaller = property(lambda config: (reduced(sizes(config)[-1]),))
     read_once = functools.cache(backbone.load_backbone)  # frozen: models may share it
     for method, module in ((patchcore, "patch_detector"), (prnet, "prnet.model")):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
