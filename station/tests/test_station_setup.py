@@ -591,7 +591,7 @@ def variant(path: Path, number: int) -> bytes:
 def test_a_killed_station_has_every_picture_that_it_confirmed_and_goes_on(
     tmp_path: Path, good: list[Path]
 ) -> None:
-    killed(tmp_path, good, int(os.environ.get("KILLS", "4")))
+    killed(tmp_path, good, int(os.environ.get("KILLS", "6")))
 
 
 @pytest.mark.slow
