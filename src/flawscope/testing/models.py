@@ -149,8 +149,9 @@ def padding(case: Case) -> None:
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
         detector.filled = lambda images: images  # type: ignore[method-assign]
-        must(not torch.equal(features, detector.embed(images)), "`embed` takes marks for pixels")
+        marked = detector.embed(images)
         del detector.filled  # the class has its own
+        must(not torch.equal(features, marked), "`embed` takes marks for pixels")
         assert inside is not None
         scores, maps = detector.score(features, inside)
         must(torch.equal(inside, (images[:, 0] >= 0) & detector.roi), "`inside` is not the picture")
