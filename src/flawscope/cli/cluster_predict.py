@@ -24,11 +24,6 @@ UNSUPPORTED_ON_CLUSTER = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--product",
-        metavar="NAME",
-        help="of a joint model: what all pictures show (default: it is recognised in each)",
-    )
     common.add_cluster(parser)
     parser.add_argument(
         "--overlays",
@@ -39,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raises an InputError for options that do not go with `--cluster`, or without it."""
-    if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
-        raise InputError("--labels needs a folder for its files: add --out DIR")
     if args.cluster is None:
         if args.overlays:
             raise InputError("--overlays is for --cluster: leave it out, --out DIR holds overlays anyway")

@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="of a joint model: what all pictures show (default: it is recognised in each)",
+    )
     cluster_predict.add_arguments(parser)
     common.add_quiet(parser)
 
@@ -70,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.results.folder import common_folder
     from flawscope.results.tolerance import Tolerances
 
+    if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
+        raise InputError("--labels needs a folder for its files: add --out DIR")
     cluster_predict.check_options(args)
     if args.cluster is not None:
         return cluster_predict.predict_on_cluster(args)

@@ -87,7 +87,7 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
     if stream.read(4) not in tiff.MAGIC:
         return _read_ppm(stream)
     page = tiff.first_page(stream)
-    if page is None or not (page.is_mosaic or page.is_beyond_pillow):
+    if page is None or not page.is_beyond_pillow:
         return None
     if page.is_mosaic:
         raise picture_error(name, "it is a Bayer mosaic", "have the camera's software turn it into colour")
@@ -104,7 +104,7 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
         return False
     with open(source, "rb") as stream:
         if page := tiff.first_page(stream):
-            return page.is_mosaic or page.is_beyond_pillow
+            return page.is_beyond_pillow
         stream.seek(0)
         head = _PPM.match(stream.read(_HEAD))
         return head is not None and int(head[3]) > 255
@@ -144,7 +144,7 @@ def _read_ppm(stream: IO[bytes]) -> NDArray[np.uint16] | None:
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
     """Says what reading a file would lose, and what to do; empty where nothing is lost. image: opened, and
-    not loaded yet, and no TIFF that `read_tiff` reads."""
+    not loaded yet, and none that `read_whole` reads."""
     raw, bands = raw_mode(image), len(image.getbands())
     if ";16" in raw and bands > 1 and not is_deep_colour(image):
         return f"it is {image.mode} with 16 bits a channel", STORE_AGAIN

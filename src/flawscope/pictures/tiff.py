@@ -90,7 +90,9 @@ class Page:
 
     @property
     def is_beyond_pillow(self) -> bool:
-        """Whether Pillow would cut its values, drop some, or not open it."""
+        """Whether Pillow would cut its values, drop some, take a mosaic for grey, or not open it."""
+        if self.is_mosaic:
+            return True
         if self.channels == 1:
             odd = self.bits in _PACKED or (self.first(339, 1) == 3 and self.bits != 32)
             return odd or (self.bits == 16 and self.first(262) == 0)  # whose black and white Pillow swaps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from flawscope.methods.detector import Detector, autocast, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.prnet import METHOD, STRIDES, Config
 from flawscope.methods.prnet.network import Network, grids_for, image_score
-from flawscope.methods.prnet.prototypes import Prototypes, Standardise, differences
+from flawscope.methods.prnet.prototypes import Prototypes, Standardise
 
 
 class Model(Detector):
@@ -65,34 +65,30 @@ class Model(Detector):
 
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into the network's logits `[B, H, W]` float32."""
-        inside = self.inside(images)
         with self.reduced():
-            maps = self.features(self.filled(images))
-            # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
-            with autocast(images.device, None):
-                maps, valid_mask = self.mask_uncounted(maps, inside)
-                residuals = [
-                    s.residuals(m, c) for s, m, c in zip(self.scales, maps, valid_mask, strict=False)
-                ]
+            maps, residuals = self._compared(images, Prototypes.residuals)
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 
     def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Features at strides 4, 8 and 16 less their nearest prototypes, on the grid of stride 8."""
-        inside = self.inside(images)
         with self.reduced():
-            maps = self.features(self.filled(images))
-            with autocast(images.device, None):
-                maps, valid_mask = self.mask_uncounted(maps, inside)
-                parts = [
-                    differences(m, s.prototypes, s.std, c)
-                    for s, m, c in zip(self.scales, maps, valid_mask, strict=False)
-                ]
-        fine, middle, coarse = parts
+            _, (fine, middle, coarse) = self._compared(images, Prototypes.differences)
         grid = (middle.shape[2], middle.shape[3])
         return torch.cat(
             [F.adaptive_avg_pool2d(fine, grid), middle, F.interpolate(coarse, grid, mode="bilinear")], 1
         )
+
+    def _compared(
+        self, images: Tensor, compare: Callable[[Prototypes, Tensor, Tensor | None], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The stages' maps, and what `compare` makes of each scale's prototypes, map and cells that count."""
+        inside = self.inside(images)
+        maps = self.features(self.filled(images))
+        # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
+        with autocast(images.device, None):
+            maps, valid_mask = self.mask_uncounted(maps, inside)
+            return maps, [compare(*of) for of in zip(self.scales, maps, valid_mask, strict=False)]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn logits `[B, H, W]` into scores `[B]` and maps `[B, H, W]`, probabilities of a defect 0..1."""

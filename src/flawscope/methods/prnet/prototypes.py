@@ -347,3 +347,7 @@ class Prototypes(Standardise):
         """Residuals `[B, C, H, W]`, 0 or more, of features as the backbone gives them. For the pictures that
         made the prototypes use `leave_one_out_residual`."""
         return residual(features, self.prototypes, self.std, valid_mask)
+
+    def differences(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
+        """Differences `[B, C, H, W]` of such features from their nearest prototypes."""
+        return differences(features, self.prototypes, self.std, valid_mask)
