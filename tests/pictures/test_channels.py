@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from deep_files import tiff
 from PIL import Image
 
+from deep_files import tiff
 from flawscope.calibration.parts import PartPattern
 from flawscope.errors import InputError
 from flawscope.pictures.channels import Channels, read_channels

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deep_files import deep_png, tiff
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from deep_files import deep_png, tiff
 from flawscope.errors import InputError
 from flawscope.pictures.masks import marks_most, read_mask
 from flawscope.pictures.preprocess import Preprocess

@@ -7,9 +7,9 @@ import struct
 
 import numpy as np
 import pytest
-from deep_files import deep_png, tiff
 from PIL import Image
 
+from deep_files import deep_png, tiff
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import survey
 from flawscope.pictures.decoding import decode
