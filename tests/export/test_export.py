@@ -441,8 +441,8 @@ def test_an_operator_that_the_loader_refuses_is_found_before_anything_is_written
 ) -> None:
     import onnx
 
-    def with_another(model: Any, translations: Any) -> Any:
-        embed, score = trace_once(model, translations)
+    def with_another(model: Any) -> Any:
+        embed, score = trace_once(model)
         changed = onnx.ModelProto()
         changed.CopyFrom(score)
         square = onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "square")
