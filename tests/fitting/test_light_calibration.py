@@ -301,7 +301,7 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(
     assert len(made.manifest.facts["calibration_pictures"]) == 4
     assert made.failures == whole.failures == []
     (note,) = [one for one in made.manifest.notes if one.startswith("parts lost in some light")]
-    assert note.endswith("picture 1 and picture 4")
+    assert note.endswith(": picture 1, picture 4")
     assert "2 of them for parts counted wrong or not found" in known.promise()
     lost |= {*range(6)}
     with pytest.raises(InputError, match="smaller --light"):

@@ -182,11 +182,6 @@ class Calibration:
         return self._score_rank[0]
 
     @property
-    def threshold(self) -> float:
-        """`score_threshold`, by the name that it had before."""
-        return self.score_threshold
-
-    @property
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
         `outline` sets how much of the region is outlined."""

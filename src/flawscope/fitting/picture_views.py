@@ -54,8 +54,6 @@ class PictureViews:
     judged again after the method's own calibration, if a tenth of the pictures is held out.
     """
 
-    rejudged = 0
-
     def __init__(self, reader: Reader | PartsOfPictures, counts: Sequence[int], judged_counts: Sequence[int]):
         self.reader, self.judged_counts = reader, list(judged_counts)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
@@ -65,6 +63,10 @@ class PictureViews:
 
     def __len__(self) -> int:
         return int(self.first[-1])
+
+    @property
+    def rejudged(self) -> int:
+        return 0
 
     def count_judged(self) -> int:
         """Number of views that calibration judges where pictures are left out."""

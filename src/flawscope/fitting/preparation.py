@@ -187,7 +187,7 @@ def prepare(
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     model, origin = method.create(config, None if inside is None else torch.from_numpy(inside))
     defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
-    reader = steps.reader(pictures, preprocess, model, defects, roi=roi, region=region)
+    reader = steps.reader(pictures, preprocess, model, defects, roi, region)
     model, task = model.to(steps.device), steps.task(pictures, reader, defects)
     return PreparedFit(
         method,
@@ -391,12 +391,13 @@ class _Steps:
         preprocess: Preprocess,
         model: Detector,
         defects: Mapping[str, Sequence[SeenDefect]],
-        **regions: NDArray[np.bool_] | None,
+        roi: NDArray[np.bool_] | None,
+        region: NDArray[np.bool_] | None,
     ) -> Reader:
         nearest = None if model.nearest is None else model.nearest.numpy()
         named = {digest: shown[0].name for digest, shown in defects.items()}
         hidden = model.config.hidden
-        reader = Reader(pictures.sources, preprocess, set(), named, **regions, hidden=hidden, nearest=nearest)
+        reader = Reader(pictures.sources, preprocess, set(), named, roi, region, hidden, nearest)
         reader.names = pictures.names
         return reader
 

@@ -273,7 +273,7 @@ def split_sources(
 
 
 def told_parts(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> list[int]:
-    """Numbers [N] of the parts that names tell, by the pattern of parts and views or else by that of groups."""
+    """Numbers [N] of the parts that names tell: by the pattern of parts and views, else by that of groups."""
     return group_numbers(names, group) if pattern is None else pattern.part_numbers(names)
 
 

@@ -155,7 +155,7 @@ def _calibration_values(predictor: Predictor, pictures: Mapping[str, PictureSour
     """Calibration values of pictures that the model has not learnt from, by hash: their envelope over the
     lights in which it keeps its rate. Pictures whose part is not found in each of them are left out."""
     values = values_in_lights(predictor, [*pictures.values()], predictor.manifest.preprocess.lights)
-    counted = ~np.isnan(values).any(axis=(1, 2))
+    counted = np.asarray(np.isfinite(values).all(axis=(1, 2)))
     if not counted.any():
         return {}
     columns = (envelope(part).tolist() for part in np.moveaxis(values[counted], 2, 0))

@@ -62,8 +62,8 @@ def recalibrate(
             failures.append(str(result))
         elif (finding := next((one for one in result.findings if one.decides), None)) is None:
             median = float(np.median(result.map[predictor.valid_mask(result.geometry)]))
-            values = result.score, float(result.map.max())
-            usable.append(_Judged(given[done - 1], source, values, median, result.shifts))
+            unlit = result.score, float(result.map.max())
+            usable.append(_Judged(given[done - 1], source, unlit, median, result.shifts))
         elif finding.code == COUNT_WRONG:
             lost.append(given[done - 1])
         else:
@@ -74,21 +74,22 @@ def recalibrate(
         why = "the model was fitted on all of them: give good pictures it has not seen"
         raise InputError(failures[0] if failures else why if good else "no good pictures given")
     left_out = len(good) - len(usable) - len(lost) - len(failures)
-    values = np.array([[judged.values] for judged in usable])
-    values = np.hstack([values, values_in_lights(predictor, [one.source for one in usable], how.lights[1:])])
-    unlit = np.isnan(values).any(axis=(1, 2))
-    if unlit.all():
+    lit = values_in_lights(predictor, [judged.source for judged in usable], how.lights[1:])
+    values = np.concatenate([[[judged.values] for judged in usable], lit], axis=1)
+    gone = np.asarray(np.isnan(values).any(axis=(1, 2)))
+    if gone.all():
         raise InputError(
             "the parts of none of the good pictures are found in all light: fit with a smaller --light, or "
             "without --align"
         )
-    lost += [judged.picture for judged in compress(usable, unlit)]
-    usable, values = [*compress(usable, ~unlit)], values[~unlit]
+    lost += [judged.picture for judged in compress(usable, gone)]
+    usable, values = [*compress(usable, ~gone)], values[~gone]
     every = [*(judged.picture for judged in usable), *lost]
-    names = [names[k.number] for k in every] if names else relative_names([good[k.number] for k in every])
+    names = names or relative_names(good)
+    names = [names[picture.number] for picture in every]
     notes = [f"calibrated anew on {pluralize(len(usable), 'good picture')}"]
-    if unlit.any():
-        named = join_names(names[-int(unlit.sum()) :])
+    if gone.any():
+        named = join_names(names[-int(gone.sum()) :])
         notes.append(f"parts lost in some light, and so counted as anomalous: {named}")
     looks, group = [picture.look for picture in every], predictor.manifest.facts.get("group")
     units = find_new_parts(looks, names, group, force=force, say=notes.append)
@@ -96,8 +97,10 @@ def recalibrate(
     if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
+    scores, maxima = (envelope(part, units[: len(usable)]) for part in np.moveaxis(values, 2, 0))
     calibration = from_values(
-        *(envelope(part, units[: len(usable)]) for part in np.moveaxis(values, 2, 0)),
+        scores,
+        maxima,
         [judged.median for judged in usable],
         rate=before.rate,
         method=f"held out{within_range(how.normalization)}",

@@ -169,11 +169,6 @@ class Prediction:
         return self.product or ("" if self.product_p_value is None else self.NO_PRODUCT_NAME)
 
     @property
-    def threshold(self) -> float:
-        """`score_threshold`, by the name that it had before."""
-        return self.score_threshold
-
-    @property
     def decision(self) -> str:
         """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules."""
         return WITHIN if self.is_tolerated else "anomalous" if self.is_anomalous else "good"

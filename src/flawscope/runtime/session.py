@@ -234,8 +234,8 @@ class ExportedSession:
         return cells
 
     def _inputs(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> Inputs:
-        given = {"images": images, "positions": at_positions(images, positions)}
-        return given if self.takes_positions else {"images": images}
+        given: dict[str, NDArray[Any]] = {"images": images}
+        return given | {"positions": at_positions(images, positions)} if self.takes_positions else given
 
     def _answers(
         self, run: Compute, images: NDArray[np.float32], positions: NDArray[np.int64] | None

@@ -258,7 +258,7 @@ def says_what_it_would_miss(case: Case) -> None:
     found = model.manifest.facts.get(key, {})
     must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
     must(len({one["defects"] for one in found["sizes"].values()}) == 1, "not as many of each size")
-    must(found["score_threshold"] == model.calibration.threshold, "another threshold")
+    must(found["score_threshold"] == model.calibration.score_threshold, "another threshold")
     must(key not in case.fitted("strips").manifest.facts, "the check is not left out")
 
 
