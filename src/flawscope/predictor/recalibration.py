@@ -85,12 +85,11 @@ def recalibrate(
     lost += [judged.picture for judged in compress(usable, gone)]
     usable, values = [*compress(usable, ~gone)], values[~gone]
     every = [*(judged.picture for judged in usable), *lost]
-    names = names or relative_names(good)
-    names = [names[picture.number] for picture in every]
+    names = [names[k.number] for k in every] if names else relative_names([good[k.number] for k in every])
     notes = [f"calibrated anew on {pluralize(len(usable), 'good picture')}"]
     if gone.any():
-        named = join_names(names[-int(gone.sum()) :])
-        notes.append(f"parts lost in some light, and so counted as anomalous: {named}")
+        named = [relative_names(good)[picture.number] for picture in lost[-int(gone.sum()) :]]
+        notes.append(f"parts lost in some light, and so counted as anomalous: {join_names(named)}")
     looks, group = [picture.look for picture in every], predictor.manifest.facts.get("group")
     units = find_new_parts(looks, names, group, force=force, say=notes.append)
     names = names[: len(usable)]
