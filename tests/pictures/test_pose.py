@@ -105,6 +105,21 @@ def test_angles_that_look_alike_are_not_told_apart(kind: str, period: int) -> No
     assert abs(angle) <= (math.pi / period + 0.1 if period else 0)
 
 
+def test_a_wheel_looks_the_same_after_a_tooth() -> None:
+    """Else the teeth of an average of all angles are blurred, and no part is found."""
+    y, x = np.mgrid[:80, :96] - np.array([40, 48])[:, None, None]
+    rng = np.random.default_rng(3)
+
+    def wheel() -> np.ndarray:
+        edge = 28 + 4 * np.tanh(4 * np.cos(18 * (np.arctan2(y, x) + rng.uniform(0, 2 * np.pi))))
+        shown = 60 + 120 * np.clip(edge - np.hypot(y, x) + 0.5, 0, 1) + rng.normal(0, 2, y.shape)
+        return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+    reference = learn_reference([small_grey(wheel()) for _ in range(12)], "turn")
+    assert reference.period in (9, 18)
+    assert all(reference.find(small_grey(wheel())).found for _ in range(6))
+
+
 def test_mirrored_parts_are_told_from_others() -> None:
     pictures = [drawn(seed, mirrored=seed % 2 == 1)[0] for seed in range(12)]
     reference = learn_reference([small_grey(picture) for picture in pictures], "full")

@@ -39,9 +39,10 @@ _BORDER = 6  # pixels wide, along a picture's edges: they show the ground
 _QUANTILES = 64  # of the border's pixels in all pictures
 _OUTLINE_WIDTH = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
-_ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle
+_ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle, and a share of a period
+_PERIOD_SHARE = 1 / 16
 _MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
-_PERIODS = (1, 2, 3, 4, 6, 8)
+_MAX_PERIOD = 24  # teeth of a wheel, say
 _FOLDS = 10  # of the cross-validation
 
 
@@ -99,10 +100,11 @@ def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     """Period of the angles on which two references agree; 0 where they agree on none."""
     sides = [-1 if pose.mirrored else 1 for pose in first]
     delta = np.array([(b.angle - a.angle) * side for a, b, side in zip(first, second, sides, strict=True)])
-    for period in _PERIODS:
+    for period in range(1, _MAX_PERIOD + 1):
         phase = np.exp(1j * period * delta)
         residual = np.angle(phase[:, None] / phase) / period  # [N, N], to make each the common difference
-        if (np.abs(residual) < _ANGLE_TOLERANCE).mean(1).max() >= _MIN_AGREEMENT:
+        tolerance = min(_ANGLE_TOLERANCE, _PERIOD_SHARE * 2 * math.pi / period)
+        if (np.abs(residual) < tolerance).mean(1).max() >= _MIN_AGREEMENT:
             return period
     return 0
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
-from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.masks import read_mask
 from flawscope.results.findings import tolerance_finding
 from flawscope.results.prediction import Prediction, Region
 
@@ -208,10 +208,10 @@ def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> R
 
 def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Zone:
     if isinstance(zone, str):
-        white = to_eight_bits(decode(folder / zone)) == 255
-        if white.shape[:2] != size:
+        marked = read_mask(folder / zone)
+        if marked.shape != size:
             raise InputError(f"{place}: {zone} is not as large as the pictures, {size[1]} x {size[0]} pixels")
-        return np.asarray(white.all(axis=2))
+        return marked
     sides = zone if isinstance(zone, list) else []
     if len(sides) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in sides):
         x0, y0, x1, y1 = map(float, sides)

@@ -110,20 +110,20 @@ class BankView(PatchView):
         self.centre = torch.stack([view.centre for view in views])
         self._set_elements(torch.stack([pad_rows(view.bank, most) for view in views]))
 
-    def banks_at(self, positions: Tensor | None, pictures: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre [R, D], norms [R, 1, M] and bank [R, M, D] of the positions of so many pictures (None: they
-        are whole); of one where all share a bank."""
+    def banks_at(self, positions: Tensor | None, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre [R, D], norms [R, 1, M] and bank [R, M, D] of the positions of pictures with these features
+        [B, P, D] (None: they are whole); of one where all share a bank."""
         if self.positions is None:
             return self.centre[None], self.norms[None, None], self.bank[None]
         if positions is None:
-            positions = torch.zeros(pictures, dtype=torch.long, device=self.bank.device)
+            positions = torch.zeros(features.shape[0], dtype=torch.long, device=self.bank.device)
         return self.centre[positions], self.norms[positions][:, None], self.bank[positions]
 
     def distances(self, features: Tensor, valid_mask: Tensor, positions: Tensor | None) -> Tensor:
         """`search` of absolute features, where picture i of the batch has the bank of `positions[i]`."""
         if self.positions is None:
             return self.search(features - self.centre, valid_mask)
-        centre, norms, bank = self.banks_at(positions, len(features))
+        centre, norms, bank = self.banks_at(positions, features)
         features = features - centre[:, None]
         best = smallest(products(features, norms, bank))
         return (best + (features * features).sum(2)).clamp(min=0).sqrt() * valid_mask
@@ -173,12 +173,13 @@ class BankView(PatchView):
         Args:
             positions: `[B]`, of the banks where places in a picture are told apart.
         """
-        centre, norms, bank = self.banks_at(positions, len(features))
-        queries = (features - centre[:, None]).reshape(len(bank), -1, features.shape[2])
+        centre, norms, bank = self.banks_at(positions, features)
+        queries = features - centre[:, None]
+        queries = queries.flatten(0, 1)[None] if self.positions is None else queries
         squares, places = zip(*(part.min(2) for part in products(queries, norms, bank)), strict=True)
         block = torch.stack(squares).argmin(0)
         index = block * BLOCK + torch.stack(places).gather(0, block[None])[0]
-        picture = torch.arange(len(bank), device=index.device)[:, None]
+        picture = torch.arange(bank.shape[0], device=index.device)[:, None]
         return (bank[picture, index] + centre[:, None]).view_as(features)
 
     def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
