@@ -29,7 +29,7 @@ def features_of(paths: list[Path], size: str) -> Tensor:
 
     from flawscope.fitting.preparation import prepare
     from flawscope.methods import registry
-    from flawscope.methods.extract import embed_pictures
+    from flawscope.methods.detector import embed_pictures
     from flawscope.methods.patchcore.model import Model
 
     prepared = prepare(paths, registry.method("patchcore"), device="cpu", size=size)

@@ -136,7 +136,7 @@ def _real(predictor: Any, dataset: Any, good: GoodPictures) -> tuple[list[Answer
 
 def _simulated(leave_out: Any, fitted: Any, task: Any, good: GoodPictures, count: int) -> list[Answer]:
     from flawscope.fitting.simulated_defects import SimulatedDefects
-    from flawscope.methods.extract import embed_pictures
+    from flawscope.methods.detector import embed_pictures
 
     threshold = fitted.calibration.score_threshold
     own = fitted.calibration.scores[-len(fitted.pictures) :]

@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
+from flawscope.methods.detector import process_blocks
 from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.networks import count_outputs
-from flawscope.methods.extract import process_blocks
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.features.embedding import PatchEmbedding
 from flawscope.methods.good_pictures import Moments

@@ -21,8 +21,7 @@ from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
-from flawscope.methods.detector import resolve_device
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.detector import embed_pictures, resolve_device
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
 from flawscope.methods.task import Task

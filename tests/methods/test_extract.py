@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.extract import PREFETCH, embed_pictures, process_blocks
+from flawscope.methods.detector import PREFETCH, embed_pictures, process_blocks
 
 
 class Rows(nn.Module):

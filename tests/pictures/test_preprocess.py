@@ -129,7 +129,7 @@ def test_every_kind_of_source_gives_the_identical_tensor(tmp_path, rgb, preproce
             tensor, other = preprocess(source)
             np.testing.assert_array_equal(tensor, expected)
             assert other == geometry
-        np.testing.assert_array_equal(preprocess.from_array(decode(path))[0], expected)
+        np.testing.assert_array_equal(preprocess(decode(path))[0], expected)
     assert expected.dtype == np.float32
     assert expected.flags.c_contiguous
     assert expected.flags.writeable

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope_padim.model import Model, without

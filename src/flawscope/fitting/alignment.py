@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Task
 from flawscope.pictures import congealing
 from flawscope.pictures.pose import PoseKind
@@ -128,7 +128,7 @@ def _downscale(picture: NDArray[Any], white_level: float | None) -> Pixels:
     height, width = picture.shape[:2]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(16, round(height * scale)), max(16, round(width * scale))
-    planes = Preprocess(size, white_level=white_level).from_array(picture)[0][0]
+    planes = Preprocess(size, white_level=white_level)(picture)[0][0]
     return np.asarray(np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255), np.uint8)
 
 

@@ -28,7 +28,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import Frames, Windows, frames_of, views_of
+from flawscope.fitting.picture_views import Frames, Windows, frames_of, held_out_views, views_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -145,7 +145,8 @@ def fit(
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
-    budget = replace(budget, scored_later=how.samples + prepared.views.rejudged)
+    if isinstance(views := prepared.views, Windows):  # judged again, as whole pictures
+        budget = replace(budget, scored_later=how.samples + held_out_views(views.judged_counts))
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
 
@@ -224,9 +225,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     model, reader, views = prepared.model, prepared.reader, prepared.views
     how, view_task = reader.preprocess, views.task(task)
     try:
-        lights = len(how.lights) - 1
         foretold = forecast(
-            prepared.method, model, view_task, views, lights, pictures=task.count, check=check
+            prepared.method, model, view_task, views, len(how.lights) - 1, pictures=task.count, check=check
         )
         if foretold is not None:
             task.say(foretold.describe())

@@ -21,7 +21,7 @@ from flawscope.fitting.simulated_defects import SimulatedDefects
 from flawscope.fitting.training_pictures import Images, Reader, split_sources, told_parts
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
-from flawscope.methods.extract import LoadPicture, embed_pictures
+from flawscope.methods.detector import LoadPicture, embed_pictures
 from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor, fitted_artefact

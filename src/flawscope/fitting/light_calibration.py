@@ -27,7 +27,7 @@ from torch import Tensor
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import JudgeInLights
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.pictures.light import Light, within_range
 from flawscope.pictures.preprocess import Preprocess
@@ -153,5 +153,5 @@ def _least_groups(rate: float) -> int:
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
     """Number of pictures with which all lights cost less than the fit; (n + 1) * rate is whole, since n such
     pictures promise all of the rate."""
-    rank = math.ceil((learnt / (2 * max(1, lights)) + 1) * rate - 1e-9)
+    rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
     return math.ceil(rank / rate - 1e-9) - 1

@@ -50,8 +50,7 @@ class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
     reader: of the pictures; of the frames of parts, which are windows' pictures. counts: number of each
-    picture's views for learning. judged_counts: of those by which it is judged. rejudged: about how many are
-    judged again after the method's own calibration, if a tenth of the pictures is held out.
+    picture's views for learning. judged_counts: of those by which it is judged.
     """
 
     def __init__(self, reader: Reader | PartsOfPictures, counts: Sequence[int], judged_counts: Sequence[int]):
@@ -63,14 +62,6 @@ class PictureViews:
 
     def __len__(self) -> int:
         return int(self.first[-1])
-
-    @property
-    def rejudged(self) -> int:
-        return 0
-
-    def count_judged(self) -> int:
-        """Number of views that calibration judges where pictures are left out."""
-        return len(self)
 
     def picture_of(self, number: int) -> int:
         """Number of the picture that a view belongs to."""
@@ -239,13 +230,10 @@ class Windows(PictureViews):
         return sorted(i for i in frames if self.reader.picture_of(i) in drawn)
 
     def count_judged(self) -> int:
+        """Number of views that calibration judges where pictures are left out."""
         if len(self) == len(self.judged_counts):
             return len(self)
         return sum(self.judged_counts[i] for i in self.draw(range(len(self.judged_counts)), 0))
-
-    @property
-    def rejudged(self) -> int:
-        return held_out_views(self.judged_counts)
 
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
         """Maps (picture, view) to the number of the tile, for the given numbers."""

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
-from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH, GPU_BATCH, LoadPicture, embed_pictures
+from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.progress import ProgressCallback, ignore_progress

@@ -35,8 +35,7 @@ def stored_seeing(old: Artefact) -> Seeing:
 def stored_reading(old: Artefact) -> Reading:
     """Returns how the pictures of a fitted model were chosen. Seen defects are not among them: a
     model knows their hashes alone."""
-    manifest = old.manifest
-    part = stored_part_pattern(manifest)
+    manifest, part = old.manifest, stored_part_pattern(old.manifest)
     return Reading(
         category=manifest.category or None,
         false_alarm_rate=manifest.calibration.rate,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
 from flawscope.fitting.picture_views import Windows
-from flawscope.methods.extract import BATCH
+from flawscope.methods.detector import BATCH
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.methods.threads import workers
 from flawscope.pictures.light import Light

@@ -12,10 +12,9 @@ import torch
 
 from flawscope.errors import pluralize
 from flawscope.fitting.light_calibration import count_drawn
-from flawscope.fitting.picture_views import ViewSet, held_out_views
+from flawscope.fitting.picture_views import ViewSet, Windows, held_out_views
 from flawscope.fitting.simulated_defects import TIME_SHARE
-from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH
+from flawscope.methods.detector import BATCH, Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Task
@@ -89,9 +88,10 @@ def forecast(
     with workers(model.roi.device) as each:  # one thread, as the fit's
         times = each(lambda given: predict(model, task, given), [images])[0]
     per_picture = sum(views.judged_counts) / max(1, pictures)
-    held = min(task.count, held_out_views(views.judged_counts))
-    judged = held if method.holds_out else views.count_judged()
-    more = lights * min(judged, count_drawn(task.count, len(set(task.groups)), lights, task.rate))
+    judged = views.count_judged() if isinstance(views, Windows) else task.count
+    if method.holds_out:
+        judged = min(task.count, held_out_views(views.judged_counts))
+    more = lights and lights * min(judged, count_drawn(task.count, len({*task.groups}), lights, task.rate))
     seconds = task.count * times.learning + judged * times.judging + more * times.leaving_out
     judged += more
     threads = torch.get_num_threads() if model.roi.device.type == "cpu" else 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,6 @@ class Reader:
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
-    rejudged: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         self._lock = Lock()
@@ -95,9 +94,6 @@ class Reader:
     def judged_counts(self) -> Sequence[int]:
         return [1] * len(self)
 
-    def count_judged(self) -> int:
-        return len(self)
-
     def task(self, task: Task) -> Task:
         return task
 
@@ -106,8 +102,6 @@ class Reader:
 
     def judge_in_lights(self, judge: JudgeInLights) -> JudgeInLights:
         return judge
-
-    # ---- reading
 
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""

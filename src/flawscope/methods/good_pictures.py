@@ -18,8 +18,7 @@ from torch import Tensor
 from flawscope.artefact.model_file import pack_images, unpack_images
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods.detector import Detector
-from flawscope.methods.extract import LoadPicture, StoreFeatures, embed_pictures, process_blocks
+from flawscope.methods.detector import Detector, LoadPicture, StoreFeatures, embed_pictures, process_blocks
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.views import remove_padding_marks

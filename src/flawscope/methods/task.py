@@ -17,8 +17,7 @@ from flawscope.artefact.state_file import training_log_path
 from flawscope.calibration import hold_out
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, pluralize
-from flawscope.methods.detector import Detector
-from flawscope.methods.extract import LoadPicture, check_region_visible
+from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.progress import ProgressCallback, ignore_progress
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from flawscope.artefact.state_file import load_checkpoint
 from flawscope.errors import pluralize
-from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH
+from flawscope.methods.detector import BATCH, Detector
 from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut, PictureValues
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import TrainingSettings

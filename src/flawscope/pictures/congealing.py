@@ -39,8 +39,7 @@ _BORDER = 6  # pixels wide, along a picture's edges: they show the ground
 _QUANTILES = 64  # of the border's pixels in all pictures
 _OUTLINE_WIDTH = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
-_ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle, and a share of a period
-_PERIOD_SHARE = 1 / 16
+_ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle, or 1/16 of a period
 _MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
 _MAX_PERIOD = 24  # teeth of a wheel, say
 _FOLDS = 10  # of the cross-validation
@@ -103,7 +102,7 @@ def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     for period in range(1, _MAX_PERIOD + 1):
         phase = np.exp(1j * period * delta)
         residual = np.angle(phase[:, None] / phase) / period  # [N, N], to make each the common difference
-        tolerance = min(_ANGLE_TOLERANCE, _PERIOD_SHARE * 2 * math.pi / period)
+        tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / period / 16)
         if (np.abs(residual) < tolerance).mean(1).max() >= _MIN_AGREEMENT:
             return period
     return 0

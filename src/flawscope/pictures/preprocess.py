@@ -166,10 +166,6 @@ class Preprocess:
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
 
-    def from_array(self, picture: NDArray[Any], name: str | None = None) -> tuple[Float32, Geometry]:
-        """Preprocesses a picture that `decode` returned, like a call."""
-        return self(picture, name)
-
     def read(self, source: PictureSource, name: str | None = None) -> Raster:
         """Reads a picture, with all of its channels [H, W, N] where the model knows them; else as
         `load_picture` does. InputError as of `decode`."""

@@ -40,7 +40,7 @@ def recalibrate(
     pictures, which tell their parts; by default those of their files."""
     others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
     known, how, before = {p.hash for p in others}, predictor.manifest.preprocess, predictor.calibration
-    given, usable, lost, failures = list[_Picture](), list[_Judged](), list[_Picture](), list[str]()
+    given, usable, lost, failures = list[_Picture](), list[_Picture](), list[_Picture](), list[str]()
 
     def new_pictures() -> Iterator[PictureSource]:
         for number, source in enumerate(good):
@@ -52,18 +52,18 @@ def recalibrate(
                 digest = f"unreadable {number}"  # `stream` says why
             if digest not in known:
                 known.add(digest)
-                given.append(_Picture(number, digest, look))
+                given.append(_Picture(number, source, digest, look))
                 yield source
 
-    for done, (source, result) in enumerate(predictor.stream(new_pictures()), start=1):
+    for done, (_, result) in enumerate(predictor.stream(new_pictures()), start=1):
         if done < len(good):
             step("calibration", done, len(good))
         if isinstance(result, InputError):
             failures.append(str(result))
         elif (finding := next((one for one in result.findings if one.decides), None)) is None:
             median = float(np.median(result.map[predictor.valid_mask(result.geometry)]))
-            unlit = result.score, float(result.map.max())
-            usable.append(_Judged(given[done - 1], source, unlit, median, result.shifts))
+            pair = result.score, float(result.map.max())
+            usable.append(given[done - 1]._replace(values=pair, median=median, shifts=result.shifts))
         elif finding.code == COUNT_WRONG:
             lost.append(given[done - 1])
         else:
@@ -74,17 +74,17 @@ def recalibrate(
         why = "the model was fitted on all of them: give good pictures it has not seen"
         raise InputError(failures[0] if failures else why if good else "no good pictures given")
     left_out = len(good) - len(usable) - len(lost) - len(failures)
-    lit = values_in_lights(predictor, [judged.source for judged in usable], how.lights[1:])
-    values = np.concatenate([[[judged.values] for judged in usable], lit], axis=1)
+    lit = values_in_lights(predictor, [picture.source for picture in usable], how.lights[1:])
+    values = np.concatenate([[[picture.values] for picture in usable], lit], axis=1)
     gone = np.asarray(np.isnan(values).any(axis=(1, 2)))
     if gone.all():
         raise InputError(
             "the parts of none of the good pictures are found in all light: fit with a smaller --light, or "
             "without --align"
         )
-    lost += [judged.picture for judged in compress(usable, gone)]
+    lost += compress(usable, gone)
     usable, values = [*compress(usable, ~gone)], values[~gone]
-    every = [*(judged.picture for judged in usable), *lost]
+    every = [*usable, *lost]
     names = [names[k.number] for k in every] if names else relative_names([good[k.number] for k in every])
     notes = [f"calibrated anew on {pluralize(len(usable), 'good picture')}"]
     if gone.any():
@@ -100,7 +100,7 @@ def recalibrate(
     calibration = from_values(
         scores,
         maxima,
-        [judged.median for judged in usable],
+        [picture.median for picture in usable],
         rate=before.rate,
         method=f"held out{within_range(how.normalization)}",
         runtime=predictor.session.runtime,
@@ -116,9 +116,9 @@ def recalibrate(
     new = predictor.with_calibration(calibration, *notes)
     # groups are of pictures that were left out; these were not
     facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
-    facts["calibration_pictures"] = [judged.picture.digest for judged in usable]
+    facts["calibration_pictures"] = [picture.digest for picture in usable]
     if predictor.appearance is not None:  # pictures like these are expected from now on
-        facts[APPEARANCE] = predictor.appearance.widen(judged.shifts for judged in usable).to_dict()
+        facts[APPEARANCE] = predictor.appearance.widen(picture.shifts for picture in usable).to_dict()
     own = map(Picture, facts["calibration_pictures"], repeat("calibration"), names)
     manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
@@ -127,21 +127,16 @@ def recalibrate(
 
 
 class _Picture(NamedTuple):
-    """Picture with its number among those given, the hash of its pixels, and what it is compared by."""
+    """Picture with its number among those given, the hash of its pixels, and what it is compared by; judged,
+    with its score and its map's maximum, the map's median, and how far the picture is shifted."""
 
     number: int
+    source: PictureSource
     digest: str
     look: Look | None
-
-
-class _Judged(NamedTuple):
-    """Judged picture: its score and its map's maximum, the median of the map, and how far it is shifted."""
-
-    picture: _Picture
-    source: PictureSource
-    values: tuple[float, float]
-    median: float
-    shifts: FeatureValues
+    values: tuple[float, float] = (np.nan, np.nan)
+    median: float = np.nan
+    shifts: FeatureValues = ()
 
 
 def values_in_lights(

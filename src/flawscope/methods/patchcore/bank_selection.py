@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
-from flawscope.methods.extract import BATCH, GPU_BATCH
+from flawscope.methods.detector import BATCH, GPU_BATCH
 from flawscope.methods.method import ViewTimes
 from flawscope.methods.patchcore import Config, coreset, few_shot, quantized_search
 from flawscope.methods.patchcore.leave_one_out import SelectedBank

@@ -14,7 +14,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.threshold import find_suspects, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.detector import embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
 from flawscope.methods.patchcore.bank_selection import (
     MemoryPlan,

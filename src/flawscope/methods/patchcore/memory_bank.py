@@ -174,8 +174,7 @@ class BankView(PatchView):
             positions: `[B]`, of the banks where places in a picture are told apart.
         """
         centre, norms, bank = self.banks_at(positions, features)
-        queries = features - centre[:, None]
-        queries = queries.flatten(0, 1)[None] if self.positions is None else queries
+        queries = (features - centre[:, None]).reshape(bank.shape[0], -1, bank.shape[2])
         squares, places = zip(*(part.min(2) for part in products(queries, norms, bank)), strict=True)
         block = torch.stack(squares).argmin(0)
         index = block * BLOCK + torch.stack(places).gather(0, block[None])[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.extract import check_region_visible, embed_pictures
+from flawscope.methods.detector import check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import BankView
 from flawscope.methods.patchcore.model import Model
