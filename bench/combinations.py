@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import common
 from common import Args, Cell
@@ -72,11 +73,18 @@ def several(kind: str, product: int, number: int, side: int) -> Any:
 
 
 def measure_times(args: Args, name: str) -> Cell:
-    """Processor seconds of a fit and of a picture, of a pair and of its halves, the least of some turns, and
-    the views of a picture."""
+    """Processor seconds of a fit and of a picture, of a pair and of its halves, the least of some turns; the
+    views that the fit embeds, in all lights, and those of a picture."""
     import torch
 
     import flawscope
+    from flawscope.methods.patch_detector import PatchDetector
+
+    embed, embedded = PatchDetector.embed, []
+
+    def counted(model: Any, images: Any) -> Any:
+        embedded.append(len(images))
+        return embed(model, images)
 
     torch.set_num_threads(args.threads)
     halves, side = TIMED[name], args.side
@@ -87,23 +95,26 @@ def measure_times(args: Args, name: str) -> Cell:
     for _ in range(args.turns):
         for which, options in zip(("first", "second", "both"), (*halves, halves[0] | halves[1]), strict=True):
             tile = {"tile": side // 2} if "tile" in options else {}
+            embedded.clear()
             began = time.process_time()
-            model = flawscope.fit(good, **settings, **options | tile)
+            with mock.patch.object(PatchDetector, "embed", counted):
+                model = flawscope.fit(good, **settings, **options | tile)
             fitted = time.process_time()
             model.predict(new)
             spent = [fitted - began, (time.process_time() - fitted) / len(new)]
             before = cell.setdefault(which, {"fit": spent[0], "picture": spent[1]})
             before |= {"fit": min(before["fit"], spent[0]), "picture": min(before["picture"], spent[1])}
-            before["views"] = len(model.manifest.preprocess.views(new[0]))
+            before |= {"views": len(model.manifest.preprocess.views(new[0])), "fit views": sum(embedded)}
     return cell
 
 
 def time_row(name: str, cell: Cell) -> Cell:
-    """How many times the slower half's time a pair takes, and how many times its views it has."""
+    """How many times the slower half's time a pair takes, and how many times its views it has: a fit in tiles
+    and lights judges each tile in each light."""
     halves = cell["first"], cell["second"]
     ratios = {
         what: round(cell["both"][what] / max(half[what] for half in halves), 2)
-        for what in ("fit", "picture", "views")
+        for what in ("fit", "fit views", "picture", "views")
     }
     return {"pair": name, **ratios}
 
