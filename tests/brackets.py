@@ -1,7 +1,5 @@
 """Several drawn parts in a picture, whose places are known."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

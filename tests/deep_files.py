@@ -1,7 +1,5 @@
 """Writes files of pictures that Pillow cannot write."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 

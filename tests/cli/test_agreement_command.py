@@ -1,13 +1,10 @@
 """`flawscope agreement`, and its page."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,7 +24,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_example_of_aiag(run: Any, table: Path, tmp_path: Path) -> None:
+def test_the_example_of_aiag(run, table, tmp_path):
     code, out, err = run("agreement", table, "--json", "--out", tmp_path / "page.html")
     found = json.loads(out)
     assert code == 0
@@ -50,7 +47,7 @@ def test_the_example_of_aiag(run: Any, table: Path, tmp_path: Path) -> None:
     assert "kappa against the reference 0.879 (good)" in out
 
 
-def test_a_claim_alone_says_how_many_parts_it_takes(run: Any, table: Path) -> None:
+def test_a_claim_alone_says_how_many_parts_it_takes(run, table):
     code, out, _ = run("agreement", "--claim", "1%")
     assert code == 0
     assert "299 with none missed, 473 with 1 missed" in out
@@ -62,7 +59,7 @@ def test_a_claim_alone_says_how_many_parts_it_takes(run: Any, table: Path) -> No
     assert "a page ends in .html" in err
 
 
-def test_a_model_and_people_from_pictures_to_the_page(run: Any, tmp_path: Path) -> None:
+def test_a_model_and_people_from_pictures_to_the_page(run, tmp_path):
     """Two runs of a model, the second on the same files for one part, and a person with a hostile name."""
     for k, level in enumerate((0.1, 0.2, 0.3)):
         draw(tmp_path / f"one/good/p{k}.png", level)

@@ -1,12 +1,9 @@
 """`calibrate`, `info` and `backbones`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -19,9 +16,7 @@ pytest.importorskip("torch")
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, model_path, drawn, tmp_path):
     old = read_manifest(model_path).calibration
     good, new = tmp_path / "good", tmp_path / "new.safetensors"
     shutil.copytree(drawn / "plate/test/good", good)
@@ -44,9 +39,7 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(
     assert found["left_out_by_kind"] == {"good": len(scores)}
 
 
-def test_calibrate_with_a_rate_alone_keeps_the_scores(
-    run: Run, model_path: Path, tmp_path: Path, drawn: Path
-) -> None:
+def test_calibrate_with_a_rate_alone_keeps_the_scores(run, model_path, tmp_path, drawn):
     old, new = read_manifest(model_path), tmp_path / "new.safetensors"
     code, _, err = run("calibrate", model_path, "--false-alarm-rate", "30%", "--out", new)
     made = read_manifest(new)
@@ -63,9 +56,7 @@ def test_calibrate_with_a_rate_alone_keeps_the_scores(
     assert (code, "--good FOLDER" in err, "--false-alarm-rate" in err) == (2, True, True)
 
 
-def test_after_calibrating_on_other_light_it_is_as_expected(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_after_calibrating_on_other_light_it_is_as_expected(run, model_path, drawn, tmp_path):
     for path in drawn.glob("plate/test/good/*.png"):
         with Image.open(path) as picture:
             picture.point([value * 6 // 10 for value in range(256)] * 3).save(tmp_path / path.name)
@@ -77,7 +68,7 @@ def test_after_calibrating_on_other_light_it_is_as_expected(
     assert "warning" not in run("predict", new, tmp_path)[2]
 
 
-def test_info_for_a_person_and_for_a_program(run: Run, model_path: Path) -> None:
+def test_info_for_a_person_and_for_a_program(run, model_path):
     code, printed, err = run("info", model_path)
     assert (code, err) == (0, "")
     words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
@@ -88,7 +79,7 @@ def test_info_for_a_person_and_for_a_program(run: Run, model_path: Path) -> None
     assert "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch" in err
 
 
-def test_a_failing_self_test_is_exit_code_1(run: Run, model_path: Path, tmp_path: Path) -> None:
+def test_a_failing_self_test_is_exit_code_1(run, model_path, tmp_path):
     loaded = read(model_path)
     for samples, code in (
         ([{**s, "score": s["score"] * 1.01} for s in loaded.manifest.samples], 1),
@@ -100,7 +91,7 @@ def test_a_failing_self_test_is_exit_code_1(run: Run, model_path: Path, tmp_path
         assert run("info", tmp_path / "m.safetensors", "--self-test")[0] == code
 
 
-def test_backbones_lists_the_default_and_what_is_at_hand(run: Run) -> None:
+def test_backbones_lists_the_default_and_what_is_at_hand(run):
     code, printed, _ = run("backbones", "--json")
     rows = {row["name"]: row for row in json.loads(printed)}
     assert code == 0

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -26,9 +24,6 @@ def refused(root, *args, **options) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
-
-
-# ------------------------------------------------------------------------------------------------- MVTec AD
 
 
 def test_mvtec(mvtec, save):
@@ -60,8 +55,6 @@ def test_mvtec(mvtec, save):
     ):
         assert words in refused(mvtec, **options)
 
-
-# ---------------------------------------------------------------------------------- others of the same shape
 
 LOCO = [f"ground_truth/logical_anomalies/000/{k}.png" for k in ("000", "001", "010")]
 TREES = {  # pictures; masks; layout, kinds; defective pictures with their masks
@@ -123,9 +116,6 @@ def test_other_data_sets_of_the_same_shape(tmp_path, save, mask, name):
     assert find_categories(root.parent) == ["part"]
 
 
-# ----------------------------------------------------------------------------------------------------- VisA
-
-
 @pytest.fixture
 def visa(tmp_path, save, mask) -> Path:
     root = tmp_path / "VisA"
@@ -184,9 +174,6 @@ def test_visa_table_decides(visa):
 def test_visa_table_with_a_fault(visa, row, reason):
     table(visa, row)
     assert reason in refused(visa, "candle")
-
-
-# --------------------------------------------------------------------------------------------------- folder
 
 
 @pytest.mark.parametrize(
@@ -252,9 +239,6 @@ def test_signs_of_defects_are_refused_not_ignored(tmp_path, save, name):
     assert "scratch" in refused(tmp_path / "part")
 
 
-# ---------------------------------------------------------------------------------------------------- split
-
-
 def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
     for place in ("here", "elsewhere/deeper"):
         for k in range(40):
@@ -266,9 +250,6 @@ def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
     # golden: the eight smallest blake2b-128 of "0:NAME"
     good = [item.path.stem for item in one.test if not item.anomalous]
     assert good == ["4", "7", "8", "11", "14", "24", "26", "37"]
-
-
-# ------------------------------------------------------------------------------------------------ categories
 
 
 @pytest.fixture
@@ -299,9 +280,6 @@ def test_a_category_itself(several, monkeypatch):
     assert "is itself one category" in refused(several / "bolt", "wood2")
     monkeypatch.chdir(several / "bolt")
     assert open_dataset(".").category == "bolt"
-
-
-# ---------------------------------------------------------------------------------------------------- faults
 
 
 def test_missing_empty_and_no_folder(tmp_path, save):
@@ -336,9 +314,6 @@ def test_loops_of_links_end(mvtec):
     real = [item.path.relative_to(mvtec).as_posix() for item in before.train]
     assert set(real) <= set(train)
     assert not any("loop" in name or "up/train/good" in name for name in train)
-
-
-# ------------------------------------------------------------------------------- MVTec AD 2, MPDD, Real-IAD
 
 
 @pytest.fixture

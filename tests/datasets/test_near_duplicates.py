@@ -1,10 +1,7 @@
 """Copies are found, different pictures of the same product are not."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,7 +156,7 @@ def test_a_set_of_nothing_but_copies():
 
 
 @pytest.mark.parametrize("category", ["plate", "fabric"])
-def test_drawn_data_sets_have_no_false_findings(tmp_path: Path, category: str):
+def test_drawn_data_sets_have_no_false_findings(tmp_path, category):
     report = check(draw_dataset(tmp_path, category=category, train=24, good=6, bad_per_kind=1))
     assert report.findings == ()
 

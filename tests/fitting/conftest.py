@@ -1,7 +1,5 @@
 """What the fits in these tests share."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path

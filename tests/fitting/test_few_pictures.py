@@ -1,7 +1,5 @@
 """PatchCore from few good pictures: one part alone, and turned and mirrored copies."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -39,9 +37,6 @@ def fitted(images, **options) -> Predictor:
 def bank(predictor: Predictor) -> NDArray[np.float32]:
     tensors = predictor.artefact.tensors
     return tensors["views.0.bank"] + tensors["views.0.centre"]
-
-
-# -------------------------------------------------------------------------------------------------- copies
 
 
 @pytest.mark.parametrize("count", [5, 14])
@@ -107,9 +102,6 @@ def test_auto_leaves_a_model_of_many_pictures_as_it_is():
     assert auto.calibration == none.calibration
 
 
-# ---------------------------------------------------------------------------------------------- one part
-
-
 @pytest.fixture(scope="module")
 def one() -> Predictor:
     return fitted(parts(1), size="48+64")
@@ -141,12 +133,8 @@ def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     assert alone.calibration.count == 3
     assert "3 good pictures of one part" in alone.calibration.promise()
     assert fitted(images[:2]).calibration.promised
-
-
-def test_an_extended_model_of_one_part_still_promises_nothing(one):
     more = partial_fit(one.artefact, parts(2, seed=8), device="cpu", check=False)
-    assert more.calibration.count == 3
-    assert not more.calibration.promised
+    assert (more.calibration.count, more.calibration.promised) == (3, False)
 
 
 @pytest.mark.parametrize("others", [0, 1])

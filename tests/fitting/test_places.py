@@ -1,7 +1,5 @@
 """Models with a memory bank for each place: what is learnt where, what is left out, when they are better."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Models of large pictures: what is learnt from, what is calibrated, and what a picture's map is."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 
@@ -11,7 +9,7 @@ import torch
 
 from flawscope.errors import InputError
 from flawscope.fitting import tile_calibration
-from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.fitting.fitting import fit
 from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
 from flawscope.pictures.preprocess import Preprocess
@@ -133,14 +131,6 @@ def test_only_tiles_in_the_region_of_interest_are_computed():
     assert not inside.picture_mask()[:, 70:].any()
 
 
-def test_pictures_are_added_to_a_model_with_tiles(tiled, tmp_path):
-    tiled.save(tmp_path / "m.safetensors")
-    more = partial_fit(tmp_path / "m.safetensors", list(parts(2, seed=7)), device="cpu", check=False)
-    assert more.calibration.count == 10
-    assert more.manifest.fusion == tiled.manifest.fusion
-    assert more.predict(parts(1, seed=1)[0]).map.shape == (144, 144)
-
-
 def test_a_small_picture_is_told_and_the_others_are_learnt_from():
     model = fit([*parts(6), np.zeros((40, 90, 3), np.uint8)], tile=64, force=True, **SMALL)
     assert model.calibration.count == 6
@@ -177,9 +167,6 @@ def test_what_tiles_show_outside_of_the_region_decides_nothing():
 def test_wrong_settings_are_told_in_one_line(settings, text):
     with pytest.raises(InputError, match=text):
         fit(list(parts()), **SMALL, **settings)
-
-
-# --------------------------------------------------------------------------------------------- what is learnt
 
 
 def windows_of(sizes, roi=None, seed=0, tile=32):

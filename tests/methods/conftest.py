@@ -1,7 +1,5 @@
 """The built-in methods, as small as they can be."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Blocks of work spread over threads, and torch's number of threads left as it was."""
 
-from __future__ import annotations
-
 import multiprocessing
 import threading
 import time

@@ -1,7 +1,5 @@
 """A bank as if a group had never been there, beside one that never met it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

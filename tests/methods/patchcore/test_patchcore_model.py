@@ -1,7 +1,5 @@
 """The inference path against the paper's equations, written out here in float64."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -202,9 +200,6 @@ def test_outside_the_region_nothing_ties():
     features[0, 0], features[0, 5] = torch.tensor([0.0, 2, 0]), torch.tensor([0.0, 0, 2])
     assert model_with(bank).ties(features).tolist() == [True]
     assert model_with(bank, left_half()).ties(features).tolist() == [False]  # patch 5 is on the right
-
-
-# ------------------------------------------------------------------------------------------- several sizes
 
 
 @pytest.mark.parametrize(
