@@ -142,16 +142,13 @@ def exported_named(named: Path, trace_once: Any, shared: Callable[..., Path]) ->
     return shared("named-onnx", fill) / "named.onnx"
 
 
-def test_an_exported_model_without_residuals_says_so(onnx_path, labelled, tmp_path, capsys):
-    call = ["kinds", str(onnx_path), "--data", str(labelled), "--out", str(tmp_path / "named.onnx")]
-    assert main(call) == 2
-    assert "`flawscope kinds` takes the .safetensors model" in capsys.readouterr().err
-
-
-def test_an_exported_model_learns_kinds_anew(exported_named, labelled, tmp_path):
+def test_exported_models_learn_kinds_by_residuals(exported_named, labelled, tmp_path, onnx_path, capsys):
     out = tmp_path / "again.onnx"
     assert main(["kinds", str(exported_named), "--data", str(labelled), "--out", str(out), "--quiet"]) == 0
     assert flawscope.load(out).manifest.kinds.error == 0.1
+    call = ["kinds", str(onnx_path), "--data", str(labelled), "--out", str(tmp_path / "named.onnx")]
+    assert main(call) == 2
+    assert "`flawscope kinds` takes the .safetensors model" in capsys.readouterr().err
 
 
 def test_calibrate_keeps_kinds_and_update_drops_them(named, drawn, tmp_path):

@@ -245,8 +245,7 @@ def test_files_and_modules_that_pages_name_exist():
 
 
 def test_figures_come_from_the_scripts_that_are_named():
-    """Each results file stands on the page beside the script that made it, and in the table of
-    bench/README.md, where a script that is gone has a commit."""
+    """And in the table of bench/README.md, where a script that is gone has a commit."""
     page = (DOCS / "measurements.md").read_text(encoding="utf-8")
     table = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
     made = dict(re.findall(r"^\| `([\w-]+\.json)` \|.*\| `([^|]+) \|$", table, re.M))

@@ -142,10 +142,15 @@ def test_one_product_is_calibrated_anew_and_the_others_stay(plain, tmp_path):
         router.with_product("bottle", router.products["plate"])
 
 
-def test_another_rate_holds_for_every_product(plain):
+def test_another_rate_holds_for_every_product_and_a_single_model_is_a_router_s_kin(plain):
     with pytest.warns(UserWarning, match="plate: "):  # twelve pictures promise no such rate
         router = opened(plain, false_alarm_rate="1%")
     assert {one.calibration.rate for one in router.products.values()} == {0.01}
+    one = opened(plain).products["plate"]
+    assert isinstance(one, Predictor)
+    assert ([*one.products.values()], one.kind) == ([one], "")
+    assert one.with_product("", one) is one
+    assert opened(plain).kind == "product"
 
 
 def test_another_picture_shows_none_of_them_and_is_anomalous(plain):
@@ -164,16 +169,15 @@ def test_another_picture_shows_none_of_them_and_is_anomalous(plain):
     assert (recognition.product, recognition) == (None, found.recognition)
 
 
-def test_one_picture_that_cannot_be_read_stops_no_other(plain, two_products, tmp_path):
+def test_a_picture_that_cannot_be_read_stops_no_other_and_a_prepared_one_is_as_it_is(
+    plain, two_products, tmp_path
+):
     router = opened(plain)
     good = str(two_products / "plate/test/good/000.png")
     (tmp_path / "no.png").write_text("no picture")
     given = [good, str(tmp_path / "no.png"), good]
     assert [isinstance(one, InputError) for _, one in router.stream(given)] == [False, True, False]
     assert [isinstance(one, InputError) for _, one in router.recognise(given)] == [False, True, False]
-
-
-def test_a_prepared_picture_is_judged_as_it_is(plain, two_products):
     router, path = opened(plain), str(two_products / "plate/test/good/000.png")
     prepared = router.prepare(path)
     ((_, found),) = router.stream([prepared])
@@ -294,15 +298,6 @@ def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path):
         archive.writestr("router.json", json.dumps({"format": ROUTER_FORMAT + 1}))
     with pytest.raises(InputError, match="made by a newer flawscope"):
         flawscope.load(path)
-
-
-def test_a_single_model_is_a_router_s_kin(plain):
-    """What commands read of both."""
-    one = opened(plain).products["plate"]
-    assert isinstance(one, Predictor)
-    assert ([*one.products.values()], one.kind) == ([one], "")
-    assert one.with_product("", one) is one
-    assert opened(plain).kind == "product"
 
 
 def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path):

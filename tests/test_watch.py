@@ -17,10 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact.model_file import Artefact, Manifest
+from brightness import SIDE, model
 from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
 from flawscope.calibration.recognition import ProductDescriptors
-from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
 from flawscope.errors import FlawscopeError, InputError
@@ -32,32 +31,10 @@ from flawscope.predictor.watch import Arrivals, Commands, judge
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import TableWriter, Unjudged, read_table
 
-SIDE = 16
-
-
-class Brightness:
-    """A `Session`: the score is the brightest red."""
-
-    runtime, size, batch, lanes = "fake", (SIDE, SIDE), 3, 1
-
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return images[:, 0].max((1, 2)), images[:, 0]
-
-    run_alone = run
-
 
 @pytest.fixture
 def predictor() -> Predictor:
-    values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
-    manifest = Manifest(
-        "patchcore",
-        config={},
-        preprocess=Preprocess((SIDE, SIDE)),
-        calibration=Calibration(values, values, 0.1),
-    )
-    return Predictor(Artefact(manifest, {}), Brightness())
+    return model()
 
 
 def coloured(*colour: int) -> bytes:
@@ -167,8 +144,7 @@ def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_whole_picture_is_judged_exactly_once_whatever_happens(seed, tmp_path, predictor):
-    """Files are written in one piece, in parts, renamed in, renamed within, written anew and left broken, in
-    any order."""
+    """Files come in one piece, in parts, renamed, written anew and left broken, in any order."""
     rng = np.random.default_rng(seed)
     folder, arrivals, now = tmp_path / "in", Arrivals(tmp_path, patience=5), 0.0
     found: list[tuple[str, int]] = []

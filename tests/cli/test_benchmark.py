@@ -3,11 +3,9 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 
 import pytest
 
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
 
 

@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ from PIL import Image
 from flawscope.cli import data, main
 from flawscope.datasets import open_dataset
 from flawscope.synthesis.demo import dataset
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_a_faulty_folder_is_checked(run, drawn, tmp_path):

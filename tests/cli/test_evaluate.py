@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +21,6 @@ from flawscope.results.table import read_table
 for library in ("torch", "matplotlib", "jinja2"):
     pytest.importorskip(library)
 
-Run = Callable[..., tuple[int, str, str]]
 PLAIN = ["--maps", "none"]
 DATA = ("bottle", "cable", "carpet", "plate")
 FULL = FlawscopeError("cannot write to it: No space left on device; free some space")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -23,7 +22,6 @@ from flawscope.errors import InputError
 from flawscope.fitting import update_evaluation
 from flawscope.predictor import load
 
-Run = Callable[..., tuple[int, str, str]]
 FOUND = re.compile(
     ".*, ".join(rf"{size} (\d+) of \d+ faint and (\d+) of \d+" for size in ("small", "medium", "large"))
 )

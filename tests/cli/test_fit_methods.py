@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,7 +17,6 @@ from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.task import Budget
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-Run = Callable[..., tuple[int, str, str]]
 BOTH = ["--set", "training=fp32", "--no-samples", "--device", "cpu"]
 PRN = ["--method", "prnet", "--size", "64", "--set", "width=0.25", "--set", "batch=2", *BOTH]
 

@@ -3,15 +3,12 @@
 import argparse
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flawscope.cli import measure
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.slow

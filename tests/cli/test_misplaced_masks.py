@@ -16,8 +16,6 @@ from flawscope.pictures.preprocess import Preprocess
 
 pytest.importorskip("torch")
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 def _swapped(mask: Image.Image, path: Path) -> None:
     """A palette whose first colour is the defect's."""

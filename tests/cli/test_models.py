@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,8 +11,6 @@ from flawscope.artefact.model_file import read, read_manifest, write
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
 pytest.importorskip("torch")
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, model_path, drawn, tmp_path):

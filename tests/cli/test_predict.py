@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -24,7 +23,6 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 
-Run = Callable[..., tuple[int, str, str]]
 PLAIN = ["--maps", "none"]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import list_seen
 
 pytest.importorskip("torch")
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

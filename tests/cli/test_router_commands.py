@@ -18,7 +18,6 @@ from flawscope.cli import fit_one, main
 from flawscope.errors import InputError
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-Run = Callable[..., tuple[int, str, str]]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 SMALL = ("--size", "64", "--set", "cap=300", "--device", "cpu", "--no-check", "--quiet")
 

@@ -1,7 +1,6 @@
 """`flawscope simulate`: what it writes, what it prints, and how a wrong call is reported."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,6 @@ import pytest
 from PIL import Image
 
 from flawscope.synthesis.demo.dataset import draw_picture
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

@@ -7,13 +7,14 @@ from flawscope.datasets.dataset import held_out
 from flawscope.errors import InputError
 
 
-def test_more_pictures_move_few():
+def test_more_pictures_move_few_and_one_part_cannot_be_split():
     before = [f"{k}.png" for k in range(100)]
     after = [f"new{k}.png" for k in range(5)] + before
     held = {before[k] for k in held_out(before, 0.2, 0)}
     later = {after[k] for k in held_out(after, 0.2, 0)}
     assert (len(held), len(later)) == (20, 21)
     assert len(held - later) <= 5
+    assert held_out(["a", "b", "c"], 0.2, 0, [("x",)] * 3) == set()
 
 
 @pytest.mark.parametrize(
@@ -60,10 +61,6 @@ def test_a_large_part_is_not_spent_on_a_small_test(sizes, most):
         out = held_out([str(k) for k in range(len(parts))], 0.2, seed, parts)
         assert 0 < len(out) <= most
         assert all({k for k, p in enumerate(parts) if p == parts[j]} <= out for j in out)
-
-
-def test_one_part_cannot_be_split():
-    assert held_out(["a", "b", "c"], 0.2, 0, [("x",)] * 3) == set()
 
 
 def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(tmp_path):

@@ -260,21 +260,15 @@ def several(tmp_path, save) -> Path:
     return tmp_path
 
 
-def test_several_categories_are_listed(several):
+def test_categories_are_listed_and_chosen_by_name(several, monkeypatch):
     assert find_categories(several) == ["bolt", "wood2", "wood10"]
     assert refused(several) == (
         f"several categories in {several}: bolt, wood2, wood10; choose one with --category"
     )
     assert open_dataset(several, "bolt").category == "bolt"
-
-
-def test_an_unknown_category_names_the_nearest(several):
     assert refused(several, "blot").endswith("no category 'blot'; did you mean bolt?")
     assert refused(several, "xyz").endswith("known: bolt, wood2, wood10")
     assert "no category '../x'" in refused(several, "../x")
-
-
-def test_a_category_itself(several, monkeypatch):
     assert find_categories(several / "bolt") == ["bolt"]
     assert open_dataset(several / "bolt", "bolt").category == "bolt"
     assert "is itself one category" in refused(several / "bolt", "wood2")

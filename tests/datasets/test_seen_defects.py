@@ -76,12 +76,9 @@ def names(items: list[Item]) -> list[str]:
     return [f"{item.path.parent.name}/{item.path.name}" for item in items]
 
 
-def test_a_category_gives_its_defective_test_pictures(mvtec):
+def test_a_category_or_a_folder_of_them_gives_its_defective_test_pictures(mvtec):
     assert names(list_seen(mvtec)) == ["bent/000.png", "bent/001.png", "cut/000.png", "cut/001.png"]
     assert [item.masks[0].name for item in list_seen(mvtec)] == ["000_mask.png", "001_mask.png"] * 2
-
-
-def test_a_folder_of_categories_gives_the_one_that_is_fitted(mvtec):
     shutil.copytree(mvtec, mvtec.parent / "other")
     found = choose_seen(mvtec.parent, open_dataset(mvtec))
     assert {item.path.parents[2].name for item in found} == {"widget"}

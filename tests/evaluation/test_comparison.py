@@ -57,21 +57,11 @@ def test_differences_and_changed_decisions_are_those_one_counts_by_hand(root):
         assert (a.prediction.map.shape, b.prediction.map.shape) == ((16, 16), (8, 8))
 
 
-def test_a_model_against_itself_differs_nowhere(root):
+def test_a_model_against_itself_differs_nowhere_and_swapped_ones_swap_everything(root):
     found = compare(model(RED), model(RED), open_dataset(root), resamples=50)
     assert not found.changed
     assert all(one.difference == 0 for one in found.differences)
     assert all(one.interval is None and not one.better for one in found.differences)
-
-
-def test_without_masks_pixel_metrics_have_no_interval(root):
-    data = open_dataset(root)
-    data = replace(data, test=tuple(replace(item, masks=()) for item in data.test))
-    found = of(compare(model(RED), model(GREEN), data, resamples=10), "pixel_ap")
-    assert (found.difference, found.interval, found.note) == (None, None, "no interval: too few pictures")
-
-
-def test_swapped_models_swap_everything(root):
     one = compare(model(RED), model(GREEN), open_dataset(root), resamples=200)
     other = compare(model(GREEN), model(RED), open_dataset(root), resamples=200)
     for mine, theirs in zip(one.differences, other.differences, strict=True):
@@ -79,6 +69,13 @@ def test_swapped_models_swap_everything(root):
         if mine.interval is not None:
             assert mine.interval == pytest.approx((-theirs.interval[1], -theirs.interval[0]))
         assert {mine.better, theirs.better} in ({""}, {"a", "b"})
+
+
+def test_without_masks_pixel_metrics_have_no_interval(root):
+    data = open_dataset(root)
+    data = replace(data, test=tuple(replace(item, masks=()) for item in data.test))
+    found = of(compare(model(RED), model(GREEN), data, resamples=10), "pixel_ap")
+    assert (found.difference, found.interval, found.note) == (None, None, "no interval: too few pictures")
 
 
 def test_the_interval_is_that_of_pairs_drawn_by_hand(root):

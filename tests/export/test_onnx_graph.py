@@ -170,8 +170,7 @@ def test_8_bit_convolutions_are_all_but_those_whose_input_is_a_feature(steps, qu
 
 
 def test_products_of_8_bits_fit_16_bits_in_pairs(quantised):
-    """Whichever two weights of a channel stand side by side: processors without VNNI add their products in
-    16 bits. All channels use what that leaves."""
+    """Processors without VNNI add neighbours' products in 16 bits. All channels use what that leaves."""
     kept = [w for w in stored(quantised).values() if w.dtype == np.int8 and w.ndim == 4]
     assert len(kept) > 20
     for weights in kept:

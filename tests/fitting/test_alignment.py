@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 import flawscope
+from brackets import bracket
 from flawscope.calibration.parts import PartCalibration
 from flawscope.errors import InputError
 from flawscope.export.recalibrate import ExportPictures
@@ -15,27 +15,13 @@ from flawscope.predictor.parts import PartCollector
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow
 
-SIDE = 128
+SIDE, SPOT = 128, (15.0, 18.0)
 
 
 def part(seed: int, defect: bool = False, empty: bool = False) -> tuple[np.ndarray, tuple[float, float]]:
     """A bracket at any place and angle, [H, W, 3] uint8, and where a dark spot is, or would be: x, y."""
-    rng = np.random.default_rng(seed)
-    x, y = rng.uniform(0.4 * SIDE, 0.6 * SIDE, 2)
-    angle = rng.uniform(-math.pi, math.pi)
-    cos, sin = math.cos(angle), math.sin(angle)
-    down, right = np.mgrid[:SIDE, :SIDE] + 0.5
-    u, v = cos * (right - x) + sin * (down - y), cos * (down - y) - sin * (right - x)
-    foot = np.maximum(abs(u) - 30, abs(v - 18) - 7)
-    shape = np.minimum(foot, np.maximum(abs(u + 23) - 7, abs(v) - 25))
-    cover = np.clip(0.5 - shape, 0, 1) * (not empty)
-    ground = 80 + 6 * ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE)), 2) * 4
-    picture = ground + cover * (180 - ground)
-    if defect:
-        picture[np.hypot(u - 15, v - 18) < 4] = 40
-    noisy = picture + rng.normal(0, 2, picture.shape)
-    at = cos * 15 - sin * 18 + x, sin * 15 + cos * 18 + y
-    return np.repeat(noisy.clip(0, 255).astype(np.uint8)[..., None], 3, 2), at
+    picture, place = bracket(seed, SPOT if defect else None, empty=empty)
+    return picture, place(SPOT)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +80,7 @@ def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor):
 
 
 def test_pixels_outside_of_the_picture_count_nowhere(predictor):
-    x = int(np.random.default_rng(400).uniform(0.4 * SIDE, 0.6 * SIDE))
-    beside = x - 37  # the part touches the edge nearly
+    beside = int(bracket(400)[1]((0, 0))[0]) - 37  # the part touches the edge nearly
     picture = np.pad(part(400)[0][:, beside:], ((0, 0), (0, beside), (0, 0)), mode="reflect")
     found = predictor.predict(picture)
     assert found.part_found
@@ -133,11 +118,20 @@ def test_the_light_is_that_of_pictures_with_the_part():
     assert np.allclose(ranges[0].means, ranges[1].means, atol=0.02)
 
 
-def test_good_pictures_without_the_part_are_left_out_and_named():
+def test_good_pictures_without_the_part_are_named_and_turned_parts_get_no_copies():
     good = [part(seed)[0] for seed in range(16)] + [part(500, empty=True)[0]]
     found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, force=True)
     assert [one for one in found.failures if "its part was not found" in one]
     assert len(found.failures) == 1
+    good = [part(seed)[0] for seed in range(8)]
+    # all of one part, which keeps copies otherwise
+    found = flawscope.fit(good, align="turn", group="picture", size="64", device="cpu", check=False)
+    assert found.manifest.facts["augment"] == "none"
+    good = [part(seed)[0] for seed in range(8)]
+    with pytest.raises(
+        InputError, match="align is 'upright'; give 'shift', 'turn', 'full', 'none' or 'auto'"
+    ):
+        flawscope.fit(good, align="upright", size="64", device="cpu")
 
 
 @pytest.mark.slow
@@ -152,18 +146,3 @@ def test_auto_aligns_only_parts_that_lie_anyhow(turned):
     assert (reference is not None and reference.kind == "turn") == turned
     few = flawscope.fit(good[:4], align="auto", size="64", device="cpu", check=False)
     assert "align auto: none, since 4 good pictures are too few" in few.manifest.facts["summary"][-1]
-
-
-def test_turned_parts_get_no_copies():
-    good = [part(seed)[0] for seed in range(8)]
-    # all of one part, which keeps copies otherwise
-    found = flawscope.fit(good, align="turn", group="picture", size="64", device="cpu", check=False)
-    assert found.manifest.facts["augment"] == "none"
-
-
-def test_another_way_to_align_is_refused():
-    good = [part(seed)[0] for seed in range(8)]
-    with pytest.raises(
-        InputError, match="align is 'upright'; give 'shift', 'turn', 'full', 'none' or 'auto'"
-    ):
-        flawscope.fit(good, align="upright", size="64", device="cpu")

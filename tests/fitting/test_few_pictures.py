@@ -12,7 +12,7 @@ from flawscope.methods.patchcore.patches import orient
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 WAYS = range(1, 8)
 
 
@@ -78,21 +78,15 @@ def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, 
     assert other.predict(images[0]).score == pytest.approx(made.calibration.scores[0], rel=1e-3)
 
 
-def test_auto_takes_copies_where_parts_lie_any_way_round():
+def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
     told: list[str] = []
     made = fitted(patterned(4), say=told.append)
     assert made.manifest.facts["augment"] == "all"
     assert any("copies are in the bank" in line for line in told)
-
-
-def test_auto_takes_none_where_they_bring_nothing():
     images = parts(2)
     same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)], group=r"\d+")
     assert same.manifest.facts["augment"] == "none"
     assert same.manifest.facts["patches"] == 2 * 64
-
-
-def test_auto_leaves_a_model_of_many_pictures_as_it_is():
     images = patterned(4) * 3
     images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
     auto, none = fitted(images), fitted(images, augment="none")

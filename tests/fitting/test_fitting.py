@@ -32,7 +32,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
 TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,12 +182,6 @@ def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path
     assert "\n" not in said
 
 
-def test_an_exported_model_cannot_be_extended(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(b"onnx")
-    with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
-        partial_fit(tmp_path / "m.onnx", parts(2))
-
-
 def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):
     def no_room(picture):
         raise MemoryError
@@ -252,7 +246,7 @@ def test_streaming_keeps_its_promises(fitted):
     assert 0.9 < ratio < 1.1
 
 
-def test_streaming_passes_over_a_shard_without_new_pictures(tmp_path):
+def test_streaming_passes_over_a_shard_without_new_pictures_and_drops_no_suspects(tmp_path):
     images = [*good()[:4], *good()[:4], *good()[4:8]]
     predictor = fit_small(images, memory=4 * PER_PICTURE)
     assert predictor.manifest.facts["shards"] == 3
@@ -260,6 +254,8 @@ def test_streaming_passes_over_a_shard_without_new_pictures(tmp_path):
     assert len(bank_of(predictor)) == round(0.1 * 8 * PATCHES)
     with pytest.raises(InputError, match="none of the 12 pictures can be used"):
         fit_small([tmp_path / f"{k}.png" for k in range(12)], memory=4 * PER_PICTURE)
+    with pytest.raises(InputError, match="memory=GiB"):
+        fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
 
 
 def test_streaming_names_groups_and_bounds_calibration(monkeypatch):
@@ -270,11 +266,6 @@ def test_streaming_names_groups_and_bounds_calibration(monkeypatch):
     used = predictor.manifest.facts["calibration_pictures"]
     assert len(set(used)) == 5
     assert set(used) <= {p.hash for p in predictor.manifest.pictures}
-
-
-def test_streaming_cannot_drop_suspects():
-    with pytest.raises(InputError, match="memory=GiB"):
-        fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
 
 
 def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
@@ -467,10 +458,13 @@ def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
         fit_small(**options)
 
 
-def test_pictures_that_make_no_model():
+def test_pictures_that_make_no_model_and_models_that_take_none(tmp_path):
     for images, text in (([], "at least one good picture"), (np.zeros((64, 64, 3), np.uint8), "a list")):
         with pytest.raises(InputError, match=text):
             fit_small(images)
+    (tmp_path / "m.onnx").write_bytes(b"onnx")
+    with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
+        partial_fit(tmp_path / "m.onnx", parts(2))
 
 
 @pytest.mark.parametrize(

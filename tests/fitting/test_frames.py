@@ -10,6 +10,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 import flawscope
+from brackets import bracket
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import partial_fit
 from flawscope.fitting.preparation import prepare
@@ -21,36 +22,6 @@ from flawscope.predictor import Predictor
 
 INSIDE, OUTSIDE = (15.0, 18.0), (-23.0, -12.0)  # of the zone, on the part, in pixels of a picture of 128
 QUICK: dict[str, Any] = {"align": "turn", "size": "64", "device": "cpu", "check": False}
-
-
-def bracket(
-    seed: int,
-    spot: tuple[float, float] | None = None,
-    *,
-    side: int = 128,
-    radius: float = 4,
-    depth: float = 120,
-) -> tuple[np.ndarray, Any]:
-    """A bracket at any place and angle, [H, W, 3] uint8, and a function from places on it to the picture.
-    spot: place of a dark defect of this radius, in the picture's pixels."""
-    rng, unit = np.random.default_rng(seed), side / 128
-    x, y = rng.uniform(0.42 * side, 0.58 * side, 2)
-    angle = rng.uniform(-math.pi, math.pi)
-    cos, sin = math.cos(angle), math.sin(angle)
-    down, right = np.mgrid[:side, :side] + 0.5
-    u, v = ((cos * (right - x) + sin * (down - y)) / unit, (cos * (down - y) - sin * (right - x)) / unit)
-    foot = np.maximum(abs(u) - 30, abs(v - 18) - 7)
-    shape = np.minimum(foot, np.maximum(abs(u + 23) - 7, abs(v) - 25))
-    picture = 80 + 100 * np.clip(0.5 - shape * unit, 0, 1) + rng.normal(0, 3, (side, side))
-
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        a, b = point[0] * unit, point[1] * unit
-        return cos * a - sin * b + x, sin * a + cos * b + y
-
-    if spot is not None:
-        at = place(spot)
-        picture[np.hypot(right - at[0], down - at[1]) < radius] -= depth
-    return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2), place
 
 
 def zone_on(seed: int, radius: float = 12) -> np.ndarray:

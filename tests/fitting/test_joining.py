@@ -18,7 +18,6 @@ pytest.importorskip("torch")
 import flawscope
 from flawscope.artefact import model_file, router_file
 from flawscope.calibration.recognition import Recognition
-from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
@@ -27,7 +26,6 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
-Run = Callable[..., tuple[int, str, str]]
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 20
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
 SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
@@ -48,17 +46,6 @@ def view(product: str, part: int, name: str, defect: bool = False) -> NDArray[np
     if defect and name == "top":
         picture[34:46, 42:54] = 20
     return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        code = main([str(arg) for arg in args])
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

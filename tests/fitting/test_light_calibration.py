@@ -176,13 +176,10 @@ def test_of_many_pictures_so_many_are_drawn_that_the_rate_can_be_promised(count,
     assert len(found) <= max(3 / rate, count / 12 + 1 / rate + 1)
 
 
-def test_of_few_pictures_all_are_judged_in_each_light():
+def test_of_few_pictures_all_are_judged_in_each_light_and_groups_are_drawn_whole():
     assert drawn(59, list(range(59))) == list(range(59))
     held_out = Fitted(Calibration((0.0,), (0.0,), 0.0), list(range(76)), list(range(100, 1000)))
     assert light_calibration.draw_pictures(held_out, range(1000), 6, 0.05, seed=3) == list(range(76))
-
-
-def test_groups_are_drawn_whole_and_counted_as_one():
     groups = [i // 6 for i in range(1200)]
     found = drawn(1200, groups)
     numbers = {groups[i] for i in found}

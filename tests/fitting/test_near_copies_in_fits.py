@@ -41,12 +41,12 @@ def test_near_copies_without_names_count_as_one_part():
     assert len({*groups.values()}) == 5
 
 
-def test_parts_that_are_merely_alike_stay_apart():
+def test_parts_that_are_alike_stay_apart_and_one_part_promises_nothing():
     assert fitted([part(k) for k in range(12)]).calibration.unit_count == 12
-
-
-def test_pictures_of_one_part_promise_nothing():
     assert not fitted([part(0, view) for view in range(6)]).calibration.promised
+    rng = np.random.default_rng(0)
+    grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
+    assert fitted(grey).calibration.unit_count == 6
 
 
 def test_names_are_believed(tmp_path):
@@ -101,21 +101,12 @@ def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level):
         made.calibrate([*(part(100 + k) for k in range(9)), nothing])
 
 
-def test_a_product_that_is_plain_itself_is_learnt():
-    rng = np.random.default_rng(0)
-    grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
-    assert fitted(grey).calibration.unit_count == 6
-
-
-def test_an_extended_model_counts_its_new_parts():
+def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
     old = fitted([part(k) for k in range(6)])
     new = partial_fit(
         old, [part(50 + k, view) for k in range(2) for view in range(3)], device="cpu", check=False
     )
     assert (new.calibration.count, new.calibration.unit_count) == (12, 8)
-
-
-def test_calibrating_counts_parts_and_refuses_fewer_than_before():
     model = fitted([part(k) for k in range(8)])
     several = [part(100 + k, view) for k in range(3) for view in range(3)]
     with pytest.raises(InputError, match="9 good pictures of 3 parts can calibrate"):

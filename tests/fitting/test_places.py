@@ -13,7 +13,7 @@ from flawscope.methods.patchcore import places
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 # pictures of one ground, of which each counts as a part
 SMALL = {
     "group": r"\d+",

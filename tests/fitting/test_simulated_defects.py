@@ -126,11 +126,6 @@ def test_pictures_that_were_learnt_from_are_left_out_by_their_group(good):
     )
 
 
-def test_a_method_that_leaves_nothing_out_says_nothing(good, monkeypatch):
-    monkeypatch.setattr(Difference, "left_out", Detector.left_out)
-    assert checked(Difference(good), learnt=True) is None
-
-
 def test_pictures_that_are_false_alarms_carry_no_defects(good):
     """Else a model would find what it calls anomalous anyway."""
     model = Difference(good)
@@ -141,10 +136,14 @@ def test_pictures_that_are_false_alarms_carry_no_defects(good):
     assert checked(Difference(good), scores=(0.5,)).pictures == 1  # where there is no other
 
 
-def test_a_picture_that_is_nearly_all_padding_carries_none(good):
+def test_what_is_checked_little_or_not_at_all(good, monkeypatch):
     padded = good.clone()
     padded[:, 10:] = -1 - padded[:, 10:]
     assert checked(Difference(padded, keep_aspect=True)) is None
+    late = checked(Difference(good), budget=Budget(minutes=1e-9))
+    assert sum(map(len, late.scores.values())) == 3  # one of each size all the same
+    monkeypatch.setattr(Difference, "left_out", Detector.left_out)
+    assert checked(Difference(good), learnt=True) is None
 
 
 class Clock:
@@ -192,11 +191,6 @@ def test_it_takes_a_tenth_of_the_time_at_most(good, monkeypatch, fit_took, threa
         assert took > 0.05 * fit_took
     assert done[-1] == (count, count)
     assert all(a < b for a, b in done[:-1])
-
-
-def test_it_is_done_when_the_minutes_are_over(good):
-    late = checked(Difference(good), budget=Budget(minutes=1e-9))
-    assert sum(map(len, late.scores.values())) == 3  # one of each size all the same
 
 
 def parts(count: int, seed: int = 0) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
 
 
@@ -185,16 +185,13 @@ def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
     assert len(windows) == 2 + sum(map(len, windows.places))
 
 
-def test_of_many_pictures_some_windows_are_learnt_from(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
-    windows = windows_of([(200, 200)] * 2)
-    assert [len(places) for places in windows.places] == [5, 5]
-    assert windows.places[0] != windows.places[1]
-
-
-def test_windows_without_anything_that_counts_are_not_learnt_from():
+def test_windows_are_learnt_from_where_anything_counts_and_of_many_pictures_some(monkeypatch):
     roi = np.zeros((32, 32), np.bool_)
     roi[:8, :8] = True
     windows = windows_of([(160, 160)], roi=roi)
     assert 0 < len(windows.places[0]) <= 9
     assert windows.judged_counts == [1 + len(windows.places[0])]
+    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
+    windows = windows_of([(200, 200)] * 2)
+    assert [len(places) for places in windows.places] == [5, 5]
+    assert windows.places[0] != windows.places[1]

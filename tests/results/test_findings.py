@@ -116,14 +116,11 @@ def test_rows_and_documents_have_the_names_and_values_that_they_had(answers, col
     assert row.product_p_value == entries.get("product_p_value")
 
 
-def test_parts_that_are_counted_wrong_decide_and_anomalous_ones_are_named():
+def test_parts_counted_wrong_decide_and_a_prediction_holds_answers_not_remarks():
     (wrong,) = PartSearch(0.1, several=several("1 missing")).findings()
     assert (wrong.code, wrong.words, wrong.p_value, wrong.decides) == ("count_wrong", "1 missing", 0.1, True)
     (named,) = PartSearch(1.0, several=several()).findings()
     assert (named.words, named.decides) == ("part 2 of 2", False)
     assert PartSearch(0.7, POSE).findings() == ()
     assert [finding.words for finding in PartSearch(0.1).findings()] == ["part not found"]
-
-
-def test_a_prediction_holds_answers_not_remarks():
     assert len(fields(Prediction)) <= 16

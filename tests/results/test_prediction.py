@@ -159,7 +159,7 @@ def test_each_region_is_outlined_at_a_share_of_its_height(seed, outline):
     assert peaks <= {region.peak for region in made.regions}  # each one is still there
 
 
-def test_an_outline_is_as_wide_as_what_was_blurred():
+def test_an_outline_is_as_wide_as_what_was_blurred_also_where_a_defect_is_weaker():
     """A strong defect is marked no wider than a weak one: above the threshold it would be."""
     x = np.arange(80) - 40.0
     bump = np.exp(-0.5 * (x / 6) ** 2)
@@ -167,15 +167,18 @@ def test_an_outline_is_as_wide_as_what_was_blurred():
     weak, strong = (prediction(f * values, outline=0.6) for f in (1.0, 20.0))
     assert weak.mask.sum() == strong.mask.sum() > 0
     assert prediction(20.0 * values).mask.sum() > 2 * strong.mask.sum()
-
-
-def test_a_large_defect_is_marked_where_it_is_weaker_too():
     values = np.zeros((40, 96), np.float32)
     values[5:35, 5:20], values[5:35, 20:90] = 20.0, 8.0
     made = prediction(values, outline=0.6, mask_threshold=2.0, colour_range=(0.0, 4.0))
     assert made.mask[5:35, 5:20].all()
     assert made.mask[5:35, 30:90].all()  # beyond the reach of what is stronger
     assert not made.mask[5:35, 20:26].any()
+    values = np.full((6, 8), np.nan, np.float32)
+    values[2:4, 2:6] = [[1, 2, 4, 4], [0, 0, 4, 1]]
+    made = prediction(np.zeros((6, 8)), outline=0.6)
+    found = made.outlined(values)
+    assert {(2, 4), (2, 5), (3, 4)} <= set(map(tuple, np.argwhere(found)))
+    np.testing.assert_array_equal(found, made.outlined(np.nan_to_num(values)))
 
 
 @pytest.mark.parametrize("outline", [0.0, 0.6])
@@ -184,15 +187,6 @@ def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline)
         values = np.zeros((9, 9), np.float32)
         values[4, 4] = top
         assert bool(prediction(values, outline=outline).mask.any()) == bool(top > LEVEL)
-
-
-def test_where_the_network_does_not_look_nothing_is_outlined():
-    values = np.full((6, 8), np.nan, np.float32)
-    values[2:4, 2:6] = [[1, 2, 4, 4], [0, 0, 4, 1]]
-    made = prediction(np.zeros((6, 8)), outline=0.6)
-    found = made.outlined(values)
-    assert {(2, 4), (2, 5), (3, 4)} <= set(map(tuple, np.argwhere(found)))
-    np.testing.assert_array_equal(found, made.outlined(np.nan_to_num(values)))
 
 
 # --------------------------------------------------------------------- pictures that do not fit a model
@@ -247,14 +241,11 @@ def test_pictures_that_do_not_fit_are_told_by_their_looks_or_their_scores(severi
     assert ("another product" in found) == (said in (UNLIKE, SAME) and bool(said))
 
 
-def test_a_few_odd_pictures_are_no_mismatch():
+def test_a_few_odd_pictures_are_no_mismatch_and_memory_does_not_grow():
     found = MismatchDetector(0.05)
     for k in range(20):
         found.add(one(-1.0, DARKER if k < 9 else AS_TRAINED))
     assert found.warning() == ""
-
-
-def test_memory_does_not_grow_with_the_number_of_pictures():
     found = MismatchDetector(0.05)
     for _ in range(3 * MAX_REMEMBERED):
         found.add(one(1.0, AS_TRAINED))

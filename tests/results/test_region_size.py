@@ -45,8 +45,7 @@ def test_a_rectangle_has_its_sides_at_any_angle(degrees, length, width):
     ],
 )
 def test_sizes_are_the_pictures_and_not_the_views(geometry):
-    """A rectangle of 60 x 20 pixels of the picture, seen so, has these sides within what a pixel of the map
-    takes up."""
+    """A rectangle of 60 x 20 pixels of the picture has these sides within what a map's pixel takes up."""
     height, width = geometry.picture_size
     grid = np.mgrid[:SIDE, :SIDE] + 0.5
     y, x = geometry.inverse().locate(grid[0], grid[1])

@@ -83,16 +83,13 @@ class Processor:
         return ["FP32", "INT8"]
 
 
-def test_precision_is_asked_for_by_name_and_one_that_is_missing_is_one_line():
+def test_precisions_and_devices_are_named():
     for precision, hint in (("fp32", "f32"), ("fp16", "f32"), ("int8", "f32")):
         assert runtime._precision_hint(Processor(), "CPU", precision) == hint
     with pytest.raises(InputError, match="bf16, which this CPU lacks"):
         runtime._precision_hint(Processor(), "CPU", "bf16")
     with pytest.raises(InputError, match="fp32, fp16, int8, bf16"):
         runtime._precision_hint(Processor(), "CPU", "fp7")
-
-
-def test_devices():
     assert [runtime._find_device(Processor(), d) for d in ("auto", "cpu", "gpu", "gpu.0")] == [
         *("CPU", "CPU", "GPU", "GPU.0")
     ]

@@ -133,15 +133,12 @@ assert not {unused!r} & {{m.split(".")[0] for m in sys.modules}}
     assert calibration.map_level == pytest.approx(origin.calibration.map_level, rel=1e-4)
 
 
-def test_a_network_of_another_size_than_its_manifest(engine, onnx_path):
+def test_another_size_is_one_line(engine, onnx_path, session):
     artefact = onnx_file.read(onnx_path)
     other = replace(artefact.manifest.preprocess, size=(32, 32))
     artefact = replace(artefact, manifest=replace(artefact.manifest, preprocess=other))
     with pytest.raises(InputError, match=f"cannot use model {onnx_path}: its size"):
         open_session(artefact, onnx_path, engine)
-
-
-def test_pictures_of_another_size_are_one_line(engine, session):
     with pytest.raises(FlawscopeError, match=f"{NAMES[engine]} failed") as error:
         session.run(np.zeros((1, 3, 8, 8), np.float32))
     assert "\n" not in str(error.value)
@@ -176,27 +173,12 @@ def test_another_network_with_right_hashes_is_one_line(what, engine, onnx_path, 
     assert "\n" not in str(error.value)
 
 
-def test_damaged_tensors_are_one_line(model_path):
+def test_a_file_without_its_bank_is_one_line(model_path):
     artefact = model_file.read(model_path)
-    for name, change in {
-        "views.0.bank": lambda t: t[:, :-1],
-        "views.0.centre": lambda t: t[:-1],
-        "roi": lambda t: t[:-1],
-        "normal": lambda t: t[:, :-1],
-    }.items():
-        tensors = {**artefact.tensors, name: change(artefact.tensors[name])}
-        with pytest.raises(InputError, match="fit anew") as error:
-            open_session(replace(artefact, tensors=tensors), "m.safetensors", device="cpu")
-        assert "\n" not in str(error.value)
     missing = {k: v for k, v in artefact.tensors.items() if k != "views.0.bank"}
-    with pytest.raises(InputError, match=r"bank.*fit anew"):
+    with pytest.raises(InputError, match=r"bank.*fit anew") as error:
         open_session(replace(artefact, tensors=missing), "m.safetensors", device="cpu")
-
-
-def test_without_torch_the_remedy_is_told(model_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "flawscope.runtime.torch", None)
-    with pytest.raises(InputError, match="needs torch: pip install"):
-        open_session(model_file.read(model_path), model_path, device="cpu")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda:x", "cpu:1", "npu:x"])
@@ -207,8 +189,7 @@ def test_a_device_it_does_not_have(engine, onnx_path, device):
 
 @pytest.mark.parametrize("whose", ["flawscope", "example"])
 def test_nothing_is_told_to_the_makers_of_the_engine(whose, onnx_path, tmp_path):
-    """What would tell keeps a number of this machine in the home folder, but not where it takes itself to be
-    in a test."""
+    """What would tell keeps a number of this machine in the home folder, but not in what looks like a test."""
     code = "from flawscope import load; import sys; load(sys.argv[1])"
     words = ["-c", code, str(onnx_path)] if whose == "flawscope" else [str(EXAMPLE), str(onnx_path)]
     names = "ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME"

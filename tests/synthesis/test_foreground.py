@@ -89,14 +89,11 @@ def test_a_part_on_a_patterned_ground_is_found(name):
     assert min(overlap(foreground_mask(picture), true) for picture, true in unseen) < 0.3
 
 
-def test_the_ground_alone_is_a_texture():
+def test_the_ground_alone_and_a_part_in_a_single_picture_are_texture():
     for name in PRODUCTS:
         pictures = [picture for picture, _ in drawn(name, 8, part=False)]
         foreground = Foreground.of(pictures)
         assert all(foreground.mask(picture).all() for picture in pictures)
-
-
-def test_a_part_in_a_single_picture_is_no_part_of_the_product():
     odd, _ = drawn("bracket", 11)[0]
     pictures = [odd, *(picture for picture, _ in drawn("bracket", 8, part=False)[1:])]
     assert Foreground.of(pictures).mask(odd).all()
@@ -133,7 +130,7 @@ def test_a_plate_that_reaches_nearly_to_the_border_is_still_the_object(size):
     assert all(0.5 < share < 0.85 for share in shares)
 
 
-def test_a_part_that_fills_the_frame_is_judged_picture_by_picture():
+def test_narrow_pictures_and_parts_that_fill_the_frame_are_judged_one_by_one():
     """Its border is like nothing far from it, and so no ground."""
     layout = np.random.default_rng(3)
     base = np.asarray(Image.fromarray(layout.integers(0, 256, (9, 9, 3), np.uint8)).resize((128, 128)))
@@ -141,15 +138,12 @@ def test_a_part_that_fills_the_frame_is_judged_picture_by_picture():
     pictures = [np.clip(base + one, 0, 255).astype(np.uint8) for one in noise]
     foreground = Foreground.of(pictures)
     assert all((foreground.mask(picture) == foreground_mask(picture)).all() for picture in pictures)
-
-
-def test_narrow_pictures_are_judged_one_by_one():
     narrow = [picture[:16] for picture, _ in drawn("chip", 11)[:8]]
     assert (Foreground.of(narrow).mask(narrow[0]) == foreground_mask(narrow[0])).all()
     assert learnt("chip").mask(narrow[0]).all()
 
 
-def test_a_mask_by_hand_is_stretched_over_every_picture():
+def test_a_mask_by_hand_is_stretched_and_what_is_no_picture_is_refused():
     given = np.zeros((10, 20), np.bool_)
     given[:, :10] = True
     found = Foreground(given=given).mask(np.zeros((40, 60, 3), np.uint8))
@@ -158,9 +152,6 @@ def test_a_mask_by_hand_is_stretched_over_every_picture():
     assert not found[:, 32:].any()
     with pytest.raises(InputError, match="empty"):
         Foreground(given=np.zeros((4, 4), np.bool_))
-
-
-def test_what_is_no_picture_is_refused():
     with pytest.raises(InputError, match="uint8"):
         Foreground.of([np.zeros((8, 8, 3), np.float32)])
 

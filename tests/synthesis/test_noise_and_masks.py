@@ -40,11 +40,6 @@ def test_perlin_noise_is_the_literal_sum(shape, cells):
     np.testing.assert_allclose(noise, literal_perlin(shape, cells, np.random.default_rng(3)), atol=1e-5)
 
 
-def test_perlin_noise_refuses_no_cells():
-    with pytest.raises(InputError, match="cells"):
-        perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
-
-
 @pytest.mark.parametrize("shape", [*SIZES, (1, 1)])
 def test_fractal_noise_and_textures_take_any_size(shape):
     noise = fractal_noise(shape, (2, 2), np.random.default_rng(0))
@@ -88,10 +83,16 @@ def test_masks_are_never_empty_and_stay_in_the_foreground(shape):
             assert not (mask & ~within).any()
 
 
-def test_an_area_larger_than_the_foreground_takes_the_foreground():
+def test_areas_that_do_not_fit():
     within = np.zeros((64, 64), np.bool_)
     within[10:15, 10:15] = True
     assert (blob_mask(within, np.random.default_rng(0), area=(0.1, 0.2)) == within).all()
+    assert allowed_area((4, 5), None).all()
+    assert allowed_area((4, 5), np.zeros((4, 5), np.bool_)).all()
+    with pytest.raises(InputError, match="foreground"):
+        allowed_area((32, 32), np.ones((3, 3), np.bool_))
+    with pytest.raises(InputError, match="cells"):
+        perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
 
 
 def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero():
@@ -111,10 +112,3 @@ def test_a_line_is_long_and_thin(jagged):
         extent = math.hypot(np.ptp(rows), np.ptp(columns))
         assert mask.sum() < (6 if jagged else 3.5) * extent
         assert low / 3 <= mask.mean() <= 3 * high
-
-
-def test_the_foreground_must_be_of_the_pictures_size():
-    assert allowed_area((4, 5), None).all()
-    assert allowed_area((4, 5), np.zeros((4, 5), np.bool_)).all()
-    with pytest.raises(InputError, match="foreground"):
-        allowed_area((32, 32), np.ones((3, 3), np.bool_))

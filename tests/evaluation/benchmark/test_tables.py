@@ -102,10 +102,22 @@ def test_what_was_not_measured_is_blank_and_an_average_says_what_it_covers():
     assert results.value("image_auroc", "patchcore", "carpet").mean is None
 
 
-def test_a_published_column_with_gaps_says_so():
+def test_published_columns_stand_beside_their_own_categories_and_say_what_they_lack():
     results = made({("carpet", "prnet", 0): 0.9}, TEXTURES)
     row = lines_of(render(results), "image AUROC")["textures"]
     assert row[1:] == [f"{(0.977 + 0.994 + 3) / 5:.3f}", "0.818 (1 of 5)"]
+    results = made({("candle", "patchcore", 0): 0.9, ("pcb1", "patchcore", 0): 0.7}, ("candle", "pcb1"))
+    assert results.sources == []
+    text = render(results)
+    assert "Published" not in text
+    assert lines_of(text, "image AUROC")["all"] == ["0.8000"]
+    both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
+    assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
+    text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
+    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
+    assert "0.9777ᴿ" in row
+    assert "0.9345ᴿ" in row
+    assert "- MuSc: xrli-U/MuSc" in text
 
 
 def test_failures_and_what_is_left_to_do_are_footnotes():
@@ -128,16 +140,6 @@ def test_an_average_of_seeds_takes_those_that_cover_all_its_categories():
     found = made(values, ("a", "b")).average("image_auroc", "patchcore", Group("all", ("a", "b")))
     assert found.mean == pytest.approx((0.8 + 0.5) / 2)
     assert found.deviation is None  # one seed covers both
-
-
-def test_other_categories_have_no_published_columns():
-    results = made({("candle", "patchcore", 0): 0.9, ("pcb1", "patchcore", 0): 0.7}, ("candle", "pcb1"))
-    assert results.sources == []
-    text = render(results)
-    assert "Published" not in text
-    assert lines_of(text, "image AUROC")["all"] == ["0.8000"]
-    both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
-    assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
 
 
 def test_a_data_set_has_its_own_average_and_published_means_beside_it():
@@ -242,14 +244,6 @@ def test_the_json_says_the_same():
     assert textures["published"]["patchcore-paddle"]["count"] == 5
     assert found["cells"][0]["state"] == "done"
     assert found["missing"] == ["carpet"]
-
-
-def test_other_methods_stand_below_the_tables_with_their_sources():
-    text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
-    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
-    assert "0.9777ᴿ" in row
-    assert "0.9345ᴿ" in row
-    assert "- MuSc: xrli-U/MuSc" in text
 
 
 # ------------------------------- published figures were typed: their averages must be those that are printed

@@ -235,18 +235,12 @@ def test_every_position_is_what_its_option_makes_of_the_pictures(count):
         assert point["missed"] + point["alarms"] <= point["defective"] + point["good"] == 50
 
 
-def test_what_is_not_promised_has_no_rate():
+def test_a_slider_without_a_promise_and_without_a_choice():
     points = operating_points(*ONE, calibration(10, promised=False))
     assert {point["rate"] for point in points} == {None}
     assert points[0]["good"] == 0
     assert points[0]["alarm_range"] is None
-
-
-def test_one_threshold_makes_no_slider():
     assert operating_points(*ONE, calibration(1)) == []
-
-
-def test_the_path_runs_from_left_to_right_and_down_is_less():
     assert step_path([0.0, 1.0, 0.5]) == "M0.00 100.00L50.00 0.00L100.00 50.00"
 
 

@@ -56,8 +56,7 @@ def refitted(shown: torch.Tensor, ratio: float) -> np.ndarray:
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2])
 def test_as_a_bank_that_never_met_the_picture(ratio):
-    """With one element for each cluster, or a few, a picture's own element leaves its cluster empty: without
-    selecting anew the scores are several times too high."""
+    """Its own element leaves its cluster empty: without selecting anew scores are several times too high."""
     shown = pictures(20, 1)
     real, found = refitted(shown, ratio), left_out(shown, ratio)
     assert np.median(found) == pytest.approx(np.median(real), rel=0.1)

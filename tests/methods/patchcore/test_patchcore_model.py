@@ -289,9 +289,12 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
 
 
-def test_files_of_older_versions_keep_the_largest_value():
+def test_files_of_older_versions_keep_what_they_mean():
     assert METHOD.parse_stored({"size": "16+32"}).fusion == "maximum"
     assert METHOD.parse_stored(asdict(Config())) == Config()
+    assert METHOD.parse_stored({"distance": "euclidean", "final_norm": True, "count": None}) == replace(
+        Config(), fusion="maximum"
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,12 +309,6 @@ def test_files_of_older_versions_keep_the_largest_value():
 def test_files_that_are_no_longer_read_say_so(stored, text):
     with pytest.raises(InputError, match=text):
         Model.rebuild({"size": "32", **stored}, {"roi": torch.ones(32, 32, dtype=torch.bool)})
-
-
-def test_settings_that_have_gone_are_ignored_where_they_change_nothing():
-    assert METHOD.parse_stored({"distance": "euclidean", "final_norm": True, "count": None}) == replace(
-        Config(), fusion="maximum"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +334,8 @@ def real_model() -> tuple[Model, torch.Tensor]:
         ("views.0.table", lambda t: t + 10**6),
         ("views.0.table", lambda t: -1 - t),
         ("views.0.bank", lambda t: t[:, 1:]),
+        ("views.0.centre", lambda t: t[:-1]),
+        ("normal", lambda t: t[:, :-1]),
     ],
 )
 def test_tensors_that_contradict_the_configuration_are_refused(real_model, name, spoil, monkeypatch):

@@ -64,8 +64,7 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
 
 @pytest.mark.parametrize("limit", ["padding", "region"])
 def test_only_what_counts_is_measured(few, limit):
-    """Means and spreads are of the cells that count; elsewhere the kept maps, of which prototypes are made,
-    say nothing."""
+    """Means and spreads are of the cells that count; elsewhere the kept maps say nothing."""
     roi = torch.zeros(64, 64, dtype=torch.bool)
     roi[16:48] = True
     shots = [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in few]
