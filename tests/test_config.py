@@ -197,29 +197,24 @@ def test_every_preset_is_valid_and_a_stored_configuration_builds_the_same_again(
     assert build_config(declared.config, json.loads(json.dumps(asdict(made)))) == made
 
 
-def test_every_method_ships_one():
+def test_every_method_ships_a_configuration():
     assert {path.stem for path in SHIPPED} == set(registry.BUILT_IN)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_it_lists_every_setting_with_its_default(path):
-    values = read_config(path)
-    cls = registry.method(path.stem).config
+def test_a_configuration_lists_every_setting_with_its_default_and_its_example_of_categories_works(
+    path, tmp_path
+):
+    values, cls = read_config(path), registry.method(path.stem).config
     assert set(values) == {field.name for field in fields(cls)}
     assert build_config(cls, values) == cls()
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_its_example_of_categories_works(path, tmp_path):
-    text = path.read_text(encoding="utf-8")
-    head, found, example = text.partition("# categories:\n")
-    assert found, "the example is missing"
-    example = "".join(line.removeprefix("# ") for line in (found + example).splitlines(keepends=True))
+    head, mark, example = path.read_text(encoding="utf-8").partition("# categories:\n")
+    assert mark, "the example is missing"
+    example = "".join(line.removeprefix("# ") for line in (mark + example).splitlines(keepends=True))
     overrides = safe_load(example)["categories"]
     assert overrides
     copy = tmp_path / path.name
     copy.write_text(head + example, encoding="utf-8")
-    cls = registry.method(path.stem).config
     for category, changed in overrides.items():
         built = build_config(cls, read_config(copy, category))
         assert built == build_config(cls, {**asdict(cls()), **changed})

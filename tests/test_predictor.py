@@ -163,7 +163,7 @@ def test_calibrating_uses_only_pictures_the_model_has_not_seen_and_each_once(roo
     assert evaluate(new, flawscope.open_dataset(root)).left_out == {"good": 3}
 
 
-def test_calibrating_on_nothing_new_is_an_input_error(root):
+def test_calibrating_on_nothing_new_is_refused_and_padding_counts_nowhere(root):
     learnt = sorted((root / "train/good").glob("*.png"))
     for given, words in (
         (learnt, "fitted on all of them"),
@@ -172,9 +172,6 @@ def test_calibrating_on_nothing_new_is_an_input_error(root):
     ):
         with pytest.raises(InputError, match=words):
             model(seen={"train": learnt}).calibrate(given)
-
-
-def test_padding_says_nothing_about_the_level_of_good_maps():
     how = Preprocess((SIDE, SIDE), keep_aspect=True)
     pictures = [np.full((10, 80, 3), 50 + k, np.uint8) for k in range(3)]  # most is padding
     found = model(preprocess=how, tensors={"roi": np.ones((SIDE, SIDE), bool)}).calibrate(
@@ -256,14 +253,11 @@ def test_a_prediction_shows_picture_heat_map_and_decision(found, root, tmp_path)
     check(model().predict(tmp_path / "noise.jpg")._repr_html_(), 2, 200_000)
 
 
-def test_a_model_shows_what_it_is():
+def test_what_is_shown_of_models_and_evaluations(evaluation):
     samples = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), np.uint8)
     check(html := model(tensors={"samples": samples})._repr_html_(), 3, 50_000)
     assert "score threshold 0.5" in html
     check(model()._repr_html_(), 0, 5_000)
-
-
-def test_an_evaluation_shows_metrics_and_the_worst_mistakes_first(evaluation):
     check(html := evaluation._repr_html_(), 12, 300_000)
     assert f"{evaluation.metrics['image_auroc']:.4f}" in html
     captions = re.findall(r"(?:good|dent)(?:, missed|, false alarm)?(?= &nbsp; <code>)", html)

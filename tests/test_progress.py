@@ -85,14 +85,6 @@ def test_a_rate_is_told_where_it_is_one_a_second_or_more(clock):
         assert ("a second" in log.getvalue()) == bool(said)
 
 
-def test_a_line_on_a_terminal_is_not_longer_than_it(monkeypatch):
-    """What is wrapped cannot be rewritten."""
-    monkeypatch.setenv("COLUMNS", "20")
-    screen = Screen()
-    TerminalProgress(screen)("a stage with a long name", 1, 1_000_000)
-    assert screen.getvalue() == "\r\x1b[Ka stage with a long "[: 4 + 19]
-
-
 @pytest.mark.parametrize("total", [0, 1])
 def test_a_stage_of_nothing_or_one_is_fine(total):
     screen = Screen()
@@ -155,13 +147,17 @@ def test_the_time_that_is_left_goes_on_while_nothing_is_done(clock):
     assert step._progress_text(clock[0] + 100) == "fitting: 1 of 10"
 
 
-def test_a_line_takes_the_place_of_progress_on_a_terminal_only():
+def test_a_line_replaces_progress_on_a_terminal_only_and_is_no_longer_than_it(monkeypatch):
     screen, log = Screen(), io.StringIO()
     for stream in (screen, log):
         TerminalProgress(stream)("fitting", 1, 10)
         progress.write_line("a remark", stream)
     assert screen.getvalue() == "\r\x1b[Kfitting: 1 of 10\r\x1b[Ka remark\n"
     assert log.getvalue() == "a remark\n"
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = Screen()
+    TerminalProgress(screen)("a stage with a long name", 1, 1_000_000)
+    assert screen.getvalue() == "\r\x1b[Ka stage with a long "[: 4 + 19]
 
 
 def test_things_are_counted_and_some_of_many_are_named():

@@ -95,7 +95,7 @@ def test_poses_of_parts_are_told_and_drawn(run, tmp_path):
     assert "parts found in 9 of 10 pictures" in run(*call)[1]
 
 
-def test_only_drawn_and_nothing_fitted(tmp_path, monkeypatch, capsys):
+def test_a_demo_may_only_be_drawn(tmp_path, monkeypatch, capsys):
     few = {"good": 1, "bad_per_kind": 1, "size": 64}
     whole = dataset.draw_dataset
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: whole(root, **how, **few))
@@ -107,7 +107,7 @@ def test_only_drawn_and_nothing_fitted(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, tmp_path, monkeypatch):
+def test_the_demo_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, tmp_path, monkeypatch):
     """With the pictures that a user gets, which the network sees smaller."""
     for library in ("torch", "matplotlib", "jinja2"):
         pytest.importorskip(library)
@@ -128,7 +128,7 @@ def test_it_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, t
         assert main(words[verb:]) == 0, line
 
 
-def test_it_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
+def test_the_demo_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
     """By its name where that is found, else by the way to it from where one stands."""
     program = tmp_path / "some where" / ".venv" / "bin" / "flawscope"
     program.parent.mkdir(parents=True)

@@ -154,7 +154,7 @@ def test_a_reduced_precision_is_calibrated_anew(reduced, trained, train, unseen)
     assert calibration.map_level == pytest.approx(before.map_level, rel=0.2)
 
 
-def test_its_manifest_says_so(reduced, trained, train, unseen):
+def test_the_manifest_of_a_reduced_precision_says_so(reduced, trained, train, unseen):
     manifest = read_manifest(reduced)
     hashes = [pixel_hash(decode(picture)) for picture in (*train, *unseen)]
     assert manifest.facts["calibration_pictures"] == hashes
@@ -173,7 +173,7 @@ def test_its_manifest_says_so(reduced, trained, train, unseen):
         assert value == before[name] or name in changed
 
 
-def test_its_answers_are_its_own_in_any_batch_and_on_another_machine(reduced, trained):
+def test_a_reduced_precision_answers_alike_in_any_batch_and_on_another_machine(reduced, trained):
     model = flawscope.load(reduced)
     result = model.self_test()
     assert result.passed

@@ -189,7 +189,7 @@ def test_a_device_it_does_not_have(engine, onnx_path, device):
 
 @pytest.mark.parametrize("whose", ["flawscope", "example"])
 def test_nothing_is_told_to_the_makers_of_the_engine(whose, onnx_path, tmp_path):
-    """What would tell keeps a number of this machine in the home folder, but not in what looks like a test."""
+    """What would tell keeps a number of this machine in the home folder, but not in a test."""
     code = "from flawscope import load; import sys; load(sys.argv[1])"
     words = ["-c", code, str(onnx_path)] if whose == "flawscope" else [str(EXAMPLE), str(onnx_path)]
     names = "ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME"

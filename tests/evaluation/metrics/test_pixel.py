@@ -292,7 +292,7 @@ def literal_au_spro(maps: list[np.ndarray], regions: Regions, limit: float) -> f
 
 @pytest.mark.parametrize("levels", [None, 1, 4])
 @pytest.mark.parametrize("seed", range(6))
-def test_is_the_literal_definition(seed, levels):
+def test_au_spro_is_the_literal_definition(seed, levels):
     maps, regions = draw_regions(seed, levels)
     limits = (0.01, 0.05, 0.3, 1.0)
     result = au_spro(maps, regions, limits)
@@ -301,7 +301,7 @@ def test_is_the_literal_definition(seed, levels):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_does_not_take_part():
+def test_what_does_not_take_part_in_au_spro():
     maps, regions = draw_regions(1, None)
     expected = au_spro(maps, regions)
     assert au_spro([*maps, np.full((2, 2), np.nan)], [*regions, None]) == expected
