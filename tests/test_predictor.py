@@ -16,7 +16,6 @@ from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
 from flawscope.evaluation import Evaluation, evaluate
-from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
@@ -142,25 +141,6 @@ def test_a_frame_of_opencv(root):
     assert model().predict(grey, bgr=True).score == model().predict(grey).score
     with pytest.raises(InputError, match="bgr=True is for numpy arrays, not for str"):
         model().predict(str(root / "test/dent/1.png"), bgr=True)
-
-
-def test_calibrating_uses_only_pictures_the_model_has_not_seen_and_each_once(root, tmp_path):
-    learnt = [root / f"train/good/{k}.png" for k in range(3)]
-    fresh = sorted((root / "test/good").glob("*.png"))
-    Image.open(fresh[0]).save(tmp_path / "copy.bmp")
-    predictor = model(seen={"train": learnt, "calibration": [root / "test/dent/0.png"]})
-    new = predictor.calibrate(
-        [*learnt[:2], *fresh, tmp_path / "copy.bmp", root.parent / "broken.png"], force=True
-    )
-    assert new.calibration.scores == pytest.approx((0.1, 0.3, 0.9), abs=0.01)
-    assert len(new.failures) == 1
-    assert new.calibration.runtime == "fake"
-    roles = [(p.role, p.name) for p in new.manifest.pictures]
-    assert roles == [("train", p.name) for p in learnt] + [("calibration", p.name) for p in fresh]
-    hashes = [pixel_hash(decode(p)) for p in fresh]
-    assert new.manifest.facts["calibration_pictures"] == hashes  # in the order of the scores
-    assert any("3 pictures" in note for note in new.manifest.notes)
-    assert evaluate(new, flawscope.open_dataset(root)).left_out == {"good": 3}
 
 
 def test_calibrating_on_nothing_new_is_refused_and_padding_counts_nowhere(root):

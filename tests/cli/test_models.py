@@ -19,14 +19,19 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, mo
     shutil.copytree(drawn / "plate/test/good", good)
     shutil.copy(drawn / "plate/train/good/000.png", good / "known.png")
     (good / "broken.png").write_bytes(b"x")
+    Image.open(good / "000.png").save(good / "copy.bmp")
     call = ["calibrate", model_path, "--good", good, "--out", new, "--false-alarm-rate", "20%"]
     code, printed, err = run(*call)
     assert (code, printed, err.count("skipped: ")) == (1, "", 1)
     assert f"before: {old.promise()}\n" in err
     made = read_manifest(new).calibration
     assert f"now:    {made.promise()}\n" in err
-    assert "\nnot calibrated with 1 picture that the model was fitted on, or copies\n" in err
+    assert "\nnot calibrated with 2 pictures that the model was fitted on, or copies\n" in err
     assert f"\n{read_manifest(new).notes[-1]}\n" in err
+    roles = [picture.role for picture in read_manifest(new).pictures]
+    assert roles == ["train"] * 12 + ["calibration"] * 4
+    known = {picture.name: picture.hash for picture in read_manifest(new).pictures}
+    assert read_manifest(new).facts["calibration_pictures"] == [known[f"{k:03}.png"] for k in range(4)]
     _, printed, _ = run("predict", new, drawn / "plate/test/good", "--json", "--quiet")
     scores = [json.loads(line)["score"] for line in printed.splitlines()]
     assert made.scores == pytest.approx(scores, rel=1e-5)

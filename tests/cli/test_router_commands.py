@@ -49,18 +49,6 @@ def line(pictures: Path, shared: Shared) -> Path:
     return shared("joint-line", fill) / "line.safetensors"
 
 
-def test_each_part_is_what_a_fit_of_that_category_makes(line, pictures, tmp_path):
-    for name in ("fabric", "plate"):
-        single, part = tmp_path / f"{name}.safetensors", tmp_path / "part.safetensors"
-        call = ["fit", "--data", str(pictures / "data"), "--category", name, "--out", str(single)]
-        assert main([*call, *SMALL]) == 0
-        model_file.write(router_file.read(line).products[name], part)
-        one, other = model_file.read(single), model_file.read(part)
-        assert one.tensors.keys() == other.tensors.keys()
-        assert all(np.array_equal(one.tensors[k], other.tensors[k]) for k in one.tensors)
-        assert one.manifest.calibration == other.manifest.calibration
-
-
 def test_predict_says_which_product_a_picture_shows(run, line, pictures, tmp_path):
     out = tmp_path / "out"
     code, lines, said = run("predict", line, pictures / "new", "--json", "--out", out, "--device", "cpu")

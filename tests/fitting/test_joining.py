@@ -182,9 +182,11 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, data, tmp_path):
     single = tmp_path / "block.safetensors"
     alone = ("fit", "--data", data, "--category", "block", "--part", PATTERN, "--out", single)
     assert run(*alone, *SMALL)[0] == 0
-    mine, its = model_file.read(single).manifest, router_file.read(model).products["block"].manifest
-    assert mine.calibration == its.calibration
-    assert mine.facts["part"] == its.facts["part"] == {"part": PATTERN, "view": None}
+    mine, its = model_file.read(single), router_file.read(model).products["block"]
+    assert mine.manifest.calibration == its.manifest.calibration
+    assert mine.manifest.facts["part"] == its.manifest.facts["part"] == {"part": PATTERN, "view": None}
+    assert mine.tensors.keys() == its.tensors.keys()
+    assert all(np.array_equal(mine.tensors[key], its.tensors[key]) for key in mine.tensors)
 
 
 def test_a_further_product_is_asked_for_the_parts_of_the_others(run, data, tmp_path):
