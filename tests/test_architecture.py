@@ -182,13 +182,8 @@ def test_help_and_typing_errors_load_no_numpy(argv):
 
 
 def test_a_review_loads_nothing_of_a_server():
-    assert not loaded_after("import flawscope.results.review.server") & {
-        "fastapi",
-        "starlette",
-        "sqlalchemy",
-        "uvicorn",
-        "torch",
-    }
+    servers = {"fastapi", "starlette", "sqlalchemy", "uvicorn", "torch"}
+    assert not loaded_after("import flawscope.results.review.server") & servers
 
 
 def test_scipy_is_loaded_only_when_it_is_used():

@@ -92,22 +92,10 @@ def test_a_stage_of_nothing_or_one_is_fine(total):
     assert screen.getvalue().endswith("\n")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "less than 0.1 s"),
-        (0.05, "0.1 s"),
-        (9.94, "9.9 s"),
-        (10, "10 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.7, "1 h 00 min"),
-        (7800, "2 h 10 min"),
-    ],
-)
-def test_durations_are_read_at_a_glance(seconds, text):
-    assert format_duration(seconds) == text
+def test_durations_are_read_at_a_glance():
+    seconds = [0, 0.05, 9.94, 10, 59.4, 59.6, 185, 3599.7, 7800]
+    texts = "less than 0.1 s, 0.1 s, 9.9 s, 10 s, 59 s, 1 min 00 s, 3 min 05 s, 1 h 00 min, 2 h 10 min"
+    assert ", ".join(map(format_duration, seconds)) == texts
 
 
 def test_a_terminal_hears_that_work_goes_on(monkeypatch):

@@ -75,25 +75,13 @@ def test_a_model_and_people_from_pictures_to_the_page(run, tmp_path):
             writer.add_result(model().predict(path))
         writer.close()
         (tmp_path / f"r_{name}/results.json").write_text('{"model": "m.safetensors"}')
-    rows = [
-        f'{p},"{HOSTILE.replace(chr(34), chr(34) * 2)}",{k},good'
-        for p in ("p0", "p1", "p2", "p9")
-        for k in "12"
-    ]
-    (tmp_path / "people.csv").write_text(
-        "part,appraiser,trial,decision\n" + "\n".join(rows), encoding="utf-8"
-    )
-    code, out, _ = run(
-        *("agreement", tmp_path / "r_one", tmp_path / "r_two", tmp_path / "people.csv", "--json"),
-        *(
-            "--reference",
-            tmp_path / "one",
-            "--model",
-            tmp_path / "m.safetensors",
-            "--out",
-            tmp_path / "p.html",
-        ),
-    )
+    person = HOSTILE.replace('"', '""')
+    rows = [f'{p},"{person}",{k},good' for p in ("p0", "p1", "p2", "p9") for k in "12"]
+    people = "\n".join(["part,appraiser,trial,decision", *rows])
+    (tmp_path / "people.csv").write_text(people, encoding="utf-8")
+    trials = [tmp_path / name for name in ("r_one", "r_two", "people.csv")]
+    how = ["--reference", tmp_path / "one", "--model", tmp_path / "m.safetensors"]
+    code, out, _ = run("agreement", *trials, "--json", *how, "--out", tmp_path / "p.html")
     found = json.loads(out)
     assert code == 0
     ours, person = found["appraisers"]

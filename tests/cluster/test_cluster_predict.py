@@ -128,16 +128,7 @@ def test_rows_of_several_parts_are_those_of_the_plain_command(cluster, several_m
     for k, cells in enumerate((range(5), range(4), range(0))):
         Image.fromarray(brackets(600 + k, cells)[0]).save(given / f"{k}.png")
     out, engine = tmp_path / "out", ("--engine", "onnxruntime")
-    call = [
-        "predict",
-        str(several_model),
-        str(given),
-        *engine,
-        "--out",
-        str(out),
-        "--cluster",
-        cluster.address,
-    ]
+    call = ["predict", str(several_model), str(given), *engine, "--out", str(out)]
     assert main([*call, "--cluster", cluster.address]) == 0
     assert "3 pictures" in capfd.readouterr().err
     found = common(rows(out))

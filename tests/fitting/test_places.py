@@ -15,15 +15,8 @@ from flawscope.predictor import load
 
 pytestmark = pytest.mark.usefixtures("shared_backbones")
 # pictures of one ground, of which each counts as a part
-SMALL = {
-    "group": r"\d+",
-    "samples": 1,
-    "check": False,
-    "device": "cpu",
-    "count": 100,
-    "tile": 64,
-    "positions": "each",
-}
+SMALL = {"group": r"\d+", "samples": 1, "check": False, "device": "cpu"}
+SMALL |= {"count": 100, "tile": 64, "positions": "each"}
 RNG = np.random.default_rng(5)
 GROUND = RNG.integers(60, 200, (144, 144, 3))
 

@@ -55,12 +55,8 @@ def literal(regions: list[Region], given: list[dict[str, Any]], picture: tuple[i
                 return False
         zone = rule["zone"]
         if isinstance(zone, tuple):
-            return (
-                zone[0] < one.box[0]
-                and zone[1] < one.box[1]
-                and one.box[2] < zone[2]
-                and one.box[3] < zone[3]
-            )
+            x0, y0, x1, y1 = one.box
+            return zone[0] < x0 and zone[1] < y0 and x1 < zone[2] and y1 < zone[3]
         if zone is not None:
             inside = {(x, y) for x in range(WIDTH) for y in range(HEIGHT) if zone[y, x]}
             return covered(one.box) <= inside
@@ -231,14 +227,7 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
     found = Tolerances.read(write(tmp_path, FILE))
     scratch, every = found.rules
     assert (found.version, found.picture) == ("3", (HEIGHT, WIDTH))
-    assert (scratch.kind, scratch.length, scratch.width, scratch.area, scratch.number) == (
-        "scratch",
-        2,
-        0.2,
-        None,
-        2,
-    )
-    assert scratch.zone == (0, 0, 16, 6)
+    assert scratch == Rule("scratch", length=2, width=0.2, zone=(0, 0, 16, 6), number=2)
     np.testing.assert_array_equal(every.zone, (zone == 255))
     zone[11, 3] = 0
     Image.fromarray(zone).save(tmp_path / "zone.png")

@@ -89,12 +89,8 @@ def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
     assert "steps" not in found["patchcore"].options
     assert found["efficientad"].options["steps"] == found["prnet"].options["steps"] == 9
     assert {m: c.seen for m, c in found.items()} == {"patchcore": 0, "efficientad": 0, "prnet": 2}
-    timed = {
-        c.method: c
-        for c in plan_grid(
-            two, methods="patchcore,efficientad", sets=["efficientad.preset=paper"], minutes=2
-        ).cells
-    }
+    both = {"methods": "patchcore,efficientad", "sets": ["efficientad.preset=paper"]}
+    timed = {cell.method: cell for cell in plan_grid(two, **both, minutes=2).cells}
     assert timed["patchcore"].minutes is None
     assert timed["efficientad"].minutes == 2
     assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
