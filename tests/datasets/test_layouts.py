@@ -195,16 +195,8 @@ def test_good_and_bad_by_any_name(tmp_path, save, good, bad):
 
 def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
     save(tmp_path / "good/0.png")
-    for name in (
-        "plain.png",
-        "inside.png",
-        "scratch/7.png",
-        "scratch/deep/8.png",
-        "dent/7.png",
-        "a/9.png",
-        "b/9.png",
-    ):
-        save(tmp_path / "bad" / name)
+    for name in ("plain", "inside", "scratch/7", "scratch/deep/8", "dent/7", "a/9", "b/9"):
+        save(tmp_path / f"bad/{name}.png")
     for name in ("plain_mask.png", "scratch/7.png", "8.bmp", "bad/dent/7.png", "9.png"):
         save(tmp_path / "masks" / name, mask)
     save(tmp_path / "bad/masks/inside.png", mask)

@@ -45,17 +45,9 @@ def fit_small(images: Any, settings: Settings, **options: Any) -> Predictor:
 
 def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed: int = 0) -> HeldOutSplit:
     """Of so many pictures, `size` of each part, at a rate of 5 %."""
-    parts = hold_out(
-        range(total),
-        [i // size for i in range(total)],
-        share=Config().held_out,
-        rate=0.05,
-        seed=seed,
-        method="efficientad",
-        reserved=reserved,
-        more=MIN_QUANTILE_PICTURES,
-    )
-    return split_held_out(parts, len({i // size for i in range(total)}), 0.05, reserved)
+    groups, how = [i // size for i in range(total)], {"share": Config().held_out, "rate": 0.05, "seed": seed}
+    how |= {"method": "efficientad", "reserved": reserved, "more": MIN_QUANTILE_PICTURES}
+    return split_held_out(hold_out(range(total), groups, **how), len({*groups}), 0.05, reserved)
 
 
 @pytest.mark.parametrize(

@@ -122,14 +122,8 @@ def test_the_farthest_patch_and_the_maximum_of_the_map_decide():
 def test_banks_by_place_are_extended_by_one_picture(small_backbone):
     """It is left out beside those that are known already."""
     good = [draw_picture("plate", np.random.default_rng([9, k]), size=96)[0] for k in range(3)]
-    given = {
-        "tile": "64,64",
-        "positions": "each",
-        "size": "64",
-        "samples": 0,
-        "check": False,
-        **small_backbone,
-    }
+    given = {"tile": "64,64", "positions": "each", "size": "64", "samples": 0, "check": False}
+    given |= small_backbone
     old = fit(good[:2], device="cpu", **given)
     new = partial_fit(old.artefact, good[2:], device="cpu")
     assert new.calibration.scores[: old.calibration.count] == old.calibration.scores
