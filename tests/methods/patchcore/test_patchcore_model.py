@@ -334,8 +334,6 @@ def real_model() -> tuple[Model, torch.Tensor]:
         ("views.0.table", lambda t: t + 10**6),
         ("views.0.table", lambda t: -1 - t),
         ("views.0.bank", lambda t: t[:, 1:]),
-        ("views.0.centre", lambda t: t[:-1]),
-        ("normal", lambda t: t[:, :-1]),
     ],
 )
 def test_tensors_that_contradict_the_configuration_are_refused(real_model, name, spoil, monkeypatch):
