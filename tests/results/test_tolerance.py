@@ -227,7 +227,7 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
     found = Tolerances.read(write(tmp_path, FILE))
     scratch, every = found.rules
     assert (found.version, found.picture) == ("3", (HEIGHT, WIDTH))
-    assert scratch == Rule("scratch", length=2, width=0.2, zone=(0, 0, 16, 6), number=2)
+    assert vars(scratch) == vars(Rule("scratch", length=2, width=0.2, zone=(0, 0, 16, 6), number=2))
     np.testing.assert_array_equal(every.zone, (zone == 255))
     zone[11, 3] = 0
     Image.fromarray(zone).save(tmp_path / "zone.png")
