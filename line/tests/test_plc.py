@@ -499,10 +499,11 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end(
 
 def test_values_come_through_registers_as_they_are() -> None:
     shown = Outputs(
-        True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b", kind=255
+        *(True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b"),
+        **{"kind": 255, "tolerated": True},
     )
     flags = pack(shown, TO_PLC)[0]
-    assert (flags >> 8, flags & 255) == (255, 0b010101), "bits stay where they are"
+    assert (flags >> 8, flags & 255) == (255, 0b10010101), "bits stay where they are"
     assert unpack(pack(shown, TO_PLC), TO_PLC) == vars(shown)
     said = Inputs(True, 3, 65535, "x" * 32)
     assert unpack(pack(said, TO_STATION), TO_STATION) == vars(said)
