@@ -118,7 +118,8 @@ def matches(filled: Filled, number: int, wanted: Filters) -> bool:
     tests = [
         wanted.since is None or row.at >= wanted.since,
         wanted.until is None or row.at < wanted.until,
-        wanted.decision in (None, "within tolerance" if row.tolerated else ("good", "anomalous")[row.anomalous]),
+        wanted.decision
+        in (None, "within tolerance" if row.tolerated else ("good", "anomalous")[row.anomalous]),
         wanted.verdict in (None, verdict or "none"),
         wanted.review in (None, filled.reviews[number]),
         wanted.score_min is None or row.score >= wanted.score_min,

@@ -3,7 +3,8 @@
 `step` takes what came since the last step, and returns the next state; `outputs` gives the PLC's view of it.
 OK stands only in the answer to the trigger that still stands, which came in time, from a picture that was
 taken for it and judged good, or within a person's tolerances, by the model of the recipe that the PLC still
-asks for, while the PLC's heartbeat beats. Everything else is Error, or nothing at all. docs/station-plc.md draws it.
+asks for, while the PLC's heartbeat beats. Everything else is Error, or nothing at all. docs/station-plc.md
+draws it.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a trigger. job: its number. good: the part may pass; None where it was not judged, `code` says
-    why. kind: of an anomalous or tolerated one's defect (`Kind`). tolerated: it may pass, for it is within
-    tolerance."""
+    """Answer to a trigger. job: its number. good: the part may pass; None where it was not judged; `code`
+    says why. kind: of an anomalous or tolerated one's defect (`Kind`). tolerated: it may pass, for it is
+    within tolerance."""
 
     job: int
     good: bool | None
