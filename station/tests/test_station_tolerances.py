@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,8 @@ import flawscope
 from brightness import draw, model
 from flawscope import Prediction
 from flawscope.predictor import tolerating
-from flawscope_station.challenge.challenge import Challenge
+from flawscope_station.access import audit
+from flawscope_station.challenge.challenge import FAILED, Challenge, State
 from flawscope_station.client import Client
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.learning.candidate_plan import draw_good_pictures, read_verdicts
@@ -35,7 +35,7 @@ from sink_helpers import Receiver
 from station_helpers import NAME, Opener, add_version, taken, until
 
 WITHIN = "within tolerance"
-PERIOD = {"since": "2026-01-01", "until": "2099-01-01"}
+PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
 
 
 def write(
@@ -129,14 +129,12 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
 
     write(rules, 4, 1e-3, size=(second.width, second.height))
     running = open_station(products={NAME: product})
-    with Client(running.url) as client, httpx.Client(base_url=running.url) as http:
+    with Client(running.url) as client:
         third = client.inspect(spot, NAME)
         assert (third.decision, third.findings[0].code) == ("anomalous", "beyond_tolerance")
-        audit = http.get("/api/v1/audit", params={"about": "settings"}).json()["events"]
-        assert [one["text"].partition(",")[2][:10] for one in audit if one["kind"] == TOLERANCES_EVENT] == [
-            " version 4",
-            " version 3",
-        ]
+    found = audit.search(running.station.database, about="settings")
+    told = [one["text"].split(", ")[1] for one in found if one["kind"] == TOLERANCES_EVENT]
+    assert told == ["version 4", "version 3"]
     until(lambda: len(every.taken) == 5)
     until(
         lambda: [one.json["data"]["id"] for one in bad.taken if "said" not in one.json["data"]] == [third.id]
@@ -144,32 +142,20 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
     until(lambda: len(bad.taken) == 3, "verdicts are sent, too")
 
 
-def test_a_defect_that_is_tolerated_fails_a_challenge(
-    open_station: Opener, scaled: Path, shown: tuple[Path, bytes, bytes]
-) -> None:
-    rules, _, spot = shown
-    product = ProductSettings(str(scaled))
-    running = open_station(products={NAME: product})
-    api = f"{running.url}/api/v1/products/{NAME}"
-    number = httpx.post(f"{api}/inspections", content=spot).json()["id"]
-    new = {"inspection": number, "name": "d-1", "expected": "anomalous"}
-    assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
-    running.close()
-    product = replace(product, challenge=(), tolerances=str(rules))
-    running = open_station(products={NAME: product})
-    with Image.open(io.BytesIO(spot)) as image:
-        pixels = np.asarray(image.convert("RGB")).copy()
-    pixels[0, 0] ^= 1
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    api = f"{running.url}/api/v1/products/{NAME}"
-    answer = httpx.post(f"{api}/inspections", params={"part": "d-1"}, content=buffer.getvalue()).json()
-    assert "judged wrongly" in answer["error"]
-    challenge, number = running.station.parts[Challenge], running.station.products[NAME]
-    state = challenge._states[number]
-    before = challenge._state_hash(number, state)
-    running.station.tolerances._files[number].rules = None
-    assert challenge._state_hash(number, state) != before, "other rules want a new challenge"
+def test_a_defect_that_is_tolerated_fails_a_challenge() -> None:
+    part: Any = SimpleNamespace(expected="anomalous", boxes="[]", id=1)
+    settings, state, rules = ProductSettings("none"), State({"d-1": part}), list[dict[str, str] | None]()
+    tolerances = SimpleNamespace(in_force=lambda number: rules[-1])
+    inspector = SimpleNamespace(tolerances=tolerances)
+    challenge: Any = SimpleNamespace(settings=lambda number: settings, _hashed={1: (settings, "")})
+    challenge.renderer = SimpleNamespace(inspector=inspector)
+    tolerated = taken(1, 1, anomalous=True, tolerated=True)
+    assert Challenge._outcome(challenge, part, tolerated, 1.0) == FAILED
+    hashes = set()
+    for each in (None, {"sha256": "a"}, {"sha256": "b"}):
+        rules.append(each)
+        hashes.add(Challenge._state_hash(challenge, 1, state))
+    assert len(hashes) == 3, "other rules want a new challenge"
 
 
 # ------------------------------------------------------------------------------------------ rules that change

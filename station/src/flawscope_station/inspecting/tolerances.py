@@ -136,7 +136,8 @@ class ProductTolerances(BackgroundThread):
 
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
-            self.check()
+            with self.threads[0].call():
+                self.check()
 
 
 def _stamp(paths: list[Path]) -> Stamp:
