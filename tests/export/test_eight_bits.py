@@ -18,7 +18,7 @@ from flawscope.export import eight_bits  # noqa: E402
 from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed  # noqa: E402
 from flawscope.export.export import open_embed  # noqa: E402
 from flawscope.export.onnx_graph import IR_VERSION, OPSET  # noqa: E402
-from flawscope.export.recalibrate import ProbeImages  # noqa: E402
+from flawscope.export.recalibrate import whole_pictures  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
 
 
@@ -97,7 +97,7 @@ def evidence(embed: Any) -> QuantizationErrorMeter:
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
-    return QuantizationErrorMeter(embed, scoring(), ProbeImages(pictures(4)), calibration)
+    return QuantizationErrorMeter(embed, scoring(), whole_pictures(pictures(4)), calibration)
 
 
 def in_fp32(proto: Any) -> set[str]:

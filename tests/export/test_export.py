@@ -388,8 +388,8 @@ def test_an_operator_that_the_loader_refuses_is_found_before_anything_is_written
 ):
     import onnx
 
-    def with_another(model, translations):
-        embed, score = trace_once(model, translations)
+    def with_another(model):
+        embed, score = trace_once(model)
         changed = onnx.ModelProto()
         changed.CopyFrom(score)
         square = onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "square")

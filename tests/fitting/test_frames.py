@@ -16,7 +16,7 @@ from flawscope.fitting.fitting import partial_fit
 from flawscope.fitting.preparation import prepare
 from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
-from flawscope.pictures.frames import Frame
+from flawscope.pictures.frames import AlignedPart
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 
@@ -131,7 +131,7 @@ def test_a_view_of_a_frame_lies_where_frame_and_view_say():
     np.testing.assert_allclose(
         here.to_network((x, y, x, y)), there.to_network((x + 12, y + 8, x + 12, y + 8)), atol=1e-6
     )
-    frame = Frame.around_part(picture, 255.0, how.reference, views.pose, (64, 64))
+    frame = AlignedPart(how.reference).frame(picture, 255.0, (64, 64), views.pose)
     assert frame.size == how.frame_size((200, 200))
     assert frame.place(how.geometry(frame.size)) == views.geometry
 

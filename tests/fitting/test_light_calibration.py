@@ -15,6 +15,7 @@ from flawscope.errors import InputError
 from flawscope.fitting import light_calibration
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, LeaveOut, Task
+from flawscope.pictures import preprocess
 from flawscope.pictures.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
@@ -116,7 +117,7 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
     scratched[45:48, 22:58] = 90
     assert model.predict(scratched).is_anomalous
     judged: list[NDArray[np.float64]] = []
-    monkeypatch.setattr(light_calibration, "light_variations", lambda share: [Light(), Light()])
+    monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
     monkeypatch.setattr(
         light_calibration,
         "envelope",
@@ -238,7 +239,8 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores():
             return values
 
         fitted = Fitted(before, [0, 1, 2, 3], [0, 1, 2, 3])
-        light_calibration.calibrate_in_each_light(leave_out, fitted, task, 0.1, judge, failures)
+        how = Preprocess(normalization=Normalization(0.1, *[((0.1, 0.2, 0.3),) * 3] * 2))
+        light_calibration.calibrate_in_each_light(leave_out, fitted, task, how, judge, failures)
         return fitted
 
     fitted = calibrated({1: "one part too many"})
@@ -251,6 +253,32 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores():
     assert note.startswith("with brightness 1.1 most good pictures score above")
     with pytest.raises(InputError, match="cannot be read any more"):
         calibrated({})
+
+
+def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatch):
+    """The others keep their places, and all lost parts are an error."""
+    pictures = [np.roll(part(k), 3 * (k % 4) - 4, axis=1) for k in range(18)]
+    model = flawscope.fit(pictures[:12], align="shift", light="10%", check=False, **SETTINGS)
+    new, lost, change = pictures[12:], {1, 4}, Light.__call__
+
+    def dark(light, picture):
+        gone = light.contrast == 1.1 and any(np.array_equal(picture, new[k]) for k in lost)
+        return np.zeros_like(picture) if gone else change(light, picture)
+
+    whole = model.calibrate(new, force=True)
+    monkeypatch.setattr(Light, "__call__", dark)
+    made = model.calibrate(new, force=True)
+    known = made.calibration
+    assert (len(known.scores), known.miscounted, known.count) == (4, 2, 6)
+    assert known.p_values(np.inf) == 3 / 7
+    assert len(made.manifest.facts["calibration_pictures"]) == 4
+    assert made.failures == whole.failures == []
+    (note,) = [one for one in made.manifest.notes if one.startswith("parts lost in some light")]
+    assert note.endswith(": picture 1, picture 4")
+    assert "2 of them for parts counted wrong or not found" in known.promise()
+    lost |= {*range(6)}
+    with pytest.raises(InputError, match="smaller --light"):
+        model.calibrate(new, force=True)
 
 
 def test_a_part_that_is_lost_in_another_light_is_told():

@@ -18,8 +18,8 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.incremental_update import extend, open_fitted_dataset, update
-from flawscope.fitting.preparation import Reading
-from flawscope.fitting.stored_options import refit_options, stored_reading, stored_settings
+from flawscope.fitting.preparation import Reading, Seeing
+from flawscope.fitting.stored_options import refit_options, stored_reading, stored_seeing, stored_settings
 from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods import registry
 from flawscope.pictures.channels import Channels
@@ -81,11 +81,15 @@ def data_of(folder: Path, options: dict[str, Any]) -> Path:
     return folder / ("several" if options.get("several") else "good")
 
 
+def stored_options(artefact: Artefact) -> dict[str, Any]:
+    return vars(stored_seeing(artefact)) | vars(stored_reading(artefact))
+
+
 def decisive(artefact: Artefact) -> dict[str, Any]:
     """All that two models of the same options have in common, as values that can be compared."""
     manifest = artefact.manifest
     how = manifest.preprocess
-    options = vars(stored_reading(artefact))
+    options = stored_options(artefact)
     region = getattr(
         options["roi"], "mask", options["roi"]
     )  # of aligned parts it has its reference beside it
@@ -116,7 +120,7 @@ def plain(folder: Path) -> dict[str, Any]:
 
 
 def test_every_option_of_a_fit_is_tried_here():
-    assert {field.name for field in fields(Reading)} == {*CASES} | OF_THE_CALL
+    assert {field.name for field in (*fields(Seeing), *fields(Reading))} == {*CASES} | OF_THE_CALL
 
 
 @pytest.mark.parametrize("name", [*CASES, *SETTINGS])
@@ -170,7 +174,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("align", "group"
 def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folder):
     options = (CASES | SETTINGS)[name]
     model = fitted(folder, options)
-    kept = vars(stored_reading(model.artefact))
+    kept = stored_options(model.artefact)
     new = [part(100 + k) for k in range(3)]
     pictures = [
         ReviewedPicture(k, picture, True, f"line{k}", learn=True, sure=True) for k, picture in enumerate(new)
@@ -183,7 +187,7 @@ def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folde
     trained = update(model.artefact, model, pictures, how="retrained", good=good, device="cpu", check=False)
     extended = extend(model, new, device="cpu", check=False)
     for made in (trained.predictor, extended):
-        found = vars(stored_reading(made.artefact))
+        found = stored_options(made.artefact)
         for option, value in kept.items():
             np.testing.assert_array_equal(found[option], value, err_msg=option)
         assert stored_settings(made.artefact) == stored_settings(model.artefact)

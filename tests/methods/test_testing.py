@@ -133,7 +133,6 @@ class Careless(PictureSettings):
     ("change", "text"),
     [
         ({"presets": {"fast": {}}}, "is_registered: "),
-        ({"learns_in_steps": True}, "is_registered: "),
         ({"name": "patchcore2"}, "no method called patchcore2"),
     ],
 )

@@ -274,16 +274,16 @@ def test_an_export_is_compared_at_several_places(tiled, tiled_pictures):
 @pytest.mark.slow
 def test_a_network_with_another_bank_at_one_place_is_no_copy(tiled, tmp_path, monkeypatch):
     artefact = model_file.read(tiled(positions="each"))
-    traced = exports.trace_model
+    traced = exports.onnx_graph.trace
 
-    def spoilt(method, _):
+    def spoilt(_):
         model = TorchSession.open(artefact, "cpu").model  # not the one that it is compared with
         view = model.views[0]
         view.bank = view.bank.clone()  # the trained model's shares the artefact's memory
         view.bank[3:] *= 1.01
-        return traced(method, model)
+        return traced(model)
 
-    monkeypatch.setattr(exports, "trace_model", spoilt)
+    monkeypatch.setattr(exports.onnx_graph, "trace", spoilt)
     with pytest.raises(FlawscopeError, match="nothing written"):
         export(artefact, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()

@@ -341,10 +341,9 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name)
     from flawscope.export import onnx_graph
-    from flawscope.methods.patchcore.quantized_search import onnx_translations
 
     def fill(folder: Path) -> None:
-        steps = onnx_graph.trace(model, onnx_translations())
+        steps = onnx_graph.trace(model)
         (folder / "model.onnx").write_bytes(onnx_graph.join_graphs(*steps).SerializeToString())
 
     return shared("screen", fill) / "model.onnx"
