@@ -196,7 +196,7 @@ def trace_once(shared: Shared) -> Trace:
     def read(folder: Path) -> tuple[Any, ...]:
         return tuple(onnx.load(folder / name) for name in steps)
 
-    def once(model: Any, translations: Any = None) -> Any:
+    def once(model: Any) -> Any:
         tensors = model.state_dict()
         digest = hashlib.sha256(repr(model.config).encode())
         for name in sorted(tensors):
@@ -205,7 +205,7 @@ def trace_once(shared: Shared) -> Trace:
         def fill(folder: Path) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
-                made = trace(model, translations or {})
+                made = trace(model)
             for name, step in zip(steps, made, strict=True):
                 (folder / name).write_bytes(step.SerializeToString())
 
