@@ -12,11 +12,11 @@ from flawscope.testing import Case, Check, check_method, checks_for
 torch = pytest.importorskip("torch")
 from flawscope.methods.patchcore.model import Model  # noqa: E402
 
-score, embed, combine = Model.score, Model.embed, Model.combine
+score_at, embed, combine = Model.score_at, Model.embed, Model.combine
 
 
-def by_batch(self: Model, features: Any, inside: Any = None) -> Any:
-    scores, maps = score(self, features, inside)
+def by_batch(self: Model, positions: Any, features: Any, inside: Any = None) -> Any:
+    scores, maps = score_at(self, positions, features, inside)
     return scores * (1 + 1e-4 * len(features)), maps
 
 
@@ -24,9 +24,9 @@ def everywhere(self: Model, scores: Any, distances: Any, inside: Any = None) -> 
     return combine(self, scores, distances, torch.ones_like(self.roi))
 
 
-def of_all(self: Model, features: Any, inside: Any = None) -> Any:
+def of_all(self: Model, positions: Any, features: Any, inside: Any = None) -> Any:
     """Maps know what counts, scores do not."""
-    return features.flatten(1).norm(dim=1), score(self, features, inside)[1]
+    return features.flatten(1).norm(dim=1), score_at(self, positions, features, inside)[1]
 
 
 def inverted(self: Model, images: Any) -> Any:
@@ -44,12 +44,12 @@ def unmarked(self: Model, images: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "change", "check"),
     [
-        ("score", by_batch, "any_batch"),
-        ("score", lambda *given: tuple(part.double() for part in score(*given)), "answers_have_their_form"),
+        ("score_at", by_batch, "any_batch"),
+        ("score_at", lambda *given: [part.double() for part in score_at(*given)], "answers_have_their_form"),
         ("combine", everywhere, "region_of_interest"),
         ("combine", everywhere, "padding"),
-        ("score", of_all, "region_of_interest"),
-        ("score", of_all, "padding"),
+        ("score_at", of_all, "region_of_interest"),
+        ("score_at", of_all, "padding"),
         ("filled", unmarked, "padding"),
         ("embed", inverted, "saved_and_read"),
         ("left_out", not_left_out, "calibration_is_honest"),
