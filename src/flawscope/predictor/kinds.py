@@ -62,7 +62,7 @@ def region_descriptors(
     predictor: Predictor, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
     """Descriptors [N, C] of a picture's regions, or of one of them: how the cells there differ from good
-    ones, summed. In tiles, the tiles count. InputError: the model does not say how pictures differ."""
+    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ."""
     chosen = slice(None) if only is None else slice(only, only + 1)
     points = [_in_picture(predictor, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()
@@ -72,6 +72,7 @@ def region_descriptors(
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
     used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
     total: NDArray[np.float64] | None = None
+    counts = np.array([max(1, sum(len(hits[number][k][0]) for number in used)) for k in range(len(points))])
     session = predictor.session
     for start in range(0, len(used), session.batch):
         these = used[start : start + session.batch]
@@ -84,7 +85,7 @@ def region_descriptors(
             total = np.zeros((len(points), len(cells))) if total is None else total
             total += np.stack(sums)
     assert total is not None
-    return total  # `kinds` brings them to length 1, so a sum does as well as a mean
+    return np.asarray(total / counts[:, None])
 
 
 def _in_picture(
@@ -175,9 +176,7 @@ class LabelledRegions:
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]
-        width = self.descriptors[0].size if self.descriptors else 0
-        descriptors = np.array([self.descriptors[k] for k in chosen]).reshape(len(chosen), width)
-        classifier = kinds.learn(descriptors, labels, error)
+        classifier = kinds.learn(np.array([self.descriptors[k] for k in chosen]), labels, error)
         counts = Counter(labels)
         notes = [
             f"{name}: {pluralize(n, 'picture')} without a region there" for name, n in self.missed.items()
