@@ -110,8 +110,7 @@ class Kinds:
             tuple(map(float, data["distances"])),
             tuple(map(float, data["margins"])),
             tuple(tuple(map(int, row)) for row in data["confusion"]),
-            float(data.get("power", 0)),
-            float(data.get("share", 0)),
+            *(float(data.get(key, 0)) for key in ("power", "share")),
         )
         count = len(kinds.names)
         numbers = (kinds.error, kinds.spread, kinds.power, kinds.share, *kinds.distances, *kinds.margins)
@@ -161,9 +160,7 @@ class KindClassifier:
 
     def __post_init__(self) -> None:
         if self.tensor.shape != self.kinds.shape or not np.isfinite(self.tensor).all():
-            raise InputError(
-                "the model's kinds of defects do not fit its manifest: run `flawscope kinds` anew"
-            )
+            raise InputError("the model's kinds of defects do not fit it: run `flawscope kinds` anew")
 
     @cached_property
     def _discriminant(self) -> LinearDiscriminant:
@@ -173,9 +170,7 @@ class KindClassifier:
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
         """Names the kinds of regions with these descriptors [N, C]. InputError: they have another C."""
         if descriptors.shape[1] != self.kinds.shape[1]:
-            raise InputError(
-                "the model's kinds of defects do not fit its network: run `flawscope kinds` anew"
-            )
+            raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
         squares = self._discriminant.distances(directions) * lengths**self.kinds.power
         examples = np.array(self.kinds.distances), np.array(self.kinds.margins)
@@ -199,9 +194,8 @@ def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share
     less `share` of the average, among `distances` [n] and of how much farther each kind is among `margins`
     [n] (Bonferroni).
 
-    The first, up to a constant, is the likelihood ratio of the nearest kind and one around the middle of all
-    whose covariance is 1/share as large. Equal values of examples count as beyond, so that 1/(n + 1) is the
-    least.
+    The first compares the likelihoods of the nearest kind and of a new one: around the middle of all, with
+    1/share of the covariance. Equal values of examples count as beyond, so that 1/(n + 1) is the least.
     """
     nearest = squares.min(1, keepdims=True)
     alike = _ranks(nearest - share * squares.mean(1, keepdims=True), distances)
@@ -217,7 +211,6 @@ def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
     """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
-
     Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
 
     Raises:
@@ -263,9 +256,8 @@ def _confusion(
     squares: Floats, of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
     """Counts of answers (`Kinds.confusion`) on examples left out, each judged by the others' distances."""
-    count = squares.shape[1]
+    count, least = squares.shape[1], max(error, 2 / len(of))
     table = np.zeros((count, count + 2), np.int64)
-    least = max(error, 2 / len(of))
     for k in range(len(of)):
         others = np.delete(distances, k), np.delete(margins, k)
         inside = np.flatnonzero(combined_p_values(squares[k : k + 1], *others, SHARE)[0] > least)

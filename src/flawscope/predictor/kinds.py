@@ -71,21 +71,15 @@ def region_descriptors(
     most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
     used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
-    total: NDArray[np.float64] | None = None
-    counts = np.array([max(1, sum(len(hits[number][k][0]) for number in used)) for k in range(len(points))])
-    session = predictor.session
+    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(points))]
+    session, sums = predictor.session, []
     for start in range(0, len(used), session.batch):
         these = used[start : start + session.batch]
         where = np.array([views.position(number) for number in these], np.int64)
         for number, cells in zip(these, session.residuals(views.images(these), where), strict=True):
-            sums = [
-                cells[:, (y * cells.shape[1]).astype(int), (x * cells.shape[2]).astype(int)].sum(1)
-                for y, x in hits[number]
-            ]
-            total = np.zeros((len(points), len(cells))) if total is None else total
-            total += np.stack(sums)
-    assert total is not None
-    return np.asarray(total / counts[:, None])
+            _, h, w = cells.shape
+            sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
+    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
 
 
 def _in_picture(
