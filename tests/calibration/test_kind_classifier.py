@@ -77,7 +77,7 @@ def test_answers_are_one_kind_several_or_something_new() -> None:
     assert sum(len(one.kinds) > 1 for one in alike) > 10
 
 
-def test_what_differs_more_is_new_sooner():
+def test_what_differs_more_is_new_sooner() -> None:
     found = kinds.learn(*clusters(np.random.default_rng(0), 12))
     unlike = -clusters(np.random.default_rng(5), 1)[0].sum(0, keepdims=True)
     weak, strong = (found.classify(factor * unlike)[0].kinds for factor in (1e-3, 1))
@@ -85,7 +85,7 @@ def test_what_differs_more_is_new_sooner():
     assert not strong
 
 
-def test_a_file_from_before_answers_as_it_did():
+def test_a_file_from_before_answers_as_it_did() -> None:
     found = kinds.learn(*clusters(np.random.default_rng(0), 6))
     document = {k: v for k, v in found.kinds.to_dict().items() if k not in ("power", "share")}
     older = KindClassifier(Kinds.from_dict(json.loads(json.dumps(document))), found.tensor)
