@@ -123,7 +123,7 @@ class BankView(PatchView):
         """`search` of absolute features, where picture i of the batch has the bank of `positions[i]`."""
         if self.positions is None:
             return self.search(features - self.centre, valid_mask)
-        centre, norms, bank = self.banks_at(positions, len(features))
+        centre, norms, bank = self.banks_at(positions, features.shape[0])
         features = features - centre[:, None]
         best = smallest(products(features, norms, bank))
         return (best + (features * features).sum(2)).clamp(min=0).sqrt() * valid_mask
@@ -173,7 +173,7 @@ class BankView(PatchView):
         Args:
             positions: `[B]`, of the banks where places in a picture are told apart.
         """
-        centre, norms, bank = self.banks_at(positions, len(features))
+        centre, norms, bank = self.banks_at(positions, features.shape[0])
         queries = (features - centre[:, None]).reshape(len(bank), -1, features.shape[2])
         squares, places = zip(*(part.min(2) for part in products(queries, norms, bank)), strict=True)
         block = torch.stack(squares).argmin(0)
