@@ -4,8 +4,8 @@
 
 Of each product a model is fitted and its defects are found once. Then kinds are learnt from examples drawn at
 random, 3, 5 or 10 of each, and tried on the other pictures; each kind is also left out in turn, and its
-pictures must be something new. Everything was chosen on the drawn products plate and fabric, which are not
-measured here.
+pictures must be something new. Everything was chosen on the drawn products plate, fabric, gear and wood,
+which are not measured here.
 """
 
 from __future__ import annotations

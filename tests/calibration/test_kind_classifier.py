@@ -39,10 +39,12 @@ def test_distances_are_those_of_the_inverse_covariance() -> None:
 
 def test_p_values_count_examples() -> None:
     squares = np.array([[1.0, 6.0], [9.0, 9.5]])
-    found = kinds.combined_p_values(squares, np.array([0.5, 1.0, 2.0]), np.array([0.0, 0.0, 4.0]))
+    found = kinds.combined_p_values(squares, np.array([0.5, 1.0, 2.0]), np.array([0.0, 0.0, 4.0]), 0.0)
     # nearest 1.0: 2 of 3 as far, (1 + 2) / 4; margins 0 and 5: (1 + 3) / 4 and 1 / 4
     np.testing.assert_allclose(found[0], [1.0, 0.5])
     np.testing.assert_allclose(found[1], [0.5, 0.5])  # nearest 9.0: 1 / 4
+    less = kinds.combined_p_values(squares, np.array([-1.0, 1.0, 2.0]), np.zeros(3), 0.5)
+    np.testing.assert_allclose(less[:, 0], [1.0, 0.5])  # 1 - 3.5 / 2: 3 / 4; 9 - 9.25 / 2: 1 / 4
 
 
 @pytest.mark.parametrize("each", [5, 10])
@@ -75,6 +77,30 @@ def test_answers_are_one_kind_several_or_something_new() -> None:
     assert sum(len(one.kinds) > 1 for one in alike) > 10
 
 
+def test_what_differs_more_is_new_sooner() -> None:
+    found = kinds.learn(*clusters(np.random.default_rng(0), 12))
+    unlike = -clusters(np.random.default_rng(5), 1)[0].sum(0, keepdims=True)
+    weak, strong = (found.classify(factor * unlike)[0].kinds for factor in (1e-3, 1))
+    assert weak
+    assert not strong
+
+
+def test_a_file_from_before_answers_as_it_did() -> None:
+    found = kinds.learn(*clusters(np.random.default_rng(0), 6))
+    document = {k: v for k, v in found.kinds.to_dict().items() if k not in ("power", "share")}
+    older = KindClassifier(Kinds.from_dict(json.loads(json.dumps(document))), found.tensor)
+    tried = clusters(np.random.default_rng(2), 3)[0]
+    rows = found.tensor.astype(np.float64)
+    discriminant = LinearDiscriminant(rows[:4], rows[4:], found.kinds.spread)
+    squares = discriminant.distances(tried / np.linalg.norm(tried, axis=1, keepdims=True))
+    for factor in (0.1, 7):
+        for answer, row in zip(older.classify(factor * tried), squares, strict=True):
+            beyond = [(np.array(found.kinds.distances) >= row.min()).sum()] * 4
+            beyond = np.minimum(beyond, [(np.array(found.kinds.margins) >= v - row.min()).sum() for v in row])
+            expected = np.minimum(1, 2 * (1 + beyond) / 25)
+            np.testing.assert_allclose([*answer.kind_p_values.values()], expected)
+
+
 def test_few_examples_state_what_they_can_promise() -> None:
     values, labels = clusters(np.random.default_rng(0), 3)
     found = kinds.learn(values, labels, 0.05).kinds
@@ -94,12 +120,12 @@ def test_a_kind_with_two_examples_is_passed_over() -> None:
         kinds.learn(values, labels, 1.0)
 
 
-def test_order_and_scale_change_nothing() -> None:
+def test_order_and_unit_change_nothing() -> None:
     values, labels = clusters(np.random.default_rng(0), 6)
     order = np.random.default_rng(1).permutation(len(labels))
     tried = clusters(np.random.default_rng(2), 3)[0]
     one = kinds.learn(values, labels).classify(tried)
-    other = kinds.learn(7 * values[order], [labels[k] for k in order]).classify(0.1 * tried)
+    other = kinds.learn(7 * values[order], [labels[k] for k in order]).classify(7 * tried)
     assert [answer.kinds for answer in one] == [answer.kinds for answer in other]
 
 

@@ -1,11 +1,10 @@
 """Names kinds of defects by labelled examples, as a set of kinds with a stated error. Torch-free.
 
-A region is described by how its cells differ from good ones (`Detector.residuals`), their mean brought to
-length 1: what differs tells the kind, how much does not. The classifier is linear discriminant analysis with
-shrunken covariance (Friedman, Regularized Discriminant Analysis, 1989); its distances become a set by
-conformal prediction (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005) on examples
-left out. Half of the error is for a known kind that is taken for something new, half for one that its set
-lacks.
+A region is described by how its cells differ from good ones (`Detector.residuals`), on average: the direction
+tells the kind, the length how surely. The classifier is linear discriminant analysis with shrunken covariance
+(Friedman, Regularized Discriminant Analysis, 1989); its distances become a set by conformal prediction (Vovk,
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2005) on examples left out. Half of the error is
+for a known kind that is taken for something new, half for one that its set lacks.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ Floats = NDArray[np.float64]
 DEFAULT_ERROR = 0.1
 MIN_EXAMPLES = 3  # of a kind
 SHRINKAGE = 0.5  # of the covariance, to a multiple of the identity (bench/kinds.py)
+POWER = 0.75  # of a descriptor's length, by which distances grow: a short one's direction is noise (likewise)
+SHARE = 0.5  # of the average distance that the nearest is less: a new kind spreads twice as widely (likewise)
 MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
 NEW = "something new"  # answer where no kind fits
 
@@ -51,8 +52,9 @@ class Kinds:
 
     names: of K kinds. counts: examples of each. error: that was asked for, 0..1. spread: of a descriptor in
     directions that the tensor does not have. shape: (rows, C) of the tensor. distances, margins: of each
-    example, left out: squared distance to the nearest kind, and how much farther its own kind was. confusion:
-    of the examples of each kind, left out, the answers: each kind alone, several, something new.
+    example, left out: squared distance to the nearest kind, less `share` of the average, and how much farther
+    its own kind was. confusion: of the examples of each kind, left out, the answers: each kind alone,
+    several, something new. power: of a descriptor's length that distances grow by. Older files have neither.
     """
 
     names: tuple[str, ...]
@@ -63,6 +65,8 @@ class Kinds:
     distances: tuple[float, ...]
     margins: tuple[float, ...]
     confusion: tuple[tuple[int, ...], ...]
+    power: float = 0.0
+    share: float = 0.0
 
     @property
     def effective_error(self) -> float:
@@ -106,11 +110,12 @@ class Kinds:
             tuple(map(float, data["distances"])),
             tuple(map(float, data["margins"])),
             tuple(tuple(map(int, row)) for row in data["confusion"]),
+            *(float(data.get(key, 0)) for key in ("power", "share")),
         )
         count = len(kinds.names)
-        numbers = (kinds.error, kinds.spread, *kinds.distances, *kinds.margins)
+        numbers = (kinds.error, kinds.spread, kinds.power, kinds.share, *kinds.distances, *kinds.margins)
         fits = 0 < count <= rows and width > 0 and len(kinds.counts) == len(kinds.confusion) == count
-        fits &= len(kinds.distances) == len(kinds.margins) > 0 and set(data) == {f.name for f in fields(cls)}
+        fits &= len(kinds.distances) == len(kinds.margins) > 0 and set(data) <= {f.name for f in fields(cls)}
         fits &= all(len(row) == count + 2 for row in kinds.confusion)
         if not fits or not all(map(math.isfinite, numbers)) or min(kinds.error, kinds.spread) <= 0:
             raise ValueError("kinds")
@@ -155,9 +160,7 @@ class KindClassifier:
 
     def __post_init__(self) -> None:
         if self.tensor.shape != self.kinds.shape or not np.isfinite(self.tensor).all():
-            raise InputError(
-                "the model's kinds of defects do not fit its manifest: run `flawscope kinds` anew"
-            )
+            raise InputError("the model's kinds of defects do not fit it: run `flawscope kinds` anew")
 
     @cached_property
     def _discriminant(self) -> LinearDiscriminant:
@@ -167,33 +170,35 @@ class KindClassifier:
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
         """Names the kinds of regions with these descriptors [N, C]. InputError: they have another C."""
         if descriptors.shape[1] != self.kinds.shape[1]:
-            raise InputError(
-                "the model's kinds of defects do not fit its network: run `flawscope kinds` anew"
-            )
-        squares = self._discriminant.distances(to_length_1(descriptors))
-        p_values = combined_p_values(squares, np.array(self.kinds.distances), np.array(self.kinds.margins))
-        return [self._answer(*row) for row in zip(squares, p_values, strict=True)]
+            raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
+        lengths, directions = to_length_1(descriptors)
+        squares = self._discriminant.distances(directions) * lengths**self.kinds.power
+        examples = np.array(self.kinds.distances), np.array(self.kinds.margins)
+        p_values = combined_p_values(squares, *examples, self.kinds.share)
+        names, error, answers = self.kinds.names, self.kinds.effective_error, []
+        for order, row in zip(np.argsort(squares, axis=1, kind="stable"), p_values.tolist(), strict=True):
+            inside = tuple(names[k] for k in order if row[k] > error)
+            answers.append(KindSet(inside, dict(zip(names, row, strict=True))))
+        return answers
 
-    def _answer(self, squares: Floats, p_values: Floats) -> KindSet:
-        names, error = self.kinds.names, self.kinds.effective_error
-        inside = [names[k] for k in np.argsort(squares, kind="stable") if p_values[k] > error]
-        return KindSet(tuple(inside), dict(zip(names, map(float, p_values), strict=True)))
 
-
-def to_length_1(descriptors: NDArray[np.floating[Any]]) -> Floats:
-    """Descriptors [N, C], each of length 1; zeros stay."""
+def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
+    """Lengths [N, 1] of descriptors [N, C], and these, each of length 1; zeros stay."""
     values = descriptors.astype(np.float64)
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return lengths, values / np.maximum(lengths, 1e-12)
 
 
-def combined_p_values(squares: Floats, distances: Floats, margins: Floats) -> Floats:
-    """P-values [N, K] of squared distances [N, K]: twice the smaller of two, of the nearest kind's distance
-    among `distances` [n] and of how much farther each kind is among `margins` [n] (Bonferroni).
+def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
+    """P-values [N, K] of squared distances [N, K]: twice the smaller of two, of the nearest kind's distance,
+    less `share` of the average, among `distances` [n] and of how much farther each kind is among `margins`
+    [n] (Bonferroni).
 
-    Equal values of examples count as beyond, so that 1/(n + 1) is the least.
+    The first compares the likelihoods of the nearest kind and of a new one: around the middle of all, with
+    1/share of the covariance. Equal values of examples count as beyond, so that 1/(n + 1) is the least.
     """
     nearest = squares.min(1, keepdims=True)
-    alike = _ranks(nearest, distances)
+    alike = _ranks(nearest - share * squares.mean(1, keepdims=True), distances)
     return np.asarray(np.minimum(1.0, 2 * np.minimum(alike, _ranks(squares - nearest, margins))))
 
 
@@ -206,7 +211,6 @@ def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
     """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
-
     Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
 
     Raises:
@@ -221,25 +225,29 @@ def learn(
         raise InputError(f"no kind of defect has {MIN_EXAMPLES} examples with a region ({told}): label more")
     order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
     of = np.array([names.index(labels[k]) for k in order])
-    examples = to_length_1(descriptors[order])
+    lengths, examples = to_length_1(descriptors[order])
     folds = np.arange(len(of)) % min(len(of), MAX_FOLDS)  # sorted by kind: no fold takes much of one
     squares = np.empty((len(of), len(names)))
     for fold in range(folds.max() + 1):
         out = folds == fold
         squares[out] = LinearDiscriminant.fit(examples[~out], of[~out], len(names)).distances(examples[out])
-    distances = squares.min(1)
-    margins = squares[np.arange(len(of)), of] - distances
+    each, own = np.bincount(of), (np.arange(len(of)), of)
+    squares[own] *= 1 - 1 / each[of] ** 2  # (1 + 1/n) / (1 + 1/(n - 1)): its mean was one of n - 1
+    squares *= lengths**POWER
+    distances, margins = squares.min(1) - SHARE * squares.mean(1), squares[own] - squares.min(1)
     whole = LinearDiscriminant.fit(examples, of, len(names))
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(
         names,
-        tuple(np.bincount(of).tolist()),
+        tuple(each.tolist()),
         error,
         whole.spread,
         (len(tensor), tensor.shape[1]),
         tuple(distances.tolist()),
         tuple(margins.tolist()),
         _confusion(squares, of, distances, margins, error),
+        POWER,
+        SHARE,
     )
     return KindClassifier(kinds, tensor)
 
@@ -248,11 +256,10 @@ def _confusion(
     squares: Floats, of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
     """Counts of answers (`Kinds.confusion`) on examples left out, each judged by the others' distances."""
-    count = squares.shape[1]
+    count, least = squares.shape[1], max(error, 2 / len(of))
     table = np.zeros((count, count + 2), np.int64)
-    least = max(error, 2 / len(of))
-    for k, row in enumerate(squares):
-        others = np.arange(len(of)) != k
-        inside = np.flatnonzero(combined_p_values(row[None], distances[others], margins[others])[0] > least)
+    for k in range(len(of)):
+        others = np.delete(distances, k), np.delete(margins, k)
+        inside = np.flatnonzero(combined_p_values(squares[k : k + 1], *others, SHARE)[0] > least)
         table[of[k], inside[0] if len(inside) == 1 else count if len(inside) else count + 1] += 1
     return tuple(tuple(row) for row in table.tolist())

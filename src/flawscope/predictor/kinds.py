@@ -62,7 +62,7 @@ def region_descriptors(
     predictor: Predictor, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
     """Descriptors [N, C] of a picture's regions, or of one of them: how the cells there differ from good
-    ones, summed. In tiles, the tiles count. InputError: the model does not say how pictures differ."""
+    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ."""
     chosen = slice(None) if only is None else slice(only, only + 1)
     points = [_in_picture(predictor, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()
@@ -71,20 +71,15 @@ def region_descriptors(
     most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
     used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
-    total: NDArray[np.float64] | None = None
-    session = predictor.session
+    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(points))]
+    session, sums = predictor.session, []
     for start in range(0, len(used), session.batch):
         these = used[start : start + session.batch]
         where = np.array([views.position(number) for number in these], np.int64)
         for number, cells in zip(these, session.residuals(views.images(these), where), strict=True):
-            sums = [
-                cells[:, (y * cells.shape[1]).astype(int), (x * cells.shape[2]).astype(int)].sum(1)
-                for y, x in hits[number]
-            ]
-            total = np.zeros((len(points), len(cells))) if total is None else total
-            total += np.stack(sums)
-    assert total is not None
-    return total  # `kinds` brings them to length 1, so a sum does as well as a mean
+            _, h, w = cells.shape
+            sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
+    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
 
 
 def _in_picture(
@@ -175,9 +170,7 @@ class LabelledRegions:
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]
-        width = self.descriptors[0].size if self.descriptors else 0
-        descriptors = np.array([self.descriptors[k] for k in chosen]).reshape(len(chosen), width)
-        classifier = kinds.learn(descriptors, labels, error)
+        classifier = kinds.learn(np.array([self.descriptors[k] for k in chosen]), labels, error)
         counts = Counter(labels)
         notes = [
             f"{name}: {pluralize(n, 'picture')} without a region there" for name, n in self.missed.items()
