@@ -17,7 +17,7 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.migrations import STEPS
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import metadata, products, revision, stations
+from flawscope_station.store.schema import REPORT_VIEW, metadata, products, revision, stations
 from flawscope_station.store.station_identity import claim_identity, public_address
 from station_helpers import taken_file
 
@@ -54,8 +54,16 @@ def fill(database: Database, folder: Path, name: str) -> None:
 def make_as_before(connection: Connection) -> None:
     """Takes away what came after version 0019, the last one of several stations."""
     connection.execute(text("ALTER TABLE stations ADD COLUMN address TEXT"))
-    for table, column in (("inspections", "findings"), ("inspections", "kind"), ("verdicts", "kind")):
-        connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+    connection.execute(text(f"DROP VIEW {REPORT_VIEW}"))
+    connection.execute(text("DROP INDEX inspections_search"))
+    later = {
+        "inspections": "findings kind tolerated tolerances",
+        "verdicts": "kind",
+        "hours": "within_tolerance",
+    }
+    for table, columns in later.items():
+        for column in columns.split():
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
     for table in ("challenge_results", "challenges", "challenge_parts"):
         connection.execute(text(f"DROP TABLE {table}"))
     connection.execute(update(revision).values(version_num="0019"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import text
@@ -38,40 +39,28 @@ WITHIN = "within tolerance"
 PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
 
 
-def write(
-    path: Path, version: int, length: float = 1e3, size: tuple[int, int] = (32, 32), more: str = ""
-) -> Path:
-    """A file of rules for pictures of this width and height."""
+def write(path: Path, version: int, length: float = 1e3, side: int = 32, more: str = "") -> Path:
+    """A file of rules for square pictures."""
     rule = f"{{kind: any, length: {length}{more}}}"
-    path.write_text(f"version: {version}\npicture: [{size[0]}, {size[1]}]\nrules: [{rule}]\n")
+    path.write_text(f"version: {version}\npicture: [{side}, {side}]\nrules: [{rule}]\n")
     return path
 
 
 # --------------------------------------------------------------------------------------------- a real station
 
 
-@pytest.fixture
-def scaled(model_file: Path, tmp_path: Path) -> Path:
-    flawscope.load(model_file).with_scale(0.1).save(tmp_path / "scaled.onnx")
-    return tmp_path / "scaled.onnx"
-
-
-@pytest.fixture
-def shown(scaled: Path, parts: list[bytes], tmp_path: Path) -> tuple[Path, bytes, bytes]:
-    """Rules, a good part, and one that they tolerate."""
-    predictor = flawscope.load(scaled)
-    with Image.open(io.BytesIO(parts[0])) as image:
-        rules = write(tmp_path / "tolerances.yaml", 3, size=image.size)
-    tolerate = tolerating.tolerator(predictor, tolerating.Tolerances.read(rules))
-    decisions = [tolerate(found).decision for found in predictor.predict(parts)]
-    return rules, parts[decisions.index("good")], parts[decisions.index(WITHIN)]
-
-
 @pytest.mark.both_databases
 def test_a_part_within_tolerance_is_told_apart_everywhere(
-    open_station: Opener, scaled: Path, shown: tuple[Path, bytes, bytes]
+    open_station: Opener, model_file: Path, parts: list[bytes], tmp_path: Path
 ) -> None:
-    rules, good, spot = shown
+    predictor, scaled = flawscope.load(model_file).with_scale(0.1), tmp_path / "scaled.onnx"
+    predictor.save(scaled)
+    found = predictor.predict(parts)
+    side = found[0].geometry.picture_size[0]
+    rules = write(tmp_path / "tolerances.yaml", 3, side=side)
+    tolerate = tolerating.tolerator(predictor, tolerating.Tolerances.read(rules))
+    decisions = [tolerate(one).decision for one in found]
+    good, spot = (parts[decisions.index(decision)] for decision in ("good", WITHIN))
     every, bad = Receiver(), Receiver()
     sinks = SinkSettings(webhook=every.url), SinkSettings(webhook=bad.url, only="anomalous")
     product = ProductSettings(str(scaled), tolerances=str(rules), sinks=sinks)
@@ -80,6 +69,11 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
     assert force is not None
     with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
         api = f"/api/v1/products/{NAME}"
+
+        def totals(*names: str) -> list[int]:
+            counts = http.get(f"{api}/trends").json()["totals"]
+            return [counts[name] for name in names]
+
         first, second = client.inspect(good, NAME), client.inspect(spot, NAME)
         assert (first.decision, first.is_anomalous, first.tolerances) == ("good", False, force)
         assert (second.decision, second.is_anomalous, second.tolerances) == (WITHIN, True, force)
@@ -95,20 +89,13 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
         assert all(force["sha256"] in row["tolerances"] for row in rows)
         metric = 'flawscope_inspections_total{decision="within tolerance",product="plate"} 1.0'
         assert metric in http.get("/metrics").text
-        totals = http.get(f"{api}/trends").json()["totals"]
-        assert (totals["anomalous"], totals["within_tolerance"]) == (0, 1)
+        assert totals("anomalous", "within_tolerance") == [0, 1]
         report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
         assert (report["anomalous"], report["within_tolerance"], report["inspected"]) == (0, 1, 2)
-        for language, words in (
-            ("en", "Within tolerance"),
-            ("de", "Innerhalb der Toleranz"),
-            ("fr", "tolérance"),
-        ):
-            headers = {"Accept-Language": language}
+        for language, words in (("en", "Within"), ("de", "Innerhalb der"), ("fr", "Dans la")):
             for page in ("history", f"inspections/{second.id}"):
-                told = http.get(f"/{NAME}/{page}", headers=headers).text
-                assert '<span class="badge within-tolerance">' in told
-                assert words in told
+                told = http.get(f"/{NAME}/{page}", headers={"Accept-Language": language}).text
+                assert re.search(f'<span class="badge within-tolerance">.*{words} tol', told, re.I | re.S)
         assert force["sha256"] in told
         assert "Kinds within tolerance" not in http.get(f"{api}/shift-report", params=PERIOD).text
         database = running.station.database
@@ -119,42 +106,34 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
         state = _product_state(box)
         assert (state["decision"], state["anomalous"], state["within_tolerance"]) == (WITHIN, 0, 1)
         assert state["share_24_hours"] == 0
-        client.verdict(second.id, "defect", product=NAME)
-        totals = http.get(f"{api}/trends").json()["totals"]
-        assert (totals["misses"], totals["false_alarms"]) == (1, 0), "the rules let it pass"
-        client.verdict(second.id, "good", product=NAME)
-        totals = http.get(f"{api}/trends").json()["totals"]
-        assert (totals["misses"], totals["false_alarms"]) == (0, 0)
+        for verdict, misses in (("defect", 1), ("good", 0)):
+            client.verdict(second.id, verdict, product=NAME)
+            assert totals("misses", "false_alarms") == [misses, 0], "the rules let it pass"
     running.close()
 
-    write(rules, 4, 1e-3, size=(second.width, second.height))
+    write(rules, 4, 1e-3, side=side)
     running = open_station(products={NAME: product})
     with Client(running.url) as client:
         third = client.inspect(spot, NAME)
         assert (third.decision, third.findings[0].code) == ("anomalous", "beyond_tolerance")
-    found = audit.search(running.station.database, about="settings")
-    told = [one["text"].split(", ")[1] for one in found if one["kind"] == TOLERANCES_EVENT]
-    assert told == ["version 4", "version 3"]
+    events = audit.search(running.station.database, about="settings")
+    said = [event["text"].split(", ")[1] for event in events if event["kind"] == TOLERANCES_EVENT]
+    assert said == ["version 4", "version 3"]
     until(lambda: len(every.taken) == 5)
-    until(
-        lambda: [one.json["data"]["id"] for one in bad.taken if "said" not in one.json["data"]] == [third.id]
-    )
     until(lambda: len(bad.taken) == 3, "verdicts are sent, too")
+    inspected = [one.json["data"] for one in bad.taken if "said" not in one.json["data"]]
+    assert [data["id"] for data in inspected] == [third.id]
 
 
 def test_a_defect_that_is_tolerated_fails_a_challenge() -> None:
     part: Any = SimpleNamespace(expected="anomalous", boxes="[]", id=1)
-    settings, state, rules = ProductSettings("none"), State({"d-1": part}), list[dict[str, str] | None]()
-    tolerances = SimpleNamespace(in_force=lambda number: rules[-1])
-    inspector = SimpleNamespace(tolerances=tolerances)
-    challenge: Any = SimpleNamespace(settings=lambda number: settings, _hashed={1: (settings, "")})
-    challenge.renderer = SimpleNamespace(inspector=inspector)
+    settings, challenge = ProductSettings("none"), MagicMock(spec_set=["settings", "_hashed", "renderer"])
+    challenge.settings.return_value, challenge._hashed = settings, {1: (settings, "")}
     tolerated = taken(1, 1, anomalous=True, tolerated=True)
     assert Challenge._outcome(challenge, part, tolerated, 1.0) == FAILED
-    hashes = set()
-    for each in (None, {"sha256": "a"}, {"sha256": "b"}):
-        rules.append(each)
-        hashes.add(Challenge._state_hash(challenge, 1, state))
+    in_force = challenge.renderer.inspector.tolerances.in_force
+    in_force.side_effect = [None, {"sha256": "a"}, {"sha256": "b"}]
+    hashes = {Challenge._state_hash(challenge, 1, State({"d-1": part})) for _ in range(3)}
     assert len(hashes) == 3, "other rules want a new challenge"
 
 
@@ -257,16 +236,12 @@ def test_a_mask_is_a_part_of_the_rules(floor: Floor) -> None:
     Image.new("L", (32, 32), 255).save(mask)
     assert floor.look() == "2", "though the rules' own file has not changed"
     before = floor.rules.in_force(floor.number)
-    pixels = np.full((32, 32), 255, np.uint8)
-    pixels[:12] = 0
-    Image.fromarray(pixels).save(mask)
+    Image.new("L", (32, 32)).save(mask)
     floor.rules.check()
     floor.rules.check()
     found, rules = floor.judge()
     assert found.decision == "anomalous"
-    assert rules is not None
-    assert rules != before
-    assert rules["version"] == "2"
+    assert rules not in (before, None)
 
 
 def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor: Floor) -> None:
@@ -301,7 +276,6 @@ def test_nothing_is_in_force_that_is_not_recorded(floor: Floor, monkeypatch: pyt
 def test_a_product_without_rules_tolerates_nothing(floor: Floor) -> None:
     floor.open(tolerances=None)
     assert floor.look() is None
-    assert floor.rules.in_force(floor.number) is None
 
 
 def test_the_file_stands_beside_the_settings(settings: Settings, tmp_path: Path) -> None:
