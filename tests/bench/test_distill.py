@@ -1,7 +1,5 @@
 """Distilling: it learns, it goes on where it stopped, and what it writes is what it learnt."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +72,7 @@ def same(a: Path, b: Path) -> bool:
 
 @pytest.mark.slow
 @with_lite0
-def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) -> None:
+def test_distilling_lowers_the_held_out_loss(photographs, tmp_path):
     alike = Recipe(zoom=1.0, flip=False, grey=0.0, held_out=0.2, reuse=8, precision="fp32")
     recipe = replace(alike, steps=60, batch=4, crop=49, checks=3, width=64)
     facts, failures = distill(pictures(photographs), recipe, tmp_path / "t.safetensors")
@@ -108,7 +106,7 @@ def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("stop", [1, 4])
 @pytest.mark.usefixtures("quick")
-def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs: Path, tmp_path: Path, stop: int) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs, tmp_path, stop):
     """Stopped before and after the first check, with views that are replaced on the way (every 3 steps)."""
     recipe = replace(TINY, memory=0.01, reuse=1, batch=8)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
@@ -126,9 +124,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_held_out_picture_is_never_trained_on(
-    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_held_out_picture_is_never_trained_on(photographs, tmp_path, monkeypatch):
     seen: list[tuple[str, set[int]]] = []
     pool = module.Renderer.pool
 

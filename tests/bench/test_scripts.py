@@ -1,7 +1,5 @@
 """The scripts in bench/: what they say of themselves, that they run, and where their results came from."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -25,12 +23,12 @@ def rows() -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
 
 
-def test_the_table_has_every_script() -> None:
+def test_the_table_has_every_script():
     listed = [row[1].strip("`") for row in rows() if len(row) == 2 and row[1].startswith("`")]
     assert sorted(listed) == sorted([*SCRIPTS, "peers/run.py"])
 
 
-def test_the_table_has_every_result_and_the_commits_that_made_it() -> None:
+def test_the_table_has_every_result_and_the_commits_that_made_it():
     listed = {row[0].strip("`"): row for row in rows() if len(row) == 4 and row[0].startswith("`")}
     assert {name for name in listed if name.endswith(".json")} == {
         path.name for path in (BENCH / "results").glob("*.json")
@@ -45,7 +43,7 @@ def test_the_table_has_every_result_and_the_commits_that_made_it() -> None:
         assert made <= set(re.findall(r"\b[0-9a-f]{7,9}\b", then)), name
 
 
-def test_scripts_say_what_they_ask() -> None:
+def test_scripts_say_what_they_ask():
     """One process for all: each parser is made, and prints its help."""
     code = (
         "import importlib, sys\n"
@@ -66,7 +64,7 @@ def test_scripts_say_what_they_ask() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["startup.py", "metrics.py", "fit.py"])
-def test_a_trial_writes_results_and_says_how_they_were_made(script: str, tmp_path: Path) -> None:
+def test_a_trial_writes_results_and_says_how_they_were_made(script, tmp_path):
     out = tmp_path / "out.json"
     more = ("--only", "data", "--set", "size=64") if script == "fit.py" else ()
     done = run(script, "--quick", "--out", str(out), *more)
@@ -84,7 +82,7 @@ def test_a_trial_writes_results_and_says_how_they_were_made(script: str, tmp_pat
     assert out.read_bytes() == before
 
 
-def test_without_data_a_script_says_so(tmp_path: Path) -> None:
+def test_without_data_a_script_says_so(tmp_path):
     done = run("calibration.py", "--data", str(tmp_path), "--out", str(tmp_path / "out.json"))
     assert done.returncode == 0
     assert "skipped: no mvtec/transistor below the data root" in done.stderr

@@ -79,7 +79,10 @@ def assert_box(root: Path, kind: str) -> None:
     ],
 )
 def test_marks_are_what_a_file_says(root, file, marked):
-    coco(root, "bad/dent/0.png", marked) if file == "coco" else labelme(root / "bad/dent/0.json", **marked)
+    if file == "coco":
+        coco(root, "bad/dent/0.png", marked)
+    else:
+        labelme(root / "bad/dent/0.json", **marked)
     assert_box(root, "dent")
 
 

@@ -14,7 +14,7 @@ import pytest
 from flawscope.cli import main
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
-from flawscope.testing import Case, Check, checks_for
+from flawscope.testing import Case, checks_for
 
 torch = pytest.importorskip("torch")
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -54,21 +54,21 @@ def case_of(drawn: Path, small_backbone: dict[str, str]) -> Callable[[str], Case
     ("name", "check"), [(name, check) for name, one in METHODS.items() for check in checks_for(one)], ids=str
 )
 @pytest.mark.slow
-def test_contract(name: str, check: Check, case_of: Callable[[str], Case], trace_once: Any) -> None:
+def test_contract(name, check, case_of, trace_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
         check(case_of(name))
 
 
 @pytest.mark.parametrize("options", ["padim", "simplenet --steps 20"])
-def test_it_fits_from_the_command_line(options: str, drawn: Path, tmp_path: Path) -> None:
+def test_it_fits_from_the_command_line(options, drawn, tmp_path):
     out = tmp_path / "plate.safetensors"
     assert main(f"fit --method {options} --size 64 --data {drawn} --out {out}".split()) == 0
     assert read_manifest(out).method == options.split()[0]
 
 
 @pytest.mark.parametrize("groups", [range(9), [0, 0, 1, 1, 1, 2, 3, 4, 4]])
-def test_leaving_out_is_fitting_without(groups: Any) -> None:
+def test_leaving_out_is_fitting_without(groups):
     """Against numpy's mean and covariance of the others, also where some pictures do not count."""
     from flawscope_padim.fit import gaussians
 

@@ -1,7 +1,5 @@
 """The folder for MVTec AD 2's evaluation server."""
 
-from __future__ import annotations
-
 import importlib.util
 import struct
 from pathlib import Path
@@ -14,7 +12,7 @@ from brightness import draw, model
 FILE = Path(__file__).parents[2] / "examples/submission.py"
 
 
-def test_maps_and_masks_lie_where_the_server_looks(tmp_path: Path) -> None:
+def test_maps_and_masks_lie_where_the_server_looks(tmp_path):
     spec = importlib.util.spec_from_file_location("submission", FILE)
     assert spec
     assert spec.loader

@@ -1,7 +1,5 @@
 """Tests marked `cuda` are skipped where torch sees no GPU."""
 
-from __future__ import annotations
-
 import pytest
 
 REASON = "torch sees no CUDA device here"

@@ -1,7 +1,5 @@
 """On a GPU: the CPU's answers, no wait in a pick or a step, no memory that grows."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +63,7 @@ def images_for(predictor: Any, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_scores_and_maps_are_the_cpus(path: Path, count: int) -> None:
+def test_scores_and_maps_are_the_cpus(path, count):
     ours, theirs = load(path, device="cuda"), load(path, device="cpu")
     images = images_for(theirs, count)
     for found, wanted in zip(ours.session.run(images), theirs.session.run(images), strict=True):
@@ -73,7 +71,7 @@ def test_scores_and_maps_are_the_cpus(path: Path, count: int) -> None:
         assert np.abs(found - wanted).max() <= SAME * scale
 
 
-def test_a_graph_of_all_kernels_gives_the_same(efficientad_path: Path) -> None:
+def test_a_graph_of_all_kernels_gives_the_same(efficientad_path):
     predictor = load(efficientad_path, device="cuda")
     model, images = predictor.session.model, torch.from_numpy(images_for(predictor, 2)).cuda()
     with torch.inference_mode():
@@ -90,7 +88,7 @@ def test_a_graph_of_all_kernels_gives_the_same(efficientad_path: Path) -> None:
         torch.testing.assert_close(drawn, wanted, rtol=SAME, atol=SAME * float(wanted.abs().max()))
 
 
-def test_memory_does_not_grow(path: Path) -> None:
+def test_memory_does_not_grow(path):
     predictor = load(path, device="cuda")
     images = images_for(predictor, 4)
     held = []
@@ -100,7 +98,7 @@ def test_memory_does_not_grow(path: Path) -> None:
     assert held[-1] == held[1]
 
 
-def test_onnx_runtime_gives_the_same(onnx_path: Path, model_path: Path) -> None:
+def test_onnx_runtime_gives_the_same(onnx_path, model_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA")
@@ -110,7 +108,7 @@ def test_onnx_runtime_gives_the_same(onnx_path: Path, model_path: Path) -> None:
         assert np.abs(found - wanted).max() <= SAME * np.abs(wanted).max()
 
 
-def test_whole_numbers_give_the_cpus_picks() -> None:
+def test_whole_numbers_give_the_cpus_picks():
     """fp32 is exact there."""
     points = torch.randint(0, 9, (6000, 24), generator=torch.Generator().manual_seed(1)).float()
     groups = torch.arange(6000) // 60
@@ -123,7 +121,7 @@ def test_whole_numbers_give_the_cpus_picks() -> None:
     torch.testing.assert_close(found.leave_out.cpu(), wanted.leave_out)
 
 
-def test_a_pick_does_not_wait() -> None:
+def test_a_pick_does_not_wait():
     points = torch.randn(40_000, 64, generator=torch.Generator().manual_seed(2)).cuda()
     coreset.select(points, 100)
     with waits() as found:
@@ -131,7 +129,7 @@ def test_a_pick_does_not_wait() -> None:
     assert 0 < len(found) < 4000 / 8
 
 
-def test_a_fit_is_the_cpus(drawn: Path, model_path: Path) -> None:
+def test_a_fit_is_the_cpus(drawn, model_path):
     ours, theirs = fit(drawn, size=64, device="cuda", seed=0), load(model_path, device="cpu")
     facts = [one.manifest.facts["covering_radius"] for one in (ours, theirs)]
     assert facts[0] == pytest.approx(facts[1], rel=1e-3)
@@ -148,14 +146,12 @@ def learner(
     return request.param, {k: v for k, v in known[request.param].items() if k != "steps"}
 
 
-def test_a_step_does_not_wait(
-    learner: tuple[str, Settings], drawn: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_does_not_wait(learner, drawn, monkeypatch):
     method, settings = learner
     per_step: list[list[str]] = []
     learn = Trainer._optimise
 
-    def watched(self: Any, *given: Any) -> Any:
+    def watched(self, *given):
         with waits() as found:
             losses = learn(self, *given)
         per_step.append(found)

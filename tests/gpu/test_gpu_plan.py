@@ -1,7 +1,5 @@
 """`make gpu`: the commands that it would run, and steps that fail or take too long."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -11,7 +9,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 NAMES = ["tests", "coreset", "fit", "predict", "steps"]
 
 
-def test_without_a_gpu_it_says_so_and_what_it_would_run(tmp_path: Path) -> None:
+def test_without_a_gpu_it_says_so_and_what_it_would_run(tmp_path):
     done = subprocess.run(
         [sys.executable, BENCH / "gpu.py", "--out", tmp_path / "gpu.json"],
         capture_output=True,

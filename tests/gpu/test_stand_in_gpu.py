@@ -1,12 +1,9 @@
 """What only a GPU runs, without one: on a device whose tensors have no values. What asks for one fails there,
 and a GPU would be waited for; so do sums, choices and joins of tensors on two devices (not all products)."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +49,7 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> Moved:
     return lambda module: copy.deepcopy(module).to(GPU)
 
 
-def test_the_stand_in_notices_both_faults() -> None:
+def test_the_stand_in_notices_both_faults():
     there = torch.empty(3, 3, device=GPU)
     with pytest.raises(RuntimeError, match="not on the expected device"):
         there + torch.ones(3, 3)
@@ -76,7 +73,7 @@ def detector(request: pytest.FixtureRequest) -> Any:
     return load(request.getfixturevalue(name), device="cpu").session.model
 
 
-def test_a_forward_stays_on_its_device_and_asks_for_nothing(detector: Any, moved: Moved) -> None:
+def test_a_forward_stays_on_its_device_and_asks_for_nothing(detector, moved):
     model = moved(detector)
     with torch.inference_mode():
         scores, maps = model(torch.empty(2, 3, *model.size, device=GPU))
@@ -107,7 +104,7 @@ def efficientad_trainer(kind: str, settings: Settings, shots: list[torch.Tensor]
     return EfficientAdTrainer(model, images, taught, natural_pictures(config.natural), task)
 
 
-def test_a_step_of_efficientad(quick_settings: Settings, shots: list[torch.Tensor], moved: Moved) -> None:
+def test_a_step_of_efficientad(quick_settings, shots, moved):
     trainer = efficientad_trainer("plain", quick_settings, shots)
     batch = trainer.batch(0)
     trainer.model, trainer.device = moved(trainer.model), GPU
@@ -119,12 +116,7 @@ def test_a_step_of_efficientad(quick_settings: Settings, shots: list[torch.Tenso
 
 
 @pytest.mark.parametrize("kind", ["region", "defects"])
-def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
-    kind: str,
-    quick_settings: Settings,
-    shots: list[torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(kind, quick_settings, shots, monkeypatch):
     """Computed on the CPU in the way of a GPU."""
     trainer = efficientad_trainer(kind, quick_settings, shots)
     batch = trainer.batch(0)
@@ -149,7 +141,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
     assert set(asked) == {torch.device("cuda")}
 
 
-def test_a_step_of_prn(prnet_config: Any, moved: Moved) -> None:
+def test_a_step_of_prn(prnet_config, moved):
     shots = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(k)) for k in range(4)]
     images = GoodPictures(shots.__getitem__, len(shots), 2**30)
     pictures = TrainingPictures(prnet_config, images, images.read(ignore_progress), [])
@@ -170,7 +162,7 @@ def test_a_step_of_prn(prnet_config: Any, moved: Moved) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_restored_count_of_steps_lies_where_adam_wants_it(fused: bool) -> None:
+def test_a_restored_count_of_steps_lies_where_adam_wants_it(fused):
     """In one kernel on the device of the weights, else on the CPU, where it is read without waiting."""
     layer = nn.Linear(2, 2, bias=False, device="meta")
     optimiser = torch.optim.Adam(layer.parameters())
@@ -193,7 +185,7 @@ class Asked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_picks_are_made_without_asking() -> None:
+def test_picks_are_made_without_asking():
     points = torch.randn(9000, 16, generator=torch.Generator().manual_seed(5))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # all picks are made in this thread
@@ -205,7 +197,7 @@ def test_picks_are_made_without_asking() -> None:
     assert 2000 / coreset.STRIDE / 4 < asked.count < 2000 / 8
 
 
-def test_onnx_runtime_that_cannot_load_cuda_says_so(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_runtime_that_cannot_load_cuda_says_so(onnx_path, monkeypatch):
     """It would go on with the CPU, and say nothing."""
     import onnxruntime
 

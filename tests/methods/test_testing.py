@@ -131,10 +131,7 @@ class Careless(PictureSettings):
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [
-        ({"presets": {"fast": {}}}, "is_registered: "),
-        ({"name": "patchcore2"}, "no method called patchcore2"),
-    ],
+    [({"presets": {"fast": {}}}, "is_registered: "), ({"name": "patchcore2"}, "no method called patchcore2")],
 )
 def test_a_wrong_record_is_named(change, text, cases, monkeypatch):
     method = replace(cases("patchcore").method, **change)
