@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 import flawscope
+from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.export.export import export
+from flawscope.export.recalibrate import ExportPictures
+from flawscope.fitting.incremental_update import extend
+from flawscope.predictor.kinds import Example, learn_kinds
 
 SIDE = 64
 
@@ -56,3 +62,35 @@ def test_the_file_and_its_export_see_the_same_views(model, tmp_path):
         found = flawscope.load(tmp_path / name).predict(picture)
         assert found.score == pytest.approx(expected, rel=1e-4)
     assert found.draw().shape == (SIDE, SIDE, 3)  # the first light
+
+
+def test_whoever_uses_the_model_reads_all_channels(model):
+    spots = [Example(lights(400 + k, k % 4), "spot") for k in range(4)]
+    learnt = learn_kinds(model, spots)
+    assert (learnt.failures, learnt.model.manifest.kinds.counts) == ([], (4,))
+    more = [lights(600 + k) for k in range(3)]
+    extended = extend(model, more, check=False, force=True)
+    assert len(extended.manifest.pictures) == len(model.manifest.pictures) + 3
+    assert len(ExportPictures(model.artefact, more).probe_images().images)
+
+
+def test_commands_read_all_channels(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model.save("m.safetensors")
+    shape = {"shape_type": "rectangle", "label": "", "points": [[25, 20], [50, 45]]}
+    labels = {"imagePath": "", "imageHeight": SIDE, "imageWidth": SIDE, "shapes": [shape]}
+    for folder, seeds, light in (("good", range(900, 903), None), ("bad/spot", range(400, 404), 1)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for seed in seeds:
+            np.save(f"set/{folder}/p{seed}.npy", lights(seed, light))
+            if light is not None:
+                (tmp_path / f"set/bad/spot/p{seed}.json").write_text(json.dumps(labels))
+    assert main(["kinds", "m.safetensors", "--data", "set", "--out", "named.safetensors"]) == 0
+    assert "spot (4)" in capsys.readouterr().err
+    assert main(["evaluate", "m.safetensors", "--data", "set", "--robustness"]) == 2
+    assert "no light to change" in capsys.readouterr().err
+    assert main(["predict", "named.safetensors", "set", "--out", "trial", "--quiet"]) == 0
+    study = ["agreement", "trial", "--reference", "set", "--model", "m.safetensors", "--json"]
+    capsys.readouterr()
+    assert main(study) == 0
+    assert json.loads(capsys.readouterr().out)["defective"] == 4

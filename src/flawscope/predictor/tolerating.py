@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, suggest_name
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.streaming import SourceResult
-from flawscope.results.tolerance import Tolerances, apply_tolerances
+from flawscope.results.tolerance import ANY, Tolerances, apply_tolerances
 
 
 def tolerating(
@@ -22,6 +22,13 @@ def tolerating(
         raise InputError("--tolerances is for models that decide on a picture of one part: leave it out")
     if any(how.corrections and counted is not None and not counted.all() for how, counted in hows):
         raise InputError("--tolerances does not go with --undistort and --roi together: fit without --roi")
+    named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
+    names = [name for kinds in named for name in kinds.names]
+    if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
+        raise InputError(
+            f"--tolerances has a rule for the kind {strange[0]!r}, which the model does not name: "
+            f"{suggest_name(strange[0], [*names, ANY])}"
+        )
 
     def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:
         for source, found in stream(*given, **how):
