@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 import flawscope
@@ -48,7 +49,7 @@ def test_a_defect_under_any_one_light_is_found_where_it_is(model):
         y, x = np.unravel_index(found.map.argmax(), found.map.shape)
         assert abs(y - SIDE / 2) < 8
         assert abs(x - SIDE / 2 - 5) < 8
-    with pytest.raises(InputError, match="learnt from pictures of 4"):
+    with pytest.raises(InputError, match="learnt from 4"):
         model.predict(lights(0)[:, :, :3])
 
 
@@ -85,6 +86,10 @@ def test_commands_read_all_channels(model, tmp_path, monkeypatch, capsys):
             np.save(f"set/{folder}/p{seed}.npy", lights(seed, light))
             if light is not None:
                 (tmp_path / f"set/bad/spot/p{seed}.json").write_text(json.dumps(labels))
+    pages = [Image.fromarray(page) for page in np.moveaxis(lights(950), 2, 0)]
+    pages[0].save("pages.tif", save_all=True, append_images=pages[1:])
+    assert main(["predict", "m.safetensors", "pages.tif"]) == 0
+    assert "the first of each is taken" not in capsys.readouterr().err  # all are seen
     assert main(["kinds", "m.safetensors", "--data", "set", "--out", "named.safetensors"]) == 0
     assert "spot (4)" in capsys.readouterr().err
     assert main(["evaluate", "m.safetensors", "--data", "set", "--robustness"]) == 2

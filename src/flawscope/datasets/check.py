@@ -244,7 +244,8 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
         faults.append(Finding("note", "channels", subject, message, "fit with --channels all"))
     elif (frame_count := count_frames(item.path)) > 1:
         message = f"holds {frame_count} pictures, and only the first is read"
-        faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
+        remedy = "store them one by one, or fit with --channels all"
+        faults.append(Finding("warning", "frames", subject, message, remedy))
     mode = "" if plain else f"{pixel_format(picture)}{channels and f' ({channels})'}"
     return _CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures import layouts, tiff
 from flawscope.pictures.arrays import check_values, picture_error
 from flawscope.pictures.decoding import (
@@ -94,7 +94,7 @@ class Channels:
         if values.shape[2] != self.count:
             raise picture_error(
                 name,
-                f"it has {values.shape[2]} channels, and the model learnt from pictures of {self.count}",
+                f"it has {pluralize(values.shape[2], 'channel')}, and the model learnt from {self.count}",
                 "give pictures like those",
             )
         return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flawscope.errors import InputError, suggest_name
+from flawscope.errors import InputError, join_names
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.streaming import SourceResult
@@ -26,8 +26,8 @@ def tolerating(
     names = [name for kinds in named for name in kinds.names]
     if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
         raise InputError(
-            f"--tolerances has a rule for the kind {strange[0]!r}, which the model does not name: "
-            f"{suggest_name(strange[0], [*names, ANY])}"
+            f"--tolerances has a rule for the kind {strange[0]!r}, and the model names "
+            f"{join_names([*dict.fromkeys(names)]) or 'no kinds'}: correct the rule, or teach it"
         )
 
     def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:
