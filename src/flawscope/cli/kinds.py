@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     if not isinstance(model, Predictor):
         raise InputError(
-            f"{args.model} is a joint model: run kinds on the model of each product, then join them"
+            f"{args.model} is a joint model: run kinds on the model of each product, then join them "
+            "in Python, by `flawscope.join`"
         )
     dataset = open_dataset(args.data, args.category)
     defective = [item for item in dataset.test if item.anomalous]
