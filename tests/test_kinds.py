@@ -227,7 +227,7 @@ def test_names_that_differ_in_case_alone_are_refused(model_path: Path) -> None:
         learn_kinds(flawscope.load(model_path), examples)
 
 
-def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path: Path, tmp_path: Path) -> None:
+def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path: Path, tmp_path: Path, capsys: Any) -> None:
     root = tmp_path / "set"
     (root / "good").mkdir(parents=True)
     (root / "bad").mkdir()
@@ -244,6 +244,11 @@ def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path: Path, tmp_path
     out = tmp_path / "named.safetensors"
     assert main(["kinds", str(model_path), "--data", str(root), "--out", str(out), "--quiet"]) == 0
     assert flawscope.load(out).manifest.kinds.names == KINDS[:2]
+    for labels in (root / "bad").glob("*.json"):
+        labels.write_text(labels.read_text().replace("96", "48"))
+    capsys.readouterr()
+    assert main(["kinds", str(model_path), "--data", str(root), "--out", str(out)]) == 2
+    assert "it is 48x48, its picture 96x96" in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_refused(named: Path, tmp_path: Path) -> None:

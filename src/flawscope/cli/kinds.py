@@ -60,9 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if not defective:
         raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
     failures: list[str] = []
-    learnt = learn_kinds(
-        model, _examples(model, defective, failures), args.error, common.progress_for(args), len(defective)
-    )
+    examples, step = _examples(model, defective, failures), common.progress_for(args)
+    try:
+        learnt = learn_kinds(model, examples, args.error, step, len(defective))
+    except InputError:
+        common.report_failures(failures)  # why there are too few
+        raise
     learnt.model.save(out)
     kinds = learnt.model.manifest.kinds
     assert kinds is not None
