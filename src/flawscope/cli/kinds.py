@@ -98,5 +98,7 @@ def _examples(model: Predictor, items: list[Item], failures: list[str]) -> Itera
         except InputError as error:
             failures.append(str(error))
             continue
-        for name, where in (marked or {item.kind: None}).items():
-            yield Example(item.path, name, None if where is None or not where.any() else where)
+        if not marked:
+            yield Example(item.path, item.kind)
+        for name, where in marked.items():
+            yield Example(item.path, name, where if where.any() else None)

@@ -178,8 +178,8 @@ class LabelledRegions:
         labels = [self.kinds[k] for k in chosen]
         spelled: dict[str, str] = {}
         for name in labels:
-            if (first := spelled.setdefault(name.casefold(), name)) != name:
-                raise InputError(f"the kinds {first} and {name} differ in upper case alone: name them alike")
+            if (other := spelled.setdefault(name.casefold(), name)) != name:
+                raise InputError(f"the kinds {other} and {name} differ in upper case alone: name them alike")
         width = self.descriptors[0].size if self.descriptors else 0
         descriptors = np.array([self.descriptors[k] for k in chosen]).reshape(len(chosen), width)
         classifier = kinds.learn(descriptors, labels, error)
