@@ -52,7 +52,7 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Defec
 
 def test_contrasts_that_were_not_drawn_are_not_told() -> None:
     scores, contrasts = {"small": (0.0,), "large": (1e9,)}, {"small": (8.0,), "large": (40.0,)}
-    said = DefectScores(scores, contrasts, 1, 1.0, 0.05, GOOD.threshold).describe()
+    said = DefectScores(scores, contrasts, 1, 1.0, 0.05, GOOD.score_threshold).describe()
     assert "small 0 of 1 faint ones, large 1 of 1 (21% to 100%) clear ones;" in said
 
 
