@@ -214,6 +214,36 @@ def test_copies_and_missed_pictures_are_no_examples(model_path):
         learn_kinds(model, examples[:2])
 
 
+def test_names_that_differ_in_case_alone_are_refused(model_path):
+    examples = [Example(draw("notch", k)[0], "Notch" if k % 2 else "notch") for k in range(6)]
+    with pytest.raises(InputError, match="kinds notch and Notch differ in upper case alone: name them alike"):
+        learn_kinds(flawscope.load(model_path), examples)
+
+
+def test_labels_in_a_folder_of_no_kind_name_the_kinds(model_path, tmp_path, capsys):
+    root = tmp_path / "set"
+    (root / "good").mkdir(parents=True)
+    (root / "bad").mkdir()
+    Image.fromarray(good(1)).save(root / "good/0.png")
+    for kind in KINDS[:2]:
+        for number in range(3):
+            picture, mask = draw(kind, number)
+            Image.fromarray(picture).save(root / f"bad/{kind}{number}.png")
+            (top, left), (bottom, right) = np.argwhere(mask).min(0), np.argwhere(mask).max(0) + 1
+            points = np.array([[left, top], [right, bottom]]).tolist()
+            shape = {"shape_type": "rectangle", "label": kind, "points": points}
+            document = {"imagePath": "", "imageHeight": 96, "imageWidth": 96, "shapes": [shape]}
+            (root / f"bad/{kind}{number}.json").write_text(json.dumps(document))
+    out = tmp_path / "named.safetensors"
+    assert main(["kinds", str(model_path), "--data", str(root), "--out", str(out), "--quiet"]) == 0
+    assert flawscope.load(out).manifest.kinds.names == KINDS[:2]
+    for labels in (root / "bad").glob("*.json"):
+        labels.write_text(labels.read_text().replace("96", "48"))
+    capsys.readouterr()
+    assert main(["kinds", str(model_path), "--data", str(root), "--out", str(out)]) == 2
+    assert "it is 48x48, its picture 96x96" in capsys.readouterr().err
+
+
 def test_a_damaged_file_is_refused(named, tmp_path):
     from flawscope.artefact import model_file
 

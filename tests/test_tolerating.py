@@ -42,7 +42,7 @@ def test_models_that_decide_on_more_than_a_picture_are_refused():
         tolerating(of_parts, plain.stream, EVERY)
     how = SimpleNamespace(several=None, corrections=[object()])
     lens = SimpleNamespace(
-        manifest=SimpleNamespace(preprocess=how), artefact=SimpleNamespace(counted=np.zeros(4))
+        manifest=SimpleNamespace(preprocess=how, kinds=None), artefact=SimpleNamespace(counted=np.zeros(4))
     )
     straight = SimpleNamespace(products={"": lens}, parts=lambda: None)
     with pytest.raises(InputError, match="--undistort and --roi"):
@@ -52,6 +52,13 @@ def test_models_that_decide_on_more_than_a_picture_are_refused():
     how.several = object()
     with pytest.raises(InputError, match="decide on a picture of one part"):
         tolerating(straight, plain.stream, EVERY)
+
+
+def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:
+    plain = model()
+    rules = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1), Rule("scrach", length=1)))
+    with pytest.raises(InputError, match="kind 'scrach', and the model names no kinds: correct the rule"):
+        tolerating(plain, plain.stream, rules)
 
 
 @pytest.mark.parametrize("wrong", ["0.1", -1, float("nan"), True])

@@ -50,6 +50,12 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Defec
     assert said.endswith("real defects may be harder to find")
 
 
+def test_contrasts_that_were_not_drawn_are_not_told() -> None:
+    scores, contrasts = {"small": (0.0,), "large": (1e9,)}, {"small": (8.0,), "large": (40.0,)}
+    said = DefectScores(scores, contrasts, 1, 1.0, 0.05, GOOD.score_threshold).describe()
+    assert "small 0 of 1 faint ones, large 1 of 1 (21% to 100%) clear ones;" in said
+
+
 def test_a_model_of_an_earlier_version_says_nothing_of_contrasts() -> None:
     found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.score_threshold)
     assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()

@@ -89,6 +89,7 @@ def test_a_model_and_people_from_pictures_to_the_page(run, tmp_path):
     assert person["miss_rate"]["rate"] == 1
     assert ours["misses_at_most"] == pytest.approx(0.95)  # one defective part says next to nothing
     assert any("1 part the very same score in two trials" in line for line in found["remarks"])
+    assert found["remarks"][0] == "4 parts show little, whatever the grade: take 50 at least"
     assert any("has learnt from 1 picture" in line for line in found["remarks"])
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     digest = hashlib.sha256((tmp_path / "m.safetensors").read_bytes()).hexdigest()

@@ -34,6 +34,8 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(run, drawn,
     (root / "bad/masks").mkdir(parents=True)
     mask = np.zeros((height, width), np.uint8)
     mask[10:20, 10:30] = 255
+    for name in "nopqrst":
+        Image.fromarray(np.full_like(good, ord(name))).save(root / f"good/{name}.png")  # shows nothing
     for name in ("a", "b", "c"):
         Image.fromarray(np.where(mask[..., None], 255 - good, good)).save(root / f"bad/{name}.png")
     Image.fromarray(mask).save(root / "bad/masks/a.png")
@@ -48,6 +50,7 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(run, drawn,
     assert {"no mask", "LabelMe, outlines", "mask in a folder below: .png, mode L"} < forms.keys()
     assert any("5 channels, seen as 1, 2, 3, 4, 5" in one["pixels"] for one in json.loads(printed)["forms"])
     text = page.read_text()
+    assert "warning: plain: 2 more of these; --json lists all" in text
     shown = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
     marked = {dict(one["facts"])["Marked"]: "truth" in one["layers"] for one in shown}
     drawn_in = {"LabelMe, outlines", "mask in a folder below: .png, mode L"}

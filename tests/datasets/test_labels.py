@@ -14,6 +14,7 @@ from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
+from flawscope.datasets.labels.shapes import from_runs
 from flawscope.datasets.masks import union_masks
 from flawscope.errors import InputError
 
@@ -443,6 +444,11 @@ def test_a_brush_that_is_cut_off_is_told_when_it_is_drawn(root):
         union_masks(item.masks, (H, W))
 
 
+def test_run_lengths_whose_sum_wraps_around_are_refused():
+    with pytest.raises(InputError, match="run lengths do not make 8x4 pixels"):
+        from_runs(np.array([1 << 62] * 4 + [32]), (4, 8))
+
+
 def test_deep_json_is_of_no_form(root):
     place(root, EXPORTS["LabelMe, polygon"])
     (root / "deep.json").write_text("[" * 100_000)
@@ -459,6 +465,7 @@ def test_the_check_says_what_was_read_and_what_was_left_out(root):
     (root / "settings.json").write_text('{"size": 3}')
     (root / "bad/dent/part_7.txt").write_text("0 120 33 40 50\n")
     (root / "notes.txt").write_text("looked at on Monday")
+    (root / "good/0.txt").write_text("")  # YOLO's of a good picture
     (root / "defects_config.json").write_text("[]")  # of MVTec LOCO
     expected = f"expected: {EXPECTED}"
     assert lines(root) == [

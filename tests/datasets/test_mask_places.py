@@ -275,7 +275,7 @@ def test_watch_names_a_mask_once(place):
     root = place(["bad/a.png"], ["bad/a_mask.png"])
     (root / "bad/notes.txt").touch()
     arrivals, said = Arrivals(root / "bad", existing=True), list[str]()
-    loop = WatchLoop(arrivals, Mock(), Mock(warning=lambda: ""), None, None, None, False, said.append)
+    loop = WatchLoop(arrivals, Mock(), Mock(warning=lambda: ""), None, None, None, False, said.append, len)
     for _ in range(2):
         arrivals.scan(0.0)
         loop._say_remarks()

@@ -1,11 +1,18 @@
 """A part under several lights is one picture: its worst view decides, and it is calibrated as a whole."""
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 import flawscope
+from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.export.recalibrate import ExportPictures
+from flawscope.fitting.incremental_update import extend
+from flawscope.predictor.kinds import Example, learn_kinds
 
 SIDE = 64
 
@@ -40,5 +47,41 @@ def test_a_defect_under_any_one_light_is_found_where_it_is(model):
         assert abs(y - SIDE / 2) < 8
         assert abs(x - SIDE / 2 - 5) < 8
     assert found.draw(lights(100)).shape == (SIDE, SIDE, 3)  # the first light
-    with pytest.raises(InputError, match="learnt from pictures of 4"):
+    with pytest.raises(InputError, match="learnt from 4"):
         model.predict(lights(0)[:, :, :3])
+
+
+def test_whoever_uses_the_model_reads_all_channels(model):
+    spots = [Example(lights(400 + k, k % 4), "spot") for k in range(4)]
+    learnt = learn_kinds(model, spots)
+    assert (learnt.failures, learnt.model.manifest.kinds.counts) == ([], (4,))
+    more = [lights(600 + k) for k in range(3)]
+    extended = extend(model, more, check=False, force=True)
+    assert len(extended.manifest.pictures) == len(model.manifest.pictures) + 3
+    assert len(ExportPictures(model.artefact, more).probe_images().images)
+
+
+def test_commands_read_all_channels(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model.save("m.safetensors")
+    shape = {"shape_type": "rectangle", "label": "", "points": [[25, 20], [50, 45]]}
+    labels = {"imagePath": "", "imageHeight": SIDE, "imageWidth": SIDE, "shapes": [shape]}
+    for folder, seeds, light in (("good", range(900, 903), None), ("bad/spot", range(400, 404), 1)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for seed in seeds:
+            np.save(f"set/{folder}/p{seed}.npy", lights(seed, light))
+            if light is not None:
+                (tmp_path / f"set/bad/spot/p{seed}.json").write_text(json.dumps(labels))
+    pages = [Image.fromarray(page) for page in np.moveaxis(lights(950), 2, 0)]
+    pages[0].save("pages.tif", save_all=True, append_images=pages[1:])
+    assert main(["predict", "m.safetensors", "pages.tif"]) == 0
+    assert "the first of each is taken" not in capsys.readouterr().err  # all are seen
+    assert main(["kinds", "m.safetensors", "--data", "set", "--out", "named.safetensors"]) == 0
+    assert "spot (4)" in capsys.readouterr().err
+    assert main(["evaluate", "m.safetensors", "--data", "set", "--robustness"]) == 2
+    assert "no light to change" in capsys.readouterr().err
+    assert main(["predict", "named.safetensors", "set", "--out", "trial", "--quiet"]) == 0
+    study = ["agreement", "trial", "--reference", "set", "--model", "m.safetensors", "--json"]
+    capsys.readouterr()
+    assert main(study) == 0
+    assert json.loads(capsys.readouterr().out)["defective"] == 4

@@ -75,6 +75,8 @@ def test_channels_that_are_not_there_are_refused(refused):
     values = VALUES[np.uint8]
     refused(lambda: Channels.of("1-3,6", [values]), "channel 6", "have 5, from 1 on")
     refused(lambda: Channels.of("1-2", [values]), "of one channel or of three")
+    refused(lambda: Channels.of("1-99999999999", [values]), "of one channel or of three")
+    refused(lambda: Channels.of("0-2", [values]), "names channel 0; the pictures have")
     refused(lambda: Channels.of("red", [values]), "'red'", "all", "{part}_{light}.png")
     refused(lambda: Channels.of("all", [b"no"]), "not a picture")
     refused(lambda: Channels.of("all", [values]).read(values[:, :, :3], "b.tif"), "b.tif", "learnt from", "5")

@@ -12,6 +12,7 @@ from flawscope.results.drawing import (
     colour_map,
     colour_table,
     contour,
+    draw_note,
     lightness,
     overlay,
     save_map,
@@ -189,3 +190,13 @@ def test_files_that_cannot_be_written(tmp_path, photo):
             call()
     with pytest.raises(FlawscopeError, match="not finite"):
         save_map(tmp_path / "nan.tiff", np.full((2, 2), np.nan), 0, 1)
+
+
+@pytest.mark.parametrize(
+    "words", ["part not found", "anomalous, beyond tolerance: dent length 3.2 mm > 2 mm " * 3]
+)
+def test_a_note_fits_into_the_picture(words):
+    drawn = draw_note(np.zeros((280, 280, 3), np.uint8), words)
+    assert drawn[:, 0].any()
+    assert not drawn[:, -1].any()
+    assert not drawn[60:].any()

@@ -250,7 +250,10 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
         (("kind: scratch, ", ""), "rule 1: kind is None: name the kind, or write any"),
         (("number: 2", "number: 0"), "rule 1: number is 0"),
         (("[0, 0, 16, 6]", "[9, 0, 3, 6]"), "rule 1: zone is"),
+        (("[0, 0, 16, 6]", "[0, 0, 1, 0.5]"), "rule 1: zone is .* in pixels of the picture"),  # shares
+        (("[0, 0, 16, 6]", "[16, 0, 32, 6]"), "rule 1: zone is"),
         (("zone: zone.png", "zone: gone.png"), "gone.png"),
+        (("zone: zone.png", "zone: black.png"), "rule 2: nothing in black.png is white"),
         (("zone: zone.png", "zone: small.png"), "rule 2: small.png is not as large as the pictures"),
         (("  - {kind: scratch", "  - {kind: [scratch"), "is not YAML"),
         (("rules:", "rules: []\nother:"), "unknown key 'other'"),
@@ -259,6 +262,7 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
 def test_a_rule_that_is_not_clear_is_refused(tmp_path, change, said):
     Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "zone.png")
     Image.new("L", (4, 4), 255).save(tmp_path / "small.png")
+    Image.new("L", (WIDTH, HEIGHT), 1).save(tmp_path / "black.png")
     with pytest.raises(InputError, match=said) as error:
         Tolerances.read(write(tmp_path, FILE.replace(*change)))
     assert "\n" not in str(error.value)

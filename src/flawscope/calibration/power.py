@@ -117,7 +117,8 @@ class DefectScores:
         if not self.contrasts:
             return f"{size} {text}"
         faint, others = self.count_found(size, below=CLEAR)
-        return f"{size} {faint} of {others} faint and {text} clear ones"
+        told = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
+        return f"{size} {' and '.join(told)} ones"
 
     def warning(self) -> str | None:
         """Warning about a model that surely misses too many clear defects that are not small."""

@@ -121,7 +121,8 @@ def fit_model(
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
-    for line in training_remarks(dataset, group):
+    reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
+    for line in training_remarks(dataset, group, reads_all):
         say(line)
     how = {
         "group": args.group,
@@ -225,8 +226,11 @@ def only_category(root: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
-    """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
+def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = False) -> Iterator[str]:
+    """Yields remarks on the training pictures, by their names. InputError: `group` matches no name.
+
+    reads_all: the pictures in a file are channels.
+    """
     from flawscope.datasets.dataset import group_warning
     from flawscope.datasets.mask_remarks import good_remarks
     from flawscope.pictures.decoding import count_frames
@@ -252,7 +256,9 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
         files = pluralize(len(unread), "file")
         yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"
     several = [
-        (path.relative_to(folder).as_posix(), count) for path in paths if (count := count_frames(path)) > 1
+        (path.relative_to(folder).as_posix(), count)
+        for path in paths
+        if not reads_all and (count := count_frames(path)) > 1
     ]
     yield from file_remarks([f"{name} ({count})" for name, count in several], beside)
     yield from good_remarks(dataset)

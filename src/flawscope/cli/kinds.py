@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flawscope.artefact import files
@@ -13,6 +14,8 @@ from flawscope.errors import InputError
 
 if TYPE_CHECKING:
     from flawscope.datasets import Item
+    from flawscope.datasets.masks import Mask
+    from flawscope.predictor import Predictor
     from flawscope.predictor.kinds import Example
 
 
@@ -49,16 +52,20 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     if not isinstance(model, Predictor):
         raise InputError(
-            f"{args.model} is a joint model: run kinds on the model of each product, then join them"
+            f"{args.model} is a joint model: run kinds on the model of each product, then join them "
+            "in Python, by `flawscope.join`"
         )
     dataset = open_dataset(args.data, args.category)
     defective = [item for item in dataset.test if item.anomalous]
     if not defective:
         raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
     failures: list[str] = []
-    learnt = learn_kinds(
-        model, _examples(defective, failures), args.error, common.progress_for(args), len(defective)
-    )
+    examples, step = _examples(model, defective, failures), common.progress_for(args)
+    try:
+        learnt = learn_kinds(model, examples, args.error, step, len(defective))
+    except InputError:
+        common.report_failures(failures)  # why there are too few
+        raise
     learnt.model.save(out)
     kinds = learnt.model.manifest.kinds
     assert kinds is not None
@@ -69,18 +76,29 @@ def run(args: argparse.Namespace) -> int:
     return common.report_failures([*failures, *learnt.failures])
 
 
-def _examples(items: list[Item], failures: list[str]) -> Iterator[Example]:
-    """Yields labelled pictures, each with its mask where it has one that can be read."""
+def _examples(model: Predictor, items: list[Item], failures: list[str]) -> Iterator[Example]:
+    """Yields labelled pictures, each with its mask where it has one that can be read; with labels in a folder
+    of no kind, once for each label's name."""
+    from flawscope.datasets.labels import PictureLabels
+    from flawscope.datasets.layouts import BAD
     from flawscope.datasets.masks import union_masks
-    from flawscope.pictures.decoding import decode
     from flawscope.predictor.kinds import Example
 
     for item in items:
-        mask = None
-        if item.masks:
-            try:
-                mask = union_masks(item.masks, decode(item.path).shape[:2])
-            except InputError as error:
-                failures.append(str(error))
-                continue
-        yield Example(item.path, item.kind, mask if mask is not None and mask.any() else None)
+        by_kind: dict[str, list[Mask]] = {}
+        for mask in item.masks:
+            if isinstance(mask, PictureLabels) and item.kind.casefold() in BAD:
+                for name, shape in zip(mask.kinds, mask.shapes, strict=True):
+                    by_kind.setdefault(name or item.kind, []).append(replace(mask, shapes=(shape,)))
+            else:
+                by_kind.setdefault(item.kind, []).append(mask)
+        try:
+            size = model.manifest.preprocess.decode(item.path).shape[:2] if by_kind else (0, 0)
+            marked = {name: union_masks(masks, size) for name, masks in by_kind.items()}
+        except InputError as error:
+            failures.append(str(error))
+            continue
+        if not marked:
+            yield Example(item.path, item.kind)
+        for name, where in marked.items():
+            yield Example(item.path, name, where if where.any() else None)

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     totals = summary.totals
     began, complete = time.monotonic(), False
     try:
-        _judge(inputs, stream, results, totals, step)
+        _judge(inputs, stream, results, totals, step, common.picture_counter(predictor))
         complete = True
     except KeyboardInterrupt:
         of = f" of {inputs.total:,}" if inputs.total else ""
@@ -130,9 +130,9 @@ def _judge(
     results: output.Output,
     totals: MismatchDetector,
     step: ProgressCallback,
+    count_pictures: Callable[[str], int],
 ) -> None:
     """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
-    from flawscope.pictures.decoding import count_frames
     from flawscope.results.table import Unjudged
 
     answers = stream(inputs.sources, batch=None if inputs.total else 1)
@@ -147,7 +147,7 @@ def _judge(
                 totals.add(result)  # an unprinted result has no row either
         if interrupted.is_set():
             raise KeyboardInterrupt
-        if not isinstance(result, InputError) and name != output.STDIN and (held := count_frames(name)) > 1:
+        if not isinstance(result, InputError) and name != output.STDIN and (held := count_pictures(name)) > 1:
             inputs.multi_picture_files.append(f"{name} ({held})")
         if inputs.total:
             step("prediction", done, inputs.total)

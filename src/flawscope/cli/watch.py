@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         commands=commands,
         as_json=args.json,
         say=say,
+        count_pictures=common.picture_counter(predictor),
     )
     with ending() as end:
         watching.run_until(end, args.interval)
@@ -197,6 +198,7 @@ class WatchLoop:
     commands: Commands | None
     as_json: bool
     say: Callable[[str], None]
+    count_pictures: Callable[[str], int]
     unjudged: int = 0
     is_unreadable: bool = False
     warned: bool = False
@@ -236,7 +238,6 @@ class WatchLoop:
 
     def _handle(self, result: Prediction | Unjudged) -> None:
         from flawscope.cli.output import show_result
-        from flawscope.pictures.decoding import count_frames
         from flawscope.results.prediction import Prediction
         from flawscope.results.table import ResultRow
 
@@ -247,7 +248,7 @@ class WatchLoop:
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")
             return
-        if (held := count_frames(str(result.path))) > 1:
+        if (held := self.count_pictures(str(result.path))) > 1:
             self.say(f"{result.path} holds {held} pictures, the first is judged")
         self.totals.add(result)
         if result.is_anomalous and self.commands is not None:

@@ -199,7 +199,8 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
     for number, (entry, (source, result)) in enumerate(zip(entries, judged, strict=True)):
         path = printable(entry.path)
         if isinstance(result, Prediction):
-            if not is_url(entry.path) and (picture_count := count_frames(entry.path)) > 1:
+            reads_first = predictor.manifest.preprocess.channels is None and not is_url(entry.path)
+            if reads_first and (picture_count := count_frames(entry.path)) > 1:
                 remarks["several"].append(f"{path} ({picture_count})")
             if run.call["overlays"] and result.is_anomalous:
                 stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80]

@@ -108,7 +108,7 @@ class CheckReport:
         }
 
     def lines(self) -> list[str]:
-        """Text for people. Of each code the first `MAX_SHOWN` findings are spelt out."""
+        """Text for people."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
@@ -117,7 +117,12 @@ class CheckReport:
         if self.sizes:
             text.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
             text.append(f"  pixels: {', '.join(f'{m} ({n})' for m, n in self.modes)}")
-        groups: dict[tuple[str, str], list[Finding]] = {}
+        totals = ", ".join(pluralize(n, s) for s, n in self.totals.items() if n)
+        return [*text, *self.finding_lines(), totals or "nothing found"]
+
+    def finding_lines(self) -> list[str]:
+        """Findings for people. Of each code the first `MAX_SHOWN` are spelt out."""
+        text, groups = list[str](), dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
             groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
@@ -125,8 +130,7 @@ class CheckReport:
             text += [finding.line() for finding in group[:few]]
             if len(group) > few:
                 text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
-        totals = ", ".join(pluralize(n, s) for s, n in self.totals.items() if n)
-        return [*text, totals or "nothing found"]
+        return text
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,8 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
         faults.append(Finding("note", "channels", subject, message, "fit with --channels all"))
     elif (frame_count := count_frames(item.path)) > 1:
         message = f"holds {frame_count} pictures, and only the first is read"
-        faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
+        remedy = "store them one by one, or fit with --channels all"
+        faults.append(Finding("warning", "frames", subject, message, remedy))
     mode = "" if plain else f"{pixel_format(picture)}{channels and f' ({channels})'}"
     return _CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 

@@ -136,7 +136,6 @@ def _appraise(name: str, study: Study) -> Appraisal:
     called, truth = study.decisions[name], study.defective
     counts = cross_tabulate(np.broadcast_to(truth[:, None], called.shape), called)
     with_truth = [_count_raters(np.stack([trial, truth], axis=1)) for trial in called.T]
-    pairs = [cross_tabulate(a, b) for a, b in itertools.combinations(called.T, 2)]
     rates = {
         "effectiveness": Share.of_parts((called == truth[:, None]).all(axis=1)),
         "miss_rate": Share.of_decisions(~called[truth]),
@@ -154,12 +153,25 @@ def _appraise(name: str, study: Study) -> Appraisal:
         kappas={
             "cohen_reference": cohens_kappa(counts),
             "fleiss_reference": _average([fleiss_kappa(one) for one in with_truth]),
-            "cohen_repeats": _average([cohens_kappa(one) for one in pairs]),
+            "cohen_repeats": _average_over_pairs(called),
             "fleiss_repeats": fleiss_kappa(_count_raters(called)),
         },
         grades=grades,
         grade=max(grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index),
     )
+
+
+def _average_over_pairs(called: Flags) -> float | None:
+    """Cohen's kappa as the average over the pairs of trials; called: [N, R]."""
+    values, total, kappas = called.astype(np.float64), len(called), list[float]()
+    sums = values.sum(axis=0)
+    for k in range(1, len(sums)):
+        agreed = total - sums[k] - sums[:k] + 2 * values[:, k] @ values[:, :k]
+        chance = (total - sums[k]) * (total - sums[:k]) + sums[k] * sums[:k]
+        if (chance == total**2).any():
+            return None
+        kappas += ((total * agreed - chance) / (total**2 - chance)).tolist()
+    return sum(kappas) / len(kappas) if kappas else None
 
 
 def _average(kappas: Sequence[float | None]) -> float | None:

@@ -98,6 +98,8 @@ def evaluate(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
             "or folders of good and bad pictures"
         )
+    if robust and predictor.manifest.preprocess.channels is not None:
+        raise InputError("pictures of several channels have no light to change: leave out --robustness")
     seen = _predict_all(predictor, dataset, leave_out, take, step)
     kept = seen.kept
     if not kept.items:

@@ -115,6 +115,10 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
             "nothing says which parts are defective: name --reference FILE.csv|FOLDER, or add a column "
             "reference to the table of trials"
         )
+    spelled: dict[str, str] = {}  # Ann and ann are one appraiser
+    trials = [
+        one._replace(appraiser=spelled.setdefault(one.appraiser.casefold(), one.appraiser)) for one in trials
+    ]
     seen: dict[tuple[str, str, str], Trial] = {}
     for one in trials:
         if one.part not in truth:
@@ -129,7 +133,7 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
         seen[key] = one
     if len(classes := set(truth.values())) < 2:
         only = "defective" if True in classes else "good"
-        raise InputError(f"all {pluralize(len(truth), 'part')} of the reference are {only}: {ENOUGH}")
+        raise InputError(f"the reference has {only} parts alone ({len(truth):,}): {ENOUGH}")
     names = dict.fromkeys(one.appraiser for one in trials)
     labels = {
         name: sorted({one.trial for one in trials if one.appraiser == name}, key=natural_key)

@@ -36,7 +36,6 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import (
     PictureSource,
-    decode,
     error_reason,
     pixel_hash,
     source_name,
@@ -153,13 +152,14 @@ class ExportPictures:
     ) -> Iterator[tuple[str, Views]]:
         """Yields the given pictures, or some of them, one at a time: the hash of the decoded pixels, and the
         views. What cannot be read becomes a line in `failures`; None: in the pictures' own."""
+        how = self.artefact.manifest.preprocess
         for source in self.sources if some is None else some:
             name = source_name(source)
             try:
-                picture = decode(source)
+                picture = how.decode(source)
                 digest = pixel_hash(picture)
-                self.looks.setdefault(digest, (name, Look.of(picture)))
-                views = self.artefact.manifest.preprocess.views(picture, name, self.artefact.counted)
+                self.looks.setdefault(digest, (name, Look.of(how.first_picture(picture))))
+                views = how.views(picture, name, self.artefact.counted)
                 if views.unusable:
                     raise InputError(f"cannot use {name}: {views.unusable}; remove it")
             except (InputError, MemoryError) as error:

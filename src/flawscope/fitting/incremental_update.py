@@ -41,8 +41,9 @@ from flawscope.fitting.updated_models import (
 )
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
-from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import relative_names
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.units import check_shows_something
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -220,7 +221,7 @@ def update(
     how = how or (EXTENDED if method.extends else RECALIBRATED)
     if how == EXTENDED and not method.extends:
         raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    usable, contradictory, unreadable = _read_pictures(pictures)
+    usable, contradictory, unreadable = _read_pictures(pictures, old.manifest.preprocess)
     known = {one.digest: one.before for one in usable if one.before is not None}
     before = score_pictures(active, [one for one in usable if one.judged], known, step)
     unsure = _find_unsure(old, usable, before, strict and how == EXTENDED, device)
@@ -233,9 +234,8 @@ def update(
         )
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
-        check_shows_something(
-            look_at([one.source for one in usable_good], step), [o.name for o in usable_good]
-        )
+        looks = look_at([one.source for one in usable_good], step, old.manifest.preprocess.channels)
+        check_shows_something(looks, [o.name for o in usable_good])
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
@@ -293,7 +293,7 @@ def update(
 
 
 def _read_pictures(
-    pictures: Sequence[ReviewedPicture],
+    pictures: Sequence[ReviewedPicture], preprocess: Preprocess
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
     and defective), and why others are unreadable."""
@@ -301,7 +301,7 @@ def _read_pictures(
     verdicts: dict[str, set[bool]] = {}
     for one in pictures:
         try:
-            digest = pixel_hash(decode(one.source, name=one.name or None))
+            digest = pixel_hash(preprocess.decode(one.source, one.name or None))
         except (InputError, MemoryError) as error:
             unreadable[one.number] = error_reason(error, one.name)
             continue

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures import layouts, tiff
 from flawscope.pictures.arrays import check_values, picture_error
 from flawscope.pictures.decoding import (
@@ -56,9 +56,8 @@ class Channels:
         if not numbers or not sizes <= {1, 3} or not all(isinstance(k, int) for k in numbers):
             raise InputError("views are of one channel or of three; write --channels 1-3,4 or the like")
         if min(numbers) < 0 or max(numbers) >= self.count:
-            raise InputError(
-                f"--channels names channel {max(numbers) + 1}; the pictures have {self.count}, from 1 on"
-            )
+            wrong = (min(numbers) if min(numbers) < 0 else max(numbers)) + 1
+            raise InputError(f"--channels names channel {wrong}; the pictures have {self.count}, from 1 on")
 
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
@@ -95,7 +94,7 @@ class Channels:
         if values.shape[2] != self.count:
             raise picture_error(
                 name,
-                f"it has {values.shape[2]} channels, and the model learnt from pictures of {self.count}",
+                f"it has {pluralize(values.shape[2], 'channel')}, and the model learnt from {self.count}",
                 "give pictures like those",
             )
         return values
@@ -148,7 +147,7 @@ def _parse(wanted: str) -> Groups:
                 "of file names such as {part}_{light}.png"
             )
         first, last = int(match[1]), int(match[2] or match[1])
-        groups.append(tuple(range(first - 1, last)))
+        groups.append(tuple(range(first - 1, min(last, first + 3))))  # more than three are refused
     return tuple(groups)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flawscope.calibration import kinds
 from flawscope.calibration.kinds import KindClassifier
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash, source_name
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.pictures.views import Views
@@ -148,7 +148,8 @@ class LabelledRegions:
         self._hashes: set[tuple[str, str]] = set()
 
     def add(self, predictor: Predictor, example: Example) -> None:
-        picture = decode(example.picture)
+        how = predictor.manifest.preprocess
+        picture = how.decode(example.picture)
         if (key := (pixel_hash(picture), example.kind)) in self._hashes:
             return
         self._hashes.add(key)
@@ -162,7 +163,7 @@ class LabelledRegions:
         self.descriptors.append(region_descriptors(predictor, loaded[0], result, region)[0])
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
-        self.looks.append(Look.of(picture))
+        self.looks.append(Look.of(how.first_picture(picture)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
         pattern = predictor.manifest.facts.get("group")
@@ -170,7 +171,13 @@ class LabelledRegions:
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
         chosen = sorted(first.values())
         labels = [self.kinds[k] for k in chosen]
-        classifier = kinds.learn(np.array([self.descriptors[k] for k in chosen]), labels, error)
+        spelled: dict[str, str] = {}
+        for name in labels:
+            if (other := spelled.setdefault(name.casefold(), name)) != name:
+                raise InputError(f"the kinds {other} and {name} differ in upper case alone: name them alike")
+        width = self.descriptors[0].size if self.descriptors else 0
+        descriptors = np.array([self.descriptors[k] for k in chosen]).reshape(len(chosen), width)
+        classifier = kinds.learn(descriptors, labels, error)
         counts = Counter(labels)
         notes = [
             f"{name}: {pluralize(n, 'picture')} without a region there" for name, n in self.missed.items()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, join_names
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.streaming import SourceResult
 from flawscope.results.prediction import Prediction
+from flawscope.results.tolerance import ANY, apply_tolerances
 from flawscope.results.tolerance import Tolerances as Tolerances
-from flawscope.results.tolerance import apply_tolerances
 
 Tolerate = Callable[[Prediction], Prediction]
 
@@ -35,8 +35,16 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
 def tolerating(
     model: Predictor | Router, stream: Callable[..., Iterator[SourceResult]], tolerances: Tolerances
 ) -> Callable[..., Iterator[SourceResult]]:
-    """Returns a model's `stream` after which the tolerances are applied. InputError as of `tolerator`."""
+    """Returns a model's `stream` after which the tolerances are applied. InputError as of `tolerator`,
+    or a rule is for a kind that the model does not name."""
     tolerate = tolerator(model, tolerances)
+    named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
+    names = [name for kinds in named for name in kinds.names]
+    if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
+        raise InputError(
+            f"--tolerances has a rule for the kind {strange[0]!r}, and the model names "
+            f"{join_names([*dict.fromkeys(names)]) or 'no kinds'}: correct the rule, or teach it"
+        )
 
     def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:
         for source, found in stream(*given, **how):

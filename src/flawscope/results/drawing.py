@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -209,11 +210,16 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
 
 
 def draw_note(picture: Pixels, words: str) -> Pixels:
-    """Returns the picture [H, W, 3] with a text in its upper left corner; itself where the text is empty."""
+    """Returns the picture [H, W, 3] with a text in its upper left corner, a longer one in two small lines, as
+    much as there is room for; itself where the text is empty."""
     if not words:
         return picture
     image = Image.fromarray(picture)
     font = load_font(max(10, round(min(image.size) / 14)))
+    if font.getlength(words) > image.width - 8:
+        font = load_font(max(10, round(min(image.size) / 20)))
+        room = int((image.width - 8) / font.getlength("n"))
+        words = "\n".join(textwrap.wrap(words, max(room, 8), max_lines=2, placeholder="…"))
     draw = ImageDraw.Draw(image)
     box = draw.textbbox((4, 2), words, font)
     draw.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=BAD_COLOUR)

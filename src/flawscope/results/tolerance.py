@@ -213,13 +213,17 @@ def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Z
         marked = read_mask(folder / zone)
         if marked.shape != size:
             raise InputError(f"{place}: {zone} is not as large as the pictures, {size[1]} x {size[0]} pixels")
+        if not marked.any():
+            raise InputError(f"{place}: nothing in {zone} is white: draw white where the rule holds")
         return marked
     sides = zone if isinstance(zone, list) else []
     if len(sides) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in sides):
         x0, y0, x1, y1 = map(float, sides)
-        if x0 < x1 and y0 < y1:
+        if min(x1, size[1]) - max(x0, 0) > 1 and min(y1, size[0]) - max(y0, 0) > 1:
             return x0, y0, x1, y1
-    raise InputError(f"{place}: zone is {zone!r}: write [x0, y0, x1, y1] in pixels, or the file of a mask")
+    raise InputError(
+        f"{place}: zone is {zone!r}: write [x0, y0, x1, y1] in pixels of the picture, or the file of a mask"
+    )
 
 
 def _check_keys(data: Any, known: Sequence[str], place: str) -> None:

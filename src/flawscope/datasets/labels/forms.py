@@ -49,6 +49,8 @@ def read_label_file(
         if _SIGN.search(data):
             raise _damage(path, "", str(error) or "it is nested too deeply") from None
         return unread
+    if suffix == ".txt" and not document:  # YOLO's of a picture in which nothing is marked
+        return None
     form = next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
     if form is None:
         return unread

@@ -135,7 +135,8 @@ def draw_line(points: Polygon, size: Size) -> Mask:
 
 def from_runs(runs: NDArray[Any], size: Size) -> Mask:
     """A mask [H, W] from COCO's run lengths: down the columns, unmarked pixels first."""
-    if runs.sum() != size[0] * size[1] or (runs < 0).any():
+    area = size[0] * size[1]
+    if (runs < 0).any() or (runs > area).any() or runs.sum() != area:  # the sum of larger ones wraps around
         raise InputError(f"a mask's run lengths do not make {size[1]}x{size[0]} pixels: export it again")
     values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return values.reshape(size, order="F")

@@ -18,6 +18,7 @@ from flawscope.results import html
 
 ALLOWED_MISSES = range(4)  # that a claim is told for
 MAX_PARTS = 100  # parts that are listed; --json has all
+ENOUGH_PARTS = 50  # AIAG's example
 NEW_PICTURES = (
     "A repeat must be a new picture of the part, taken away and put back: the same picture file always gets "
     "the same answer, so that judging it again shows nothing about repeatability."
@@ -63,6 +64,8 @@ def shown_sentence(one: Appraisal) -> str:
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
     """Yields what makes a study say less than it seems to. learnt: pictures that the model was fitted on."""
+    if (count := len(read.study.parts)) < ENOUGH_PARTS:
+        yield f"{pluralize(count, 'part')} show little, whatever the grade: take {ENOUGH_PARTS} at least"
     for name, parts in read.same_pictures.items():
         yield (
             f"{name} gave {pluralize(parts, 'part')} the very same score in two trials: the same picture was "

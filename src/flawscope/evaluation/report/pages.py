@@ -193,7 +193,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
         totals=report.totals,
         forms=rows,
         drawings=drawings,
-        findings=[printable(finding.line()) for finding in report.findings],
+        findings=[*map(printable, report.finding_lines())],
     )
 
 
