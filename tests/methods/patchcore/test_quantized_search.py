@@ -202,7 +202,10 @@ def rounded(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor, Tensor
     squares = whole.long().square().sum(1)[:, None] + 4 * (longer @ rows.T + int(screen.middle))
     even = -2.0 * rows[:, : bank.shape[1]]
     assert torch.equal(squares.double(), torch.cdist(whole.double(), even.double()).square().round())
-    lost = [(exactly - near).double().square().sum(1).sqrt() for exactly, near in ((turned, whole), (elements, even))]
+    lost = [
+        (exactly - near).double().square().sum(1).sqrt()
+        for exactly, near in ((turned, whole), (elements, even))
+    ]
     return squares.double(), *lost
 
 
