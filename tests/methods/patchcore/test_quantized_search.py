@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.quantized_search import (
-    BLOCK,
     ELEMENT_MAX,
     GROUP_SIZE,
     HALF_MARGIN,
-    KEPT_GROUPS,
     MIN_BANK,
     QUERY_MAX,
     ByteScreen,

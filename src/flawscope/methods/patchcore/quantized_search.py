@@ -107,7 +107,7 @@ class ByteScreen(nn.Module):
             bank: [M, D] float32.
         """
         super().__init__()
-        count, width = bank.shape
+        width = bank.shape[1]
         rotation = random_rotation(width).to(bank.device)
         self.step = max(float((bank @ rotation).abs().max()), 1e-30) / (2 * ELEMENT_MAX)
         self.register_buffer("rotation", rotation / self.step, persistent=False)
@@ -166,7 +166,7 @@ class ByteScreen(nn.Module):
         candidates = (groups[:, :, None] * GROUP_SIZE + members).flatten(1).clamp(max=len(bank) - 1)
         elements, halves = F.embedding(candidates, bank), F.embedding(candidates, 0.5 * norms[:, None])
         best = 2.0 * (halves - elements @ queries[:, :, None]).amin((1, 2))
-        # in steps: how far away an element may be rounded to and still be as near, and where the next group is
+        # in steps: how far an element that is as near may seem to be, and how far the next group seems
         distance = (best + (1.0 + 1e-6) * queries.square().sum(1)).clamp(min=0).sqrt() / self.step
         reach = distance + (1.0 + 1e-5) * (turned - whole).square().sum(1).sqrt() + self.max_error
         next_best = whole.square().sum(1) + 4.0 * (kept.amax(1) + self.middle)
