@@ -27,8 +27,7 @@ QUERY_MAX = 127  # largest number of a query
 # 32,767, the engines adding 128 to a query. 2 * 255 * 63 fits there, and so does 255 * 63 + 129 * 126, where
 # the last digit comes in
 ELEMENT_MAX = 63
-# Whole numbers are made of the bank once here and once where an engine opens the file, which may add in
-# another order: what lies within so many steps of a half may be rounded to the other side there
+# An engine makes an element's whole numbers anew: within so much of a half it may round to the other side
 HALF_MARGIN = 1e-3
 # Of `ByteBound`:
 HIGH_DIGITS = 7  # digits to the base 127 of what depends on the pick alone, beside the lowest
@@ -102,10 +101,7 @@ class ByteScreen(nn.Module):
     tail: Tensor  # [K - D], what every query has after its D numbers
 
     def __init__(self, bank: Tensor):
-        """
-        Args:
-            bank: [M, D] float32.
-        """
+        """bank: [M, D] float32."""
         super().__init__()
         width = bank.shape[1]
         rotation = random_rotation(width).to(bank.device)
@@ -117,10 +113,9 @@ class ByteScreen(nn.Module):
         self.max_error = float(lost.max()) + (4 * HALF_MARGIN + 1e-5 * QUERY_MAX) * width**0.5
         squares = whole.square().sum(1)
         self.middle = float(((squares.max() + squares.min()) / 2).floor())
-        highest = float((squares - self.middle).abs().max()) // QUERY_MAX + 1
-        self.digits = int(highest // ELEMENT_MAX) + 2  # one more than needed: an engine may round otherwise
-        tail = [QUERY_MAX] * self.digits + [1]
-        tail += [0] * (-(width + len(tail)) % 16)
+        # one more than needed: an engine may round otherwise
+        self.digits = int((squares - self.middle).abs().max()) // (QUERY_MAX * ELEMENT_MAX) + 2
+        tail = [QUERY_MAX] * self.digits + [1] + [0] * (-(width + self.digits + 1) % 16)
         self.register_buffer("tail", torch.tensor(tail, dtype=torch.float32, device=bank.device), False)
         # a sum of K products may not fit fp32's 24 bits, whatever the order it is summed in
         self.rounding = QUERY_MAX * ELEMENT_MAX * (width + len(tail)) * 2.0**-20
