@@ -194,7 +194,7 @@ class Calibration:
         reach = max(self.mask_threshold - level, 1e-6 * max(1.0, abs(level)))
         return level, level + 2.0 * reach
 
-    @property
+    @cached_property
     def spread(self) -> float:
         """Spread of good pictures' scores, in units of the score, above 0: their median absolute deviation,
         as the standard deviation of normal scores, and at least a tenth of the way from good maps' level to
@@ -211,13 +211,17 @@ class Calibration:
         above = np.asarray(scores, dtype=np.float64) - self.score_threshold
         return np.asarray(above / self.spread, dtype=np.float64)
 
-    def p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
-        """Conformal p-values in 1/(K+1)..1 of raw scores, any shape."""
+    @cached_property
+    def _ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores, rising, and the weight [n + 1] of all pictures from each of their places on."""
         own = np.asarray(self.scores, dtype=np.float64)
         order = np.argsort(own, kind="stable")
-        # [n + 1]: weight of all pictures from each place of the ordered scores on
-        at_least = np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
-        place = np.searchsorted(own[order], np.asarray(scores, dtype=np.float64), side="left")
+        return own[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
+
+    def p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
+        """Conformal p-values in 1/(K+1)..1 of raw scores, any shape."""
+        ordered, at_least = self._ordered
+        place = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
         return np.asarray((1.0 + at_least[place]) / (self.unit_count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: NDArray[Any] | float) -> NDArray[np.bool_]:

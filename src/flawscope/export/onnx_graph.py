@@ -140,8 +140,21 @@ def trace_module(
         reason = one_line_message(cause)
         raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason}") from error
     _strip_source_notes(proto)
+    _separate_biases(proto)
     proto.ir_version = IR_VERSION
     return proto
+
+
+def _separate_biases(proto: ModelProto) -> None:
+    """Gives each convolution a bias of its own: OpenVINO adds one that several share in a step of its own."""
+    held, met = {entry.name: entry for entry in proto.graph.initializer}, set()
+    for node in proto.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 2 and (name := node.input[2]) in held:
+            if name in met:
+                copied = proto.graph.initializer.add()
+                copied.CopyFrom(held[name])
+                copied.name = node.input[2] = f"{name}.{node.output[0]}"
+            met.add(name)
 
 
 def _strip_source_notes(proto: ModelProto) -> None:

@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.quantized_search import (
-    BLOCK,
     ELEMENT_MAX,
     GROUP_SIZE,
     HALF_MARGIN,
-    KEPT_GROUPS,
-    MAX_FLIPPED,
     MIN_BANK,
     QUERY_MAX,
     ByteScreen,
@@ -94,7 +91,7 @@ class Searched:
 
     def __init__(self, bank: Tensor):
         self.bank, self.norms = bank, bank.square().sum(1)
-        self.screen = ByteScreen(bank, self.norms)
+        self.screen = ByteScreen(bank)
         self.unsure: list[Tensor] = []
 
     def plain(self, queries: Tensor) -> Tensor:
@@ -173,76 +170,66 @@ def test_few_queries_like_the_bank_are_left_to_the_plain_search():
 
 
 def test_what_all_elements_lose_alike_is_not_trusted():
-    """Elements on whole steps are kept, as their bound is the lowest; nearer ones, of which all lose nearly
-    half a step, are not. Only the loss that is allowed for says that they may be nearer."""
+    """All are rounded to the same number and so have one bound. Only the loss that is allowed for says that
+    one of a group that is not kept may be nearer."""
     step = 1.0 / ELEMENT_MAX
     for whole in range(10, 40):
-        bank = torch.full((MIN_BANK, 1), (whole + 0.49) * step)
-        columns = torch.arange(MIN_BANK) % (BLOCK // GROUP_SIZE)  # what stands in one is a group
-        bank[columns == KEPT_GROUPS - 1] = (whole + 0.3) * step
-        bank[columns < (KEPT_GROUPS - 1) // 2] = whole * step
-        bank[0] = 1.0
-        query = torch.full((1, 1), (whole + 0.49) * step)
+        bank = torch.full((MIN_BANK, 1), (whole + 0.3) * step)
+        bank[-1], bank[50 * whole] = 1.0, (whole + 0.45) * step
+        query = torch.full((1, 1), (whole + 2) * step)
         assert_exact(Searched(bank)(query), query, bank)
 
 
-def products(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """All products of queries and elements in whole numbers, and the queries' loss |e_x|, both from the
-    parts that the screen is made of."""
-    screen = searched.screen
-    turned = queries @ screen.rotation
+# ------------------------------------------------------------------------------------------------ the bound
+
+
+def rounded(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances [N, M] of rounded queries and elements in steps, from the parts that the screen is
+    made of, and what both lose, |e_x| [N] and |e_m| [M], in steps."""
+    screen, bank = searched.screen, searched.bank
+    turned, elements = queries @ screen.rotation, bank @ screen.rotation
     whole = turned.round().clamp(-QUERY_MAX, QUERY_MAX)
-    lost = torch.linalg.vector_norm((turned - whole).double(), dim=1) * screen.step
+    columns = screen.weights(bank).long().unflatten(2, (GROUP_SIZE, -1))  # [blocks, K, of a group, groups]
+    rows = columns.permute(0, 3, 2, 1).flatten(0, 2)[: len(bank)]
     longer = torch.cat([whole.long(), screen.tail.long().expand(len(queries), -1)], 1)
-    rows = screen.weights(searched.bank).long().transpose(1, 2).flatten(0, 1)  # [elements, K]
-    return longer @ rows.T, lost
+    squares = whole.long().square().sum(1)[:, None] + 4 * (longer @ rows.T + int(screen.middle))
+    even = -2.0 * rows[:, : bank.shape[1]]
+    assert torch.equal(squares.double(), torch.cdist(whole.double(), even.double()).square().round())
+    lost = [
+        (exactly - near).double().square().sum(1).sqrt()
+        for exactly, near in ((turned, whole), (elements, even))
+    ]
+    return squares.double(), *lost
+
+
+def must_be_below(searched: Searched, queries: Tensor) -> None:
+    screen, bank = searched.screen, searched.bank.double()
+    squares, lost, of_elements = rounded(searched, queries)
+    assert bool((of_elements <= screen.max_error).all())
+    distance = torch.cdist(queries.double(), bank, compute_mode="donot_use_mm_for_euclid_dist") / screen.step
+    lost = (1.0 + 1e-5) * lost[:, None] + screen.max_error
+    assert bool(((squares + screen.rounding).sqrt() >= distance - lost).all())
+    assert bool((squares.sqrt() <= distance + lost).all())
 
 
 @pytest.mark.parametrize("name", BANKS)
 def test_the_bound_is_below_every_distance_and_not_far(name):
     bank = BANKS[name](COUNT, WIDTH)
-    searched, queries = Searched(bank), queries_for(bank)
-    screen = searched.screen
-    sums, lost = products(searched, queries)
-    use = lost <= screen.error_limit
-    queries, sums = queries[use].double(), sums[use, :COUNT].double()
-    assert len(queries) >= 10
-    length, lengths = (torch.linalg.vector_norm(v, dim=1) for v in (queries, bank.double()))
-    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.max_error
-    value = lengths.square() - 2.0 * (queries @ bank.double().T)
-    rounding = 1e-6 * (length[:, None] + lengths).square() + 1e-37  # of the rotation
-    assert bool((bound <= value + rounding).all())
-    worst = screen.max_error
-    gap = 4.0 * (screen.error_limit * (lengths + worst) + worst * length[:, None]) + screen.unit
-    assert bool((value - bound <= gap + rounding).all())
+    must_be_below(Searched(bank), queries_for(bank))
 
 
 @pytest.mark.parametrize("name", BANKS)
-def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name):
+def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name, monkeypatch):
     """Elements' bytes are made anew where the file is opened, and sums in another order end elsewhere."""
     bank = BANKS[name](COUNT, WIDTH)
-    searched, queries = Searched(bank), queries_for(bank)
-    screen = searched.screen
-    steps = bank @ screen.rotation * (ELEMENT_MAX / QUERY_MAX)
-    other = torch.where((steps - steps.floor() - 0.5).abs() < HALF_MARGIN, steps.floor() + steps.ceil(), 0.0)
-    other = torch.where(other != 0, other - steps.round(), steps.round())
-    changed = (other != steps.round()).sum(1)
-    assert int(changed.sum()) > 10 or name != "normal"
-    own = screen.weights(bank)
-    rows = own.transpose(1, 2).flatten(0, 1)[:COUNT, :WIDTH]
-    assert torch.equal(-rows.float(), steps.round().clamp(-ELEMENT_MAX, ELEMENT_MAX))
-    use = changed <= MAX_FLIPPED
-    sums, lost = products(searched, queries)
-    sums = sums[:, :COUNT].double()
-    whole = (queries @ screen.rotation).round().clamp(-QUERY_MAX, QUERY_MAX).double()
-    sums += whole @ (steps.round() - other).double().T
-    length, lengths = (torch.linalg.vector_norm(v, dim=1) for v in (queries.double(), bank.double()))
-    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.max_error - screen.rounding
-    value = lengths.square() - 2.0 * (queries.double() @ bank.double().T)
-    rounding = 1e-6 * (length[:, None] + lengths).square() + 1e-37
-    holds = (bound <= value + rounding)[lost <= screen.error_limit][:, use]
-    assert holds.numel() > COUNT
-    assert bool(holds.all())
+    searched = Searched(bank)
+    steps = bank @ searched.screen.rotation / 2.0
+    near = (steps - steps.floor() - 0.5).abs() < HALF_MARGIN
+    other = torch.where(near, steps.floor() + steps.ceil() - steps.round(), steps.round())
+    assert int((other != steps.round()).sum()) > 10 or name != "random"
+    other = other.clamp(-ELEMENT_MAX, ELEMENT_MAX)
+    monkeypatch.setattr(searched.screen, "_quantise", lambda _: other)
+    must_be_below(searched, queries_for(bank))
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, WIDTH, 152])

@@ -22,6 +22,7 @@ TIE_TOLERANCE = 1e-5  # relative
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
+EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
 GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
 
 
@@ -135,7 +136,7 @@ class BankView(PatchView):
         # with norms that are not finite there is no bound
         bounded = len(self.bank) >= MIN_BANK and bool(self.norms.isfinite().all())
         confirmed = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4  # bytes a picture
-        self.screen = ByteScreen(self.bank, self.norms) if bounded and confirmed <= MAX_CONFIRMED else None
+        self.screen = ByteScreen(self.bank) if bounded and confirmed <= MAX_CONFIRMED else None
 
     # ---- patches to distances and scores
 
@@ -162,9 +163,10 @@ class BankView(PatchView):
         In blocks that stay in the processor's cache: the [N, M] products never travel to memory.
         """
         norms = self.norms if norms is None else norms
-        block = GPU_BLOCK if queries.device.type == "cuda" else BLOCK
+        exported = torch.compiler.is_exporting()
+        block = EXPORTED_BLOCK if exported else GPU_BLOCK if queries.device.type == "cuda" else BLOCK
         # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
-        parts = [queries] if torch.compiler.is_exporting() else queries.split(block)
+        parts = [queries] if exported else queries.split(block)
         return torch.cat([smallest(products(part, norms, self.bank, block)) for part in parts])
 
     def nearest(self, features: Tensor, positions: Tensor | None = None) -> Tensor:

@@ -20,17 +20,15 @@ from flawscope.methods.threads import MapBlocks
 
 BLOCK = 1024  # bank elements multiplied at once
 GROUP_SIZE = 4  # of them share one bound
-KEPT_GROUPS = 12  # groups a query confirms in fp32
+KEPT_GROUPS = 6  # groups a query confirms in fp32
 MIN_BANK = 2 * BLOCK  # bank: below, the plain search is as fast
 QUERY_MAX = 127  # largest number of a query
 # Largest of an element: processors without VNNI add two neighbouring products of bytes in 16 bits, up to
 # 32,767, the engines adding 128 to a query. 2 * 255 * 63 fits there, and so does 255 * 63 + 129 * 126, where
 # the last digit comes in
 ELEMENT_MAX = 63
-# Whole numbers are made of the bank once here and once where an engine opens the file, which may add in
-# another order: what lies within so many steps of a half may be rounded to the other side there
+# An engine makes an element's whole numbers anew: within so much of a half it may round to the other side
 HALF_MARGIN = 1e-3
-MAX_FLIPPED = 9  # such numbers of an element, at most
 # Of `ByteBound`:
 HIGH_DIGITS = 7  # digits to the base 127 of what depends on the pick alone, beside the lowest
 MIN_POINTS = 1 << 15  # with fewer, rounding them takes as long as it saves
@@ -85,77 +83,58 @@ class ByteScreen(nn.Module):
     """A lower bound of every distance from bytes; the exact one only where the bound leaves a doubt.
 
     Queries x and elements m are rotated, which changes no distance but spreads single large features over
-    all, and rounded to whole multiples of a step: x = x' + e_x, m = m' + e_m. Then (Cauchy-Schwarz)
+    all, and rounded: x to whole numbers x' of steps, m to even ones 2 m'. In steps, for x = x' + e_x and
+    m = 2 m' + e_m (triangle inequality),
 
-        |x - m|² >= |x|² + |m|² - 2 x'm' - 2 |e_x| |m'| - 2 |x| |e_m|.
+        |x - m| >= |x' - 2 m'| - |e_x| - |e_m|,   |x' - 2 m'|² = |x'|² + 4 (|m'|² - x'm').
 
-    |e_x| is replaced by a limit that nearly all queries keep; those that do not count as unsure. The part
-    that depends on m alone, |m|² - 2 limit |m'|, is written in digits to the base 127 into further rows of
-    the product, so that the product itself is the bound, in units of twice the steps, and only its minima
-    over groups are looked at. The `KEPT_GROUPS` lowest groups are searched in fp32. Where the next group's
-    bound is not above the distance found, the query is unsure and compared with the whole bank.
+    |m'|² is written in digits to the base 127 into further rows of the product of bytes, so that the product
+    itself is |m'|² - x'm', and only its minima over groups are looked at. The `KEPT_GROUPS` lowest groups are
+    searched in fp32. Where the next group's bound is not above the distance found, the query is unsure and
+    compared with the whole bank.
 
-    Of the elements the digits are kept alone: their bytes are made of the bank, which an engine does once,
-    when it opens the file, and the file is a fifth smaller.
+    Nothing is kept but the rotation: bytes and digits are made of the bank, which an engine does once, when
+    it opens the file.
     """
 
     rotation: Tensor  # [D, D], divided by the step
-    digits: Tensor  # [blocks, K - D, BLOCK], int8
     tail: Tensor  # [K - D], what every query has after its D numbers
-    members: Tensor  # [groups, GROUP_SIZE], bank elements
 
-    def __init__(self, bank: Tensor, norms: Tensor):
-        """
-        Args:
-            bank: [M, D] float32.
-            norms: [M], |m|².
-        """
+    def __init__(self, bank: Tensor):
+        """bank: [M, D] float32."""
         super().__init__()
-        count, width = bank.shape
+        width = bank.shape[1]
         rotation = random_rotation(width).to(bank.device)
-        turned = bank @ rotation
-        largest = max(float(turned.abs().max()), 1e-30)
-        self.step, step = largest / QUERY_MAX, largest / ELEMENT_MAX
+        self.step = max(float((bank @ rotation).abs().max()), 1e-30) / (2 * ELEMENT_MAX)
         self.register_buffer("rotation", rotation / self.step, persistent=False)
         whole = self._quantise(bank)
-        rounded = whole * step
-        self.max_error = float(torch.linalg.vector_norm(turned - rounded, dim=1).max()) * (1 + 1e-5)  # |e_m|
-        self.max_error += 2 * HALF_MARGIN * step * width**0.5
-        self.error_limit = self.step * (width / 12) ** 0.5 * 1.1  # |e_x|: a uniform error's, and a tenth
-        self.unit = 2.0 * self.step * step
-        alone = norms.double() - 2.0 * self.error_limit * torch.linalg.vector_norm(rounded.double(), dim=1)
-        alone = (alone / self.unit).floor()
-        self.middle = float(((alone.max() + alone.min()) / 2).floor())
-        left = (alone - self.middle).long()
-        highest = torch.div(left, QUERY_MAX, rounding_mode="floor").abs().max()
-        digits = split_digits(left, int(-(-highest // ELEMENT_MAX)), ELEMENT_MAX)
-        long = width + len(digits)
-        rows = F.pad(torch.stack(digits, 1), (0, -long % 16))
-        tail = torch.zeros(rows.shape[1])
-        tail[: len(digits) - 1] = QUERY_MAX
-        tail[len(digits) - 1] = 1
-        self.missing = -count % BLOCK
-        never = torch.zeros(self.missing, rows.shape[1], dtype=torch.int64, device=bank.device)
-        never[:, : len(digits)] = ELEMENT_MAX  # as high as bounds get
-        rows = torch.cat([rows, never]).to(torch.int8)
+        lost = torch.linalg.vector_norm(bank @ self.rotation - 2.0 * whole, dim=1)
+        # |e_m|, with what an engine may round otherwise, and the rotation's own rounding
+        self.max_error = float(lost.max()) + (4 * HALF_MARGIN + 1e-5 * QUERY_MAX) * width**0.5
+        squares = whole.square().sum(1)
+        self.middle = float(((squares.max() + squares.min()) / 2).floor())
+        # one more than needed: an engine may round otherwise
+        self.digits = int((squares - self.middle).abs().max()) // (QUERY_MAX * ELEMENT_MAX) + 2
+        tail = [QUERY_MAX] * self.digits + [1] + [0] * (-(width + self.digits + 1) % 16)
+        self.register_buffer("tail", torch.tensor(tail, dtype=torch.float32, device=bank.device), False)
         # a sum of K products may not fit fp32's 24 bits, whatever the order it is summed in
-        self.rounding = self.unit * (1.0 + QUERY_MAX * ELEMENT_MAX * (width + rows.shape[1]) * 2.0**-22)
-        self.rounding += 2.0 * self.error_limit * step * MAX_FLIPPED**0.5
-        numbers = torch.arange(len(rows), device=bank.device).clamp(max=count - 1)
-        blocks = rows.view(-1, BLOCK, rows.shape[1]).transpose(1, 2)
-        self.register_buffer("digits", blocks.contiguous(), persistent=False)
-        self.register_buffer("tail", tail.to(bank.device), persistent=False)
-        members = torch.cat([block.view(GROUP_SIZE, -1).T for block in numbers.split(BLOCK)])
-        self.register_buffer("members", members.contiguous(), persistent=False)
+        self.rounding = QUERY_MAX * ELEMENT_MAX * (width + len(tail)) * 2.0**-20
 
     def _quantise(self, bank: Tensor) -> Tensor:
-        """The elements [M, D], rotated, in whole steps."""
-        return (bank @ self.rotation * (ELEMENT_MAX / QUERY_MAX)).round().clamp(-ELEMENT_MAX, ELEMENT_MAX)
+        """The elements [M, D], rotated, in whole numbers of two steps."""
+        return (bank @ (self.rotation / 2.0)).round().clamp(-ELEMENT_MAX, ELEMENT_MAX)
 
     def weights(self, bank: Tensor) -> Tensor:
-        """Matrix `[blocks, K, BLOCK]` int8 for the queries: the elements in whole steps, then the digits."""
-        whole = F.pad(-self._quantise(bank), (0, 0, 0, self.missing)).to(torch.int8)
-        return torch.cat([whole.view(-1, BLOCK, bank.shape[1]).transpose(1, 2), self.digits], 1)
+        """Matrix `[blocks, K, BLOCK]` int8 for the queries: the elements in whole numbers, then the digits.
+        Elements that follow each other in the bank are a group."""
+        missing, most = -len(bank) % BLOCK, QUERY_MAX * ELEMENT_MAX * self.digits
+        whole = self._quantise(bank)
+        squares = F.pad(whole.square().sum(1) - self.middle, (0, missing), value=most)  # as bounds get
+        digits = torch.stack(split_digits(squares, self.digits, ELEMENT_MAX), 1)
+        digits = F.pad(digits, (0, len(self.tail) - self.digits - 1))
+        rows = torch.cat([F.pad(-whole, (0, 0, 0, missing)), digits], 1).to(torch.int8)
+        grouped = rows.view(-1, BLOCK // GROUP_SIZE, GROUP_SIZE, rows.shape[1])
+        return grouped.permute(0, 3, 2, 1).flatten(2)
 
     def forward(
         self, queries: Tensor, bank: Tensor, norms: Tensor, plain: Callable[[Tensor], Tensor]
@@ -163,7 +142,7 @@ class ByteScreen(nn.Module):
         """The smallest |m|² - 2xm `[N]` of queries `[N, D]`.
 
         Args:
-            bank, norms: those that the screen was made of.
+            bank, norms: [M, D] that the screen was made of, and |m|² [M].
             plain: the plain search, for the queries that are unsure.
         """
         best, unsure = self.search_groups(queries, bank, norms)
@@ -175,16 +154,18 @@ class ByteScreen(nn.Module):
         """The smallest |m|² - 2xm of the groups kept, and whether another might be smaller."""
         turned = queries @ self.rotation
         whole = turned.round().clamp(-QUERY_MAX, QUERY_MAX)
-        lost = (turned - whole).square().sum(1) * self.step**2
         longer = torch.cat([whole, self.tail.expand(queries.shape[0], -1)], 1)
         bounds = group_minima(longer, self.weights(bank), GROUP_SIZE)
         kept, groups = bounds.topk(KEPT_GROUPS, dim=1, largest=False, sorted=False)
-        candidates = self.members[groups].flatten(1)
-        elements = F.embedding(candidates, bank)
-        best = (norms[candidates] - 2.0 * (elements @ queries[:, :, None])[:, :, 0]).amin(1)
-        square = queries.square().sum(1)
-        next_best = (kept.amax(1) + self.middle) * self.unit - 2.0 * square.sqrt() * self.max_error
-        sure = (next_best - self.rounding >= best + 1e-6 * square) & (lost <= self.error_limit**2)
+        members = torch.arange(GROUP_SIZE, device=bank.device)
+        candidates = (groups[:, :, None] * GROUP_SIZE + members).flatten(1).clamp(max=len(bank) - 1)
+        elements, halves = F.embedding(candidates, bank), F.embedding(candidates, 0.5 * norms[:, None])
+        best = 2.0 * (halves - elements @ queries[:, :, None]).amin((1, 2))
+        # in steps: how far an element that is as near may seem to be, and how far the next group seems
+        distance = (best + (1.0 + 1e-6) * queries.square().sum(1)).clamp(min=0).sqrt() / self.step
+        reach = distance + (1.0 + 1e-5) * (turned - whole).square().sum(1).sqrt() + self.max_error
+        next_best = whole.square().sum(1) + 4.0 * (kept.amax(1) + self.middle)
+        sure = next_best - self.rounding >= reach.square()
         return best, ~sure  # also where something is not a number
 
 
