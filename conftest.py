@@ -32,6 +32,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 SIZE = 64  # pixels a side that the small model sees
 Trace = Callable[[Any], Any]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
+Run = Callable[..., tuple[int, str, str]]
 
 
 # Kinds of tests that take long: `make test` runs one `smoke` test of each, `make test ALL=1` all of them.
@@ -92,6 +93,41 @@ def compared_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "near_duplicates", once)
         yield
+
+
+@pytest.fixture(scope="module")
+def shared_backbones() -> Iterator[None]:
+    """Making a backbone takes longer than all else that a small model needs; frozen, models may share it."""
+    from flawscope.methods.features.backbone import empty_backbone, load_backbone
+
+    made: dict[Any, Any] = {}
+
+    def empty_once(*given: Any) -> Any:
+        """By everything but the file's tensors."""
+        if given[:3] not in made:
+            made[given[:3]] = empty_backbone(*given)
+        return made[given[:3]]
+
+    loaded_once = functools.cache(load_backbone)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("patch_detector", "prnet.model"):
+            patch.setattr(f"flawscope.methods.{module}.load_backbone", loaded_once)
+            patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty_once)
+        yield
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run(*words)`: the exit code of `flawscope WORDS`, what is on stdout, and on stderr."""
+    from flawscope.cli import main
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +196,7 @@ def trace_once(shared: Shared) -> Trace:
     def read(folder: Path) -> tuple[Any, ...]:
         return tuple(onnx.load(folder / name) for name in steps)
 
-    def once(model: Any, translations: Any = None) -> Any:
+    def once(model: Any) -> Any:
         tensors = model.state_dict()
         digest = hashlib.sha256(repr(model.config).encode())
         for name in sorted(tensors):
@@ -169,7 +205,7 @@ def trace_once(shared: Shared) -> Trace:
         def fill(folder: Path) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
-                made = trace(model, translations or {})
+                made = trace(model)
             for name, step in zip(steps, made, strict=True):
                 (folder / name).write_bytes(step.SerializeToString())
 

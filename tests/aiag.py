@@ -1,8 +1,6 @@
 """The example of AIAG, Measurement Systems Analysis (4th edition, 2010), page 134: 50 parts, 3 appraisers, 3
 trials; 1 accepts. The published counts and rates are in the tests."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from flawscope.evaluation.agreement import Study

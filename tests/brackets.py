@@ -1,6 +1,7 @@
-"""Several drawn parts in a picture, whose places are known."""
+"""Drawn parts whose places are known: one in a picture, or several."""
 
-from __future__ import annotations
+import math
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -32,3 +33,34 @@ def drawn(
         known += [] if cell == other else [(x, y)]
     picture += rng.normal(0, 2, picture.shape)
     return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2), known
+
+
+def bracket(
+    seed: int,
+    spot: tuple[float, float] | None = None,
+    *,
+    side: int = 128,
+    radius: float = 4,
+    depth: float = 120,
+    empty: bool = False,
+) -> tuple[np.ndarray, Any]:
+    """A bracket at any place and angle, [H, W, 3] uint8, and a function from places on it to the picture.
+    spot: place of a dark defect of this radius, in the picture's pixels. empty: the ground alone."""
+    rng, unit = np.random.default_rng(seed), side / 128
+    x, y = rng.uniform(0.42 * side, 0.58 * side, 2)
+    angle = rng.uniform(-math.pi, math.pi)
+    cos, sin = math.cos(angle), math.sin(angle)
+    down, right = np.mgrid[:side, :side] + 0.5
+    u, v = ((cos * (right - x) + sin * (down - y)) / unit, (cos * (down - y) - sin * (right - x)) / unit)
+    foot = np.maximum(abs(u) - 30, abs(v - 18) - 7)
+    shape = np.minimum(foot, np.maximum(abs(u + 23) - 7, abs(v) - 25))
+    picture = 80 + 100 * (not empty) * np.clip(0.5 - shape * unit, 0, 1) + rng.normal(0, 3, (side, side))
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        a, b = point[0] * unit, point[1] * unit
+        return cos * a - sin * b + x, sin * a + cos * b + y
+
+    if spot is not None:
+        at = place(spot)
+        picture[np.hypot(right - at[0], down - at[1]) < radius] -= depth
+    return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2), place

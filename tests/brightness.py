@@ -1,8 +1,6 @@
 """A model that anybody can compute in the head, and pictures for it: a picture's map is one of its channels,
 its score the brightest pixel."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path

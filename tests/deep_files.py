@@ -1,7 +1,5 @@
 """Writes files of pictures that Pillow cannot write."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 
@@ -28,15 +26,8 @@ def deep_png(values, *extra, interlaced=False):
             yield bytes([y % 5]) + (line - predicted).astype(np.uint8).tobytes()
             before = line
 
-    passes = [
-        (0, 0, 8, 8),
-        (0, 4, 8, 8),
-        (4, 0, 8, 4),
-        (0, 2, 4, 4),
-        (2, 0, 4, 2),
-        (0, 1, 2, 2),
-        (1, 0, 2, 1),
-    ]
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2)]
+    passes += [(0, 1, 2, 2), (1, 0, 2, 1)]
     parts = [values[y::dy, x::dx] for y, x, dy, dx in passes] if interlaced else [values]
     raw = b"".join(b"".join(filtered(part)) for part in parts if part.size)
 

@@ -1,7 +1,5 @@
 """The imports of a package, read from its code: which module names which."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable
 from functools import cache

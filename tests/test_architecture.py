@@ -1,7 +1,5 @@
 """The packages: who may import whom, and where torch may be. docs/architecture.md tells the same in words."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -52,11 +50,7 @@ WITHOUT_TORCH = {
     "methods.features.weights",
     "methods.registry",
     "methods.method",
-} | {
-    "methods.settings",
-    "fitting",
-    "export",
-}
+} | {"methods.settings", "fitting", "export"}
 # `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do
 MOST_PACKAGES, MOST_ARROWS = 20, 90
 
@@ -80,14 +74,11 @@ def arrows() -> dict[tuple[str, str], set[str]]:
                 continue
             pair = package_of(module), package_of(inside)
             if None not in pair and pair[0] != pair[1]:
-                found.setdefault(pair, set()).add(module)  # type: ignore[arg-type]
+                found.setdefault(pair, set()).add(module)
     return found
 
 
-# ---------------------------------------------------------------------------------------------- the packages
-
-
-def test_every_package_imports_only_what_it_may() -> None:
+def test_every_package_imports_only_what_it_may():
     wrong = {
         pair: modules
         for pair, modules in arrows().items()
@@ -96,7 +87,7 @@ def test_every_package_imports_only_what_it_may() -> None:
     assert not wrong
 
 
-def test_the_list_of_rooms_is_what_is_there() -> None:
+def test_the_list_of_rooms_is_what_is_there():
     there = {package for package in map(package_of, ALL) if package}
     assert there == set(ALLOWED)
     drawn = {pair for pair in arrows() if pair[1] not in FOR_ALL}
@@ -105,21 +96,16 @@ def test_the_list_of_rooms_is_what_is_there() -> None:
     assert len(arrows()) <= MOST_ARROWS
 
 
-def test_every_package_stands_above_those_that_it_imports() -> None:
+def test_every_package_stands_above_those_that_it_imports():
     """So there is no circle: the order of the list is the order of the floors."""
     order = list(ALLOWED)
     assert all(order.index(other) < order.index(package) for package, other in arrows())
 
 
-# -------------------------------------------------------------------------------------- inside the packages
-
-
 @pytest.mark.parametrize("package", packages_of(ROOT))
-def test_no_package_has_a_circle(package: str) -> None:
+def test_no_package_has_a_circle(package):
     assert not circle(inner_arrows(ROOT, package))
 
-
-# ------------------------------------------------------------------------------------------------- docstrings
 
 # A docstring that begins with one of these names nothing: begin with a verb, or with the thing's name
 NAMELESS = re.compile(
@@ -129,7 +115,7 @@ NAMELESS = re.compile(
 )
 
 
-def test_docstrings_begin_with_a_verb_or_the_things_name() -> None:
+def test_docstrings_begin_with_a_verb_or_the_things_name():
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nameless = [
         f"{module}: {text[:60]}"
@@ -140,9 +126,6 @@ def test_docstrings_begin_with_a_verb_or_the_things_name() -> None:
         if NAMELESS.match(text)
     ]
     assert not nameless
-
-
-# -------------------------------------------------------------------------------------------------- no torch
 
 
 def loaded_after(code: str) -> set[str]:
@@ -163,7 +146,7 @@ def torch_free() -> list[str]:
     ]
 
 
-def test_nothing_torch_free_loads_torch() -> None:
+def test_nothing_torch_free_loads_torch():
     """One interpreter imports them all, and every method's record and settings; when it fails, the next loop
     says which."""
     modules = [f"flawscope.{name}".rstrip(".") for name in torch_free()]
@@ -177,7 +160,7 @@ def test_nothing_torch_free_loads_torch() -> None:
 
 
 @pytest.mark.parametrize("name", ["numpy", "PIL", "scipy", "torch", "yaml", "safetensors"])
-def test_importing_flawscope_costs_nothing(name: str, bare: set[str]) -> None:
+def test_importing_flawscope_costs_nothing(name, bare):
     assert name not in bare
 
 
@@ -189,7 +172,7 @@ def bare() -> set[str]:
 @pytest.mark.parametrize(
     "argv", [["--help"], ["--version"], ["fit", "--help"], ["fti"], ["predict", "--huh"]]
 )
-def test_help_and_typing_errors_load_no_numpy(argv: list[str]) -> None:
+def test_help_and_typing_errors_load_no_numpy(argv):
     code = (
         "import io, contextlib\nfrom flawscope.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
@@ -198,23 +181,18 @@ def test_help_and_typing_errors_load_no_numpy(argv: list[str]) -> None:
     assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
 
 
-def test_a_review_loads_nothing_of_a_server() -> None:
-    assert not loaded_after("import flawscope.results.review.server") & {
-        "fastapi",
-        "starlette",
-        "sqlalchemy",
-        "uvicorn",
-        "torch",
-    }
+def test_a_review_loads_nothing_of_a_server():
+    servers = {"fastapi", "starlette", "sqlalchemy", "uvicorn", "torch"}
+    assert not loaded_after("import flawscope.results.review.server") & servers
 
 
-def test_scipy_is_loaded_only_when_it_is_used() -> None:
+def test_scipy_is_loaded_only_when_it_is_used():
     """It takes longer than all the rest together."""
     modules = "import flawscope.predictor, flawscope.evaluation, flawscope.results.folder"
     assert "scipy" not in loaded_after(modules)
 
 
-def test_without_torch_a_model_is_described_and_running_it_says_what_to_install(model_path: Path) -> None:
+def test_without_torch_a_model_is_described_and_running_it_says_what_to_install(model_path):
     code = f"""
 import sys
 sys.modules["torch"] = None  # as if it were not installed
@@ -227,10 +205,7 @@ assert main(["predict", {str(model_path)!r}, {str(model_path)!r}]) == 2
     assert "running a .safetensors model needs torch: pip install " in done.stderr
 
 
-# --------------------------------------------------------------------------------------- methods and engines
-
-
-def test_methods_never_import_each_other() -> None:
+def test_methods_never_import_each_other():
     for method in registry.BUILT_IN:
         others = {f"flawscope.methods.{other}" for other in registry.BUILT_IN if other != method}
         for path in (ROOT / "methods" / method).rglob("*.py"):
@@ -238,7 +213,7 @@ def test_methods_never_import_each_other() -> None:
             assert not wrong, (path, wrong)
 
 
-def test_nobody_imports_a_method() -> None:
+def test_nobody_imports_a_method():
     """What a method has beside the contract stands in its record."""
     for method in registry.BUILT_IN:
         package = f"flawscope.methods.{method}"
@@ -248,14 +223,14 @@ def test_nobody_imports_a_method() -> None:
             assert not {n for n in imported_by(path) if n == package or n.startswith(f"{package}.")}, name
 
 
-def test_every_session_imports_only_its_own_engine() -> None:
+def test_every_session_imports_only_its_own_engine():
     engines = {"torch", "onnxruntime", "openvino"}
     for path in (ROOT / "runtime").glob("*.py"):
         named = {n.split(".")[0] for n in imported_by(path)}
         assert named & engines <= {path.stem}, path
 
 
-def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error() -> None:
+def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error():
     pytest.importorskip("torch")
     for name in flawscope._LAZY_IMPORTS:
         assert getattr(flawscope, name).__name__ == name

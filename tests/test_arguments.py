@@ -1,10 +1,7 @@
 """Wrong types of arguments: one line that names the argument, wherever the public interface is called."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,9 +33,9 @@ def calls() -> dict[str, Callable[[Any], Any]]:
         "root": open_dataset,
         "seed": lambda wrong: open_dataset("x", seed=wrong),
         "group": lambda wrong: open_dataset("x", group=wrong),
-        "predictor": lambda wrong: evaluate(wrong, None),  # type: ignore[arg-type]
+        "predictor": lambda wrong: evaluate(wrong, None),
         "dataset": lambda wrong: evaluate(known, wrong),
-        "a": lambda wrong: compare(wrong, known, None),  # type: ignore[arg-type]
+        "a": lambda wrong: compare(wrong, known, None),
         "views": known.predict_part,
         "pictures": known.predict,
         "stream pictures": known.stream,
@@ -64,7 +61,7 @@ RIGHT: dict[str, tuple[type, ...]] = {
 
 
 @pytest.mark.parametrize("name", calls())
-def test_wrong_types_are_one_line_that_names_the_argument(name: str) -> None:
+def test_wrong_types_are_one_line_that_names_the_argument(name):
     call = calls()[name]
     for wrong in WRONG:
         right = isinstance(wrong, RIGHT.get(name, ())) and not (wrong is True and name != "bgr")
@@ -79,23 +76,23 @@ def test_wrong_types_are_one_line_that_names_the_argument(name: str) -> None:
         assert len(said) < 160
 
 
-def test_an_element_of_a_list_is_named_by_its_place() -> None:
+def test_an_element_of_a_list_is_named_by_its_place():
     with pytest.raises(InputError, match=r"pictures\[1\] is 5; give a text, a path, bytes, a PIL image"):
-        model().predict(["x.png", 5])  # type: ignore[list-item]
+        model().predict(["x.png", 5])
     with pytest.raises(InputError, match=r"views\['left'\] is a tuple"):
-        model().predict_part({"left": (1, 2)})  # type: ignore[dict-item]
+        model().predict_part({"left": (1, 2)})
 
 
-def test_what_fits_passes_and_functions_keep_their_names(tmp_path: Path) -> None:
+def test_what_fits_passes_and_functions_keep_their_names(tmp_path):
     @check_arguments()
-    def made(count: int, share: float = 0.5, *, names: list[str] | None = None, **more: int) -> str:
+    def made(count, share=0.5, *, names=None, **more):
         """Says what it got."""
         return f"{count} {share} {names} {more}"
 
     assert made(np.int64(3), np.float32(1), names=("a", "b"), x=1) == "3 1.0 ('a', 'b') {'x': 1}"
     assert (made.__name__, made.__doc__) == ("made", "Says what it got.")
     with pytest.raises(TypeError, match=r"made\(\) missing"):
-        made()  # type: ignore[call-arg]
+        made()
     with pytest.raises(InputError, match="count is True; give a whole number"):
         made(True)
     require_type("rate", "5%", float | str)
@@ -105,7 +102,7 @@ def test_what_fits_passes_and_functions_keep_their_names(tmp_path: Path) -> None
         assert "Judges pictures" in (kind.predict.__doc__ or "")
 
 
-def test_a_region_of_interest_may_be_four_numbers() -> None:
+def test_a_region_of_interest_may_be_four_numbers():
     how = Preprocess((16, 32))
     for given in ((0, 0, 0.5, 1), [0.0, 0, 0.5, 1.0], (np.float32(0), 0, np.float64(0.5), 1)):
         np.testing.assert_array_equal(read_roi(given, how), read_roi("0,0,0.5,1", how))
@@ -120,7 +117,7 @@ def test_a_region_of_interest_may_be_four_numbers() -> None:
             read_roi(wrong, how)
 
 
-def test_results_hold_plain_numbers(tmp_path: Path) -> None:
+def test_results_hold_plain_numbers(tmp_path):
     draw(tmp_path / "a.png", 0.9, spot=True)
     found = model().predict(tmp_path / "a.png")
     assert found.regions

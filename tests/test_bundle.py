@@ -1,7 +1,5 @@
 """`make bundle` and its installer, in a root that holds the system's programs alone, without a network."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3
@@ -35,9 +33,7 @@ def inside(root: Path, command: str) -> subprocess.CompletedProcess[str]:
     seen = " ".join(path for path in SEEN if Path(path).exists())
     script = MOUNTS.format(seen=seen, root=root, python=sys.base_prefix, command=command)
     return subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", script],
-        capture_output=True,
-        text=True,
+        ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", script], capture_output=True, text=True
     )
 
 
@@ -48,7 +44,7 @@ def done(found: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the root is made by Linux' namespaces")
-def test_a_bundle_installs_upgrades_and_goes_back_without_a_network(tmp_path: Path) -> None:
+def test_a_bundle_installs_upgrades_and_goes_back_without_a_network(tmp_path):
     if os.geteuid() or subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode:
         pytest.skip("needs root that may make namespaces")
     made = [sys.executable, ROOT / "deploy/bundle.py", "--extras", "", "--out", tmp_path]

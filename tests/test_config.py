@@ -1,7 +1,5 @@
 """Settings from YAML, flags and code: typed, and a wrong one is told with the right one beside it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -41,7 +39,7 @@ def yaml(tmp_path: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_of_stored_values_those_whose_settings_have_gone_are_left_out() -> None:
+def test_of_stored_values_those_whose_settings_have_gone_are_left_out():
     stored = {"ratio": 0.2, "gone": [1, 2], "flag": True, "": None}
     assert keep_known_settings(Example, stored) == {"ratio": 0.2, "flag": True}
     assert build_config(Example, keep_known_settings(Example, stored)) == Example(ratio=0.2, flag=True)
@@ -49,11 +47,8 @@ def test_of_stored_values_those_whose_settings_have_gone_are_left_out() -> None:
         build_config(Example, stored)
 
 
-# -------------------------------------------------------------------------------------------------- values
-
-
 @pytest.mark.parametrize("text", ["256x320", "'256x320'", "256,320", "[256, 320]", "256 x 320"])
-def test_a_size_is_height_and_width_however_it_is_written(tmp_path: Path, text: str) -> None:
+def test_a_size_is_height_and_width_however_it_is_written(tmp_path, text):
     assert build_config(Example, read_config(yaml(tmp_path, f"size: {text}"))).size == (256, 320)
     assert build_config(Example, parse_assignments([f"size={text}"])).size == (256, 320)
     assert build_config(Example, {"size": "256x320", "hosts": "box.example"}).hosts == (
@@ -81,7 +76,7 @@ def test_a_size_is_height_and_width_however_it_is_written(tmp_path: Path, text: 
     ],
     ids=str,
 )
-def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected: Example) -> None:
+def test_values_are_converted_only_where_nothing_is_lost(values, expected):
     made = build_config(Example, values)
     assert made == expected
     assert [type(v) for v in vars(made).values()] == [type(v) for v in vars(expected).values()]
@@ -111,13 +106,13 @@ def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected:
     ],
     ids=str,
 )
-def test_a_wrong_type_is_told_in_words(values: dict, match: str) -> None:
+def test_a_wrong_type_is_told_in_words(values, match):
     with pytest.raises(InputError, match=match) as caught:
         build_config(Example, values)
     assert next(iter(values)) in str(caught.value)
 
 
-def test_an_unknown_key_names_the_nearest_or_all() -> None:
+def test_an_unknown_key_names_the_nearest_or_all():
     for key, said in (
         ("ratoi", "ratoi; did you mean ratio"),
         ("Size", "Size; did you mean size"),
@@ -127,8 +122,6 @@ def test_an_unknown_key_names_the_nearest_or_all() -> None:
         with pytest.raises(InputError, match=said):
             build_config(Example, {key: 1})
 
-
-# ---------------------------------------------------------------------------------------------------- YAML
 
 CATEGORIES = """
 ratio: 0.1
@@ -148,9 +141,7 @@ categories:
         ("01", 0.5, (128, 64)),
     ],
 )
-def test_a_category_overrides_only_what_it_names(
-    tmp_path: Path, category: str | None, ratio: float, size: tuple[int, int]
-) -> None:
+def test_a_category_overrides_only_what_it_names(tmp_path, category, ratio, size):
     made = build_config(Example, read_config(yaml(tmp_path, CATEGORIES), category))
     assert (made.ratio, made.size) == (ratio, size)
     for nothing in ("", "# nothing\n", "categories:\n"):
@@ -172,7 +163,7 @@ def test_a_category_overrides_only_what_it_names(
         ("categories: {01: {ratio: 1}}", "in quotes"),
     ],
 )
-def test_a_bad_file_is_one_line_with_its_name(tmp_path: Path, text: str | bytes, match: str) -> None:
+def test_a_bad_file_is_one_line_with_its_name(tmp_path, text, match):
     path = yaml(tmp_path, text)
     with pytest.raises(InputError, match=match) as caught:
         read_config(path)
@@ -183,10 +174,7 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path: Path, text: str | bytes,
             read_config(missing)
 
 
-# -------------------------------------------------------------------------------------------- --set KEY=VALUE
-
-
-def test_assignments_are_read_as_yaml_and_the_last_one_wins() -> None:
+def test_assignments_are_read_as_yaml_and_the_last_one_wins():
     values = parse_assignments(
         ["ratio=0.05", "keep-aspect=true", "weights=", "a=b=c", "size=[1, 2]", "ratio=0.2"]
     )
@@ -194,17 +182,14 @@ def test_assignments_are_read_as_yaml_and_the_last_one_wins() -> None:
 
 
 @pytest.mark.parametrize("pair", ["ratio", "=3", " =3", "a=[1", "a=2020-13-45", "a=" + "[" * 2000])
-def test_a_bad_assignment_is_one_line(pair: str) -> None:
+def test_a_bad_assignment_is_one_line(pair):
     with pytest.raises(InputError, match="--set") as caught:
         parse_assignments([pair])
     assert "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------ the methods' own
-
-
 @pytest.mark.parametrize("method", registry.names())
-def test_every_preset_is_valid_and_a_stored_configuration_builds_the_same_again(method: str) -> None:
+def test_every_preset_is_valid_and_a_stored_configuration_builds_the_same_again(method):
     declared = registry.method(method)
     for name in declared.presets:
         assert declared.configure(name).seed == 0, name
@@ -212,32 +197,24 @@ def test_every_preset_is_valid_and_a_stored_configuration_builds_the_same_again(
     assert build_config(declared.config, json.loads(json.dumps(asdict(made)))) == made
 
 
-# -------------------------------------------------------------------------------------- the shipped files
-
-
-def test_every_method_ships_one() -> None:
+def test_every_method_ships_a_configuration():
     assert {path.stem for path in SHIPPED} == set(registry.BUILT_IN)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_it_lists_every_setting_with_its_default(path: Path) -> None:
-    values = read_config(path)
-    cls = registry.method(path.stem).config
+def test_a_configuration_lists_every_setting_with_its_default_and_its_example_of_categories_works(
+    path, tmp_path
+):
+    values, cls = read_config(path), registry.method(path.stem).config
     assert set(values) == {field.name for field in fields(cls)}
     assert build_config(cls, values) == cls()
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_its_example_of_categories_works(path: Path, tmp_path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    head, found, example = text.partition("# categories:\n")
-    assert found, "the example is missing"
-    example = "".join(line.removeprefix("# ") for line in (found + example).splitlines(keepends=True))
+    head, mark, example = path.read_text(encoding="utf-8").partition("# categories:\n")
+    assert mark, "the example is missing"
+    example = "".join(line.removeprefix("# ") for line in (mark + example).splitlines(keepends=True))
     overrides = safe_load(example)["categories"]
     assert overrides
     copy = tmp_path / path.name
     copy.write_text(head + example, encoding="utf-8")
-    cls = registry.method(path.stem).config
     for category, changed in overrides.items():
         built = build_config(cls, read_config(copy, category))
         assert built == build_config(cls, {**asdict(cls()), **changed})
@@ -245,7 +222,7 @@ def test_its_example_of_categories_works(path: Path, tmp_path: Path) -> None:
     assert build_config(cls, read_config(copy, "another")) == cls()
 
 
-def test_the_stations_lists_every_setting_with_its_default() -> None:
+def test_the_stations_lists_every_setting_with_its_default():
     values = read_config(CONFIGS / "station.yaml")
     assert set(values) == {field.name for field in fields(settings.Settings)}
     for part, cls in (("limits", settings.Limits), ("keep", settings.RetentionSettings)):

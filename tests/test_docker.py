@@ -1,7 +1,5 @@
 """The Dockerfile: what an image must and must not be, and that its steps work, without a Docker daemon."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import subprocess
@@ -36,11 +34,11 @@ def of(check: ModuleType, target: str, word: str) -> list[str]:
 def installed(check: ModuleType, target: str) -> list[str]:
     """The pip commands whose result the target copies."""
     source = next(rest for rest in of(check, target, "COPY") if "--from=" in rest)
-    stage = re.search(r"--from=(\S+)", source)[1]  # type: ignore[index]
+    stage = re.search(r"--from=(\S+)", source)[1]
     return [rest for rest in of(check, stage, "RUN") if rest.startswith("pip")]
 
 
-def test_the_base_image_is_pinned_and_has_a_python_that_the_package_takes(check: ModuleType) -> None:
+def test_the_base_image_is_pinned_and_has_a_python_that_the_package_takes(check):
     arguments, stages = check.parse()
     for base in {stage.base for stage in stages.values()} - set(stages):
         name = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], base)
@@ -52,7 +50,7 @@ def test_the_base_image_is_pinned_and_has_a_python_that_the_package_takes(check:
     assert list(stages)[-1] == "runtime"  # without a target it is the small one
 
 
-def test_extras_exist_and_only_one_image_has_torch(check: ModuleType) -> None:
+def test_extras_exist_and_only_one_image_has_torch(check):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     asked = {
         target: {e for command in installed(check, target) for e in extras_of(command)} for target in TARGETS
@@ -73,7 +71,7 @@ def extras_of(command: str) -> list[str]:
     return [e for group in re.findall(r"\.\[([\w,]+)\]", command) for e in group.split(",")]
 
 
-def test_what_is_copied_exists_and_reaches_the_daemon(check: ModuleType) -> None:
+def test_what_is_copied_exists_and_reaches_the_daemon(check):
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     let_through = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines
@@ -89,13 +87,8 @@ def test_what_is_copied_exists_and_reaches_the_daemon(check: ModuleType) -> None
 
 @pytest.mark.slow
 def test_the_steps_of_the_small_image_make_one_that_predicts(
-    check: ModuleType,
-    onnx_path: Path,
-    drawn: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    check, onnx_path, drawn, tmp_path, capsys, monkeypatch
+):
     """Its train twin takes gigabytes: `python docker/check.py train` by hand."""
     monkeypatch.setenv("PIP_RETRIES", "1")
     monkeypatch.setenv("PIP_COMPILE", "0")  # most of what is installed is never imported here

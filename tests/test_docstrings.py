@@ -1,8 +1,6 @@
 """Docstrings name what is there: attributes of a class, arguments of a function, `Class.attribute`.
 Renaming by tool leaves such names behind, because they are text."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator
@@ -103,7 +101,7 @@ def _rows(text: str, *, function: bool) -> Iterator[str]:
             yield from re.split(", | / ", row.group(1))
 
 
-def test_every_name_in_a_docstring_is_there() -> None:
+def test_every_name_in_a_docstring_is_there():
     modules = {
         str(path.relative_to(ROOT)): ast.parse(path.read_text("utf-8"))
         for house in ("src", "station/src", "line/src")
@@ -154,7 +152,7 @@ class Record(Base):
 '''
 
 
-def test_a_planted_name_that_is_not_there_is_seen() -> None:
+def test_a_planted_name_that_is_not_there_is_seen():
     stale = list(Source({"planted.py": ast.parse(PLANTED)}).stale_names())
     names = {re.findall("`(.*?)`", line)[0] for line in stale}
     assert names == {"kept", "lost", "missing", "renamed", "Record.gone_method"}

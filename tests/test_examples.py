@@ -1,7 +1,5 @@
 """The examples answer as flawscope does: the same tensor, score and decision."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -187,13 +185,8 @@ def saved(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:
     return paths
 
 
-# ------------------------------------------------------------------------------------------------- both
-
-
 @pytest.mark.parametrize("way", WAYS)
-def test_score_and_decision(
-    way: str, example: Example, models: dict[str, Path], pictures: list[Path], tmp_path: Path
-) -> None:
+def test_score_and_decision(way, example, models, pictures, tmp_path):
     found = example.judges(models[way], pictures)
     if way in BOTH:
         assert len({line["is_anomalous"] for line in found}) == 2
@@ -201,11 +194,11 @@ def test_score_and_decision(
 
 
 @pytest.mark.parametrize("way", TILES)
-def test_tiles(way: str, example: Example, models: dict[str, Path], tmp_path: Path) -> None:
+def test_tiles(way, example, models, tmp_path):
     example.judges(models[way], saved(tmp_path, TILED))
 
 
-def test_a_model_that_was_fitted_on_tiles(example: Example, fitted: Path, tiled_pictures: Path) -> None:
+def test_a_model_that_was_fitted_on_tiles(example, fitted, tiled_pictures):
     found = example.judges(fitted, tiled_paths(tiled_pictures, flawscope.load(fitted)))
     assert {line["is_anomalous"] for line in found} == {True, False}
     assert any(0 < line["share_marked"] < 1 for line in found)
@@ -219,21 +212,17 @@ def tiled_paths(folder: Path, model: Any) -> list[Path]:
     return [path for kind in kinds for path in sorted((folder / kind).iterdir())]
 
 
-# ------------------------------------------------------------------------------------------------ Python
-
 PYTHON = [sys.executable, EXAMPLES / "predict.py"]
 
 
-def test_in_python_a_picture_with_other_tiles_is_one_line(
-    tiled: Callable[..., Path], tiled_pictures: Path, tmp_path: Path
-) -> None:
+def test_in_python_a_picture_with_other_tiles_is_one_line(tiled, tiled_pictures, tmp_path):
     Image.new("RGB", (160, 224)).save(tmp_path / "tall.png")
     for path in (tiled_pictures / "tile/0.png", tmp_path / "tall.png"):
         said = refusal(*PYTHON, tiled(".onnx", positions="each"), path)
         assert said == "the picture has other tiles than those that the model knows\n"
 
 
-def test_in_python_it_refuses_what_it_does_not_know(onnx_path: Path, tmp_path: Path) -> None:
+def test_in_python_it_refuses_what_it_does_not_know(onnx_path, tmp_path):
     deep, newer = tmp_path / "deep.png", tmp_path / "newer.onnx"
     Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(deep)
     artefact = runtime.read(onnx_path)
@@ -243,7 +232,7 @@ def test_in_python_it_refuses_what_it_does_not_know(onnx_path: Path, tmp_path: P
         assert "does not know" in refusal(*PYTHON, model, deep)
 
 
-def test_in_python_it_is_short_and_needs_little() -> None:
+def test_in_python_it_is_short_and_needs_little():
     text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 145
     names = set()
@@ -255,13 +244,8 @@ def test_in_python_it_is_short_and_needs_little() -> None:
     assert names == {"base64", "json", "os", "sys", "zlib", "numpy", "onnxruntime", "PIL"}
 
 
-# --------------------------------------------------------------------------------------------------- C++
-
-
 @pytest.mark.parametrize("way", [*WAYS, *TILES])
-def test_in_cpp_the_tensor_is_the_same_bit_by_bit(
-    way: str, program: Path, models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_in_cpp_the_tensor_is_the_same_bit_by_bit(way, program, models, tmp_path):
     preprocess, sizes = (WAYS[way], [*SIZES, *TALL]) if way in WAYS else (TILES[way][0], TILED)
     for height, width in sizes:
         picture = drawn_picture(height, width)
@@ -272,9 +256,7 @@ def test_in_cpp_the_tensor_is_the_same_bit_by_bit(
         np.testing.assert_array_equal(found, expected, err_msg=f"{picture.size}, {way}")
 
 
-def test_in_cpp_the_tensors_of_a_model_that_was_fitted_on_tiles(
-    fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
-) -> None:
+def test_in_cpp_the_tensors_of_a_model_that_was_fitted_on_tiles(fitted, program, tiled_pictures, tmp_path):
     model = flawscope.load(fitted)
     for path in tiled_paths(tiled_pictures, model):
         picture = Image.open(path)
@@ -285,9 +267,7 @@ def test_in_cpp_the_tensors_of_a_model_that_was_fitted_on_tiles(
         np.testing.assert_array_equal(np.fromfile(tmp_path / "a.f32", np.float32), expected.ravel())
 
 
-def test_in_cpp_a_region_of_any_shape(
-    program: Path, tiled: Callable[..., Path], tiled_pictures: Path, tmp_path: Path
-) -> None:
+def test_in_cpp_a_region_of_any_shape(program, tiled, tiled_pictures, tmp_path):
     """It is unpacked in the example itself: of many and of few bits."""
     path, changed = tiled(".onnx", roi=ROI), tmp_path / "m.onnx"
     artefact, rng = runtime.read(path), np.random.default_rng(0)
@@ -300,9 +280,7 @@ def test_in_cpp_a_region_of_any_shape(
         same(found, flawscope.load(changed).predict(tiled_pictures / "odd/0.png"))
 
 
-def test_in_cpp_a_canvas_that_is_too_large_is_one_line(
-    program: Path, tiled: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_in_cpp_a_canvas_that_is_too_large_is_one_line(program, tiled, tmp_path):
     path, changed = tiled(".onnx"), tmp_path / "m.onnx"
     artefact = runtime.read(path)
     how = replace(artefact.manifest.preprocess, tile=(8, 8))  # enlarged eight times
@@ -313,7 +291,7 @@ def test_in_cpp_a_canvas_that_is_too_large_is_one_line(
     assert said == "predict: the picture is too large for such tiles\n"
 
 
-def test_in_cpp_bad_input_is_one_line(program: Path, onnx_path: Path, tmp_path: Path) -> None:
+def test_in_cpp_bad_input_is_one_line(program, onnx_path, tmp_path):
     good, short, deep = (tmp_path / f"{name}.ppm" for name in ("good", "short", "deep"))
     drawn_picture(9, 9).save(good)
     short.write_bytes(good.read_bytes()[:-1])
@@ -326,12 +304,7 @@ def test_in_cpp_bad_input_is_one_line(program: Path, onnx_path: Path, tmp_path: 
         assert not done.stdout
 
 
-# ------------------------------------------------------------------------------------------------ README
-
-
-def test_the_golden_tensor_of_the_readme(
-    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_golden_tensor_of_the_readme(onnx_path, tmp_path, monkeypatch):
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
     shutil.copy(onnx_path, tmp_path / "part.onnx")

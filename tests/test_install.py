@@ -1,8 +1,6 @@
 """The core, installed without extras into an empty environment: small, quick, and enough to predict. What is
 installed is the wheel, made from the source distribution, as `make dist` makes both."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -75,9 +73,7 @@ def run(python: Path, *words: str | Path, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_core_alone_predicts_and_calibrates(
-    python: Path, onnx_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_the_core_alone_predicts_and_calibrates(python, onnx_path, drawn, tmp_path):
     good, bad = drawn / "plate/test/good", drawn / "plate/test/scratch"
     command = python.with_name("flawscope")
     run(command, "calibrate", onnx_path, "--good", good, "--force", "--out", "new.onnx", folder=tmp_path)
@@ -107,7 +103,7 @@ print(json.dumps([score, model.calibration.count, [n for n in names if importlib
 
 
 @pytest.mark.slow
-def test_the_core_alone_is_small(python: Path, tmp_path: Path) -> None:
+def test_the_core_alone_is_small(python, tmp_path):
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(run(python, "-c", code, folder=tmp_path).strip())
     sizes = {

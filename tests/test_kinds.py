@@ -1,7 +1,5 @@
 """Naming kinds of defects from the picture to the answer: learnt, stored, exported, in every result."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,7 +75,7 @@ def named(model_path: Path, labelled: Path, shared: Callable[..., Path]) -> Path
     return shared("named", fill) / "named.safetensors"
 
 
-def test_only_the_kinds_are_new(named: Path, model_path: Path, labelled: Path) -> None:
+def test_only_the_kinds_are_new(named, model_path, labelled):
     picture = labelled / "test/notch/0.png"
     before, after = flawscope.load(model_path).predict(picture), flawscope.load(named).predict(picture)
     assert before.regions[0].kinds is None
@@ -90,7 +88,7 @@ def test_only_the_kinds_are_new(named: Path, model_path: Path, labelled: Path) -
     assert document["kinds"] == [*after.regions[0].kinds]
 
 
-def test_new_pictures_get_their_kind(named: Path) -> None:
+def test_new_pictures_get_their_kind(named):
     model = flawscope.load(named)
     right = 0
     for kind in KINDS:
@@ -100,7 +98,7 @@ def test_new_pictures_get_their_kind(named: Path) -> None:
     assert right >= 8  # of 12; 4 by chance
 
 
-def test_every_result_tells_kinds(named: Path, labelled: Path, tmp_path: Path, capsys: Any) -> None:
+def test_every_result_tells_kinds(named, labelled, tmp_path, capsys):
     from flawscope.results.table import read_table
 
     assert main(["predict", str(named), str(labelled / "test"), "--out", str(tmp_path), "--quiet"]) == 0
@@ -114,9 +112,7 @@ def test_every_result_tells_kinds(named: Path, labelled: Path, tmp_path: Path, c
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_exported_it_names_the_same_kinds(
-    engine: str, exported_named: Path, named: Path, labelled: Path
-) -> None:
+def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelled):
     pytest.importorskip(engine)
     trained, model = flawscope.load(named), flawscope.load(exported_named, engine=engine)
     for kind in KINDS:
@@ -146,21 +142,16 @@ def exported_named(named: Path, trace_once: Any, shared: Callable[..., Path]) ->
     return shared("named-onnx", fill) / "named.onnx"
 
 
-def test_an_exported_model_without_residuals_says_so(
-    onnx_path: Path, labelled: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_exported_models_learn_kinds_by_residuals(exported_named, labelled, tmp_path, onnx_path, capsys):
+    out = tmp_path / "again.onnx"
+    assert main(["kinds", str(exported_named), "--data", str(labelled), "--out", str(out), "--quiet"]) == 0
+    assert flawscope.load(out).manifest.kinds.error == 0.1
     call = ["kinds", str(onnx_path), "--data", str(labelled), "--out", str(tmp_path / "named.onnx")]
     assert main(call) == 2
     assert "`flawscope kinds` takes the .safetensors model" in capsys.readouterr().err
 
 
-def test_an_exported_model_learns_kinds_anew(exported_named: Path, labelled: Path, tmp_path: Path) -> None:
-    out = tmp_path / "again.onnx"
-    assert main(["kinds", str(exported_named), "--data", str(labelled), "--out", str(out), "--quiet"]) == 0
-    assert flawscope.load(out).manifest.kinds.error == 0.1
-
-
-def test_calibrate_keeps_kinds_and_update_drops_them(named: Path, drawn: Path, tmp_path: Path) -> None:
+def test_calibrate_keeps_kinds_and_update_drops_them(named, drawn, tmp_path):
     out = tmp_path / "rate.safetensors"
     assert main(["calibrate", str(named), "--false-alarm-rate", "0.2", "--out", str(out), "--quiet"]) == 0
     assert flawscope.load(out).manifest.kinds == flawscope.load(named).manifest.kinds
@@ -172,7 +163,7 @@ def test_calibrate_keeps_kinds_and_update_drops_them(named: Path, drawn: Path, t
 
 
 @pytest.mark.parametrize("method", ["efficientad_path", "tiled"])
-def test_other_models_name_kinds(method: str, request: pytest.FixtureRequest) -> None:
+def test_other_models_name_kinds(method, request):
     path, size = request.getfixturevalue(method), 96 if method == "efficientad_path" else 224
     model = flawscope.load(path if isinstance(path, Path) else path(positions="each")).with_rate(0.9)
     rows = slice(32, 192) if method == "tiled" else slice(None)
@@ -188,10 +179,10 @@ def test_other_models_name_kinds(method: str, request: pytest.FixtureRequest) ->
         assert method != "tiled" or kind in strongest.kinds
 
 
-def test_residuals_are_what_the_map_measures(model_path: Path, efficientad_path: Path) -> None:
+def test_residuals_are_what_the_map_measures(model_path, efficientad_path):
     import torch
 
-    def random(model: Any) -> torch.Tensor:
+    def random(model):
         return torch.rand(2, 3, *model.size, generator=torch.Generator().manual_seed(0))
 
     patchcore, efficientad = (flawscope.load(path).session.model for path in (model_path, efficientad_path))
@@ -207,7 +198,7 @@ def test_residuals_are_what_the_map_measures(model_path: Path, efficientad_path:
     torch.testing.assert_close(torch.stack([local.square().mean(1), distant.square().mean(1)], 1), maps)
 
 
-def test_copies_and_missed_pictures_are_no_examples(model_path: Path) -> None:
+def test_copies_and_missed_pictures_are_no_examples(model_path):
     model = flawscope.load(model_path)
     pictures = [draw("notch", k) for k in range(3)]
     nowhere = np.zeros((96, 96), bool)
@@ -221,7 +212,7 @@ def test_copies_and_missed_pictures_are_no_examples(model_path: Path) -> None:
         learn_kinds(model, examples[:2])
 
 
-def test_a_damaged_file_is_refused(named: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(named, tmp_path):
     from flawscope.artefact import model_file
 
     artefact = model_file.read(named)

@@ -1,7 +1,5 @@
 """Pages of docs/: calls that no test runs can be parsed; links, error lines and named files exist."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import hashlib
@@ -50,7 +48,7 @@ def calls(text: str) -> Iterator[list[str]]:
             yield words[1:]
 
 
-def test_every_call_is_understood() -> None:
+def test_every_call_is_understood():
     for page in PAGES:
         found = list(calls(page.read_text(encoding="utf-8")))
         assert len(found) > 3 or page not in CALLING
@@ -65,7 +63,7 @@ def here() -> Iterator[str]:
             yield from re.findall(r"`([^`]+)`", line.rstrip("| ").rsplit(" | ", 1)[1])
 
 
-def test_every_option_setting_and_choice_of_the_right_column_exists() -> None:
+def test_every_option_setting_and_choice_of_the_right_column_exists():
     known = {o for name in commands() for action in parser_of(name)._actions for o in action.option_strings}
     options = {word for code in here() for word in code.split() if word.startswith("--")}
     assert len(options) > 20
@@ -91,7 +89,7 @@ def test_every_option_setting_and_choice_of_the_right_column_exists() -> None:
     assert checked > 8
 
 
-def test_names_of_python_exist() -> None:
+def test_names_of_python_exist():
     names = {code for code in here() if re.fullmatch(r"[a-z_]+", code)}
     fields = set(flawscope.Prediction.__dataclass_fields__) | set(dir(flawscope.Prediction))
     assert {"score", "is_anomalous", "map", "mask", "p_value", "regions"} <= names & fields
@@ -103,9 +101,6 @@ def test_names_of_python_exist() -> None:
         assert hasattr(flawscope, name)
 
 
-# ------------------------------------------------------------------------------------------ the pages as such
-
-
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub and MkDocs make them; both leave out what is neither word nor space."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
@@ -113,7 +108,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere(page):
     for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in link:
             continue
@@ -122,7 +117,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
-def test_lists_begin_after_an_empty_line() -> None:
+def test_lists_begin_after_an_empty_line():
     """GitHub does without it, MkDocs would make one paragraph of it."""
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES):
         lines = page.read_text(encoding="utf-8").splitlines()
@@ -131,7 +126,7 @@ def test_lists_begin_after_an_empty_line() -> None:
             assert not (starts and above), f"{page.name}: {line}"
 
 
-def test_the_reference_has_every_public_name() -> None:
+def test_the_reference_has_every_public_name():
     """Each is named twice: as it is called, and where its docstring is."""
     pytest.importorskip("torch")
     page = (DOCS / "api.md").read_text(encoding="utf-8")
@@ -142,7 +137,7 @@ def test_the_reference_has_every_public_name() -> None:
     assert set(flawscope.__all__) - {"__version__"} <= {name for _, name in entries}
 
 
-def test_the_search_needs_no_server_and_no_network() -> None:
+def test_the_search_needs_no_server_and_no_network():
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert "offline" in site["plugins"]
     (script,) = site["extra"]["polyfills"]  # without one that is called so, the plugin takes a network's
@@ -151,8 +146,8 @@ def test_the_search_needs_no_server_and_no_network() -> None:
     assert hashlib.sha256(text.partition(b"*/\n")[2]).hexdigest().encode() in text  # as it was published
 
 
-def test_the_site_shows_every_page_once() -> None:
-    def pages(entry: object) -> Iterator[str]:
+def test_the_site_shows_every_page_once():
+    def pages(entry):
         if isinstance(entry, str):
             yield entry
         for inner in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
@@ -163,9 +158,6 @@ def test_the_site_shows_every_page_once() -> None:
     assert sorted(own) == [page.relative_to(DOCS).as_posix() for page in PAGES]
     for name in set(shown) - set(own):
         assert (ROOT / name.removeprefix("repository/")).is_file()
-
-
-# ---------------------------------------------------------------------------------------- troubleshooting.md
 
 
 def texts() -> str:
@@ -186,7 +178,7 @@ def error_lines() -> list[str]:
     return [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
 
 
-def test_every_error_line_is_one_of_the_program() -> None:
+def test_every_error_line_is_one_of_the_program():
     known, lines = texts(), error_lines()
     assert len(lines) > 15
     for line in lines:
@@ -194,9 +186,6 @@ def test_every_error_line_is_one_of_the_program() -> None:
         assert max(map(len, pieces)) > 6, line
         for piece in pieces:
             assert piece in known, f"{line}: {piece!r} is no text of the program"
-
-
-# ------------------------------------------------------------------------------------------- architecture.md
 
 
 def drawing(name: str = "draw_packages") -> ModuleType:
@@ -209,7 +198,7 @@ def drawing(name: str = "draw_packages") -> ModuleType:
     return module
 
 
-def test_drawings_are_those_of_the_imports_and_of_the_results() -> None:
+def test_drawings_are_those_of_the_imports_and_of_the_results():
     packages, corrections = drawing(), drawing("draw_corrections")
     text = corrections.svg()
     assert text.count('<path class="right"') == len(corrections.ROWS) * len(corrections.COLUMNS) + 1, (
@@ -223,7 +212,7 @@ def test_drawings_are_those_of_the_imports_and_of_the_results() -> None:
         assert kept == methods.svg(name), f"run python {methods.__file__}"
 
 
-def test_the_architecture_has_a_line_for_every_package_from_the_ground_up() -> None:
+def test_the_architecture_has_a_line_for_every_package_from_the_ground_up():
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     table = page[page.index("## The packages") : page.index("## The way of a picture")]
     packages = re.findall(r"^\| `(\w+)` \| ", table, re.M)
@@ -233,7 +222,7 @@ def test_the_architecture_has_a_line_for_every_package_from_the_ground_up() -> N
         assert all(packages.index(other) < packages.index(package) for other in below), package
 
 
-def test_files_and_modules_that_pages_name_exist() -> None:
+def test_files_and_modules_that_pages_name_exist():
     """The tables "step, file in FOLDER" of the methods, and the modules of the ways of a picture."""
     checked = 0
     for page in PAGES:
@@ -255,12 +244,8 @@ def test_files_and_modules_that_pages_name_exist() -> None:
     assert checked > 30
 
 
-# ------------------------------------------------------------------------------------------- measurements.md
-
-
-def test_figures_come_from_the_scripts_that_are_named() -> None:
-    """Each results file stands on the page beside the script that made it, and in the table of
-    bench/README.md, where a script that is gone has a commit."""
+def test_figures_come_from_the_scripts_that_are_named():
+    """And in the table of bench/README.md, where a script that is gone has a commit."""
     page = (DOCS / "measurements.md").read_text(encoding="utf-8")
     table = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
     made = dict(re.findall(r"^\| `([\w-]+\.json)` \|.*\| `([^|]+) \|$", table, re.M))
@@ -278,7 +263,7 @@ def test_figures_come_from_the_scripts_that_are_named() -> None:
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")} == set(made)
 
 
-def test_what_is_not_measured_yet_is_not() -> None:
+def test_what_is_not_measured_yet_is_not():
     """Neither is there a results file, nor, of a script's parts that are named, a cell of one."""
     page = (DOCS / "measurements.md").read_text(encoding="utf-8")
     rows = re.findall(

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -30,9 +28,7 @@ def places(name: str, words: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "part", "view", "other", "shows"), NAMES)
-def test_marks_on_one_name_read_another(
-    name: str, part: list[str], view: list[str], other: str, shows: tuple[str, str]
-) -> None:
+def test_marks_on_one_name_read_another(name, part, view, other, shows):
     patterns = [pattern_of(name, places(name, words)) for words in (part, view)]
     assert PartPattern(str(patterns[0]), patterns[1]).parse(other) == View(*shows)
     assert marked_in(name, patterns[0]) == places(name, part)
@@ -40,7 +36,7 @@ def test_marks_on_one_name_read_another(
 
 
 @given(st.text(st.characters(exclude_characters="/\\", exclude_categories=["C", "Z"]), min_size=1), st.data())
-def test_any_name_is_read_back_by_its_own_pattern(stem: str, data: st.DataObject) -> None:
+def test_any_name_is_read_back_by_its_own_pattern(stem, data):
     name = f"{stem}.png"
     pieces = split_name(name)
     assert "".join(pieces) == stem
@@ -51,13 +47,13 @@ def test_any_name_is_read_back_by_its_own_pattern(stem: str, data: st.DataObject
         assert set(marked_in(name, pattern)) <= marks
 
 
-def test_nothing_that_is_marked_is_no_pattern() -> None:
+def test_nothing_that_is_marked_is_no_pattern():
     assert pattern_of("part07_top.png", []) is None
     assert pattern_of("part07_top.png", [2]) is None, "a separator tells nothing"
     assert marked_in("part07_top.png", None) == marked_in("", "x") == []
 
 
-def test_what_one_cannot_learn_from_is_named_with_pictures() -> None:
+def test_what_one_cannot_learn_from_is_named_with_pictures():
     names = [f"{side}_{k}.png" for k in range(3) for side in ("a", "b")]
     number, side = str(pattern_of("a_0.png", [2])), str(pattern_of("a_0.png", [0]))
     right = describe_parts(names, number, side)

@@ -1,14 +1,10 @@
 """The predictor: streams, calibration anew, and what is given in Python and notebooks."""
 
-from __future__ import annotations
-
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +16,6 @@ from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
 from flawscope.evaluation import Evaluation, evaluate
-from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
@@ -72,14 +67,9 @@ def found(root: Path) -> Prediction:
     return model().predict(root / "test/dent/1.png")
 
 
-# -------------------------------------------------------------------------------------------------- stream
-
-
 @pytest.mark.parametrize("batch", [None, 1, 2, 50])
 @pytest.mark.parametrize("session", [Brightness, Lanes])
-def test_a_stream_answers_in_order_and_tells_what_cannot_be_read(
-    root: Path, session: type[Brightness], batch: int | None
-) -> None:
+def test_a_stream_answers_in_order_and_tells_what_cannot_be_read(root, session, batch):
     paths, broken = [*sorted((root / "test").rglob("*.png")) * 2], root.parent / "broken.png"
     paths.insert(4, broken)
     predictor = model()
@@ -96,7 +86,7 @@ def test_a_stream_answers_in_order_and_tells_what_cannot_be_read(
         assert (predictor.session.most, predictor.session.begun) == (3, len(paths) - 1)
 
 
-def test_few_pictures_get_all_threads_each_and_a_stream_that_is_left_looks_at_few_more(root: Path) -> None:
+def test_few_pictures_get_all_threads_each_and_a_stream_that_is_left_looks_at_few_more(root):
     path, predictor = root / "test/dent/1.png", model()
     predictor.session = Lanes()
     assert len(list(predictor.stream([path] * 2))) == 2
@@ -104,7 +94,7 @@ def test_few_pictures_get_all_threads_each_and_a_stream_that_is_left_looks_at_fe
     assert not predictor.session.begun
     asked = 0
 
-    def ask() -> Iterator[Path]:
+    def ask():
         nonlocal asked
         for _ in range(100):
             asked += 1
@@ -120,7 +110,7 @@ def test_few_pictures_get_all_threads_each_and_a_stream_that_is_left_looks_at_fe
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_stream_takes_a_folder_or_one_picture_in_any_form(kind: Any, root: Path) -> None:
+def test_a_stream_takes_a_folder_or_one_picture_in_any_form(kind, root):
     results = dict(model().stream(kind(root / "test")))
     assert len(results) == 6
     assert all(isinstance(result, Prediction) for result in results.values())
@@ -129,7 +119,7 @@ def test_a_stream_takes_a_folder_or_one_picture_in_any_form(kind: Any, root: Pat
         assert [result.is_anomalous for _, result in model().stream(picture)] == [True]
 
 
-def test_a_folder_without_pictures_and_predict_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_and_predict_of_a_folder_are_told_at_once(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         model().stream(tmp_path / "none")
     with pytest.raises(InputError, match="no pictures in this folder"):
@@ -138,7 +128,7 @@ def test_a_folder_without_pictures_and_predict_of_a_folder_are_told_at_once(tmp_
         model().predict(tmp_path)
 
 
-def test_a_frame_of_opencv(root: Path) -> None:
+def test_a_frame_of_opencv(root):
     picture = np.asarray(Image.open(root / "test/dent/1.png"))
     right = model().predict(picture)
     opaque = np.dstack([picture[..., ::-1], np.full(picture.shape[:2], 255, np.uint8)])
@@ -153,31 +143,7 @@ def test_a_frame_of_opencv(root: Path) -> None:
         model().predict(str(root / "test/dent/1.png"), bgr=True)
 
 
-# ------------------------------------------------------------------------------------------------ calibrate
-
-
-def test_calibrating_uses_only_pictures_the_model_has_not_seen_and_each_once(
-    root: Path, tmp_path: Path
-) -> None:
-    learnt = [root / f"train/good/{k}.png" for k in range(3)]
-    fresh = sorted((root / "test/good").glob("*.png"))
-    Image.open(fresh[0]).save(tmp_path / "copy.bmp")
-    predictor = model(seen={"train": learnt, "calibration": [root / "test/dent/0.png"]})
-    new = predictor.calibrate(
-        [*learnt[:2], *fresh, tmp_path / "copy.bmp", root.parent / "broken.png"], force=True
-    )
-    assert new.calibration.scores == pytest.approx((0.1, 0.3, 0.9), abs=0.01)
-    assert len(new.failures) == 1
-    assert new.calibration.runtime == "fake"
-    roles = [(p.role, p.name) for p in new.manifest.pictures]
-    assert roles == [("train", p.name) for p in learnt] + [("calibration", p.name) for p in fresh]
-    hashes = [pixel_hash(decode(p)) for p in fresh]
-    assert new.manifest.facts["calibration_pictures"] == hashes  # in the order of the scores
-    assert any("3 pictures" in note for note in new.manifest.notes)
-    assert evaluate(new, flawscope.open_dataset(root)).left_out == {"good": 3}
-
-
-def test_calibrating_on_nothing_new_is_an_input_error(root: Path) -> None:
+def test_calibrating_on_nothing_new_is_refused_and_padding_counts_nowhere(root):
     learnt = sorted((root / "train/good").glob("*.png"))
     for given, words in (
         (learnt, "fitted on all of them"),
@@ -186,9 +152,6 @@ def test_calibrating_on_nothing_new_is_an_input_error(root: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             model(seen={"train": learnt}).calibrate(given)
-
-
-def test_padding_says_nothing_about_the_level_of_good_maps() -> None:
     how = Preprocess((SIDE, SIDE), keep_aspect=True)
     pictures = [np.full((10, 80, 3), 50 + k, np.uint8) for k in range(3)]  # most is padding
     found = model(preprocess=how, tensors={"roi": np.ones((SIDE, SIDE), bool)}).calibrate(
@@ -201,21 +164,18 @@ def test_padding_says_nothing_about_the_level_of_good_maps() -> None:
 @pytest.mark.parametrize(
     ("given", "rate"), [("5%", 0.05), ("0.1", 0.1), ("1e-3", 0.001), (0.2, 0.2), ("12.5 %", 0.125)]
 )
-def test_rates_as_people_write_them(given: Any, rate: float) -> None:
+def test_rates_as_people_write_them(given, rate):
     assert parse_false_alarm_rate(given) == pytest.approx(rate)
     assert model().with_rate(given).calibration.rate == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("given", ["5", 5, 0, 1, "x", "%", "", None, True, float("nan"), "-5%", "100%"])
-def test_what_is_no_rate_says_how_to_write_one(given: Any) -> None:
+def test_what_is_no_rate_says_how_to_write_one(given):
     with pytest.raises(InputError, match=r"is not a rate: write 0\.05 or 5%"):
         model().with_rate(given)
 
 
-# ---------------------------------------------------------------------------------- as a person sees it
-
-
-def test_repr_is_one_line_that_says_what_matters(found: Prediction, evaluation: Evaluation) -> None:
+def test_repr_is_one_line_that_says_what_matters(found, evaluation):
     predictor = model()
     unpromised = Calibration((0.1, 0.2), (0.1, 0.2), 0.0, promised=False)
     lines = {
@@ -232,12 +192,12 @@ def test_repr_is_one_line_that_says_what_matters(found: Prediction, evaluation: 
         assert all(word in line for word in words), line
 
 
-def test_dir_is_the_public_api() -> None:
+def test_dir_is_the_public_api():
     assert set(dir(flawscope)) - {"__version__"} == set(flawscope.__all__) - {"__version__"}
     assert {"fit", "load", "compare", "evaluate", "Prediction"} <= set(dir(flawscope))
 
 
-def test_draw_opens_the_file_that_it_is_of_and_shows_deep_pictures(found: Prediction, tmp_path: Path) -> None:
+def test_draw_opens_the_file_that_it_is_of_and_shows_deep_pictures(found, tmp_path):
     drawn = found.draw()
     assert drawn.shape == (32, 32, 3)
     assert np.array_equal(drawn, found.draw(np.asarray(Image.open(str(found.path)))))
@@ -262,9 +222,7 @@ def check(html: str, pictures: int, most: int) -> None:
         assert len(re.findall(f"<{tag}[ >]", html)) == html.count(f"</{tag}>")
 
 
-def test_a_prediction_shows_picture_heat_map_and_decision(
-    found: Prediction, root: Path, tmp_path: Path
-) -> None:
+def test_a_prediction_shows_picture_heat_map_and_decision(found, root, tmp_path):
     check(html := found._repr_html_(), 2, 100_000)
     assert "anomalous" in html
     check(model().predict(root / f"test/good/1{HOSTILE}.png")._repr_html_(), 2, 100_000)
@@ -275,14 +233,11 @@ def test_a_prediction_shows_picture_heat_map_and_decision(
     check(model().predict(tmp_path / "noise.jpg")._repr_html_(), 2, 200_000)
 
 
-def test_a_model_shows_what_it_is() -> None:
+def test_what_is_shown_of_models_and_evaluations(evaluation):
     samples = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), np.uint8)
     check(html := model(tensors={"samples": samples})._repr_html_(), 3, 50_000)
     assert "score threshold 0.5" in html
     check(model()._repr_html_(), 0, 5_000)
-
-
-def test_an_evaluation_shows_metrics_and_the_worst_mistakes_first(evaluation: Evaluation) -> None:
     check(html := evaluation._repr_html_(), 12, 300_000)
     assert f"{evaluation.metrics['image_auroc']:.4f}" in html
     captions = re.findall(r"(?:good|dent)(?:, missed|, false alarm)?(?= &nbsp; <code>)", html)

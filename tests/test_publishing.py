@@ -1,7 +1,5 @@
 """What stands around the program for those who publish it."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import subprocess
@@ -32,7 +30,7 @@ CHANGELOG = """# Changelog
 """
 
 
-def test_notes_are_the_section_of_a_version() -> None:
+def test_notes_are_the_section_of_a_version():
     notes = runpy.run_path(str(NOTES))["notes"]
     fixed = "### Fixed\n- A fault ([decision 3](docs/decisions/3.md))."
     assert notes(CHANGELOG, "0.2.0", "0.3.0") == notes(CHANGELOG, None, "0.2.0") == fixed
@@ -47,7 +45,7 @@ def test_notes_are_the_section_of_a_version() -> None:
     assert done.stdout.startswith("### Added")
 
 
-def test_the_citation_names_this_version_and_licence() -> None:
+def test_the_citation_names_this_version_and_licence():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == flawscope.__version__
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
@@ -55,12 +53,12 @@ def test_the_citation_names_this_version_and_licence() -> None:
 
 
 @pytest.mark.parametrize("house", ["station", "line"])
-def test_the_houses_have_one_version(house: str) -> None:
+def test_the_houses_have_one_version(house):
     project = tomllib.loads((ROOT / house / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == flawscope.__version__
 
 
-def test_the_workflow_runs_what_is_there() -> None:
+def test_the_workflow_runs_what_is_there():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     calls = [step["run"] for step in steps if "run" in step]
@@ -72,7 +70,7 @@ def test_the_workflow_runs_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["bug.yml", "wish.yml"])
-def test_issue_forms_are_forms(name: str) -> None:
+def test_issue_forms_are_forms(name):
     form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE" / name).read_text(encoding="utf-8"))
     assert {"name", "description", "body"} <= form.keys()
     fields = [part for part in form["body"] if part["type"] != "markdown"]

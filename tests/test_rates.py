@@ -1,10 +1,7 @@
 """What false-alarm rates mean for a model, from its scores alone."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,7 @@ from flawscope.errors import InputError
 from flawscope.predictor.rates import OFFERED, at_rate, describe_rates, offered_rates, promise_of
 
 
-def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path: Path) -> None:
+def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path):
     model = flawscope.load(onnx_path)
     rows = describe_rates(model.manifest)
     assert [row["rate"] for row in rows] == sorted({*OFFERED, 0.05}, reverse=True)
@@ -27,7 +24,7 @@ def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path: Path) -
 
 
 @pytest.mark.parametrize("count", [1, 9, 12, 19, 60])
-def test_a_model_at_a_rate_keeps_it_or_is_refused(onnx_path: Path, count: int) -> None:
+def test_a_model_at_a_rate_keeps_it_or_is_refused(onnx_path, count):
     """The lowest rate of n good pictures is 1 / (n + 1)."""
     model = flawscope.load(onnx_path)
     values = tuple(float(k) for k in range(count))
@@ -42,7 +39,7 @@ def test_a_model_at_a_rate_keeps_it_or_is_refused(onnx_path: Path, count: int) -
 
 
 @pytest.mark.parametrize("count", [2, 5, 11, 12, 13, 60, 1234])
-def test_the_rate_that_is_advised_can_be_chosen(onnx_path: Path, count: int) -> None:
+def test_the_rate_that_is_advised_can_be_chosen(onnx_path, count):
     """Also where it is written with two digits: 8.4 % of 11 good pictures, not 8.3 %."""
     model = flawscope.load(onnx_path)
     values = tuple(float(k) for k in range(count))
@@ -50,11 +47,10 @@ def test_the_rate_that_is_advised_can_be_chosen(onnx_path: Path, count: int) -> 
     with pytest.raises(InputError) as refused:
         at_rate(model, 1e-4)
     found = re.search(r"support (\S+) % or more", str(refused.value))
-    assert found is not None
     assert at_rate(model, float(found[1]) / 100).manifest.calibration.rate <= 1.1 / (count + 1)
 
 
-def test_pictures_of_one_part_count_as_one(onnx_path: Path) -> None:
+def test_pictures_of_one_part_count_as_one(onnx_path):
     model = flawscope.load(onnx_path)
     values, units = tuple(map(float, range(12))), tuple(k // 3 for k in range(12))
     model = model.with_calibration(replace(model.calibration, scores=values, map_maxima=values, units=units))
@@ -67,7 +63,7 @@ def _place(model: flawscope.Predictor, rate: float) -> int:
     return [row["rate"] for row in describe_rates(model.manifest)].index(rate)
 
 
-def test_a_model_that_promises_nothing_has_no_rate_to_change(onnx_path: Path) -> None:
+def test_a_model_that_promises_nothing_has_no_rate_to_change(onnx_path):
     model = flawscope.load(onnx_path)
     silent = model.with_calibration(replace(model.calibration, promised=False))
     assert not any(row["supported"] for row in describe_rates(silent.manifest))

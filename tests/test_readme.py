@@ -6,8 +6,6 @@ on the same files runs once for all pages, a backbone is read once, the graph of
 once.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import hashlib
@@ -187,7 +185,6 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     from flawscope.results.review import server
 
     sizes = PictureSettings.sizes.fget
-    assert sizes is not None
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
     read_once = functools.cache(backbone.load_backbone)  # frozen: models may share it
@@ -296,16 +293,7 @@ def call(words: list[str], shared: Shared) -> int:
     [pytest.param(page, marks=[pytest.mark.smoke] if page == README else []) for page in PAGES],
     ids=lambda page: page.name,
 )
-def test_everything_in_the_pages_runs(
-    page: Path,
-    workplace: Path,
-    shared: Shared,
-    soon: None,
-    stations: Stations,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, tmp_path, monkeypatch, capsys):
     pytest.importorskip("openvino")
     folder = tmp_path / "here"
     shutil.copytree(workplace, folder)
@@ -352,9 +340,7 @@ def test_everything_in_the_pages_runs(
 
 
 @pytest.mark.slow
-def test_the_method_of_the_page_keeps_the_contract(
-    page_method: Callable[..., Any], trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_method_of_the_page_keeps_the_contract(page_method, trace_once, monkeypatch):
     """The blocks that name a file are packages, which are installed as pip does it; the last one checks."""
     monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
     page_method("meanpicture")
@@ -371,9 +357,7 @@ def test_the_method_of_the_page_keeps_the_contract(
     ("target", "extras", "last"),
     [("demo", '".[train]"', "flawscope demo"), ("test", '".[train,', "python -m pytest")],
 )
-def test_the_first_screen_has_the_commands_that_set_everything_up(
-    target: str, extras: str, last: str, tmp_path: Path
-) -> None:
+def test_the_first_screen_has_the_commands_that_set_everything_up(target, extras, last, tmp_path):
     """What the demo needs, and for tests all of it."""
     screen = "\n".join(README.read_text(encoding="utf-8").splitlines()[:30])
     assert f"$ make {target} " in screen
@@ -385,7 +369,7 @@ def test_the_first_screen_has_the_commands_that_set_everything_up(
 
 
 @pytest.mark.smoke
-def test_the_landing_page_stays_one() -> None:
+def test_the_landing_page_stays_one():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("make test ALL=1") for line in run)

@@ -1,8 +1,6 @@
 """A router hands each picture to the ordinary model of its product, whatever settings that has, and changes
 nothing in it."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Callable
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("torch")
@@ -75,7 +72,6 @@ def plain(two_products: Path, shared: Shared) -> Path:
 
 def opened(path: Path, **how: Any) -> Router:
     found = flawscope.load(path, device="cpu", **how)
-    assert isinstance(found, Router)
     return found
 
 
@@ -83,13 +79,8 @@ def shown(data: Path, name: str) -> list[str]:
     return [str(path) for path in sorted((data / name / "test").rglob("*.png")) if "mask" not in path.name]
 
 
-# --------------------------------------------------------------------------- the product's own model, always
-
-
 @pytest.mark.parametrize("batch", [None, 1, 3])
-def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(
-    pair: Path, two_products: Path, batch: int | None
-) -> None:
+def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(pair, two_products, batch):
     router = opened(pair / "line.safetensors")
     alone = {name: flawscope.load(pair / f"{name}.safetensors", device="cpu") for name in PRODUCTS}
     of = {path: name for name in PRODUCTS for path in shown(two_products, name)}
@@ -97,8 +88,6 @@ def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(
     for path, found in router.stream(mixed, batch):
         name = of[str(path)]
         same = next(alone[name].stream([path], 1))[1] if batch == 1 else alone[name].predict(path)
-        assert isinstance(found, Prediction)
-        assert isinstance(same, Prediction)
         assert (found.product, found.recognition and found.recognition.nearest) == (name, name)
         assert 0 < (found.product_p_value or 0) <= 1
         assert found.score == pytest.approx(same.score, rel=1e-5)
@@ -110,13 +99,12 @@ def test_a_picture_is_judged_by_the_model_of_its_product_bit_for_bit(
         assert found.geometry == same.geometry
         np.testing.assert_allclose(found.map, same.map, rtol=1e-4, atol=1e-4)
         said = next(router.stream([path], 1, product=name))[1]
-        assert isinstance(said, Prediction)
         if batch == 1:
             assert (found.score, said.score) == (same.score, same.score)
             np.testing.assert_array_equal(found.map, same.map)
 
 
-def test_a_product_is_taken_out_as_it_was_joined(pair: Path, tmp_path: Path) -> None:
+def test_a_product_is_taken_out_as_it_was_joined(pair, tmp_path):
     router = opened(pair / "line.safetensors")
     for name in PRODUCTS:
         router.products[name].save(tmp_path / "out.safetensors")
@@ -125,22 +113,21 @@ def test_a_product_is_taken_out_as_it_was_joined(pair: Path, tmp_path: Path) -> 
     assert (tmp_path / "line.safetensors").read_bytes() == (pair / "line.safetensors").read_bytes()
 
 
-def test_equal_tensors_are_stored_and_held_once(pair: Path) -> None:
+def test_equal_tensors_are_stored_and_held_once(pair):
     artefact = router_file.read(pair / "line.safetensors")
-    assert artefact.recognition is not None
     each = [*(one.tensors for one in artefact.products.values()), artefact.recognition.tensors]
     values = {id(one): one for tensors in each for one in tensors.values()}
     contents = {(str(one.dtype), one.shape, one.tobytes()) for one in values.values()}
     assert len(contents) == len(values)
     assert all(each[0][key] is each[1][key] for key in each[0] if key.startswith("backbone."))
     router = opened(pair / "line.safetensors")
-    first, second = (router.products[name].session.model.state_dict() for name in PRODUCTS)  # type: ignore[attr-defined]
+    first, second = (router.products[name].session.model.state_dict() for name in PRODUCTS)
     shared = [key for key in first if key.startswith("backbone.") and key in second]
     assert shared
     assert all(first[key].data_ptr() == second[key].data_ptr() for key in shared if first[key].numel())
 
 
-def test_one_product_is_calibrated_anew_and_the_others_stay(plain: Path, tmp_path: Path) -> None:
+def test_one_product_is_calibrated_anew_and_the_others_stay(plain, tmp_path):
     router = opened(plain)
     rng = np.random.default_rng(7)
     good = [np.asarray(draw_picture("plate", rng, size=96)[0]) for _ in range(20)]
@@ -155,16 +142,18 @@ def test_one_product_is_calibrated_anew_and_the_others_stay(plain: Path, tmp_pat
         router.with_product("bottle", router.products["plate"])
 
 
-def test_another_rate_holds_for_every_product(plain: Path) -> None:
+def test_another_rate_holds_for_every_product_and_a_single_model_is_a_router_s_kin(plain):
     with pytest.warns(UserWarning, match="plate: "):  # twelve pictures promise no such rate
         router = opened(plain, false_alarm_rate="1%")
     assert {one.calibration.rate for one in router.products.values()} == {0.01}
+    one = opened(plain).products["plate"]
+    assert isinstance(one, Predictor)
+    assert ([*one.products.values()], one.kind) == ([one], "")
+    assert one.with_product("", one) is one
+    assert opened(plain).kind == "product"
 
 
-# ------------------------------------------------------------------------------------------------ recognition
-
-
-def test_another_picture_shows_none_of_them_and_is_anomalous(plain: Path) -> None:
+def test_another_picture_shows_none_of_them_and_is_anomalous(plain):
     router = opened(plain)
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
     found = router.predict(noise)
@@ -180,37 +169,30 @@ def test_another_picture_shows_none_of_them_and_is_anomalous(plain: Path) -> Non
     assert (recognition.product, recognition) == (None, found.recognition)
 
 
-def test_one_picture_that_cannot_be_read_stops_no_other(
-    plain: Path, two_products: Path, tmp_path: Path
-) -> None:
+def test_a_picture_that_cannot_be_read_stops_no_other_and_a_prepared_one_is_as_it_is(
+    plain, two_products, tmp_path
+):
     router = opened(plain)
     good = str(two_products / "plate/test/good/000.png")
     (tmp_path / "no.png").write_text("no picture")
     given = [good, str(tmp_path / "no.png"), good]
     assert [isinstance(one, InputError) for _, one in router.stream(given)] == [False, True, False]
     assert [isinstance(one, InputError) for _, one in router.recognise(given)] == [False, True, False]
-
-
-def test_a_prepared_picture_is_judged_as_it_is(plain: Path, two_products: Path) -> None:
     router, path = opened(plain), str(two_products / "plate/test/good/000.png")
     prepared = router.prepare(path)
-    ((_, found),) = router.stream([prepared])  # type: ignore[list-item]
-    assert isinstance(found, Prediction)
+    ((_, found),) = router.stream([prepared])
     assert found.to_dict() == router.predict(path).to_dict()
 
 
-def test_a_product_of_three_pictures_is_refused(two_products: Path) -> None:
+def test_a_product_of_three_pictures_is_refused(two_products):
     few = sorted((two_products / "plate/train/good").iterdir())[:3]
     model = fit(few, size=SIZE, **QUICK)
     with pytest.raises(InputError, match="plate can be recognised only by 4 good pictures or more"):
         joining.join({"plate": model}, {"plate": few}, device="cpu")
 
 
-def test_further_pictures_of_a_product_are_described_beside_the_others(
-    plain: Path, two_products: Path
-) -> None:
+def test_further_pictures_of_a_product_are_described_beside_the_others(plain, two_products):
     artefact = router_file.read(plain)
-    assert artefact.recognition is not None
     more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
     before = artefact.products["plate"]
     longer = flawscope.extend(before, more, device="cpu", check=False, force=True).artefact
@@ -222,7 +204,7 @@ def test_further_pictures_of_a_product_are_described_beside_the_others(
 
 
 @pytest.mark.slow
-def test_a_product_of_several_parts_in_a_picture_stands_beside_one_of_single_parts() -> None:
+def test_a_product_of_several_parts_in_a_picture_stands_beside_one_of_single_parts():
     good = [brackets.drawn(seed, range(5))[0] for seed in range(8)]
     plates = [draw_picture("plate", np.random.default_rng(seed), size=96)[0] for seed in range(8)]
     several = fit(good, size=SIZE, align="turn", several=True, **QUICK)
@@ -233,14 +215,11 @@ def test_a_product_of_several_parts_in_a_picture_stands_beside_one_of_single_par
         found, same = router.predict(picture), several.predict(picture)
         assert found.product == "brackets"
         assert (found.score, found.remark, found.is_anomalous) == (same.score, same.remark, same.is_anomalous)
-        assert found.found_parts is not None
         assert len(found.found_parts.parts) == count
 
 
 @pytest.mark.slow
-def test_methods_without_a_backbone_of_their_own_are_recognised_by_the_default_one(
-    two_products: Path, tmp_path: Path
-) -> None:
+def test_methods_without_a_backbone_of_their_own_are_recognised_by_the_default_one(two_products, tmp_path):
     trained = fit(
         two_products, category="fabric", method="efficientad", steps=2, device="cpu", check=False, samples=1
     )
@@ -255,10 +234,7 @@ def test_methods_without_a_backbone_of_their_own_are_recognised_by_the_default_o
     assert opened(tmp_path / "line.safetensors").predict(path).score == same.score
 
 
-# ------------------------------------------------------------------------------------------------------ files
-
-
-def test_files_of_one_and_of_several_products_are_told_apart(plain: Path, tmp_path: Path) -> None:
+def test_files_of_one_and_of_several_products_are_told_apart(plain, tmp_path):
     router = opened(plain)
     router.products["plate"].save(tmp_path / "plate.safetensors")
     assert is_router(plain)
@@ -276,7 +252,7 @@ DAMAGES = ("cut", "byte", "name", "tensor", "unused", "descriptor", "twice", "pr
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_one_clear_line(plain: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_one_clear_line(plain, tmp_path, damage):
     path, data = tmp_path / "line.safetensors", bytearray(plain.read_bytes())
     if damage == "cut":
         data = data[:-7]
@@ -309,7 +285,7 @@ def test_a_damaged_file_is_one_clear_line(plain: Path, tmp_path: Path, damage: s
     assert "\n" not in str(found.value)
 
 
-def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path):
     path = tmp_path / "line.zip"
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match="it is no exported router"):
@@ -324,19 +300,10 @@ def test_a_file_that_is_no_archive_of_a_router_is_one_clear_line(tmp_path: Path)
         flawscope.load(path)
 
 
-def test_a_single_model_is_a_router_s_kin(plain: Path) -> None:
-    """What commands read of both."""
-    one = opened(plain).products["plate"]
-    assert isinstance(one, Predictor)
-    assert ([*one.products.values()], one.kind) == ([one], "")
-    assert one.with_product("", one) is one
-    assert opened(plain).kind == "product"
-
-
-def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path: Path) -> None:
+def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path):
     """Pictures of 12 bits in 16: divided by 65535 they would all be black."""
 
-    def deep(name: str, rng: np.random.Generator) -> NDArray[np.uint16]:
+    def deep(name, rng):
         return 16 * draw_picture(name, rng, size=96)[0][:, :, 1].astype(np.uint16)
 
     rng, models, pictures = np.random.default_rng(0), {}, {}
@@ -348,7 +315,6 @@ def test_deep_pictures_are_recognised_by_the_products_white_level(tmp_path: Path
         pictures[name] = folder
         models[name] = fit(folder, size=SIZE, **QUICK)
     router = joining.join(models, pictures, device="cpu")
-    assert router.artefact.recognition is not None
     level = models["plate"].manifest.preprocess.white_level
     assert router.artefact.recognition.preprocess.white_level == level is not None
     for name in PRODUCTS:

@@ -1,7 +1,5 @@
 """Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +21,7 @@ def decisions(found: Any, *pictures: Path) -> list[str]:
     ]
 
 
-def test_a_region_at_the_edge_of_the_region_of_interest_is_not_tolerated(tmp_path: Path) -> None:
+def test_a_region_at_the_edge_of_the_region_of_interest_is_not_tolerated(tmp_path):
     spot, good = draw(tmp_path / "spot.png", 0.9, spot=True), draw(tmp_path / "good.png", 0.2)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     roi = np.ones((SIDE, SIDE), bool)
@@ -37,26 +35,26 @@ def test_a_region_at_the_edge_of_the_region_of_interest_is_not_tolerated(tmp_pat
         assert "broken.png" in answers[2]
 
 
-def test_models_that_decide_on_more_than_a_picture_are_refused() -> None:
+def test_models_that_decide_on_more_than_a_picture_are_refused():
     plain = model()
     of_parts = SimpleNamespace(products={"": plain}, parts=lambda: object())
     with pytest.raises(InputError, match="decide on a picture of one part"):
-        tolerating(of_parts, plain.stream, EVERY)  # type: ignore[arg-type]
+        tolerating(of_parts, plain.stream, EVERY)
     how = SimpleNamespace(several=None, corrections=[object()])
     lens = SimpleNamespace(
         manifest=SimpleNamespace(preprocess=how), artefact=SimpleNamespace(counted=np.zeros(4))
     )
     straight = SimpleNamespace(products={"": lens}, parts=lambda: None)
     with pytest.raises(InputError, match="--undistort and --roi"):
-        tolerating(straight, plain.stream, EVERY)  # type: ignore[arg-type]
+        tolerating(straight, plain.stream, EVERY)
     lens.artefact.counted = np.ones(4)
-    assert tolerating(straight, plain.stream, EVERY)  # type: ignore[arg-type]
+    assert tolerating(straight, plain.stream, EVERY)
     how.several = object()
     with pytest.raises(InputError, match="decide on a picture of one part"):
-        tolerating(straight, plain.stream, EVERY)  # type: ignore[arg-type]
+        tolerating(straight, plain.stream, EVERY)
 
 
 @pytest.mark.parametrize("wrong", ["0.1", -1, float("nan"), True])
-def test_a_damaged_scale_is_told(wrong: Any) -> None:
+def test_a_damaged_scale_is_told(wrong):
     with pytest.raises(InputError, match=r"mm_per_pixel is .*: fit anew"):
         model(facts={"mm_per_pixel": wrong})

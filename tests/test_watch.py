@@ -1,7 +1,5 @@
 """Pictures that appear in a folder: each is judged once, when it is whole. Time is what the test says."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json
@@ -19,10 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact.model_file import Artefact, Manifest
+from brightness import SIDE, model
 from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
 from flawscope.calibration.recognition import ProductDescriptors
-from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
 from flawscope.errors import FlawscopeError, InputError
@@ -32,34 +29,12 @@ from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.watch import Arrivals, Commands, judge
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import ResultRow, TableWriter, Unjudged, read_table
-
-SIDE = 16
-
-
-class Brightness:
-    """A `Session`: the score is the brightest red."""
-
-    runtime, size, batch, lanes = "fake", (SIDE, SIDE), 3, 1
-
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return images[:, 0].max((1, 2)), images[:, 0]
-
-    run_alone = run
+from flawscope.results.table import TableWriter, Unjudged, read_table
 
 
 @pytest.fixture
 def predictor() -> Predictor:
-    values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
-    manifest = Manifest(
-        "patchcore",
-        config={},
-        preprocess=Preprocess((SIDE, SIDE)),
-        calibration=Calibration(values, values, 0.1),
-    )
-    return Predictor(Artefact(manifest, {}), Brightness())
+    return model()
 
 
 def coloured(*colour: int) -> bytes:
@@ -80,10 +55,7 @@ def put(path: Path, content: bytes, changed: float) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------- arrivals
-
-
-def test_a_format_that_does_not_show_whether_it_is_whole_must_settle(tmp_path: Path) -> None:
+def test_a_format_that_does_not_show_whether_it_is_whole_must_settle(tmp_path):
     arrivals = Arrivals(tmp_path, settle=2.0)
     raw, checked = put(tmp_path / "a.BMP", b"a" * 9, 1), put(tmp_path / "b.png", b"b", 1)
     given = []
@@ -96,7 +68,7 @@ def test_a_format_that_does_not_show_whether_it_is_whole_must_settle(tmp_path: P
     assert given == [(checked.name, 0.5), (raw.name, 3.5)]
 
 
-def test_each_is_given_out_once_when_it_was_the_same_twice_in_the_order_of_writing(tmp_path: Path) -> None:
+def test_each_is_given_out_once_when_it_was_the_same_twice_in_the_order_of_writing(tmp_path):
     old = put(tmp_path / "old.png", b"old", 1)
     assert Arrivals(tmp_path).skipped == 1
     arrivals = Arrivals(tmp_path, existing=True, judged=[old])
@@ -114,7 +86,7 @@ def test_each_is_given_out_once_when_it_was_the_same_twice_in_the_order_of_writi
     assert arrivals.scan(2.5) == [path]
 
 
-def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_path):
     arrivals = Arrivals(tmp_path, patience=30)
     path = put(tmp_path / "half.png", b"half", 1)
     tried = []
@@ -132,7 +104,7 @@ def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_
     assert arrivals.scan(61) == [path]
 
 
-def test_a_share_that_was_away_brings_nothing_new(tmp_path: Path) -> None:
+def test_a_share_that_was_away_brings_nothing_new(tmp_path):
     folder, elsewhere = tmp_path / "in", tmp_path / "server"
     put(folder / "a.png", b"a", 1)
     arrivals = Arrivals(folder)
@@ -148,7 +120,7 @@ def test_a_share_that_was_away_brings_nothing_new(tmp_path: Path) -> None:
     assert arrivals.scan(3) == [new]
 
 
-def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_is_not(tmp_path: Path) -> None:
+def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_is_not(tmp_path):
     arrivals = Arrivals(tmp_path)
     lost, renamed = put(tmp_path / "lost.png", b"l", 1), put(tmp_path / "temporary.png", b"r", 1)
     arrivals.scan(0)
@@ -159,7 +131,7 @@ def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_i
     assert arrivals.scan(2) == [tmp_path / "final.png"]
 
 
-def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path: Path) -> None:
+def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path):
     arrivals = Arrivals(tmp_path)
     put(tmp_path / "results/overlay.png", b"o", 1)
     (tmp_path / "results" / OUTPUT_LIST).write_text('"overlay.png"\n', encoding="ascii")
@@ -171,18 +143,15 @@ def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_whole_picture_is_judged_exactly_once_whatever_happens(
-    seed: int, tmp_path: Path, predictor: Predictor
-) -> None:
-    """Files are written in one piece, in parts, renamed in, renamed within, written anew and left broken, in
-    any order."""
+def test_every_whole_picture_is_judged_exactly_once_whatever_happens(seed, tmp_path, predictor):
+    """Files come in one piece, in parts, renamed, written anew and left broken, in any order."""
     rng = np.random.default_rng(seed)
     folder, arrivals, now = tmp_path / "in", Arrivals(tmp_path, patience=5), 0.0
     found: list[tuple[str, int]] = []
     expected: list[tuple[str, int]] = []
     broken: list[str] = []
 
-    def look(times: int) -> None:
+    def look(times):
         nonlocal now
         for _ in range(times):
             now += 1
@@ -224,8 +193,6 @@ def test_every_whole_picture_is_judged_exactly_once_whatever_happens(
     assert len(broken) == len({*broken}) == sum(1 for _ in folder.glob("broken*"))
 
 
-# ------------------------------------------------------------------------------------------------- commands
-
 posix = pytest.mark.skipif(os.name != "posix", reason="the test's commands are for a POSIX shell")
 
 
@@ -245,9 +212,7 @@ def noting(folder: Path) -> Path:
 
 
 @posix
-def test_a_command_gets_path_and_decision_and_its_failure_is_reported(
-    prediction: Prediction, tmp_path: Path
-) -> None:
+def test_a_command_gets_path_and_decision_and_its_failure_is_reported(prediction, tmp_path):
     said: list[str] = []
     commands = Commands(f"'{noting(tmp_path)}'", said.append)
     commands.run(prediction)
@@ -266,9 +231,7 @@ def test_a_command_gets_path_and_decision_and_its_failure_is_reported(
 
 
 @posix
-def test_a_slow_command_does_not_hold_up_and_the_excess_is_reported(
-    prediction: Prediction, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_command_does_not_hold_up_and_the_excess_is_reported(prediction, monkeypatch):
     free = threading.Event()
     monkeypatch.setattr(Commands, "_run", lambda self, prediction: free.wait(20))
     said: list[str] = []
@@ -279,9 +242,6 @@ def test_a_slow_command_does_not_hold_up_and_the_excess_is_reported(
     assert all("not run" in line for line in said)
     free.set()
     commands.close()
-
-
-# ------------------------------------------------------------------------------------------------ the command
 
 
 class Script(threading.Event):
@@ -316,9 +276,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> Callable[
     return prepare
 
 
-def test_the_command_prints_writes_and_goes_on_without_judging_twice(
-    scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_writes_and_goes_on_without_judging_twice(scripted, tmp_path, capsys):
     folder, table = tmp_path / "in", tmp_path / "seen.csv"
     put(folder / "old.png", encoded(10), 1)
     call = ["watch", str(folder), "part.safetensors", "--csv", str(table), "--existing"]
@@ -346,15 +304,10 @@ def test_the_command_prints_writes_and_goes_on_without_judging_twice(
     assert [Path(row.path).name for row in read_table(table)] == ["old.png", "good.png", "bad.png", "cut.png"]
 
 
-def test_rows_that_cannot_be_written_wait_for_space(
-    scripted: Callable[..., None],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_that_cannot_be_written_wait_for_space(scripted, tmp_path, capsys, monkeypatch):
     real, full = TableWriter.add, set[str]()
 
-    def add(self: TableWriter, row: ResultRow) -> None:
+    def add(self, row):
         if full:
             raise FlawscopeError("cannot write to it: No space left on device")
         real(self, row)
@@ -380,8 +333,8 @@ def test_rows_that_cannot_be_written_wait_for_space(
 
 @posix
 def test_a_broken_picture_is_a_row_with_the_reason_and_the_command_runs_for_anomalies_alone(
-    scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    scripted, tmp_path, capsys
+):
     folder, table = tmp_path / "in", tmp_path / "seen.csv"
     folder.mkdir()
     levels = {"broken.png": encoded(9)[:30], "good.png": encoded(20), "bad.png": encoded(200)}
@@ -405,9 +358,7 @@ def test_a_broken_picture_is_a_row_with_the_reason_and_the_command_runs_for_anom
     assert [row.decision for row in read_table(table)] == ["", "good", "anomalous", "good"]
 
 
-def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
-    scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_goes_away_is_reported_once_and_waited_for(scripted, tmp_path, capsys):
     folder = tmp_path / "in"
     put(folder / "old.png", encoded(10), 1)
     away = tmp_path / "away"
@@ -424,13 +375,11 @@ def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
     assert "can be read again" in err
 
 
-def test_the_picture_after_which_it_ends_counts_as_judged(
-    monkeypatch: pytest.MonkeyPatch, predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_picture_after_which_it_ends_counts_as_judged(monkeypatch, predictor, tmp_path, capsys):
     end = threading.Event()
 
     @contextmanager
-    def ending() -> Iterator[threading.Event]:
+    def ending():
         yield end
 
     monkeypatch.setattr(command, "ending", ending)
@@ -462,13 +411,7 @@ def router(predictor: Predictor) -> Router:
     return Router(artefact, dict.fromkeys(known, predictor), describe)
 
 
-def test_a_joint_model_says_which_product_each_picture_shows(
-    scripted: Callable[..., None],
-    router: Router,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_joint_model_says_which_product_each_picture_shows(scripted, router, monkeypatch, tmp_path, capsys):
     folder, table = tmp_path / "in", tmp_path / "seen.csv"
     put(folder / "1.png", coloured(100, 0, 0), 1)
     put(folder / "2.png", coloured(10, 0, 0), 2)
@@ -496,13 +439,7 @@ def test_a_joint_model_says_which_product_each_picture_shows(
     assert "it knows red, dark" in capsys.readouterr().err
 
 
-def test_a_table_goes_on_with_a_model_of_its_kind(
-    scripted: Callable[..., None],
-    router: Router,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_table_goes_on_with_a_model_of_its_kind(scripted, router, monkeypatch, tmp_path, capsys):
     put(tmp_path / "in/1.png", coloured(10, 0, 0), 1)
     call = ["watch", str(tmp_path / "in"), "m.safetensors", "--existing", "--csv", str(tmp_path / "seen.csv")]
     scripted()
@@ -512,7 +449,7 @@ def test_a_table_goes_on_with_a_model_of_its_kind(
     assert "seen.csv was begun by a model of one product: choose another table" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> None:
+def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once():
     with command.ending() as end:
         signal.raise_signal(signal.SIGINT)
         assert end.is_set()
@@ -521,7 +458,7 @@ def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> Non
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_wrong_calls_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls_are_one_line(tmp_path, capsys):
     model = put(tmp_path / "part.safetensors", b"x", 1)
     for words in (
         [model, tmp_path],

@@ -40,6 +40,7 @@ class Attempt:
     due: float
     is_void: bool = False
     good: bool | None = None
+    tolerated: bool = False
 
 
 @dataclass
@@ -72,7 +73,7 @@ class World:
         elif what == 6:
             self.plc = replace(self.plc, trigger=not self.plc.trigger, recipe=1 + how % 2)
         elif what == 7:
-            seen = replace(seen, answer=self._answer(0, (True, True, False, None)[how % 4]))
+            seen = replace(seen, answer=self._answer(0, (True, True, False, None)[how % 4], how >= 8))
         elif what == 8:
             seen = replace(seen, answer=self._answer((-1, 1, -2, 7)[how % 4], True))
         elif what == 9:
@@ -108,9 +109,9 @@ class World:
             return replace(seen, loaded=RecipeLoaded(self.state.requested_recipe))
         return seen
 
-    def _answer(self, away: int, good: bool | None) -> Answer:
+    def _answer(self, away: int, good: bool | None, tolerated: bool = False) -> Answer:
         code = Code.NONE if good is not None else Code.CAMERA
-        return Answer(self.state.job + away, good, code, 3.5, 2, 17)
+        return Answer(self.state.job + away, good, code, 3.5, 2, 17, 5, tolerated)
 
     def look(self, seen: Observation, *, beats: bool = True, reads: bool = True) -> Outputs:
         """A step, and what the rules say about the outputs."""
@@ -141,6 +142,7 @@ class World:
             answer = seen.answer
             if not one.is_void and one.good is None and answer is not None and answer.job == one.job:
                 one.good, one.is_void = answer.good, now >= one.due or answer.good is None
+                one.tolerated = answer.good is True and answer.tolerated
             if one.good is None and now >= one.due:
                 one.is_void = True
         if self.state.job != before.job:
@@ -163,14 +165,17 @@ class World:
         assert sum((shown.ready, shown.busy, shown.done)) <= 1
         assert not shown.done or shown.ok + shown.nok + shown.error == 1
         assert shown.done or not (shown.ok or shown.nok or shown.result or shown.inspection)
-        assert shown.result == (1 if shown.ok else 2 if shown.nok else 3 if shown.done else 0)
+        passed = 4 if shown.tolerated else 1
+        assert shown.result == (passed if shown.ok else 2 if shown.nok else 3 if shown.done else 0)
+        assert shown.ok or not shown.tolerated
+        assert shown.kind == (5 if shown.nok or shown.tolerated else 0)
         assert not (shown.done and shown.error) or shown.code, "Error says why"
         if shown.ok or shown.nok:
             assert one is not None
             assert not one.is_void, "an answer that is void"
-            assert one.good is shown.ok, "another answer"
+            assert (one.good, one.tolerated) == (shown.ok, shown.tolerated), "another answer"
             assert (shown.part, shown.recipe, shown.inspection) == (one.part, one.recipe, 17)
-            self.counts["ok" if shown.ok else "nok"] += 1
+            self.counts["tolerated" if shown.tolerated else "ok" if shown.ok else "nok"] += 1
         if shown.done and shown.error:
             self.counts[Code(shown.code).name.lower()] += 1
 

@@ -24,9 +24,10 @@ import pytest
 
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs
-from flawscope_line.plc.line import kind_number
+from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs, Phase, Rules, State, outputs
+from flawscope_line.plc.line import _answer_of_inspection, kind_number
 from flawscope_line.plc.signals import NAMESPACE, REGISTERS, TO_PLC, TO_STATION, pack, register_count, unpack
+from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import CONNECTION_GROUP, load_plugin
 from flawscope_station.settings.station import read_settings
 from plc_helpers import (  # noqa: F401
@@ -40,7 +41,7 @@ from plc_helpers import (  # noqa: F401
     settings_text,
 )
 from plugin_helpers import LINE, ROOT
-from station_helpers import NAME, PATIENCE, Served, everything, free_port, held, opened, until
+from station_helpers import NAME, PATIENCE, Served, everything, free_port, held, opened, taken, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -71,6 +72,16 @@ def test_an_anomalous_part_says_its_kind(
 )
 def test_kinds_have_numbers(regions: list[dict[str, Any]], kind: int) -> None:
     assert kind_number(regions) == kind
+
+
+def test_a_part_within_tolerance_is_ok_and_told_apart() -> None:
+    regions = [{"kinds": ["dent"], "kind_p_values": {"crack": 0.01, "dent": 1.0}}]
+    for tolerated in (True, False):
+        inspection = taken(1, 1, anomalous=True, tolerated=tolerated, regions=regions)
+        answer = _answer_of_inspection(5, RecordedInspection(17, inspection, True))
+        shown = outputs(State(Phase.DONE, answer=answer, is_alive=True), Rules({1: 1.0}))
+        assert (shown.ok, shown.nok, shown.tolerated) == (tolerated, not tolerated, tolerated)
+        assert (shown.result, shown.kind) == (4 if tolerated else 2, 2)
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -398,10 +409,11 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end(
 
 def test_values_come_through_registers_as_they_are() -> None:
     shown = Outputs(
-        True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b", kind=255
+        *(True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b"),
+        **{"kind": 255, "tolerated": True},
     )
     flags = pack(shown, TO_PLC)[0]
-    assert (flags >> 8, flags & 255) == (255, 0b010101), "bits stay where they are"
+    assert (flags >> 8, flags & 255) == (255, 0b10010101), "bits stay where they are"
     assert unpack(pack(shown, TO_PLC), TO_PLC) == vars(shown)
     said = Inputs(True, 3, 65535, "x" * 32)
     assert unpack(pack(said, TO_STATION), TO_STATION) == vars(said)

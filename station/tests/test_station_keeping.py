@@ -425,7 +425,7 @@ def test_a_product_that_is_added_does_not_end_the_reports() -> None:
 
 
 def test_messages_of_two_stations_have_ids_of_their_own() -> None:
-    found = PeriodSummary({}, [], [], [], None, [], count_kinds([]))
+    found = PeriodSummary({}, [], [], [], None, [], count_kinds([]), count_kinds([]))
     ids = {shift_message(sender, NAME, 1, Shift("day", 1, 2), found).id for sender in ("a", "b")}
     assert len(ids) == 2
     assert shift_message("a", NAME, 1, Shift("day", 1, 2), found).id in ids

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
@@ -77,23 +77,27 @@ def everything(database: Database, table: Any) -> list[Any]:
 def test_all_that_was_there_is_there_and_the_station_goes_on(
     old: Database, open_station: Opener, parts: list[bytes]
 ) -> None:
-    same, wider = (hours, learnt_pixels), (inspections, verdicts)
+    wider = (inspections, verdicts)
     people = text("SELECT id, name, password, role, created_at FROM users ORDER BY id")
+    counts = text("SELECT hour, inspected, anomalous, reviewed, defects, misses FROM hours ORDER BY hour")
     with old.reading() as connection:
         before = [
             connection.execute(text(f"SELECT * FROM {table.name} ORDER BY id")).mappings().all()
             for table in wider
         ]
-        users = connection.execute(people).all()
-    kept = [everything(old, table) for table in same]
+        users, counted = (connection.execute(query).all() for query in (people, counts))
+    pixels = everything(old, learnt_pixels)
     running = open_station(products={"plate": ProductSettings(str(MODEL))})
-    assert [everything(old, table) for table in same] == kept
+    assert everything(old, learnt_pixels) == pixels
     with old.reading() as connection:
         after = [connection.execute(select(table).order_by(table.c.id)).mappings().all() for table in wider]
         assert connection.execute(people).all() == users
+        assert connection.execute(counts).all() == counted
+        assert connection.execute(select(func.sum(hours.c.within_tolerance))).scalar_one() == 0
     for rows, old_rows in zip(after, before, strict=True):
         assert [{name: row[name] for name in old_rows[0]} for row in rows] == [dict(row) for row in old_rows]
         assert {row["kind"] for row in rows} == {None}
+    assert {(row["tolerated"], row["tolerances"]) for row in after[0]} == {(False, None)}
     assert {(row["view"], row["part_id"]) for row in after[0]} == {(None, None)}
     assert [user.name for user in running.station.access.users()] == ["anna", "otto"]
     assert running.station.access.sign_in("anna", "a long password", "here")

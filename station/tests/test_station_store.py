@@ -50,7 +50,7 @@ class Filled:
             assert is_new
             self.rows[number] = one
             self.verdicts[number] = None
-            self.reviews[number] = "waiting" if one.anomalous or one.near else "none"
+            self.reviews[number] = "waiting" if one.decision == "anomalous" or one.near else "none"
 
     def decide(self, number: int, verdict: str) -> None:
         self.store.add_verdict(self.product, number, verdict, "anna")
@@ -81,7 +81,7 @@ def random_one(rng: random.Random, product: int, version: int, **given: Any) -> 
         "regions": [{"box": [0, 0, 1, 1], "area": 1.0, "peak": score, "centroid": [0.5, 0.5]}],
     }
     usual |= {"score": score, "severity": score - 1, "score_threshold": 1.0}
-    usual |= {"anomalous": score > 1.0, "near": 0.9 < score <= 1.0}
+    usual |= {"anomalous": score > 1.0, "near": 0.9 < score <= 1.0, "tolerated": score > 1.7}
     return taken(product, version, **usual | given)
 
 
@@ -100,7 +100,7 @@ def choices(rng: random.Random, filled: Filled) -> Filters:
     wanted: dict[str, Any] = {
         "since": BEGIN + rng.randrange(DAY),
         "until": BEGIN + rng.choice([rng.randrange(DAY), HOUR, DAY]),
-        "decision": rng.choice(["good", "anomalous"]),
+        "decision": rng.choice(["good", "anomalous", "within tolerance"]),
         "verdict": rng.choice(["good", "defect", "none"]),
         "review": rng.choice(["none", "waiting", "done", "skipped"]),
         "score_min": rng.choice([0.5, 1.0, rng.random() * 2]),
@@ -118,7 +118,8 @@ def matches(filled: Filled, number: int, wanted: Filters) -> bool:
     tests = [
         wanted.since is None or row.at >= wanted.since,
         wanted.until is None or row.at < wanted.until,
-        wanted.decision in (None, "anomalous" if row.anomalous else "good"),
+        wanted.decision
+        in (None, "within tolerance" if row.tolerated else ("good", "anomalous")[row.anomalous]),
         wanted.verdict in (None, verdict or "none"),
         wanted.review in (None, filled.reviews[number]),
         wanted.score_min is None or row.score >= wanted.score_min,
@@ -225,7 +226,7 @@ def test_a_wrong_filter_is_one_line(name: str, value: str) -> None:
 
 def counted(filled: Filled, numbers: Iterable[int]) -> dict[str, int]:
     """Of these inspections, by the rows."""
-    flagged = {n for n in numbers if filled.rows[n].anomalous}
+    flagged = {n for n in numbers if filled.rows[n].anomalous and not filled.rows[n].tolerated}
     good = {n for n in numbers if filled.verdicts[n] == "good"}
     defect = {n for n in numbers if filled.verdicts[n] == "defect"}
     counts = {"inspected": len(list(numbers)), "anomalous": len(flagged), "reviewed": len(good | defect)}
@@ -233,6 +234,7 @@ def counted(filled: Filled, numbers: Iterable[int]) -> dict[str, int]:
         "defects": len(defect),
         "false_alarms": len(flagged & good),
         "misses": len(defect - flagged),
+        "within_tolerance": sum(filled.rows[n].tolerated for n in numbers),
     }
 
 
@@ -307,8 +309,9 @@ def test_a_group_is_recorded_whole_or_not_at_all(filled: Filled) -> None:
 def points(filled: Filled, first: int, until: int) -> list[list[Any]]:
     rows = sorted((row.at, number) for number, row in filled.rows.items() if first <= row.at < until)
     return [
-        [at / 1e6, filled.rows[n].score, int(filled.rows[n].anomalous), filled.verdicts[n], n]
+        [at / 1e6, row.score, 2 if row.tolerated else int(row.anomalous), filled.verdicts[n], n]
         for at, n in rows
+        for row in [filled.rows[n]]
     ]
 
 
@@ -320,7 +323,8 @@ def buckets(filled: Filled, first: int, until: int, length: int) -> list[list[fl
         scores, sums = [filled.rows[n].score for n in numbers], counted(filled, numbers)
         levels = min(scores), sum(scores) / len(scores), max(scores)
         counts = sums["inspected"], sums["anomalous"]
-        found.append([unit * length / 1e6, *counts, *levels, sums["false_alarms"], sums["misses"]])
+        more = (sums[name] for name in ("false_alarms", "misses", "within_tolerance"))
+        found.append([unit * length / 1e6, *counts, *levels, *more])
     return found
 
 

@@ -36,7 +36,7 @@ from test_station_retention import DAY, NOW, Ages, World
 pytestmark = pytest.mark.both_databases
 KEYS, NAMES, WORDS = ("a", "b", None), ("x", "y", "z"), (GOOD, DEFECT, SKIP, UNDO)
 COUNTED = ("inspected", "anomalous", "score_sum", "score_min", "score_max")
-COUNTED += ("reviewed", "defects", "false_alarms", "misses")
+COUNTED += ("reviewed", "defects", "false_alarms", "misses", "within_tolerance")
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Known:
     score: float
     hour: int
     since: int
+    tolerated: bool = False
     words: list[str] = field(default_factory=list)
 
     @property
@@ -58,7 +59,11 @@ class Known:
     def review(self) -> str:
         if self.words:
             return "skipped" if self.words[-1] == SKIP else "done"
-        return "waiting" if self.anomalous else "none"
+        return "waiting" if self.decision == "anomalous" else "none"
+
+    @property
+    def decision(self) -> str:
+        return "within tolerance" if self.tolerated else "anomalous" if self.anomalous else "good"
 
     @property
     def kind(self) -> str:
@@ -104,7 +109,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(KEYS),
         name=st.sampled_from(NAMES),
-        score=st.sampled_from([0.5, 1.0, 2.0]),
+        score=st.sampled_from([0.5, 1.0, 2.0, 3.0]),
         hours_ago=st.integers(0, 1),
     )
     def record(self, key: str | None, name: str, score: float, hours_ago: int) -> None:
@@ -115,11 +120,12 @@ class Machine(RuleBasedStateMachine):
         picture = f"{self.name}/{name}"
         anomalous, at = score > 1, NOW - hours_ago * HOUR
         one = replace(self.world.taken(0, picture, anomalous), key=key, score=score, at=at)
+        one = replace(one, tolerated=score > 2)
         ((number, is_new),) = self.world.store.record([one])
         assert is_new
         assert number > max(self.inspections, default=0)
         self.clock.note(self.clock.age, number)
-        self.inspections[number] = Known(picture, anomalous, score, at // HOUR, self.days)
+        self.inspections[number] = Known(picture, anomalous, score, at // HOUR, self.days, score > 2)
         self.there.add(picture)
         if key is not None:
             self.keys[key] = number, one
@@ -181,14 +187,15 @@ class Machine(RuleBasedStateMachine):
         found = []
         for hour in sorted({one.hour for one in self.inspections.values()}):
             here = [one for one in self.inspections.values() if one.hour == hour]
-            bad = [one for one in here if one.anomalous]
+            bad = [one for one in here if one.decision == "anomalous"]
+            tolerated = sum(one.tolerated for one in here)
             scores = [one.score for one in here]
             defects = sum(one.verdict == DEFECT for one in here)
             alarms = sum(one.verdict == GOOD for one in bad)
             misses = defects - sum(one.verdict == DEFECT for one in bad)
             reviewed = sum(one.verdict is not None for one in here)
             counts = (len(here), len(bad), sum(scores), min(scores), max(scores))
-            found.append((hour, *counts, reviewed, defects, alarms, misses))
+            found.append((hour, *counts, reviewed, defects, alarms, misses, tolerated))
         return found
 
     @invariant()
@@ -201,7 +208,7 @@ class Machine(RuleBasedStateMachine):
         for number, one in known.items():
             facts = shown[number]
             assert (facts["verdict"], facts["review"]) == (one.verdict, one.review)
-            assert facts["decision"] == ("anomalous" if one.anomalous else "good")
+            assert facts["decision"] == one.decision
             assert (facts["picture"] is not None) == (one.picture in self.there)
             assert (facts["score"], facts["verdict_by"]) == (one.score, one.verdict and "anna")
             assert world.path(one.picture).exists() == (one.picture in self.there)

@@ -70,6 +70,7 @@ def compared(
         calibration=calibration,
         runtime="fixed 1",
         stride=stride,
+        positions=np.zeros(len(expected), np.int64),
     )
 
 

@@ -25,7 +25,7 @@ GOOD = Calibration(tuple(np.linspace(0.05, 1.0, 20)), tuple(np.linspace(0.05, 1.
 
 @pytest.fixture
 def found() -> DefectScores:
-    return DefectScores(SCORES, CONTRASTS, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.threshold)
+    return DefectScores(SCORES, CONTRASTS, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.score_threshold)
 
 
 def test_intervals_are_wilsons() -> None:
@@ -51,7 +51,7 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Defec
 
 
 def test_a_model_of_an_earlier_version_says_nothing_of_contrasts() -> None:
-    found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.threshold)
+    found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.score_threshold)
     assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()
     assert found.describe().endswith("real defects may be harder to find")
     assert found.limit("small", 0.5) is None
@@ -97,7 +97,7 @@ def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
     assert now["other"] == 1
     assert facts[KEY]["sizes"]["large"]["found"] == 3  # as it was
     assert now[KEY]["sizes"]["large"]["found"] == 4
-    assert (now[KEY]["rate"], now[KEY]["score_threshold"]) == (0.5, stricter.threshold)
+    assert (now[KEY]["rate"], now[KEY]["score_threshold"]) == (0.5, stricter.score_threshold)
     assert update_detection_facts({"other": 1}, stricter) == {"other": 1}
 
 

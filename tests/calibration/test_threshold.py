@@ -99,7 +99,6 @@ def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
     rng = np.random.default_rng(1)
     scores, maxima = rng.random(60), rng.random(60) * 5
     made = calibration(scores, 0.1, maxima)
-    assert made.threshold == made.score_threshold
     assert made.mask_threshold == calibration(maxima, 0.1).score_threshold
     assert (maxima > made.mask_threshold).mean() <= 0.1
 

@@ -1,13 +1,10 @@
 """`flawscope agreement`, and its page."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,7 +24,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_example_of_aiag(run: Any, table: Path, tmp_path: Path) -> None:
+def test_the_example_of_aiag(run, table, tmp_path):
     code, out, err = run("agreement", table, "--json", "--out", tmp_path / "page.html")
     found = json.loads(out)
     assert code == 0
@@ -50,7 +47,7 @@ def test_the_example_of_aiag(run: Any, table: Path, tmp_path: Path) -> None:
     assert "kappa against the reference 0.879 (good)" in out
 
 
-def test_a_claim_alone_says_how_many_parts_it_takes(run: Any, table: Path) -> None:
+def test_a_claim_alone_says_how_many_parts_it_takes(run, table):
     code, out, _ = run("agreement", "--claim", "1%")
     assert code == 0
     assert "299 with none missed, 473 with 1 missed" in out
@@ -62,7 +59,7 @@ def test_a_claim_alone_says_how_many_parts_it_takes(run: Any, table: Path) -> No
     assert "a page ends in .html" in err
 
 
-def test_a_model_and_people_from_pictures_to_the_page(run: Any, tmp_path: Path) -> None:
+def test_a_model_and_people_from_pictures_to_the_page(run, tmp_path):
     """Two runs of a model, the second on the same files for one part, and a person with a hostile name."""
     for k, level in enumerate((0.1, 0.2, 0.3)):
         draw(tmp_path / f"one/good/p{k}.png", level)
@@ -78,25 +75,13 @@ def test_a_model_and_people_from_pictures_to_the_page(run: Any, tmp_path: Path) 
             writer.add_result(model().predict(path))
         writer.close()
         (tmp_path / f"r_{name}/results.json").write_text('{"model": "m.safetensors"}')
-    rows = [
-        f'{p},"{HOSTILE.replace(chr(34), chr(34) * 2)}",{k},good'
-        for p in ("p0", "p1", "p2", "p9")
-        for k in "12"
-    ]
-    (tmp_path / "people.csv").write_text(
-        "part,appraiser,trial,decision\n" + "\n".join(rows), encoding="utf-8"
-    )
-    code, out, _ = run(
-        *("agreement", tmp_path / "r_one", tmp_path / "r_two", tmp_path / "people.csv", "--json"),
-        *(
-            "--reference",
-            tmp_path / "one",
-            "--model",
-            tmp_path / "m.safetensors",
-            "--out",
-            tmp_path / "p.html",
-        ),
-    )
+    person = HOSTILE.replace('"', '""')
+    rows = [f'{p},"{person}",{k},good' for p in ("p0", "p1", "p2", "p9") for k in "12"]
+    people = "\n".join(["part,appraiser,trial,decision", *rows])
+    (tmp_path / "people.csv").write_text(people, encoding="utf-8")
+    trials = [tmp_path / name for name in ("r_one", "r_two", "people.csv")]
+    how = ["--reference", tmp_path / "one", "--model", tmp_path / "m.safetensors"]
+    code, out, _ = run("agreement", *trials, "--json", *how, "--out", tmp_path / "p.html")
     found = json.loads(out)
     assert code == 0
     ours, person = found["appraisers"]

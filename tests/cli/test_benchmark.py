@@ -1,23 +1,16 @@
 """`flawscope benchmark`: what it writes and prints, and how failures and wrong calls are told."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
 
 
 @pytest.mark.slow
-def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
-    run: Run, drawn: Path, tmp_path: Path
-) -> None:
+def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(run, drawn, tmp_path):
     pytest.importorskip("torch")
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(drawn / "plate", root / "plate")
@@ -63,9 +56,7 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
 
 
 @pytest.mark.slow
-def test_without_torch_it_says_so_before_it_begins(
-    run: Run, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_torch_it_says_so_before_it_begins(run, drawn, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     code, _, err = run("benchmark", "--data", drawn, "--out", tmp_path / "out")
     assert code == 2

@@ -1,12 +1,9 @@
 """Calls: what is asked for, how a wrong one is told, and the exit codes."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,6 @@ from flawscope._version import __version__
 from flawscope.cli import commands, main, models
 from flawscope.cli.common import format_table
 from flawscope.errors import FlawscopeError, InputError
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def shell(code: str, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -37,7 +32,7 @@ def one_line(found: tuple[int, str, str]) -> str:
     return said
 
 
-def test_help_lists_every_command_and_a_call_of_nothing_shows_it(run: Run) -> None:
+def test_help_lists_every_command_and_a_call_of_nothing_shows_it(run):
     for words, code in ((["--help"], 0), (["-h"], 0), (["help"], 0), ([], 2)):
         found, printed, _ = run(*words)
         assert found == code
@@ -48,9 +43,7 @@ def test_help_lists_every_command_and_a_call_of_nothing_shows_it(run: Run) -> No
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_has_help_that_fits_a_terminal(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_has_help_that_fits_a_terminal(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
@@ -60,8 +53,6 @@ def test_every_command_has_help_that_fits_a_terminal(
     assert "%%" not in printed
     assert len(printed.splitlines()) > 6
 
-
-# ------------------------------------------------------------------------------------------------ bad calls
 
 FIT = ["fit", "--data", "DATA", "--out", "OUT.safetensors"]
 SIMULATE = ["simulate", "--data", "PICTURES", "--out", "OUT"]
@@ -140,14 +131,8 @@ WRONG: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("words", "match"), WRONG, ids=lambda value: str(value)[:60])
 def test_a_wrong_call_is_one_line_with_exit_code_2_and_leaves_nothing(
-    words: list[str],
-    match: str,
-    run: Run,
-    drawn: Path,
-    model_path: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    words, match, run, drawn, model_path, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     places = {"DATA": drawn, "PICTURES": drawn / "plate/train/good", "MODEL": model_path}
@@ -159,18 +144,13 @@ def test_a_wrong_call_is_one_line_with_exit_code_2_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_begins_with_a_dash_is_told_how_to_be_written(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_begins_with_a_dash_is_told_how_to_be_written(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-dash.png").touch()
     assert "-dash.png would be an option; the file of this name is ./-dash.png;" in one_line(
         run("predict", "m", "-dash.png")
     )
     assert "there is no model m" in one_line(run("predict", "m", "--", "-dash.png"))
-
-
-# ------------------------------------------------------------------------------------------- codes and lines
 
 
 ERRORS = [
@@ -184,10 +164,8 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "code", "text"), ERRORS, ids=lambda v: type(v).__name__)
-def test_every_error_is_one_line_with_its_exit_code(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
-) -> None:
-    def failing(args: Any) -> int:
+def test_every_error_is_one_line_with_its_exit_code(run, monkeypatch, error, code, text):
+    def failing(args):
         raise error
 
     monkeypatch.setattr(models, "info", failing)
@@ -202,16 +180,13 @@ def test_every_error_is_one_line_with_its_exit_code(
         assert text.partition(";")[0] in said.splitlines()[-1]
 
 
-def test_tables_are_aligned_and_numbers_stand_right() -> None:
+def test_tables_are_aligned_and_numbers_stand_right():
     text = format_table([("a", 1, "x"), ("bcd", 22, None), ("e", "n/a", "y")], ("name", "n", "t"))
     assert text.splitlines() == ["name    n  t", "----  ---  -", "a       1  x", "bcd    22", "e     n/a  y"]
     assert format_table([], ("a", "b")).splitlines()[0] == "a  b"
 
 
-# --------------------------------------------------------------------------------------------- the real world
-
-
-def test_a_closed_pipe_is_no_traceback(drawn: Path) -> None:
+def test_a_closed_pipe_is_no_traceback(drawn):
     """`flawscope data check ... | head -0`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -228,7 +203,7 @@ def test_a_closed_pipe_is_no_traceback(drawn: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [["--version"], ["info", "MODEL", "--json"]], ids=lambda words: words[0])
-def test_a_full_disk_behind_stdout_is_one_line(words: list[str], unbuffered: str, model_path: Path) -> None:
+def test_a_full_disk_behind_stdout_is_one_line(words, unbuffered, model_path):
     words = [str(model_path) if word == "MODEL" else word for word in words]
     with open("/dev/full", "w") as full:
         done = shell(
@@ -239,19 +214,13 @@ def test_a_full_disk_behind_stdout_is_one_line(words: list[str], unbuffered: str
     assert done.stderr == f"flawscope: {text}\n"
 
 
-def test_a_closed_stdout_is_no_error() -> None:
-    done = shell("sys.stdout = None; sys.exit(main(['--version']))")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_module_is_the_command() -> None:
+def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
     words = [sys.executable, "-m", "flawscope", "predct"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-
-
-# ------------------------------------------------------------------------------------- a core installation
+    done = shell("sys.stdout = None; sys.exit(main(['--version']))")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture
@@ -263,8 +232,8 @@ def core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_torch_whatever_fits_says_what_to_add_and_wrong_settings_are_told(
-    run: Run, core: None, drawn: Path, model_path: Path, tmp_path: Path
-) -> None:
+    run, core, drawn, model_path, tmp_path
+):
     rest = ["--data", drawn, "--out", tmp_path / "new.safetensors", "--quiet"]
     for words in (["fit"], ["fit", "--update", model_path]):
         found = run(*words, *rest)
@@ -276,9 +245,7 @@ def test_without_torch_whatever_fits_says_what_to_add_and_wrong_settings_are_tol
         assert "setting size" in one_line(run(*words, *rest, "--size", "100"))
 
 
-def test_the_hint_names_what_the_extra_lacks_here_and_never_the_package(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_hint_names_what_the_extra_lacks_here_and_never_the_package(monkeypatch):
     """Whose name on an index may be somebody else's."""
     monkeypatch.setattr(errors, "_is_installed", lambda name: name in ("timm", "psutil"))
     text = errors.install_command("torch", extras="train,export")

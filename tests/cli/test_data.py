@@ -1,11 +1,8 @@
 """`data check` and `demo`."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +13,8 @@ from flawscope.cli import data, main
 from flawscope.datasets import open_dataset
 from flawscope.synthesis.demo import dataset
 
-Run = Callable[..., tuple[int, str, str]]
 
-
-def test_a_faulty_folder_is_checked(run: Run, drawn: Path, tmp_path: Path) -> None:
+def test_a_faulty_folder_is_checked(run, drawn, tmp_path):
     root = shutil.copytree(drawn / "plate", tmp_path / "plate")
     (root / "train/good/000.png").write_bytes(b"x")
     code, printed, err = run("data", "check", "--data", root, "--json", "--no-near")
@@ -30,9 +25,7 @@ def test_a_faulty_folder_is_checked(run: Run, drawn: Path, tmp_path: Path) -> No
     assert (code, "000.png" in printed) == (1, True)
 
 
-def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(
-    run: Run, drawn: Path, tmp_path: Path
-) -> None:
+def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(run, drawn, tmp_path):
     root = tmp_path / "part"
     shutil.copytree(drawn / "plate/train/good", root / "good")
     good = np.asarray(Image.open(root / "good/000.png").convert("RGB"))
@@ -65,8 +58,8 @@ def test_a_page_shows_each_form_in_which_pictures_and_masks_were_met(
 
 
 def test_a_model_accuses_a_foreign_picture_and_not_its_own(
-    run: Run, model_path: Path, efficientad_path: Path, drawn: Path, mixed: Path, tmp_path: Path
-) -> None:
+    run, model_path, efficientad_path, drawn, mixed, tmp_path
+):
     root = shutil.copytree(drawn / "plate", tmp_path / "plate")
     shutil.copy(mixed / "b.png", root / "train/good/foreign.png")
     call = ["data", "check", "--data", root, "--json", "--no-near", "--model"]
@@ -78,7 +71,7 @@ def test_a_model_accuses_a_foreign_picture_and_not_its_own(
     assert "efficientad does not look for suspicious pictures; give a model of patchcore" in err
 
 
-def test_poses_of_parts_are_told_and_drawn(run: Run, tmp_path: Path) -> None:
+def test_poses_of_parts_are_told_and_drawn(run, tmp_path):
     rng = np.random.default_rng(0)
     good = tmp_path / "parts" / "good"
     good.mkdir(parents=True)
@@ -102,12 +95,7 @@ def test_poses_of_parts_are_told_and_drawn(run: Run, tmp_path: Path) -> None:
     assert "parts found in 9 of 10 pictures" in run(*call)[1]
 
 
-# -------------------------------------------------------------------------------------------------- the demo
-
-
-def test_only_drawn_and_nothing_fitted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_demo_may_only_be_drawn(tmp_path, monkeypatch, capsys):
     few = {"good": 1, "bad_per_kind": 1, "size": 64}
     whole = dataset.draw_dataset
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: whole(root, **how, **few))
@@ -119,9 +107,7 @@ def test_only_drawn_and_nothing_fitted(
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_path_of_a_report_and_with_commands_that_work(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, tmp_path, monkeypatch):
     """With the pictures that a user gets, which the network sees smaller."""
     for library in ("torch", "matplotlib", "jinja2"):
         pytest.importorskip(library)
@@ -142,7 +128,7 @@ def test_it_ends_with_the_path_of_a_report_and_with_commands_that_work(
         assert main(words[verb:]) == 0, line
 
 
-def test_it_says_how_the_program_is_typed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
     """By its name where that is found, else by the way to it from where one stands."""
     program = tmp_path / "some where" / ".venv" / "bin" / "flawscope"
     program.parent.mkdir(parents=True)

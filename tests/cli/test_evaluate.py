@@ -1,14 +1,11 @@
 """`evaluate`: its figures, its files, and several categories each by their own model."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,15 +21,12 @@ from flawscope.results.table import read_table
 for library in ("torch", "matplotlib", "jinja2"):
     pytest.importorskip(library)
 
-Run = Callable[..., tuple[int, str, str]]
 PLAIN = ["--maps", "none"]
 DATA = ("bottle", "cable", "carpet", "plate")
 FULL = FlawscopeError("cannot write to it: No space left on device; free some space")
 
 
-def test_one_document_is_printed_and_written_beside_the_report(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_one_document_is_printed_and_written_beside_the_report(run, model_path, drawn, tmp_path):
     out = tmp_path / "results"
     code, printed, err = run("evaluate", model_path, "--data", drawn, "--json", "--robustness", "--out", out)
     document = json.loads(printed)
@@ -73,9 +67,7 @@ def test_one_document_is_printed_and_written_beside_the_report(
     assert all(row.decision for row in rows)
 
 
-def test_one_name_that_cannot_be_written_loses_nothing_else(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_one_name_that_cannot_be_written_loses_nothing_else(run, model_path, drawn, tmp_path):
     out = tmp_path / "out"
     names = sorted(path.relative_to(drawn / "plate/test") for path in (drawn / "plate/test").rglob("*.png"))
     (out / "predictions" / names[0].with_suffix(".json")).mkdir(parents=True)
@@ -91,8 +83,8 @@ def test_one_name_that_cannot_be_written_loses_nothing_else(
 
 
 def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run, model_path, drawn, tmp_path, monkeypatch
+):
     monkeypatch.setattr(PictureWriter, "add", Mock(side_effect=FULL))
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(drawn / "plate", root)
@@ -117,7 +109,7 @@ def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     assert (code, "left out" in printed, "skipped: " in err) == (1, True, True)
 
 
-def test_libraries_of_the_report_are_loaded_only_when_it_is_written(onnx_path: Path, drawn: Path) -> None:
+def test_libraries_of_the_report_are_loaded_only_when_it_is_written(onnx_path, drawn):
     code = f"""
 import sys
 from flawscope.evaluation.report import collect, page, words
@@ -130,9 +122,6 @@ assert main(["evaluate", {str(onnx_path)!r}, "--data", {str(drawn)!r}, "--quiet"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "image AUROC" in done.stdout
-
-
-# -------------------------------------------------------------------------------------- several categories
 
 
 @pytest.fixture
@@ -155,8 +144,8 @@ def models(model_path: Path, tmp_path: Path) -> Path:
 
 
 def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_others(
-    run: Run, root: Path, models: Path, tmp_path: Path
-) -> None:
+    run, root, models, tmp_path
+):
     out = tmp_path / "results.csv"
     call = ["evaluate", models, "--data", root, "--category", "all", "--out", out, "--json"]
     code, printed, said = run(*call)
@@ -196,9 +185,7 @@ def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_oth
 
 
 @pytest.mark.slow
-def test_a_folder_gets_each_category_and_the_table(
-    run: Run, root: Path, models: Path, tmp_path: Path
-) -> None:
+def test_a_folder_gets_each_category_and_the_table(run, root, models, tmp_path):
     out = tmp_path / "results"
     call = ["evaluate", models, "--data", root, "--category", "plate,bottle", "--out", out, *PLAIN]
     code, printed, _ = run(*call)

@@ -1,12 +1,9 @@
 """`fit`: where settings come from, what it says, pictures that are added, and several categories."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,15 +22,12 @@ from flawscope.errors import InputError
 from flawscope.fitting import update_evaluation
 from flawscope.predictor import load
 
-Run = Callable[..., tuple[int, str, str]]
 FOUND = re.compile(
     ".*, ".join(rf"{size} (\d+) of \d+ faint and (\d+) of \d+" for size in ("small", "medium", "large"))
 )
 
 
-def test_settings_come_from_file_category_flag_and_set_in_this_order(
-    run: Run, drawn: Path, tmp_path: Path
-) -> None:
+def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn, tmp_path):
     """The category is the data's own when it is not named. Simulated defects that are found are said."""
     config = tmp_path / "c.yaml"
     config.write_text(
@@ -75,7 +69,7 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(
     assert "simulated defects found" not in run("info", out)[1]
 
 
-def test_what_is_not_learnt_from_is_named(run: Run, mixed: Path, tmp_path: Path) -> None:
+def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
     (mixed / "b.png").write_bytes(b"x")
     out = tmp_path / "m.safetensors"
     code, _, err = run("fit", "--data", mixed, "--size", "64", "--no-check", "--device", "cpu", "--out", out)
@@ -92,9 +86,7 @@ def test_what_is_not_learnt_from_is_named(run: Run, mixed: Path, tmp_path: Path)
         assert said in err
 
 
-def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_checking(
-    run: Run, drawn: Path, tmp_path: Path
-) -> None:
+def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_checking(run, drawn, tmp_path):
     """Fitting stores the pattern: split by file names, evaluation would find most pictures learnt from."""
     root = tmp_path / "thing"
     (root / "good").mkdir(parents=True)
@@ -114,8 +106,8 @@ def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_che
 
 
 def test_update_adds_pictures_unless_fewer_defects_would_be_found(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run, model_path, drawn, tmp_path, monkeypatch
+):
     out = tmp_path / "m.safetensors"
     call = ["fit", "--data", drawn / "plate/test/good", "--update", model_path, "--out", out]
     with monkeypatch.context() as patch:
@@ -164,8 +156,8 @@ def categories(calls: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_failure_does_not_stop_the_other_categories_and_each_has_settings_of_its_own(
-    root: Path, fits: list[dict[str, Any]], tmp_path: Path, run: Run
-) -> None:
+    root, fits, tmp_path, run
+):
     out, config = tmp_path / "new/models", tmp_path / "c.yaml"
     config.write_text("size: 64\ncategories:\n  plate: {size: 96}\n", encoding="utf-8")
     code, _, err = run("fit", "--data", root, "--category", "all", "--out", out, "--config", config)
@@ -183,8 +175,8 @@ def test_a_failure_does_not_stop_the_other_categories_and_each_has_settings_of_i
 
 
 def test_resume_keeps_models_that_are_there_and_an_interruption_says_how_far_it_is(
-    root: Path, fits: list[dict[str, Any]], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    root, fits, tmp_path, run, monkeypatch
+):
     call = ["fit", "--data", root, "--category", "bottle,plate", "--out", tmp_path / "models"]
     assert run(*call, "--quiet")[0] == 0
     (tmp_path / "models/plate.safetensors").unlink()
@@ -198,7 +190,7 @@ def test_resume_keeps_models_that_are_there_and_an_interruption_says_how_far_it_
     assert "0 of 2 models done; interrupted during bottle; go on with --resume" in err
 
 
-def test_groups_and_names_choose_and_a_category_of_that_name_is_meant_alone(root: Path) -> None:
+def test_groups_and_names_choose_and_a_category_of_that_name_is_meant_alone(root):
     for asked, found in (
         ("objects", ("bottle",)),
         ("plate,bottle", ("bottle", "plate")),
@@ -216,7 +208,7 @@ def test_groups_and_names_choose_and_a_category_of_that_name_is_meant_alone(root
     assert present_categories(root, "all", "--category") == ("carpet", "bottle", "objects")
 
 
-def test_a_pattern_that_says_nothing_is_told() -> None:
+def test_a_pattern_that_says_nothing_is_told():
     paths = [Path(name) for name in ("part1_top.png", "part1_side.png", "part2_top.png")]
     assert group_warning(paths, None) == group_warning(paths, r"part\d") == ""
     assert group_warning(paths, r"png").startswith("--group 'png' matches the same text in all names")

@@ -1,13 +1,9 @@
 """`fit` of the methods that learn in steps: what is written and said, stopped and resumed."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -21,7 +17,6 @@ from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.task import Budget
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-Run = Callable[..., tuple[int, str, str]]
 BOTH = ["--set", "training=fp32", "--no-samples", "--device", "cpu"]
 PRN = ["--method", "prnet", "--size", "64", "--set", "width=0.25", "--set", "batch=2", *BOTH]
 
@@ -44,9 +39,7 @@ def efficientad(
     return ["fit", "--data", data, *fast, *BOTH, "--out", tmp_path / "m.safetensors"]
 
 
-def test_efficientad_writes_a_model_and_removes_its_checkpoint(
-    run: Run, efficientad: list[Any], data: Path, tmp_path: Path
-) -> None:
+def test_efficientad_writes_a_model_and_removes_its_checkpoint(run, efficientad, data, tmp_path):
     out = tmp_path / "m.safetensors"
     code, printed, err = run(*efficientad, "--natural", data / "train/good", "--steps", "3")
     assert (code, printed) == (0, "")
@@ -65,13 +58,11 @@ def test_efficientad_writes_a_model_and_removes_its_checkpoint(
     assert "--update is for patchcore: put the new pictures to the good ones and fit efficientad anew" in err
 
 
-def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
-    run: Run, efficientad: list[Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(run, efficientad, data, tmp_path, monkeypatch):
     out, checkpoint = tmp_path / "m.safetensors", tmp_path / "m.checkpoint.safetensors"
     call, learn = [*efficientad, "--steps", "3", "--quiet"], Trainer._optimise
 
-    def stopping(self: Any, networks: Any, optimiser: Any, batch: Any, step: int) -> Any:
+    def stopping(self, networks, optimiser, batch, step):
         if step == 1:
             raise KeyboardInterrupt
         return learn(self, networks, optimiser, batch, step)
@@ -98,9 +89,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
     assert read_manifest(out).facts["steps"] == 3
 
 
-def test_minutes_win_over_a_presets_steps(
-    run: Run, efficientad: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_minutes_win_over_a_presets_steps(run, efficientad, tmp_path, monkeypatch):
     monkeypatch.setattr("flawscope.methods.time_budget.Pace.is_over", property(lambda pace: pace.steps >= 3))
     paper = ["--preset", "paper", "--set", "window=33", "--minutes", "0.5", "--quiet"]
     assert run(*efficientad, *paper)[::2] == (0, "")
@@ -111,7 +100,7 @@ def test_minutes_win_over_a_presets_steps(
     assert "time of the fit" in printed
 
 
-def test_prns_seen_defects_from_the_fit_to_the_evaluation(run: Run, drawn: Path, tmp_path: Path) -> None:
+def test_prns_seen_defects_from_the_fit_to_the_evaluation(run, drawn, tmp_path):
     out = tmp_path / "m.safetensors"
     code, printed, err = run("fit", "--data", drawn, *PRN, "--seen", "2", "--steps", "2", "--out", out)
     assert (code, printed) == (0, "")
@@ -134,7 +123,7 @@ def test_prns_seen_defects_from_the_fit_to_the_evaluation(run: Run, drawn: Path,
     }
 
 
-def test_prns_settings_of_a_file(run: Run, drawn: Path, tmp_path: Path) -> None:
+def test_prns_settings_of_a_file(run, drawn, tmp_path):
     """Seen defects and textures may stand in the configuration; a flag wins."""
     (tmp_path / "prnet.yaml").write_text(
         "method: prnet\nsize: 64\nwidth: 0.25\nbatch: 2\ntraining: fp32\nseen: 3\nsteps: 1\n"

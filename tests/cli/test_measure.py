@@ -1,11 +1,8 @@
 """Measuring models on this machine."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,9 @@ import pytest
 
 from flawscope.cli import measure
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.mark.slow
-def test_measures_each_combination_and_names_those_that_fail(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measures_each_combination_and_names_those_that_fail(run, model_path, drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ROUNDS", 1)
     call: list[Any] = ["measure", model_path, "--data", drawn, "--engines", "torch,onnxruntime"]
     call += ["--threads", "1", "--json", "--out", tmp_path, "--quiet"]
@@ -40,9 +33,7 @@ def test_measures_each_combination_and_names_those_that_fail(
     assert "int8 makes patchcore no faster" in printed
 
 
-def test_models_of_the_same_name_are_exported_apart(
-    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_of_the_same_name_are_exported_apart(model_path, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "flawscope.export.export.export", lambda model, out, **_: Path(out).write_text(str(model))
     )

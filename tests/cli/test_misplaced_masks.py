@@ -1,8 +1,6 @@
 """Masks in other places and forms than those of MVTec AD, through the commands: the same figures, and no mask
 is learnt from or judged."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -17,8 +15,6 @@ from PIL import Image, ImageOps
 from flawscope.pictures.preprocess import Preprocess
 
 pytest.importorskip("torch")
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def _swapped(mask: Image.Image, path: Path) -> None:
@@ -71,9 +67,7 @@ def rearranged(drawn: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_figures_are_those_of_the_usual_layout(
-    form: str, run: Run, rearranged: Callable[[str], Path], model_path: Path, drawn: Path
-) -> None:
+def test_figures_are_those_of_the_usual_layout(form, run, rearranged, model_path, drawn):
     documents = []
     for data in (drawn, rearranged(form)):
         code, printed, err = run("evaluate", model_path, "--data", data, "--json")
@@ -88,9 +82,7 @@ def test_figures_are_those_of_the_usual_layout(
     assert other["metrics"] == pytest.approx(clean["metrics"], abs=0.01 if form == "JPEG" else 1e-9)
 
 
-def test_no_mask_is_learnt_from_calibrated_on_or_judged(
-    run: Run, rearranged: Callable[[str], Path], model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_no_mask_is_learnt_from_calibrated_on_or_judged(run, rearranged, model_path, drawn, tmp_path):
     data, usual = rearranged("beside"), drawn / "plate"
     good = len(list((usual / "train/good").iterdir()))
     code, _, err = run("fit", "--data", data, "--size", 64, "--out", tmp_path / "m.safetensors", "--no-check")
@@ -114,9 +106,7 @@ def test_no_mask_is_learnt_from_calibrated_on_or_judged(
     assert "now: " in said[0][2]
 
 
-def test_what_is_odd_about_masks_is_told(
-    run: Run, rearranged: Callable[[str], Path], model_path: Path, tmp_path: Path
-) -> None:
+def test_what_is_odd_about_masks_is_told(run, rearranged, model_path, tmp_path):
     data = rearranged("beside")
     masks = sorted((data / "plate/test").rglob("*_mask.png"))
     inverted, resized = masks[0], masks[-1]

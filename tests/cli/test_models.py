@@ -1,12 +1,8 @@
 """`calibrate`, `info` and `backbones`."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,25 +12,26 @@ from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
 pytest.importorskip("torch")
 
-Run = Callable[..., tuple[int, str, str]]
 
-
-def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, model_path, drawn, tmp_path):
     old = read_manifest(model_path).calibration
     good, new = tmp_path / "good", tmp_path / "new.safetensors"
     shutil.copytree(drawn / "plate/test/good", good)
     shutil.copy(drawn / "plate/train/good/000.png", good / "known.png")
     (good / "broken.png").write_bytes(b"x")
+    Image.open(good / "000.png").save(good / "copy.bmp")
     call = ["calibrate", model_path, "--good", good, "--out", new, "--false-alarm-rate", "20%"]
     code, printed, err = run(*call)
     assert (code, printed, err.count("skipped: ")) == (1, "", 1)
     assert f"before: {old.promise()}\n" in err
     made = read_manifest(new).calibration
     assert f"now:    {made.promise()}\n" in err
-    assert "\nnot calibrated with 1 picture that the model was fitted on, or copies\n" in err
+    assert "\nnot calibrated with 2 pictures that the model was fitted on, or copies\n" in err
     assert f"\n{read_manifest(new).notes[-1]}\n" in err
+    roles = [picture.role for picture in read_manifest(new).pictures]
+    assert roles == ["train"] * 12 + ["calibration"] * 4
+    known = {picture.name: picture.hash for picture in read_manifest(new).pictures}
+    assert read_manifest(new).facts["calibration_pictures"] == [known[f"{k:03}.png"] for k in range(4)]
     _, printed, _ = run("predict", new, drawn / "plate/test/good", "--json", "--quiet")
     scores = [json.loads(line)["score"] for line in printed.splitlines()]
     assert made.scores == pytest.approx(scores, rel=1e-5)
@@ -44,9 +41,7 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(
     assert found["left_out_by_kind"] == {"good": len(scores)}
 
 
-def test_calibrate_with_a_rate_alone_keeps_the_scores(
-    run: Run, model_path: Path, tmp_path: Path, drawn: Path
-) -> None:
+def test_calibrate_with_a_rate_alone_keeps_the_scores(run, model_path, tmp_path, drawn):
     old, new = read_manifest(model_path), tmp_path / "new.safetensors"
     code, _, err = run("calibrate", model_path, "--false-alarm-rate", "30%", "--out", new)
     made = read_manifest(new)
@@ -63,9 +58,7 @@ def test_calibrate_with_a_rate_alone_keeps_the_scores(
     assert (code, "--good FOLDER" in err, "--false-alarm-rate" in err) == (2, True, True)
 
 
-def test_after_calibrating_on_other_light_it_is_as_expected(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_after_calibrating_on_other_light_it_is_as_expected(run, model_path, drawn, tmp_path):
     for path in drawn.glob("plate/test/good/*.png"):
         with Image.open(path) as picture:
             picture.point([value * 6 // 10 for value in range(256)] * 3).save(tmp_path / path.name)
@@ -77,7 +70,7 @@ def test_after_calibrating_on_other_light_it_is_as_expected(
     assert "warning" not in run("predict", new, tmp_path)[2]
 
 
-def test_info_for_a_person_and_for_a_program(run: Run, model_path: Path) -> None:
+def test_info_for_a_person_and_for_a_program(run, model_path):
     code, printed, err = run("info", model_path)
     assert (code, err) == (0, "")
     words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
@@ -88,7 +81,7 @@ def test_info_for_a_person_and_for_a_program(run: Run, model_path: Path) -> None
     assert "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch" in err
 
 
-def test_a_failing_self_test_is_exit_code_1(run: Run, model_path: Path, tmp_path: Path) -> None:
+def test_a_failing_self_test_is_exit_code_1(run, model_path, tmp_path):
     loaded = read(model_path)
     for samples, code in (
         ([{**s, "score": s["score"] * 1.01} for s in loaded.manifest.samples], 1),
@@ -100,7 +93,7 @@ def test_a_failing_self_test_is_exit_code_1(run: Run, model_path: Path, tmp_path
         assert run("info", tmp_path / "m.safetensors", "--self-test")[0] == code
 
 
-def test_backbones_lists_the_default_and_what_is_at_hand(run: Run) -> None:
+def test_backbones_lists_the_default_and_what_is_at_hand(run):
     code, printed, _ = run("backbones", "--json")
     rows = {row["name"]: row for row in json.loads(printed)}
     assert code == 0

@@ -1,15 +1,11 @@
 """`predict`: what it prints, where, and what it leaves behind and names, whatever goes wrong."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -27,7 +23,6 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 
-Run = Callable[..., tuple[int, str, str]]
 PLAIN = ["--maps", "none"]
 
 
@@ -45,12 +40,7 @@ def batch(mixed: Path) -> Path:
     return mixed
 
 
-# ------------------------------------------------------------------------------------------- what is printed
-
-
-def test_every_input_of_a_folder_has_a_line_a_row_and_a_file(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path
-) -> None:
+def test_every_input_of_a_folder_has_a_line_a_row_and_a_file(run, model_path, mixed, tmp_path):
     out = tmp_path / "out"
     code, printed, err = run("predict", model_path, mixed, "--json", "--out", out, *PLAIN)
     lines = [json.loads(line) for line in printed.splitlines()]
@@ -69,7 +59,7 @@ def test_every_input_of_a_folder_has_a_line_a_row_and_a_file(
     assert f"1 file beside the pictures not looked at: {mixed / 'e.txt'}" in err
 
 
-def test_a_person_reads_picture_and_verdict(run: Run, model_path: Path, batch: Path, tmp_path: Path) -> None:
+def test_a_person_reads_picture_and_verdict(run, model_path, batch, tmp_path):
     code, printed, err = run("predict", model_path, batch / "a.png", batch / "b.png")
     assert code == 0
     assert [line.split()[:2] for line in printed.splitlines()] == [
@@ -97,18 +87,14 @@ def test_a_person_reads_picture_and_verdict(run: Run, model_path: Path, batch: P
         (["missing.png", "b.png", "none/*.png"], ["--fail-on-anomaly"], 3),
     ],
 )
-def test_exit_codes(
-    run: Run, model_path: Path, batch: Path, names: list[str], flags: list[str], code: int
-) -> None:
+def test_exit_codes(run, model_path, batch, names, flags, code):
     found, _, err = run("predict", model_path, *[batch / name for name in names], *flags)
     assert found == code
     if "broken.png" in names:
         assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
 
 
-def test_what_means_nothing_stands_in_its_place_and_each_picture_once(
-    run: Run, model_path: Path, batch: Path
-) -> None:
+def test_what_means_nothing_stands_in_its_place_and_each_picture_once(run, model_path, batch):
     words = [batch / name for name in ("a.png", "missing.png", "?.png", "none/*.png")]
     code, printed, err = run("predict", model_path, *words, "--json")
     lines = [json.loads(line) for line in printed.splitlines()]
@@ -118,11 +104,9 @@ def test_what_means_nothing_stands_in_its_place_and_each_picture_once(
     assert f"skipped: {words[1]}: no such file or folder; check the path" in err.splitlines()
 
 
-def test_stdin_has_paths_or_a_picture(
-    run: Run, model_path: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def piped(content: bytes) -> tuple[int, str, str]:
-        stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))  # type: ignore[arg-type]
+def test_stdin_has_paths_or_a_picture(run, model_path, batch, tmp_path, monkeypatch):
+    def piped(content):
+        stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))
         monkeypatch.setattr(sys, "stdin", stream)
         return run("predict", model_path, "-", "--json", "--out", tmp_path / "out")
 
@@ -140,9 +124,7 @@ def test_stdin_has_paths_or_a_picture(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only there")
-def test_a_name_that_cannot_be_shown_spoils_nothing(
-    run: Run, model_path: Path, batch: Path, tmp_path: Path
-) -> None:
+def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_path):
     name = tmp_path / "odd" / b"\xff\xfe.png".decode("utf-8", "surrogateescape")
     name.parent.mkdir()
     shutil.copy(batch / "a.png", name)
@@ -155,7 +137,7 @@ def test_a_name_that_cannot_be_shown_spoils_nothing(
     assert len(names_of(run("predict", model_path, name.parent, "--json")[1])) == 3
 
 
-def test_another_rate_moves_the_threshold(run: Run, model_path: Path, batch: Path) -> None:
+def test_another_rate_moves_the_threshold(run, model_path, batch):
     rates = ("10%", "50%", "0.5")
     err = [run("predict", model_path, batch / "a.png", "--false-alarm-rate", rate)[2] for rate in rates]
     assert "(1/13) of good pictures expected above it" in err[0]  # of 12 calibration pictures
@@ -163,8 +145,8 @@ def test_another_rate_moves_the_threshold(run: Run, model_path: Path, batch: Pat
 
 
 def test_pictures_of_another_product_are_told_and_defects_of_the_right_one_are_not(
-    run: Run, model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+    run, model_path, drawn, tmp_path
+):
     fabric = draw_dataset(tmp_path / "other", category="fabric", train=1, good=5, bad_per_kind=1, size=96)
     code, printed, err = run("predict", model_path, fabric / "test/good")
     assert (code, len(printed.splitlines())) == (0, 5)
@@ -178,12 +160,7 @@ def test_pictures_of_another_product_are_told_and_defects_of_the_right_one_are_n
     assert "\nwarning: 5 of 5 good test" in run("evaluate", model_path, "--data", fabric.parent)[1]
 
 
-# ------------------------------------------------------------------------------------------- what is written
-
-
-def test_only_anomalous_ones_are_shown_and_the_table_has_all(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path
-) -> None:
+def test_only_anomalous_ones_are_shown_and_the_table_has_all(run, model_path, mixed, tmp_path):
     (mixed / "c.gif").unlink()
     out = tmp_path / "out"
     _, printed, _ = run("predict", model_path, mixed, "--only-anomalous", "--out", out, "--quiet")
@@ -195,7 +172,7 @@ def test_only_anomalous_ones_are_shown_and_the_table_has_all(
     assert "data:image/webp" in (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_table_alone(run: Run, model_path: Path, mixed: Path, tmp_path: Path) -> None:
+def test_a_table_alone(run, model_path, mixed, tmp_path):
     out = tmp_path / "all.csv"
     _, printed, _ = run("predict", model_path, mixed / "a.png", "--json", "--out", out)
     (row,), one = read_table(out), json.loads(printed)
@@ -203,9 +180,7 @@ def test_a_table_alone(run: Run, model_path: Path, mixed: Path, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir() if p != mixed] == ["all.csv"]
 
 
-def test_without_what_a_page_needs_the_rest_is_written(
-    run: Run, model_path: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_what_a_page_needs_the_rest_is_written(run, model_path, batch, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     code, _, err = run("predict", model_path, batch / "b.png", "--out", tmp_path / "out", *PLAIN)
     assert code == 0
@@ -214,9 +189,7 @@ def test_without_what_a_page_needs_the_rest_is_written(
     assert not (tmp_path / "out/report.html").exists()
 
 
-def test_an_earlier_run_is_named_and_removed_and_somebody_elses_file_stays(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path
-) -> None:
+def test_an_earlier_run_is_named_and_removed_and_somebody_elses_file_stays(run, model_path, mixed, tmp_path):
     out = tmp_path / "out"
     run("predict", model_path, mixed / "a.png", "--out", out, *PLAIN, "--quiet")
     (out / "mine.txt").write_text("mine")
@@ -231,12 +204,7 @@ def test_an_earlier_run_is_named_and_removed_and_somebody_elses_file_stays(
     assert (tmp_path / "results.csv").read_text() == "mine"
 
 
-# ------------------------------------------------------------------------------------------- what goes wrong
-
-
-def test_a_full_disk_stops_no_judging_and_is_said_once(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_stops_no_judging_and_is_said_once(run, model_path, mixed, tmp_path, monkeypatch):
     full = FlawscopeError("cannot write to it: No space left on device; free some space")
     monkeypatch.setattr(PictureWriter, "add", Mock(side_effect=full))
     code, printed, err = run("predict", model_path, mixed / "[ab].png", "--out", tmp_path / "out")
@@ -249,9 +217,7 @@ def test_a_full_disk_stops_no_judging_and_is_said_once(
     assert [row.decision for row in read_table(tmp_path / "out/results.csv")] == ["good", "anomalous"]
 
 
-def test_a_name_that_cannot_be_written_loses_no_other_row(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path
-) -> None:
+def test_a_name_that_cannot_be_written_loses_no_other_row(run, model_path, mixed, tmp_path):
     out = tmp_path / "out"
     pictures = tmp_path / "in"
     pictures.mkdir()
@@ -280,15 +246,15 @@ def test_a_name_that_cannot_be_written_loses_no_other_row(
 
 
 def test_rows_that_cannot_be_written_are_counted_and_nothing_is_called_complete(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run, model_path, mixed, tmp_path, monkeypatch
+):
     real, full = (
         TableWriter.add_result,
         FlawscopeError("cannot write to it: No space left on device; free some"),
     )
     calls = iter([None, full, None, full])
 
-    def add(self: TableWriter, result: Any) -> None:
+    def add(self, result):
         if error := next(calls, None):
             raise error
         real(self, result)
@@ -306,13 +272,13 @@ def test_rows_that_cannot_be_written_are_counted_and_nothing_is_called_complete(
 
 @pytest.mark.parametrize("place", ["judging", "printing", "counting"])
 def test_ctrl_c_keeps_what_was_judged_and_counts_and_writes_alike(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+    run, model_path, mixed, tmp_path, monkeypatch, place
+):
     called = []
     if place == "judging":
         stream = Predictor.stream
 
-        def judging(self: Predictor, *given: Any, **options: Any) -> Any:
+        def judging(self, *given, **options):
             for count, one in enumerate(stream(self, *given, **options)):
                 if count == 2:
                     raise KeyboardInterrupt
@@ -323,7 +289,7 @@ def test_ctrl_c_keeps_what_was_judged_and_counts_and_writes_alike(
         owner, name = (output, "show_result") if place == "printing" else (MismatchDetector, "add")
         real = getattr(owner, name)
 
-        def stopping(*given: object, **options: object) -> None:
+        def stopping(*given, **options):
             real(*given, **options)
             called.append(given)
             if len(called) == 2:
@@ -342,9 +308,7 @@ def test_ctrl_c_keeps_what_was_judged_and_counts_and_writes_alike(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_picture_that_cannot_be_printed_is_not_counted(
-    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_cannot_be_printed_is_not_counted(run, model_path, mixed, tmp_path, monkeypatch):
     """As in `predict --out DIR | head -1`."""
     monkeypatch.setattr(output, "show_result", Mock(side_effect=[None, BrokenPipeError]))
     out = tmp_path / "out"
@@ -355,15 +319,15 @@ def test_a_picture_that_cannot_be_printed_is_not_counted(
 
 
 def test_a_scored_picture_that_has_gone_is_reported_and_the_others_are_drawn(
-    run: Run, model_path: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run, model_path, batch, tmp_path, monkeypatch
+):
     """As in a folder from which another program takes the pictures away."""
     noise = np.asarray(Image.open(batch / "a.png"))
     for name in ("1.png", "2.png"):
         Image.fromarray(noise).save(tmp_path / name)
     scored = Predictor.stream
 
-    def stream(*args: Any, **kwargs: Any) -> Any:
+    def stream(*args, **kwargs):
         for source, result in scored(*args, **kwargs):
             (tmp_path / "1.png").unlink(missing_ok=True)
             yield source, result

@@ -1,10 +1,7 @@
 """`predict --labels`: what is marked goes to a labelling tool, and comes back as its masks."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,6 @@ from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import list_seen
 
 pytest.importorskip("torch")
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -67,9 +62,7 @@ def through_tool(form: str, out: Path, root: Path) -> int:
 
 
 @pytest.mark.parametrize("form", ["coco", "labelstudio", "yolo", "labelme"])
-def test_what_is_marked_comes_back_within_a_pixel(
-    run: Run, model_path: Path, root: Path, tmp_path: Path, form: str
-) -> None:
+def test_what_is_marked_comes_back_within_a_pixel(run, model_path, root, tmp_path, form):
     out = tmp_path / "out"
     assert run("predict", model_path, root / "bad", "--labels", form, "--out", out, "--maps", "none")[0] == 0
     regions = through_tool(form, out, root)
@@ -95,9 +88,7 @@ def test_what_is_marked_comes_back_within_a_pixel(
     assert not {"label-stray", "no-labels", "boxes"} & findings.keys()
 
 
-def test_labels_as_they_are_written_are_no_ground_truth(
-    run: Run, model_path: Path, root: Path, tmp_path: Path
-) -> None:
+def test_labels_as_they_are_written_are_no_ground_truth(run, model_path, root, tmp_path):
     for form in ("coco", "labelstudio"):
         run("predict", model_path, root / "bad", "--labels", form, "--out", tmp_path / form)
     shutil.copy(tmp_path / "coco/labels.json", root)
@@ -113,9 +104,7 @@ def test_labels_as_they_are_written_are_no_ground_truth(
         (["--out", "o", "--cluster", "local"], "--labels is not for --cluster, no labels are written"),
     ],
 )
-def test_calls_that_cannot_write_labels(
-    run: Run, model_path: Path, root: Path, words: list[str], reason: str
-) -> None:
+def test_calls_that_cannot_write_labels(run, model_path, root, words, reason):
     code, _, err = run("predict", model_path, root / "bad", "--labels", "coco", *words)
     assert code == 2
     assert reason in err

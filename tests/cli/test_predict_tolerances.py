@@ -1,10 +1,7 @@
 """`predict --scale-mm` and `--tolerances`: a third decision, told apart from good everywhere."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_tolerated_part_is_told_apart_everywhere(run: Any, folder: Path) -> None:
+def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     rules = ("--scale-mm", "0.1", "--tolerances", folder / "rules.yaml")
     call = ("predict", "m.safetensors", folder / "in", *rules)
     code, out, err = run(*call, "--fail-on-anomaly", "--out", folder / "out")
@@ -56,7 +53,7 @@ def test_a_tolerated_part_is_told_apart_everywhere(run: Any, folder: Path) -> No
     assert next(iter(study.decisions.values())).ravel().tolist() == [False, False]
 
 
-def test_beyond_tolerance_is_anomalous_with_the_reason(run: Any, folder: Path) -> None:
+def test_beyond_tolerance_is_anomalous_with_the_reason(run, folder):
     draw(folder / "in/bright.png", 0.9)  # marked to the picture's border
     rules = ("--tolerances", folder / "rules.yaml", "--json", "--fail-on-anomaly")
     code, out, _ = run("predict", "m.safetensors", folder / "in", *rules, "--scale-mm", "0.2")
@@ -71,7 +68,7 @@ def test_beyond_tolerance_is_anomalous_with_the_reason(run: Any, folder: Path) -
     assert "say --scale-mm" in json.loads(out)["findings"][0]["words"]
 
 
-def test_wrong_calls_are_one_line(run: Any, folder: Path) -> None:
+def test_wrong_calls_are_one_line(run, folder):
     call = ("predict", "m.safetensors", folder / "in")
     for option, value, said in (
         ("--scale-mm", "0", "'0' is not a length: write millimetres"),

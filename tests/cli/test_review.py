@@ -1,7 +1,5 @@
 """The command `review`: what it serves, and what it says."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +45,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ReviewServer]:
     return seen
 
 
-def test_it_says_where_the_page_is_and_how_to_go_on(
-    results: Path, served: list[ReviewServer], capsys: Capture
-) -> None:
+def test_it_says_where_the_page_is_and_how_to_go_on(results, served, capsys):
     assert main(["review", str(results), "--no-browser"]) == 0
     err = capsys.readouterr().err
     assert served[0].url in err

@@ -1,9 +1,6 @@
 """`flawscope simulate`: what it writes, what it prints, and how a wrong call is reported."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +8,6 @@ import pytest
 from PIL import Image
 
 from flawscope.synthesis.demo.dataset import draw_picture
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -47,7 +42,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def test_pictures_masks_and_a_sheet_are_written(run: Run, good: Path, seen: Path) -> None:
+def test_pictures_masks_and_a_sheet_are_written(run, good, seen):
     out = good.parent / "out"
     code, printed, err = run("simulate", "--data", good, "--seen", seen, "--out", out, "--count", 7)
     assert code == 0
@@ -75,7 +70,7 @@ def test_pictures_masks_and_a_sheet_are_written(run: Run, good: Path, seen: Path
     assert f"wrote {out / 'contact_sheet.png'}" in err
 
 
-def test_the_same_seed_writes_the_same_files(run: Run, good: Path, seen: Path) -> None:
+def test_the_same_seed_writes_the_same_files(run, good, seen):
     runs = []
     for number, seed in enumerate((5, 5, 6)):
         out = good.parent / f"out{number}"
@@ -89,7 +84,7 @@ def test_the_same_seed_writes_the_same_files(run: Run, good: Path, seen: Path) -
     assert runs[0][0] != runs[2][0]
 
 
-def test_grey_deep_and_odd_shaped_pictures(run: Run, tmp_path: Path) -> None:
+def test_grey_deep_and_odd_shaped_pictures(run, tmp_path):
     rng = np.random.default_rng(0)
     deep = rng.integers(1500, 2500, (40, 90)).astype(np.uint16)
     save(tmp_path / "deep" / "1.png", deep)
@@ -104,7 +99,7 @@ def test_grey_deep_and_odd_shaped_pictures(run: Run, tmp_path: Path) -> None:
             assert 80 < np.median(picture) < 170  # one white level for all, 4095
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_done(run: Run, good: Path, seen: Path) -> None:
+def test_what_cannot_be_read_is_named_and_the_rest_is_done(run, good, seen):
     textures = good.parent / "textures"
     save(textures / "1.png", np.full((9, 9, 3), 250, np.uint8))
     (textures / "torn.png").write_bytes(b"\x89PNG and no more")
@@ -122,7 +117,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(run: Run, good: Path,
     assert "4 pictures were skipped" in err
 
 
-def test_the_foreground_may_be_given(run: Run, good: Path) -> None:
+def test_the_foreground_may_be_given(run, good):
     """Its mask may be of another size than the pictures."""
     left = np.zeros((16, 16), np.uint8)
     left[:, :4] = 255
@@ -134,7 +129,7 @@ def test_the_foreground_may_be_given(run: Run, good: Path) -> None:
     assert any(defect.any() for defect in read(out / "masks").values())
 
 
-def test_nothing_good_and_an_empty_foreground_are_refused(run: Run, good: Path, tmp_path: Path) -> None:
+def test_nothing_good_and_an_empty_foreground_are_refused(run, good, tmp_path):
     save(tmp_path / "tiny" / "1.png", np.zeros((8, 8, 3), np.uint8))
     code, _, err = run("simulate", "--data", tmp_path / "tiny", "--out", tmp_path / "out")
     assert code == 2
@@ -147,7 +142,7 @@ def test_nothing_good_and_an_empty_foreground_are_refused(run: Run, good: Path, 
 
 
 @pytest.mark.parametrize("name", ["contact_sheet.png", "masks/000_spot.png"])
-def test_somebody_elses_file_in_the_way_stops_the_call(run: Run, good: Path, name: str) -> None:
+def test_somebody_elses_file_in_the_way_stops_the_call(run, good, name):
     out = good.parent / "out"
     mine = save(out / name, np.zeros((4, 4), np.uint8))
     before = mine.read_bytes()
@@ -158,7 +153,7 @@ def test_somebody_elses_file_in_the_way_stops_the_call(run: Run, good: Path, nam
     assert [path for path in out.rglob("*") if path.is_file()] == [mine]
 
 
-def test_a_folder_that_is_read_is_not_written_to(run: Run, good: Path, seen: Path) -> None:
+def test_a_folder_that_is_read_is_not_written_to(run, good, seen):
     everything = sorted(good.parent.rglob("*"))
     for out, option in ((good, "data"), (good.parent, "data"), (seen, "seen")):
         code, _, err = run("simulate", "--data", good, "--seen", seen, "--out", out, "--count", 2)
@@ -167,7 +162,7 @@ def test_a_folder_that_is_read_is_not_written_to(run: Run, good: Path, seen: Pat
     assert sorted(good.parent.rglob("*")) == everything
 
 
-def test_out_may_lie_among_the_pictures(run: Run, good: Path) -> None:
+def test_out_may_lie_among_the_pictures(run, good):
     """What was made is not taken for good pictures then."""
     for _ in range(2):
         code, _, err = run("simulate", "--data", good, "--out", good / "simulated", "--count", 6)

@@ -1,7 +1,5 @@
 """A cluster for the tests: Ray's own, with several nodes as processes of this machine."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import time

@@ -1,10 +1,7 @@
 """`fit --category a,b --cluster`: the models of one machine, each fitted by a task."""
 
-from __future__ import annotations
-
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,10 +31,8 @@ def at_the_end(said: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_models_are_those_of_one_machine(
-    two: Path, cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fit(out: Path, *more: str) -> tuple[int, str]:
+def test_models_are_those_of_one_machine(two, cluster, tmp_path, capsys):
+    def fit(out, *more):
         call = ["fit", "--data", str(two), "--category", "all", "--out", str(out), "--size", "64"]
         code = main([*call, "--device", "cpu", "--threads", "1", "--no-check", *more])
         return code, capsys.readouterr().err

@@ -1,7 +1,5 @@
 """`fit --cluster` of one category: the model of one machine, fitted whole by a task."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path
@@ -24,16 +22,14 @@ def fit(two: Path, out: Path, *more: str) -> int:
     return main([*call, "--threads", "1", "--no-check", *more])
 
 
-def test_the_model_is_that_of_one_machine_though_a_node_is_lost(
-    two: Path, cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_model_is_that_of_one_machine_though_a_node_is_lost(two, cluster, tmp_path, capsys):
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     lost: list[Any] = []
 
-    def lose() -> None:
+    def lose():
         """The node that fits."""
 
-        def working() -> Any:
+        def working():
             return next((n for n in cluster.workers if cluster.processes("ray::plate", n)), None)
 
         lost.append(cluster.until(working))
@@ -58,12 +54,10 @@ def test_the_model_is_that_of_one_machine_though_a_node_is_lost(
     assert sorted(os.listdir(tmp_path)) == ["here.safetensors", "there.safetensors"]
 
 
-def test_what_does_not_go_is_said_in_a_line(
-    two: Path, cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_go_is_said_in_a_line(two, cluster, tmp_path, capfd):
     out = tmp_path / "model.safetensors"
 
-    def line(*more: str) -> str:
+    def line(*more):
         assert fit(two, out, "--quiet", *more) == 2
         return capfd.readouterr().err.strip().splitlines()[-1]
 

@@ -1,7 +1,5 @@
 """`benchmark --cluster`: the results of one machine, on nodes that come and go."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 import signal
@@ -10,7 +8,6 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,12 +48,10 @@ def writers(out: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_machine(
-    two: Path, cluster: Any, tmp_path: Path
-) -> None:
+def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_machine(two, cluster, tmp_path):
     out = tmp_path / "cluster"
 
-    def start() -> subprocess.Popen[str]:
+    def start():
         call = [sys.executable, "-m", "flawscope", *words(two, out), "--cluster", cluster.address]
         # a shell that runs the tests in the background has its children ignore the interrupt
         heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
@@ -93,7 +88,7 @@ def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_mach
     assert rows(out)[1:] == rows(tmp_path / "plain")
 
 
-def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two: Path, tmp_path: Path) -> None:
+def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two, tmp_path):
     cell = plan_grid(two, categories="plate").cells[0]
     store = CellStore(tmp_path)
     store.prepare()
@@ -107,9 +102,7 @@ def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two: Path
     ("count", "threads", "each", "at_once"),
     [(100, None, 2, 14), (3, None, 8, 3), (1, None, 17, 1), (100, 1, 1, 29), (100, 5, 5, 4)],
 )
-def test_threads_and_room_follow_from_the_nodes(
-    count: int, threads: int | None, each: int, at_once: int
-) -> None:
+def test_threads_and_room_follow_from_the_nodes(count, threads, each, at_once):
     nodes = [Node(f"{cores}", cores, 0, 2**34) for cores in (4.0, 8.0, 17.0)]
     found = allocate(nodes, count, threads, "auto")
     assert (found.threads, found.gpus, found.max_concurrency()) == (each, 0, at_once)
@@ -117,7 +110,7 @@ def test_threads_and_room_follow_from_the_nodes(
     assert found.max_concurrency(2**40) == len(found.nodes)  # no node has so much: one a node
 
 
-def test_a_graphics_card_goes_to_each_task_where_there_are_some() -> None:
+def test_a_graphics_card_goes_to_each_task_where_there_are_some():
     nodes = [Node("a", 8, 0, 2**34), Node("b", 8, 2, 2**34)]
     assert allocate(nodes, 9, None, "auto").max_concurrency() == 2
     assert allocate(nodes, 9, None, "cpu").max_concurrency() == 8

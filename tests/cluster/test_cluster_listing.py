@@ -1,7 +1,5 @@
 """The listing of a run on a cluster: what is meant, in which order, written and read in pieces."""
 
-from __future__ import annotations
-
 import io
 import os
 import random
@@ -46,7 +44,7 @@ def pictures(tmp_path: Path) -> Path:
     return root
 
 
-def test_folders_files_and_patterns_are_listed_as_by_the_plain_command(pictures: Path, listed: List) -> None:
+def test_folders_files_and_patterns_are_listed_as_by_the_plain_command(pictures, listed):
     for spec in (pictures, pictures / "b/9.png", f"{pictures}/*/*.png", f"{pictures}/*"):
         found, made = listed(spec)
         inputs, beside = list_inputs(str(spec))
@@ -55,7 +53,7 @@ def test_folders_files_and_patterns_are_listed_as_by_the_plain_command(pictures:
         assert made.beside.first == [str(path) for path in beside]
 
 
-def test_each_path_is_listed_once_where_it_comes_first(pictures: Path, listed: List, tmp_path: Path) -> None:
+def test_each_path_is_listed_once_where_it_comes_first(pictures, listed, tmp_path):
     table = tmp_path / "more.txt"
     table.write_text(f"{pictures}/b/9.png\nnew.png\n\n{pictures}/a.jpg\nnew.png\n")
     found, _ = listed(pictures / "b", table, pictures, pictures / "nowhere")
@@ -63,7 +61,7 @@ def test_each_path_is_listed_once_where_it_comes_first(pictures: Path, listed: L
     assert found == [*inputs[:2], "new.png", str(pictures / "a.jpg"), *inputs[3:], f"{pictures}/nowhere!"]
 
 
-def test_tables_name_the_pictures(listed: List, tmp_path: Path) -> None:
+def test_tables_name_the_pictures(listed, tmp_path):
     import pyarrow
     from pyarrow import csv, parquet
 
@@ -82,9 +80,7 @@ def test_tables_name_the_pictures(listed: List, tmp_path: Path) -> None:
         listed(tmp_path / "t.parquet")
 
 
-def test_roots_are_the_folders_that_each_node_must_see(
-    pictures: Path, listed: List, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_roots_are_the_folders_that_each_node_must_see(pictures, listed, tmp_path, monkeypatch):
     """Else its parts would hold errors alone."""
     monkeypatch.chdir(tmp_path)
     table = tmp_path / "t.txt"
@@ -97,7 +93,7 @@ def test_roots_are_the_folders_that_each_node_must_see(
     assert listed("pictures")[1].roots == [str(tmp_path)]
 
 
-def test_stdin_is_taken_line_by_line_as_by_the_plain_command(listed: List) -> None:
+def test_stdin_is_taken_line_by_line_as_by_the_plain_command(listed):
     found, made = listed("-", stdin=b"a//b.png\r\n\nc.png\na//b.png\n\xff.png")
     assert found == ["a/b.png", "c.png", "a/b.png", os.fsdecode(b"\xff.png")]
     assert listed("-", stdin=b"c.png\n")[1].digest != made.digest
@@ -105,7 +101,7 @@ def test_stdin_is_taken_line_by_line_as_by_the_plain_command(listed: List) -> No
         listed("-", stdin=b"\x89PNG\0\0")
 
 
-def test_what_means_nothing_alone_is_refused(pictures: Path, listed: List) -> None:
+def test_what_means_nothing_alone_is_refused(pictures, listed):
     (pictures / "empty").mkdir()
     for spec in (pictures / "nowhere", pictures / "empty", f"{pictures}/*.bmp"):
         with pytest.raises(InputError, match=r"no such|no pictures in this folder|matches no picture"):
@@ -114,7 +110,7 @@ def test_what_means_nothing_alone_is_refused(pictures: Path, listed: List) -> No
         listed("-", stdin=b"\n")
 
 
-def test_any_piece_can_be_read(listed: List, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_piece_can_be_read(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "ROW_GROUP_SIZE", 3)
     names = [f"{k}.png" for k in range(40)]
     assert listed("-", stdin="\n".join(names).encode())[0] == names
@@ -124,7 +120,7 @@ def test_any_piece_can_be_read(listed: List, tmp_path: Path, monkeypatch: pytest
         assert [one.path for one in listing.read(store, start, stop)] == names[start:stop]
 
 
-def test_seen_paths_are_those_of_a_set() -> None:
+def test_seen_paths_are_those_of_a_set():
     rng, seen, known = random.Random(2), np.empty(0, np.int64), set[str]()
     for _ in range(200):
         chunk = [str(rng.randrange(3000)) for _ in range(rng.randrange(1, 40))]
@@ -137,7 +133,7 @@ def test_seen_paths_are_those_of_a_set() -> None:
     assert len(seen) == len(known)
 
 
-def test_object_stores_are_listed_like_folders(listed: List, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_stores_are_listed_like_folders(listed, monkeypatch):
     import fsspec
 
     files = fsspec.filesystem("memory")
@@ -164,7 +160,7 @@ def test_object_stores_are_listed_like_folders(listed: List, monkeypatch: pytest
             listed(spec)
 
 
-def test_a_store_is_written_whole_wherever_it_is(tmp_path: Path) -> None:
+def test_a_store_is_written_whole_wherever_it_is(tmp_path):
     for url in (str(tmp_path / "here"), f"file://{tmp_path}/there", "memory://place"):
         store = FileStore(url)
         assert store.list_names("parts") == []

@@ -1,7 +1,5 @@
 """`predict --cluster`: the rows of the plain command, whatever is lost on the way."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -71,13 +69,10 @@ def written(parts: int, out: Path) -> Callable[[], bool]:
     return lambda: len(list(out.glob("parts/*.parquet"))) >= parts
 
 
-# ------------------------------------------------------------------------------------------------ the rows
-
-
 @pytest.mark.smoke
 def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
-    cluster: Any, model_path: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+    cluster, model_path, pictures, tmp_path, capfd
+):
     folder = tmp_path / "folder"
     missing = tmp_path / "missing"
     specs = [str(pictures), str(missing)]
@@ -125,9 +120,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert "holds a run with another pictures" in capfd.readouterr().err
 
 
-def test_rows_of_several_parts_are_those_of_the_plain_command(
-    cluster: Any, several_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_of_several_parts_are_those_of_the_plain_command(cluster, several_model, tmp_path, capfd):
     from brackets import drawn as brackets
 
     given = tmp_path / "given"
@@ -135,16 +128,7 @@ def test_rows_of_several_parts_are_those_of_the_plain_command(
     for k, cells in enumerate((range(5), range(4), range(0))):
         Image.fromarray(brackets(600 + k, cells)[0]).save(given / f"{k}.png")
     out, engine = tmp_path / "out", ("--engine", "onnxruntime")
-    call = [
-        "predict",
-        str(several_model),
-        str(given),
-        *engine,
-        "--out",
-        str(out),
-        "--cluster",
-        cluster.address,
-    ]
+    call = ["predict", str(several_model), str(given), *engine, "--out", str(out)]
     assert main([*call, "--cluster", cluster.address]) == 0
     assert "3 pictures" in capfd.readouterr().err
     found = common(rows(out))
@@ -153,9 +137,7 @@ def test_rows_of_several_parts_are_those_of_the_plain_command(
     assert found == plain(several_model, given, *map(Path, engine), out=tmp_path / "plain.csv")
 
 
-def test_through_a_client_and_from_urls(
-    cluster: Any, model_path: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_through_a_client_and_from_urls(cluster, model_path, pictures, tmp_path):
     """In a process of its own, since this one may have been of the cluster."""
     broken, good = pictures / "broken.png", next((pictures / "good").iterdir())
     table = tmp_path / "table.csv"
@@ -207,9 +189,7 @@ except InputError as error:
 """
 
 
-def test_a_server_that_ends_at_once_is_tried_again_and_the_callers_connection_left_alone(
-    cluster: Any,
-) -> None:
+def test_a_server_that_ends_at_once_is_tried_again_and_the_callers_connection_left_alone(cluster):
     call = [sys.executable, "-c", CONNECTIONS, cluster.client, cluster.address, "2"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     joined, ended, other = done.stdout.splitlines()
@@ -218,17 +198,14 @@ def test_a_server_that_ends_at_once_is_tried_again_and_the_callers_connection_le
     assert other.startswith("True this program is connected to a Ray cluster already")
 
 
-# ------------------------------------------------------------------------------------------- what is lost
-
-
 def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
-    cluster: Any, model_path: Path, pictures: Path, tmp_path: Path
-) -> None:
+    cluster, model_path, pictures, tmp_path
+):
     expected = {row["path"]: row for row in plain(model_path, pictures, out=tmp_path / "plain.csv")}
     lines, piped, out = [*expected] * 6, tmp_path / "lines.txt", tmp_path / "out"
     call = [*COMMAND, model_path, "-", "--cluster", cluster.address, "--out", out]
 
-    def begun(paths: list[str]) -> Any:
+    def begun(paths):
         piped.write_text("\n".join(paths))
         with piped.open("rb") as stdin:
             return subprocess.Popen(
@@ -259,12 +236,7 @@ def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
     assert "holds a run with another list of paths on stdin" in other.communicate(timeout=300)[1]
 
 
-# ------------------------------------------------------------------------------------------- what is wrong
-
-
-def test_wrong_calls_are_refused_in_one_line(
-    model_path: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, capsys):
     pytest.importorskip("ray")
     local = ["--cluster", "local", "--out"]
     for more, said in (
@@ -283,7 +255,7 @@ def test_wrong_calls_are_refused_in_one_line(
         assert error.count("\n") == 1
 
 
-def test_a_cluster_of_this_machines_own_is_heard_by_this_machine_alone() -> None:
+def test_a_cluster_of_this_machines_own_is_heard_by_this_machine_alone():
     pytest.importorskip("ray")
     pytest.importorskip("psutil")
     code = """
@@ -310,7 +282,7 @@ print(ray_constants.ENABLE_RAY_CLUSTER, connect.CLUSTER_VARIABLE in os.environ)
     assert {*heard} == {"127.0.0.1"}
 
 
-def test_without_ray_one_line_says_what_to_install(model_path: Path, tmp_path: Path) -> None:
+def test_without_ray_one_line_says_what_to_install(model_path, tmp_path):
     code = f"""
 import importlib.util, sys
 real = importlib.util.find_spec
@@ -327,7 +299,7 @@ sys.exit(main(["predict", {str(model_path)!r}, ".", "--cluster", "local", "--out
     assert not (tmp_path / "o").exists()
 
 
-def test_help_and_the_package_load_no_ray() -> None:
+def test_help_and_the_package_load_no_ray():
     code = """
 import sys, flawscope
 from flawscope.cli import main

@@ -1,14 +1,11 @@
 """What a folder of results knows of its run; how a run is cut into shards, and what its tasks refuse."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,7 +34,7 @@ def store(tmp_path: Path) -> FileStore:
     return made
 
 
-def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store: FileStore, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store, tmp_path):
     (tmp_path / "pictures/later.png").touch()  # is not of this run
     store.write(shards.shard_path(3), b"")
     store.write(f"{shards.PARTS_FOLDER}/.part-000001.parquet.part", b"")
@@ -51,7 +48,7 @@ def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store: FileSto
     assert [step[1:] for step in steps] == [(4, 16), (8, 16)]
 
 
-def test_another_run_may_not_have_the_folder(store: FileStore, tmp_path: Path) -> None:
+def test_another_run_may_not_have_the_folder(store, tmp_path):
     with pytest.raises(InputError, match="holds a run with another device"):
         predict._read_earlier_run(store, {**CALL, "device": "cuda"}, None)
     paths, other = f"{tmp_path}/pictures/1.png\n".encode(), FileStore(str(tmp_path / "other"))
@@ -69,14 +66,14 @@ def test_another_run_may_not_have_the_folder(store: FileStore, tmp_path: Path) -
         predict._read_earlier_run(third, CALL, None)
 
 
-def test_a_damaged_part_is_named(store: FileStore) -> None:
+def test_a_damaged_part_is_named(store):
     store.write(shards.shard_path(2), b"PAR1 and no more")
     with pytest.raises(FlawscopeError, match=r"part-000002\.parquet is damaged .*: remove it"):
         shards.read_shard(store, 2)
 
 
-def test_a_node_that_does_not_see_what_it_needs_says_so(store: FileStore, tmp_path: Path) -> None:
-    def wrong(out: str = store.url, **more: Any) -> str:
+def test_a_node_that_does_not_see_what_it_needs_says_so(store, tmp_path):
+    def wrong(out=store.url, **more):
         with pytest.raises(InputError) as error:
             judge_shard(Job(out, "", "", None, **more), 0)
         return str(error.value)
@@ -93,9 +90,7 @@ def deadly(job: Job, shard: int) -> int:
     return 4
 
 
-def test_a_part_that_ends_every_process_is_not_tried_forever(
-    store: FileStore, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_ends_every_process_is_not_tried_forever(store, cluster, tmp_path, monkeypatch):
     import ray
 
     monkeypatch.setattr(shards, "judge_shard", deadly)
@@ -109,7 +104,7 @@ def test_a_part_that_ends_every_process_is_not_tried_forever(
     assert f"a picture from {tmp_path}/pictures/4.png to {tmp_path}/pictures/7.png" in str(error.value)
 
 
-def test_each_worker_has_something_to_do_and_shards_are_not_too_many() -> None:
+def test_each_worker_has_something_to_do_and_shards_are_not_too_many():
     counts = (1, 7, 100, 2_000, 17_000, 100_000, 1_000_000, 10_000_000)
     for inputs, workers, batch in itertools.product(counts, (1, 2, 4, 64, 256, 1_024, 5_000), (1, 8, 32)):
         size = shard_size(inputs, workers, batch)

@@ -1,7 +1,5 @@
 """Small pictures with a texture of their own, and where the reference data lie."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

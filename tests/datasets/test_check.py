@@ -1,7 +1,5 @@
 """Every fault is planted here, so the findings are known exactly."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,9 +1,5 @@
 """Splits by seeded hashes of names, in whole parts, and which pictures belong together by their names."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from flawscope.datasets import group_numbers, open_dataset
@@ -11,13 +7,14 @@ from flawscope.datasets.dataset import held_out
 from flawscope.errors import InputError
 
 
-def test_more_pictures_move_few():
+def test_more_pictures_move_few_and_one_part_cannot_be_split():
     before = [f"{k}.png" for k in range(100)]
     after = [f"new{k}.png" for k in range(5)] + before
     held = {before[k] for k in held_out(before, 0.2, 0)}
     later = {after[k] for k in held_out(after, 0.2, 0)}
     assert (len(held), len(later)) == (20, 21)
     assert len(held - later) <= 5
+    assert held_out(["a", "b", "c"], 0.2, 0, [("x",)] * 3) == set()
 
 
 @pytest.mark.parametrize(
@@ -26,8 +23,6 @@ def test_more_pictures_move_few():
 def test_something_is_always_left_to_train_on(count, share, expected):
     assert len(held_out([str(k) for k in range(count)], share, 0)) == expected
 
-
-# ---------------------------------------------------------------------------------------------- whole parts
 
 GROUP = r"part(\d+)"
 
@@ -38,7 +33,7 @@ def names(parts: int, each: int) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("layout", ["folder", "visa"])
-def test_pictures_of_one_part_stay_in_one_split(tmp_path: Path, layout: str, seed: int) -> None:
+def test_pictures_of_one_part_stay_in_one_split(tmp_path, layout, seed):
     """20 parts of 5 pictures each: drawn one by one, nearly all parts of the test would have been learnt."""
     good, bad = ("good", "bad") if layout == "folder" else ("Data/Images/Normal", "Data/Images/Anomaly")
     for name in [*(f"{good}/{n}" for n in names(20, 5)), f"{bad}/x.png"]:
@@ -60,7 +55,7 @@ def test_pictures_of_one_part_stay_in_one_split(tmp_path: Path, layout: str, see
 @pytest.mark.parametrize(
     ("sizes", "most"), [((50, 5, 5, 40), 40), ((90, 5, 5), 10), ((99, 1), 1), ((30, 70), 30)]
 )
-def test_a_large_part_is_not_spent_on_a_small_test(sizes: tuple[int, ...], most: int) -> None:
+def test_a_large_part_is_not_spent_on_a_small_test(sizes, most):
     parts = [(str(part),) for part, size in enumerate(sizes) for _ in range(size)]
     for seed in range(10):
         out = held_out([str(k) for k in range(len(parts))], 0.2, seed, parts)
@@ -68,11 +63,7 @@ def test_a_large_part_is_not_spent_on_a_small_test(sizes: tuple[int, ...], most:
         assert all({k for k, p in enumerate(parts) if p == parts[j]} <= out for j in out)
 
 
-def test_one_part_cannot_be_split() -> None:
-    assert held_out(["a", "b", "c"], 0.2, 0, [("x",)] * 3) == set()
-
-
-def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(tmp_path: Path) -> None:
+def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(tmp_path):
     for name in [*(f"good/{k}.png" for k in range(10)), "bad/x.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -105,14 +96,12 @@ NAMES = ["part1_top.png", "part1_side.png", "part12_top.png", "other.png"]
         ([], "x", []),
     ],
 )
-def test_the_same_text_is_the_same_group_and_no_match_stands_alone(
-    names: list[str], pattern: str | None, groups: list
-) -> None:
+def test_the_same_text_is_the_same_group_and_no_match_stands_alone(names, pattern, groups):
     assert same(group_numbers(names, pattern)) == {frozenset(g) for g in groups}
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*", "(?P<a", "piece"])
-def test_a_bad_pattern_and_one_that_matches_nothing_are_one_line(pattern: str) -> None:
+def test_a_bad_pattern_and_one_that_matches_nothing_are_one_line(pattern):
     with pytest.raises(InputError, match="--group") as caught:
         group_numbers(["part1.png"], pattern)
     assert "\n" not in str(caught.value)

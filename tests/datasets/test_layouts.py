@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -26,9 +24,6 @@ def refused(root, *args, **options) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
-
-
-# ------------------------------------------------------------------------------------------------- MVTec AD
 
 
 def test_mvtec(mvtec, save):
@@ -60,8 +55,6 @@ def test_mvtec(mvtec, save):
     ):
         assert words in refused(mvtec, **options)
 
-
-# ---------------------------------------------------------------------------------- others of the same shape
 
 LOCO = [f"ground_truth/logical_anomalies/000/{k}.png" for k in ("000", "001", "010")]
 TREES = {  # pictures; masks; layout, kinds; defective pictures with their masks
@@ -121,9 +114,6 @@ def test_other_data_sets_of_the_same_shape(tmp_path, save, mask, name):
         any("validation" in path for path in pictures),
     )
     assert find_categories(root.parent) == ["part"]
-
-
-# ----------------------------------------------------------------------------------------------------- VisA
 
 
 @pytest.fixture
@@ -186,9 +176,6 @@ def test_visa_table_with_a_fault(visa, row, reason):
     assert reason in refused(visa, "candle")
 
 
-# --------------------------------------------------------------------------------------------------- folder
-
-
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
@@ -208,16 +195,8 @@ def test_good_and_bad_by_any_name(tmp_path, save, good, bad):
 
 def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
     save(tmp_path / "good/0.png")
-    for name in (
-        "plain.png",
-        "inside.png",
-        "scratch/7.png",
-        "scratch/deep/8.png",
-        "dent/7.png",
-        "a/9.png",
-        "b/9.png",
-    ):
-        save(tmp_path / "bad" / name)
+    for name in ("plain", "inside", "scratch/7", "scratch/deep/8", "dent/7", "a/9", "b/9"):
+        save(tmp_path / f"bad/{name}.png")
     for name in ("plain_mask.png", "scratch/7.png", "8.bmp", "bad/dent/7.png", "9.png"):
         save(tmp_path / "masks" / name, mask)
     save(tmp_path / "bad/masks/inside.png", mask)
@@ -252,9 +231,6 @@ def test_signs_of_defects_are_refused_not_ignored(tmp_path, save, name):
     assert "scratch" in refused(tmp_path / "part")
 
 
-# ---------------------------------------------------------------------------------------------------- split
-
-
 def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
     for place in ("here", "elsewhere/deeper"):
         for k in range(40):
@@ -268,9 +244,6 @@ def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
     assert good == ["4", "7", "8", "11", "14", "24", "26", "37"]
 
 
-# ------------------------------------------------------------------------------------------------ categories
-
-
 @pytest.fixture
 def several(tmp_path, save) -> Path:
     for name in ("wood2", "wood10", "bolt"):
@@ -279,29 +252,20 @@ def several(tmp_path, save) -> Path:
     return tmp_path
 
 
-def test_several_categories_are_listed(several):
+def test_categories_are_listed_and_chosen_by_name(several, monkeypatch):
     assert find_categories(several) == ["bolt", "wood2", "wood10"]
     assert refused(several) == (
         f"several categories in {several}: bolt, wood2, wood10; choose one with --category"
     )
     assert open_dataset(several, "bolt").category == "bolt"
-
-
-def test_an_unknown_category_names_the_nearest(several):
     assert refused(several, "blot").endswith("no category 'blot'; did you mean bolt?")
     assert refused(several, "xyz").endswith("known: bolt, wood2, wood10")
     assert "no category '../x'" in refused(several, "../x")
-
-
-def test_a_category_itself(several, monkeypatch):
     assert find_categories(several / "bolt") == ["bolt"]
     assert open_dataset(several / "bolt", "bolt").category == "bolt"
     assert "is itself one category" in refused(several / "bolt", "wood2")
     monkeypatch.chdir(several / "bolt")
     assert open_dataset(".").category == "bolt"
-
-
-# ---------------------------------------------------------------------------------------------------- faults
 
 
 def test_missing_empty_and_no_folder(tmp_path, save):
@@ -336,9 +300,6 @@ def test_loops_of_links_end(mvtec):
     real = [item.path.relative_to(mvtec).as_posix() for item in before.train]
     assert set(real) <= set(train)
     assert not any("loop" in name or "up/train/good" in name for name in train)
-
-
-# ------------------------------------------------------------------------------- MVTec AD 2, MPDD, Real-IAD
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The table of places and names of masks, as tools leave them: each mask is found and is its picture's, and
 no picture is taken for one, wherever pictures are listed."""
 
-from __future__ import annotations
-
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -25,46 +24,19 @@ from flawscope.predictor.watch import Arrivals
 
 Save = Callable[..., Path]
 NFD = unicodedata.normalize("NFD", "bad/Gehäuse 7.png")
+BESIDE = """a 1_mask.png|a 1-mask.png|a 1.mask.png|a 1 mask.png|a 1mask.png|a 1Mask.png|A 1_MASK.PNG
+a 1_masks.bmp|a 1_gt.png|a 1_GT.tif|a 1.gt.png|a 1_groundtruth.png|a 1_ground_truth.png|a 1_label.png
+a 1_labels.gif|a 1_seg.png|a 1-segmentation.png
+a 1_annotation.png|a 1_anno.png|mask_a 1.png|gt_a 1.png|label-a 1.png|MASK a 1.png
+a 1_mask_0.png|a 1_mask (1).png|a 1_mask_scratch.png|a 1.png_mask.png|a_1_mask.png|a 1_defect_mask.png
+a 1_annotated_mask.png|a 1(mask).png|a 1_target.png|a 1_Maske.png|a 1_masque.png|a 1_gtFine_labelIds.png
+Mask of a 1.png|a 1 [mask].png|a 1~mask.png|a 1+GT.png|a 1, seg.png"""
+BELOW = "masks|mask|MASKS|labels|gt|ground_truth|annotations|label|Masken|Defektmasken"
+PARALLEL = """images, labels|images, masks|img, masks_machine|imgs, gt|JPEGImages, SegmentationClass
+JPEGImages, SegmentationObject|default, defaultannot|image, label|Images, Annotations|rgb, seg
+pictures, ground truth|img_dir, ann_dir|scratch, scratch_masks|input, target|original, BinaryMasks"""
 PLACES = {  # a defective picture, and its masks
-    **{
-        f"beside: {name}": ("bad/a 1.png", [f"bad/{name}"])
-        for name in (
-            *("a 1_mask.png", "a 1-mask.png", "a 1.mask.png", "a 1 mask.png", "a 1mask.png", "a 1Mask.png"),
-            *(
-                "A 1_MASK.PNG",
-                "a 1_masks.bmp",
-                "a 1_gt.png",
-                "a 1_GT.tif",
-                "a 1.gt.png",
-                "a 1_groundtruth.png",
-            ),
-            *(
-                "a 1_ground_truth.png",
-                "a 1_label.png",
-                "a 1_labels.gif",
-                "a 1_seg.png",
-                "a 1-segmentation.png",
-            ),
-            *(
-                "a 1_annotation.png",
-                "a 1_anno.png",
-                "mask_a 1.png",
-                "gt_a 1.png",
-                "label-a 1.png",
-                "MASK a 1.png",
-            ),
-            *(
-                "a 1_mask_0.png",
-                "a 1_mask (1).png",
-                "a 1_mask_scratch.png",
-                "a 1.png_mask.png",
-                "a_1_mask.png",
-            ),
-            *("a 1_defect_mask.png", "a 1_annotated_mask.png", "a 1(mask).png", "a 1_target.png"),
-            *("a 1_Maske.png", "a 1_masque.png", "a 1_gtFine_labelIds.png", "Mask of a 1.png"),
-            *("a 1 [mask].png", "a 1~mask.png", "a 1+GT.png", "a 1, seg.png"),
-        )
-    },
+    **{f"beside: {name}": ("bad/a 1.png", [f"bad/{name}"]) for name in re.split(r"[|\n]", BESIDE)},
     "beside: a name in brackets": ("bad/a (left).png", ["bad/a (left) - mask.png"]),
     "beside: two": ("bad/a.png", ["bad/a_mask_1.png", "bad/a_mask_2.png"]),
     "beside: the picture's name, another format": ("bad/a.jpg", ["bad/a.png"]),
@@ -78,34 +50,11 @@ PLACES = {  # a defective picture, and its masks
     "beside: kinds": ("bad/dent/a.png", ["bad/dent/a_mask.png"]),
     **{
         f"below: {folder}": ("bad/a.png", [f"bad/{folder}/a.png"])
-        for folder in (
-            "masks",
-            "mask",
-            "MASKS",
-            "labels",
-            "gt",
-            "ground_truth",
-            "annotations",
-            "label",
-            "Masken",
-            "Defektmasken",
-            unicodedata.normalize("NFD", "Máscaras"),
-        )
+        for folder in (*BELOW.split("|"), unicodedata.normalize("NFD", "Máscaras"))
     },
     **{
         f"parallel: {pictures}, {masks}": (f"bad/{pictures}/a.jpg", [f"bad/{masks}/a.png"])
-        for pictures, masks in (
-            *(("images", "labels"), ("images", "masks"), ("img", "masks_machine"), ("imgs", "gt")),
-            *(("JPEGImages", "SegmentationClass"), ("JPEGImages", "SegmentationObject")),
-            *(("default", "defaultannot"),),
-            *(("image", "label"), ("Images", "Annotations"), ("rgb", "seg"), ("pictures", "ground truth")),
-            *(
-                ("img_dir", "ann_dir"),
-                ("scratch", "scratch_masks"),
-                ("input", "target"),
-                ("original", "BinaryMasks"),
-            ),
-        )
+        for pictures, masks in (pair.split(", ") for pair in re.split(r"[|\n]", PARALLEL))
     },
     "parallel: with a word in the name too": ("bad/images/a.png", ["bad/masks/a_mask.png"]),
     "parallel: below both": ("bad/images/deep/a.png", ["bad/labels/deep/a.png"]),
@@ -145,7 +94,7 @@ def below(root: Path, paths: list[Path]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_masks_are_found_and_no_pictures(name: str, place: Callable[..., Path]) -> None:
+def test_masks_are_found_and_no_pictures(name, place):
     picture, masks = PLACES[name]
     others = [str(Path(picture).with_stem("another")), "bad/unmasked_3.png", "bad/mask_8.png"]
     root = place([picture, *others], masks)
@@ -185,7 +134,7 @@ PICTURES = {  # none of these is a mask
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_name_alone_makes_no_mask(name: str, place: Callable[..., Path]) -> None:
+def test_a_name_alone_makes_no_mask(name, place):
     root = place(PICTURES[name], [])
     assert below(root, [item.path for item in open_dataset(root, test_share=0).test]) == {*PICTURES[name]}
     assert len(list_pictures(root)) == 3 + len(PICTURES[name])
@@ -199,7 +148,7 @@ BINARY = {  # of pictures that look like masks, as those of backlit parts: what 
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_binary_pictures_are_masks_by_plain_words_alone(name: str, tmp_path: Path, save: Save) -> None:
+def test_binary_pictures_are_masks_by_plain_words_alone(name, tmp_path, save):
     pictures, masks = BINARY[name]
     for number, path in enumerate([*(f"good/{k}.png" for k in range(3)), *pictures, *masks]):
         pixels = np.full((48, 48), 255, np.uint8)
@@ -211,7 +160,7 @@ def test_binary_pictures_are_masks_by_plain_words_alone(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["bad/a_bin.png", "bad/matte/a.png", "bad/a_1.png", "bad/掩码/a.png"])
-def test_masks_by_words_that_nobody_knows_are_told(name: str, place: Callable[..., Path]) -> None:
+def test_masks_by_words_that_nobody_knows_are_told(name, place):
     root = place(["bad/a.png", "bad/b.png", "bad/b_2.png"], [name])
     found = [f.subject for f in check(root, near=False).findings if f.code == "mask-unpaired"]
     assert found == [name]
@@ -219,13 +168,7 @@ def test_masks_by_words_that_nobody_knows_are_told(name: str, place: Callable[..
     assert line == f"count as pictures, but look like masks: {name}; the mask of a.png is a_mask.png"
 
 
-def test_a_mask_of_a_mask_is_one(place: Callable[..., Path]) -> None:
-    root = place(["bad/mask_7.png"], ["bad/mask_7_mask.png"])
-    (item,) = open_dataset(root, test_share=0).test
-    assert (item.path.name, [Path(mask).name for mask in item.masks]) == ("mask_7.png", ["mask_7_mask.png"])
-
-
-def test_black_masks_of_good_pictures_are_not_learnt_from(place: Callable[..., Path], save: Save) -> None:
+def test_black_masks_of_good_pictures_are_not_learnt_from(place, save):
     root = place([], [])
     save(root / "good/0_mask.png", np.zeros((48, 48), np.uint8))
     save(root / "good/masks/1.png", np.zeros((48, 48), np.uint8))
@@ -234,14 +177,14 @@ def test_black_masks_of_good_pictures_are_not_learnt_from(place: Callable[..., P
 
 
 @pytest.mark.parametrize("name", ["good/0_mask.png", "masks/good/0.png", "good/masks/0.png"])
-def test_marked_good_pictures_are_reported(name: str, place: Callable[..., Path]) -> None:
+def test_marked_good_pictures_are_reported(name, place):
     root = place(["bad/x.png"], [name])
     found = [f for f in check(root, near=False).findings if f.code == "good-marked"]
     assert [(f.severity, f.subject) for f in found] == [("warning", "good/0.png")]
     assert f"{name} marks something in it" in found[0].message
 
 
-def test_masks_without_pictures_are_none_of_the_pictures(place: Callable[..., Path]) -> None:
+def test_masks_without_pictures_are_none_of_the_pictures(place):
     stray = ["bad/gone_mask.png", "masks/elsewhere.png"]
     root = place(["bad/a.png"], ["bad/a_mask.png", *stray])
     assert [item.path.name for item in open_dataset(root, test_share=0).test] == ["a.png"]
@@ -249,7 +192,7 @@ def test_masks_without_pictures_are_none_of_the_pictures(place: Callable[..., Pa
     assert found == stray
 
 
-def test_masks_that_are_named_like_no_picture_are_told(place: Callable[..., Path]) -> None:
+def test_masks_that_are_named_like_no_picture_are_told(place):
     """Label Studio's names are none of a picture's; of others nobody can be sure."""
     studio = "bad/task-1-annotation-2-by-3-tag-dent-0.png"
     root = place(["bad/a.png", "bad/mask_7.png"], [studio, "bad/b_mask.png"])
@@ -261,21 +204,21 @@ def test_masks_that_are_named_like_no_picture_are_told(place: Callable[..., Path
     assert line == "count as pictures, but look like masks: bad/b_mask.png; the mask of a.png is a_mask.png"
 
 
-def test_a_list_with_masks_is_refused(place: Callable[..., Path]) -> None:
+def test_a_list_with_masks_is_refused(place):
     root = place(["bad/a.png"], ["bad/a_mask.png"])
     with pytest.raises(InputError, match=r"a_mask\.png is the mask of .*a\.png, no picture: leave masks out"):
         refuse_masks([str(root / "bad/a_mask.png"), root / "bad/a.png", np.zeros((4, 4, 3), np.uint8)])
     refuse_masks([root / "bad/a.png", root / "good/0.png"])
 
 
-def test_a_mask_that_may_be_of_several_is_of_none(place: Callable[..., Path]) -> None:
+def test_a_mask_that_may_be_of_several_is_of_none(place):
     root = place(["bad/x/1.png", "bad/y/1.png"], ["masks/1.png"])
     dataset = open_dataset(root, test_share=0)
     assert [(item.kind, item.masks) for item in dataset.test] == [("x", ()), ("y", ())]
     assert [f.subject for f in check(root, near=False).findings if f.code == "mask-stray"] == ["masks/1.png"]
 
 
-def test_files_named_outright_obey_the_rule(place: Callable[..., Path]) -> None:
+def test_files_named_outright_obey_the_rule(place):
     """As a shell expands bad/*.png."""
     root = place(["bad/a.png", "bad/mask_7.png"], ["bad/a_mask.png"])
     every = sorted((root / "bad").iterdir())
@@ -286,7 +229,7 @@ def test_files_named_outright_obey_the_rule(place: Callable[..., Path]) -> None:
     assert list_pictures(root / "bad/a_mask.png") == [root / "bad/a_mask.png"]  # it alone is meant
 
 
-def test_a_mask_stays_one_when_its_picture_is_moved_away(place: Callable[..., Path]) -> None:
+def test_a_mask_stays_one_when_its_picture_is_moved_away(place):
     root = place(["bad/a.png"], ["bad/a_mask.png"])
     arrivals = Arrivals(root / "bad", existing=True)
     arrivals.scan(0.0)
@@ -297,7 +240,19 @@ def test_a_mask_stays_one_when_its_picture_is_moved_away(place: Callable[..., Pa
     assert [path.name for path in arrivals.others] == ["a_mask.png"]
 
 
-def test_masks_that_cannot_be_read_are_no_pictures(place: Callable[..., Path]) -> None:
+def test_a_mask_of_a_mask_is_one_and_a_folder_of_images_is_no_kind(place):
+    root = place(
+        ["bad/mask_7.png", "bad/images/a.png", "bad/dent/images/b.png"],
+        ["bad/mask_7_mask.png", "bad/labels/a.png", "bad/dent/labels/b.png", "masks/a.png"],
+    )
+    items = {item.path.stem: item for item in open_dataset(root, test_share=0).test}
+    assert {name: item.kind for name, item in items.items()} == {"a": "bad", "b": "dent", "mask_7": "bad"}
+    assert [Path(mask).name for mask in items["mask_7"].masks] == ["mask_7_mask.png"]
+    with pytest.raises(InputError, match="a folder of masks"):
+        open_dataset(root / "masks")
+
+
+def test_masks_that_cannot_be_read_are_no_pictures(place):
     root = place(["bad/a.png"], [])
     (root / "bad/a_mask.png").write_bytes(b"")
     (item,) = open_dataset(root, test_share=0).test
@@ -305,13 +260,7 @@ def test_masks_that_cannot_be_read_are_no_pictures(place: Callable[..., Path]) -
     assert {f.code for f in check(root, near=False).findings} >= {"mask-unreadable"}
 
 
-def test_a_folder_of_masks_is_no_data_set(place: Callable[..., Path]) -> None:
-    root = place(["bad/a.png"], ["masks/a.png"])
-    with pytest.raises(InputError, match="a folder of masks"):
-        open_dataset(root / "masks")
-
-
-def test_the_layout_of_a_benchmark_with_masks_beside(mvtec: Path, mask: np.ndarray) -> None:
+def test_the_layout_of_a_benchmark_with_masks_beside(mvtec, mask):
     clean = {item.path: len(item.masks) for item in open_dataset(mvtec).test}
     for path in sorted((mvtec / "ground_truth").rglob("*.png")):
         path.rename(mvtec / "test" / path.parent.name / path.name)
@@ -322,15 +271,7 @@ def test_the_layout_of_a_benchmark_with_masks_beside(mvtec: Path, mask: np.ndarr
     assert len(dataset.train) == 20
 
 
-def test_a_folder_of_images_is_no_kind(place: Callable[..., Path]) -> None:
-    root = place(["bad/images/a.png", "bad/dent/images/b.png"], ["bad/labels/a.png", "bad/dent/labels/b.png"])
-    assert {item.path.stem: item.kind for item in open_dataset(root, test_share=0).test} == {
-        "a": "bad",
-        "b": "dent",
-    }
-
-
-def test_watch_names_a_mask_once(place: Callable[..., Path]) -> None:
+def test_watch_names_a_mask_once(place):
     root = place(["bad/a.png"], ["bad/a_mask.png"])
     (root / "bad/notes.txt").touch()
     arrivals, said = Arrivals(root / "bad", existing=True), list[str]()

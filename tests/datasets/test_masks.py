@@ -1,9 +1,5 @@
 """Masks and label files in their place: what they mark, whose they are, and what is wrong with them."""
 
-from __future__ import annotations
-
-import base64
-import io
 import json
 import unicodedata
 from functools import partial
@@ -27,6 +23,7 @@ BOX = np.zeros((SIDE, SIDE), bool)
 BOX[10:20, 5:30] = True
 RUNS = [5 * SIDE + 10, *[10, SIDE - 10] * 24, 10, SIDE * SIDE - 29 * SIDE - 20]  # of COCO: down the columns
 OUTLINE = [[5, 10], [30, 10], [30, 20], [5, 20]]
+WRONG_FORM = "a value in it has the wrong form"
 # the same box in COCO's compressed run lengths, made by pycocotools: encode(np.asfortranarray(BOX))
 COMPRESSED = f"j7:V1{47 * '0'}fj0"
 
@@ -70,53 +67,20 @@ def assert_box(root: Path, kind: str) -> None:
     np.testing.assert_array_equal(marks[kind], BOX)
 
 
-def png(mask: np.ndarray) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-@pytest.mark.parametrize(
-    "marked",
+@pytest.mark.parametrize(  # of the ordinary forms test_labels.py has one each
+    ("file", "marked"),
     [
-        {"segmentation": [np.ravel(OUTLINE).tolist()]},
-        {"segmentation": {"size": [SIDE, SIDE], "counts": RUNS}},
-        {"segmentation": {"size": [SIDE, SIDE], "counts": COMPRESSED}},
-        {"bbox": [5, 10, 25, 10]},
-        {"segmentation": [], "bbox": [5, 10, 25, 10]},
-        {"segmentation": [[]], "bbox": [5, 10, 25, 10]},
-        {"segmentation": [[5, 10, 30, 20]], "bbox": [5, 10, 25, 10], "score": None},
+        ("coco", {"segmentation": {"size": [SIDE, SIDE], "counts": COMPRESSED}}),
+        ("coco", {"segmentation": [], "bbox": [5, 10, 25, 10]}),
+        ("coco", {"segmentation": [[]], "bbox": [5, 10, 25, 10]}),
+        ("coco", {"segmentation": [[5, 10, 30, 20]], "bbox": [5, 10, 25, 10], "score": None}),
+        ("labelme", {"points": OUTLINE}),
+        ("labelme", {"points": OUTLINE, "shape_type": "rectangle"}),
     ],
 )
-def test_coco_marks_what_it_says(root, marked):
-    coco(root, "bad/dent/0.png", marked)
+def test_marks_are_what_a_file_says(root, file, marked):
+    coco(root, "bad/dent/0.png", marked) if file == "coco" else labelme(root / "bad/dent/0.json", **marked)
     assert_box(root, "dent")
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"points": OUTLINE, "shape_type": "polygon"},
-        {"points": OUTLINE},
-        {"points": [[30, 20], [5, 10]], "shape_type": "rectangle"},
-        {"points": OUTLINE, "shape_type": "rectangle"},
-        {"points": [[5, 10], [30, 20]], "shape_type": "mask", "mask": png(BOX[10:20, 5:30])},
-    ],
-)
-def test_labelme_marks_what_it_says(root, shape):
-    labelme(root / "bad/scratch/0.json", **shape)
-    assert_box(root, "scratch")
-
-
-def test_circles_and_lines_of_labelme(root):
-    labelme(root / "bad/dent/0.json", points=[[24, 24], [24, 34]], shape_type="circle")
-    labelme(root / "bad/scratch/0.json", points=[[2.5, 3.5], [12.5, 3.5]], shape_type="line")
-    found = masks(root)
-    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
-    distance = np.hypot(x - 24, y - 24)
-    assert found["dent"][distance < 9.9].all()
-    assert not found["dent"][distance > 10].any()
-    assert np.argwhere(found["scratch"]).tolist() == [[3, x] for x in range(2, 13)]
 
 
 def test_boxes_are_masks_and_the_check_says_so(root):
@@ -171,21 +135,11 @@ def test_other_json_files_and_what_a_model_has_found_are_no_ground_truth(root):
     assert masks(root) == {}
 
 
-def test_a_good_picture_that_is_marked_is_reported(root):
-    labelme(root / "good/2.json", points=OUTLINE)
-    found = [f for f in check(root, near=False).findings if f.code == "good-marked"]
-    assert [(f.severity, f.subject) for f in found] == [("warning", "good/2.png")]
-    assert "good/2.json marks something in it" in found[0].message
-
-
-def test_a_damaged_file_is_one_line(root):
-    path = coco(root, "bad/dent/0.png", {"segmentation": {"size": [SIDE, SIDE], "counts": [1, 2]}})
+def test_run_lengths_that_do_not_fit_are_told_when_they_are_drawn(root):
+    coco(root, "bad/dent/0.png", {"segmentation": {"size": [SIDE, SIDE], "counts": [1, 2]}})
     (item,) = (item for item in open_dataset(root).test if item.masks)
     with pytest.raises(InputError, match="run lengths do not make 48x48 pixels"):
         union_masks(item.masks, (SIDE, SIDE))
-    path.write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
-    with pytest.raises(InputError, match="is damaged, it looks like a COCO file"):
-        open_dataset(root)
 
 
 def test_seen_defects_may_have_label_files_of_their_own_or_of_their_data_set(root, monkeypatch):
@@ -210,7 +164,7 @@ def test_the_layout_of_a_benchmark_takes_them_too(mvtec):
     assert found == {("bent", "000"): 1, ("bent", "001"): 1, ("cut", "000"): 0, ("cut", "001"): 1}
 
 
-def test_the_union_is_what_any_mask_marks_and_sizes_must_agree(tmp_path: Path) -> None:
+def test_the_union_is_what_any_mask_marks_and_sizes_must_agree(tmp_path):
     rng = np.random.default_rng(0)
     marked = rng.random((3, 7, 5)) < 0.3
     paths = [tmp_path / f"{k}.png" for k in range(3)]
@@ -227,9 +181,6 @@ def test_the_union_is_what_any_mask_marks_and_sizes_must_agree(tmp_path: Path) -
         union_masks(paths, (5, 7))
     with pytest.raises(InputError, match="the mask of part 3: it is 5x7x3, its picture 5x7"):
         union_masks([np.zeros((7, 5, 3))], (7, 5), "part 3")
-
-
-# ------------------------------------------------------------------------------ names, sizes and doubts
 
 
 @pytest.mark.parametrize("missing", ["height and width", "both null", "both 0", "imagePath alone"])
@@ -317,13 +268,10 @@ def test_marks_of_no_picture_are_named(root, name, image, subject):
         (lambda d: d["images"][0].pop("file_name"), "something in it has no 'file_name'"),
         (lambda d: d["images"][0].pop("id"), "something in it has no 'id'"),
         (lambda d: d["annotations"][0].pop("image_id"), "something in it has no 'image_id'"),
-        (lambda d: d["annotations"][0].update(segmentation=[["a", "b"]]), "a value in it has the wrong form"),
-        (
-            lambda d: d["annotations"][0].update(segmentation=[], bbox=None),
-            "a value in it has the wrong form",
-        ),
-        (lambda d: d["images"][0].update(height="tall"), "a value in it has the wrong form"),
-        (lambda d: d["images"][0].update(height=-4), "a value in it has the wrong form"),
+        (lambda d: d["annotations"][0].update(segmentation=[["a", "b"]]), WRONG_FORM),
+        (lambda d: d["annotations"][0].update(segmentation=[], bbox=None), WRONG_FORM),
+        (lambda d: d["images"][0].update(height="tall"), WRONG_FORM),
+        (lambda d: d["images"][0].update(height=-4), WRONG_FORM),
         (
             lambda d: d["annotations"][0].update(segmentation={"size": [3, 4], "counts": [12]}),
             "a mask of 0.png has another size than the picture",
@@ -377,3 +325,6 @@ def test_good_pictures_that_are_marked_are_told(root, save):
         "counted as good, but something is marked: good/1.png (in masks/good/1.png), good/2.png (in "
         "good/2.json); move it, or remove the mark"
     )
+    marked = [f for f in check(root, near=False).findings if f.code == "good-marked"]
+    assert [(f.severity, f.subject) for f in marked] == [("warning", f"good/{k}.png") for k in (1, 2)]
+    assert "good/2.json marks something in it" in marked[1].message

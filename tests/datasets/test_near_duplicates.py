@@ -1,10 +1,7 @@
 """Copies are found, different pictures of the same product are not."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,7 +112,7 @@ def test_copies_of_a_faint_surface(change):
     assert pairs(looks, [*range(20)]) == [(k, 10 + k) for k in range(10)]
 
 
-def test_all_copies_of_a_fine_faint_surface_are_compared():
+def test_all_copies_of_a_fine_faint_surface_are_one_cluster():
     rows, columns = np.mgrid[:256, :256]
     surfaces = []
     for seed in range(8):
@@ -126,12 +123,17 @@ def test_all_copies_of_a_fine_faint_surface_are_compared():
     looks = [small(taken(surfaces[k // 3], 100 + k)) for k in range(24)]
     groups = [*clusters(near_duplicates(looks, np.arange(24)))]
     assert groups == [[k, k + 1, k + 2] for k in range(0, 24, 3)]
+    assert list(clusters([(5, 9, 1.0), (1, 2, 1.0), (2, 9, 1.0), (3, 4, 1.0)])) == [[1, 2, 5, 9], [3, 4]]
 
 
-def test_parts_with_the_same_faint_print_are_no_copies():
+def test_neither_a_faint_print_nor_nothing_makes_copies():
     surface = faint_surface(0)
     looks = [small(taken(surface + 0.5 * (faint_surface(k) - 150), 100 + k)) for k in range(1, 13)]
     assert pairs(looks, [*range(12)]) == []
+    rng = np.random.default_rng(0)
+    flat = [np.full((80, 80, 3), 90 + k, np.uint8) for k in range(3)]
+    noise = [rng.integers(99, 102, (640, 640, 3), dtype=np.uint8) for _ in range(3)]
+    assert pairs([Look.of(p) for p in flat + noise], list(range(6))) == []
 
 
 def test_a_texture_that_repeats_is_not_taken_for_copies():
@@ -152,19 +154,10 @@ def test_a_uniform_product_raises_the_bar():
     assert pairs([*looks, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
 
 
-def test_a_set_of_nothing_but_copies():
+def test_all_may_be_copies_and_only_pairs_with_the_bank_count():
     images = [product(k) for k in range(10)]
     thumbnails = [small(i) for i in images] + [small(jpeg(i)) for i in images]
     assert pairs(thumbnails, list(range(20))) == [(k, k + 10) for k in range(10)]
-
-
-@pytest.mark.parametrize("category", ["plate", "fabric"])
-def test_drawn_data_sets_have_no_false_findings(tmp_path: Path, category: str):
-    report = check(draw_dataset(tmp_path, category=category, train=24, good=6, bad_per_kind=1))
-    assert report.findings == ()
-
-
-def test_only_pairs_with_the_bank_count():
     images = [product(k) for k in range(4)]
     thumbnails = [small(i) for i in images] + [small(jpeg(i)) for i in images]
     assert pairs(thumbnails, [0]) == [(0, 4)]
@@ -172,11 +165,10 @@ def test_only_pairs_with_the_bank_count():
     assert pairs(thumbnails[:1], [0]) == []
 
 
-def test_pictures_of_nothing_are_no_copies_of_each_other():
-    rng = np.random.default_rng(0)
-    flat = [np.full((80, 80, 3), 90 + k, np.uint8) for k in range(3)]
-    noise = [rng.integers(99, 102, (640, 640, 3), dtype=np.uint8) for _ in range(3)]
-    assert pairs([Look.of(p) for p in flat + noise], list(range(6))) == []
+@pytest.mark.parametrize("category", ["plate", "fabric"])
+def test_drawn_data_sets_have_no_false_findings(tmp_path, category):
+    report = check(draw_dataset(tmp_path, category=category, train=24, good=6, bad_per_kind=1))
+    assert report.findings == ()
 
 
 def test_thumbnail_of_any_picture():
@@ -189,7 +181,3 @@ def test_thumbnail_of_any_picture():
         result = thumbnail(np.full(shape, 77, np.uint8))
         assert result.shape == (64, 64)
         assert np.abs(result.astype(np.float32) - 77).max() < 0.5
-
-
-def test_clusters():
-    assert list(clusters([(5, 9, 1.0), (1, 2, 1.0), (2, 9, 1.0), (3, 4, 1.0)])) == [[1, 2, 5, 9], [3, 4]]

@@ -1,21 +1,16 @@
 """Which pictures `--seen` means: a number, a folder or a list."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flawscope.datasets import Dataset, Item, open_dataset
 from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen, read_seen
 from flawscope.errors import InputError
-
-Save = Callable[..., Path]
 
 
 def dataset_of(*counts: int, good: int = 5, without: int = 0) -> Dataset:
@@ -35,9 +30,6 @@ def kinds(items: list[Item]) -> list[int]:
     return sorted(Counter(item.kind for item in items).values())
 
 
-# ------------------------------------------------------------------------------------------------ a number
-
-
 @pytest.mark.parametrize(
     ("counts", "count", "expected"),
     [
@@ -50,14 +42,14 @@ def kinds(items: list[Item]) -> list[int]:
         ((4, 4), 0, []),
     ],
 )
-def test_drawn_evenly_over_the_kinds(counts: tuple[int, ...], count: int, expected: list[int]) -> None:
+def test_drawn_evenly_over_the_kinds(counts, count, expected):
     drawn = draw_seen(dataset_of(*counts), count, 0)
     assert kinds(drawn) == expected
     assert len({item.path for item in drawn}) == count
     assert all(item.anomalous and item.masks for item in drawn)
 
 
-def test_drawn_by_the_seed_and_not_by_the_order_of_the_files() -> None:
+def test_drawn_by_the_seed_and_not_by_the_order_of_the_files():
     data = dataset_of(10, 10, 10)
     found = [{item.path for item in draw_seen(data, 7, seed)} for seed in range(6)]
     assert found[0] == {item.path for item in draw_seen(data, 7, 0)}
@@ -69,7 +61,7 @@ def test_drawn_by_the_seed_and_not_by_the_order_of_the_files() -> None:
     assert {p.stem for paths in found for p in paths} == set(map(str, range(10)))
 
 
-def test_never_more_than_there_are() -> None:
+def test_never_more_than_there_are():
     data = dataset_of(2, 2, without=3)
     for four in (4, "4", " 4 "):
         assert choose_seen(four, data, 5) == draw_seen(data, 4, 5)
@@ -80,19 +72,13 @@ def test_never_more_than_there_are() -> None:
     assert choose_seen(0) == []
 
 
-# ------------------------------------------------------------------------------------------------ a folder
-
-
 def names(items: list[Item]) -> list[str]:
     return [f"{item.path.parent.name}/{item.path.name}" for item in items]
 
 
-def test_a_category_gives_its_defective_test_pictures(mvtec: Path) -> None:
+def test_a_category_or_a_folder_of_them_gives_its_defective_test_pictures(mvtec):
     assert names(list_seen(mvtec)) == ["bent/000.png", "bent/001.png", "cut/000.png", "cut/001.png"]
     assert [item.masks[0].name for item in list_seen(mvtec)] == ["000_mask.png", "001_mask.png"] * 2
-
-
-def test_a_folder_of_categories_gives_the_one_that_is_fitted(mvtec: Path) -> None:
     shutil.copytree(mvtec, mvtec.parent / "other")
     found = choose_seen(mvtec.parent, open_dataset(mvtec))
     assert {item.path.parents[2].name for item in found} == {"widget"}
@@ -100,7 +86,7 @@ def test_a_folder_of_categories_gives_the_one_that_is_fitted(mvtec: Path) -> Non
         choose_seen(mvtec.parent)
 
 
-def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
+def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path, save, mask):
     save(tmp_path / "masks/1.png", mask)
     save(tmp_path / "Normal/1.png")
     save(tmp_path / "cut/1.png")
@@ -112,7 +98,7 @@ def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Sa
     assert [item.path for item in list_seen(tmp_path)] == [tmp_path / "1.png"]
 
 
-def test_without_masks_it_is_told(tmp_path: Path, save: Save) -> None:
+def test_without_masks_it_is_told(tmp_path, save):
     save(tmp_path / "defects/a.png")
     with pytest.raises(
         InputError, match="no defective picture with a mask; put masks of the same names into"
@@ -142,8 +128,8 @@ WHERE = [  # picture, mask, folder that is given, kind
 
 @pytest.mark.parametrize(("picture", "mask_file", "folder", "kind"), WHERE)
 def test_masks_are_found_in_a_folder_beside_it_or_above_it(
-    tmp_path: Path, save: Save, mask: np.ndarray, picture: str, mask_file: str, folder: str, kind: str
-) -> None:
+    tmp_path, save, mask, picture, mask_file, folder, kind
+):
     root = tmp_path / "set"
     save(root / picture)
     save(root / mask_file, mask)
@@ -157,7 +143,7 @@ def test_masks_are_found_in_a_folder_beside_it_or_above_it(
     assert (read.shape, int(marked.sum())) == ((48, 48, 3), 100)
 
 
-def test_seen_defects_that_cannot_be_read_are_named(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
+def test_seen_defects_that_cannot_be_read_are_named(tmp_path, save, mask):
     save(tmp_path / "1.png")
     save(tmp_path / "masks/1.png", mask[:10])
     with pytest.raises(InputError, match=r"1\.png: it is 48x10, its picture 48x48"):
@@ -168,9 +154,7 @@ def test_seen_defects_that_cannot_be_read_are_named(tmp_path: Path, save: Save, 
 
 
 @pytest.mark.parametrize("seen", ["nowhere", "-1", "2.5", "", " ", "a\0b", "x" * 5000])
-def test_what_is_none_of_these_is_told(
-    seen: str, tmp_path: Path, save: Save, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_none_of_these_is_told(seen, tmp_path, save, mask, monkeypatch):
     """Nothing is not the folder one is in."""
     save(tmp_path / "a.png")
     save(tmp_path / "masks/a.png", mask)
@@ -178,9 +162,6 @@ def test_what_is_none_of_these_is_told(
     with pytest.raises(InputError, match="is neither a number, a folder nor a list") as caught:
         choose_seen(seen)
     assert len(str(caught.value)) < 400
-
-
-# ------------------------------------------------------------------------------------------------- a list
 
 
 @pytest.fixture
@@ -196,9 +177,7 @@ def listed(mvtec: Path, tmp_path: Path) -> Callable[..., list[str]]:
     return read
 
 
-def test_a_list_names_pictures_of_the_data_set_or_beside_it(
-    listed: Callable[..., list[str]], mvtec: Path, tmp_path: Path, save: Save, mask: np.ndarray
-) -> None:
+def test_a_list_names_pictures_of_the_data_set_or_beside_it(listed, mvtec, tmp_path, save, mask):
     lines = ["# two", "", "test/cut/001.png", f"  {mvtec}/test/bent/000.png  ", "../widget/test/cut/000.png"]
     wanted = ["cut/001.png", "bent/000.png", "cut/000.png"]
     assert listed(*lines) == wanted
@@ -231,9 +210,7 @@ def test_a_list_names_pictures_of_the_data_set_or_beside_it(
         ("# nothing", "names no picture: write one path a line"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named(
-    listed: Callable[..., list[str]], line: str, reason: str
-) -> None:
+def test_a_line_that_cannot_be_used_is_named(listed, line, reason):
     with pytest.raises(InputError, match=reason) as caught:
         listed(*(["test/cut/001.png"] if line[0] != "#" else []), line)
     assert "\n" not in str(caught.value)

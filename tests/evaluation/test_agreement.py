@@ -1,7 +1,5 @@
 """Agreement studies: against published examples, and against each formula written out slowly."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter
@@ -28,21 +26,19 @@ from flawscope.evaluation.agreement import (
     parts_needed,
 )
 
-# ------------------------------------------------------------------------------------- published examples
-
 # Fleiss (1971), table 1, rater by rater as the R package irr has it (`diagnoses`): 30 patients, six raters
 DIAGNOSES = """444444 222555 233335 555555 222444 113333 333355 113334 114444 555555 144444 124444 222333
  144444 224445 333335 111455 111112 224444 133555 555555 244444 224555 114444 144445 222224 111155
  224444 133333 555555"""
 
 
-def test_fleiss_kappa_is_that_of_fleiss_1971() -> None:
+def test_fleiss_kappa_is_that_of_fleiss_1971():
     counts = np.array([[one.count(str(k)) for k in range(1, 6)] for one in DIAGNOSES.split()])
     # .430 in print; the digits are those of the R packages irrCAC and irr for the same table
     assert fleiss_kappa(counts) == pytest.approx(0.43024452006014097, abs=1e-9)
 
 
-def test_aiags_example_has_the_published_figures() -> None:
+def test_aiags_example_has_the_published_figures():
     found = measure_agreement(aiag.study())
     a, b, c = found.appraisers
     # AIAG's tables A * B, B * C, A * C and each appraiser * REF, in counts
@@ -55,7 +51,7 @@ def test_aiags_example_has_the_published_figures() -> None:
         observed = Fraction(p + s, 150)
         chance = Fraction((p + q) * (p + r) + (q + s) * (r + s), 150**2)
         assert between[pair] == pytest.approx(float((observed - chance) / (1 - chance)), abs=1e-9)
-    assert [round(between[pair], 2) for pair in exact] == [0.86, 0.79, 0.78]  # type: ignore[arg-type]
+    assert [round(between[pair], 2) for pair in exact] == [0.86, 0.79, 0.78]
     assert [round(one.kappas["cohen_reference"] or 0, 2) for one in found.appraisers] == [0.88, 0.92, 0.77]
     # the effectiveness report: matched with the reference in all trials, with its 95 % limits
     limits = [(42, 0.71, 0.93), (45, 0.78, 0.97), (40, 0.66, 0.90)]
@@ -71,9 +67,6 @@ def test_aiags_example_has_the_published_figures() -> None:
         "false_alarm_rate": "acceptable",
     }
     assert (a.grade, c.grade) == ("unacceptable", "unacceptable")
-
-
-# ------------------------------------------------------------------------------------- formulas, literally
 
 
 def literal_cohen(a: list[Any], b: list[Any]) -> float | None:
@@ -102,7 +95,7 @@ def close(a: float | None, b: float | None) -> bool:
 
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.integers(0, 1 << 32))
-def test_kappas_are_those_written_out(words: int, n: int, raters: int, seed: int) -> None:
+def test_kappas_are_those_written_out(words, n, raters, seed):
     ratings = np.random.default_rng(seed).integers(0, words, (n, raters))
     counts = np.stack([(ratings == k).sum(axis=1) for k in range(words)], axis=1)
     assert close(fleiss_kappa(counts), literal_fleiss(ratings.tolist()))
@@ -113,7 +106,7 @@ def test_kappas_are_those_written_out(words: int, n: int, raters: int, seed: int
 
 @settings(deadline=None)
 @given(st.integers(2, 10), st.integers(1, 4), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(0, 1 << 32))
-def test_figures_are_those_counted_one_by_one(n: int, trials: int, wrong: float, seed: int) -> None:
+def test_figures_are_those_counted_one_by_one(n, trials, wrong, seed):
     rng = np.random.default_rng(seed)
     truth = np.array([True, False, *(rng.random(n - 2) < 0.5)])
     decisions = {name: truth[:, None] ^ (rng.random((n, trials)) < wrong) for name in "xy"}
@@ -159,7 +152,7 @@ def test_figures_are_those_counted_one_by_one(n: int, trials: int, wrong: float,
             for i, j in itertools.combinations(range(trials), 2)
         ]
         unknown = not pairs or None in pairs
-        assert close(one.kappas["cohen_repeats"], None if unknown else sum(pairs) / len(pairs))  # type: ignore[arg-type]
+        assert close(one.kappas["cohen_repeats"], None if unknown else sum(pairs) / len(pairs))
     x, y = (decisions[name].tolist() for name in "xy")
     together = [[*a, *b] for a, b in zip(x, y, strict=True)]
     assert found.agreeing.number == sum(len({*row}) == 1 for row in together)
@@ -167,10 +160,7 @@ def test_figures_are_those_counted_one_by_one(n: int, trials: int, wrong: float,
     assert close(found.fleiss, literal_fleiss(together))
 
 
-# -------------------------------------------------------------------------------------- intervals, claims
-
-
-def test_the_interval_of_repeats_counts_parts_and_not_decisions() -> None:
+def test_the_interval_of_repeats_counts_parts_and_not_decisions():
     once = Share.of_decisions(np.array([[True], *[[False]] * 19]))
     five_times = Share.of_decisions(np.array([[True] * 5, *[[False] * 5] * 19]))
     assert five_times.rate == once.rate
@@ -188,7 +178,7 @@ def tail(misses: int, n: int, rate: Fraction) -> Fraction:
     ("rate", "misses", "needed"),
     [(0.01, 0, 299), (0.01, 1, 473), (0.02, 0, 149), (0.05, 0, 59), (0.05, 2, 124)],
 )
-def test_parts_needed_for_a_claim(rate: float, misses: int, needed: int) -> None:
+def test_parts_needed_for_a_claim(rate, misses, needed):
     exact = Fraction(str(rate))
     assert tail(misses, needed, exact) <= Fraction(1, 20) < tail(misses, needed - 1, exact)
     assert parts_needed(rate, misses) == needed
@@ -196,12 +186,12 @@ def test_parts_needed_for_a_claim(rate: float, misses: int, needed: int) -> None
 
 
 @pytest.mark.parametrize(("rate", "misses"), [(0.0, 0), (1.0, 0), (0.1, -1)])
-def test_no_number_of_parts_shows_it(rate: float, misses: int) -> None:
+def test_no_number_of_parts_shows_it(rate, misses):
     with pytest.raises(InputError, match="expected"):
         parts_needed(rate, misses)
 
 
-def test_grades_at_the_limits() -> None:
+def test_grades_at_the_limits():
     assert [grade("effectiveness", v) for v in (0.9, 0.899, 0.8, 0.79)] == [
         *("acceptable", "marginal", "marginal", "unacceptable")
     ]

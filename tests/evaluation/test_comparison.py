@@ -1,7 +1,5 @@
 """Two models on the same pictures, each of which sees one channel."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import replace
@@ -37,7 +35,7 @@ def of(found: Comparison, name: str) -> Difference:
     return next(one for one in found.differences if one.name == name)
 
 
-def test_differences_and_changed_decisions_are_those_one_counts_by_hand(root: Path) -> None:
+def test_differences_and_changed_decisions_are_those_one_counts_by_hand(root):
     found = compare(model(RED), model(GREEN, preprocess=Preprocess((8, 8))), open_dataset(root))
     alarms, defects = of(found, "false_alarms"), of(found, "defects_found")
     assert (alarms.a, alarms.b, alarms.difference) == (0.4, 0.4, 0.0)
@@ -59,21 +57,11 @@ def test_differences_and_changed_decisions_are_those_one_counts_by_hand(root: Pa
         assert (a.prediction.map.shape, b.prediction.map.shape) == ((16, 16), (8, 8))
 
 
-def test_a_model_against_itself_differs_nowhere(root: Path) -> None:
+def test_a_model_against_itself_differs_nowhere_and_swapped_ones_swap_everything(root):
     found = compare(model(RED), model(RED), open_dataset(root), resamples=50)
     assert not found.changed
     assert all(one.difference == 0 for one in found.differences)
     assert all(one.interval is None and not one.better for one in found.differences)
-
-
-def test_without_masks_pixel_metrics_have_no_interval(root: Path) -> None:
-    data = open_dataset(root)
-    data = replace(data, test=tuple(replace(item, masks=()) for item in data.test))
-    found = of(compare(model(RED), model(GREEN), data, resamples=10), "pixel_ap")
-    assert (found.difference, found.interval, found.note) == (None, None, "no interval: too few pictures")
-
-
-def test_swapped_models_swap_everything(root: Path) -> None:
     one = compare(model(RED), model(GREEN), open_dataset(root), resamples=200)
     other = compare(model(GREEN), model(RED), open_dataset(root), resamples=200)
     for mine, theirs in zip(one.differences, other.differences, strict=True):
@@ -83,7 +71,14 @@ def test_swapped_models_swap_everything(root: Path) -> None:
         assert {mine.better, theirs.better} in ({""}, {"a", "b"})
 
 
-def test_the_interval_is_that_of_pairs_drawn_by_hand(root: Path) -> None:
+def test_without_masks_pixel_metrics_have_no_interval(root):
+    data = open_dataset(root)
+    data = replace(data, test=tuple(replace(item, masks=()) for item in data.test))
+    found = of(compare(model(RED), model(GREEN), data, resamples=10), "pixel_ap")
+    assert (found.difference, found.interval, found.note) == (None, None, "no interval: too few pictures")
+
+
+def test_the_interval_is_that_of_pairs_drawn_by_hand(root):
     """Which defective picture is drawn decides for both models at once: three gained and one lost of five."""
     found = of(compare(model(RED), model(GREEN), open_dataset(root), resamples=1000), "defects_found")
     gained = np.array([0, -1, 1, 1, 1])
@@ -93,14 +88,14 @@ def test_the_interval_is_that_of_pairs_drawn_by_hand(root: Path) -> None:
     assert "paired" in found.note
 
 
-def test_a_higher_rate_of_false_alarms_is_worse() -> None:
+def test_a_higher_rate_of_false_alarms_is_worse():
     assert Difference("false_alarms", 0.1, 0.3, (0.1, 0.3)).better == "a"
     assert Difference("defects_found", 0.1, 0.3, (0.1, 0.3)).better == "b"
     assert Difference("image_auroc", 0.1, 0.3, (-0.1, 0.3)).better == ""
     assert Difference("image_auroc", 0.3, 0.1, (-0.3, -0.1)).better == "a"
 
 
-def test_what_one_of_them_has_seen_counts_for_neither(root: Path) -> None:
+def test_what_one_of_them_has_seen_counts_for_neither(root):
     a = model(RED, seen={"train": [root / "test/good/g0.png"]})
     b = model(GREEN, seen={"train": [root / "test/dent/d0.png"]})
     found = compare(a, b, open_dataset(root), resamples=10)
@@ -113,12 +108,7 @@ def test_what_one_of_them_has_seen_counts_for_neither(root: Path) -> None:
         assert any("d4" in line for line in found.to_dict()["failures"])
 
 
-# -------------------------------------------------------------------------------------------------- command
-
-
-def test_the_command_compares_a_model_with_its_export(
-    model_path: Path, onnx_path: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_compares_a_model_with_its_export(model_path, onnx_path, drawn, tmp_path, capsys):
     call = ["compare", str(model_path), str(onnx_path), "--data", str(drawn), "--quiet"]
     assert main([*call, "--json", "--out", str(tmp_path / "out")]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -1,13 +1,10 @@
 """Evaluation with a model that anybody can compute in the head."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
 import sys
 import types
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +49,7 @@ def found(root: Path, full_resolution: bool = False, **given: Any) -> Evaluation
     return evaluate(model(**given), open_dataset(root), full_resolution=full_resolution)
 
 
-# ------------------------------------------------------------------------------------------------- figures
-
-
-def test_the_figures_are_those_one_counts_by_hand(root: Path) -> None:
+def test_the_figures_are_those_one_counts_by_hand(root):
     result = found(root)
     values = result.metrics
     # pairs (defect, good) in the right order: 0.4 beats 3 of 4, 0.8 and 0.9 beat all 4
@@ -102,7 +96,7 @@ def test_the_figures_are_those_one_counts_by_hand(root: Path) -> None:
     assert {"category", "method", "metrics", "false_alarms", "images", "left_out", "seconds"} <= set(data)
 
 
-def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root: Path) -> None:
+def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root):
     by_masks = found(root)
     assert "boxes" not in by_masks.labels["au_pro"]
     shutil.rmtree(root / "ground_truth")
@@ -115,7 +109,7 @@ def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root: Path) -> N
     assert "some masks are boxes" in by_boxes.labels["au_pro"]
 
 
-def test_every_picture_is_handed_on_once_with_its_item_and_their_order_changes_nothing(root: Path) -> None:
+def test_every_picture_is_handed_on_once_with_its_item_and_their_order_changes_nothing(root):
     taken: list[Any] = []
     steps: list[tuple[str, int, int]] = []
     dataset = open_dataset(root)
@@ -148,9 +142,7 @@ def recompressed(source: Path, target: Path) -> None:
         ("seen", as_bmp),
     ],
 )
-def test_what_the_model_has_seen_is_left_out_whatever_its_name(
-    root: Path, role: str, copy: Callable[[Path, Path], None]
-) -> None:
+def test_what_the_model_has_seen_is_left_out_whatever_its_name(root, role, copy):
     learnt = [root / f"train/good/{k}.png" for k in range(3)]
     plain = found(root)
     copy(learnt[0], root / "test/good/new.png")
@@ -165,10 +157,7 @@ def test_what_the_model_has_seen_is_left_out_whatever_its_name(
     assert found(root, seen={role: learnt}).images == 8
 
 
-# ------------------------------------------------------------------------------------------- missing things
-
-
-def test_a_missing_mask_still_counts_for_the_image_figures(root: Path) -> None:
+def test_a_missing_mask_still_counts_for_the_image_figures(root):
     whole = found(root)
     (root / "ground_truth/dent/d1_mask.png").unlink()
     result = found(root)
@@ -185,9 +174,7 @@ def test_a_missing_mask_still_counts_for_the_image_figures(root: Path) -> None:
 
 @pytest.mark.parametrize("full_resolution", [False, True])
 @pytest.mark.parametrize("fault", ["damaged", "other size"])
-def test_a_bad_mask_is_reported_and_its_picture_counts_without(
-    root: Path, fault: str, full_resolution: bool
-) -> None:
+def test_a_bad_mask_is_reported_and_its_picture_counts_without(root, fault, full_resolution):
     mask = root / "ground_truth/dent/d1_mask.png"
     if fault == "damaged":
         mask.write_bytes(mask.read_bytes()[:40])
@@ -201,17 +188,7 @@ def test_a_bad_mask_is_reported_and_its_picture_counts_without(
     assert result.metrics["image_auroc"] == pytest.approx(11 / 12)
 
 
-def test_a_damaged_picture_is_reported_and_the_others_are_done(root: Path) -> None:
-    bad = root / "test/good/g1.png"
-    bad.write_bytes(bad.read_bytes()[:60])
-    (root / "test/dent/d0.png").write_bytes(b"")
-    result = found(root, seen={"train": [root / "train/good/0.png"]})
-    assert len(result.failures) == 2  # each once
-    assert any("g1.png" in f for f in result.failures)
-    assert (result.images, result.kinds["dent"]["images"]) == (5, 2)
-
-
-def test_only_good_or_only_bad_pictures_have_null_figures(root: Path) -> None:
+def test_only_good_or_only_bad_pictures_have_null_figures(root):
     dataset = open_dataset(root)
     good, bad = (
         evaluate(model(), replace(dataset, test=tuple(i for i in dataset.test if i.anomalous == which)))
@@ -225,7 +202,7 @@ def test_only_good_or_only_bad_pictures_have_null_figures(root: Path) -> None:
     assert (bad.false_alarms["images"], bad.false_alarms["interval"]) == (0, [0.0, 1.0])
 
 
-def test_nothing_to_test_is_an_input_error(root: Path) -> None:
+def test_nothing_to_test_is_an_input_error(root):
     with pytest.raises(InputError, match="no test pictures"):
         found(root / "train/good")
     with pytest.raises(InputError, match="fitted on all of them"):
@@ -234,9 +211,6 @@ def test_nothing_to_test_is_an_input_error(root: Path) -> None:
         path.write_bytes(b"no picture")
     with pytest.raises(InputError, match="none of 7 test pictures"):
         found(root)
-
-
-# ------------------------------------------------------------------------------------------- small masks
 
 
 def draw_dots(root: Path, *dots: tuple[int, int, int], size: int = 256) -> None:
@@ -254,7 +228,7 @@ def draw_dots(root: Path, *dots: tuple[int, int, int], size: int = 256) -> None:
         Image.fromarray(mask).save(target)
 
 
-def test_masks_that_resizing_would_lose_count_and_are_told(root: Path) -> None:
+def test_masks_that_resizing_would_lose_count_and_are_told(root):
     shutil.rmtree(root / "test/dent")
     # at 1/16 the pixels 8, 24, ... are looked at: the first three squares have none of them
     draw_dots(root, (2, 2, 3), (50, 50, 5), (255, 250, 1), (128, 128, 40))
@@ -274,7 +248,7 @@ def test_masks_that_resizing_would_lose_count_and_are_told(root: Path) -> None:
     assert pixel_metrics(maps, truths).regions == 4
 
 
-def test_regions_that_vanish_beside_others_are_counted(root: Path) -> None:
+def test_regions_that_vanish_beside_others_are_counted(root):
     shutil.rmtree(root / "test/dent")
     draw_dots(root, (128, 128, 40))
     mask = root / "ground_truth/dot/0_mask.png"
@@ -289,7 +263,7 @@ def test_regions_that_vanish_beside_others_are_counted(root: Path) -> None:
     )
 
 
-def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(root: Path) -> None:
+def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(root):
     for k in (0, 1):
         (root / f"ground_truth/dent/d{k}_mask.png").unlink()
     Image.new("L", (2 * SIDE, 2 * SIDE)).save(root / "ground_truth/dent/d1_mask.png")
@@ -305,7 +279,7 @@ def test_an_empty_mask_is_no_mask_and_it_is_said_of_how_many_the_figures_are(roo
     assert "2 of 3 defective" in " ".join(sentences(Tally(4, 0, 3, 0), model().calibration, result.remarks))
 
 
-def test_a_turned_part_keeps_a_small_mask() -> None:
+def test_a_turned_part_keeps_a_small_mask():
     """The view is turned by 30 degrees and moved; a pixel of the picture is a twelfth of one in the view."""
     turn = np.deg2rad(30)
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / 12
@@ -322,7 +296,7 @@ def test_a_turned_part_keeps_a_small_mask() -> None:
     assert lost >= 3
 
 
-def test_without_good_or_without_defective_pictures_nothing_is_perfect(root: Path) -> None:
+def test_without_good_or_without_defective_pictures_nothing_is_perfect(root):
     shutil.rmtree(root / "test/good")
     values = found(root).metrics
     for name in ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated"):
@@ -335,10 +309,7 @@ def test_without_good_or_without_defective_pictures_nothing_is_perfect(root: Pat
     assert set(found(root).metrics.values()) == {None}
 
 
-# ---------------------------------------------------------------------------------------- pixels that count
-
-
-def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_miss(root: Path) -> None:
+def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_miss(root):
     """The square of d0 lies inside, those of d1 and d2 are moved outside; half of the map is left."""
     roi = np.zeros((SIDE, SIDE), bool)
     roi[:, : SIDE // 2] = True
@@ -370,7 +341,7 @@ def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_
     assert values["image_auroc"] == pytest.approx(11 / 12)
 
 
-def test_a_letterboxs_border_counts_nowhere(tmp_path: Path) -> None:
+def test_a_letterboxs_border_counts_nowhere(tmp_path):
     root, flat = tmp_path / "flat", (16, 32)
     draw(root / "train/good/0.png", 0.2, size=flat)
     draw(root / "test/good/g.png", 0.6, size=flat)
@@ -388,7 +359,7 @@ def test_a_letterboxs_border_counts_nowhere(tmp_path: Path) -> None:
     assert result.remarks == []
 
 
-def test_what_a_crop_cuts_away_counts_nowhere(root: Path) -> None:
+def test_what_a_crop_cuts_away_counts_nowhere(root):
     preprocess = Preprocess((SIDE * 2, SIDE * 2), crop=(SIDE, SIDE))  # the middle of the pictures as they are
     result = found(root, preprocess=preprocess, full_resolution=True)
     assert result.defect_pixels == {"all": 192, "outside": 0, "pictures_outside": 0}
@@ -400,10 +371,7 @@ def test_what_a_crop_cuts_away_counts_nowhere(root: Path) -> None:
     assert result.metrics["au_pro"] is None  # nothing that could be found
 
 
-# ------------------------------------------------------------------------------------------------- memory
-
-
-def test_maps_that_find_no_room_are_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_that_find_no_room_are_one_line(root, monkeypatch):
     result = found(root)
     assert [seen.item for seen in result.pictures[-2:]] == [result.pictures[k].item for k in (-2, -1)]
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", 0))  # noqa: SIM115
@@ -411,7 +379,7 @@ def test_maps_that_find_no_room_are_one_line(root: Path, monkeypatch: pytest.Mon
         found(root)
 
 
-def test_what_is_kept_is_read_as_it_was() -> None:
+def test_what_is_kept_is_read_as_it_was():
     rng = np.random.default_rng(0)
     kept, geometry = PictureStore(Geometry.visible_mask), Preprocess((30, 50)).geometry((30, 50))
     maps = rng.normal(size=(9, 30, 50)).astype(np.float32)
@@ -423,11 +391,8 @@ def test_what_is_kept_is_read_as_it_was() -> None:
         read = list(pool.map(lambda k: kept.pictures[k % 9], range(1200)))  # more than files may be open
     for k, one in enumerate(read):
         np.testing.assert_array_equal(one.prediction.map, maps[k % 9])
-        np.testing.assert_array_equal(one.truth, truths[k % 9])  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.truth, truths[k % 9])
     assert kept.without_mask == 1
-
-
-# ----------------------------------------------------------------------------------------------- MVTec LOCO
 
 
 @pytest.fixture
@@ -462,7 +427,7 @@ def saturate(root: Path, threshold: float, relative: bool) -> None:
     ("threshold", "relative"),
     [(0.4, True), (100, False)],  # both are at most half of the 256 pixels of the mask in the picture
 )
-def test_half_of_a_region_is_enough_where_it_saturates(loco: Path, threshold: float, relative: bool) -> None:
+def test_half_of_a_region_is_enough_where_it_saturates(loco, threshold, relative):
     """A quarter of the pixels is left at network size: the saturation has to shrink with them."""
     without = found(loco)
     assert not any(name.startswith("au_spro") for name in without.metrics)
@@ -473,7 +438,7 @@ def test_half_of_a_region_is_enough_where_it_saturates(loco: Path, threshold: fl
     assert found(loco).metrics["au_spro_0.05"] < 0.9
 
 
-def test_spro_is_the_mean_over_the_kinds_of_defect(loco: Path) -> None:
+def test_spro_is_the_mean_over_the_kinds_of_defect(loco):
     """As in the paper: not of all regions together, where the more frequent kind would win."""
     saturate(loco, 1.0, True)
     before = found(loco).metrics["au_spro_0.05"]
@@ -484,7 +449,7 @@ def test_spro_is_the_mean_over_the_kinds_of_defect(loco: Path) -> None:
     assert found(loco).metrics["au_spro_0.05"] == pytest.approx(before, abs=0.02)
 
 
-def test_a_defect_without_mask_is_not_taken_for_good_in_spro(loco: Path) -> None:
+def test_a_defect_without_mask_is_not_taken_for_good_in_spro(loco):
     """Its bright pixels would be false alarms, and only its own."""
     saturate(loco, 0.4, True)
     before = found(loco).metrics["au_spro_0.05"]
@@ -494,7 +459,7 @@ def test_a_defect_without_mask_is_not_taken_for_good_in_spro(loco: Path) -> None
     assert result.metrics["au_spro_0.05"] == pytest.approx(before)
 
 
-def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco: Path) -> None:
+def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco):
     saturate(loco, 0.4, True)
     (loco / "ground_truth/logical_anomalies/000/000.png").write_bytes(b"x")
     result = found(loco)
@@ -504,20 +469,15 @@ def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '[{"pixel_value": 200}]', '[{"a": 1}]', "[[1]]"])
-def test_a_bad_saturation_file_is_one_line_with_its_name(loco: Path, text: str) -> None:
+def test_a_bad_saturation_file_is_one_line_with_its_name(loco, text):
     (loco / "defects_config.json").write_text(text)
     with pytest.raises(InputError, match="saturation file"):
         found(loco)
 
 
-# --------------------------------------------------------------------------------------------------- pandas
-
-
-def test_a_table_for_pandas_has_a_row_for_each_test_picture(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_for_pandas_has_a_row_for_each_test_picture(root, monkeypatch):
     pandas = types.ModuleType("pandas")
-    pandas.DataFrame = list  # type: ignore[attr-defined]
+    pandas.DataFrame = list
     monkeypatch.setitem(sys.modules, "pandas", pandas)
     (root / "test/good/broken.png").write_bytes(b"\x89PNG")
     rows = found(root, seen={"train": [root / "test/dent/d0.png"]}).to_dataframe()
@@ -533,10 +493,7 @@ def test_a_table_for_pandas_has_a_row_for_each_test_picture(
         found(root).to_dataframe()
 
 
-# ---------------------------------------------------------------------------------------------- robustness
-
-
-def test_the_same_pictures_are_counted_in_each_light(root: Path) -> None:
+def test_the_same_pictures_are_counted_in_each_light(root):
     (root / "test/good/broken.png").write_bytes(b"x")
     known = root / "test/good/g3.png"  # 0.6, the only false alarm: the model knows it
     predictor = model(seen={"train": [known]})
@@ -557,7 +514,7 @@ def test_the_same_pictures_are_counted_in_each_light(root: Path) -> None:
     assert [one["name"] for one in document["robustness"]][:2] == ["unchanged", "brightness 0.8"]
 
 
-def test_a_picture_that_fails_in_one_light_counts_in_none(root: Path) -> None:
+def test_a_picture_that_fails_in_one_light_counts_in_none(root):
     predictor = model(limit=0.95)  # 0.8 and 0.9 overflow in bright light
     same, bright = robustness(predictor, open_dataset(root), lights=(Light(), Light(brightness=1.2)))
     assert (same.good, same.defective) == (bright.good, bright.defective) == (4, 1)

@@ -1,7 +1,5 @@
 """The intervals against literal definitions, resampling by hand, and simulated coverage."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,7 @@ def binormal(rng: np.random.Generator, good: int, bad: int, shift: float) -> tup
     return np.arange(good + bad) >= good, scores
 
 
-def test_delong_is_its_definition_ties_included() -> None:
+def test_delong_is_its_definition_ties_included():
     """Every pair by hand: 1 in the right order, 1/2 tied; variances of its row and column means."""
     rng = np.random.default_rng(0)
     labels = rng.random(40) < 0.4
@@ -41,31 +39,28 @@ def test_delong_is_its_definition_ties_included() -> None:
 
 
 @pytest.mark.parametrize(("shift", "truth"), [(1.0, 0.76025), (2.0, 0.92135)])
-def test_the_auroc_interval_holds_the_truth_as_often_as_it_says(shift: float, truth: float) -> None:
+def test_the_auroc_interval_holds_the_truth_as_often_as_it_says(shift, truth):
     rng = np.random.default_rng(2)
     held = 0
     for _ in range(400):
         found = auroc_interval(*binormal(rng, 30, 30, shift))
-        assert found is not None
         assert 0 <= found.low < found.high <= 1
         held += found.low <= truth <= found.high
     assert 0.92 <= held / 400 <= 0.985
 
 
-def test_separated_classes_are_no_certainty() -> None:
+def test_separated_classes_are_no_certainty():
     """5 separate pairs, all in the right order: the exact binomial bound, not [1, 1]."""
     labels = np.array([False] * 20 + [True] * 5)
     found = auroc_interval(labels, labels + 0.0)
-    assert found is not None
     assert found.low == pytest.approx(0.025 ** (1 / 5))
     assert found.high == 1
     assert "5 separate pairs" in found.method
     upside_down = auroc_interval(labels, -1.0 * labels)
-    assert upside_down is not None
     assert (upside_down.low, upside_down.high) == (0, pytest.approx(1 - 0.025 ** (1 / 5)))
 
 
-def test_image_intervals_are_seeded_and_hold_the_value() -> None:
+def test_image_intervals_are_seeded_and_hold_the_value():
     labels, scores = binormal(np.random.default_rng(3), 40, 40, 1.5)
     decisions = scores > 1
     found = image_intervals(labels, scores, decisions, resamples=200, seed=5)
@@ -76,7 +71,6 @@ def test_image_intervals_are_seeded_and_hold_the_value() -> None:
     }
     for name, value in values.items():
         interval = found[name]
-        assert interval is not None
         assert interval.low < value < interval.high
         assert interval.high - interval.low < 0.3
     few = np.array([False, False, True])  # one picture of a class has no interval
@@ -85,9 +79,6 @@ def test_image_intervals_are_seeded_and_hold_the_value() -> None:
     found = image_intervals(labels, labels + 0.0, labels, resamples=50)
     assert found["image_ap"] is None
     assert found["image_auroc"] is not None
-
-
-# -------------------------------------------------------------------------------------------------- pixels
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +118,9 @@ def exact(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
     }
 
 
-def test_counted_pixels_give_the_exact_metrics_nearly(pictures: tuple[list, list]) -> None:
+def test_counted_pixels_give_the_exact_metrics_nearly(pictures):
     maps, truths = pictures
     counts = count_pixels(evaluated(maps, truths))
-    assert counts is not None
     found = {name: float(values[0]) for name, values in counts.curves().metrics().items()}
     assert found == pytest.approx(exact(maps, truths), abs=2e-3)
     # a resample is the pictures as often as they were drawn
@@ -141,25 +131,22 @@ def test_counted_pixels_give_the_exact_metrics_nearly(pictures: tuple[list, list
     assert {name: float(values[0]) for name, values in drawn.items()} == pytest.approx(expected, abs=2e-3)
 
 
-def test_pixel_intervals_hold_the_values(pictures: tuple[list, list]) -> None:
+def test_pixel_intervals_hold_the_values(pictures):
     maps, truths = pictures
     masks = [m > 4 for m in maps]
     counts = count_pixels(evaluated(maps, truths))
-    assert counts is not None
     found = pixel_intervals(counts, resamples=200)
     hits = sum((m & t).sum() for m, t in zip(masks, truths, strict=True))
     total = sum(m.sum() + t.sum() for m, t in zip(masks, truths, strict=True))
     for name, value in (exact(maps, truths) | {"pixel_f1_calibrated": 2 * hits / total}).items():
         interval = found[name]
-        assert interval is not None
         assert interval.low < value < interval.high, name
 
 
-def test_pictures_without_truth_take_no_part(pictures: tuple[list, list]) -> None:
+def test_pictures_without_truth_take_no_part(pictures):
     maps, truths = pictures
     some = [None if k in (1, 3) else t for k, t in enumerate(truths)]
     counts = count_pixels(evaluated(maps, some))
-    assert counts is not None
     kept = [k for k in range(12) if k not in (1, 3)]
     assert counts.normal[:, -1].tolist() == [float((~truths[k]).sum()) for k in kept]
     assert counts.defective.tolist() == [bool(truths[k].any()) for k in kept]
@@ -169,19 +156,17 @@ def test_pictures_without_truth_take_no_part(pictures: tuple[list, list]) -> Non
     assert count_pixels([]) is None
 
 
-def test_pixels_that_do_not_count_are_not_counted(pictures: tuple[list, list]) -> None:
+def test_pixels_that_do_not_count_are_not_counted(pictures):
     maps, truths = pictures
     valid = np.ones(truths[0].shape, bool)
     valid[:10] = False  # the upper region of each is cut, or gone
     counts = count_pixels([seen._replace(valid=valid) for seen in evaluated(maps, truths)])
     below = count_pixels(evaluated([m[10:] for m in maps], [t[10:] for t in truths]))
-    assert counts is not None
-    assert below is not None
     for name in ("normal", "anomalous", "overlap", "marked", "regions"):
         np.testing.assert_array_equal(getattr(counts, name), getattr(below, name))
 
 
-def test_area_stops_at_the_limit_inside_a_segment() -> None:
+def test_area_stops_at_the_limit_inside_a_segment():
     x, y = np.array([[0.0, 0.0, 0.2, 1.0]]), np.array([[0.0, 0.5, 0.5, 1.0]])
     # to 0.6: a rectangle 0.2 x 0.5, then a trapezoid from 0.5 to 0.75
     assert area_under_curves(x, y, 0.6) == pytest.approx((0.2 * 0.5 + 0.4 * 0.625) / 0.6)

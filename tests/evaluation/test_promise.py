@@ -1,8 +1,5 @@
 """The test of the promise: its probabilities are those of scipy.stats, and copies are named."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +14,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 
 
 @pytest.mark.parametrize("count", [1, 15, 60])
-def test_probabilities_are_those_of_a_trusted_library(count: int) -> None:
+def test_probabilities_are_those_of_a_trusted_library(count):
     for successes in range(count + 1):
         expected = binom(count, 0.044).sf(successes - 1), betabinom(count, 1.5, 32.5).sf(successes - 1)
         assert promise._binomial_tail(successes, count, 0.044) == pytest.approx(expected[0], abs=1e-12)
@@ -27,8 +24,8 @@ def test_probabilities_are_those_of_a_trusted_library(count: int) -> None:
 
 
 @pytest.mark.copies
-def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(tmp_path: Path) -> None:
-    def item(name: str, seed: int, noise: float = 0.0) -> Item:
+def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(tmp_path):
+    def item(name, seed, noise=0.0):
         picture = draw_picture("plate", np.random.default_rng(seed), size=128)[0].astype(float)
         picture += np.random.default_rng(0).normal(0, noise, picture.shape)
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / name)
@@ -39,9 +36,9 @@ def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(
     known = {"promised": True, "expected_rate": 0.05, "has_shared_units": False, "unit_count": 8}
     model: Any = SimpleNamespace(calibration=SimpleNamespace(**known))
 
-    def checked(alarms: int) -> dict[str, Any]:
+    def checked(alarms):
         predictions = [SimpleNamespace(is_anomalous=k < alarms, shifts=()) for k in range(len(shown))]
-        return promise.check_promise(model, train, list(zip(shown, predictions, strict=True)))  # type: ignore[arg-type]
+        return promise.check_promise(model, train, list(zip(shown, predictions, strict=True)))
 
     kept, broken = checked(0), checked(3)
     assert kept["copies_of_training"] == [str(tmp_path / "copy.png")]

@@ -1,7 +1,5 @@
 """Reading the trials of an agreement study: tables, result folders, and what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -34,7 +32,7 @@ def results(folder: Path, answers: dict[str, tuple[str, float]], model: str = "m
     return folder
 
 
-def test_a_table_of_trials_in_any_order_with_commas_or_semicolons(tmp_path: Path) -> None:
+def test_a_table_of_trials_in_any_order_with_commas_or_semicolons(tmp_path):
     rows = [",".join(row) for row in reversed(aiag.rows())]
     head = "part,appraiser,trial,decision,reference"
     plain = trials(tmp_path / "a.csv", *rows, head=head)
@@ -50,7 +48,7 @@ def test_a_table_of_trials_in_any_order_with_commas_or_semicolons(tmp_path: Path
             assert (found.decisions[name] == wanted.decisions[name]).all()
 
 
-def test_folders_of_results_are_trials_of_their_model(tmp_path: Path) -> None:
+def test_folders_of_results_are_trials_of_their_model(tmp_path):
     for name in ("known/good/p1.png", "known/good/p2.png", "known/scratch/p10.png"):
         write(tmp_path / name, "")
     first = results(
@@ -71,7 +69,7 @@ def test_folders_of_results_are_trials_of_their_model(tmp_path: Path) -> None:
     assert both.trials == 2
 
 
-def test_parts_in_several_views_are_read_from_their_table(tmp_path: Path) -> None:
+def test_parts_in_several_views_are_read_from_their_table(tmp_path):
     out = results(tmp_path / "r", {"p1_top.png": ("anomalous", 1)})
     write(
         out / "parts.csv",
@@ -104,13 +102,13 @@ GOOD = ("p1,Eva,1,good,good", "p2,Eva,1,bad,bad", "p1,Eva,2,good,good", "p2,Eva,
         ((), "there is no decision"),
     ],
 )
-def test_an_incomplete_study_is_one_clear_line(tmp_path: Path, lines: tuple[str, ...], said: str) -> None:
+def test_an_incomplete_study_is_one_clear_line(tmp_path, lines, said):
     with pytest.raises(InputError, match=said) as error:
         read_study([trials(tmp_path / "t.csv", *lines)], None)
     assert "\n" not in str(error.value)
 
 
-def test_what_the_reference_lacks_is_named(tmp_path: Path) -> None:
+def test_what_the_reference_lacks_is_named(tmp_path):
     table = trials(tmp_path / "t.csv", "p1,Eva,1,ok", "p9,Eva,1,ok", head="part,appraiser,trial,decision")
     with pytest.raises(InputError, match="nothing says which parts are defective: name --reference"):
         read_study([table], None)
@@ -129,7 +127,7 @@ def test_what_the_reference_lacks_is_named(tmp_path: Path) -> None:
         read_study([table], tmp_path / "twice")
 
 
-def test_a_picture_that_was_not_judged_is_named(tmp_path: Path) -> None:
+def test_a_picture_that_was_not_judged_is_named(tmp_path):
     out = results(tmp_path / "r", {"p1.png": ("good", 1)})
     write(out / TABLE, f"{HEADER}p1.png,,,,,,,p1.png is damaged\n")
     reference = trials(tmp_path / "ref.csv", "p1,good", "p2,bad", head="part,reference")

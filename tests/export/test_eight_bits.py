@@ -1,7 +1,5 @@
 """Which convolutions an int8 export leaves in fp32: as few as evidence asks for."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +18,7 @@ from flawscope.export import eight_bits  # noqa: E402
 from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed  # noqa: E402
 from flawscope.export.export import open_embed  # noqa: E402
 from flawscope.export.onnx_graph import IR_VERSION, OPSET  # noqa: E402
-from flawscope.export.recalibrate import ProbeImages  # noqa: E402
+from flawscope.export.recalibrate import whole_pictures  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
 
 
@@ -59,7 +57,7 @@ def network(weights: list[Any], branches: int = 1) -> Any:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_rounded_weights_leave_the_means_of_channels(bias: bool) -> None:
+def test_rounded_weights_leave_the_means_of_channels(bias):
     """Nearly half a step is lost of every weight but two: a third of the sum."""
     weights = [np.eye(4, 3)[:, :, None, None], *(np.eye(4)[:, :, None, None] for _ in range(2))]
     lossy = np.full((4, 4, 5, 5), 0.45 / 127)
@@ -99,7 +97,7 @@ def evidence(embed: Any) -> QuantizationErrorMeter:
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
-    return QuantizationErrorMeter(embed, scoring(), ProbeImages(pictures(4)), calibration)
+    return QuantizationErrorMeter(embed, scoring(), whole_pictures(pictures(4)), calibration)
 
 
 def in_fp32(proto: Any) -> set[str]:
@@ -111,7 +109,7 @@ def diagonal(*values: float) -> Any:
     return np.diag(values)[:, :, None, None]
 
 
-def test_all_convolutions_are_in_8_bits_where_answers_stay() -> None:
+def test_all_convolutions_are_in_8_bits_where_answers_stay():
     embed = network([diagonal(1, 1, 1)] * 4)
     before = embed.SerializeToString(deterministic=True)
     shown = evidence(embed)
@@ -124,7 +122,7 @@ def test_all_convolutions_are_in_8_bits_where_answers_stay() -> None:
     assert embed.SerializeToString(deterministic=True) == before
 
 
-def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
+def test_layers_that_8_bits_ruin_stay_in_fp32():
     """One channel is 100,000 times as large as the others between two layers, and covers them."""
     weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1), diagonal(1, 1, 1)]
     embed = network(weights)
@@ -141,7 +139,7 @@ def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_layers_left_in_fp32_are_computed_in_fp32(engine: str) -> None:
+def test_layers_left_in_fp32_are_computed_in_fp32(engine):
     """Beside a weight of 1000, 1 is 0 in 8 bits: an engine that rounds these weights, too, is found."""
     pytest.importorskip(engine)
     embed = network([diagonal(1e-3, 1, 1), diagonal(1e3, 1, 1), diagonal(1, 1, 1)])
@@ -151,7 +149,7 @@ def test_layers_left_in_fp32_are_computed_in_fp32(engine: str) -> None:
     np.testing.assert_allclose(found[:, 1:], pictures(1)[:, 1:], atol=0.02)
 
 
-def test_shared_weights_stay_or_go_together() -> None:
+def test_shared_weights_stay_or_go_together():
     weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1)]
     embed = network(weights, branches=2)
     maker = Quantizer(embed, [pictures(4)])
@@ -161,7 +159,7 @@ def test_shared_weights_stay_or_go_together() -> None:
     assert in_fp32(proto) == {"conv0.1", "conv1.1"}
 
 
-def test_what_is_not_a_number_is_far_away() -> None:
+def test_what_is_not_a_number_is_far_away():
     embed = network([diagonal(1, 1, 1)] * 2)
     shown = evidence(embed)
     broken = onnx.ModelProto()
@@ -172,7 +170,7 @@ def test_what_is_not_a_number_is_far_away() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_several_threads_may_ask_for_features_at_once(engine: str) -> None:
+def test_several_threads_may_ask_for_features_at_once(engine):
     pytest.importorskip(engine)
     embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), engine, "int8")
     shown = [pictures(1, seed=k) for k in range(8)]

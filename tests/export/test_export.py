@@ -1,7 +1,5 @@
 """The exported model answers as the trained one does, or there is none."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil
@@ -38,7 +36,6 @@ from flawscope.runtime import ExportedSession  # noqa: E402
 from flawscope.runtime import onnx_file as runtime  # noqa: E402
 
 Made = Callable[[str], Path]
-Capture = pytest.CaptureFixture[str]
 
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -90,9 +87,6 @@ def certificate_of(path: Path, engine: str = "") -> Certificate:
     return next(c for c in certificates_from_facts(read_manifest(path).facts) if c.runtime.startswith(engine))
 
 
-# ----------------------------------------------------------------------------------------------------- parity
-
-
 def assert_parity(model: Predictor, path: Path, engine: str, count: int = 15) -> None:
     """In batches of every size, and in one that nothing was compared in."""
     images, session = images_of(model, count), flawscope.load(path, engine=engine).session
@@ -108,14 +102,7 @@ def assert_parity(model: Predictor, path: Path, engine: str, count: int = 15) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_parity_of_other_models(
-    name: str,
-    fast: None,
-    drawn: Path,
-    small_backbone: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_parity_of_other_models(name, fast, drawn, small_backbone, tmp_path, monkeypatch):
     if "two" in name:
         monkeypatch.setattr(views, "MIN_BANK", 1)  # a screen before a memory bank this small
         small_backbone = {}  # whose distances are small beside the norms of its features
@@ -130,7 +117,7 @@ def test_parity_of_other_models(
 
 
 @pytest.mark.slow
-def test_nothing_of_this_machine_is_in_the_file(onnx_path: Path, reduced: Path) -> None:
+def test_nothing_of_this_machine_is_in_the_file(onnx_path, reduced):
     root = Path(flawscope.__file__).parents[2]
     for path in (onnx_path, reduced):
         for file in path.parent.iterdir():
@@ -140,19 +127,14 @@ def test_nothing_of_this_machine_is_in_the_file(onnx_path: Path, reduced: Path) 
 
 
 @pytest.mark.slow
-def test_the_file_is_no_larger_than_the_model(exported: Made, model_path: Path) -> None:
+def test_the_file_is_no_larger_than_the_model(exported, model_path):
     """The memory bank and the weights are in it once."""
     path = exported("fp32")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.stat().st_size < 1.1 * model_path.stat().st_size
 
 
-# ---------------------------------------------------------------------------------------- reduced precisions
-
-
-def test_a_reduced_precision_is_calibrated_anew(
-    reduced: Path, trained: Predictor, train: list[Path], unseen: list[Path]
-) -> None:
+def test_a_reduced_precision_is_calibrated_anew(reduced, trained, train, unseen):
     model = flawscope.load(reduced)
     calibration, before = model.calibration, trained.calibration
     assert calibration.count == TRAIN + UNSEEN
@@ -172,9 +154,7 @@ def test_a_reduced_precision_is_calibrated_anew(
     assert calibration.map_level == pytest.approx(before.map_level, rel=0.2)
 
 
-def test_its_manifest_says_so(
-    reduced: Path, trained: Predictor, train: list[Path], unseen: list[Path]
-) -> None:
+def test_the_manifest_of_a_reduced_precision_says_so(reduced, trained, train, unseen):
     manifest = read_manifest(reduced)
     hashes = [pixel_hash(decode(picture)) for picture in (*train, *unseen)]
     assert manifest.facts["calibration_pictures"] == hashes
@@ -193,9 +173,7 @@ def test_its_manifest_says_so(
         assert value == before[name] or name in changed
 
 
-def test_its_answers_are_its_own_in_any_batch_and_on_another_machine(
-    reduced: Path, trained: Predictor
-) -> None:
+def test_a_reduced_precision_answers_alike_in_any_batch_and_on_another_machine(reduced, trained):
     model = flawscope.load(reduced)
     result = model.self_test()
     assert result.passed
@@ -209,9 +187,7 @@ def test_its_answers_are_its_own_in_any_batch_and_on_another_machine(
     np.testing.assert_allclose(scores, trained.session.run(images)[0], rtol=0.1)
 
 
-def test_copies_and_what_cannot_be_read_do_not_count(
-    bf16_in_name: None, fast: None, model_path: Path, train: list[Path], unseen: list[Path], tmp_path: Path
-) -> None:
+def test_copies_and_what_cannot_be_read_do_not_count(bf16_in_name, fast, model_path, train, unseen, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name, source in (("a", train[3]), ("b", unseen[0]), ("c", train[3]), ("d", unseen[0])):
@@ -233,8 +209,8 @@ def without_groups(path: Path) -> model_file.Artefact:
 
 
 def test_a_model_that_knows_no_groups_needs_pictures_it_has_not_seen(
-    bf16_in_name: None, fast: None, model_path: Path, train: list[Path], unseen: list[Path], tmp_path: Path
-) -> None:
+    bf16_in_name, fast, model_path, train, unseen, tmp_path
+):
     old, out = without_groups(model_path), tmp_path / "m.onnx"
     with pytest.raises(InputError, match=r"none of the pictures can calibrate bf16.*has not seen") as error:
         export(old, out, precision="bf16", pictures=train)
@@ -246,9 +222,7 @@ def test_a_model_that_knows_no_groups_needs_pictures_it_has_not_seen(
     np.testing.assert_allclose(model.calibration.scores, scores_of(model, unseen), rtol=1e-5)
 
 
-def test_pictures_it_was_calibrated_on_anew_are_not_left_out(
-    bf16_in_name: None, fast: None, trained: Predictor, unseen: list[Path], tmp_path: Path
-) -> None:
+def test_pictures_it_was_calibrated_on_anew_are_not_left_out(bf16_in_name, fast, trained, unseen, tmp_path):
     """They were never in the memory bank: nothing is to be left out for them."""
     again, out = trained.calibrate(unseen, force=True), tmp_path / "m.onnx"
     assert "calibration_groups" not in again.manifest.facts
@@ -259,19 +233,10 @@ def test_pictures_it_was_calibrated_on_anew_are_not_left_out(
     assert roles == ["train"] * TRAIN + ["calibration"] * UNSEEN
 
 
-# -------------------------------------------------------------------------------------------- no file
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_differs_too_much_leaves_no_file(
-    bf16_in_name: None,
-    precision: str,
-    fast: None,
-    model_path: Path,
-    unseen: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    bf16_in_name, precision, fast, model_path, unseen, tmp_path, monkeypatch
+):
     monkeypatch.setitem(certificates.TOLERANCE, precision, 0.0)
     pictures = unseen if precision != "fp32" else []
     out = tmp_path / "model.onnx"
@@ -285,15 +250,15 @@ def test_what_differs_too_much_leaves_no_file(
 
 
 def test_a_network_that_cuts_defects_off_gets_no_certificate(
-    bf16_in_name: None, fast: None, model_path: Path, train: list[Path], tmp_path: Path, monkeypatch: Any
-) -> None:
+    bf16_in_name, fast, model_path, train, tmp_path, monkeypatch
+):
     """Good pictures score as they should: only defects tell."""
     import onnx
 
     threshold = np.float32(model_file.read(model_path).manifest.calibration.score_threshold)
     joined = onnx_graph.join_graphs
 
-    def cut(*steps: Any) -> Any:
+    def cut(*steps):
         proto = joined(*steps)
         for node in proto.graph.node:
             node.output[:] = ["uncut" if name == "scores" else name for name in node.output]
@@ -308,18 +273,16 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
     assert not list(tmp_path.iterdir())
 
 
-def test_ties_are_listed_and_not_counted(
-    fast: None, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ties_are_listed_and_not_counted(fast, model_path, tmp_path, monkeypatch):
     """The second sample is one, and the engine chooses otherwise there."""
     run, asked = ExportedSession.run, []
     second = model_file.read(model_path).tensors["samples"][1].astype(np.float32) / 255.0
 
-    def otherwise(self: Any, images: Any, positions: Any = None) -> Any:
+    def otherwise(self, images, positions=None):
         scores, maps = run(self, images, positions)
         return np.where([np.array_equal(i, second) for i in images], 2 * scores, scores), maps
 
-    def ties(self: Any, features: Any, inside: Any) -> Any:
+    def ties(self, features, inside):
         asked.append(len(features))
         return torch.tensor([len(asked) % 3 == 2])
 
@@ -334,12 +297,7 @@ def test_ties_are_listed_and_not_counted(
     assert certificate_of(tmp_path / "m.onnx") == certificate
 
 
-# ------------------------------------------------------------------------------------------------ wrong calls
-
-
-def test_without_samples_pictures_are_needed(
-    bf16_in_name: None, fast: None, model_path: Path, drawn: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_without_samples_pictures_are_needed(bf16_in_name, fast, model_path, drawn, tmp_path, capsys):
     artefact = model_file.read(model_path)
     bare = replace(
         artefact,
@@ -359,7 +317,7 @@ def test_without_samples_pictures_are_needed(
         json.dumps(runtime.read_manifest(out).to_dict())
 
 
-def test_wrong_calls_are_one_line(model_path: Path, onnx_path: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_wrong_calls_are_one_line(model_path, onnx_path, tmp_path, capsys):
     for argv, reason in (
         ([str(onnx_path), "--out", "new.onnx"], "is an exported model: name the .safetensors file"),
         ([str(model_path), "--out", "new.pt"], "exported models are .onnx"),
@@ -383,7 +341,7 @@ def test_wrong_calls_are_one_line(model_path: Path, onnx_path: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path: Path, tmp_path: Path) -> None:
+def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path, tmp_path):
     artefact, out = model_file.read(model_path), tmp_path / "new.onnx"
     calibration = replace(artefact.manifest.calibration, precision="bf16")
     reduced = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
@@ -398,14 +356,7 @@ def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path: Path, t
 
 
 @pytest.mark.parametrize(("precision", "absent"), [("fp32", "onnxscript"), ("bf16", "openvino")])
-def test_a_package_that_is_missing_is_one_line(
-    precision: str,
-    absent: str,
-    model_path: Path,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_package_that_is_missing_is_one_line(precision, absent, model_path, tmp_path, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == absent else find(name, *rest)
@@ -416,18 +367,14 @@ def test_a_package_that_is_missing_is_one_line(
     assert err == f"flawscope: export needs {absent}: pip install {absent}\n"
 
 
-def test_a_model_too_large_for_the_format_is_said_so(
-    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_too_large_for_the_format_is_said_so(model_path, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph.onnx_file, "MAX_PROTOBUF_BYTES", 1000)
     with pytest.raises(InputError, match="file holds 2"):
         export(model_path, tmp_path / "new.onnx")
 
 
-def test_what_the_exporter_cannot_do_is_one_line(
-    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any, **__: Any) -> None:
+def test_what_the_exporter_cannot_do_is_one_line(model_path, tmp_path, monkeypatch):
+    def broken(*_, **__):
         raise RuntimeError("step 3/3\nfailed") from ValueError("no such operator\nfor you")
 
     monkeypatch.setattr(onnx_graph.torch.onnx, "export", broken)
@@ -437,12 +384,12 @@ def test_what_the_exporter_cannot_do_is_one_line(
 
 
 def test_an_operator_that_the_loader_refuses_is_found_before_anything_is_written(
-    trace_once: Callable[[Any], Any], model_path: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+    trace_once, model_path, tmp_path, monkeypatch
+):
     import onnx
 
-    def with_another(model: Any, translations: Any) -> Any:
-        embed, score = trace_once(model, translations)
+    def with_another(model):
+        embed, score = trace_once(model)
         changed = onnx.ModelProto()
         changed.CopyFrom(score)
         square = onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "square")
@@ -456,12 +403,7 @@ def test_an_operator_that_the_loader_refuses_is_found_before_anything_is_written
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------- command line
-
-
-def test_export_and_info_in_a_reduced_precision(
-    bf16_in_name: None, fast: None, model_path: Path, drawn: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_export_and_info_in_a_reduced_precision(bf16_in_name, fast, model_path, drawn, tmp_path, capsys):
     out = tmp_path / "m.onnx"
     argv = ["export", str(model_path), "--precision", "bf16", "--out", str(out)]
     assert main([*argv, "--pictures", str(drawn / "plate/train/good")]) == 0
@@ -478,9 +420,7 @@ def test_export_and_info_in_a_reduced_precision(
 
 
 @pytest.mark.parametrize("engine", ["torch", *ENGINES])
-def test_self_test_fails_where_an_expectation_was_changed(
-    engine: str, model_path: Path, onnx_path: Path
-) -> None:
+def test_self_test_fails_where_an_expectation_was_changed(engine, model_path, onnx_path):
     pytest.importorskip(engine)
     path = model_path if engine == "torch" else onnx_path
     model = flawscope.load(path, engine=None if engine == "torch" else engine, device="cpu")
@@ -493,7 +433,7 @@ def test_self_test_fails_where_an_expectation_was_changed(
         assert not Predictor(replace(model.artefact, manifest=manifest), model.session).self_test().passed
 
 
-def test_a_certificate_that_is_none_is_said_so(onnx_path: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_certificate_that_is_none_is_said_so(onnx_path, tmp_path, capsys):
     model = flawscope.load(onnx_path)
     for wrong in ("passed", {}, {"precision": "fp7"}):
         facts = {**model.manifest.facts, "certificate": wrong}

@@ -1,7 +1,5 @@
 """The ONNX graph: two steps that are one, smaller where that is said, and nothing of this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,11 +68,8 @@ def stored(proto: Any) -> dict[str, Any]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
-# ---------------------------------------------------------------------------------------------------- tracing
-
-
 @pytest.mark.parametrize("batch", [1, 3, 7])
-def test_the_steps_are_the_detector_s(batch: int, steps: tuple[Any, Any], trained: TorchSession) -> None:
+def test_the_steps_are_the_detector_s(batch, steps, trained):
     embed, score = steps
     with torch.inference_mode():
         features = trained.model.embed(torch.from_numpy(pictures(batch)))
@@ -86,7 +81,7 @@ def test_the_steps_are_the_detector_s(batch: int, steps: tuple[Any, Any], traine
     np.testing.assert_allclose(drawn, maps.numpy(), rtol=1e-4, atol=1e-3)
 
 
-def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) -> None:
+def test_names_operators_and_versions(steps, quantised):
     embed, score = steps
     for proto, given, results in (
         (embed, "images", ["features"]),
@@ -105,11 +100,8 @@ def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) ->
         assert len(names) == len(set(names))
 
 
-# ---------------------------------------------------------------------------------------------------- joining
-
-
 @pytest.mark.parametrize("batch", [1, 5])
-def test_joined_they_are_one_after_the_other(batch: int, steps: tuple[Any, Any]) -> None:
+def test_joined_they_are_one_after_the_other(batch, steps):
     embed, score = steps
     before = [proto.SerializeToString(deterministic=True) for proto in steps]
     joined = onnx_graph.join_graphs(embed, score)
@@ -122,8 +114,8 @@ def test_joined_they_are_one_after_the_other(batch: int, steps: tuple[Any, Any])
     assert {len(stored(joined))} == {len(stored(embed)) + len(stored(score))}
 
 
-def test_the_same_name_in_both_steps_means_two_things() -> None:
-    def step(given: str, results: list[str], weight: float) -> Any:
+def test_the_same_name_in_both_steps_means_two_things():
+    def step(given, results, weight):
         number = numpy_helper.from_array(np.float32([weight]), "weight")
         nodes = [helper.make_node("Add", [given, "weight"], ["inner"], "add")]
         nodes += [helper.make_node("Identity", ["inner"], [name], f"out_{name}") for name in results]
@@ -141,9 +133,6 @@ def test_the_same_name_in_both_steps_means_two_things() -> None:
         assert found.tolist() == [11.0, 16.0]
 
 
-# ------------------------------------------------------------------------------------------------- 8 bits
-
-
 def convolutions(proto: Any) -> list[Any]:
     return [node for node in proto.graph.node if node.op_type == "Conv"]
 
@@ -152,9 +141,7 @@ def readers(proto: Any, name: str) -> list[Any]:
     return [node for node in proto.graph.node if name in node.input]
 
 
-def test_8_bit_convolutions_are_all_but_those_whose_input_is_a_feature(
-    steps: tuple[Any, Any], quantised: Any
-) -> None:
+def test_8_bit_convolutions_are_all_but_those_whose_input_is_a_feature(steps, quantised):
     embed = steps[0]
     made_by = {name: node for node in quantised.graph.node for name in node.output}
     whole = [
@@ -175,7 +162,6 @@ def test_8_bit_convolutions_are_all_but_those_whose_input_is_a_feature(
     for node in convolutions(quantised):
         weights = kept.get(node.input[1])
         if node.name in expected:
-            assert weights is not None
             assert weights.dtype == np.float32
         else:
             assert weights is None  # bytes, made numbers on the way
@@ -183,9 +169,8 @@ def test_8_bit_convolutions_are_all_but_those_whose_input_is_a_feature(
     assert np.dtype(np.int8) in kinds
 
 
-def test_products_of_8_bits_fit_16_bits_in_pairs(quantised: Any) -> None:
-    """Whichever two weights of a channel stand side by side: processors without VNNI add their products in
-    16 bits. All channels use what that leaves."""
+def test_products_of_8_bits_fit_16_bits_in_pairs(quantised):
+    """Processors without VNNI add neighbours' products in 16 bits. All channels use what that leaves."""
     kept = [w for w in stored(quantised).values() if w.dtype == np.int8 and w.ndim == 4]
     assert len(kept) > 20
     for weights in kept:

@@ -1,7 +1,5 @@
 """Exported routers: in every engine they answer, and recognise products, as before."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import zipfile
@@ -61,7 +59,6 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 def opened(path: Path, engine: str | None = None) -> Router:
     model = flawscope.load(path, device="cpu", engine=engine)
-    assert isinstance(model, Router)
     return model
 
 
@@ -76,9 +73,7 @@ def repacked(path: Path, out: Path, change: Callable[[dict[str, bytes]], Any], k
     return out
 
 
-def test_it_answers_as_the_trained_one_and_knows_its_certificates(
-    exported: Path, two_products: Path, engine: str
-) -> None:
+def test_it_answers_as_the_trained_one_and_knows_its_certificates(exported, two_products, engine):
     trained, model = opened(exported / "line.safetensors"), opened(exported / "line.zip", engine)
     assert {one.session.runtime for one in model.products.values()} == {engine}
     paths = [str(path) for path in sorted(two_products.rglob("test/*/*.png"))]
@@ -95,9 +90,7 @@ def test_it_answers_as_the_trained_one_and_knows_its_certificates(
         assert all(one.passed for one in certified)
 
 
-def test_each_file_in_it_is_an_ordinary_exported_model(
-    exported: Path, two_products: Path, tmp_path: Path, engine: str
-) -> None:
+def test_each_file_in_it_is_an_ordinary_exported_model(exported, two_products, tmp_path, engine):
     with zipfile.ZipFile(exported / "line.zip") as archive:
         archive.extract("plate.onnx", tmp_path)
         onnx.checker.check_model(onnx.load_from_string(archive.read("recognition.onnx")))
@@ -110,7 +103,7 @@ def test_each_file_in_it_is_an_ordinary_exported_model(
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "plate.onnx").read_bytes()
 
 
-def test_it_is_saved_as_it_is_and_at_another_rate(exported: Path, tmp_path: Path) -> None:
+def test_it_is_saved_as_it_is_and_at_another_rate(exported, tmp_path):
     model = opened(exported / "line.zip", "onnxruntime")
     model.save(tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == (exported / "line.zip").read_bytes()
@@ -121,7 +114,7 @@ def test_it_is_saved_as_it_is_and_at_another_rate(exported: Path, tmp_path: Path
         model.save(tmp_path / "line.safetensors")
 
 
-def test_what_cannot_be_exported_is_one_line(exported: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_one_line(exported, tmp_path):
     with pytest.raises(InputError, match=r"should end in \.zip"):
         export_router(exported / "line.safetensors", tmp_path / "line.onnx")
     with pytest.raises(InputError, match="no product bottle: it knows fabric, plate"):
@@ -135,7 +128,7 @@ def test_what_cannot_be_exported_is_one_line(exported: Path, tmp_path: Path) -> 
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_engine_that_does_not_run_it_is_one_line(exported: Path) -> None:
+def test_an_engine_that_does_not_run_it_is_one_line(exported):
     with pytest.raises(InputError, match="use one of onnxruntime, openvino"):
         flawscope.load(exported / "line.zip", engine="torch")
     with pytest.raises(InputError, match="torch runs it; export it first"):
@@ -143,7 +136,7 @@ def test_an_engine_that_does_not_run_it_is_one_line(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["plate.onnx", "recognition.onnx"])
-def test_a_damaged_network_is_refused(exported: Path, tmp_path: Path, engine: str, which: str) -> None:
+def test_a_damaged_network_is_refused(exported, tmp_path, engine, which):
     """One with a loop, none at all, and another one in its place."""
     with zipfile.ZipFile(exported / "line.zip") as archive:
         given = {name: archive.read(name) for name in archive.namelist()}
@@ -158,7 +151,7 @@ def test_a_damaged_network_is_refused(exported: Path, tmp_path: Path, engine: st
             flawscope.load(bad, device="cpu", engine=engine)
 
 
-def test_an_archive_that_lacks_something_is_one_clear_line(exported: Path, tmp_path: Path) -> None:
+def test_an_archive_that_lacks_something_is_one_clear_line(exported, tmp_path):
     for name in ("plate.onnx", "recognition.onnx", "recognition.npz", "router.json"):
         bad = repacked(
             exported / "line.zip", tmp_path / "bad.zip", lambda of, name=name: of.pop(name) and None
@@ -175,9 +168,7 @@ def test_an_archive_that_lacks_something_is_one_clear_line(exported: Path, tmp_p
         flawscope.load(tmp_path / "cut.zip", device="cpu")
 
 
-def test_a_joint_model_that_an_older_version_exported_names_the_remedy(
-    exported: Path, tmp_path: Path
-) -> None:
+def test_a_joint_model_that_an_older_version_exported_names_the_remedy(exported, tmp_path):
     artefact = router_file.read(exported / "line.safetensors")
     parts = [{"name": n, "manifest": one.manifest.to_dict()} for n, one in artefact.products.items()]
     document = {"format": JOINT_FORMAT, "versions": {}, "products": parts}
@@ -187,7 +178,7 @@ def test_a_joint_model_that_an_older_version_exported_names_the_remedy(
         flawscope.load(tmp_path / "old.safetensors")
 
 
-def test_pictures_find_their_product(exported: Path, two_products: Path, tmp_path: Path) -> None:
+def test_pictures_find_their_product(exported, two_products, tmp_path):
     """Those of a data root by its folders, others by what they show."""
     args = argparse.Namespace(model=str(exported / "line.safetensors"), pictures=str(two_products))
     in_folders = models._good_pictures(args)
@@ -204,9 +195,7 @@ def test_pictures_find_their_product(exported: Path, two_products: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_one_product_in_another_precision_and_the_others_as_they_are(
-    two_products: Path, quick_settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_one_product_in_another_precision_and_the_others_as_they_are(two_products, quick_settings, tmp_path):
     small = {**quick_settings, "device": "cpu", "check": False, "samples": 1}
     trained = fit(two_products, category="fabric", method="efficientad", **small)
     plate = fit(two_products, category="plate", size=SIZE, cap=60, device="cpu", check=False)
@@ -224,12 +213,10 @@ def test_one_product_in_another_precision_and_the_others_as_they_are(
 
 
 @pytest.mark.slow
-def test_a_network_that_recognises_otherwise_is_not_exported(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_that_recognises_otherwise_is_not_exported(exported, tmp_path, monkeypatch):
     traced = onnx_graph.trace_module
 
-    def elsewhere(module: Any, given: Any, results: list[str], *others: Any) -> Any:
+    def elsewhere(module, given, results, *others):
         proto = traced(module, given, results, *others)
         if results == ["descriptors"]:
             for node in proto.graph.node:

@@ -1,13 +1,10 @@
 """A model with tiles in reduced precision: another detector, calibrated anew on whole pictures."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +37,7 @@ def reduced(precision: str, tiled: Tiled) -> Path:
 
 
 @pytest.mark.slow
-def test_it_is_calibrated_anew_on_pictures(reduced: Path, tiled: Tiled, tiled_pictures: Path) -> None:
+def test_it_is_calibrated_anew_on_pictures(reduced, tiled, tiled_pictures):
     model, trained = flawscope.load(reduced), flawscope.load(tiled(roi=ROI), device="cpu")
     found, before = model.calibration, trained.calibration
     assert found.count == before.count == len(list_pictures(tiled_pictures / "train"))
@@ -63,8 +60,8 @@ def test_it_is_calibrated_anew_on_pictures(reduced: Path, tiled: Tiled, tiled_pi
 
 
 def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
-    bf16_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
-) -> None:
+    bf16_in_name, fast, tiled, tiled_pictures, tmp_path
+):
     good = [*list_pictures(tiled_pictures / "good"), *list_pictures(tiled_pictures / "tile")]
     failures: list[str] = []
     given = [*good, tiled_pictures / "small/0.png"]
@@ -78,8 +75,8 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
 
 @pytest.mark.slow
 def test_pictures_are_held_one_after_the_other(
-    bf16_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+    bf16_in_name, fast, tiled, tiled_pictures, tmp_path, monkeypatch
+):
     """And nothing is computed twice."""
     path = tiled()
     alive: weakref.WeakSet[Views] = weakref.WeakSet()
@@ -87,14 +84,14 @@ def test_pictures_are_held_one_after_the_other(
     asked: list[int] = []
     views = Preprocess.views
 
-    def counted(self: Preprocess, *given: Any) -> Views:
+    def counted(self, *given):
         gc.collect()
         most[0] = max(most[0], len(alive))
         made = views(self, *given)
         alive.add(made)
         return made
 
-    def answered(self: Any, features: Any, group: int, *rest: Any) -> Any:
+    def answered(self, features, group, *rest):
         asked.append(group)
         return left_out(self, features, group, *rest)
 
@@ -108,14 +105,14 @@ def test_pictures_are_held_one_after_the_other(
 
 
 def test_pictures_that_cannot_be_left_out_are_left_away(
-    bf16_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+    bf16_in_name, fast, tiled, tiled_pictures, tmp_path, monkeypatch
+):
     """Methods that need a part's other pictures for it say so picture by picture."""
     path, left_out = tiled(), Model.left_out
     before, hashes = model_file.read(path).manifest, []
     groups = before.facts["calibration_groups"]
 
-    def some(self: Any, features: Any, group: int, *rest: Any) -> Any:
+    def some(self, features, group, *rest):
         lost = group in (groups[hashes[0]], groups[hashes[3]])
         return None if lost else left_out(self, features, group, *rest)
 
@@ -131,9 +128,7 @@ def test_pictures_that_cannot_be_left_out_are_left_away(
 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 300])
-def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
-    count: int, tiled: Tiled, tiled_pictures: Path
-) -> None:
+def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(count, tiled, tiled_pictures):
     """However many pictures there are."""
     artefact = model_file.read(tiled())
     path = list_pictures(tiled_pictures / "good")[0]

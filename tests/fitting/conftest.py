@@ -1,9 +1,6 @@
 """What the fits in these tests share."""
 
-from __future__ import annotations
-
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +9,6 @@ from PIL import Image
 
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
-
-
-@pytest.fixture(scope="module")
-def one_backbone() -> Iterator[None]:
-    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
-    from flawscope.methods import patch_detector as models
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        empty, made = models.empty_backbone, {}
-
-        def once(name: str, stages: object, size: object, *more: object) -> object:
-            if (name, stages, size) not in made:
-                made[name, stages, size] = empty(name, stages, size, *more)
-            return made[name, stages, size]
-
-        patch.setattr(models, "empty_backbone", once)
-        yield
 
 
 @pytest.fixture

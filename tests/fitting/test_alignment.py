@@ -1,15 +1,12 @@
 """Fits and predictions on parts that lie anyhow: found, judged as if all lay alike, marked where they lie."""
 
-from __future__ import annotations
-
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 import flawscope
+from brackets import bracket
 from flawscope.calibration.parts import PartCalibration
 from flawscope.errors import InputError
 from flawscope.export.recalibrate import ExportPictures
@@ -18,27 +15,13 @@ from flawscope.predictor.parts import PartCollector
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow
 
-SIDE = 128
+SIDE, SPOT = 128, (15.0, 18.0)
 
 
 def part(seed: int, defect: bool = False, empty: bool = False) -> tuple[np.ndarray, tuple[float, float]]:
     """A bracket at any place and angle, [H, W, 3] uint8, and where a dark spot is, or would be: x, y."""
-    rng = np.random.default_rng(seed)
-    x, y = rng.uniform(0.4 * SIDE, 0.6 * SIDE, 2)
-    angle = rng.uniform(-math.pi, math.pi)
-    cos, sin = math.cos(angle), math.sin(angle)
-    down, right = np.mgrid[:SIDE, :SIDE] + 0.5
-    u, v = cos * (right - x) + sin * (down - y), cos * (down - y) - sin * (right - x)
-    foot = np.maximum(abs(u) - 30, abs(v - 18) - 7)
-    shape = np.minimum(foot, np.maximum(abs(u + 23) - 7, abs(v) - 25))
-    cover = np.clip(0.5 - shape, 0, 1) * (not empty)
-    ground = 80 + 6 * ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE)), 2) * 4
-    picture = ground + cover * (180 - ground)
-    if defect:
-        picture[np.hypot(u - 15, v - 18) < 4] = 40
-    noisy = picture + rng.normal(0, 2, picture.shape)
-    at = cos * 15 - sin * 18 + x, sin * 15 + cos * 18 + y
-    return np.repeat(noisy.clip(0, 255).astype(np.uint8)[..., None], 3, 2), at
+    picture, place = bracket(seed, SPOT if defect else None, empty=empty)
+    return picture, place(SPOT)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +33,7 @@ def predictor() -> Predictor:
     return found
 
 
-def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> None:
+def test_a_defect_is_found_and_marked_where_it_lies(predictor):
     for seed in range(100, 104):
         picture, (x, y) = part(seed, defect=True)
         found = predictor.predict(picture)
@@ -60,7 +43,6 @@ def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> Non
         assert math.hypot(peak[1] + 0.5 - x, peak[0] + 0.5 - y) < 8
         assert drawn.shape == picture.shape[:2]
         pose = found.part_pose
-        assert pose is not None
         back = found.geometry.inverse()  # from the view [64, 64]
         middle = back.to_network((32, 32, 32, 32))[:2]
         assert math.dist(middle, (pose.x, pose.y)) < 0.01
@@ -79,7 +61,7 @@ def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> Non
             assert y0 - 1 <= region.centroid[1] <= y1 + 1
 
 
-def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor: Predictor) -> None:
+def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor):
     found = predictor.predict(part(200, empty=True)[0])
     assert found.part_found is False
     assert found.is_anomalous
@@ -97,20 +79,8 @@ def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor: Predicto
     assert good.to_dict()["part_p_value"] > found.to_dict()["part_p_value"]
 
 
-def test_the_file_answers_alike(predictor: Predictor, tmp_path: Path) -> None:
-    predictor.save(tmp_path / "part.safetensors")
-    again = flawscope.load(tmp_path / "part.safetensors", device="cpu")
-    assert again.manifest.preprocess == predictor.manifest.preprocess
-    for one in (part(300)[0], part(301, defect=True)[0]):
-        first, second = predictor.predict(one), again.predict(one)
-        assert first.score == second.score
-        assert first.geometry == second.geometry
-        assert np.array_equal(first.map, second.map)
-
-
-def test_pixels_outside_of_the_picture_count_nowhere(predictor: Predictor) -> None:
-    x = int(np.random.default_rng(400).uniform(0.4 * SIDE, 0.6 * SIDE))
-    beside = x - 37  # the part touches the edge nearly
+def test_pixels_outside_of_the_picture_count_nowhere(predictor):
+    beside = int(bracket(400)[1]((0, 0))[0]) - 37  # the part touches the edge nearly
     picture = np.pad(part(400)[0][:, beside:], ((0, 0), (0, beside), (0, 0)), mode="reflect")
     found = predictor.predict(picture)
     assert found.part_found
@@ -119,7 +89,7 @@ def test_pixels_outside_of_the_picture_count_nowhere(predictor: Predictor) -> No
     assert found.map[~valid].max() <= found.map[valid].min()
 
 
-def test_pictures_without_the_part_calibrate_nothing(predictor: Predictor, tmp_path: Path) -> None:
+def test_pictures_without_the_part_calibrate_nothing(predictor, tmp_path):
     good, empty = [part(seed)[0] for seed in range(600, 612)], part(700, empty=True)[0]
     expected = predictor.calibrate(good, force=True)
     found = predictor.calibrate([*good, empty], force=True)
@@ -131,7 +101,7 @@ def test_pictures_without_the_part_calibrate_nothing(predictor: Predictor, tmp_p
     assert "its part was not found" in given.failures[0]
 
 
-def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor: Predictor) -> None:
+def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor):
     good, lost = predictor.predict(part(201)[0]), predictor.predict(part(200, empty=True)[0])
     scores = np.array([[1.0, 1.0], [1e3, 1e3]] * 10)  # of good parts: all new ones look usual
     calibration = PartCalibration(tuple(map(str, range(20))), ("a", "b"), scores, 0.05)
@@ -140,29 +110,33 @@ def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor: Predictor) 
 
 
 @pytest.mark.slow
-def test_the_light_is_that_of_pictures_with_the_part() -> None:
+def test_the_light_is_that_of_pictures_with_the_part():
     good, white = [part(seed)[0] for seed in range(12)], np.full((SIDE, SIDE, 3), 255, np.uint8)
     how = {"align": "turn", "size": "64", "device": "cpu", "check": False, "light": 0.05, "force": True}
-    ranges = [
-        flawscope.fit(one, **how).manifest.preprocess.normalization  # type: ignore[arg-type]
-        for one in (good, [*good, white])
-    ]
+    ranges = [flawscope.fit(one, **how).manifest.preprocess.normalization for one in (good, [*good, white])]
     # the reference has seen the white picture, and lies a little otherwise
-    assert ranges[0] is not None
-    assert ranges[1] is not None
     assert np.allclose(ranges[0].means, ranges[1].means, atol=0.02)
 
 
-def test_good_pictures_without_the_part_are_left_out_and_named() -> None:
+def test_good_pictures_without_the_part_are_named_and_turned_parts_get_no_copies():
     good = [part(seed)[0] for seed in range(16)] + [part(500, empty=True)[0]]
     found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, force=True)
     assert [one for one in found.failures if "its part was not found" in one]
     assert len(found.failures) == 1
+    good = [part(seed)[0] for seed in range(8)]
+    # all of one part, which keeps copies otherwise
+    found = flawscope.fit(good, align="turn", group="picture", size="64", device="cpu", check=False)
+    assert found.manifest.facts["augment"] == "none"
+    good = [part(seed)[0] for seed in range(8)]
+    with pytest.raises(
+        InputError, match="align is 'upright'; give 'shift', 'turn', 'full', 'none' or 'auto'"
+    ):
+        flawscope.fit(good, align="upright", size="64", device="cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turned", [True, False])
-def test_auto_aligns_only_parts_that_lie_anyhow(turned: bool) -> None:
+def test_auto_aligns_only_parts_that_lie_anyhow(turned):
     flat = np.random.default_rng(0).normal(90, 8, (16, SIDE, SIDE, 1)).clip(0, 255).astype(np.uint8)
     good = [part(seed)[0] for seed in range(16)] if turned else [*flat.repeat(3, 3)]
     found = flawscope.fit(good, align="auto", size="64", device="cpu", check=False)
@@ -172,18 +146,3 @@ def test_auto_aligns_only_parts_that_lie_anyhow(turned: bool) -> None:
     assert (reference is not None and reference.kind == "turn") == turned
     few = flawscope.fit(good[:4], align="auto", size="64", device="cpu", check=False)
     assert "align auto: none, since 4 good pictures are too few" in few.manifest.facts["summary"][-1]
-
-
-def test_turned_parts_get_no_copies() -> None:
-    good = [part(seed)[0] for seed in range(8)]
-    # all of one part, which keeps copies otherwise
-    found = flawscope.fit(good, align="turn", group="picture", size="64", device="cpu", check=False)
-    assert found.manifest.facts["augment"] == "none"
-
-
-def test_another_way_to_align_is_refused() -> None:
-    good = [part(seed)[0] for seed in range(8)]
-    with pytest.raises(
-        InputError, match="align is 'upright'; give 'shift', 'turn', 'full', 'none' or 'auto'"
-    ):
-        flawscope.fit(good, align="upright", size="64", device="cpu")  # type: ignore[arg-type]

@@ -1,14 +1,11 @@
 """A part under several lights is one picture: its worst view decides, and it is calibrated as a whole."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import ndimage
 
 import flawscope
 from flawscope.errors import InputError
-from flawscope.export.export import export
 
 SIDE = 64
 
@@ -42,17 +39,6 @@ def test_a_defect_under_any_one_light_is_found_where_it_is(model):
         y, x = np.unravel_index(found.map.argmax(), found.map.shape)
         assert abs(y - SIDE / 2) < 8
         assert abs(x - SIDE / 2 - 5) < 8
+    assert found.draw(lights(100)).shape == (SIDE, SIDE, 3)  # the first light
     with pytest.raises(InputError, match="learnt from pictures of 4"):
         model.predict(lights(0)[:, :, :3])
-
-
-def test_the_file_and_its_export_see_the_same_views(model, tmp_path):
-    picture = tmp_path / "a.npy"
-    np.save(picture, lights(300, 2))
-    model.save(tmp_path / "m.safetensors")
-    export(tmp_path / "m.safetensors", tmp_path / "m.onnx")
-    expected = model.predict(lights(300, 2)).score
-    for name in ("m.safetensors", "m.onnx"):
-        found = flawscope.load(tmp_path / name).predict(picture)
-        assert found.score == pytest.approx(expected, rel=1e-4)
-    assert found.draw().shape == (SIDE, SIDE, 3)  # the first light

@@ -1,7 +1,5 @@
 """PatchCore from few good pictures: one part alone, and turned and mirrored copies."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from flawscope.methods.patchcore.patches import orient
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 WAYS = range(1, 8)
 
 
@@ -39,9 +37,6 @@ def fitted(images, **options) -> Predictor:
 def bank(predictor: Predictor) -> NDArray[np.float32]:
     tensors = predictor.artefact.tensors
     return tensors["views.0.bank"] + tensors["views.0.centre"]
-
-
-# -------------------------------------------------------------------------------------------------- copies
 
 
 @pytest.mark.parametrize("count", [5, 14])
@@ -83,21 +78,15 @@ def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, 
     assert other.predict(images[0]).score == pytest.approx(made.calibration.scores[0], rel=1e-3)
 
 
-def test_auto_takes_copies_where_parts_lie_any_way_round():
+def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
     told: list[str] = []
     made = fitted(patterned(4), say=told.append)
     assert made.manifest.facts["augment"] == "all"
     assert any("copies are in the bank" in line for line in told)
-
-
-def test_auto_takes_none_where_they_bring_nothing():
     images = parts(2)
     same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)], group=r"\d+")
     assert same.manifest.facts["augment"] == "none"
     assert same.manifest.facts["patches"] == 2 * 64
-
-
-def test_auto_leaves_a_model_of_many_pictures_as_it_is():
     images = patterned(4) * 3
     images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
     auto, none = fitted(images), fitted(images, augment="none")
@@ -105,9 +94,6 @@ def test_auto_leaves_a_model_of_many_pictures_as_it_is():
     assert auto.manifest.facts["augment"] == "none"
     assert np.array_equal(bank(auto), bank(none))
     assert auto.calibration == none.calibration
-
-
-# ---------------------------------------------------------------------------------------------- one part
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +127,8 @@ def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     assert alone.calibration.count == 3
     assert "3 good pictures of one part" in alone.calibration.promise()
     assert fitted(images[:2]).calibration.promised
-
-
-def test_an_extended_model_of_one_part_still_promises_nothing(one):
     more = partial_fit(one.artefact, parts(2, seed=8), device="cpu", check=False)
-    assert more.calibration.count == 3
-    assert not more.calibration.promised
+    assert (more.calibration.count, more.calibration.promised) == (3, False)
 
 
 @pytest.mark.parametrize("others", [0, 1])

@@ -1,7 +1,5 @@
 """From pictures to a model: what is used, what is left out, and what the calibration means."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -34,7 +32,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
 TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,9 +93,6 @@ def roles(predictor: Predictor) -> list[str]:
     return [p.role for p in predictor.manifest.pictures]
 
 
-# ------------------------------------------------------------------------------------------- the same again
-
-
 def test_two_sizes_have_the_same_bytes_with_any_number_of_threads():
     before, models_ = torch.get_num_threads(), []
     try:
@@ -124,19 +119,13 @@ def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
     assert [p.name for p in a.manifest.pictures] == [f"{k}.png" for k in range(5)]
 
 
-# ---------------------------------------------------------------------------------------------- calibration
-
-
 def refitted(images: Sequence[np.ndarray], groups: Sequence[int], **options) -> np.ndarray:
     """Every third picture's score by a model that is fitted without its group."""
-    return np.array(
-        [
-            fit_small([x for x, g in zip(images, groups, strict=True) if g != groups[i]], **options)
-            .predict(images[i])
-            .score
-            for i in range(0, len(images), 3)
-        ]
-    )
+    scores = []
+    for i in range(0, len(images), 3):
+        model = fit_small([x for x, g in zip(images, groups, strict=True) if g != groups[i]], **options)
+        scores.append(model.predict(images[i]).score)
+    return np.array(scores)
 
 
 def removed(predictor: Predictor, images: Sequence[np.ndarray], groups: Sequence[int]) -> np.ndarray:
@@ -177,9 +166,6 @@ def test_p_values_of_new_good_pictures_are_spread_evenly():
     assert np.mean(np.array(found) <= 0.2) > 0.08
 
 
-# ----------------------------------------------------------------------------- copies, damage, deep pictures
-
-
 @pytest.mark.parametrize(("method", "count"), [("patchcore", 1), ("efficientad", 3), ("prnet", 3)])
 def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path):
     paths = [tmp_path / f"{k}.png" for k in range(count)]
@@ -191,12 +177,6 @@ def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path
     assert said.startswith("none of the 3 pictures can be used; the first: cannot read picture" * (count > 1))
     assert "0.png" in said
     assert "\n" not in said
-
-
-def test_an_exported_model_cannot_be_extended(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(b"onnx")
-    with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
-        partial_fit(tmp_path / "m.onnx", parts(2))
 
 
 def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):
@@ -227,9 +207,6 @@ def test_deep_pictures_share_one_white_level(tmp_path):
     assert fit_small(list(good()[:4])).manifest.preprocess.white_level is None
 
 
-# ------------------------------------------------------------------------------------------------- suspects
-
-
 @pytest.mark.parametrize("size", [64, "48+64"])
 def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     fine, settings = parts(12, seed=3), {"size": size, "fine_ratio": 0.2}
@@ -249,8 +226,6 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert dropped.calibration == clean.calibration
 
 
-# ------------------------------------------------------------------------------------------------ streaming
-
 PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as `selection.plan` counts
 
 
@@ -268,7 +243,7 @@ def test_streaming_keeps_its_promises(fitted):
     assert 0.9 < ratio < 1.1
 
 
-def test_streaming_passes_over_a_shard_without_new_pictures(tmp_path):
+def test_streaming_passes_over_a_shard_without_new_pictures_and_drops_no_suspects(tmp_path):
     images = [*good()[:4], *good()[:4], *good()[4:8]]
     predictor = fit_small(images, memory=4 * PER_PICTURE)
     assert predictor.manifest.facts["shards"] == 3
@@ -276,6 +251,8 @@ def test_streaming_passes_over_a_shard_without_new_pictures(tmp_path):
     assert len(bank_of(predictor)) == round(0.1 * 8 * PATCHES)
     with pytest.raises(InputError, match="none of the 12 pictures can be used"):
         fit_small([tmp_path / f"{k}.png" for k in range(12)], memory=4 * PER_PICTURE)
+    with pytest.raises(InputError, match="memory=GiB"):
+        fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
 
 
 def test_streaming_names_groups_and_bounds_calibration(monkeypatch):
@@ -286,11 +263,6 @@ def test_streaming_names_groups_and_bounds_calibration(monkeypatch):
     used = predictor.manifest.facts["calibration_pictures"]
     assert len(set(used)) == 5
     assert set(used) <= {p.hash for p in predictor.manifest.pictures}
-
-
-def test_streaming_cannot_drop_suspects():
-    with pytest.raises(InputError, match="memory=GiB"):
-        fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
 
 
 def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
@@ -311,9 +283,6 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
     for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
         monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
         assert memory.plan_memory(model, Task(lambda i: None, range(many), rate=0.05), many).shards == shards
-
-
-# ---------------------------------------------------------------------------------------------- more pictures
 
 
 def test_extending_twice(fitted, tmp_path):
@@ -337,9 +306,6 @@ def test_a_full_bank_does_not_grow():
     assert len(bank_of(new)) == 40
     assert new.manifest.facts["covering_radius"][0] > full.manifest.facts["covering_radius"][0]
     assert any("memory bank is full" in note for note in new.manifest.notes)
-
-
-# ------------------------------------------------------------------------------------------- several sizes
 
 
 def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -439,9 +405,6 @@ def test_a_transformer_of_one_size_with_two_is_one_line(tmp_path):
     assert str(tmp_path) not in json.dumps(one.manifest.to_dict())
 
 
-# ---------------------------------------------------------------------------------------------- settings
-
-
 def test_paper_preset_end_to_end():
     predictor = fit_small(
         preset="paper", backbone="tf_efficientnet_lite0", size=64, crop=56, dimensions=64, samples=2
@@ -479,10 +442,7 @@ def test_reduced_precision_is_close_to_fp32(fitted, precision):
     [
         ({"preset": "papper"}, "no preset papper"),
         ({"method": "patchcor"}, "no method called patchcor"),
-        ({"ratioo": 0.1}, "did you mean ratio"),
         ({"false_alarm_rate": 1.5}, "is not a rate: write 0.05 or 5%"),
-        ({"device": "tpu"}, "use auto, cpu, cuda or mps"),
-        ({"group": "("}, "not a regular expression"),
         ({"steps": 5}, "^patchcore has no steps: leave it out, or take efficientad or prnet$"),
     ],
 )
@@ -492,16 +452,13 @@ def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
         fit_small(**options)
 
 
-@pytest.mark.parametrize(
-    ("images", "text"),
-    [
-        ([], "at least one good picture"),
-        (np.zeros((64, 64, 3), np.uint8), "a list"),
-    ],
-)
-def test_pictures_that_make_no_model(images, text):
-    with pytest.raises(InputError, match=text):
-        fit_small(images)
+def test_pictures_that_make_no_model_and_models_that_take_none(tmp_path):
+    for images, text in (([], "at least one good picture"), (np.zeros((64, 64, 3), np.uint8), "a list")):
+        with pytest.raises(InputError, match=text):
+            fit_small(images)
+    (tmp_path / "m.onnx").write_bytes(b"onnx")
+    with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
+        partial_fit(tmp_path / "m.onnx", parts(2))
 
 
 @pytest.mark.parametrize(
@@ -565,7 +522,7 @@ def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model
     shutil.copytree(drawn / "plate/train/good", good)
     first = min(good.iterdir())
 
-    def step(stage: str, done: int, total: int) -> None:
+    def step(stage, done, total):
         if stage.startswith("coreset"):
             first.unlink(missing_ok=True)
 
@@ -579,23 +536,21 @@ def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model
 
 
 def measured(paths: list[Path], preprocess: object, roi: np.ndarray | None = None) -> list[tuple[float, ...]]:
-    return [measure_appearance(preprocess(path)[0][0], roi) for path in paths]  # type: ignore[operator]
+    return [measure_appearance(preprocess(path)[0][0], roi) for path in paths]
 
 
-def test_the_range_is_that_of_the_training_pictures(model_path: Path, drawn: Path) -> None:
+def test_the_range_is_that_of_the_training_pictures(model_path, drawn):
     artefact = read(model_path)
     train = sorted((drawn / "plate/train/good").glob("*.png"))
     wanted = AppearanceRange.from_measures(measured(train, artefact.manifest.preprocess))
     found = AppearanceRange.from_facts(artefact.manifest.facts)
-    assert wanted is not None
-    assert found is not None
     assert found.pictures == len(train) == 12
     np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
     model = load(model_path, device="cpu", threads=1)
     assert all(abs(shift) < 1e-3 for path in train for shift in model.predict(path).shifts)
 
 
-def test_outside_the_region_anything_may_be(drawn: Path) -> None:
+def test_outside_the_region_anything_may_be(drawn):
     train = sorted((drawn / "plate/train/good").glob("*.png"))
     model = fit(
         list(map(str, train)), size=64, device="cpu", roi="0.25,0.25,0.75,0.75", samples=0, check=False
@@ -603,18 +558,14 @@ def test_outside_the_region_anything_may_be(drawn: Path) -> None:
     roi = model.artefact.tensors["roi"]
     found = AppearanceRange.from_facts(model.manifest.facts)
     wanted = AppearanceRange.from_measures(measured(train, model.manifest.preprocess, roi))
-    assert found is not None
-    assert wanted is not None
     np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
 
 
-def test_an_extended_model_expects_the_new_pictures_too(model_path: Path, drawn: Path) -> None:
+def test_an_extended_model_expects_the_new_pictures_too(model_path, drawn):
     old = read(model_path)
     before = AppearanceRange.from_facts(old.manifest.facts)
     more = sorted((drawn / "plate/test/good").glob("*.png"))
     new = partial_fit(old, list(map(str, more)), device="cpu", check=False)
-    assert before is not None
-    assert new.appearance is not None
     assert new.appearance.pictures == 16
     for row in measured(more, old.manifest.preprocess):
         assert max(map(abs, new.appearance.shifts(row))) < 1e-3
@@ -623,9 +574,7 @@ def test_an_extended_model_expects_the_new_pictures_too(model_path: Path, drawn:
     )
 
 
-def test_a_model_from_before_opens_and_says_nothing_of_it(
-    model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_a_model_from_before_opens_and_says_nothing_of_it(model_path, drawn, tmp_path):
     old = read(model_path)
     del old.manifest.facts[APPEARANCE_KEY]
     path = tmp_path / "old.safetensors"

@@ -1,8 +1,6 @@
 """The next model from corrections: what it learns and refuses, its fair threshold, and scores of what it
 learnt from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,6 @@ from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
 
-Part = Any
-
 
 def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> ReviewedPicture:
     found = model.predict(source)
@@ -35,7 +31,7 @@ def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any
     return replace(ReviewedPicture(number, source, good, learn=learn, before=found.score), **more)
 
 
-def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, part: Part) -> None:
+def test_corrected_pictures_alone_do_not_decide_the_threshold(model, part):
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     plain = [ReviewedPicture(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
     made = update(model.artefact, model, [*stained, *plain], device="cpu")
@@ -55,7 +51,7 @@ def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, 
     assert some.predictor.calibration.count == before.count + 1
 
 
-def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model: Predictor, part: Part) -> None:
+def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model, part):
     first = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(2)]
     once = update(model.artefact, model, first, device="cpu").predictor
     more = [replace(one, learn=False, before=None) for one in first]
@@ -68,7 +64,7 @@ def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model: Predictor, 
     assert sum(note.startswith("extended by ") for note in twice.predictor.manifest.notes) == 1
 
 
-def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
+def test_a_full_bank_gets_room_once(model, part):
     config = {**model.manifest.config, "cap": len(model.artefact.tensors["bank_groups.0"])}
     full = replace(model.artefact, manifest=replace(model.manifest, config=config))
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
@@ -79,7 +75,7 @@ def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
     assert again.predictor.manifest.config["cap"] == made.manifest.config["cap"]
 
 
-def test_what_needs_a_second_look(model: Predictor, part: Part) -> None:
+def test_what_needs_a_second_look(model, part):
     alike = [reviewed(model, k, part(200 + k, stained=True), True) for k in range(3)]
     odd = reviewed(model, 7, part(300, "missing_part"), True)
     odd = replace(odd, learn=True, before=1.5 * model.calibration.score_threshold)
@@ -90,7 +86,7 @@ def test_what_needs_a_second_look(model: Predictor, part: Part) -> None:
     assert 7 not in strict.learnt
 
 
-def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_path: Path) -> None:
+def test_same_pixels_and_unreadable_pictures(model, part, tmp_path):
     source = part(200, stained=True)
     copy = tmp_path / "copy.bmp"
     Image.open(source).save(copy)
@@ -108,7 +104,7 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     )
 
 
-def test_the_judgement(model: Predictor, part: Part) -> None:
+def test_the_judgement(model, part):
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     bad = reviewed(model, 20, part(310, "contamination", stained=True), False)
     missed = reviewed(model, 21, part(100), False)
@@ -127,7 +123,7 @@ def test_the_judgement(model: Predictor, part: Part) -> None:
     }
 
 
-def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: Part) -> None:
+def test_what_stands_out_less_and_is_not_clear_any_more(model, part):
     """A mark on good and bad parts alike: what it added to a defect's severity goes, and no harm is done."""
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     bad = reviewed(model, 20, part(310, "missing_part", stained=True), False)
@@ -136,7 +132,7 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
     assert made.clear == pytest.approx(fence_severity)
     assert fence_severity > 0
 
-    def weaker(severity: float, clear: float | None = made.clear) -> list[int]:
+    def weaker(severity, clear=made.clear):
         before, after = (Score(one, 0.0, 0.1, one) for one in (3 * fence_severity, severity))
         scores = {
             "before": {**made.comparison.before, 20: before},
@@ -151,7 +147,7 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
     assert weaker(0.9 * fence_severity) == [20]
 
 
-def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part: Part) -> None:
+def test_a_threshold_of_the_line_alone_for_other_methods(model, part):
     drawn = [ReviewedPicture(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
     with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):
         update(model.artefact, model, drawn[:5], how="recalibrated", device="cpu")
@@ -163,7 +159,7 @@ def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part:
 
 
 @pytest.mark.slow
-def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_path: Path) -> None:
+def test_prn_is_trained_anew_with_what_was_marked(part, drawn, tmp_path):
     quick = {"size": "64", "width": 0.25, "batch": 2, "steps": 2, "training": "fp32"}
     good = open_dataset(drawn)
     old = fit(good, method="prnet", device="cpu", check=False, seen=1, roi="0,0,1,0.9", **quick)
@@ -189,9 +185,7 @@ def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_p
     assert all(score.learnt for score in made.comparison.after.values()), "by trainings that did not see them"
 
 
-def test_a_correction_that_hides_a_known_defect_is_responsible(
-    model: Predictor, part: Part, tmp_path: Path
-) -> None:
+def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_path):
     """Both were looked at twice; one is as the known defect is, the other has nothing to do with it."""
     picture = decode(part(300)).copy()
     picture[20:70, 20:70] = np.random.default_rng(0).integers(0, 255, (50, 50, 3))
@@ -213,14 +207,11 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(
     assert harmless.comparison.refused == harmless.responsible == []
 
 
-# --------------------------------------------------------------------------- `extend`: what it may change
-
-
 def extended(model: Predictor, images: list[Any], **how: object) -> Predictor:
-    return flawscope.extend(model, images, device="cpu", check=False, **how)  # type: ignore[arg-type]
+    return flawscope.extend(model, images, device="cpu", check=False, **how)
 
 
-def test_chosen_pictures_leave_the_calibration_as_it_was(model: Predictor, part: Part) -> None:
+def test_chosen_pictures_leave_the_calibration_as_it_was(model, part):
     """Each false alarm would be one of its largest scores."""
     stained = [part(200 + k, stained=True) for k in range(3)]
     assert all(model.predict(source).is_anomalous for source in stained)
@@ -234,7 +225,7 @@ def test_chosen_pictures_leave_the_calibration_as_it_was(model: Predictor, part:
     assert any(line.startswith("called anomalous of 3 pictures learnt: 3 before") for line in said)
 
 
-def test_a_fair_sample_sets_the_threshold_if_it_is_one(model: Predictor, part: Part) -> None:
+def test_a_fair_sample_sets_the_threshold_if_it_is_one(model, part):
     good = [decode(part(100 + k)) for k in range(4)]
     new = extended(model, good, fair=True, force=True)
     assert extended(model, good[:1], drop_suspects=True).calibration.scores == model.calibration.scores
@@ -246,7 +237,7 @@ def test_a_fair_sample_sets_the_threshold_if_it_is_one(model: Predictor, part: P
     assert len(refused.value.pictures) == 6
 
 
-def test_what_looks_like_a_defect_is_refused_by_name(model: Predictor, part: Part) -> None:
+def test_what_looks_like_a_defect_is_refused_by_name(model, part):
     good, bad = part(100), part(300, "noise")
     with pytest.raises(PowerLostError) as refused:
         extended(model, [good, bad])
@@ -263,7 +254,7 @@ def test_what_looks_like_a_defect_is_refused_by_name(model: Predictor, part: Par
         extended(extended(model, [good]), [good])
 
 
-def test_chance_alone_is_no_reason_to_call_a_sample_unlike() -> None:
+def test_chance_alone_is_no_reason_to_call_a_sample_unlike():
     """The share of fair samples that are called unlike is at most 1 %."""
     rng = np.random.default_rng(0)
     called = []
@@ -275,12 +266,7 @@ def test_chance_alone_is_no_reason_to_call_a_sample_unlike() -> None:
     assert 0 < sum(called) <= 0.025 * len(called)
 
 
-# ------------------------------------------------------------------------------------- as `review` leaves it
-
-
-def test_what_a_review_wrote_is_known_by_each_of_its_folders(
-    model: Predictor, part: Part, tmp_path: Path
-) -> None:
+def test_what_a_review_wrote_is_known_by_each_of_its_folders(model, part, tmp_path):
     for seed in (200, 201, 202):
         part(seed, stained=True, folder="review/good")
     part(310, "noise", folder="review/defect")
@@ -300,9 +286,7 @@ def test_what_a_review_wrote_is_known_by_each_of_its_folders(
     assert any(line.startswith("simulated defects found: ") and " of 60 after" in line for line in said)
 
 
-def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(
-    model: Predictor, part: Part, tmp_path: Path
-) -> None:
+def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(model, part, tmp_path):
     source = Path(part(300, "noise", folder="review/good"))
     decisions = DecisionLog(tmp_path / "review/review.csv")
     decisions.add("a.png", GOOD, source.name)

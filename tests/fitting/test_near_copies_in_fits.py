@@ -1,7 +1,5 @@
 """A fit finds pictures that show one part by itself, and counts parts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.ndimage import shift
@@ -32,7 +30,7 @@ def fitted(images, **options):
     return fit(images, **{"size": 64, "device": "cpu", "samples": 0, "check": False, **options})
 
 
-def test_near_copies_without_names_count_as_one_part() -> None:
+def test_near_copies_without_names_count_as_one_part():
     said: list[str] = []
     made = fitted([part(k, view) for k in range(5) for view in range(3)], say=said.append)
     assert (made.calibration.count, made.calibration.unit_count) == (15, 5)
@@ -43,15 +41,15 @@ def test_near_copies_without_names_count_as_one_part() -> None:
     assert len({*groups.values()}) == 5
 
 
-def test_parts_that_are_merely_alike_stay_apart() -> None:
+def test_parts_that_are_alike_stay_apart_and_one_part_promises_nothing():
     assert fitted([part(k) for k in range(12)]).calibration.unit_count == 12
-
-
-def test_pictures_of_one_part_promise_nothing() -> None:
     assert not fitted([part(0, view) for view in range(6)]).calibration.promised
+    rng = np.random.default_rng(0)
+    grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
+    assert fitted(grey).calibration.unit_count == 6
 
 
-def test_names_are_believed(tmp_path) -> None:
+def test_names_are_believed(tmp_path):
     from PIL import Image
 
     for k in range(8):
@@ -61,7 +59,7 @@ def test_names_are_believed(tmp_path) -> None:
     assert any("although their names tell different parts" in line for line in said)
 
 
-def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell() -> None:
+def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell():
     looks = [Look.of(part(k, view)) for k in range(4) for view in range(2)]
     names = ["p0_a", "p0_b", "p1_a", "p9_b", "x1", "x2", "y1", "y2"]  # p1 and p9 are believed
     said: list[str] = []
@@ -73,7 +71,7 @@ def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell() -> 
 
 
 @pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535), np.float32(1)])
-def test_noise_alone_shows_nothing_however_deep_the_picture(white: np.generic) -> None:
+def test_noise_alone_shows_nothing_however_deep_the_picture(white):
     rng = np.random.default_rng(0)
     dark = (np.abs(rng.normal(0.01, 0.03, (SIDE, SIDE, 3))).clip(0, 1) * white).astype(white.dtype)
     good = [(part(k) / 255 * white).astype(white.dtype) for k in range(4)]
@@ -83,7 +81,7 @@ def test_noise_alone_shows_nothing_however_deep_the_picture(white: np.generic) -
     assert show_nothing([Look.of(one) for one in deep]) == []
 
 
-def test_calibrating_goes_by_the_names_that_are_given() -> None:
+def test_calibrating_goes_by_the_names_that_are_given():
     model = fitted([part(k) for k in range(8)], names=[f"p{k}" for k in range(8)], group=r"p\d+")
     new, names = [part(100 + k) for k in range(6)], [f"p{100 + k // 2}" for k in range(6)]
     made = recalibrate(model, new, ignore_progress, True, names)
@@ -91,7 +89,7 @@ def test_calibrating_goes_by_the_names_that_are_given() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level: int) -> None:
+def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level):
     rng = np.random.default_rng(0)
     nothing = np.clip(level + rng.normal(0, 2, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
     images = [*(part(k) for k in range(8)), nothing]
@@ -103,21 +101,12 @@ def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level: int) -> No
         made.calibrate([*(part(100 + k) for k in range(9)), nothing])
 
 
-def test_a_product_that_is_plain_itself_is_learnt() -> None:
-    rng = np.random.default_rng(0)
-    grey = [np.clip(120 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
-    assert fitted(grey).calibration.unit_count == 6
-
-
-def test_an_extended_model_counts_its_new_parts() -> None:
+def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
     old = fitted([part(k) for k in range(6)])
     new = partial_fit(
         old, [part(50 + k, view) for k in range(2) for view in range(3)], device="cpu", check=False
     )
     assert (new.calibration.count, new.calibration.unit_count) == (12, 8)
-
-
-def test_calibrating_counts_parts_and_refuses_fewer_than_before() -> None:
     model = fitted([part(k) for k in range(8)])
     several = [part(100 + k, view) for k in range(3) for view in range(3)]
     with pytest.raises(InputError, match="9 good pictures of 3 parts can calibrate"):

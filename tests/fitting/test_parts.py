@@ -1,7 +1,5 @@
 """`fit --part`: one decision on all views of a part, from the folder to the results."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -57,9 +55,7 @@ def model(data: Path) -> Path:
     return out
 
 
-def test_real_iad_has_figures_of_pictures_pixels_and_samples(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
     """Its samples are numbered anew in OK and in each folder of a defect."""
     root = tmp_path / "Real-IAD/realiad_256/mint"
     split: dict[str, Any] = {"meta": {"normal_class": "OK", "prefix": "mint/"}}
@@ -99,9 +95,7 @@ def test_real_iad_has_figures_of_pictures_pixels_and_samples(
     assert [parts[key] for key in ("good", "defective", "found", "incomplete", "auroc")] == [5, 4, 4, 0, 1.0]
 
 
-def test_parts_are_decided_on_by_all_views(
-    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parts_are_decided_on_by_all_views(data, model, tmp_path, capsys):
     assert main(["info", str(model)]) == 0
     assert "parts of 2 views (side, top): 4.8% (1/21) of good parts expected" in capsys.readouterr().out
     (data / "test" / "hole" / "p63_side.png").unlink()
@@ -124,7 +118,7 @@ def test_parts_are_decided_on_by_all_views(
     assert "4 of 4 defective found, AUROC 1.0000" in capsys.readouterr().out
 
 
-def test_pages_show_parts(data: Path, model: Path, tmp_path: Path) -> None:
+def test_pages_show_parts(data, model, tmp_path):
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
     how = ["--out", str(tmp_path), "--quiet"]
@@ -140,7 +134,7 @@ def test_pages_show_parts(data: Path, model: Path, tmp_path: Path) -> None:
     assert text.count('data-order="parts"') == 2 * 6 * 2
 
 
-def test_in_python_and_where_names_do_not_tell(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_python_and_where_names_do_not_tell(model, capsys):
     predictor = flawscope.load(model, device="cpu")
     found = predictor.predict_part({"top": view(70, 1, True), "side": view(70, 0)}, "70")
     assert (found.decision, found.worst, found.missing, found.part) == ("anomalous", "top", (), "70")
@@ -156,9 +150,7 @@ def test_in_python_and_where_names_do_not_tell(model: Path, capsys: pytest.Captu
         single.predict_part({"top": view(1, 1)})
 
 
-def test_names_twice_or_unknown_are_reported_and_the_others_decided(
-    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_twice_or_unknown_are_reported_and_the_others_decided(data, model, tmp_path, capsys):
     for name in ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png", "p03_side.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -176,9 +168,7 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(
 
 
 @pytest.mark.slow
-def test_update_calibrate_and_export_keep_parts(
-    bf16_in_name: None, data: Path, model: Path, tmp_path: Path
-) -> None:
+def test_update_calibrate_and_export_keep_parts(bf16_in_name, data, model, tmp_path):
     predictor = flawscope.load(model, device="cpu")
     more = tmp_path / "more"
     more.mkdir()
@@ -186,9 +176,9 @@ def test_update_calibrate_and_export_keep_parts(
         for k, name in enumerate(VIEWS):
             Image.fromarray(view(part, k)).save(more / f"p{part}_{name}.png")
     larger = flawscope.extend(model, more, device="cpu", check=False, fair=True)
-    assert len(larger.parts().calibration.parts) == 26  # type: ignore[union-attr]
+    assert len(larger.parts().calibration.parts) == 26
     anew = predictor.calibrate(more, force=True)
-    assert anew.parts().calibration.parts == tuple(f"p{k}" for k in range(30, 36))  # type: ignore[union-attr]
+    assert anew.parts().calibration.parts == tuple(f"p{k}" for k in range(30, 36))
     from flawscope.export.export import export
 
     out = tmp_path / "bf16.onnx"
@@ -197,7 +187,7 @@ def test_update_calibrate_and_export_keep_parts(
     assert (found.is_anomalous, found.worst, found.p_value) == (True, "top", 1 / 21)
 
 
-def test_wrong_patterns_are_told_before_the_work(data: Path) -> None:
+def test_wrong_patterns_are_told_before_the_work(data):
     good = data / "train" / "good"
     for how, message in (
         ({"view": "a"}, "give --part too"),
@@ -211,7 +201,7 @@ def test_wrong_patterns_are_told_before_the_work(data: Path) -> None:
             flawscope.fit(good, device="cpu", **how)
 
 
-def test_a_damaged_pattern_is_one_line(model: Path, tmp_path: Path) -> None:
+def test_a_damaged_pattern_is_one_line(model, tmp_path):
     artefact = model_file.read(model)
     artefact.manifest.facts["part"] = {"part": "("}
     model_file.write(artefact, tmp_path / "m.safetensors")

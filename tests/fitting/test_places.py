@@ -1,7 +1,5 @@
 """Models with a memory bank for each place: what is learnt where, what is left out, when they are better."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -15,17 +13,10 @@ from flawscope.methods.patchcore import places
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 # pictures of one ground, of which each counts as a part
-SMALL = {
-    "group": r"\d+",
-    "samples": 1,
-    "check": False,
-    "device": "cpu",
-    "count": 100,
-    "tile": 64,
-    "positions": "each",
-}
+SMALL = {"group": r"\d+", "samples": 1, "check": False, "device": "cpu"}
+SMALL |= {"count": 100, "tile": 64, "positions": "each"}
 RNG = np.random.default_rng(5)
 GROUND = RNG.integers(60, 200, (144, 144, 3))
 
@@ -222,13 +213,12 @@ def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypat
 def test_a_place_that_one_part_shows_has_the_bank_of_all_other_tiles(seen_in, monkeypatch):
     """As a corner beside an aligned part may be: what lies there is judged by what other tiles show."""
     load = Windows.load
-    monkeypatch.setattr(
-        Windows,
-        "load",
-        lambda self, number: (
-            None if self.positions[number] == 1 and self.picture_of(number) >= seen_in else load(self, number)
-        ),
-    )
+
+    def seen(self, number):
+        hidden = self.positions[number] == 1 and self.picture_of(number) >= seen_in
+        return None if hidden else load(self, number)
+
+    monkeypatch.setattr(Windows, "load", seen)
     model = fit(list(still()), **SMALL)
     groups = model.artefact.tensors["bank_groups.0"]
     assert {len(np.unique(row)) for row in groups} == {6}

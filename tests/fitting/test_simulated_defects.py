@@ -1,7 +1,5 @@
 """The check at the end of a fit: where its defects lie, whom it asks, how long it takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.simulated_defects import DEFECT_SIZES, score_simulated_defects
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Budget, Fitted, LeaveOut, LeftOut, Task
+from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.predictor import Predictor
 from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -79,7 +77,7 @@ def checked(
     )
 
 
-def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good: Tensor) -> None:
+def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good):
     found, none = checked(Difference(good)), checked(Difference(good, blind=True))
     sizes = [str(size) for size in DEFECT_SIZES]
     assert list(found.scores) == sizes == ["small", "medium", "large"]
@@ -90,7 +88,7 @@ def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good: Tensor)
     assert found.warning() is None
 
 
-def test_defects_have_their_size_and_change_nothing_else(good: Tensor) -> None:
+def test_defects_have_their_size_and_change_nothing_else(good):
     model = Difference(good)
     found = checked(model)
     pixels = SIDE * SIDE
@@ -103,7 +101,7 @@ def test_defects_have_their_size_and_change_nothing_else(good: Tensor) -> None:
         assert torch.equal(image[:, ~changed], good[:, ~changed])  # to the last bit
 
 
-def test_defects_lie_where_something_counts(good: Tensor) -> None:
+def test_defects_lie_where_something_counts(good):
     roi = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     roi[:, : SIDE // 2] = True
     model = Difference(good, roi=roi)
@@ -117,7 +115,7 @@ def test_defects_lie_where_something_counts(good: Tensor) -> None:
     assert all(torch.equal(image[:, : SIDE // 4], padded[:, : SIDE // 4]) for image in model.seen)
 
 
-def test_pictures_that_were_learnt_from_are_left_out_by_their_group(good: Tensor) -> None:
+def test_pictures_that_were_learnt_from_are_left_out_by_their_group(good):
     held, learnt = Difference(good), Difference(good)
     as_held, as_learnt = checked(held), checked(learnt, learnt=True)
     assert held.groups == []
@@ -128,12 +126,7 @@ def test_pictures_that_were_learnt_from_are_left_out_by_their_group(good: Tensor
     )
 
 
-def test_a_method_that_leaves_nothing_out_says_nothing(good: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Difference, "left_out", Detector.left_out)
-    assert checked(Difference(good), learnt=True) is None
-
-
-def test_pictures_that_are_false_alarms_carry_no_defects(good: Tensor) -> None:
+def test_pictures_that_are_false_alarms_carry_no_defects(good):
     """Else a model would find what it calls anomalous anyway."""
     model = Difference(good)
     scores = (0.0, 0.1, 0.2, 0.9)  # the threshold is the largest
@@ -143,10 +136,14 @@ def test_pictures_that_are_false_alarms_carry_no_defects(good: Tensor) -> None:
     assert checked(Difference(good), scores=(0.5,)).pictures == 1  # where there is no other
 
 
-def test_a_picture_that_is_nearly_all_padding_carries_none(good: Tensor) -> None:
+def test_what_is_checked_little_or_not_at_all(good, monkeypatch):
     padded = good.clone()
     padded[:, 10:] = -1 - padded[:, 10:]
     assert checked(Difference(padded, keep_aspect=True)) is None
+    late = checked(Difference(good), budget=Budget(minutes=1e-9))
+    assert sum(map(len, late.scores.values())) == 3  # one of each size all the same
+    monkeypatch.setattr(Difference, "left_out", Detector.left_out)
+    assert checked(Difference(good), learnt=True) is None
 
 
 class Clock:
@@ -161,16 +158,14 @@ class Clock:
 
 @pytest.mark.parametrize("fit_took", [1.0, 90.0, 400.0, 1e5])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_it_takes_a_tenth_of_the_time_at_most(
-    good: Tensor, monkeypatch: pytest.MonkeyPatch, fit_took: float, threads: int
-) -> None:
+def test_it_takes_a_tenth_of_the_time_at_most(good, monkeypatch, fit_took, threads):
     clock = Clock()
     monkeypatch.setattr(simulated_defects, "time", clock)
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     done: list[tuple[int, int]] = []
 
-    def embed(model: Any, load: Any, numbers: range, store: Any) -> None:
+    def embed(model, load, numbers, store):
         """As many threads take a batch of four each, at the same time."""
         clock.now += -(-len(numbers) // threads) if len(numbers) > 4 else len(numbers)
         for number in numbers:
@@ -198,14 +193,6 @@ def test_it_takes_a_tenth_of_the_time_at_most(
     assert all(a < b for a, b in done[:-1])
 
 
-def test_it_is_done_when_the_minutes_are_over(good: Tensor) -> None:
-    late = checked(Difference(good), budget=Budget(minutes=1e-9))
-    assert sum(map(len, late.scores.values())) == 3  # one of each size all the same
-
-
-# ----------------------------------------------------------------------------------------------- in a model
-
-
 def parts(count: int, seed: int = 0) -> list[np.ndarray]:
     return [
         draw_picture("plate", np.random.default_rng([seed, k]), None, 0.1, size=96)[0] for k in range(count)
@@ -217,7 +204,7 @@ def fitted() -> Predictor:
     return fit(parts(8), size=64, device="cpu", samples=0)
 
 
-def test_it_can_be_left_out_and_changes_nothing_else(fitted: Predictor) -> None:
+def test_it_can_be_left_out_and_changes_nothing_else(fitted):
     without = fit(parts(8), size=64, device="cpu", samples=0, check=False)
     assert "simulated_defects" in fitted.manifest.facts
     assert "simulated_defects" not in without.manifest.facts
@@ -225,7 +212,7 @@ def test_it_can_be_left_out_and_changes_nothing_else(fitted: Predictor) -> None:
     assert all(np.array_equal(v, without.artefact.tensors[k]) for k, v in fitted.artefact.tensors.items())
 
 
-def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predictor) -> None:
+def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted):
     more = parts(4, seed=5)
     new = partial_fit(fitted.artefact, more, device="cpu")
     found = new.manifest.facts["simulated_defects"]
@@ -236,8 +223,8 @@ def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predic
     assert any("was not measured after the model was extended" in note for note in bare.manifest.notes)
 
 
-def test_who_misses_too_many_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unseen(picture: np.ndarray, *_: Any, **__: Any) -> SimulatedDefect:
+def test_who_misses_too_many_says_what_to_do(monkeypatch):
+    def unseen(picture, *_, **__):
         return SimulatedDefect(picture, np.zeros(picture.shape[:2], bool), "spot", 40.0)
 
     monkeypatch.setattr(simulated_defects, "simulate_defect", unseen)
@@ -249,8 +236,8 @@ def test_who_misses_too_many_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     assert note.endswith("size: give more good pictures, or a larger --size")  # it has no steps
 
 
-def test_who_misses_small_ones_alone_says_how_to_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(picture: np.ndarray, *_: Any, scale: str, **__: Any) -> SimulatedDefect:
+def test_who_misses_small_ones_alone_says_how_to_see_them(monkeypatch):
+    def drawn(picture, *_, scale, **__):
         shown = picture if scale == "small" else 255 - picture
         return SimulatedDefect(shown, np.ones(picture.shape[:2], bool), "spot", 40.0)
 
@@ -263,12 +250,12 @@ def test_who_misses_small_ones_alone_says_how_to_see_them(monkeypatch: pytest.Mo
     assert note.endswith(f"simulated defects of small size: {remedy}")
 
 
-def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
+def test_a_method_may_leave_out_in_its_own_way(good):
     """While it is fitted it may know more than its model file holds."""
     model, asked = Difference(good), []
 
     class OwnWay(LeaveOut):
-        def score(self, group: int, features: Tensor, inside: Any, position: int = 0) -> LeftOut:
+        def score(self, group, features, inside, position=0):
             assert features.shape == (3, SIDE, SIDE)
             asked.append(group)
             return torch.full((1,), 7.0), torch.zeros(1, SIDE, SIDE)
@@ -278,16 +265,12 @@ def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
     task = Task(lambda i: good, range(100, 104), rate=0.05)
     began = simulated_defects.time.monotonic() - LONG_FIT
     found = score_simulated_defects(OwnWay(model, fitted, task.groups), fitted, task, began)
-    assert found is not None
     assert {score for scores in found.scores.values() for score in scores} == {7.0}
     assert set(asked) == {100, 101, 102, 103}
     assert model.groups == []
 
 
-# -------------------------------------------------------------------------------------------------- contrasts
-
-
-def test_contrasts_fill_their_range_evenly_at_each_size_however_many_there_are() -> None:
+def test_contrasts_fill_their_range_evenly_at_each_size_however_many_there_are():
     low, high = simulated_defects.CONTRAST_RANGE
     for count in (6, 12, 40):
         for size in range(len(DEFECT_SIZES)):
@@ -307,28 +290,25 @@ class Faint(Difference):
         return (maps.sum((1, 2)) > 4).float(), maps
 
 
-def test_the_contrast_that_a_model_needs_is_measured(good: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_contrast_that_a_model_needs_is_measured(good, monkeypatch):
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     found = checked(Faint(good))
     for size in ("medium", "large"):
         assert 0 < found.count_found(size)[0] < MOST  # neither nothing nor all
         assert found.count_found(size, 22.0)[0] == found.count_found(size, 22.0)[1] > 10
         half = found.limit(size, 0.5)
-        assert half is not None
         assert 6 < half < 18
     assert "real defects may be harder" in found.describe()
 
 
-def test_settings_that_see_more_are_told_apart(good: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_see_more_are_told_apart(good, monkeypatch):
     """The ladder ends where nobody sees anything, so that a better model has something to gain."""
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     shares = []
     for levels in (6.5, 12.5, 25.5):
 
         class Sees(Difference):
-            def score(
-                self, features: Tensor, inside: Tensor | None = None, levels: float = levels
-            ) -> tuple[Tensor, Tensor]:
+            def score(self, features, inside=None, levels=levels):
                 maps = ((features - self.good).abs().amax(1) * 255 > levels).float()
                 return (maps.sum((1, 2)) > 2).float(), maps
 

@@ -1,7 +1,5 @@
 """A model that is made from another keeps every option that its decision depends on."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("torch")
@@ -21,8 +18,8 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.incremental_update import extend, open_fitted_dataset, update
-from flawscope.fitting.preparation import Reading
-from flawscope.fitting.stored_options import refit_options, stored_reading, stored_settings
+from flawscope.fitting.preparation import Reading, Seeing
+from flawscope.fitting.stored_options import refit_options, stored_reading, stored_seeing, stored_settings
 from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods import registry
 from flawscope.pictures.channels import Channels
@@ -31,8 +28,8 @@ from flawscope.pictures.light import Light, light_variations
 from flawscope.pictures.undistort import Undistortion
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
+from matrix import draw as part
 
-SIDE = 80
 QUICK: dict[str, Any] = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
 CASES: dict[str, dict[str, Any]] = {
@@ -68,27 +65,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 OF_THE_CALL = {"category", "device", "seen"}
 
 
-def part(seed: int, view: str = "top", several: int = 1) -> NDArray[np.uint8]:
-    """L-shaped parts on a noisy ground; seen from the side they are darker."""
-    rng = np.random.default_rng([seed, view == "side"])
-    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
-    picture = np.full((SIDE, SIDE, 3), (60, 80, 120), np.float64)
-    for k in range(several):
-        x, y = (SIDE / 2, SIDE / 2) if several == 1 else (SIDE * (0.27 + 0.46 * k), SIDE / 2)
-        scale = 1 if several == 1 else 0.62
-        turn = rng.uniform(-0.2, 0.2)
-        u = (np.cos(turn) * (columns - x) + np.sin(turn) * (rows - y)) / scale
-        v = (np.cos(turn) * (rows - y) - np.sin(turn) * (columns - x)) / scale
-        inside = ((abs(u) < 20) & (abs(v - 10) < 6)) | ((abs(u + 14) < 6) & (abs(v) < 20))
-        picture[inside] = 110 if view == "side" else 170
-    return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`good` with 8 parts in two views, and `several` with pictures of two parts."""
     root = tmp_path_factory.mktemp("options")
-    for name, several, views in (("good", 1, ("top", "side")), ("several", 2, ("top",))):
+    for name, several, views in (("good", False, ("top", "side")), ("several", True, ("top",))):
         (root / name / "train" / "good").mkdir(parents=True)
         for seed, view in itertools.product(range(8), views):
             picture = Image.fromarray(part(seed, view, several))
@@ -100,11 +81,15 @@ def data_of(folder: Path, options: dict[str, Any]) -> Path:
     return folder / ("several" if options.get("several") else "good")
 
 
+def stored_options(artefact: Artefact) -> dict[str, Any]:
+    return vars(stored_seeing(artefact)) | vars(stored_reading(artefact))
+
+
 def decisive(artefact: Artefact) -> dict[str, Any]:
     """All that two models of the same options have in common, as values that can be compared."""
     manifest = artefact.manifest
     how = manifest.preprocess
-    options = vars(stored_reading(artefact))
+    options = stored_options(artefact)
     region = getattr(
         options["roi"], "mask", options["roi"]
     )  # of aligned parts it has its reference beside it
@@ -134,14 +119,12 @@ def plain(folder: Path) -> dict[str, Any]:
     return decisive(fitted(folder, {}).artefact)
 
 
-def test_every_option_of_a_fit_is_tried_here() -> None:
-    assert {field.name for field in fields(Reading)} == {*CASES} | OF_THE_CALL
+def test_every_option_of_a_fit_is_tried_here():
+    assert {field.name for field in (*fields(Seeing), *fields(Reading))} == {*CASES} | OF_THE_CALL
 
 
 @pytest.mark.parametrize("name", [*CASES, *SETTINGS])
-def test_a_training_anew_keeps_each_option(
-    name: str, folder: Path, plain: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_training_anew_keeps_each_option(name, folder, plain, tmp_path):
     options = (CASES | SETTINGS)[name]
     model = fitted(folder, options)
     model.save(tmp_path / "model.safetensors")
@@ -171,7 +154,7 @@ PAIRS = [
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(options=st.sampled_from(PAIRS))
-def test_a_training_anew_keeps_pairs_of_options(options: dict[str, Any], folder: Path) -> None:
+def test_a_training_anew_keeps_pairs_of_options(options, folder):
     try:
         model = fitted(folder, options)
     except InputError:  # such as tiles of several parts
@@ -188,10 +171,10 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("align", "group"
 
 
 @pytest.mark.parametrize("name", ["roi", "light", *SLOW])
-def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name: str, folder: Path) -> None:
+def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folder):
     options = (CASES | SETTINGS)[name]
     model = fitted(folder, options)
-    kept = vars(stored_reading(model.artefact))
+    kept = stored_options(model.artefact)
     new = [part(100 + k) for k in range(3)]
     pictures = [
         ReviewedPicture(k, picture, True, f"line{k}", learn=True, sure=True) for k, picture in enumerate(new)
@@ -204,7 +187,7 @@ def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name: str, 
     trained = update(model.artefact, model, pictures, how="retrained", good=good, device="cpu", check=False)
     extended = extend(model, new, device="cpu", check=False)
     for made in (trained.predictor, extended):
-        found = vars(stored_reading(made.artefact))
+        found = stored_options(made.artefact)
         for option, value in kept.items():
             np.testing.assert_array_equal(found[option], value, err_msg=option)
         assert stored_settings(made.artefact) == stored_settings(model.artefact)
@@ -221,7 +204,7 @@ def drawn_pictures(count: int) -> list[ReviewedPicture]:
     ]
 
 
-def test_pictures_drawn_from_the_line_count_in_the_light_in_which_they_look_worst(folder: Path) -> None:
+def test_pictures_drawn_from_the_line_count_in_the_light_in_which_they_look_worst(folder):
     model = fitted(folder, {"light": "10%"})
     made = update(model.artefact, model, drawn_pictures(4), device="cpu", check=False, fair=True).predictor
     new = made.calibration.scores[model.calibration.count :]
@@ -233,7 +216,7 @@ def test_pictures_drawn_from_the_line_count_in_the_light_in_which_they_look_wors
     assert max(new) >= worst > plain
 
 
-def test_a_view_drawn_from_the_line_does_not_spoil_decisions_on_parts(folder: Path) -> None:
+def test_a_view_drawn_from_the_line_does_not_spoil_decisions_on_parts(folder):
     model = fitted(folder, {"part": r"p\d+"})
     pattern = stored_part_pattern(model.manifest)
     assert pattern is not None

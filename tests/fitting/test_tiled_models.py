@@ -1,7 +1,5 @@
 """Models of large pictures: what is learnt from, what is calibrated, and what a picture's map is."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 
@@ -11,14 +9,14 @@ import torch
 
 from flawscope.errors import InputError
 from flawscope.fitting import tile_calibration
-from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.fitting.fitting import fit
 from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("one_backbone")
+pytestmark = pytest.mark.usefixtures("shared_backbones")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
 
 
@@ -133,14 +131,6 @@ def test_only_tiles_in_the_region_of_interest_are_computed():
     assert not inside.picture_mask()[:, 70:].any()
 
 
-def test_pictures_are_added_to_a_model_with_tiles(tiled, tmp_path):
-    tiled.save(tmp_path / "m.safetensors")
-    more = partial_fit(tmp_path / "m.safetensors", list(parts(2, seed=7)), device="cpu", check=False)
-    assert more.calibration.count == 10
-    assert more.manifest.fusion == tiled.manifest.fusion
-    assert more.predict(parts(1, seed=1)[0]).map.shape == (144, 144)
-
-
 def test_a_small_picture_is_told_and_the_others_are_learnt_from():
     model = fit([*parts(6), np.zeros((40, 90, 3), np.uint8)], tile=64, force=True, **SMALL)
     assert model.calibration.count == 6
@@ -179,9 +169,6 @@ def test_wrong_settings_are_told_in_one_line(settings, text):
         fit(list(parts()), **SMALL, **settings)
 
 
-# --------------------------------------------------------------------------------------------- what is learnt
-
-
 def windows_of(sizes, roi=None, seed=0, tile=32):
     how = Preprocess((tile, tile), tile=(tile, tile))
     return Windows(Reader([np.zeros((*s, 3), np.uint8) for s in sizes], how, set(), roi=roi), sizes, seed)
@@ -198,16 +185,13 @@ def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
     assert len(windows) == 2 + sum(map(len, windows.places))
 
 
-def test_of_many_pictures_some_windows_are_learnt_from(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
-    windows = windows_of([(200, 200)] * 2)
-    assert [len(places) for places in windows.places] == [5, 5]
-    assert windows.places[0] != windows.places[1]
-
-
-def test_windows_without_anything_that_counts_are_not_learnt_from():
+def test_windows_are_learnt_from_where_anything_counts_and_of_many_pictures_some(monkeypatch):
     roi = np.zeros((32, 32), np.bool_)
     roi[:8, :8] = True
     windows = windows_of([(160, 160)], roi=roi)
     assert 0 < len(windows.places[0]) <= 9
     assert windows.judged_counts == [1 + len(windows.places[0])]
+    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
+    windows = windows_of([(200, 200)] * 2)
+    assert [len(places) for places in windows.places] == [5, 5]
+    assert windows.places[0] != windows.places[1]

@@ -1,7 +1,5 @@
 """What a fit says of its time before it begins: how many views there are, and about how long they take."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -61,14 +59,7 @@ SECOND = ViewTimes(2.0, 1.0, 3.0)
         ({"tile": 48, "size": 32}, "60 views of 6 pictures", 60, 60 * 2 + 60, 10),
     ],
 )
-def test_views_and_their_times_are_told_before_the_work(
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
-    views: str,
-    judged: int,
-    fit: float,
-    picture: float,
-) -> None:
+def test_views_and_their_times_are_told_before_the_work(monkeypatch, options, views, judged, fit, picture):
     line, after = told(monkeypatch, SECOND, 6, **options)
     assert line.startswith(
         f"time: about {format_duration(fit)} for the fit, which learns from {views} and judges {judged}; "
@@ -81,9 +72,7 @@ def test_views_and_their_times_are_told_before_the_work(
     ("options", "word"),
     [({"tile": 48, "size": 32}, "--min-defect"), ({"light": "10%"}, "--light"), ({"size": 544}, "--size")],
 )
-def test_where_it_is_long_the_setting_that_makes_it_long_is_named(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], word: str
-) -> None:
+def test_where_it_is_long_the_setting_that_makes_it_long_is_named(monkeypatch, options, word):
     with monkeypatch.context() as patch:
         line, _ = told(patch, ViewTimes(40.0, 2.0, 60.0), 4, **options)
     assert word in line.partition(". ")[2]
@@ -92,12 +81,12 @@ def test_where_it_is_long_the_setting_that_makes_it_long_is_named(
     assert not line.partition(". ")[2]
 
 
-def test_a_real_fit_takes_about_as_long_as_foretold() -> None:
+def test_a_real_fit_takes_about_as_long_as_foretold():
     """Very roughly: machines in use are uneven."""
     foretold: list[TimeForecast] = []
     forecast = time_forecast.forecast
 
-    def kept(*args: Any, **options: Any) -> TimeForecast | None:
+    def kept(*args, **options):
         made = forecast(*args, **options)
         if made is not None:
             foretold.append(made)
@@ -111,16 +100,16 @@ def test_a_real_fit_takes_about_as_long_as_foretold() -> None:
 
 
 @pytest.mark.parametrize(("count", "rate"), [(20, 0.05), (300, 0.05), (762, 0.05), (762, 0.01)])
-def test_as_many_pictures_are_foretold_for_the_lights_as_are_drawn(count: int, rate: float) -> None:
+def test_as_many_pictures_are_foretold_for_the_lights_as_are_drawn(count, rate):
     given = Fitted(Calibration((0.0,), (0.0,), 0.0), [*range(count)], [*range(count)])
     drawn = light_calibration.draw_pictures(given, range(count), 6, rate, seed=0)
     assert light_calibration.count_drawn(count, count, 6, rate) == len(drawn)
 
 
-def test_a_training_is_told_apart_from_what_follows_it() -> None:
+def test_a_training_is_told_apart_from_what_follows_it():
     said: list[str] = []
 
-    def say(line: str) -> None:
+    def say(line):
         said.append(line)
         if line.startswith("time: "):
             raise EnoughError

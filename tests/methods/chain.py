@@ -5,8 +5,6 @@ the fitted model is compared with its exports through `predict`, on pictures tha
 makes right, and with the answers of the command line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +110,7 @@ def without_ties(model: Predictor, pictures: list[Path]) -> Any:
     """`[N]` bool: rounding alone does not decide the score."""
     import torch
 
-    detector = model.session.model  # type: ignore[attr-defined]
+    detector = model.session.model
     images = [torch.from_numpy(model.manifest.preprocess(path)[0]) for path in pictures]
     with torch.inference_mode():
         return np.array([not bool(detector.ties(detector.embed(image))[0]) for image in images])
@@ -129,9 +127,7 @@ def bf16_is_here() -> bool:
     [(e, p) for e in ENGINES for p in PRECISIONS if (e, p) != ("onnxruntime", "bf16")],
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_every_export_agrees(
-    method: str, engine: str, precision: str, fitted: Fitted, root: Path, pictures: list[Path], shared: Any
-) -> None:
+def test_every_export_agrees(method, engine, precision, fitted, root, pictures, shared):
     if precision == "int8" and not registry.method(method).int8:
         pytest.skip("refused: it is no faster")
     if precision == "bf16" and not bf16_is_here():
@@ -139,7 +135,7 @@ def test_every_export_agrees(
     path, trained = fitted(method)
     good = [] if precision == "fp32" else list_pictures(root / "train/good")
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         assert export(path, folder / "model.onnx", precision=precision, pictures=good).passed
 
     out = Path(shared(f"chain-{method}-{precision}", fill)) / "model.onnx"

@@ -1,7 +1,5 @@
 """The built-in methods, as small as they can be."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,27 +9,6 @@ import pytest
 
 from flawscope.methods import registry
 from flawscope.testing import Case
-
-
-@pytest.fixture(scope="module")
-def shared_backbones() -> Iterator[None]:
-    """Making a backbone takes longer than all else that a small model needs; frozen, models may share it."""
-    from flawscope.methods.features.backbone import empty_backbone, load_backbone
-
-    made: dict[Any, Any] = {}
-
-    def empty_once(*given: Any) -> Any:
-        """By everything but the file's tensors."""
-        if given[:3] not in made:
-            made[given[:3]] = empty_backbone(*given)
-        return made[given[:3]]
-
-    loaded_once = functools.cache(load_backbone)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("patch_detector", "prnet.model"):
-            patch.setattr(f"flawscope.methods.{module}.load_backbone", loaded_once)
-            patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty_once)
-        yield
 
 
 @pytest.fixture(scope="module")

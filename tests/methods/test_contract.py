@@ -1,13 +1,11 @@
 """What every method promises, of the built-in ones (`flawscope.testing`)."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from flawscope.methods import registry
-from flawscope.testing import Case, Check, checks_for
+from flawscope.testing import checks_for
 
 torch = pytest.importorskip("torch")
 CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(registry.method(name))]
@@ -23,5 +21,5 @@ def _quick(shared_backbones: None, traced_once: None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "check"), CHECKS, ids=str)
-def test_contract(name: str, check: Check, cases: Callable[[str], Case]) -> None:
+def test_contract(name, check, cases):
     check(cases(name))

@@ -1,10 +1,6 @@
 """Exports in 8 bits of methods that hold pictures out: what they are calibrated on, and their ranges."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,15 +19,12 @@ from flawscope.export import eight_bits, onnx_graph  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
 from flawscope.export.recalibrate import ExportPictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
-from flawscope.testing import Case  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("traced_once")]
 
 
 @pytest.mark.slow
-def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(
-    cases: Callable[[str], Case], tmp_path: Path
-) -> None:
+def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(cases, tmp_path):
     out = tmp_path / "plate.onnx"
     case = cases("efficientad")
     model = case.fitted()  # the contract's, which is traced once
@@ -51,9 +44,7 @@ def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(
 
 
 @pytest.mark.slow
-def test_eight_bits_do_not_end_where_good_pictures_do(
-    cases: Callable[[str], Case], drawn: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_eight_bits_do_not_end_where_good_pictures_do(cases, drawn, monkeypatch):
     """A logit that is cut off at the highest one of good pictures makes all defects alike. Here the logit is
     one channel of what the head is given, in which two pictures lie far apart, whatever 8 bits do to it."""
 
@@ -65,7 +56,7 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     embed.CopyFrom(onnx_graph.trace(TorchSession.open(artefact, "cpu").model)[0])  # that one is kept
     head = [node for node in embed.graph.node if node.op_type == "Conv"][-1]
 
-    def run(proto: Any, image: Any, output: str = "features") -> Any:
+    def run(proto, image, output="features"):
         engine = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         return engine.run([output], {"images": image})[0]
 
@@ -94,7 +85,7 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     assert float(found.max()) > low + 20 * step
 
 
-def test_ranges_know_defects_too(cases: Callable[[str], Case], drawn: Path) -> None:
+def test_ranges_know_defects_too(cases, drawn):
     artefact = cases("prnet").fitted().artefact
     paths = list_pictures(drawn / "plate/train/good")[:3]
     found = list(ExportPictures(artefact, paths).for_ranges())

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 
 import pytest
@@ -24,7 +22,7 @@ class Rows(nn.Module):
 
 
 def test_an_error_while_loading_comes_through():
-    def broken(i: int) -> Tensor:
+    def broken(i):
         raise OSError("camera unplugged")
 
     embed_pictures(Rows(), lambda i: torch.zeros(3, 2, 2), range(4), lambda *_: None)  # its threads stay
@@ -38,11 +36,11 @@ def test_for_a_device_threads_load_a_few_blocks_ahead_and_keep_the_order():
     loaded: list[int] = []
     taken: list[list[str]] = []
 
-    def load(item: int) -> str:
+    def load(item):
         loaded.append(item)
         return str(item)
 
-    def work(block, words: list[str]) -> list[str]:
+    def work(block, words):
         assert len(loaded) <= 2 * (len(taken) + 1 + PREFETCH)
         return words
 

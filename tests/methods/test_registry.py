@@ -1,7 +1,5 @@
 """Which methods there are, and that a model file cannot bring one along."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator
@@ -41,7 +39,7 @@ METHOD = replace(PATCHCORE, name={name!r})
 """
 
 
-def test_an_installed_method_is_listed_and_found(site: Path) -> None:
+def test_an_installed_method_is_listed_and_found(site):
     install(site, ANOTHER.format(name="other"))
     assert registry.names() == [*registry.BUILT_IN, "other"]
     assert "other_methods" not in sys.modules  # until it is asked for
@@ -59,7 +57,7 @@ def test_an_installed_method_is_listed_and_found(site: Path) -> None:
         ("", "has no attribute 'METHOD'"),
     ],
 )
-def test_a_broken_package_is_one_line_and_the_others_work(site: Path, code: str, text: str) -> None:
+def test_a_broken_package_is_one_line_and_the_others_work(site, code, text):
     install(site, code)
     with pytest.raises(InputError, match=text) as caught:
         registry.method("other")
@@ -67,7 +65,7 @@ def test_a_broken_package_is_one_line_and_the_others_work(site: Path, code: str,
     assert [method.name for method in registry.loadable_methods()] == list(registry.BUILT_IN)
 
 
-def test_no_package_takes_a_built_in_methods_place(site: Path) -> None:
+def test_no_package_takes_a_built_in_methods_place(site):
     install(site, ANOTHER.format(name="patchcore"), "patchcore = other_methods:METHOD")
     assert registry.names() == list(registry.BUILT_IN)
     assert registry.method("patchcore").config.__module__ == "flawscope.methods.patchcore"
@@ -82,8 +80,8 @@ def of_method(model_path: Path, name: str, out: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["padim", "os", "evil.module:x", "evil", "patchcor", "../evil", ""])
 def test_a_model_of_a_method_that_is_not_there_is_one_line_and_imports_nothing(
-    name: str, site: Path, model_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    name, site, model_path, drawn, capsys
+):
     (site / "evil").mkdir()
     for path in ("evil.py", "evil/__init__.py", "evil/module.py"):
         (site / path).write_text("raise SystemExit('imported')")
@@ -96,9 +94,7 @@ def test_a_model_of_a_method_that_is_not_there_is_one_line_and_imports_nothing(
     assert not {module for module in set(sys.modules) - before if module.startswith("evil")}
 
 
-def test_a_file_of_a_method_that_is_gone_says_what_to_use(
-    model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_a_file_of_a_method_that_is_gone_says_what_to_use(model_path, drawn, tmp_path):
     path = of_method(model_path, "ensemble", tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=r"method ensemble is gone: .* fit anew with --method patchcore"):
         registry.method("ensemble")

@@ -1,9 +1,5 @@
 """Methods' settings: what a picture size may be, and what is refused before anything is loaded."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from flawscope.config import build_config, parse_assignments, read_config
@@ -26,20 +22,20 @@ CONFIGS = {"efficientad": efficientad.Config, "patchcore": patchcore.Config, "pr
         ("64+32+128+96", [(32, 32), (64, 64), (96, 96), (128, 128)]),
     ],
 )
-def test_sizes(size: str, sizes: list[tuple[int, int]]) -> None:
+def test_sizes(size, sizes):
     config = patchcore.Config(size=size)
     assert config.sizes == config.view_sizes == tuple(sizes)
     assert config.network_size == sizes[-1]
 
 
-def test_a_size_is_read_from_yaml_and_assignments(tmp_path: Path) -> None:
+def test_a_size_is_read_from_yaml_and_assignments(tmp_path):
     for text in ("256", "256+384", "256x320"):
         (tmp_path / "c.yaml").write_text(f"size: {text}\n")
         assert build_config(patchcore.Config, read_config(tmp_path / "c.yaml")).size == text
         assert build_config(patchcore.Config, parse_assignments([f"size={text}"])).size == text
 
 
-def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple() -> None:
+def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple():
     config = prnet.Config(size="300x200", crop=(64, 96))
     assert config.sizes == ((300, 200),)
     assert config.view_sizes == (config.network_size,) == ((64, 96),)
@@ -89,14 +85,14 @@ def test_the_network_sees_the_crop_and_it_alone_must_be_a_multiple() -> None:
         ("prnet", "texture=generated", "unknown setting texture; did you mean textures?"),
     ],
 )
-def test_a_wrong_setting_is_one_line(method: str, assignment: str, text: str) -> None:
+def test_a_wrong_setting_is_one_line(method, assignment, text):
     with pytest.raises(InputError) as caught:
         build_config(CONFIGS[method], parse_assignments([assignment]))
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_presets_are_the_papers() -> None:
+def test_presets_are_the_papers():
     """Batzner et al., A.1; Zhang et al., 4.1."""
     paper = build_config(efficientad.Config, efficientad.PRESETS["paper"])
     assert (paper.steps, paper.batch, paper.rate, paper.decay) == (70_000, 1, 1e-4, 1e-5)
@@ -110,6 +106,6 @@ def test_presets_are_the_papers() -> None:
     assert prn.steps == pytest.approx(700 * 400 / 64, rel=0.01)
 
 
-def test_names_that_a_fit_sets_are_taken() -> None:
+def test_names_that_a_fit_sets_are_taken():
     with pytest.raises(TypeError, match=r"Config\.hidden: set by fit itself"):
         type("Config", (TrainingSettings,), {"__annotations__": {"hidden": int}, "hidden": 64})

@@ -1,7 +1,5 @@
 """Blocks of work spread over threads, and torch's number of threads left as it was."""
 
-from __future__ import annotations
-
 import multiprocessing
 import threading
 import time
@@ -22,10 +20,21 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_results_keep_their_order_and_every_thread_is_in_inference_mode(threads):
+def test_results_keep_their_order_in_workers_inside_workers_and_alone(threads):
     with workers() as each:
         found = each(lambda i: (i, torch.is_inference_mode_enabled(), torch.get_num_threads()), range(20))
     assert found == [(i, True, 1) for i in range(20)]
+
+    def inner(i):
+        with workers() as each:
+            return sum(each(lambda j: i * j, range(4)))
+
+    with workers() as each:
+        assert each(inner, range(8)) == [6 * i for i in range(8)]
+    assert torch.get_num_threads() == threads
+    assert run_serially(lambda: (torch.get_num_threads(), torch.is_inference_mode_enabled())) == (1, True)
+    assert run_serially(lambda: 3, "meta") == 3
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -55,16 +64,6 @@ def in_fresh_thread(work):
         return pool.submit(work).result()
 
 
-def test_workers_inside_workers(threads):
-    def inner(i):
-        with workers() as each:
-            return sum(each(lambda j: i * j, range(4)))
-
-    with workers() as each:
-        assert each(inner, range(8)) == [6 * i for i in range(8)]
-    assert torch.get_num_threads() == threads
-
-
 def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(threads):
     with workers() as each:
         assert in_fresh_thread(torch.get_num_threads) == threads
@@ -72,12 +71,6 @@ def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(thread
         assert in_fresh_thread(torch.get_num_threads) == threads
         assert torch.get_num_threads() == threads
     assert in_fresh_thread(torch.get_num_threads) == threads
-
-
-def test_alone_computes_with_one_thread_and_may_spread_no_further(threads):
-    assert run_serially(lambda: (torch.get_num_threads(), torch.is_inference_mode_enabled())) == (1, True)
-    assert run_serially(lambda: 3, "meta") == 3
-    assert torch.get_num_threads() == threads
 
 
 def _spread(queue):

@@ -1,7 +1,5 @@
 """The trainer that all methods share, on a network that costs nothing."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +100,7 @@ class Dormant(Normed):
 @pytest.mark.parametrize(
     ("kind", "stop"), [(Line, 1), (Line, 4), (Normed, 3), (Dormant, 2), (Dormant, 5)], ids=str
 )
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, kind: type[Line], stop: int) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kind, stop):
     path = tmp_path / "c.safetensors"
     torch.manual_seed(1)  # which decides nothing
     whole = run(kind())
@@ -121,7 +119,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, kind: type[L
     assert resumed.seconds > 0
 
 
-def test_it_learns_and_draws_its_curve() -> None:
+def test_it_learns_and_draws_its_curve():
     trainer = run(Line(steps=200))
     assert [point["step"] for point in trainer.curve] == list(range(10, 201, 10))
     assert trainer.curve[-1]["loss"] < 0.1 * trainer.curve[0]["loss"]
@@ -140,12 +138,12 @@ class Grouped(Line):
         return super().losses(networks, batch, step)
 
 
-def test_each_group_follows_the_schedule_at_its_own_rate() -> None:
+def test_each_group_follows_the_schedule_at_its_own_rate():
     trainer = run(Grouped(schedule="drop", steps=40))
     assert trainer.rates == pytest.approx([0.005, 0.001])
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path, identity = tmp_path / "c.safetensors", {"seed": 0, "training set": "a" * 64, "steps": 6}
     with pytest.raises(KeyboardInterrupt):
         run(Line(step=stop_after(2)), path, **identity)
@@ -176,7 +174,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [6, 40])  # checked in step 1 and in step 2
-def test_a_nan_loss_is_reported_and_never_kept(tmp_path: Path, steps: int) -> None:
+def test_a_nan_loss_is_reported_and_never_kept(tmp_path, steps):
     trainer = Line(steps=steps)
     trainer.factor = torch.nan
     with pytest.raises(FlawscopeError, match=r"NaN loss after 1 step: .*lower --set rate"):
@@ -184,7 +182,7 @@ def test_a_nan_loss_is_reported_and_never_kept(tmp_path: Path, steps: int) -> No
     assert not [*tmp_path.glob("*.safetensors")]
 
 
-def test_timed_steps_leave_no_trace() -> None:
+def test_timed_steps_leave_no_trace():
     """They are learnt by copies."""
     trainer = Line(steps=None)
     before = trainer.weights()
@@ -196,7 +194,7 @@ def test_timed_steps_leave_no_trace() -> None:
     assert trainer.said[0].startswith("30 steps of ")
 
 
-def test_in_bf16_the_weights_stay_in_fp32() -> None:
+def test_in_bf16_the_weights_stay_in_fp32():
     trainer = Line(training="bf16")
     assert trainer.precision == "bf16"
     with trainer.autocast():
@@ -281,7 +279,7 @@ SPEEDS = {
 
 
 @pytest.mark.parametrize("name", SPEEDS)
-def test_minutes_are_kept_whatever_the_speed_does(clock_of: Callable[..., Clock], name: str) -> None:
+def test_minutes_are_kept_whatever_the_speed_does(clock_of, name):
     """And the learning rate follows the share of the time that is used."""
     clock = clock_of(*SPEEDS[name])
     trainer = trained(clock)
@@ -309,13 +307,11 @@ def test_minutes_are_kept_whatever_the_speed_does(clock_of: Callable[..., Clock]
     assert shares[0] == pytest.approx(0.95, abs=0.04)
 
 
-def test_a_resumed_training_takes_the_time_that_it_had_left(
-    clock_of: Callable[..., Clock], tmp_path: Path
-) -> None:
+def test_a_resumed_training_takes_the_time_that_it_had_left(clock_of, tmp_path):
     path, clock = tmp_path / "c.safetensors", clock_of(*SPEEDS["slower"])
     learn = Timed._optimise
 
-    def stopping(self: Timed, *given: Any) -> Tensor:
+    def stopping(self, *given):
         if self.clock.now > 50:
             raise KeyboardInterrupt
         return learn(self, *given)
@@ -343,12 +339,9 @@ def test_a_resumed_training_takes_the_time_that_it_had_left(
     assert alone.seconds == pytest.approx(resumed.seconds, rel=0.05)
 
 
-# --------------------------------------------------------------------------------------------- the parts
-
-
-def test_fresh_weights_come_from_the_generator_and_spread_as_torchs() -> None:
+def test_fresh_weights_come_from_the_generator_and_spread_as_torchs():
     ours, again, torchs = (nn.Sequential(nn.Conv2d(64, 96, 3), nn.Conv2d(96, 32, 1)) for _ in range(3))
-    again.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    again.to(memory_format=torch.channels_last)
     before = torch.random.get_rng_state()
     for network in (ours, again):
         initialise(network, torch.Generator().manual_seed(3))
@@ -360,19 +353,19 @@ def test_fresh_weights_come_from_the_generator_and_spread_as_torchs() -> None:
     assert torch.equal(ours[0].bias, again[0].bias)
 
 
-def test_no_layer_keeps_the_weights_that_the_process_drew() -> None:
+def test_no_layer_keeps_the_weights_that_the_process_drew():
     """Of any kind; a module that is not known says how, or is refused by its name."""
 
     class Scaled(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.rand(4))
 
     class Known(Scaled):
-        def initialise(self, generator: torch.Generator) -> None:
+        def initialise(self, generator):
             self.scale.data.uniform_(generator=generator)
 
-    def drawn(seed: int) -> nn.Module:
+    def drawn(seed):
         torch.manual_seed(seed)
         layers = nn.Linear(4, 4), nn.ConvTranspose2d(4, 4, 2), nn.Conv1d(4, 4, 3), nn.BatchNorm2d(4)
         network = nn.Sequential(*layers, nn.GroupNorm(2, 4), Known())
@@ -389,7 +382,7 @@ def test_no_layer_keeps_the_weights_that_the_process_drew() -> None:
 
 
 @pytest.mark.parametrize("steps", [10, 37, 1000])
-def test_one_cycle_is_torchs(steps: int) -> None:
+def test_one_cycle_is_torchs(steps):
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=steps, cycle_momentum=False)
     for k in range(steps):
@@ -399,12 +392,9 @@ def test_one_cycle_is_torchs(steps: int) -> None:
     assert [learning_rate_share("drop", k, steps) for k in range(steps)].count(0.1) == steps // 20
 
 
-def test_schedules_of_very_few_steps_are_rates() -> None:
+def test_schedules_of_very_few_steps_are_rates():
     assert all(0 < one_cycle(k, steps) <= 1 for steps in (1, 2, 3, 4) for k in range(steps))
     assert {learning_rate_share("constant", step, 9) for step in range(9)} == {1.0}
-
-
-# ------------------------------------------------------------------------------------------------- Ctrl-C
 
 
 def press_at(count: int) -> Callable[[str, int, int], None]:
@@ -418,7 +408,7 @@ def press_at(count: int) -> Callable[[str, int, int], None]:
 
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
-def test_ctrl_c_keeps_every_step_that_is_done(tmp_path: Path, stop: int) -> None:
+def test_ctrl_c_keeps_every_step_that_is_done(tmp_path, stop):
     """However long ago the last checkpoint was written, and after the last step, too."""
     path, whole = tmp_path / "c.checkpoint.safetensors", run(Line())
     budget = Budget(checkpoint=path, checkpoint_interval=1e9)
@@ -436,8 +426,8 @@ def test_ctrl_c_keeps_every_step_that_is_done(tmp_path: Path, stop: int) -> None
     assert again.curve == whole.curve
 
 
-def test_the_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    def twice(stage: str, done: int, total: int) -> None:
+def test_the_second_ctrl_c_ends_at_once(tmp_path):
+    def twice(stage, done, total):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
@@ -447,7 +437,7 @@ def test_the_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_training_that_ended_at_a_time_is_over_when_it_goes_on(tmp_path: Path) -> None:
+def test_a_training_that_ended_at_a_time_is_over_when_it_goes_on(tmp_path):
     path = tmp_path / "c.safetensors"
     first = Line(steps=None)
     first.learn(Budget(minutes=0.005, checkpoint=path), None, {"seed": 0})
@@ -458,7 +448,7 @@ def test_a_training_that_ended_at_a_time_is_over_when_it_goes_on(tmp_path: Path)
     assert second.weights() == first.weights()
 
 
-def test_an_unfinished_run_of_other_settings_is_put_aside(tmp_path: Path) -> None:
+def test_an_unfinished_run_of_other_settings_is_put_aside(tmp_path):
     path = tmp_path / "c.checkpoint.safetensors"
     with pytest.raises(KeyboardInterrupt):
         Line(step=press_at(2)).learn(Budget(checkpoint=path), None, {"seed": 0})
@@ -473,7 +463,7 @@ def test_an_unfinished_run_of_other_settings_is_put_aside(tmp_path: Path) -> Non
     assert other.weights() == run(Line()).weights()
 
 
-def test_a_checkpoint_that_cannot_be_read_stops_only_who_asked_for_it(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_read_stops_only_who_asked_for_it(tmp_path):
     path = tmp_path / "c.checkpoint.safetensors"
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="damaged"):

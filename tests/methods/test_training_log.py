@@ -1,7 +1,5 @@
 """The log of a training: every step once, however often it was interrupted."""
 
-from __future__ import annotations
-
 import csv
 import importlib.machinery
 import sys
@@ -29,7 +27,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, MAX_POINTS, MAX_POINTS + 1, 5 * MAX_POINTS + 3])
-def test_a_thinned_curve_holds_the_means_of_equally_many_steps(count: int) -> None:
+def test_a_thinned_curve_holds_the_means_of_equally_many_steps(count):
     losses = np.random.default_rng(count).random(count).tolist()
     found = thin_curve(losses, 5 + count)  # of the first five steps nothing is known
     ends = [int(end) - 5 for end in found["step"]]
@@ -42,7 +40,7 @@ def test_a_thinned_curve_holds_the_means_of_equally_many_steps(count: int) -> No
     assert ends[-1:] == [count] * (count > 0)
 
 
-def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path: Path) -> None:
+def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path):
     trainer = Line(steps=150, schedule="one_cycle")
     trainer.learn(Budget(checkpoint=tmp_path / "part.checkpoint.safetensors"), None, {})
     found = rows(tmp_path / "part.training.csv")
@@ -62,7 +60,7 @@ def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("stop", [2, 5])
-def test_a_resumed_log_has_no_step_twice(tmp_path: Path, stop: int) -> None:
+def test_a_resumed_log_has_no_step_twice(tmp_path, stop):
     """What the interrupted run did after its checkpoint is done, and logged, again."""
     path, log = tmp_path / "c.checkpoint.safetensors", tmp_path / "c.training.csv"
     whole = run(Line(steps=9), tmp_path / "whole.checkpoint.safetensors")
@@ -80,7 +78,7 @@ def test_a_resumed_log_has_no_step_twice(tmp_path: Path, stop: int) -> None:
     assert resumed.log.losses == whole.log.losses
 
 
-def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path: Path) -> None:
+def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path):
     log = TrainingLog(tmp_path / "x.csv", ("hard", "soft"), ("held_out",))
     for step in (1, 2):
         log.add(step, torch.tensor([1.0, step]), 0.1, 0.5 * step)
@@ -115,7 +113,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path: Path, written: list[Any]) -> None:
+def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path, written):
     path = tmp_path / "c.safetensors"
     with pytest.raises(KeyboardInterrupt):
         run(Line(step=stop_after(4)), path)
@@ -127,7 +125,7 @@ def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path: Path
     assert [value for _, _, value in written[1::2]] == pytest.approx(trainer.log.losses[3:])
 
 
-def test_without_tensorboard_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--tensorboard needs tensorboard: pip install"):
         tensorboard_folder("runs")

@@ -187,3 +187,36 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) ->
     loaded = flawscope.load(tmp_path / "model.safetensors", device="cpu")
     assert loaded.manifest.preprocess.undistort == lens
     assert loaded.predict(bad).score == found.score
+
+
+def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_taken() -> None:
+    """Those of the undistorted picture that the turned frame's region of interest shows."""
+    import flawscope
+
+    rng, side = np.random.default_rng(5), 160
+    lens = Undistortion(120, 120, 80, 80, k1=-0.25, k2=0.03)
+    rows, columns = np.mgrid[:side, :side]
+
+    def part(angle: float) -> np.ndarray:
+        u, v = (columns - 80) * math.cos(angle) + (rows - 80) * math.sin(angle), rows - 80
+        v = v * math.cos(angle) - (columns - 80) * math.sin(angle)
+        shape = np.minimum(np.maximum(abs(u) - 35, abs(v - 18) - 8), np.maximum(abs(u + 26) - 8, abs(v) - 28))
+        shown = 80 + np.clip(0.5 - shape, 0, 1) * 100 + rng.normal(0, 3, (side, side))
+        return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+    good = [part(angle) for angle in rng.uniform(-0.4, 0.4, 8)]
+    how: dict[str, Any] = {"size": "64", "device": "cpu", "check": False, "undistort": lens, "align": "turn"}
+    model = flawscope.fit(good, **how, roi=(0.3, 0.2, 0.8, 0.6))
+    found = model.predict(part(0.3))
+    assert found.part_found
+    valid, seen = model.valid_mask(found.geometry), model.manifest.preprocess.views(part(0.3))
+    assert valid.shape == found.map.shape
+    v, u = np.mgrid[: valid.shape[0], : valid.shape[1]] + 0.5
+    v, u = (at / scale for at, scale in zip((v, u), found.geometry.scale, strict=True))
+    y, x = seen.geometry.locate(*(at + 0.5 for at in lens._undistorted(v - 0.5, u - 0.5)))
+    counted = model.artefact.counted & seen.geometry.visible_mask()
+    y, x = np.floor(y).astype(int), np.floor(x).astype(int)
+    inside = (y >= 0) & (y < 64) & (x >= 0) & (x < 64)
+    expected = inside & counted[y.clip(0, 63), x.clip(0, 63)]
+    assert 0.05 < expected.mean() < 0.6
+    assert (valid == expected).mean() > 0.98

@@ -1,7 +1,5 @@
 """Contact sheets: how they are laid out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Findings: what they do to the decision, and that whatever shows remarks shows them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields, replace
 
@@ -34,7 +32,7 @@ def several(wrong: str = "") -> FoundParts:
     return FoundParts(parts, 2, 2, wrong=wrong)
 
 
-def test_a_finding_that_decides_makes_the_picture_anomalous_and_another_one_changes_nothing() -> None:
+def test_a_finding_that_decides_makes_the_picture_anomalous_and_another_one_changes_nothing():
     good = prediction()
     told = good.noticing(outside_light())
     assert (told.p_value, told.severity, told.is_anomalous) == (0.4, -2.0, False)
@@ -46,7 +44,7 @@ def test_a_finding_that_decides_makes_the_picture_anomalous_and_another_one_chan
     assert good.noticing(no_product("none of these", 0.01)).p_value == 0.4  # a p-value of another question
 
 
-def test_a_new_finding_is_shown_by_all_that_show_remarks() -> None:
+def test_a_new_finding_is_shown_by_all_that_show_remarks():
     found = prediction().noticing(DUSTY)
     assert prediction_line(found).endswith("a.png  (<dust> on the lens)")
     assert json.loads(json.dumps(found.to_dict()))["findings"] == [
@@ -91,11 +89,7 @@ ROWS = [
     ),
     ({"outside_light": False}, "", {"outside_light": False}),
     ({"outside_light": True}, "", {"outside_light": True}),
-    (
-        {"recognition": Recognition("a", "a", 0.3, (0.1, 0.5))},
-        "",
-        {"product": "a", "product_p_value": 0.3},
-    ),
+    ({"recognition": Recognition("a", "a", 0.3, (0.1, 0.5))}, "", {"product": "a", "product_p_value": 0.3}),
     ({"recognition": Recognition("a", "a", 1.0)}, "", {"product": "a", "product_p_value": None}),
     (
         {"recognition": Recognition(None, "a", 0.03, (0.4, 0.5))},
@@ -108,9 +102,7 @@ OPTIONAL |= {"product", "product_p_value", "findings"}
 
 
 @pytest.mark.parametrize(("answers", "columns", "entries"), ROWS)
-def test_rows_and_documents_have_the_names_and_values_that_they_had(
-    answers: dict[str, object], columns: str, entries: dict[str, object]
-) -> None:
+def test_rows_and_documents_have_the_names_and_values_that_they_had(answers, columns, entries):
     found = replace(prediction(), **answers)
     row = ResultRow.from_result(found)
     if columns:
@@ -124,14 +116,11 @@ def test_rows_and_documents_have_the_names_and_values_that_they_had(
     assert row.product_p_value == entries.get("product_p_value")
 
 
-def test_parts_that_are_counted_wrong_decide_and_anomalous_ones_are_named() -> None:
+def test_parts_counted_wrong_decide_and_a_prediction_holds_answers_not_remarks():
     (wrong,) = PartSearch(0.1, several=several("1 missing")).findings()
     assert (wrong.code, wrong.words, wrong.p_value, wrong.decides) == ("count_wrong", "1 missing", 0.1, True)
     (named,) = PartSearch(1.0, several=several()).findings()
     assert (named.words, named.decides) == ("part 2 of 2", False)
     assert PartSearch(0.7, POSE).findings() == ()
     assert [finding.words for finding in PartSearch(0.1).findings()] == ["part not found"]
-
-
-def test_a_prediction_holds_answers_not_remarks() -> None:
     assert len(fields(Prediction)) <= 16

@@ -1,7 +1,5 @@
 """What is written to disk: where, and what is in it."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -57,7 +55,7 @@ def files(folder: Path) -> set[str]:
     return found - {OUTPUT_LIST}
 
 
-def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp_path: Path) -> None:
+def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp_path):
     path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
     pictures = PictureWriter(out, tmp_path / "data")
     pictures.add(path, predict(path))
@@ -71,7 +69,7 @@ def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp
     assert Image.open(out / "overlays/dent/000.png").size == pytest.approx((2048, 2048 / 5), abs=1)
 
 
-def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_above_the_output_folder(tmp_path, monkeypatch):
     here, out = tmp_path / "a/b/c", tmp_path / "a/out"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -86,9 +84,7 @@ def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch:
     assert all(name.startswith("a/out/") for name in new)
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures = PictureWriter(tmp_path / "out")
     for name in ("in/a.png", "in/a.jpg", "v1.2/b.jpg", "v1.3/b.jpg"):
@@ -99,7 +95,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(
     assert {f for f in files(tmp_path / "out") if f.startswith("overlays/")} == overlays
 
 
-def test_pictures_that_would_share_a_name_keep_their_suffix_in_any_order(tmp_path: Path) -> None:
+def test_pictures_that_would_share_a_name_keep_their_suffix_in_any_order(tmp_path):
     paths = [tmp_path / name for name in ("001.bmp", "001.png", "b.jpg", "B.JPG", "deep/001.tif", "e.jpg")]
     for order in (paths, paths[::-1]):
         pictures = PictureWriter(tmp_path / "out", tmp_path, inputs=order)
@@ -112,7 +108,7 @@ def test_pictures_that_would_share_a_name_keep_their_suffix_in_any_order(tmp_pat
     assert [one_by_one.name(path) for path in paths[:2]] == ["001.bmp", "001"]
 
 
-def test_long_names_are_cut_and_stay_apart(tmp_path: Path) -> None:
+def test_long_names_are_cut_and_stay_apart(tmp_path):
     stem = "ü" * 124  # 248 bytes: the longest that a picture may have, and too long with .json
     pictures = PictureWriter(tmp_path / "out", tmp_path)
     names = set()
@@ -125,7 +121,7 @@ def test_long_names_are_cut_and_stay_apart(tmp_path: Path) -> None:
     assert all(len(os.fsencode(name)) < 240 for name in names)
 
 
-def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_one_line(tmp_path):
     (tmp_path / "out").write_text("in the way")
     path = tmp_path / "data/test/dent/000.png"
     prediction = predict(path)
@@ -133,17 +129,14 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
         PictureWriter(tmp_path / "out", tmp_path / "data").add(path, prediction)
 
 
-def test_maps_may_be_left_out(tmp_path: Path) -> None:
+def test_maps_may_be_left_out(tmp_path):
     plain = PictureWriter(tmp_path / "out", tmp_path, maps="none")
     plain.add(tmp_path / "x.png", predict(tmp_path / "x.png"))
     assert files(tmp_path / "out") == {"overlays/x.png", "masks/x.png"}
 
 
-# ------------------------------------------------------------------------------------------------------- maps
-
-
 @pytest.mark.parametrize("maps", MAPS)
-def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path: Path, maps: str) -> None:
+def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path, maps):
     values = 2.7 * SPOT + 1
     prediction = replace(predict(tmp_path / "x.png", values), levels=Levels(0.5, 2.0, (0.5, 4.5)))
     PictureWriter(tmp_path / "out", tmp_path, maps=maps).add(tmp_path / "x.png", prediction)
@@ -159,10 +152,7 @@ def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path:
     np.testing.assert_array_equal(read > facts["mask_threshold"], prediction.mask)
 
 
-# ------------------------------------------------------------------------------------------- results of a run
-
-
-def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path: Path) -> None:
+def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path):
     path = tmp_path / "x.csv"
     first = predicted('a "quoted", name.png', picture=(32, 64))
     rows = [ResultRow.from_result(first), ResultRow.from_result(Unjudged("b\nb.png", "empty; copy it again"))]
@@ -181,13 +171,13 @@ def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path:
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(COLUMNS) + "\nx,much,,,,,,\n"])
-def test_another_table_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_another_table_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(InputError, match=r"x\.csv"):
         read_table(tmp_path / "x.csv")
 
 
-def test_a_table_without_the_mark_of_excel_is_read_and_goes_on(tmp_path: Path) -> None:
+def test_a_table_without_the_mark_of_excel_is_read_and_goes_on(tmp_path):
     path = tmp_path / "x.csv"
     table = TableWriter(path)
     table.add(ResultRow("Prüfung 1.png", 0.5, decision="good"))
@@ -200,7 +190,7 @@ def test_a_table_without_the_mark_of_excel_is_read_and_goes_on(tmp_path: Path) -
     assert not path.read_bytes().startswith(b"\xef")
 
 
-def test_a_row_that_does_not_fit_leaves_the_rows_before_it_whole(tmp_path: Path) -> None:
+def test_a_row_that_does_not_fit_leaves_the_rows_before_it_whole(tmp_path):
     path = tmp_path / "x.csv"
     table = TableWriter(path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -221,7 +211,7 @@ def test_a_row_that_does_not_fit_leaves_the_rows_before_it_whole(tmp_path: Path)
     assert [row.path for row in read_table(path)] == [*names[:6], "after.png"]
 
 
-def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path: Path) -> None:
+def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path):
     first = ResultsFolder(tmp_path, None, pytest.fail)
     for name in ("a.png", "line\nbreak.png", "deep/c.png"):
         first.add_details(predicted(name))
@@ -236,13 +226,10 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     second.table.close()
     mine = {"notes.txt", "break.png", "predictions/mine.json"}
     assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
-    assert said == [
-        f"{tmp_path}: 5 files of an earlier run removed",
-        f"{tmp_path}: 3 other files left alone",
-    ]
+    assert said == [f"{tmp_path}: 5 files of an earlier run removed", f"{tmp_path}: 3 other files left alone"]
 
 
-def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None:
+def test_a_list_that_leads_outside_removes_nothing_there(tmp_path):
     out, other = tmp_path / "out", tmp_path / "other"
     for folder in (out, other):
         folder.mkdir()
@@ -260,7 +247,7 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None
     assert (out / "results.csv").read_text() == "mine"
 
 
-def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_most_severe_keep_their_maps(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "MAX_MAP_BYTES", 2 * SPOT.size * 4)
     results = ResultsFolder(tmp_path, None, pytest.fail)
     for height in (0.2, 0.9, 0.6, 0.9, 0.1):
@@ -268,10 +255,10 @@ def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.Mon
     assert [p.score for p in results.shown] == [0.9, 0.9]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     results = ResultsFolder(tmp_path, None, pytest.fail)
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)

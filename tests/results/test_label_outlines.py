@@ -1,7 +1,5 @@
 """Outlines of regions as polygons, filled again by the reader of labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -17,14 +15,14 @@ def blobs(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_outlines_with_every_corner_are_the_mask(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outlines_with_every_corner_are_the_mask(seed, monkeypatch):
     monkeypatch.setattr(labels, "TOLERANCE", 1e-6)
     mask = blobs(seed)
     np.testing.assert_array_equal(fill_polygon(labels.trace_outline(mask), mask.shape), mask)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_outlines_are_within_a_pixel_and_short(seed: int) -> None:
+def test_outlines_are_within_a_pixel_and_short(seed):
     mask = ndimage.zoom(blobs(seed).astype(np.uint8), 4, order=1) > 0
     polygon = labels.trace_outline(mask)
     filled = fill_polygon(polygon, mask.shape)
@@ -36,6 +34,6 @@ def test_outlines_are_within_a_pixel_and_short(seed: int) -> None:
 
 
 @pytest.mark.parametrize("mask", [[[1]], [[1, 1]], [[1, 0], [0, 1]], [[1, 1, 1], [1, 0, 1], [1, 1, 1]]])
-def test_small_regions_stay(mask: list[list[int]]) -> None:
+def test_small_regions_stay(mask):
     marked = np.array(mask, bool)
     np.testing.assert_array_equal(fill_polygon(labels.trace_outline(marked), marked.shape), marked)

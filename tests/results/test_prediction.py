@@ -1,8 +1,6 @@
 """Regions against a literal flood fill, in the picture's own pixels; and what a prediction promises;
 and what is said of many that do not fit a model."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
@@ -55,7 +53,7 @@ def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_regions_are_the_literal_parts_of_the_mask(seed: int) -> None:
+def test_regions_are_the_literal_parts_of_the_mask(seed):
     rng = np.random.default_rng(seed)
     values = rng.random((23, 31)).astype(np.float32) ** (1 + seed)
     made = prediction(values)
@@ -73,8 +71,6 @@ def test_regions_are_the_literal_parts_of_the_mask(seed: int) -> None:
         assert region.centroid == pytest.approx(centroid)
 
 
-# ------------------------------------------------------------------------------------------ picture pixels
-
 PREPROCESSES = {
     "stretch": Preprocess((32, 48)),
     "letterbox": Preprocess((32, 48), keep_aspect=True),
@@ -85,7 +81,7 @@ PREPROCESSES = {
 
 @pytest.mark.parametrize("name", PREPROCESSES)
 @pytest.mark.parametrize("size", [(96, 96), (64, 200), (301, 77)])
-def test_a_box_lies_where_the_defect_lies_in_the_picture(name: str, size: tuple[int, int]) -> None:
+def test_a_box_lies_where_the_defect_lies_in_the_picture(name, size):
     """A rectangle is marked in the picture, brought to the network, and found again within a pixel there."""
     geometry = PREPROCESSES[name].geometry(size)
     (sy, sx), (height, width) = geometry.scale, size
@@ -104,7 +100,7 @@ def test_a_box_lies_where_the_defect_lies_in_the_picture(name: str, size: tuple[
 
 
 @pytest.mark.parametrize("name", PREPROCESSES)
-def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name: str) -> None:
+def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name):
     geometry = PREPROCESSES[name].geometry((70, 90))
     made = prediction(np.full(geometry.size, 0.7), geometry)
     drawn = made.picture_map()
@@ -117,9 +113,7 @@ def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name: str) ->
 
 @pytest.mark.parametrize("size", [(80, 80), (40, 40)])
 @pytest.mark.parametrize("shown", [1, 2])
-def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(
-    size: tuple[int, int], shown: int
-) -> None:
+def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(size, shown):
     """Nor do they on a picture that is scaled down for showing."""
     geometry = Preprocess((40, 40), crop=(20, 20)).geometry(size)
     values = np.full((20, 20), -3.0)
@@ -131,10 +125,7 @@ def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(
     np.testing.assert_array_equal(changed, seen)
 
 
-# ------------------------------------------------------------------------------------------------ contract
-
-
-def test_json_has_the_promised_keys_and_plain_values_and_drawing_leaves_the_picture_alone() -> None:
+def test_json_has_the_promised_keys_and_plain_values_and_drawing_leaves_the_picture_alone():
     made = prediction(np.eye(4))  # regions do not depend on the decision; touching at a corner is enough
     data = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     assert {"path", "score", "p_value", "is_anomalous", "regions"} <= set(data)
@@ -149,15 +140,12 @@ def test_json_has_the_promised_keys_and_plain_values_and_drawing_leaves_the_pict
     assert (drawn.shape, drawn.dtype) == (picture.shape, np.uint8)
     assert (picture == 100).all()
     with pytest.raises(FrozenInstanceError):
-        made.score = 3.0  # type: ignore[misc]
-
-
-# -------------------------------------------------------------------------------------------------- outlines
+        made.score = 3.0
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("outline", [0.3, 0.6, 0.95])
-def test_each_region_is_outlined_at_a_share_of_its_height(seed: int, outline: float) -> None:
+def test_each_region_is_outlined_at_a_share_of_its_height(seed, outline):
     rng = np.random.default_rng(seed)
     values = rng.random((23, 31)).astype(np.float32) ** 2 * 5
     made = prediction(values, outline=outline, mask_threshold=2.0, colour_range=(-1.0, 5.0))
@@ -171,7 +159,7 @@ def test_each_region_is_outlined_at_a_share_of_its_height(seed: int, outline: fl
     assert peaks <= {region.peak for region in made.regions}  # each one is still there
 
 
-def test_an_outline_is_as_wide_as_what_was_blurred() -> None:
+def test_an_outline_is_as_wide_as_what_was_blurred_also_where_a_defect_is_weaker():
     """A strong defect is marked no wider than a weak one: above the threshold it would be."""
     x = np.arange(80) - 40.0
     bump = np.exp(-0.5 * (x / 6) ** 2)
@@ -179,32 +167,26 @@ def test_an_outline_is_as_wide_as_what_was_blurred() -> None:
     weak, strong = (prediction(f * values, outline=0.6) for f in (1.0, 20.0))
     assert weak.mask.sum() == strong.mask.sum() > 0
     assert prediction(20.0 * values).mask.sum() > 2 * strong.mask.sum()
-
-
-def test_a_large_defect_is_marked_where_it_is_weaker_too() -> None:
     values = np.zeros((40, 96), np.float32)
     values[5:35, 5:20], values[5:35, 20:90] = 20.0, 8.0
     made = prediction(values, outline=0.6, mask_threshold=2.0, colour_range=(0.0, 4.0))
     assert made.mask[5:35, 5:20].all()
     assert made.mask[5:35, 30:90].all()  # beyond the reach of what is stronger
     assert not made.mask[5:35, 20:26].any()
-
-
-@pytest.mark.parametrize("outline", [0.0, 0.6])
-def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline: float) -> None:
-    for top in (LEVEL - 1e-3, LEVEL, LEVEL + 1e-3, np.inf):
-        values = np.zeros((9, 9), np.float32)
-        values[4, 4] = top
-        assert bool(prediction(values, outline=outline).mask.any()) == bool(top > LEVEL)
-
-
-def test_where_the_network_does_not_look_nothing_is_outlined() -> None:
     values = np.full((6, 8), np.nan, np.float32)
     values[2:4, 2:6] = [[1, 2, 4, 4], [0, 0, 4, 1]]
     made = prediction(np.zeros((6, 8)), outline=0.6)
     found = made.outlined(values)
     assert {(2, 4), (2, 5), (3, 4)} <= set(map(tuple, np.argwhere(found)))
     np.testing.assert_array_equal(found, made.outlined(np.nan_to_num(values)))
+
+
+@pytest.mark.parametrize("outline", [0.0, 0.6])
+def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline):
+    for top in (LEVEL - 1e-3, LEVEL, LEVEL + 1e-3, np.inf):
+        values = np.zeros((9, 9), np.float32)
+        values[4, 4] = top
+        assert bool(prediction(values, outline=outline).mask.any()) == bool(top > LEVEL)
 
 
 # --------------------------------------------------------------------- pictures that do not fit a model
@@ -252,23 +234,18 @@ SAME = "all of about the same severity (60 to 63): is the model of another produ
         *((ALIKE[:count], DARKER, {}, "") for count in range(MIN_WARNING_PICTURES)),
     ],
 )
-def test_pictures_that_do_not_fit_are_told_by_their_looks_or_their_scores(
-    severities: tuple[float, ...], shifts: tuple[float, ...], given: dict[str, bool], said: str
-) -> None:
+def test_pictures_that_do_not_fit_are_told_by_their_looks_or_their_scores(severities, shifts, given, said):
     found = line(severities, shifts, **given)
     assert said in found
     assert bool(found) == bool(said)
     assert ("another product" in found) == (said in (UNLIKE, SAME) and bool(said))
 
 
-def test_a_few_odd_pictures_are_no_mismatch() -> None:
+def test_a_few_odd_pictures_are_no_mismatch_and_memory_does_not_grow():
     found = MismatchDetector(0.05)
     for k in range(20):
         found.add(one(-1.0, DARKER if k < 9 else AS_TRAINED))
     assert found.warning() == ""
-
-
-def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
     found = MismatchDetector(0.05)
     for _ in range(3 * MAX_REMEMBERED):
         found.add(one(1.0, AS_TRAINED))

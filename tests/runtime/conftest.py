@@ -1,7 +1,5 @@
 """What the tests of engines share."""
 
-from __future__ import annotations
-
 import pytest
 
 from flawscope.runtime import ENGINES

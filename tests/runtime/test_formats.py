@@ -1,7 +1,5 @@
 """Both kinds of model file do the same in every engine, and each is known by its suffix."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +33,7 @@ def path(engine: str | None, model_path: Path, onnx_path: Path) -> Path:
     return model_path if engine is None else onnx_path
 
 
-def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(
-    model_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(model_path, drawn, capsys):
     with pytest.warns(UserWarning, match=r"0\.1% cannot be promised"):
         flawscope.load(model_path, false_alarm_rate=0.001)
     with warnings.catch_warnings():
@@ -47,23 +43,16 @@ def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(
     assert "0.1% cannot be promised" in capsys.readouterr().err
 
 
-def test_every_command_takes_it(
-    path: Path,
-    engine: str | None,
-    model_path: Path,
-    drawn: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def how(model: Path) -> list[str]:
+def test_every_command_takes_it(path, engine, model_path, drawn, tmp_path, capsys):
+    def how(model):
         return ["--threads", "1", *(["--engine", engine] if engine and model.suffix == ".onnx" else [])]
 
-    def run(command: str, model: Path, *argv: str) -> Any:
+    def run(command, model, *argv):
         given = ["check", "--model", str(model)] if command == "data" else [str(model)]
         assert main([command, *given, *argv, "--json", *how(model)]) == 0
         return json.loads(capsys.readouterr().out)
 
-    def calibrated(model: Path) -> Path:
+    def calibrated(model):
         new = tmp_path / f"new{model.suffix}"
         argv = ["calibrate", str(model), "--good", str(drawn / "plate/test/good"), "--force"]
         argv += ["--out", str(new)]
@@ -88,9 +77,7 @@ def test_every_command_takes_it(
     assert found["suspects"] is not None
 
 
-def test_an_engine_that_does_not_run_such_a_file_is_one_line(
-    model_path: Path, onnx_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_engine_that_does_not_run_such_a_file_is_one_line(model_path, onnx_path, drawn, capsys):
     picture = str(drawn / "plate/test/good/000.png")
     assert main(["predict", str(model_path), picture, "--engine", "openvino"]) == 2
     err = capsys.readouterr().err
@@ -101,7 +88,7 @@ def test_an_engine_that_does_not_run_such_a_file_is_one_line(
         flawscope.load(onnx_path, engine="torch")
 
 
-def test_a_model_in_bf16_is_openvino_s(onnx_path: Path) -> None:
+def test_a_model_in_bf16_is_openvino_s(onnx_path):
     artefact = runtime.read(onnx_path)
     calibration = replace(artefact.manifest.calibration, precision="bf16")
     artefact = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
@@ -115,9 +102,7 @@ def test_a_model_in_bf16_is_openvino_s(onnx_path: Path) -> None:
     assert asked == ["bf16"]
 
 
-def test_calibrate_writes_the_kind_it_was_given(
-    path: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_calibrate_writes_the_kind_it_was_given(path, drawn, tmp_path, capsys):
     argv = ["calibrate", str(path), "--good", str(drawn / "plate/test/good")]
     for suffix in {*FIXTURES, ".pt"} - {path.suffix}:
         assert main([*argv, "--out", str(tmp_path / f"new{suffix}")]) == 2
@@ -127,14 +112,12 @@ def test_calibrate_writes_the_kind_it_was_given(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_suffix_may_be_in_capitals(path: Path, tmp_path: Path) -> None:
+def test_the_suffix_may_be_in_capitals(path, tmp_path):
     (tmp_path / f"M{path.suffix.upper()}").symlink_to(path)
     assert predictor.read_manifest(tmp_path / f"M{path.suffix.upper()}") == predictor.read_manifest(path)
 
 
-def test_another_suffix_is_one_line_with_the_kinds(
-    model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_suffix_is_one_line_with_the_kinds(model_path, tmp_path, capsys):
     wrong = tmp_path / "model.pt"
     with pytest.raises(InputError, match="there is no model"):
         flawscope.load(wrong)
@@ -148,9 +131,7 @@ def test_another_suffix_is_one_line_with_the_kinds(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_xml_file_of_an_older_version_is_one_line_with_the_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_xml_file_of_an_older_version_is_one_line_with_the_remedy(tmp_path, capsys):
     old = tmp_path / "part.xml"
     with pytest.raises(InputError, match="there is no model"):
         flawscope.load(old)
@@ -165,12 +146,12 @@ def test_an_xml_file_of_an_older_version_is_one_line_with_the_remedy(
 
 
 @pytest.mark.parametrize("threads", [0, -1])
-def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads: int) -> None:
+def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads):
     with pytest.raises(InputError, match="1 or more"):
         flawscope.load("no.safetensors", threads=threads)
 
 
-def test_many_threads_may_predict_at_once(path: Path, engine: str | None, drawn: Path) -> None:
+def test_many_threads_may_predict_at_once(path, engine, drawn):
     """A server's do. Same numbers, and every thread's and torch's thread count stays what it was."""
     import torch
 
@@ -182,7 +163,7 @@ def test_many_threads_may_predict_at_once(path: Path, engine: str | None, drawn:
         images = np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
         expected, meeting = model.session.run(images)[0], Barrier(8, timeout=30)
 
-        def caller(number: int) -> tuple[list[float], int]:
+        def caller(number):
             meeting.wait()  # none of them has used torch yet
             if number % 2:
                 scores = model.session.run(images)[0].tolist()
@@ -200,7 +181,7 @@ def test_many_threads_may_predict_at_once(path: Path, engine: str | None, drawn:
         torch.set_num_threads(before)
 
 
-def test_the_engine_computes_with_so_many_threads(path: Path, engine: str | None) -> None:
+def test_the_engine_computes_with_so_many_threads(path, engine):
     import torch
 
     before = torch.get_num_threads()
@@ -219,9 +200,7 @@ def test_the_engine_computes_with_so_many_threads(path: Path, engine: str | None
         torch.set_num_threads(before)
 
 
-def test_many_pictures_are_judged_side_by_side_as_one_by_one(
-    path: Path, engine: str | None, drawn: Path
-) -> None:
+def test_many_pictures_are_judged_side_by_side_as_one_by_one(path, engine, drawn):
     import torch
 
     before = torch.get_num_threads()
@@ -233,7 +212,7 @@ def test_many_pictures_are_judged_side_by_side_as_one_by_one(
         model = flawscope.load(path, engine=engine, device="cpu", threads=3)
         assert model.session.lanes == (6 if engine == "openvino" else 3)
         calls, run_alone = [], model.session.run_alone
-        model.session.run_alone = lambda images: calls.append(len(images)) or run_alone(images)  # type: ignore
+        model.session.run_alone = lambda images: calls.append(len(images)) or run_alone(images)
         found = [result for _, result in model.stream(pictures)]
         assert calls == [1] * len(pictures)
         for one, other in zip(found, expected, strict=True):
@@ -246,7 +225,7 @@ def test_many_pictures_are_judged_side_by_side_as_one_by_one(
         torch.set_num_threads(before)
 
 
-def test_a_file_that_was_replaced_is_not_opened_for_the_second_time(onnx_path: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_replaced_is_not_opened_for_the_second_time(onnx_path, tmp_path):
     copy = tmp_path / "model.onnx"
     copy.write_bytes(onnx_path.read_bytes())
     session = flawscope.load(copy, threads=2).session

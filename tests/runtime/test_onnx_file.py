@@ -1,14 +1,11 @@
 """Exported files: damage, networks that mean harm behind right hashes, and metadata, with the onnx package as
 the oracle."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,9 +50,6 @@ def used(tensor: str, constants: Sequence[Any], *nodes: Any) -> Any:
     """A network whose scores need `tensor`."""
     total = [node("ReduceSum", [tensor], ["total"], keepdims=0), node("Add", ["peak", "total"], ["scores"])]
     return network([*nodes, *total], constants)
-
-
-# ------------------------------------------------------------------------------- what the check refuses
 
 
 def loop(start: str) -> Any:
@@ -165,7 +159,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_known_is_refused(name: str) -> None:
+def test_what_is_not_known_is_refused(name):
     make, reason = REFUSED[name]
     with pytest.raises(ValueError) as error:
         onnx_check.check(memoryview(make().SerializeToString()))
@@ -177,7 +171,7 @@ def message(number: int, content: bytes) -> bytes:
     return runtime._encode_field(number, content)
 
 
-def test_what_readers_could_understand_otherwise_is_refused() -> None:
+def test_what_readers_could_understand_otherwise_is_refused():
     """The same field twice: the last one counts for some, the first one for others."""
     operator = message(4, b"Neg")
     for parts in (operator + message(4, b"Loop"), message(4, b"Loop") + operator, operator + operator):
@@ -191,7 +185,7 @@ def test_what_readers_could_understand_otherwise_is_refused() -> None:
             onnx_check.check(message(7, message(5, b"\x10" + eight)))
 
 
-def test_damage_is_a_value_error() -> None:
+def test_damage_is_a_value_error():
     data = network([node("Cast", ["peak"], ["x"], to=1)]).SerializeToString()
     rng = np.random.default_rng(0)
     for _ in range(2000):
@@ -203,10 +197,7 @@ def test_damage_is_a_value_error() -> None:
             continue
 
 
-# -------------------------------------------------------------------------------- what it lets through
-
-
-def test_quantised_networks_pass(onnx_path: Path, tmp_path: Path) -> None:
+def test_quantised_networks_pass(onnx_path, tmp_path):
     quantization = pytest.importorskip("onnxruntime.quantization")
     path = tmp_path / "quantised.onnx"
     quantization.quantize_dynamic(onnx_path, path)
@@ -214,7 +205,7 @@ def test_quantised_networks_pass(onnx_path: Path, tmp_path: Path) -> None:
     onnx_check.check(memoryview(path.read_bytes()))
 
 
-def test_no_operator_on_the_list_can_hold_a_graph_or_make_text() -> None:
+def test_no_operator_on_the_list_can_hold_a_graph_or_make_text():
     """The operators' own descriptions are the oracle."""
     schemas: dict[str, list[Any]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
@@ -256,7 +247,7 @@ def weight(count: int) -> Any:
     return made
 
 
-def test_a_network_that_wants_too_much_fails_in_one_line(onnx_path: Path, tmp_path: Path) -> None:
+def test_a_network_that_wants_too_much_fails_in_one_line(onnx_path, tmp_path):
     """In a process that can get 3 GiB, where the machine would otherwise be short of memory."""
     artefact = runtime.read(onnx_path)
     for name, make in HUNGRY.items():
@@ -286,7 +277,7 @@ for path in Path({str(tmp_path)!r}).glob("*.onnx"):
         assert "\n" not in said
 
 
-def test_a_file_with_right_hashes_is_refused_in_one_line(onnx_path: Path, tmp_path: Path) -> None:
+def test_a_file_with_right_hashes_is_refused_in_one_line(onnx_path, tmp_path):
     make, reason = REFUSED["endless loop"]
     path = tmp_path / "bad.onnx"
     runtime.write(runtime.read(onnx_path), make().SerializeToString(), path)
@@ -296,8 +287,6 @@ def test_a_file_with_right_hashes_is_refused_in_one_line(onnx_path: Path, tmp_pa
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
 
-
-# ------------------------------------------------------------------------------------------------- metadata
 
 PREFIX = "flawscope"
 
@@ -320,14 +309,14 @@ def rewritten(data: bytes, entries: dict[str, str]) -> bytes:
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 129, 16383, 16384, 3_000_000])
-def test_what_is_written_the_onnx_package_reads(length: int) -> None:
+def test_what_is_written_the_onnx_package_reads(length):
     entries = {PREFIX: "ü" * length, f"{PREFIX}.more": "2"}
     loaded = onnx.load_model_from_string(rewritten(with_metadata({"author": "somebody"}), entries))
     assert {p.key: p.value for p in loaded.metadata_props} == {"author": "somebody", **entries}
     assert runtime.parse_entries(loaded.SerializeToString()) == entries
 
 
-def test_old_entries_of_ours_go_and_everything_else_stays() -> None:
+def test_only_our_entries_are_ours():
     before = with_metadata({f"{PREFIX}.old": "x", "author": "somebody", PREFIX: "1"})
     after = onnx.load_model_from_string(rewritten(before, {PREFIX: "2"}))
     expected = onnx.load_model_from_string(before)
@@ -335,15 +324,12 @@ def test_old_entries_of_ours_go_and_everything_else_stays() -> None:
     for proto in (after, expected):
         proto.ClearField("metadata_props")
     assert after == expected
-
-
-def test_the_body_does_not_depend_on_our_entries() -> None:
     data = with_metadata({"author": "somebody"})
     again = rewritten(rewritten(data, {PREFIX: "1"}), {PREFIX: "2", f"{PREFIX}.x": "3"})
     assert b"".join(runtime.without_metadata(again)) == data
 
 
-def test_what_is_no_message_is_a_value_error() -> None:
+def test_what_is_no_message_is_a_value_error():
     data = with_metadata({PREFIX: "1"})
     for cut in range(1, len(data)):
         try:
@@ -356,13 +342,10 @@ def test_what_is_no_message_is_a_value_error() -> None:
             runtime.parse_entries(wrong)
 
 
-def test_very_many_fields_are_not_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_fields_are_not_walked_through(monkeypatch):
     monkeypatch.setattr(onnx_check, "MAX_FIELDS", 10)
     with pytest.raises(ValueError, match="too many"):
         runtime.parse_entries(b"\x08\x01" * 11)
-
-
-# ------------------------------------------------------------------------------------------------- damage
 
 
 def flip(data: bytes, at: int) -> bytes:
@@ -399,7 +382,7 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_bad_file_is_one_line(name: str, onnx_path: Path, tmp_path: Path) -> None:
+def test_a_bad_file_is_one_line(name, onnx_path, tmp_path):
     change, reason = DAMAGED[name]
     path = tmp_path / "bad.onnx"
     path.write_bytes(change(onnx_path.read_bytes()))

@@ -1,10 +1,7 @@
 """OpenVINO's own ways: how it computes, and what it does to the process."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,9 +13,7 @@ from flawscope.runtime import openvino as runtime
 pytest.importorskip("openvino")
 
 
-def test_without_openvino_a_model_is_described_and_running_it_says_what_to_install(
-    onnx_path: Path, drawn: Path
-) -> None:
+def test_without_openvino_a_model_is_described_and_running_it_says_what_to_install(onnx_path, drawn):
     code = f"""
 import sys
 sys.modules["openvino"] = None  # as if it were not installed
@@ -33,7 +28,7 @@ assert main(["predict", {str(onnx_path)!r}, picture, "--engine", "openvino"]) ==
     assert done.stderr.count("\n") == 1
 
 
-def test_after_models_were_closed_in_any_order_a_signal_is_heard(onnx_path: Path, drawn: Path) -> None:
+def test_after_models_were_closed_in_any_order_a_signal_is_heard(onnx_path, drawn):
     """With a plugin for each model, the second one to end would leave signals a stack that is gone."""
     part = drawn / "plate/test/good/000.png"
     code = f"""
@@ -55,7 +50,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
-def test_threads_that_run_first_do_not_wait_for_each_other(onnx_path: Path) -> None:
+def test_threads_that_run_first_do_not_wait_for_each_other(onnx_path):
     """Without the run in `core` 19 of 20 such processes waited for ever."""
     code = f"""
 import sys, threading
@@ -88,16 +83,13 @@ class Processor:
         return ["FP32", "INT8"]
 
 
-def test_precision_is_asked_for_by_name_and_one_that_is_missing_is_one_line() -> None:
+def test_precisions_and_devices_are_named():
     for precision, hint in (("fp32", "f32"), ("fp16", "f32"), ("int8", "f32")):
         assert runtime._precision_hint(Processor(), "CPU", precision) == hint
     with pytest.raises(InputError, match="bf16, which this CPU lacks"):
         runtime._precision_hint(Processor(), "CPU", "bf16")
     with pytest.raises(InputError, match="fp32, fp16, int8, bf16"):
         runtime._precision_hint(Processor(), "CPU", "fp7")
-
-
-def test_devices() -> None:
     assert [runtime._find_device(Processor(), d) for d in ("auto", "cpu", "gpu", "gpu.0")] == [
         *("CPU", "CPU", "GPU", "GPU.0")
     ]
@@ -106,14 +98,14 @@ def test_devices() -> None:
             runtime._find_device(Processor(), wrong)
 
 
-def test_it_computes_in_f32_although_the_processor_may_have_bf16(onnx_path: Path) -> None:
+def test_it_computes_in_f32_although_the_processor_may_have_bf16(onnx_path):
     session = flawscope.load(onnx_path, engine="openvino", threads=1).session
-    (compiled,) = session.graph.run.args[0]  # type: ignore[attr-defined]
+    (compiled,) = session.graph.run.args[0]
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == runtime.import_openvino().Type.f32
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
-def test_a_network_for_one_picture_at_a_time_is_refused(onnx_path: Path) -> None:
+def test_a_network_for_one_picture_at_a_time_is_refused(onnx_path):
     onnx = pytest.importorskip("onnx")
     proto = onnx.load(onnx_path)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1

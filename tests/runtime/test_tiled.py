@@ -1,8 +1,6 @@
 """A model with tiles gives the same answer in every engine, from what its file says, and is told where tiles
 lie if it tells places apart."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -39,7 +37,6 @@ from flawscope.export.export import export  # noqa: E402
 from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 
-Tiled = Callable[..., Path]
 ROI = "0.4,0.2,0.95,0.9"
 
 
@@ -52,9 +49,7 @@ def pictures(tiled_pictures: Path) -> list[Path]:
 @pytest.mark.parametrize("positions", ["shared", "each"])
 @pytest.mark.parametrize("roi", [None, ROI], ids=["everywhere", "region"])
 @pytest.mark.slow
-def test_every_engine_gives_the_same_answer(
-    engine: str, roi: str | None, positions: str, tiled: Tiled, pictures: list[Path]
-) -> None:
+def test_every_engine_gives_the_same_answer(engine, roi, positions, tiled, pictures):
     if positions == "each":  # a picture of one tile has other places
         pictures = pictures[:-1]
     trained = flawscope.load(tiled(roi=roi, positions=positions), device="cpu")
@@ -72,7 +67,7 @@ def test_every_engine_gives_the_same_answer(
     assert exported.self_test().passed
 
 
-def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown() -> None:
+def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown():
     """Tile and size of different shapes, with keep_aspect: there is a border beside it."""
     how = Preprocess((64, 64), keep_aspect=True, tile=(96, 48))
     picture = np.full((96, 48, 3), 100, np.uint8)
@@ -83,7 +78,7 @@ def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown() -> Non
     assert views.geometry.visible_mask().mean() == 0.5
 
 
-def test_batches_of_tiles_change_nothing(tiled: Tiled, pictures: list[Path]) -> None:
+def test_batches_of_tiles_change_nothing(tiled, pictures):
     model = flawscope.load(tiled(".onnx", roi=ROI))
     for path in pictures[:3]:
         views = model.manifest.preprocess.views(path).with_roi(model.artefact.tensors["region"])
@@ -94,36 +89,16 @@ def test_batches_of_tiles_change_nothing(tiled: Tiled, pictures: list[Path]) -> 
             np.testing.assert_allclose(also, drawn, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_outside_of_the_region_nothing_is_computed_and_nothing_found(
-    tiled: Tiled, tiled_pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    narrow = flawscope.load(tiled(".onnx", roi="0.78,0,1,0.47"))  # the upper right corner
-    run, counts = narrow.session.run, []
-    monkeypatch.setattr(
-        narrow.session, "run", lambda images, where: counts.append(len(images)) or run(images)
-    )
-    noise = tiled_pictures / "odd/noise.png"  # in the lower right corner
-    found = narrow.predict(noise)
-    assert sum(counts) == 3  # the whole picture, and of three columns of two tiles the right one
-    inside = narrow.valid_mask(found.geometry)
-    assert (found.map[~inside] == found.map.min()).all()
-    assert found.score == found.map[inside].max()
-    assert not found.is_anomalous
-    assert flawscope.load(tiled(".onnx", roi=ROI)).predict(noise).is_anomalous
-
-
 @pytest.mark.parametrize("score", ["map", "views"])
 @pytest.mark.parametrize("which", [0, 3], ids=["whole picture", "tile"])
 def test_a_view_without_a_number_makes_the_picture_have_none(
-    score: str, which: int, tiled: Tiled, tiled_pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    score, which, tiled, tiled_pictures, monkeypatch
+):
     model = flawscope.load(tiled(".onnx"))
-    assert model.manifest.fusion is not None
     manifest = replace(model.manifest, fusion=replace(model.manifest.fusion, score=score))
     run, asked = model.session.run, []
 
-    def spoilt(images: Any, where: Any) -> Any:
+    def spoilt(images, where):
         asked.append(images)
         return tuple(np.full_like(part, np.nan) if len(asked) == which + 1 else part for part in run(images))
 
@@ -134,9 +109,7 @@ def test_a_view_without_a_number_makes_the_picture_have_none(
         )
 
 
-def test_a_tiled_model_is_calibrated_anew_by_pictures(
-    engine: str, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
-) -> None:
+def test_a_tiled_model_is_calibrated_anew_by_pictures(engine, tiled, tiled_pictures, tmp_path):
     good = sorted((tiled_pictures / "good").iterdir())
     model = flawscope.load(tiled(".onnx", roi=ROI), engine=engine)
     again = model.calibrate([*good], force=True)
@@ -145,9 +118,6 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(
     found = flawscope.load(tmp_path / "m.onnx", engine=engine)
     assert found.manifest.fusion == model.manifest.fusion
     assert found.predict(good[0]).score == pytest.approx(again.calibration.scores[0], rel=1e-6)
-
-
-# ------------------------------------------------------------------------------------------------- bad files
 
 
 def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]) -> Path:
@@ -194,9 +164,7 @@ BAD: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_one_line(
-    name: str, tiled: Tiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_file_is_one_line(name, tiled, tmp_path, capsys):
     change, reason = BAD[name]
     path = rewritten(tiled(".onnx"), tmp_path / "bad.onnx", change)
     assert main(["predict", str(path), str(path)]) == 2
@@ -206,14 +174,12 @@ def test_a_bad_file_is_one_line(
     assert len(err) < 300 + len(str(path))
 
 
-def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(
-    tiled: Tiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(tiled, tmp_path, monkeypatch):
     """Tiles may be enlarged, within what memory holds."""
     path = rewritten(tiled(".onnx"), tmp_path / "m.onnx", manifest(tile=[8, 8]))
     model, sizes, resized = flawscope.load(path), [], preprocess.resized
 
-    def counted(picture: Any, size: tuple[int, int], box: Any) -> Any:
+    def counted(picture, size, box):
         sizes.append(size)
         return resized(picture, size, box)
 
@@ -226,10 +192,7 @@ def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(
     assert model.predict(Image.new("RGB", (9, 8))).map.shape == (64, 72)
 
 
-# --------------------------------------------------------------------------------------- places told apart
-
-
-def test_a_tile_is_compared_with_its_own_place_alone(engine: str, tiled: Tiled, tiled_pictures: Path) -> None:
+def test_a_tile_is_compared_with_its_own_place_alone(engine, tiled, tiled_pictures):
     """Both engines, each tile by the bank of every place: its own is the one that was used."""
     model = flawscope.load(tiled(".onnx", positions="each"), engine=engine)
     views = model.manifest.preprocess.views(tiled_pictures / "good/0.png")
@@ -252,9 +215,7 @@ def test_a_tile_is_compared_with_its_own_place_alone(engine: str, tiled: Tiled, 
     np.testing.assert_array_equal(model.session.run(images)[0], model.session.run(images, 0 * where)[0])
 
 
-def test_a_picture_with_other_tiles_is_one_line(
-    tiled: Tiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_picture_with_other_tiles_is_one_line(tiled, tmp_path, capsys):
     Image.new("RGB", (160, 224), "grey").save(tmp_path / "tall.png")
     path = tiled(".onnx", positions="each")
     assert main(["predict", str(path), str(tmp_path / "tall.png"), "--out", str(tmp_path / "out")]) != 0
@@ -264,7 +225,7 @@ def test_a_picture_with_other_tiles_is_one_line(
     assert "--positions" in line
 
 
-def test_what_the_manifest_says_must_be_what_the_network_does(tiled: Tiled, tmp_path: Path) -> None:
+def test_what_the_manifest_says_must_be_what_the_network_does(tiled, tmp_path):
     each, shared = (model_file.read(tiled(positions=p)) for p in ("each", "shared"))
     for artefact, other in ((each, shared), (shared, each)):
         wrong = replace(artefact.manifest, preprocess=other.manifest.preprocess)
@@ -281,7 +242,7 @@ def test_what_the_manifest_says_must_be_what_the_network_does(tiled: Tiled, tmp_
 
 
 @pytest.mark.parametrize("value", [[2], [0, 3], "2x3", [2.5, 3], [2, 3, 4]])
-def test_positions_that_make_no_sense_are_one_line(value: object) -> None:
+def test_positions_that_make_no_sense_are_one_line(value):
     data = {**Preprocess((64, 64), tile=(96, 96), positions=(2, 3)).to_dict(), "positions": value}
     with pytest.raises(InputError, match="positions is"):
         Preprocess.from_dict(data)
@@ -290,9 +251,7 @@ def test_positions_that_make_no_sense_are_one_line(value: object) -> None:
 
 
 @pytest.mark.slow
-def test_reduced_precisions_leave_a_picture_out_at_its_places(
-    bf16_in_name: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
-) -> None:
+def test_reduced_precisions_leave_a_picture_out_at_its_places(bf16_in_name, tiled, tiled_pictures, tmp_path):
     good = list_pictures(tiled_pictures / "train")
     trained = flawscope.load(tiled(positions="each"), device="cpu")
     export(tiled(positions="each"), tmp_path / "m.onnx", precision="bf16", pictures=good)
@@ -301,34 +260,30 @@ def test_reduced_precisions_leave_a_picture_out_at_its_places(
     assert model.calibration.count == len(good)
 
 
-def test_an_export_is_compared_at_several_places(tiled: Tiled, tiled_pictures: Path) -> None:
+def test_an_export_is_compared_at_several_places(tiled, tiled_pictures):
     artefact = model_file.read(tiled(positions="each"))
     samples = len(artefact.tensors["samples"])
     images, where = ExportPictures(artefact).probe_images()
-    assert where is not None
     assert len(images) == len(where) == POSITIONS_PER_SAMPLE * samples
     assert (where.min(), where.max()) == (0, 6)
     images, where = ExportPictures(artefact, list_pictures(tiled_pictures / "train")).probe_images()
-    assert where is not None
     assert len(images) == len(where)
     assert len(set(where.tolist())) > 3
 
 
 @pytest.mark.slow
-def test_a_network_with_another_bank_at_one_place_is_no_copy(
-    tiled: Tiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_with_another_bank_at_one_place_is_no_copy(tiled, tmp_path, monkeypatch):
     artefact = model_file.read(tiled(positions="each"))
-    traced = exports.trace_model
+    traced = exports.onnx_graph.trace
 
-    def spoilt(method: str, _: object) -> object:
+    def spoilt(_):
         model = TorchSession.open(artefact, "cpu").model  # not the one that it is compared with
         view = model.views[0]
         view.bank = view.bank.clone()  # the trained model's shares the artefact's memory
         view.bank[3:] *= 1.01
-        return traced(method, model)
+        return traced(model)
 
-    monkeypatch.setattr(exports, "trace_model", spoilt)
+    monkeypatch.setattr(exports.onnx_graph, "trace", spoilt)
     with pytest.raises(FlawscopeError, match="nothing written"):
         export(artefact, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()

@@ -1,7 +1,5 @@
 """Folders of textures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +32,7 @@ def textures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_textures_of_any_sort_are_read_and_broken_ones_named(textures: Path) -> None:
+def test_textures_of_any_sort_are_read_and_broken_ones_named(textures):
     found = TextureFolder(textures)
     assert len(found) == 6
     assert len(found.skipped) == 1
@@ -52,7 +50,7 @@ def test_textures_of_any_sort_are_read_and_broken_ones_named(textures: Path) -> 
     assert (again[0] == again[1]).all()
 
 
-def test_memory_is_bounded_and_every_subfolder_represented(tmp_path: Path) -> None:
+def test_memory_is_bounded_and_every_subfolder_represented(tmp_path):
     rng = np.random.default_rng(0)
     for kind in "abc":
         for k in range(10):
@@ -66,7 +64,7 @@ def test_memory_is_bounded_and_every_subfolder_represented(tmp_path: Path) -> No
     assert len(TextureFolder(tmp_path, side=64, memory=1)) == 1
 
 
-def test_a_folder_without_textures_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_without_textures_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such"):
         TextureFolder(tmp_path / "nothing")
     (tmp_path / "a.png").write_bytes(b"nothing")

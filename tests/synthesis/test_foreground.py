@@ -1,7 +1,5 @@
 """The foreground of a product: parts on drawn patterned grounds whose true masks are known."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np
@@ -84,28 +82,25 @@ def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_a_part_on_a_patterned_ground_is_found(name: str) -> None:
+def test_a_part_on_a_patterned_ground_is_found(name):
     """Also where it is turned, and in other light than in the pictures learnt from."""
     unseen = drawn(name, 11)[8:]
     assert min(overlap(learnt(name).mask(picture), true) for picture, true in unseen) > 0.8
     assert min(overlap(foreground_mask(picture), true) for picture, true in unseen) < 0.3
 
 
-def test_the_ground_alone_is_a_texture() -> None:
+def test_the_ground_alone_and_a_part_in_a_single_picture_are_texture():
     for name in PRODUCTS:
         pictures = [picture for picture, _ in drawn(name, 8, part=False)]
         foreground = Foreground.of(pictures)
         assert all(foreground.mask(picture).all() for picture in pictures)
-
-
-def test_a_part_in_a_single_picture_is_no_part_of_the_product() -> None:
     odd, _ = drawn("bracket", 11)[0]
     pictures = [odd, *(picture for picture, _ in drawn("bracket", 8, part=False)[1:])]
     assert Foreground.of(pictures).mask(odd).all()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
-def test_few_pictures_are_judged_one_by_one(count: int) -> None:
+def test_few_pictures_are_judged_one_by_one(count):
     plain = np.full((80, 120, 3), 40, np.uint8)
     plain[20:60, 30:90] = (200, 180, 90)
     found = Foreground.of([plain] * count).mask(plain)
@@ -113,7 +108,7 @@ def test_few_pictures_are_judged_one_by_one(count: int) -> None:
     assert not found.all()
 
 
-def test_grey_pictures_and_other_sizes() -> None:
+def test_grey_pictures_and_other_sizes():
     pictures = [picture for picture, _ in drawn("bracket", 11)]
     grey = [np.repeat(picture[..., 1:2], 3, 2) for picture in pictures]
     foreground = Foreground.of(grey[:8])
@@ -128,14 +123,14 @@ def test_grey_pictures_and_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("size", [48, 128, 320])
-def test_a_plate_that_reaches_nearly_to_the_border_is_still_the_object(size: int) -> None:
+def test_a_plate_that_reaches_nearly_to_the_border_is_still_the_object(size):
     pictures = [draw_picture("plate", np.random.default_rng(k), size=size)[0] for k in range(8)]
     foreground = Foreground.of(pictures)
     shares = [foreground.mask(picture).mean() for picture in pictures[:2]]
     assert all(0.5 < share < 0.85 for share in shares)
 
 
-def test_a_part_that_fills_the_frame_is_judged_picture_by_picture() -> None:
+def test_narrow_pictures_and_parts_that_fill_the_frame_are_judged_one_by_one():
     """Its border is like nothing far from it, and so no ground."""
     layout = np.random.default_rng(3)
     base = np.asarray(Image.fromarray(layout.integers(0, 256, (9, 9, 3), np.uint8)).resize((128, 128)))
@@ -143,15 +138,12 @@ def test_a_part_that_fills_the_frame_is_judged_picture_by_picture() -> None:
     pictures = [np.clip(base + one, 0, 255).astype(np.uint8) for one in noise]
     foreground = Foreground.of(pictures)
     assert all((foreground.mask(picture) == foreground_mask(picture)).all() for picture in pictures)
-
-
-def test_narrow_pictures_are_judged_one_by_one() -> None:
     narrow = [picture[:16] for picture, _ in drawn("chip", 11)[:8]]
     assert (Foreground.of(narrow).mask(narrow[0]) == foreground_mask(narrow[0])).all()
     assert learnt("chip").mask(narrow[0]).all()
 
 
-def test_a_mask_by_hand_is_stretched_over_every_picture() -> None:
+def test_a_mask_by_hand_is_stretched_and_what_is_no_picture_is_refused():
     given = np.zeros((10, 20), np.bool_)
     given[:, :10] = True
     found = Foreground(given=given).mask(np.zeros((40, 60, 3), np.uint8))
@@ -160,14 +152,11 @@ def test_a_mask_by_hand_is_stretched_over_every_picture() -> None:
     assert not found[:, 32:].any()
     with pytest.raises(InputError, match="empty"):
         Foreground(given=np.zeros((4, 4), np.bool_))
-
-
-def test_what_is_no_picture_is_refused() -> None:
     with pytest.raises(InputError, match="uint8"):
-        Foreground.of([np.zeros((8, 8, 3), np.float32)])  # type: ignore[list-item]
+        Foreground.of([np.zeros((8, 8, 3), np.float32)])
 
 
-def test_the_foreground_is_the_part() -> None:
+def test_the_foreground_is_the_part():
     y, x = np.mgrid[:200, :240]
     good = np.random.default_rng(0).normal(205, 3, (200, 240, 3))
     good[(abs(y - 100) < 60) & (abs(x - 120) < 72)] -= 95
@@ -179,7 +168,7 @@ def test_the_foreground_is_the_part() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_foreground_of_a_texture_is_everywhere(seed: int) -> None:
+def test_the_foreground_of_a_texture_is_everywhere(seed):
     noise = np.clip(np.random.default_rng(seed).normal(120, 20, (150, 150, 3)), 0, 255).astype(np.uint8)
     assert foreground_mask(noise).all()
     assert foreground_mask(np.full((40, 60, 3), 90, np.uint8)).all()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -36,19 +34,14 @@ def literal_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rando
 
 
 @pytest.mark.parametrize(("shape", "cells"), [((20, 31), (3, 4)), ((1, 9), (1, 2)), ((16, 7), (16, 1))])
-def test_perlin_noise_is_the_literal_sum(shape: tuple[int, int], cells: tuple[int, int]) -> None:
+def test_perlin_noise_is_the_literal_sum(shape, cells):
     noise = perlin_noise(shape, cells, np.random.default_rng(3))
     assert noise.dtype == np.float32
     np.testing.assert_allclose(noise, literal_perlin(shape, cells, np.random.default_rng(3)), atol=1e-5)
 
 
-def test_perlin_noise_refuses_no_cells() -> None:
-    with pytest.raises(InputError, match="cells"):
-        perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
-
-
 @pytest.mark.parametrize("shape", [*SIZES, (1, 1)])
-def test_fractal_noise_and_textures_take_any_size(shape: tuple[int, int]) -> None:
+def test_fractal_noise_and_textures_take_any_size(shape):
     noise = fractal_noise(shape, (2, 2), np.random.default_rng(0))
     assert noise.shape == shape
     assert np.abs(noise).max() <= 1
@@ -60,7 +53,7 @@ def test_fractal_noise_and_textures_take_any_size(shape: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("scale", list(DefectScale))
 @pytest.mark.parametrize("shape", [(256, 256), (120, 333)])
-def test_blobs_have_the_area_asked_for_and_are_one_piece(shape: tuple[int, int], scale: DefectScale) -> None:
+def test_blobs_have_the_area_asked_for_and_are_one_piece(shape, scale):
     from scipy import ndimage
 
     low, high = SCALE_AREAS[scale]
@@ -72,7 +65,7 @@ def test_blobs_have_the_area_asked_for_and_are_one_piece(shape: tuple[int, int],
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]) -> None:
+def test_masks_are_never_empty_and_stay_in_the_foreground(shape):
     within = np.zeros(shape, np.bool_)
     within[3 : shape[0] // 2 + 1, 4:10] = True
     for seed in range(10):
@@ -90,13 +83,19 @@ def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]
             assert not (mask & ~within).any()
 
 
-def test_an_area_larger_than_the_foreground_takes_the_foreground() -> None:
+def test_areas_that_do_not_fit():
     within = np.zeros((64, 64), np.bool_)
     within[10:15, 10:15] = True
     assert (blob_mask(within, np.random.default_rng(0), area=(0.1, 0.2)) == within).all()
+    assert allowed_area((4, 5), None).all()
+    assert allowed_area((4, 5), np.zeros((4, 5), np.bool_)).all()
+    with pytest.raises(InputError, match="foreground"):
+        allowed_area((32, 32), np.ones((3, 3), np.bool_))
+    with pytest.raises(InputError, match="cells"):
+        perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
 
 
-def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
+def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero():
     """Small foregrounds lie in the valleys of coarse noise now and then."""
     within = np.zeros((64, 64), np.bool_)
     within[31:34, 30:34] = True
@@ -104,7 +103,7 @@ def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
 
 
 @pytest.mark.parametrize("jagged", [0.0, 2.5])
-def test_a_line_is_long_and_thin(jagged: float) -> None:
+def test_a_line_is_long_and_thin(jagged):
     whole = np.ones((400, 400), np.bool_)
     low, high = SCALE_AREAS[DefectScale.SMALL]
     for seed in range(10):
@@ -113,10 +112,3 @@ def test_a_line_is_long_and_thin(jagged: float) -> None:
         extent = math.hypot(np.ptp(rows), np.ptp(columns))
         assert mask.sum() < (6 if jagged else 3.5) * extent
         assert low / 3 <= mask.mean() <= 3 * high
-
-
-def test_the_foreground_must_be_of_the_pictures_size() -> None:
-    assert allowed_area((4, 5), None).all()
-    assert allowed_area((4, 5), np.zeros((4, 5), np.bool_)).all()
-    with pytest.raises(InputError, match="foreground"):
-        allowed_area((32, 32), np.ones((3, 3), np.bool_))

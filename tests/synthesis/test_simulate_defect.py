@@ -1,7 +1,5 @@
 """The simulator: exact masks, visible, in the foreground, of the size asked for, the same for one seed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -61,7 +59,7 @@ def check(good: np.ndarray, made: SimulatedDefect) -> None:
     assert ndimage.maximum_filter(difference, 3)[made.mask].min() >= VISIBLE_LEVEL
 
 
-def test_what_prn_is_trained_on_is_what_97f7321_drew() -> None:
+def test_what_prn_is_trained_on_is_what_97f7321_drew():
     """Kinds, areas, differences and the state of the generator after six draws of one, written down there."""
     good, rng = part(), np.random.default_rng(0)
     foreground = foreground_mask(good)
@@ -90,7 +88,7 @@ DRAWN = {  # pixels of the mask and its difference, of each kind, large, drawn w
 }
 
 
-def test_every_kind_is_drawn_as_it_was() -> None:
+def test_every_kind_is_drawn_as_it_was():
     assert DRAWN.keys() == KINDS.keys()
     for kind, (pixels, difference) in DRAWN.items():
         made = simulate_defect(part(), np.random.default_rng(7), kind=kind, scale="large")
@@ -100,7 +98,7 @@ def test_every_kind_is_drawn_as_it_was() -> None:
 
 @pytest.mark.parametrize("scale", list(DefectScale))
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_scale_is_kept_and_the_mask_is_exactly_what_changed(kind: str, scale: DefectScale) -> None:
+def test_a_scale_is_kept_and_the_mask_is_exactly_what_changed(kind, scale):
     good = part()
     before = good.copy()
     low, high = SCALE_AREAS[scale]
@@ -121,7 +119,7 @@ def makes() -> dict[str, Make]:
 
 
 @pytest.mark.parametrize("name", makes())
-def test_any_way_to_a_defect_on_any_picture(name: str) -> None:
+def test_any_way_to_a_defect_on_any_picture(name):
     """Of any size, even, grey: the mask is exactly what changed, and it depends on the generator alone."""
     make, state = makes()[name], np.random.get_state()[1].copy()  # noqa: NPY002
     for seed, shape in enumerate([(96, 128), (16, 16), (16, 200), (61, 43), (33, 300)] * 2):
@@ -146,7 +144,7 @@ def test_any_way_to_a_defect_on_any_picture(name: str) -> None:
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 
-def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen() -> None:
+def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen():
     good = generated_texture((128, 128), np.random.default_rng(5))
     rng = np.random.default_rng(0)
     assert {simulate_defect(part(64, 64), rng, scale="large").kind for _ in range(120)} == set(KINDS)
@@ -157,7 +155,7 @@ def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen() -> None:
 
 
 @pytest.mark.parametrize("strong", [False, True])
-def test_appearance_changes_and_nothing_moves(strong: bool) -> None:
+def test_appearance_changes_and_nothing_moves(strong):
     good = part()
     for seed in range(20):
         changed = change_appearance(good, np.random.default_rng(seed), count=1, strong=strong)
@@ -171,7 +169,7 @@ def test_appearance_changes_and_nothing_moves(strong: bool) -> None:
 
 
 @pytest.mark.parametrize("scale", [None, *DefectScale])
-def test_simulated_defects_lie_in_the_foreground(scale: DefectScale | None) -> None:
+def test_simulated_defects_lie_in_the_foreground(scale):
     good = part()
     foreground = foreground_mask(good)
     assert foreground.mean() < 0.6
@@ -180,7 +178,7 @@ def test_simulated_defects_lie_in_the_foreground(scale: DefectScale | None) -> N
         assert not (made.mask & ~foreground).any()
 
 
-def test_a_seen_defect_that_fits_stays_and_one_that_does_not_moves_into_the_foreground() -> None:
+def test_a_seen_defect_that_fits_stays_and_one_that_does_not_moves_into_the_foreground():
     good = part()
     defect, mask = broken()
     rows, columns = np.nonzero(mask)
@@ -202,7 +200,7 @@ def test_a_seen_defect_that_fits_stays_and_one_that_does_not_moves_into_the_fore
     assert far > 20
 
 
-def test_parts_that_move_stay_whole_and_inside_the_frame() -> None:
+def test_parts_that_move_stay_whole_and_inside_the_frame():
     good = np.full((80, 80, 3), 120, np.uint8)
     defect, mask = good.copy(), np.zeros((80, 80), np.bool_)
     mask[2:10, 2:10] = mask[60:68, 60:68] = True
@@ -218,7 +216,7 @@ def test_parts_that_move_stay_whole_and_inside_the_frame() -> None:
     assert np.median(areas) > 0.5 * mask.sum()
 
 
-def test_a_seen_defect_of_another_size_is_stretched() -> None:
+def test_a_seen_defect_of_another_size_is_stretched():
     good = part(64, 64)
     for shape in ((32, 50), (200, 150)):
         made = extend_defect(good, *broken(*shape), np.random.default_rng(0))
@@ -229,7 +227,7 @@ def test_a_seen_defect_of_another_size_is_stretched() -> None:
     check(good, extend_defect(good, part(), mask, np.random.default_rng(0)))
 
 
-def test_wrong_calls_are_refused_in_one_line() -> None:
+def test_wrong_calls_are_refused_in_one_line():
     rng = np.random.default_rng(0)
     defect, mask = broken()
     with pytest.raises(InputError, match=r"'graze': choose of texture, structure"):
@@ -239,9 +237,9 @@ def test_wrong_calls_are_refused_in_one_line() -> None:
     with pytest.raises(InputError, match=r"40x15.*16x16"):
         simulate_defect(part(15, 40), rng)
     with pytest.raises(InputError, match=r"picture is .*uint8"):
-        simulate_defect(part() / 255, rng)  # type: ignore[arg-type]
+        simulate_defect(part() / 255, rng)
     with pytest.raises(InputError, match=r"texture is .*uint8"):
-        simulate_defect(part(), rng, kind="texture", textures=lambda rng: np.ones((8, 8, 3)))  # type: ignore[arg-type,return-value]
+        simulate_defect(part(), rng, kind="texture", textures=lambda rng: np.ones((8, 8, 3)))
     with pytest.raises(InputError, match="foreground"):
         simulate_defect(part(), rng, foreground=mask[:5] | True)
     with pytest.raises(InputError, match="empty"):
@@ -252,7 +250,7 @@ def test_wrong_calls_are_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize("contrast", [5.0, 10.0, 25.0, 60.0])
 @pytest.mark.parametrize("grey", [False, True])
-def test_a_defect_has_the_contrast_asked_for(contrast: float, grey: bool) -> None:
+def test_a_defect_has_the_contrast_asked_for(contrast, grey):
     rng = np.random.default_rng(8)
     good = rng.integers(90, 160, (96, 96, 1 if grey else 3)).astype(np.uint8).repeat(3 if grey else 1, axis=2)
     for kind in KINDS:

@@ -23,7 +23,6 @@ class Config(PatchSettings):
 
 METHOD = Method(
     name="padim",
-    paper="Defard et al., 2020",
     config=Config,
     create=deferred("flawscope_padim.model:Model.create"),
     rebuild=deferred("flawscope_padim.model:Model.rebuild"),

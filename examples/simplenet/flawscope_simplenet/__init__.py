@@ -26,11 +26,9 @@ class Config(PatchSettings, TrainingSettings):
 
 METHOD = Method(
     name="simplenet",
-    paper="Liu et al., CVPR 2023",
     config=Config,
     create=deferred("flawscope_simplenet.model:Model.create"),
     rebuild=deferred("flawscope_simplenet.model:Model.rebuild"),
     fit=deferred("flawscope_simplenet.fit:fit"),
-    learns_in_steps=True,
     holds_out=True,
 )

@@ -63,7 +63,7 @@ class DefectScores:
 
     def with_calibration(self, calibration: Calibration) -> DefectScores:
         """Returns the scores at another threshold."""
-        return replace(self, rate=calibration.effective_rate, threshold=calibration.threshold)
+        return replace(self, rate=calibration.effective_rate, threshold=calibration.score_threshold)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
         """Number of defects of a size that are called anomalous, and of all, with contrasts in a range."""

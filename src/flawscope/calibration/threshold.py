@@ -95,6 +95,8 @@ class Calibration:
             raise InputError(f"{self.miscounted} pictures counted wrong make no sense: fit anew")
         if self.units and len(self.units) != self.count:
             raise InputError("calibration needs a unit for each score, or none: fit anew")
+        if len({*self.units}) == len(self.units):  # each picture is one
+            object.__setattr__(self, "units", ())
         if not 0 <= self.outline < 1:
             raise InputError(f"an outline at {self.outline} of a region's height: choose from 0 to below 1")
 
@@ -180,11 +182,6 @@ class Calibration:
         return self._score_rank[0]
 
     @property
-    def threshold(self) -> float:
-        """`score_threshold`, by the name that it had before."""
-        return self.score_threshold
-
-    @property
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
         `outline` sets how much of the region is outlined."""
@@ -234,15 +231,12 @@ class Calibration:
     def after(self, before: Calibration) -> Calibration:
         """Returns the calibration of an extended model: an earlier one's scores before its own. No unit of
         one is taken for one of the other."""
-        units: tuple[int, ...] = ()
-        if before.has_shared_units or self.has_shared_units:
-            own, earlier = (one.units or tuple(range(one.count)) for one in (self, before))
-            own = tuple(unit + 1 + max(earlier) - min(own) for unit in own)
-            cut, first = len(self.scores), len(before.scores)
-            units = earlier[:first] + own[:cut] + earlier[first:] + own[cut:]
+        own, earlier = (one.units or tuple(range(one.count)) for one in (self, before))
+        own = tuple(unit + 1 + max(earlier) - min(own) for unit in own)
+        cut, first = len(self.scores), len(before.scores)
         return replace(
             self,
-            units=units,
+            units=earlier[:first] + own[:cut] + earlier[first:] + own[cut:],
             scores=before.scores + self.scores,
             map_maxima=before.map_maxima + self.map_maxima,
             map_level=max(before.map_level, self.map_level),
@@ -374,15 +368,13 @@ def from_values(
     units: Iterable[int] = (),
     **how: Any,
 ) -> Calibration:
-    """Makes a calibration from good pictures' scores and their maps' maxima and medians. units: as
-    `Calibration` has them; none are kept where each picture is one."""
-    units = tuple(map(int, units))
+    """Makes a calibration from good pictures' scores and their maps' maxima and medians."""
     return Calibration(
         scores=tuple(map(float, scores)),
         map_maxima=tuple(map(float, map_maxima)),
         map_level=float(np.median(list(map_medians))),
         outline=outline,
-        units=units if len({*units}) < len(units) else (),
+        units=tuple(map(int, units)),
         **how,
     )
 

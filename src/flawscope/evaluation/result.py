@@ -267,7 +267,7 @@ class Evaluation:
     @property
     def aligned(self) -> bool:
         """Whether the parts were looked for in the pictures."""
-        return any(one.prediction.parts is not None for one in self.pictures)
+        return any(one.prediction.parts.searched for one in self.pictures)
 
     @property
     def names_kinds(self) -> bool:

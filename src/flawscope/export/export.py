@@ -35,7 +35,6 @@ from flawscope.runtime.torch import TorchSession
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from flawscope.methods.detector import Detector
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -84,7 +83,7 @@ def export(
         raise InputError("the sample pictures do not have the model's size")
 
     step("network", 0, 2)
-    embed, score = trace_model(artefact.manifest.method, trained.model)
+    embed, score = onnx_graph.trace(trained.model)
     named = artefact.manifest.kinds is not None
     residuals = onnx_graph.trace_residuals(trained.model) if named else None
     step("network", 1, 2)
@@ -135,12 +134,6 @@ def certify_export(
         versions={**manifest.versions, **made_by, "opset": str(onnx_graph.OPSET)},
     )
     return replace(exported, manifest=manifest), certificates
-
-
-def trace_model(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
-    """`embed` and `score` of a method's model as graphs, with the method's own operators (`onnx_graph`)."""
-    operators = registry.method(method).operators
-    return onnx_graph.trace(model, {} if operators is None else operators())
 
 
 def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:

@@ -68,13 +68,9 @@ class ResidualModule(nn.Module):
         return self.model.residuals(images, positions)
 
 
-def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[ModelProto, ModelProto]:
+def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
-    pictures of the model's size, any number of them at once.
-
-    Args:
-        translations: of operators that the exporter does not know, `Method.operators`.
-    """
+    pictures of the model's size, any number of them at once."""
     prepare_trace(model)
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
     if sum(held.values()) > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
@@ -83,8 +79,8 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
-    embed = trace_module(EmbedModule(model), {"images": images}, ["features"], translations)
-    return embed, trace_score(model, translations)
+    embed = trace_module(EmbedModule(model), {"images": images}, ["features"], model.operators())
+    return embed, trace_score(model)
 
 
 def prepare_trace(model: Detector) -> None:
@@ -95,7 +91,7 @@ def prepare_trace(model: Detector) -> None:
             vars(part)["inplace"] = False
 
 
-def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
+def trace_score(model: Detector) -> ModelProto:
     """`score`, features to scores and maps; `prepare_trace` the model before."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
@@ -103,15 +99,15 @@ def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> M
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
-    return trace_module(ScoreModule(model), given, ["scores", "maps"], translations)
+    return trace_module(ScoreModule(model), given, ["scores", "maps"], model.operators())
 
 
-def trace_residuals(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
+def trace_residuals(model: Detector) -> ModelProto:
     """Images to `residuals`; `prepare_trace` the model before."""
     given = {"images": torch.zeros(2, 3, *model.size)}
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
-    return trace_module(ResidualModule(model), given, [RESIDUALS], translations)
+    return trace_module(ResidualModule(model), given, [RESIDUALS], model.operators())
 
 
 def trace_module(

@@ -61,21 +61,25 @@ TorchEmbedFn = Callable[[NDArray[np.float32]], Tensor]
 
 
 class ProbeImages(NamedTuple):
-    """Images `[N, 3, H, W]` for comparisons, and their tile positions `[N]` if the model has such."""
+    """Images `[N, 3, H, W]` for comparisons, and their positions `[N]` in their pictures."""
 
     images: NDArray[np.float32]
-    positions: NDArray[np.int64] | None = None
+    positions: NDArray[np.int64]
 
     def subset(self, most: int) -> ProbeImages:
         """Chooses at most `most` pictures, spread evenly."""
         some = slice(None, None, -(-len(self.images) // most))
-        return ProbeImages(self.images[some], None if self.positions is None else self.positions[some])
+        return ProbeImages(self.images[some], self.positions[some])
 
     def with_defects(self) -> ProbeImages:
         """Some of the images, each with a simulated defect."""
         images, positions = self.subset(MAX_DEFECTIVE)
         rng = np.random.default_rng(0)
         return ProbeImages(np.concatenate([add_defect(image[None], rng) for image in images]), positions)
+
+
+def whole_pictures(images: NDArray[np.float32]) -> ProbeImages:
+    return ProbeImages(images, np.zeros(len(images), np.int64))
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,14 @@ class ExportPictures:
             (views.images(numbers), [views.position(number) for number in numbers])
             for views, numbers in chosen
         ]
-        places = self.artefact.manifest.preprocess.positions
         if shown:
             where = np.array([number for _, numbers in shown for number in numbers], np.int64)
-            return ProbeImages(np.concatenate([images for images, _ in shown]), where if places else None)
+            return ProbeImages(np.concatenate([images for images, _ in shown]), where)
         if failures:
             raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
-        samples = self.samples()
+        samples, places = self.samples(), self.artefact.manifest.preprocess.positions
         if places is None:
-            return ProbeImages(samples)
+            return whole_pictures(samples)
         # samples are whole pictures, and engines must agree on any image at any place
         spread = np.linspace(0, math.prod(places), POSITIONS_PER_SAMPLE * len(samples)).astype(np.int64)
         return ProbeImages(np.concatenate([samples] * POSITIONS_PER_SAMPLE), spread)
@@ -290,7 +293,7 @@ def run_one_by_one(session: Session, shown: ProbeImages) -> tuple[NDArray[Any], 
     """Scores and maps of pictures, each alone in its batch."""
     images, where = shown
     rows = [slice(k, k + 1) for k in range(len(images))]
-    parts = [session.run(images[one], None if where is None else where[one]) for one in rows]
+    parts = [session.run(images[one], where[one]) for one in rows]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
 
@@ -379,7 +382,7 @@ def _leave_one_out_run(
     def run(
         images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        own_model = model if positions is None else model.at_position(int(positions[0]))
+        own_model = model.at_position(0 if positions is None else int(positions[0]))
         with torch.inference_mode():
             found = own_model.left_out(embed(images), group, kept, own_model.inside(torch.from_numpy(images)))
         if found is None:
@@ -424,7 +427,7 @@ def _update_samples(artefact: Artefact, session: Session) -> Artefact:
     """Replaces the samples' answers, with which another machine's self-test compares, by this session's."""
     if "samples" not in artefact.tensors:
         return artefact
-    scores, maps = run_one_by_one(session, ProbeImages(ExportPictures(artefact).samples()))
+    scores, maps = run_one_by_one(session, whole_pictures(ExportPictures(artefact).samples()))
     answers = zip(artefact.manifest.samples, scores, maps, strict=True)
     kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in answers)
     tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])}

@@ -25,10 +25,10 @@ from flawscope.artefact.model_file import (
 )
 from flawscope.calibration.outliers import check_defect_like, sole_note
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
-from flawscope.datasets import group_numbers, open_dataset
+from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
-from flawscope.fitting.picture_views import JudgeInLights, parts_of
+from flawscope.fitting.picture_views import Frames, Windows, frames_of, views_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
@@ -40,10 +40,12 @@ from flawscope.fitting.tile_calibration import calibrate_pictures, judge_tiles_i
 from flawscope.fitting.time_forecast import forecast
 from flawscope.fitting.training_pictures import (
     Images,
+    JudgeInLights,
     Reader,
     look_at,
     split_sources,
     survey,
+    told_parts,
 )
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
@@ -53,6 +55,7 @@ from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.light import within_range
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.pictures.views import Fusion
 from flawscope.predictor import SCALE, Predictor, fitted_artefact
@@ -125,7 +128,7 @@ def fit(
         say: gets lines for a person.
         step: gets progress.
         **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
-            (`preparation.Reading`); how long it may take and what is kept, such as `minutes=30`
+            (`preparation.Seeing`, `Reading`); how long it may take and what is kept, such as `minutes=30`
             (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
@@ -142,8 +145,7 @@ def fit(
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
-    if (views := prepared.windows or prepared.parts) is not None:
-        budget = replace(budget, scored_later=how.samples + views.calibration_views())
+    budget = replace(budget, scored_later=how.samples + prepared.views.rejudged)
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
 
@@ -194,9 +196,7 @@ def partial_fit(
     if pattern is None and group is None:
         numbers = find_new_parts(looks, reader.names, parts, force=True, say=say)
     else:
-        numbers = (
-            group_numbers(reader.names, group) if pattern is None else pattern.part_numbers(reader.names)
-        )
+        numbers = told_parts(reader.names, group, pattern)
         numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
     task = Task(
         reader.load,
@@ -208,13 +208,11 @@ def partial_fit(
         say=say,
         step=step,
     )
+    reader.roi, reader.region = old.counted, old.tensors.get("region")
+    views = views_of(frames_of(reader), seen_first.sizes, detector.config.seed)
     prepared = PreparedFit(
-        method, detector, manifest.backbone, manifest.category, reader, task, group=parts, part=pattern
+        method, detector, manifest.backbone, manifest.category, reader, task, views, parts, pattern
     )
-    prepared.parts = parts_of(reader)
-    if manifest.preprocess.tile is not None:
-        reader.roi = old.tensors.get("region")
-        prepared.number_windows(seen_first.sizes)
     return _fit_and_assemble(prepared, task, 0, check)
 
 
@@ -223,12 +221,13 @@ def partial_fit(
 
 def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bool) -> Predictor:
     began = time.monotonic()
-    model, reader, view_task = prepared.model, prepared.reader, prepared.view_task(task)
-    normalization = reader.preprocess.normalization
-    light = None if normalization is None else normalization.share
-    views = prepared.windows or prepared.parts
+    model, reader, views = prepared.model, prepared.reader, prepared.views
+    how, view_task = reader.preprocess, views.task(task)
     try:
-        foretold = forecast(prepared.method, model, view_task, views, light, pictures=task.count, check=check)
+        lights = len(how.lights) - 1
+        foretold = forecast(
+            prepared.method, model, view_task, views, lights, pictures=task.count, check=check
+        )
         if foretold is not None:
             task.say(foretold.describe())
         view_fit = prepared.method.run_fit(model, view_task)
@@ -238,11 +237,9 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         reader.check_any_readable()  # else their reason is the error
         raise
     plain = fitted.calibration
-    if light is not None:
-        calibrate_in_each_light(leave_out, fitted, task, light, judge, reader.failures)
+    calibrate_in_each_light(leave_out, fitted, task, how, judge, reader.failures)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
-    if reader.preprocess.tile is not None and reader.roi is not None:
-        tensors["region"] = reader.roi
+    tensors |= {} if reader.region is None else {"region": reader.region}
     old = task.old
     kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
@@ -256,14 +253,14 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         names = [reader.names[i] for i in fitted.pictures]
         notes += check_defect_like(fitted.calibration, names, found, force=prepared.force)
         notes += filter(None, [sole_note(fitted.calibration, names)])
-    if light is not None and found is not None:
-        notes.append(_light_cost_note(found, found.with_calibration(plain), light))
+    if found is not None and fitted.calibration is not plain:
+        notes.append(_light_cost_note(found, found.with_calibration(plain), within_range(how.normalization)))
     for note in notes:
         task.say(note)
     manifest = Manifest(
         method=prepared.method.name,
         config=_without_paths(model.config),
-        preprocess=reader.preprocess,
+        preprocess=how,
         calibration=fitted.calibration,
         backbone=prepared.origin,
         category=prepared.category,
@@ -297,17 +294,18 @@ def _calibrate(
 ) -> tuple[Fitted, Fitted, Fusion | None, JudgeInLights]:
     """Turns a fit of views into one of whole pictures. Returns it; the same with a view of each picture, to
     put simulated defects on; what combines the tiles of a frame; and what judges pictures in other light."""
-    parts, windows = prepared.parts, prepared.windows
-    frame_task, load = prepared.frame_task(task), (parts or prepared.reader).load_in_light
-    fitted, checked, fusion = view_fit, view_fit, None
-    judge: JudgeInLights = partial(judge_in_lights, leave_out, frame_task, load)
-    if windows is not None:
-        fitted, checked, fusion = calibrate_pictures(leave_out, view_fit, windows, frame_task)
-        judge = partial(judge_tiles_in_lights, leave_out, windows, frame_task, fusion)
-    if parts is not None:
-        fitted, checked = parts.calibrated(fitted, checked, prepared.model.config.seed, task)
-        judge = parts.judge_in_lights(judge)
-    return fitted, checked, fusion, judge
+    judge: JudgeInLights
+    frames: Frames
+    fusion: Fusion | None
+    if isinstance(views := prepared.views, Windows):
+        frames, frame_task = views.reader, views.reader.task(task)
+        fitted, checked, fusion = calibrate_pictures(leave_out, view_fit, views, frame_task)
+        judge = partial(judge_tiles_in_lights, leave_out, views, frame_task, fusion)
+    else:
+        frames, fitted, checked, fusion = views, view_fit, view_fit, None
+        judge = partial(judge_in_lights, leave_out, frames.task(task), frames.load_in_light)
+    fitted, checked = frames.calibrated(fitted, checked, prepared.model.config.seed, task)
+    return fitted, checked, fusion, frames.judge_in_lights(judge)
 
 
 def _notes(
@@ -335,13 +333,13 @@ def _notes(
     return notes
 
 
-def _light_cost_note(found: DefectScores, plain: DefectScores, share: float) -> str:
+def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:
     """Note on the simulated defects that the threshold for each light misses, and one for one light finds."""
     (now, count), (before, _) = (
         tuple(map(sum, zip(*map(one.count_found, one.scores), strict=True))) for one in (found, plain)
     )
     return (
-        f"the false-alarm rate is kept in each light within {share:.0%}: {now} of {count} simulated defects "
+        f"the false-alarm rate is kept{lights.removeprefix(',')}: {now} of {count} simulated defects "
         f"are found, with a threshold for unchanged light alone {before}"
     )
 

@@ -15,15 +15,14 @@ from flawscope.artefact.model_file import Artefact, Manifest, pack_images
 from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, ProductDescriptors
-from flawscope.datasets import group_numbers, open_dataset
+from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.simulated_defects import SimulatedDefects
-from flawscope.fitting.training_pictures import Images, Reader, split_sources
+from flawscope.fitting.training_pictures import Images, Reader, split_sources, told_parts
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.extract import LoadPicture, embed_pictures
 from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
-from flawscope.pictures.light import Light, light_variations
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import stored_part_pattern
@@ -154,11 +153,11 @@ def describe_product(
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = split_sources(images, None)
-    opened, light = open_descriptors(network, device), manifest.preprocess.normalization
+    opened = open_descriptors(network, device)
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
     learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT_ROLES} - {*but}
-    lights, count = [Light()] if light is None else light_variations(light.share), len(sources)
+    lights, count = manifest.preprocess.lights, len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
         changed, index = divmod(number, count)
@@ -192,8 +191,7 @@ def describe_product(
 
 def _groups(manifest: Manifest, names: Sequence[str]) -> NDArray[np.int32]:
     """Numbers [N] of the parts that pictures of these names show."""
-    pattern, group = stored_part_pattern(manifest), manifest.facts.get("group")
-    return np.array(pattern.part_numbers(names) if pattern else group_numbers(names, group), np.int32)
+    return np.array(told_parts(names, manifest.facts.get("group"), stored_part_pattern(manifest)), np.int32)
 
 
 def _defect_descriptors(

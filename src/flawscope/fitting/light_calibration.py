@@ -26,10 +26,11 @@ from torch import Tensor
 
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
-from flawscope.fitting.picture_views import JudgeInLights
+from flawscope.fitting.training_pictures import JudgeInLights
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.task import Fitted, LeaveOut, Task
-from flawscope.pictures.light import Light, light_variations
+from flawscope.pictures.light import Light, within_range
+from flawscope.pictures.preprocess import Preprocess
 
 STREAM = 51  # of random numbers: part of their seed
 MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
@@ -39,18 +40,20 @@ def calibrate_in_each_light(
     leave_out: LeaveOut,
     fitted: Fitted,
     task: Task,
-    share: float,
+    how: Preprocess,
     judge: JudgeInLights,
     failures: Mapping[int, str],
 ) -> None:
     """Replaces the scores and map maxima of `fitted.calibration`, of this fit's pictures, by their envelopes
-    over the lights within `share`. Of many pictures `fitted.pictures` keeps those that were judged in them.
+    over the lights of `how`, if any. Of many pictures `fitted.pictures` keeps those that were judged in them.
     Pictures that cannot be judged in a light count as above all scores, for `failures`, by their numbers.
 
     Raises:
         InputError: the method cannot leave out what it has learnt from, or a picture cannot be read again.
     """
-    known, lights = fitted.calibration, light_variations(share)[1:]
+    known, lights = fitted.calibration, how.lights[1:]
+    if not lights:
+        return
     first = len(known.scores) - len(fitted.pictures)  # an extended model has the earlier ones before
     drawn = draw_pictures(fitted, task.groups, len(lights), task.rate, leave_out.model.config.seed)
     pictures, unlit = [fitted.pictures[k] for k in drawn], len(fitted.pictures)
@@ -89,7 +92,7 @@ def calibrate_in_each_light(
         units=(*known.units[:first], *units, *miscounted_units, *lost_units),
         scores=(*known.scores[:first], *envelope(scores, units).tolist()),
         map_maxima=(*known.map_maxima[:first], *envelope(maxima, units).tolist()),
-        method=f"{known.method}, in each light within {share:.0%}",
+        method=f"{known.method}{within_range(how.normalization)}",
     )
 
 
@@ -150,5 +153,5 @@ def _least_groups(rate: float) -> int:
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
     """Number of pictures with which all lights cost less than the fit; (n + 1) * rate is whole, since n such
     pictures promise all of the rate."""
-    rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
+    rank = math.ceil((learnt / (2 * max(1, lights)) + 1) * rate - 1e-9)
     return math.ceil(rank / rate - 1e-9) - 1

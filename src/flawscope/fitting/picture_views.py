@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
+from flawscope.fitting.training_pictures import UNREAD, JudgeInLights, Reader, count_parts
 from flawscope.methods.task import Fitted, Task, TaskViews, TilePositions
 from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
@@ -28,8 +28,9 @@ WINDOW_STREAM, PART_STREAM = 60, 62  # streams of random numbers
 MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
 MIN_TILES = 4  # tiles of a picture, however many pictures there are
 MIN_VIEWS = 40  # views that a method itself calibrates on
-# Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
-JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
+MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
+MIN_PICTURES = 60  # pictures, however many tiles they have
+Sizes = Sequence[tuple[int, int] | None]  # (H, W) of pictures; None: one cannot be read
 
 
 @dataclass
@@ -49,7 +50,8 @@ class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
     reader: of the pictures; of the frames of parts, which are windows' pictures. counts: number of each
-    picture's views for learning. judged_counts: of those by which it is judged.
+    picture's views for learning. judged_counts: of those by which it is judged. rejudged: about how many are
+    judged again after the method's own calibration, if a tenth of the pictures is held out.
     """
 
     def __init__(self, reader: Reader | PartsOfPictures, counts: Sequence[int], judged_counts: Sequence[int]):
@@ -62,10 +64,13 @@ class PictureViews:
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def calibration_views(self) -> int:
-        """Approximate number of views that calibration scores, if a tenth of the pictures is held out."""
-        held = max(MIN_HELD_OUT, len(self.judged_counts) // 10)
-        return round(held * sum(self.judged_counts) / max(1, len(self.judged_counts)))
+    @property
+    def rejudged(self) -> int:
+        return 0
+
+    def count_judged(self) -> int:
+        """Number of views that calibration judges where pictures are left out."""
+        return len(self)
 
     def picture_of(self, number: int) -> int:
         """Number of the picture that a view belongs to."""
@@ -113,6 +118,7 @@ class PictureViews:
 
     def task(self, task: Task) -> Task:
         """Converts a task for pictures into one for their views."""
+        task = self.reader.task(task)
         pictures = [i for i in range(task.count) for _ in self.numbers(i)]
         return replace(
             task,
@@ -164,12 +170,13 @@ class Windows(PictureViews):
     picture's number. Where the model tells places apart they are the tiles themselves, and where there are
     too many, other ones of every picture.
 
-    sizes: of the pictures; None: it cannot be read, and has a whole view alone.
+    reader: of the frames. sizes: of the pictures; None: it cannot be read, and has a whole view alone.
     """
 
-    def __init__(self, reader: Reader | PartsOfPictures, sizes: Sequence[tuple[int, int] | None], seed: int):
+    def __init__(self, reader: Reader | PartsOfPictures, sizes: Sizes, seed: int):
         self.reader, self.seed = reader, seed
         how = reader.preprocess
+        sizes = [sizes[reader.picture_of(frame)] for frame in range(len(reader))]
         sizes = [None if size is None else how.frame_size(size) for size in sizes]
         grids = [None if size is None else how.grid(size) for size in sizes]
         cells = [self._counted_tiles(*pair) for pair in zip(sizes, grids, strict=True)]
@@ -219,6 +226,26 @@ class Windows(PictureViews):
                     corner[axis] = min(max(corner[axis] + step, 0), last)
             moved.append((corner[0], corner[1]))
         return moved
+
+    def draw(self, frames: Sequence[int], seed: int) -> list[int]:
+        """Draws the frames to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows. Of
+        several parts all or none of a picture's are drawn."""
+        whole = list(dict.fromkeys(map(self.reader.picture_of, frames)))
+        tiles = sum(self.judged_counts[i] for i in frames) / len(whole)
+        most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))
+        if len(whole) <= most:
+            return list(frames)
+        drawn = {*np.random.default_rng(seed).choice(whole, most, replace=False).tolist()}
+        return sorted(i for i in frames if self.reader.picture_of(i) in drawn)
+
+    def count_judged(self) -> int:
+        if len(self) == len(self.judged_counts):
+            return len(self)
+        return sum(self.judged_counts[i] for i in self.draw(range(len(self.judged_counts)), 0))
+
+    @property
+    def rejudged(self) -> int:
+        return held_out_views(self.judged_counts)
 
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
         """Maps (picture, view) to the number of the tile, for the given numbers."""
@@ -324,7 +351,7 @@ class PartsOfPictures(PictureViews):
         share = len(whole) / max(1, len(self.judged_counts) - len(self.wrong))
         wrong = math.ceil(len(self.wrong) * share - 1e-9)
         units = tuple(groups[i] for i in (*whole, *sorted(self.wrong)[:wrong]))
-        units = units if before.promised and len({*units}) < len(units) else ()
+        units = units if before.promised else ()
         calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong, units=units)
         if task.old is not None:
             calibration = calibration.after(task.old.manifest.calibration)
@@ -348,14 +375,29 @@ class PartsOfPictures(PictureViews):
         return worst
 
 
-def parts_of(reader: Reader, learnt: LearnedParts | None = None) -> PartsOfPictures | None:
-    """Numbers the parts, or the views of channels, of pictures that have several; None where they have none.
+Frames = Reader | PartsOfPictures
+ViewSet = Frames | Windows
+
+
+def held_out_views(counts: Sequence[int]) -> int:
+    """Approximate number of views that are judged if a tenth of the pictures is held out. counts: of each."""
+    return round(max(MIN_HELD_OUT, len(counts) // 10) * sum(counts) / max(1, len(counts)))
+
+
+def views_of(frames: Frames, sizes: Sizes, seed: int) -> ViewSet:
+    """Numbers the views that are learnt from: windows of large frames, or the frames. sizes: of the
+    pictures."""
+    return frames if frames.preprocess.tile is None else Windows(frames, sizes, seed)
+
+
+def frames_of(reader: Reader, learnt: LearnedParts | None = None) -> Frames:
+    """Numbers the parts, or the views of channels, of pictures that have several; else these have one frame.
     learnt: of several parts in a picture; None: they are counted."""
     how, count = reader.preprocess, len(reader.sources)
     if how.channels is not None:
         return PartsOfPictures(reader, [len(how.channels.groups)] * count, [""] * count)
     if how.several is None:
-        return None
+        return reader
     if learnt is None:
         return PartsOfPictures(reader, *count_parts(reader.sources, how))
     return PartsOfPictures(reader, learnt.counts, learnt.count_errors)

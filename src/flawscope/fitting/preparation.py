@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
-from flawscope.datasets import Dataset, group_numbers, open_dataset
+from flawscope.datasets import Dataset, open_dataset
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
-from flawscope.fitting.picture_views import PartsOfPictures, Windows, parts_of
+from flawscope.fitting.picture_views import Sizes, ViewSet, frames_of, views_of
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
@@ -34,6 +34,7 @@ from flawscope.fitting.training_pictures import (
     seen_defect_pairs,
     split_sources,
     survey,
+    told_parts,
 )
 from flawscope.methods import registry
 from flawscope.methods.conflicts import check_options
@@ -69,10 +70,9 @@ def discard(line: str) -> None:
 class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
-    origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. parts:
-    frames of several parts in each picture; None: each picture has one frame. windows: of large frames; None:
-    each is seen as a whole alone. chosen: a line on what `align` chose; None: nothing was chosen. force:
-    pictures that are as far out as defects are good.
+    origin: of pretrained weights. views: of the pictures, which are learnt from; without any the pictures.
+    unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
+    None: nothing was chosen. force: pictures that are as far out as defects are good.
     """
 
     method: Method
@@ -81,43 +81,24 @@ class PreparedFit:
     category: str
     reader: Reader
     task: Task
+    views: ViewSet
     group: str | None = None
     part: PartPattern | None = None
     unusable: Sequence[str] = ()
-    parts: PartsOfPictures | None = None
-    windows: Windows | None = None
     chosen: str | None = None
     force: bool = False
     scale_mm: float | None = None
 
-    def frame_task(self, task: Task) -> Task:
-        """Converts a task for pictures into one for their frames."""
-        return task if self.parts is None else self.parts.task(task)
-
-    def view_task(self, task: Task) -> Task:
-        """Converts a task for pictures into one for the views that are learnt from."""
-        task = self.frame_task(task)
-        return task if self.windows is None else self.windows.task(task)
-
-    def number_windows(self, sizes: Sequence[tuple[int, int] | None]) -> None:
-        """Numbers the windows of large frames. sizes: of the pictures."""
-        if (parts := self.parts) is not None:
-            sizes = [sizes[parts.picture_of(frame)] for frame in range(len(parts))]
-        self.windows = Windows(parts or self.reader, sizes, self.model.config.seed)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Options of a fit that are not the method's: how pictures are read and chosen.
+class Seeing:
+    """Options of a fit that are not the method's: how pictures are seen.
 
-    category: its name, if the folder holds several.
-    false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
     roi: region of interest, a mask file (white counts), or "x0,y0,x1,y1" or four numbers in fractions of the
         picture. With `align` it is drawn on the first good picture, or on another, "0,0,0.5,1@a/7.png", and
         moves with the part.
     light: range of the light in which the false-alarm rate is kept, 0.1 or "10%": brightness and contrast
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
-    group: regular expression on file names; pictures for which it matches the same text show one part.
     align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
@@ -125,13 +106,32 @@ class Reading:
     channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
         together and each other one by itself, or the views by the channels' numbers, "1-3,4".
     undistort: file with the coefficients of the lens (`Undistortion.read`): pictures are undistorted first.
-    part, view: regular expressions on file names that tell parts and their views apart, where one decision on
-        all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.
+    scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
+    """
+
+    roi: RoiSource | None = None
+    light: Rate | None = None
+    align: Align = "none"
+    several: bool = False
+    channels: str | Channels | None = None
+    undistort: str | os.PathLike[str] | Undistortion | None = None
+    min_defect: str | float | None = None
+    scale_mm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Options of a fit that are not the method's: which pictures are learnt from, and what is promised.
+
+    category: its name, if the folder holds several.
+    false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
+    group: regular expression on file names; pictures for which it matches the same text show one part.
+    part, view: regular expressions on file names that tell parts and their views apart, where one decision on
+        all views of a part is wanted (`calibration.parts`); parts are left out whole.
     drop_suspects: leave out training pictures that do not look good.
     force: go on where pictures show nothing, or are as far out as defects are.
-    scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
     seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
         over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
         of picture and mask. The model remembers them, and evaluation leaves them out.
@@ -140,19 +140,11 @@ class Reading:
 
     category: str | None = None
     false_alarm_rate: Rate = DEFAULT_RATE
-    roi: RoiSource | None = None
-    light: Rate | None = None
-    align: Align = "none"
-    several: bool = False
-    channels: str | Channels | None = None
-    undistort: str | os.PathLike[str] | Undistortion | None = None
     group: str | None = None
     part: str | None = None
     view: str | None = None
-    min_defect: str | float | None = None
     drop_suspects: bool = False
     force: bool = False
-    scale_mm: float | None = None
     seen: SeenDefects = 0
     device: str = "auto"
 
@@ -181,36 +173,37 @@ def prepare(
 
     Args:
         settings, names: as `fitting.fit` takes them.
-        **options: of `Reading`, and settings of the method where `settings` are not given.
+        **options: of `Seeing` and `Reading`, and settings of the method where `settings` are not given.
     """
-    steps = _Steps(pop_options(Reading, options), method, preset, options, say, step)
-    how, config = steps.how, steps.check(settings)
+    seeing, reading = pop_options(Seeing, options), pop_options(Reading, options)
+    steps = _Steps(seeing, reading, method, preset, options, say, step)
+    config = steps.check(settings)
     pictures = steps.open_pictures(images, names, config.seed)
     frames = steps.find_frames(pictures, config.seed)
     config = steps.choose_tiles(config, frames, pictures)
     config, places = steps.choose_positions(config, frames, pictures)
-    preprocess, region = steps.see(frames.of(config, places), pictures)
-    inside = None if region is None or config.tile is not None else torch.from_numpy(region)
-    model, origin = method.create(config, inside)
-    defects, unusable = read_defects(pictures.pairs, preprocess, region, say)
-    reader = steps.reader(pictures, preprocess, region, model, defects)
-    prepared = PreparedFit(
+    preprocess, roi = steps.see(frames.of(config, places), pictures)
+    # views mark it where there are tiles; else the detector leaves out what lies outside
+    region, inside = (roi, None) if config.tile is not None else (None, roi)
+    model, origin = method.create(config, None if inside is None else torch.from_numpy(inside))
+    defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
+    reader = steps.reader(pictures, preprocess, model, defects, roi, region)
+    model, task = model.to(steps.device), steps.task(pictures, reader, defects)
+    return PreparedFit(
         method,
-        model.to(steps.device),
+        model,
         origin,
         pictures.category,
         reader,
-        steps.task(pictures, reader, defects),
-        group=how.group or how.part,
+        task,
+        steps.number_views(reader, frames.learnt, task, model, pictures.surveyed.sizes),
+        group=reading.group or reading.part,
         part=pictures.pattern,
         unusable=unusable,
-        parts=parts_of(reader, frames.learnt),
         chosen=frames.chosen,
-        force=how.force,
-        scale_mm=how.scale_mm,
+        force=reading.force,
+        scale_mm=seeing.scale_mm,
     )
-    _number_windows(prepared, pictures.surveyed.sizes)
-    return prepared
 
 
 class _Pictures(NamedTuple):
@@ -250,9 +243,7 @@ class _Frames(NamedTuple):
             positions=places,
         )
 
-    def sizes(
-        self, config: PictureSettings, pictures: Sequence[tuple[int, int] | None]
-    ) -> list[tuple[int, int]]:
+    def sizes(self, config: PictureSettings, pictures: Sizes) -> list[tuple[int, int]]:
         """Sizes of the frames of the pictures that can be read."""
         how = replace(self.preprocess, size=config.sizes[-1])
         return [how.frame_size(size) for size in pictures if size is not None]
@@ -262,7 +253,8 @@ class _Frames(NamedTuple):
 class _Steps:
     """Steps of a preparation, in their order. options: settings of the method."""
 
-    how: Reading
+    how: Seeing
+    which: Reading
     method: Method
     preset: str
     options: Mapping[str, Any]
@@ -274,41 +266,38 @@ class _Steps:
 
     def check(self, settings: PictureSettings | None) -> Any:
         """Returns the settings of the method. InputError: options do not go together, or are wrong."""
-        how, method = self.how, self.method
+        how, which, method = self.how, self.which, self.method
         config = registry.configure(method, self.preset, self.options) if settings is None else settings
-        reading = {f.name: getattr(how, f.name) for f in fields(how)}
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}
         given["positions"] = config.tells_positions_apart
-        check_alignment(how.align, {**reading, **of_method, **given})
-        if how.drop_suspects and not method.finds_suspects:
+        check_alignment(how.align, {**vars(how), **vars(which), **of_method, **given})
+        if which.drop_suspects and not method.finds_suspects:
             raise InputError(
                 f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
                 "--drop-suspects"
             )
-        self.rate = parse_false_alarm_rate(how.false_alarm_rate)  # a wrong one is reported before the work
+        self.rate = parse_false_alarm_rate(which.false_alarm_rate)  # a wrong one is reported before the work
         self.light = None if how.light is None else parse_light_range(how.light)
-        self.device = resolve_device(how.device)
+        self.device = resolve_device(which.device)
         return config
 
     def open_pictures(self, images: Images, names: Sequence[str], seed: int) -> _Pictures:
-        how, method = self.how, self.method
-        group, pattern = how.group or how.part, None if how.part is None else PartPattern(how.part, how.view)
+        which, method, channels = self.which, self.method, self.how.channels
+        pattern = None if which.part is None else PartPattern(which.part, which.view)
+        group = which.group or which.part
         if isinstance(images, str | os.PathLike):
-            images = open_dataset(os.fspath(images), how.category, seed=seed, group=group)
-        pairs = seen_defect_pairs(how.seen, method, seed, images if isinstance(images, Dataset) else None)
-        learnt, reserved, category = split_sources(images, how.category)
+            images = open_dataset(os.fspath(images), which.category, seed=seed, group=group)
+        pairs = seen_defect_pairs(which.seen, method, seed, images if isinstance(images, Dataset) else None)
+        learnt, reserved, category = split_sources(images, which.category)
         # a method that holds nothing out is calibrated on the pictures learnt from
         sources = [*learnt, *(reserved if method.holds_out else [])]
-        names, views = list(names) or relative_names(sources), 1.0
-        if pattern is None:
-            groups = group_numbers(names, group)
-        else:
-            groups = pattern.part_numbers(names)
-            views = len(groups) / (1 + max(groups, default=0))
-        channels = Channels.of(how.channels, sources) if isinstance(how.channels, str) else how.channels
+        names = list(names) or relative_names(sources)
+        groups = told_parts(names, group, pattern)
+        views = 1.0 if pattern is None else len(groups) / (1 + max(groups, default=0))
+        channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
         looks = look_at(sources, self.step, channels)
-        groups = find_parts(looks, names, groups, pattern=group, force=how.force, say=self.say)
+        groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=self.say)
         apart = range(len(learnt), len(sources))
         seen = survey(sources, None if channels is None else channels.read)
         return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, seen, channels)
@@ -376,7 +365,7 @@ class _Steps:
         wanted = config.tells_positions_apart
         if wanted is False:
             return config, None
-        if self.how.drop_suspects and wanted is None:
+        if self.which.drop_suspects and wanted is None:
             return replace(config, positions="shared"), None
         places = _grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
         if places is None:
@@ -400,13 +389,15 @@ class _Steps:
         self,
         pictures: _Pictures,
         preprocess: Preprocess,
-        region: NDArray[np.bool_] | None,
         model: Detector,
         defects: Mapping[str, Sequence[SeenDefect]],
+        roi: NDArray[np.bool_] | None,
+        region: NDArray[np.bool_] | None,
     ) -> Reader:
         nearest = None if model.nearest is None else model.nearest.numpy()
         named = {digest: shown[0].name for digest, shown in defects.items()}
-        reader = Reader(pictures.sources, preprocess, set(), named, region, self.how.roi is not None, nearest)
+        hidden = model.config.hidden
+        reader = Reader(pictures.sources, preprocess, set(), named, roi, region, hidden, nearest)
         reader.names = pictures.names
         return reader
 
@@ -415,7 +406,7 @@ class _Steps:
             reader.load,
             pictures.groups,
             rate=self.rate,
-            drop_suspects=self.how.drop_suspects,
+            drop_suspects=self.which.drop_suspects,
             reserved=pictures.reserved,
             settle=reader.without_copies,
             seen=[defect for shown in defects.values() for defect in shown],
@@ -425,18 +416,19 @@ class _Steps:
             step=self.step,
         )
 
-
-def _number_windows(prepared: PreparedFit, sizes: Sequence[tuple[int, int] | None]) -> None:
-    """Numbers the windows of large frames, and has the method choose whether to tell positions apart."""
-    reader, model, choose = prepared.reader, prepared.model, prepared.method.choose
-    if model.config.tile is None:
-        return
-    prepared.number_windows(sizes)
-    if model.config.tells_positions_apart is None and choose is not None:
-        model.config = choose(model, prepared.view_task(prepared.task))
-        if not model.config.tells_positions_apart:
-            reader.preprocess = replace(reader.preprocess, positions=None)
-            prepared.number_windows(sizes)
+    def number_views(
+        self, reader: Reader, learnt: LearnedParts | None, task: Task, model: Detector, sizes: Sizes
+    ) -> ViewSet:
+        """Numbers the views, and has the method choose whether to tell positions apart. sizes: of the
+        pictures."""
+        frames = frames_of(reader, learnt)
+        views = views_of(frames, sizes, model.config.seed)
+        if model.config.tells_positions_apart is None:
+            model.config = model.choose(views.task(task))
+            if not model.config.tells_positions_apart:
+                reader.preprocess = replace(reader.preprocess, positions=None)
+                return views_of(frames, sizes, model.config.seed)
+        return views
 
 
 def predict_peak_memory(
@@ -459,7 +451,7 @@ def predict_peak_memory(
     if config.tells_positions_apart is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
-    return asked.predict_peak(prepared.model, prepared.view_task(prepared.task))
+    return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))
 
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.fitting.preparation import Reading
+from flawscope.fitting.preparation import Reading, Seeing
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.roi import FrameRegion
@@ -17,28 +17,35 @@ from flawscope.predictor import SCALE
 from flawscope.predictor.parts import stored_part_pattern
 
 
-def stored_reading(old: Artefact) -> Reading:
-    """Returns how the pictures of a fitted model were read and chosen. Seen defects are not among them: a
-    model knows their hashes alone. The smallest defect is not either: the tiles that it chose are settings of
-    the method."""
+def stored_seeing(old: Artefact) -> Seeing:
+    """Returns how the pictures of a fitted model are seen. The smallest defect is not among it: the tiles
+    that it chose are settings of the method."""
     manifest, how = old.manifest, old.manifest.preprocess
-    part = stored_part_pattern(manifest)
-    return Reading(
-        category=manifest.category or None,
-        false_alarm_rate=manifest.calibration.rate,
+    return Seeing(
         roi=_stored_region(old),
         light=None if how.normalization is None else how.normalization.share,
         align="none" if how.reference is None else how.reference.kind,
         several=how.several is not None,
         channels=how.channels,
         undistort=how.undistort,
+        scale_mm=manifest.facts.get(SCALE),
+    )
+
+
+def stored_reading(old: Artefact) -> Reading:
+    """Returns how the pictures of a fitted model were chosen. Seen defects are not among them: a
+    model knows their hashes alone."""
+    manifest = old.manifest
+    part = stored_part_pattern(manifest)
+    return Reading(
+        category=manifest.category or None,
+        false_alarm_rate=manifest.calibration.rate,
         group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
         part=None if part is None else part.part,
         view=None if part is None else part.view,
         drop_suspects=bool(manifest.facts.get("drop_suspects"))
         or any(picture.role == "dropped" for picture in manifest.pictures),  # of an earlier model
         force=bool(manifest.facts.get("force")),
-        scale_mm=manifest.facts.get(SCALE),
     )
 
 
@@ -55,6 +62,7 @@ def refit_options(old: Artefact) -> dict[str, Any]:
         "method": old.manifest.method,
         "settings": stored_settings(old),
         "samples": len(old.manifest.samples),
+        **vars(stored_seeing(old)),
         **vars(stored_reading(old)),
     }
 

@@ -23,8 +23,6 @@ from flawscope.progress import ProgressCounter
 
 STREAM = 61  # of random numbers
 PIXEL_STEP = 8  # of the canvas pixels that the median map value is taken from
-MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
-MIN_PICTURES = 60  # pictures, however many tiles they have
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def calibrate_pictures(
     if len(windows) == task.count:  # each is one tile: those are the pictures' own
         return fitted, numbers, fusion
     learnt = set(fitted.pictures) <= set(fitted.used)  # then any of them can be left out
-    chosen = draw_pictures(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
+    chosen = windows.draw(fitted.used if learnt else fitted.pictures, model.config.seed)
     answers = windows.by_place(numbers.used) if windows.located else {}
     found = _compute_values(_LeaveOneOutViews(leave_out, task, answers), windows, task, chosen)
     if task.old is None:
@@ -134,18 +132,6 @@ def judge_tiles_in_lights(
             if picture in found:
                 values[row, k] = _fuse(found[picture], fusion)[:2]
     return values
-
-
-def draw_pictures(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
-    """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows. Of
-    several parts all or none of a picture's are drawn."""
-    whole = list(dict.fromkeys(map(windows.reader.picture_of, pictures)))
-    tiles = sum(windows.judged_counts[i] for i in pictures) / len(whole)
-    most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))
-    if len(whole) <= most:
-        return list(pictures)
-    drawn = {*np.random.default_rng(seed).choice(whole, most, replace=False).tolist()}
-    return sorted(i for i in pictures if windows.reader.picture_of(i) in drawn)
 
 
 def _compute_values(

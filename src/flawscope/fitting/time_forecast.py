@@ -10,19 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import pluralize
 from flawscope.fitting.light_calibration import count_drawn
-from flawscope.fitting.picture_views import PartsOfPictures, Windows
+from flawscope.fitting.picture_views import ViewSet, held_out_views
 from flawscope.fitting.simulated_defects import TIME_SHARE
-from flawscope.fitting.tile_calibration import draw_pictures
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Task
 from flawscope.methods.threads import workers
-from flawscope.pictures.light import light_variations
 from flawscope.progress import format_duration
 
 LONG_FIT, LONG_PICTURE = 120.0, 1.0  # seconds from which on a shorter way is named
@@ -66,8 +63,8 @@ def forecast(
     method: Method,
     model: Detector,
     task: Task,
-    windows: Windows | PartsOfPictures | None,
-    light: float | None,
+    views: ViewSet,
+    lights: int,
     *,
     pictures: int,
     check: bool,
@@ -76,10 +73,10 @@ def forecast(
     can be read.
 
     Args:
-        task: in views, where there are windows.
-        windows: or parts, where there are no windows.
+        task: in views.
+        views: of the pictures.
+        lights: number of other lights in which the rate is kept.
         pictures: how many there are.
-        light: range of the light in which the rate is kept.
         check: simulated defects are judged too.
     """
     if method.predict_times is None:
@@ -91,24 +88,16 @@ def forecast(
     images, predict = torch.stack(loaded).to(model.roi.device), method.predict_times
     with workers(model.roi.device) as each:  # one thread, as the fit's
         times = each(lambda given: predict(model, task, given), [images])[0]
-    per_picture = 1.0 if windows is None else sum(windows.judged_counts) / max(1, pictures)
-    judged = task.count
-    if method.holds_out:
-        held = max(MIN_HELD_OUT, task.count // 10)
-        judged = min(task.count, held if windows is None else windows.calibration_views())
-    elif isinstance(windows, Windows) and len(windows) > len(windows.judged_counts):
-        frames = range(len(windows.judged_counts))
-        judged = sum(windows.judged_counts[i] for i in draw_pictures(frames, windows, 0))
-    seconds = task.count * times.learning + judged * times.judging
-    if light is not None:
-        lights = len(light_variations(light)) - 1
-        count = count_drawn(task.count, len(set(task.groups)), lights, task.rate)
-        more = lights * min(judged, count)
-        judged, seconds = judged + more, seconds + more * times.leaving_out
+    per_picture = sum(views.judged_counts) / max(1, pictures)
+    held = min(task.count, held_out_views(views.judged_counts))
+    judged = held if method.holds_out else views.count_judged()
+    more = lights * min(judged, count_drawn(task.count, len(set(task.groups)), lights, task.rate))
+    seconds = task.count * times.learning + judged * times.judging + more * times.leaving_out
+    judged += more
     threads = torch.get_num_threads() if model.roi.device.type == "cpu" else 1
     seconds = seconds / threads * (1 + TIME_SHARE * check)
     each_picture = per_picture * times.judging / max(1, threads)
-    remedy = _remedy(model.config, light)
+    remedy = _remedy(model.config, lights)
     return TimeForecast(
         pictures, task.count, judged, per_picture, seconds, each_picture, remedy, method.learns_in_steps
     )
@@ -119,14 +108,14 @@ def _about(seconds: float) -> str:
     return text if text.startswith("less") else f"about {text}"
 
 
-def _remedy(config: PictureSettings, light: float | None) -> str:
+def _remedy(config: PictureSettings, lights: int) -> str:
     """Sentence on what takes less time, of the settings that make it long."""
     if config.tile is not None:
         return (
             "Twice the --min-defect, or twice the --scale, leaves a quarter of the views; --tile alone, at "
             "the pictures' own resolution, is faster than --min-defect where that enlarges"
         )
-    if light is not None:
+    if lights:
         return "Without --light it takes about half as long"
     if max(config.network_size) > DEFAULT_SIZE:
         return "Half the --size takes about a quarter"

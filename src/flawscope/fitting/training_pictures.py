@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import find_objects, label
 
-from flawscope.datasets import Dataset
+from flawscope.calibration.parts import PartPattern
+from flawscope.datasets import Dataset, group_numbers
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
-from flawscope.methods.task import SeenDefect
+from flawscope.methods.task import Fitted, SeenDefect, Task
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.channels import Channels
@@ -42,6 +43,9 @@ from flawscope.pictures.several_parts_learning import LearnedParts, learn_severa
 from flawscope.pictures.views import Views, hide_outside_roi
 from flawscope.progress import ProgressCallback, ProgressCounter
 
+# Judges pictures in lights: scores and map maxima [N, lights, 2], as if none had been learnt from
+JudgeInLights = Callable[[Sequence[int], Sequence[Light]], NDArray[np.float64]]
+
 
 @dataclass
 class Reader:
@@ -52,6 +56,7 @@ class Reader:
     known: set[str]  # hashes of pictures that are already in the model
     defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
     roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
+    region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
     hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     names: list[str] = field(init=False)
@@ -59,6 +64,7 @@ class Reader:
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
+    rejudged: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         self._lock = Lock()
@@ -77,9 +83,31 @@ class Reader:
         roi, hidden = model.roi.cpu().numpy(), model.config.hidden
         return cls([*sources], preprocess, {*known}, roi=roi, hidden=hidden, nearest=nearest)
 
+    # as `PartsOfPictures` and `Windows` have them: each picture is its own frame, and its own view
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
     def picture_of(self, index: int) -> int:
-        """Number of the picture that `index` is of, as `PartsOfPictures` has it."""
         return index
+
+    @property
+    def judged_counts(self) -> Sequence[int]:
+        return [1] * len(self)
+
+    def count_judged(self) -> int:
+        return len(self)
+
+    def task(self, task: Task) -> Task:
+        return task
+
+    def calibrated(self, fit: Fitted, checked: Fitted, seed: int, task: Task) -> tuple[Fitted, Fitted]:
+        return fit, checked
+
+    def judge_in_lights(self, judge: JudgeInLights) -> JudgeInLights:
+        return judge
+
+    # ---- reading
 
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
@@ -105,7 +133,7 @@ class Reader:
             with self._lock:
                 self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
             return None
-        return views if self.preprocess.tile is None else views.with_roi(self.roi)
+        return views.with_roi(self.region)
 
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
@@ -119,9 +147,8 @@ class Reader:
             with self._lock:
                 self.failures[index] = error_reason(error, self.names[index])
             return None
-        if self.preprocess.tile is not None:
-            views.with_roi(self.roi)
-        measured = self.measured.get(index) or measure_appearance(views.images([0])[0], self.roi)
+        first = views.with_roi(self.region).images([0])[0]
+        measured = self.measured.get(index) or measure_appearance(first, self.roi)
         with self._lock:
             self.hashes[index], self.measured[index] = digest, measured
         return views
@@ -243,6 +270,11 @@ def split_sources(
         raise InputError("give a folder, a data set, or a list with at least one good picture")
     refuse_masks(images)
     return list(images), [], category or ""
+
+
+def told_parts(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> list[int]:
+    """Numbers [N] of the parts that names tell: by the pattern of parts and views, else by that of groups."""
+    return group_numbers(names, group) if pattern is None else pattern.part_numbers(names)
 
 
 class Survey(NamedTuple):

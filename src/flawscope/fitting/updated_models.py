@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,11 @@ from flawscope.fitting.training_pictures import look_at
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
 from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
-from flawscope.pictures.light import light_variations
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import find_new_parts
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
-from flawscope.predictor.recalibration import recalibrate
+from flawscope.predictor.recalibration import recalibrate, values_in_lights
 from flawscope.progress import ProgressCallback
 from flawscope.runtime.torch import TorchSession
 
@@ -154,20 +154,12 @@ def _fair_sample(job: Job) -> list[ReviewedPicture]:
 def _calibration_values(predictor: Predictor, pictures: Mapping[str, PictureSource]) -> Values:
     """Calibration values of pictures that the model has not learnt from, by hash: their envelope over the
     lights in which it keeps its rate. Pictures whose part is not found in each of them are left out."""
-    normalization = predictor.manifest.preprocess.normalization
-    lights = [] if normalization is None else light_variations(normalization.share)[1:]
-    table: dict[str, list[tuple[float, float]]] = {}
-    for digest, source in pictures.items():
-        predictions = [predictor.predict(source)]
-        if lights:
-            picture = decode(source)
-            predictions += [predictor.predict(light(picture)) for light in lights]
-        if all(prediction.part_found is not False for prediction in predictions):
-            table[digest] = [(prediction.score, float(prediction.map.max())) for prediction in predictions]
-    if not table:
+    values = values_in_lights(predictor, [*pictures.values()], predictor.manifest.preprocess.lights)
+    counted = np.asarray(np.isfinite(values).all(axis=(1, 2)))
+    if not counted.any():
         return {}
-    columns = (envelope(part).tolist() for part in np.moveaxis(np.array([*table.values()]), 2, 0))
-    return dict(zip(table, zip(*columns, strict=True), strict=True))
+    columns = (envelope(part).tolist() for part in np.moveaxis(values[counted], 2, 0))
+    return dict(zip(compress(pictures, counted), zip(*columns, strict=True), strict=True))
 
 
 def learn_pictures(old: Artefact, pictures: Sequence[ReviewedPicture], **how: Any) -> Predictor:

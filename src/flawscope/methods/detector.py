@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
@@ -26,6 +26,8 @@ class Detector(nn.Module, ABC):
     """
 
     METHOD: ClassVar[Any]  # its `Method`, for `rebuild`; not imported, as that module names this one
+    # names of the tensors that held-out pictures decide, such as quantiles of maps: no other depends on them
+    calibrated: ClassVar[Sequence[str]] = ()
     config: PictureSettings
     size: tuple[int, int]  # (H, W) of the input images
     roi: Tensor  # [H, W] bool: the region of interest
@@ -115,10 +117,18 @@ class Detector(nn.Module, ABC):
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
+    def choose(self, task: Any) -> Any:
+        """The settings, with those that are `auto` decided by the `Task` of the pictures."""
+        return self.config
+
     # ---- export and calibration
 
     def for_export(self) -> None:
         """Prepare what only an exported graph needs. Called before `forward` is traced."""
+
+    def operators(self) -> dict[Any, Any]:
+        """Give {torch operator: its ONNX translation} for operators that the exporter does not know."""
+        return {}
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether the score of each picture, `[B]` bool, rests on a tie that rounding alone decides."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope import config as settings
+from flawscope.config import build_config, keep_known_settings
 from flawscope.errors import InputError
-from flawscope.methods.settings import PictureSettings, apply_tile_scale
+from flawscope.methods.settings import PictureSettings, TrainingSettings, apply_tile_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,13 +43,21 @@ class ViewTimes(NamedTuple):
     leaving_out: float
 
 
+def time_views(model: Detector, task: Task, images: Tensor) -> ViewTimes:
+    """Times a detector of a method that learns in steps: untrained networks take as long as trained ones."""
+    for _ in range(2):  # the first time is slower
+        began = time.perf_counter()
+        float(model(images)[0].sum())  # other devices go on by themselves
+        took = (time.perf_counter() - began) / len(images)
+    return ViewTimes(0.0, took, took)
+
+
 @dataclass(frozen=True)
 class Method:
     """A method and what it can do. Nothing is guessed from the names of its settings.
 
     Attributes:
         name: as `--method` takes it and as model files store it.
-        paper: where it was published.
         config: its settings, a frozen dataclass; importing it loads no torch.
         create: builds an untrained detector of settings and `roi`, [H, W] bool at the network's size or None,
             and says where its pretrained weights came from. Use `deferred` for this and all other functions,
@@ -57,51 +66,44 @@ class Method:
             where they do not fit each other.
         fit: fits a detector in place and calibrates it.
         presets: named sets of settings. `default` must be among them.
-        learns_in_steps: takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint. Its settings are
-            a `TrainingSettings`.
         holds_out: keeps some good pictures back for calibration, first of all those that a data set sets
             apart (`Task.divide`). Otherwise it calibrates by leaving out the pictures that it learns from.
-        calibrated: names of the detector's tensors that held-out pictures decide, such as quantiles of its
-            maps. No other tensor may depend on them.
         takes_seen_defects: learns from real defects too (`--seen`).
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
         int8: `export --precision int8` makes it faster.
         predict_peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
         predict_times: predicts the times of a view, given an untrained detector, its task and some images; of
-            learning 0 where it takes as many steps as are asked for. None: unknown.
-        choose: gives the settings of an untrained detector with those that are `auto` decided by the task of
-            its pictures; None: no setting can be `auto`.
+            learning 0 where it takes as many steps as are asked for (`time_views`). None: unknown.
         options: flags of `flawscope fit` for its own settings.
-        operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
     """
 
     name: str
-    paper: str
     config: type[PictureSettings]
     create: Callable[..., tuple[Detector, WeightsOrigin]]
     rebuild: Callable[[dict[str, Any], dict[str, Tensor]], Detector]
     fit: Callable[[Any, Task], Fitted]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
-    learns_in_steps: bool = False
     holds_out: bool = False
-    calibrated: Sequence[str] = ()
     takes_seen_defects: bool = False
     finds_suspects: bool = False
     extends: bool = False
     int8: bool = True
     predict_peak: Callable[[Any, Task], int] | None = None
     predict_times: Callable[[Any, Task, Tensor], ViewTimes] | None = None
-    choose: Callable[[Any, Task], Any] | None = None
     options: Sequence[Option] = ()
-    operators: Callable[[], Mapping[Any, Any]] | None = None
+
+    @property
+    def learns_in_steps(self) -> bool:
+        """Whether it takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint."""
+        return issubclass(self.config, TrainingSettings)
 
     def configure(self, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
         """Settings of the preset, then `values`. InputError names the wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         found = apply_tile_scale(self.presets[preset], values or {})
-        return settings.build_config(self.config, found)
+        return build_config(self.config, found)
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
@@ -113,8 +115,8 @@ class Method:
         for key, value in self.config.GONE.items():
             if (stored := values.get(key, value)) != value:
                 raise InputError(f"the model has {key}: {stored}, which is no longer read: fit anew")
-        found = settings.keep_known_settings(self.config, values)
-        return settings.build_config(self.config, {**self.config.UNSTORED, **found})
+        found = keep_known_settings(self.config, values)
+        return build_config(self.config, {**self.config.UNSTORED, **found})
 
 
 def deferred(where: str) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ differently in every picture, and a network's answer for a pixel depends on its 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pose import SIDE, Pose, PoseReference
 from flawscope.pictures.resampling import Raster, full_box, picture_size, resized, warp_view
 
+Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
@@ -45,22 +47,6 @@ class Frame:
     turned: Geometry | None = None
     pose: Pose | None = None
     neighbours: Neighbours | None = None
-
-    @classmethod
-    def around_part(
-        cls,
-        picture: Raster,
-        divisor: float,
-        reference: PoseReference,
-        pose: Pose,
-        network: Size,
-        side: int = SIDE,
-    ) -> Frame:
-        """Frame of a part that lies so, which the network sees at (H, W). side: the longer one of the small
-        picture that the pose is of."""
-        whole = picture_size(picture)
-        placed = reference.geometry(pose, whole, network, side)
-        return cls(picture, divisor, aligned_size(reference, whole, network, side), placed, pose)
 
     def place(self, view: Geometry) -> Geometry:
         """Place in the picture of a view that lies so in the frame."""
@@ -104,12 +90,47 @@ class Frame:
         return shown & ~hidden
 
 
-def aligned_size(reference: PoseReference, picture: Size, network: Size, side: int = SIDE) -> Size:
-    """Size of the frame of a part in a picture (H, W), in pixels as large as the picture's: of the shape in
-    which the network (H, W) sees it."""
-    pixel = 2 * reference.extent * max(picture) / side / min(network)
-    height, width = (max(1, round(length * pixel)) for length in network)
-    return height, width
+class WholePicture:
+    """Makes frames of pictures that are not aligned: each is the picture."""
+
+    words = "it has"
+
+    def size(self, picture: Size, network: Size) -> Size:
+        return picture
+
+    def find(self, small: Callable[[], Float32]) -> Pose | None:
+        return None
+
+    def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
+        return Frame(picture, divisor, picture_size(picture))
+
+
+@dataclass(frozen=True)
+class AlignedPart:
+    """Makes frames around the part in a picture. side: the longer one of the small picture in which it is
+    found."""
+
+    reference: PoseReference
+    side: int = SIDE
+    words = "its part and what is around it have"
+
+    def size(self, picture: Size, network: Size) -> Size:
+        """Size of the frame in a picture (H, W), in pixels as large as the picture's: of the shape in which
+        the network (H, W) sees it."""
+        pixel = 2 * self.reference.extent * max(picture) / self.side / min(network)
+        height, width = (max(1, round(length * pixel)) for length in network)
+        return height, width
+
+    def find(self, small: Callable[[], Float32]) -> Pose | None:
+        """Pose of the part in the small picture."""
+        return self.reference.find(small())
+
+    def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
+        """Frame of a part that lies so, which the network sees at (H, W)."""
+        assert pose is not None
+        whole = picture_size(picture)
+        placed = self.reference.geometry(pose, whole, network, self.side)
+        return Frame(picture, divisor, self.size(whole, network), placed, pose)
 
 
 def _cover(planes: NDArray[Any], hidden: Mask, ground: Mask) -> None:

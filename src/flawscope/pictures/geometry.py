@@ -39,6 +39,9 @@ class Geometry:
     matrix: tuple[float, float, float, float] | None = None
     mm_per_pixel: float | None = None
     """Length of a pixel of the picture in millimetres; None: not known."""
+    corrected: Geometry | None = None
+    """Place in the corrected picture of a view whose map was brought back to the picture as taken; None: of
+    another view, or in a file."""
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture; of a turned view, the box
@@ -165,7 +168,7 @@ class Geometry:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns values that JSON knows, for `from_dict`."""
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in known.items()
@@ -176,7 +179,7 @@ class Geometry:
     def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
         """Reads what `to_dict` returned. InputError for unknown, missing or invalid entries."""
         try:
-            known = [field.name for field in fields(cls)]
+            known = [field.name for field in fields(cls)[:-1]]
             (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:4])
             matrix, length = data.get("matrix"), data.get("mm_per_pixel")
             geometry = cls(

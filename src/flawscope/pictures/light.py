@@ -180,6 +180,11 @@ class Normalization:
             raise InputError("the model's normalization of light is damaged: fit anew") from None
 
 
+def within_range(normalization: Normalization | None) -> str:
+    """Words that follow how a model was calibrated: the lights in each of which its rate holds, if any."""
+    return "" if normalization is None else f", in each light within {normalization.share:.0%}"
+
+
 def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.pictures.frames import Frame, Neighbours
+from flawscope.pictures.frames import AlignedPart, Frame, Neighbours
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pose import SIDE, Pose, PoseReference, reduced_size
 from flawscope.pictures.resampling import Raster, picture_size, small_grey
@@ -127,26 +127,24 @@ class PartViews(SeveralViews):
 
 
 def find_parts(
-    picture: Raster, divisor: float, network: tuple[int, int], reference: PoseReference, several: SeveralParts
+    picture: Raster, divisor: float, network: tuple[int, int], framing: AlignedPart, several: SeveralParts
 ) -> PartFrames:
     """Finds the parts in a picture, whose frames are seen at `network` (H, W)."""
-    whole = picture_size(picture)
+    whole, reference = picture_size(picture), framing.reference
     detections = several.find(
         small_grey(picture, divisor, several.side), small_grey(picture, divisor, OVERVIEW_SIDE), reference
     )
 
-    def frame(pose: Pose) -> Frame:
-        return Frame.around_part(picture, divisor, reference, pose, network, several.side)
-
     frames = [
-        replace(frame(pose), neighbours=masks)
+        replace(framing.frame(picture, divisor, network, pose), neighbours=masks)
         for pose, masks in zip(detections.poses or [Pose(0, 0)], _neighbours(detections), strict=True)
     ]
     height, width = whole
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
     poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in detections.poses]
     count_error = several.count_error(len(poses), len(objects))
-    return PartFrames(frames, frame(Pose(0, 0, error=0.0)), poses, objects, count_error)
+    middle = framing.frame(picture, divisor, network, Pose(0, 0, error=0.0))
+    return PartFrames(frames, middle, poses, objects, count_error)
 
 
 def _neighbours(detections: PartDetections) -> list[Neighbours]:

@@ -20,12 +20,12 @@ from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.pictures.arrays import grey_as_rgb, picture_error
 from flawscope.pictures.channels import Channels, ChannelViews, mean_channel
 from flawscope.pictures.decoding import PictureSource, decode, load_picture, source_name
-from flawscope.pictures.frames import Frame, aligned_size
+from flawscope.pictures.frames import AlignedPart, Frame, WholePicture
 from flawscope.pictures.geometry import Geometry, positive_integer
-from flawscope.pictures.light import Normalization, ToneCorrection
+from flawscope.pictures.light import Light, Normalization, ToneCorrection, light_variations
 from flawscope.pictures.part_views import PartViews, find_parts
 from flawscope.pictures.pose import SIDE, PoseReference
-from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
+from flawscope.pictures.resampling import Raster, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
 from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.views import TileGrid, Views, write_planes
@@ -138,10 +138,22 @@ class Preprocess:
         """Size (H, W) of the tensor."""
         return self.crop or self.size
 
+    @property
+    def lights(self) -> list[Light]:
+        """Lights in each of which the false-alarm rate holds, that of the good pictures first."""
+        return [Light()] if self.normalization is None else light_variations(self.normalization.share)
+
     @cached_property
     def corrections(self) -> list[Any]:
         """Stages that change the picture itself."""
         return [stage for name in CORRECTIONS if (stage := getattr(self, name)) is not None]
+
+    @cached_property
+    def framing(self) -> WholePicture | AlignedPart:
+        """Stage that makes the frames of pictures."""
+        if self.reference is None:
+            return WholePicture()
+        return AlignedPart(self.reference, SIDE if self.several is None else self.several.side)
 
     @cached_property
     def whole(self) -> Preprocess:
@@ -185,13 +197,11 @@ class Preprocess:
         if self.channels is not None:
             return self._channel_views(self.channels, self.channels.read(source, name), counted, name)
         picture, divisor = self._corrected(load_picture(source, name), name)
-        if self.reference is None:
-            return self._views_of(Frame(picture, divisor, picture_size(picture)), counted, name)
         if self.several is None:
-            pose = self.reference.find(small_grey(picture, divisor))
-            frame = Frame.around_part(picture, divisor, self.reference, pose, self.size)
-            return self._views_of(frame, counted, name)
-        parts = find_parts(picture, divisor, self.size, self.reference, self.several)
+            pose = self.framing.find(lambda: small_grey(picture, divisor))
+            return self._views_of(self.framing.frame(picture, divisor, self.size, pose), counted, name)
+        assert isinstance(self.framing, AlignedPart)
+        parts = find_parts(picture, divisor, self.size, self.framing, self.several)
         views = [self._views_of(frame, counted, name) for frame in parts.frames]
         return PartViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
 
@@ -199,16 +209,10 @@ class Preprocess:
         self, channels: Channels, values: NDArray[Any], counted: Mask | None, name: str
     ) -> ChannelViews:
         """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
-        one = replace(self, channels=None)
-        pose = None if self.reference is None else self.reference.find(self.small(values))
-        views = []
-        for picture in channels.split(values):
-            shown, divisor = one._corrected(picture, name)
-            frame = Frame(shown, divisor, picture_size(shown))
-            if self.reference is not None and pose is not None:
-                frame = Frame.around_part(shown, divisor, self.reference, pose, self.size)
-            views.append(one._views_of(frame, counted, name))
-        return ChannelViews(views)
+        one, pose = replace(self, channels=None), self.framing.find(lambda: self.small(values))
+        pictures = (one._corrected(picture, name) for picture in channels.split(values))
+        frames = (self.framing.frame(*picture, self.size, pose) for picture in pictures)
+        return ChannelViews([one._views_of(frame, counted, name) for frame in frames])
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
         """Views of a frame, as `views` has them."""
@@ -229,7 +233,6 @@ class Preprocess:
             grid,
             planes,
             frame.divisor,
-            self.positions is not None,
             tone,
             pose,
             placed,
@@ -268,19 +271,20 @@ class Preprocess:
             mask = stage.mask(mask)
         return mask
 
-    def restored(self, drawn: NDArray[Any], placed: Geometry) -> tuple[NDArray[Any], Geometry]:
-        """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place."""
+    def restored(
+        self, drawn: NDArray[Any], placed: Geometry, fill: float | None = None
+    ) -> tuple[NDArray[Any], Geometry]:
+        """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place.
+        fill: where the map shows nothing; None: its middle value."""
+        corrected = placed
         for stage in reversed(self.corrections):
-            drawn, placed = stage.restored(drawn, placed)
-        return drawn, placed
+            drawn, placed = stage.restored(drawn, placed, fill)
+        return drawn, placed if placed is corrected else replace(placed, corrected=corrected)
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) of the frame of a picture of (H, W) pixels: the picture's, or that of the aligned part
         with what is around it."""
-        if self.reference is None:
-            return picture_size
-        side = SIDE if self.several is None else self.several.side
-        return aligned_size(self.reference, picture_size, self.size, side)
+        return self.framing.size(picture_size, self.size)
 
     def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
@@ -386,8 +390,7 @@ class Preprocess:
         the model knows."""
         assert self.tile is not None
         height, width = canvas.picture_size
-        what = "it has" if self.reference is None else "its part and what is around it have"
-        has = f"{what} {width} x {height} pixels"
+        has = f"{self.framing.words} {width} x {height} pixels"
         if grid is None:
             least = f"{self.tile[1]} x {self.tile[0]}"
             raise picture_error(name, f"{has}, less than a tile of {least}", "fit with a smaller --tile")

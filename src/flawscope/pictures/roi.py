@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.frames import Frame
+from flawscope.pictures.frames import AlignedPart
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.masks import read_mask
 from flawscope.pictures.pose import HALF_SIDE, Pose, PoseReference
@@ -107,7 +107,7 @@ class FrameRegion:
             )
         size, middle = (_CARRIED_SIDE, _CARRIED_SIDE), Pose(HALF_SIDE, HALF_SIDE, error=0.0)
         picture = np.empty((*size, 1), np.uint8)
-        frame = Frame.around_part(picture, 255.0, reference, middle, preprocess.size)
+        frame = AlignedPart(reference).frame(picture, 255.0, preprocess.size, middle)
         earlier = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
         return frame.place(preprocess.geometry(frame.size)).mask_to_network(earlier.warp_mask(self.mask))
 

@@ -134,9 +134,11 @@ class Undistortion:
             return mask
         return np.asarray(_sampled(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
 
-    def restored(self, drawn: NDArray[Any], placed: Geometry) -> tuple[NDArray[Any], Geometry]:
-        """Map of an undistorted picture, which lies so in it, as one of the picture as taken, and its place;
-        the middle value where the map shows nothing."""
+    def restored(
+        self, drawn: NDArray[Any], placed: Geometry, fill: float | None = None
+    ) -> tuple[NDArray[Any], Geometry]:
+        """Map of an undistorted picture, which lies so in it, as one of the picture as taken, and its place.
+        fill: where the map shows nothing; None: its middle value."""
         if self._changes_nothing:
             return drawn, placed
         sides = zip(placed.picture_size, placed.scale, strict=True)
@@ -148,7 +150,8 @@ class Undistortion:
         y = yy * (v + 0.5) + yx * (u + 0.5) + placed.offset[0]
         x = xy * (v + 0.5) + xx * (u + 0.5) + placed.offset[1]
         seen = (y >= 0) & (y < drawn.shape[0]) & (x >= 0) & (x < drawn.shape[1])
-        values = np.where(seen, _sampled(drawn, y - 0.5, x - 0.5), np.median(drawn))
+        outside = np.median(drawn) if fill is None else fill
+        values = np.where(seen, _sampled(drawn, y - 0.5, x - 0.5), outside)
         whole = Geometry(placed.picture_size, (height, width), scale, (0.0, 0.0))
         return values.astype(drawn.dtype), whole
 

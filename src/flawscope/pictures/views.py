@@ -224,8 +224,8 @@ class TileBlender:
 
 HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
 
-# Runs a model: images [n, 3, H, W], and their places in the picture [n] int64 or None -> scores [n], maps
-# [n, H, W]
+# Runs a model: images [n, 3, H, W], and their places in the picture [n] int64; None: whole -> scores [n],
+# maps [n, H, W]
 RunModel = Callable[[Any, Any], Any]
 
 
@@ -234,10 +234,10 @@ class Views:
     asked for. A frame of exactly one tile has that one view.
 
     geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
-    lies in the frame. grid: of the tiles; None: there is one view. located: the model is told which view is
-    which. tone: correction of the picture's light, which `first` has had already; None: it is left as it is.
-    pose: of the part, as the view shows it; None: pictures are not aligned. placed: where view 0 lies in the
-    picture. visible: the canvas's pixels [H, W] that show the picture; None: all.
+    lies in the frame. grid: of the tiles; None: there is one view. tone: correction of the picture's light,
+    which `first` has had already; None: it is left as it is. pose: of the part, as the view shows it; None:
+    pictures are not aligned. placed: where view 0 lies in the picture. visible: the canvas's pixels [H, W]
+    that show the picture; None: all.
     """
 
     def __init__(
@@ -248,7 +248,6 @@ class Views:
         grid: TileGrid | None = None,
         canvas: NDArray[Any] | None = None,
         divisor: float = 255.0,
-        located: bool = False,
         tone: ToneCorrection | None = None,
         pose: Pose | None = None,
         placed: Geometry | None = None,
@@ -257,7 +256,7 @@ class Views:
         self.first, self.geometry, self.whole = first, geometry, whole or geometry
         self.placed = placed or geometry
         self.grid = None if grid is None or len(grid) == 1 else grid
-        self.canvas, self.divisor, self.located, self.tone = canvas, divisor, located, tone
+        self.canvas, self.divisor, self.tone = canvas, divisor, tone
         self.pose, self.visible = pose, visible
         self.region: RegionOfInterest | None = None
         if visible is not None:
@@ -317,15 +316,15 @@ class Views:
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        """The picture's score, and its map at `geometry.size`. `run` is given the views' numbers too where
-        the model knows where a tile lies; `fusion` None: there is one view. batch: views run at a time."""
+        """The picture's score, and its map at `geometry.size`. fusion: None: there is one view. batch: views
+        run at a time."""
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]), None)
             return float(scores[0]), maps[0]
         blended, numbers = TileBlender(self.grid, self.whole, fusion, self.region), self.view_numbers()
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
-            where = np.array(these, np.int64) if self.located else None
+            where = np.array(these, np.int64)
             for number, score, drawn in zip(these, *run(self.images(these), where), strict=True):
                 blended.add(number, float(score), drawn)
         return blended.result()

@@ -46,7 +46,7 @@ from flawscope.predictor.streaming import (
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
 from flawscope.results.findings import outside_light
-from flawscope.results.found_parts import PartSearch
+from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
@@ -356,7 +356,7 @@ class Predictor:
         if not math.isfinite(score):
             what = name or "a picture"
             return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
-        pose, reference, parts = views.pose, self.manifest.preprocess.reference, None
+        pose, reference, parts = views.pose, self.manifest.preprocess.reference, NOT_SEARCHED
         if pose is not None and reference is not None:
             size = views.geometry.picture_size
             place = PartPose.from_pose(pose, reference, size) if pose.found else None
@@ -379,7 +379,7 @@ class Predictor:
             parts=parts,
         ).noticing(
             *([outside_light()] if views.outside_light else []),
-            *(parts.findings() if parts is not None else []),
+            *parts.findings(),
         )
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
@@ -427,16 +427,10 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, size = self.manifest.preprocess, geometry.size
-        if how.several is not None or (how.corrections and how.reference is not None):
+        if how.several is not None:
             return np.ones(size, np.bool_)  # where parts lie is not known here
-        if how.corrections:
-            placed = how.geometry(geometry.picture_size)
-            return how.restored(self._counted_mask(placed).astype(np.float32), placed)[0] > 0.5
-        return self._counted_mask(geometry)
-
-    def _counted_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """`valid_mask` of a map that lies so in its frame."""
-        how, size = self.manifest.preprocess, geometry.size
+        if (placed := geometry.corrected) is not None:
+            return how.restored(self.valid_mask(placed).astype(np.float32), placed, 0.0)[0] > 0.5
         visible, counted = geometry.visible_mask(), self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
             inside = np.ones(size, np.bool_) if counted is None else counted

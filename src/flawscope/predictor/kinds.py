@@ -72,10 +72,10 @@ def region_descriptors(
     best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
     used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
     total: NDArray[np.float64] | None = None
-    session, located = predictor.session, views.parts[0].located
+    session = predictor.session
     for start in range(0, len(used), session.batch):
         these = used[start : start + session.batch]
-        where = np.array([views.position(number) for number in these], np.int64) if located else None
+        where = np.array([views.position(number) for number in these], np.int64)
         for number, cells in zip(these, session.residuals(views.images(these), where), strict=True):
             sums = [
                 cells[:, (y * cells.shape[1]).astype(int), (x * cells.shape[2]).astype(int)].sum(1)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import compress, repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Picture
 from flawscope.calibration.outliers import check_defect_like, check_enough, learnt_note, sole_note
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import envelope, from_values
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
-from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
-from flawscope.pictures.light import Normalization, light_variations
+from flawscope.pictures.appearance import FeatureValues
+from flawscope.pictures.decoding import PictureSource, pixel_hash
+from flawscope.pictures.light import Light, within_range
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
-from flawscope.predictor.streaming import SourceResult
 from flawscope.progress import ProgressCallback
 from flawscope.results.findings import COUNT_WRONG
-from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
-
-CalibrationValues = list[tuple[float, float, float]]  # score, and the map's maximum and median
-Stream = Callable[[Iterable[PictureSource]], Iterator[SourceResult]]
 
 
 def recalibrate(
@@ -41,7 +39,8 @@ def recalibrate(
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`). names: of the
     pictures, which tell their parts; by default those of their files."""
     others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
-    known, hashes, how = {p.hash for p in others}, list[str](), predictor.manifest.preprocess
+    known, how, before = {p.hash for p in others}, predictor.manifest.preprocess, predictor.calibration
+    given, usable, lost, failures = list[_Picture](), list[_Judged](), list[_Picture](), list[str]()
 
     def new_pictures() -> Iterator[PictureSource]:
         for number, source in enumerate(good):
@@ -50,105 +49,111 @@ def recalibrate(
                 picture = how.decode(source)
                 digest, look = pixel_hash(picture), Look.of(how.first_picture(picture))
             except (InputError, MemoryError):
-                digest = f"unreadable {len(hashes)}"  # `stream` says why
+                digest = f"unreadable {number}"  # `stream` says why
             if digest not in known:
                 known.add(digest)
-                hashes.append(digest)
-                seen.append((number, look))
+                given.append(_Picture(number, digest, look))
                 yield source
 
-    values, used, used_hashes, shifts, failures = [], list[PictureSource](), [], [], []
-    seen, shown, uncounted = (
-        list[tuple[int, Look | None]]() for _ in range(3)
-    )  # with their places in `good`
-    miscounted = 0
     for done, (source, result) in enumerate(predictor.stream(new_pictures()), start=1):
         if done < len(good):
             step("calibration", done, len(good))
         if isinstance(result, InputError):
             failures.append(str(result))
-            continue
-        if (finding := next((one for one in result.findings if one.decides), None)) is not None:
-            if finding.code == COUNT_WRONG:
-                miscounted += 1
-                uncounted.append(seen[done - 1])
-            else:
-                name = result.path or "a picture"
-                failures.append(f"cannot calibrate on {name}: {finding.words}; remove it")
-            continue
-        counted = result.map[predictor.valid_mask(result.geometry)]
-        values.append((result.score, float(result.map.max()), float(np.median(counted))))
-        used.append(source)
-        used_hashes.append(hashes[done - 1])
-        shown.append(seen[done - 1])
-        shifts.append(result.shifts)
+        elif (finding := next((one for one in result.findings if one.decides), None)) is None:
+            median = float(np.median(result.map[predictor.valid_mask(result.geometry)]))
+            unlit = result.score, float(result.map.max())
+            usable.append(_Judged(given[done - 1], source, unlit, median, result.shifts))
+        elif finding.code == COUNT_WRONG:
+            lost.append(given[done - 1])
+        else:
+            name = result.path or "a picture"
+            failures.append(f"cannot calibrate on {name}: {finding.words}; remove it")
     step("calibration", len(good), len(good))
-    if not values:
+    if not usable:
         why = "the model was fitted on all of them: give good pictures it has not seen"
         raise InputError(failures[0] if failures else why if good else "no good pictures given")
-    places, looks = zip(*shown, *uncounted, strict=True)
-    names = [names[k] for k in places] if names else relative_names([good[k] for k in places])
-    notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
-    units = find_new_parts(looks, names, predictor.manifest.facts.get("group"), force=force, say=notes.append)
-    values, method = _calibrate_in_each_light(
-        predictor.stream, used, values, units[: len(used)], predictor.manifest.preprocess.normalization
-    )
-    left_out = len(good) - len(values) - len(failures) - miscounted
+    left_out = len(good) - len(usable) - len(lost) - len(failures)
+    lit = values_in_lights(predictor, [judged.source for judged in usable], how.lights[1:])
+    values = np.concatenate([[[judged.values] for judged in usable], lit], axis=1)
+    gone = np.asarray(np.isnan(values).any(axis=(1, 2)))
+    if gone.all():
+        raise InputError(
+            "the parts of none of the good pictures are found in all light: fit with a smaller --light, or "
+            "without --align"
+        )
+    lost += [judged.picture for judged in compress(usable, gone)]
+    usable, values = [*compress(usable, ~gone)], values[~gone]
+    every = [*(judged.picture for judged in usable), *lost]
+    names = [names[k.number] for k in every] if names else relative_names([good[k.number] for k in every])
+    notes = [f"calibrated anew on {pluralize(len(usable), 'good picture')}"]
+    if gone.any():
+        named = [relative_names(good)[picture.number] for picture in lost[-int(gone.sum()) :]]
+        notes.append(f"parts lost in some light, and so counted as anomalous: {join_names(named)}")
+    looks, group = [picture.look for picture in every], predictor.manifest.facts.get("group")
+    units = find_new_parts(looks, names, group, force=force, say=notes.append)
+    names = names[: len(usable)]
     if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
+    scores, maxima = (envelope(part, units[: len(usable)]) for part in np.moveaxis(values, 2, 0))
     calibration = from_values(
-        *zip(*values, strict=True),
-        rate=predictor.calibration.rate,
-        method=method,
+        scores,
+        maxima,
+        [judged.median for judged in usable],
+        rate=before.rate,
+        method=f"held out{within_range(how.normalization)}",
         runtime=predictor.session.runtime,
-        precision=predictor.calibration.precision,
-        outline=predictor.calibration.outline,
-        miscounted=miscounted,
+        precision=before.precision,
+        outline=before.outline,
+        miscounted=len(lost),
         units=units,
     )
-    before = predictor.calibration
     check_enough(calibration, before, left_out, force=force)
     defects = DefectScores.from_facts(predictor.manifest.facts)
-    notes += check_defect_like(calibration, names[: len(used)], defects, force=force, before=before)
-    notes += filter(None, [sole_note(calibration, names[: len(used)]), learnt_note(calibration, before)])
+    notes += check_defect_like(calibration, names, defects, force=force, before=before)
+    notes += filter(None, [sole_note(calibration, names), learnt_note(calibration, before)])
     new = predictor.with_calibration(calibration, *notes)
     # groups are of pictures that were left out; these were not
     facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
-    facts["calibration_pictures"] = used_hashes
+    facts["calibration_pictures"] = [judged.picture.digest for judged in usable]
     if predictor.appearance is not None:  # pictures like these are expected from now on
-        facts[APPEARANCE] = predictor.appearance.widen(shifts).to_dict()
-    own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, names[: len(used)], strict=True))
+        facts[APPEARANCE] = predictor.appearance.widen(judged.shifts for judged in usable).to_dict()
+    own = map(Picture, facts["calibration_pictures"], repeat("calibration"), names)
     manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new
 
 
-def _calibrate_in_each_light(
-    stream: Stream,
-    pictures: Sequence[PictureSource],
-    values: CalibrationValues,
-    units: Sequence[int],
-    normalization: Normalization | None,
-) -> tuple[CalibrationValues, str]:
-    """Returns the values for a calibration, and the calibration's method: with `normalization` the envelopes
-    of scores and maxima over the lights of its range. InputError: a picture cannot be read again."""
-    if normalization is None:
-        return values, "held out"
-    found = [[(score, maximum) for score, maximum, _ in values]]
-    for light in light_variations(normalization.share)[1:]:
-        results = stream(light(decode(one)) for one in pictures)
-        found.append([_score_and_maximum(result) for _, result in results])
-    scores, maxima = (envelope(part.T, units) for part in np.moveaxis(np.array(found), 2, 0))
-    medians = [median for *_, median in values]
-    together = list(zip(scores.tolist(), maxima.tolist(), medians, strict=True))
-    return together, f"held out, in each light within {normalization.share:.0%}"
+class _Picture(NamedTuple):
+    """Picture with its number among those given, the hash of its pixels, and what it is compared by."""
+
+    number: int
+    digest: str
+    look: Look | None
 
 
-def _score_and_maximum(result: Prediction | InputError) -> tuple[float, float]:
-    if isinstance(result, Exception):
-        raise result
-    if result.part_found is False or (result.found_parts is not None and result.found_parts.wrong):
-        raise InputError("the parts of a good picture are not found in other light: fit without --align")
-    return result.score, float(result.map.max())
+class _Judged(NamedTuple):
+    """Judged picture: its score and its map's maximum, the median of the map, and how far it is shifted."""
+
+    picture: _Picture
+    source: PictureSource
+    values: tuple[float, float]
+    median: float
+    shifts: FeatureValues
+
+
+def values_in_lights(
+    predictor: Predictor, pictures: Sequence[PictureSource], lights: Sequence[Light]
+) -> NDArray[np.float64]:
+    """Scores and maxima of the maps [N, lights, 2] of pictures in lights; NaN where their parts are lost or
+    counted wrong in one. InputError: a picture cannot be read again."""
+    how, values = predictor.manifest.preprocess, np.full((len(pictures), len(lights), 2), np.nan)
+    for k, light in enumerate(lights):
+        for row, (_, result) in enumerate(predictor.stream(light(how.decode(one)) for one in pictures)):
+            if isinstance(result, Exception):
+                raise result
+            if not any(finding.decides for finding in result.findings):
+                values[row, k] = result.score, float(result.map.max())
+    return values

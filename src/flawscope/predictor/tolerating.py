@@ -9,26 +9,37 @@ from flawscope.errors import InputError
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.streaming import SourceResult
-from flawscope.results.tolerance import Tolerances, apply_tolerances
+from flawscope.results.prediction import Prediction
+from flawscope.results.tolerance import Tolerances as Tolerances
+from flawscope.results.tolerance import apply_tolerances
+
+Tolerate = Callable[[Prediction], Prediction]
+
+
+def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
+    """Returns a function that applies tolerances to a prediction of a model. InputError: the model decides on
+    several parts, or on parts in views, or its region of interest is not known in the picture as taken."""
+    hows = [(one.manifest.preprocess, one.artefact.counted) for one in model.products.values()]
+    if model.parts() is not None or any(how.several is not None for how, _ in hows):
+        raise InputError("tolerances are for models that decide on a picture of one part: leave them out")
+    if any(how.corrections and counted is not None and not counted.all() for how, counted in hows):
+        raise InputError("tolerances do not go with --undistort and --roi together: fit without --roi")
+
+    def tolerate(found: Prediction) -> Prediction:
+        judging = model.products.get(found.product or "", next(iter(model.products.values())))
+        return apply_tolerances(found, judging.valid_mask(found.geometry), tolerances)
+
+    return tolerate
 
 
 def tolerating(
     model: Predictor | Router, stream: Callable[..., Iterator[SourceResult]], tolerances: Tolerances
 ) -> Callable[..., Iterator[SourceResult]]:
-    """Returns a model's `stream` after which the tolerances are applied. InputError: the model decides on
-    several parts, or on parts in views, or its region of interest is not known in the picture as taken."""
-    hows = [(one.manifest.preprocess, one.artefact.counted) for one in model.products.values()]
-    if model.parts() is not None or any(how.several is not None for how, _ in hows):
-        raise InputError("--tolerances is for models that decide on a picture of one part: leave it out")
-    if any(how.corrections and counted is not None and not counted.all() for how, counted in hows):
-        raise InputError("--tolerances does not go with --undistort and --roi together: fit without --roi")
+    """Returns a model's `stream` after which the tolerances are applied. InputError as of `tolerator`."""
+    tolerate = tolerator(model, tolerances)
 
     def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:
         for source, found in stream(*given, **how):
-            if isinstance(found, InputError):
-                yield source, found
-                continue
-            own = model.products.get(found.product or "", next(iter(model.products.values())))
-            yield source, apply_tolerances(found, own.valid_mask(found.geometry), tolerances)
+            yield source, found if isinstance(found, InputError) else tolerate(found)
 
     return streamed

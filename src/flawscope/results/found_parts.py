@@ -88,19 +88,35 @@ class PartSearch:
         are looked for, how often those of a good picture are counted wrong; None: not known.
     pose: where the part lies; None where it was not found, or several are looked for.
     several: the parts, where several are looked for; else None.
+    searched: False: of a model that looks for none.
     """
 
     p_value: float | None
     pose: PartPose | None = None
     several: FoundParts | None = None
+    searched: bool = True
 
     @property
-    def found(self) -> bool:
-        """Whether any part was found."""
+    def found(self) -> bool | None:
+        """Whether any part was found; None: none is looked for."""
+        if not self.searched:
+            return None
         return self.pose is not None or bool(self.several and self.several.parts)
 
     def findings(self) -> tuple[Finding, ...]:
         """Findings on the part, or the parts."""
         if self.several is not None:
             return self.several.findings(self.p_value)
-        return () if self.found else (part_not_found(self.p_value),)
+        return (part_not_found(self.p_value),) if self.found is False else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Entries of a prediction's document."""
+        if not self.searched:
+            return {}
+        facts = {"part_found": self.found, "part_p_value": self.p_value}
+        if self.several is not None:
+            return facts | {"found_parts": self.several.to_dict()}
+        return facts | {"part_pose": self.pose and self.pose.to_dict()}
+
+
+NOT_SEARCHED = PartSearch(None, searched=False)

@@ -23,10 +23,11 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
-from flawscope.results.found_parts import FoundParts, PartSearch
+from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
 from flawscope.results.region_size import measure_region
 
+Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
 # readable on white and on black
@@ -101,8 +102,8 @@ class Prediction:
     outside_light: its light lies outside of the range that the rate holds for; None for a model without one.
     recognition: what the picture shows, of a joint model; a product that the caller said has no distances.
         Where it shows none of the products, score and map are those of the nearest. None of other models.
-    parts: where the part lies, or each of several; None for a model that aligns none. Where none is found,
-        score and map are those of the picture as it lies; of several parts, the score is that of the worst.
+    parts: where the part lies, or each of several. Where none is found, score and map are those of the
+        picture as it lies; of several parts, the score is that of the worst.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
     """
@@ -121,7 +122,7 @@ class Prediction:
     brightness: float | None = None
     outside_light: bool | None = None
     recognition: Recognition | None = field(default=None, repr=False)
-    parts: PartSearch | None = None
+    parts: PartSearch = NOT_SEARCHED
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
 
@@ -150,27 +151,22 @@ class Prediction:
     @property
     def part_found(self) -> bool | None:
         """Whether the part, or any of several, was found; None for a model that aligns none."""
-        return None if self.parts is None else self.parts.found
+        return self.parts.found
 
     @property
     def part_pose(self) -> PartPose | None:
         """Place of the part; None where it was not found, or not one is looked for."""
-        return None if self.parts is None else self.parts.pose
+        return self.parts.pose
 
     @property
     def found_parts(self) -> FoundParts | None:
         """The parts where several are looked for; else None."""
-        return None if self.parts is None else self.parts.several
+        return self.parts.several
 
     @property
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
         return self.product or ("" if self.product_p_value is None else self.NO_PRODUCT_NAME)
-
-    @property
-    def threshold(self) -> float:
-        """`score_threshold`, by the name that it had before."""
-        return self.score_threshold
 
     @property
     def decision(self) -> str:
@@ -193,33 +189,39 @@ class Prediction:
         """The regions marked in this picture's map at any size (`Levels.outlined`)."""
         return self.levels.outlined(values)
 
-    @cached_property
-    def region_pixels(self) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
+    @property
+    def region_pixels(self) -> tuple[Pixels, ...]:
         """Rows and columns of the map's pixels in each of `regions`, in their order."""
+        return tuple(pixels for _, pixels in self._peaks)
+
+    @cached_property
+    def _peaks(self) -> list[tuple[float, Pixels]]:
+        """The largest value of the map in each of `regions`, and their pixels."""
         if not self.mask.any():
-            return ()
+            return []
         from scipy import ndimage
 
         labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
-        found = []
+        peaks = []
         for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
             rows, columns = np.nonzero(labels[ys, xs] == index)
-            found.append((rows + ys.start, columns + xs.start))
-        return tuple(sorted(found, key=lambda pixels: -float(self.map[pixels].max())))
+            pixels = rows + ys.start, columns + xs.start
+            peaks.append((float(self.map[pixels].max()), pixels))
+        return sorted(peaks, key=lambda pair: -pair[0])
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
         geometry, (sy, sx) = self.geometry, self.geometry.scale
-        for number, (rows, columns) in enumerate(self.region_pixels):
+        for number, (peak, (rows, columns)) in enumerate(self._peaks):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
                     box=geometry.box_around(rows, columns),
                     area=float(len(rows) / (sy * sx)),
-                    peak=float(self.map[rows, columns].max()),
+                    peak=peak,
                     centroid=(x, y),
                     **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
                     **measure_region(rows, columns, geometry),
@@ -334,15 +336,9 @@ class Prediction:
             "regions": [r.to_dict() for r in self.regions],
             **({} if self.outside_light is None else {OUTSIDE_LIGHT: self.outside_light}),
             **(self._product_entries() if self.product_name else {}),
-            **({} if self.parts is None else self._part_entries(self.parts)),
+            **self.parts.to_dict(),
             **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
         }
-
-    def _part_entries(self, parts: PartSearch) -> dict[str, Any]:
-        facts = {"part_found": parts.found, "part_p_value": parts.p_value}
-        if parts.several is not None:
-            return facts | {"found_parts": parts.several.to_dict()}
-        return facts | {"part_pose": parts.pose and parts.pose.to_dict()}
 
     def _product_entries(self) -> dict[str, Any]:
         return {"product": self.product, "product_p_value": self.product_p_value}

@@ -86,7 +86,7 @@ class ResultRow:
             kinds="; ".join(region.kinds_text for region in result.regions if region.kinds_text),
             product=result.product_name,
             product_p_value=result.product_p_value,
-            **({} if result.parts is None else _part_columns(result.parts)),
+            **_part_columns(result.parts),
         )
 
     @classmethod
@@ -111,7 +111,7 @@ class ResultRow:
 
 
 def _part_columns(parts: PartSearch) -> dict[str, Any]:
-    count = None if parts.several is None else len(parts.several.parts)
+    count = parts.several and len(parts.several.parts)
     facts: dict[str, Any] = {"found": parts.found, "p_value": parts.p_value, "count": count}
     facts |= parts.pose.to_dict() if parts.pose else {}
     texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}

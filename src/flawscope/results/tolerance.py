@@ -85,12 +85,13 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Tolerances:
     """Rules of a file. version: its own. sha256: of the file and its masks. picture: (H, W) of the pictures
-    that it holds for."""
+    that it holds for. masks: their files."""
 
     version: str
     sha256: str
     picture: tuple[int, int]
     rules: tuple[Rule, ...]
+    masks: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Tolerances:
@@ -120,7 +121,8 @@ class Tolerances:
         found = [_parse_rule(rule, f"{path} rule {k}", path.parent, size) for k, rule in enumerate(rules, 1)]
         for rule in found:
             digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
-        return cls(str(version).strip(), digest.hexdigest(), size, tuple(found))
+        masks = (path.parent / rule["zone"] for rule in rules if isinstance(rule.get("zone"), str))
+        return cls(str(version).strip(), digest.hexdigest(), size, tuple(found), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:
         """Facts for the results of a run."""

@@ -58,8 +58,8 @@ class Session(Runner, Protocol):
         """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
 
         Args:
-            positions: `[B]`, numbers of the views in their pictures, where the model tells them apart; None:
-                whole pictures.
+            positions: `[B]`, numbers of the views in their pictures, which a model that does not tell them
+                apart ignores; None: whole pictures.
         """
 
     def residuals(
@@ -70,6 +70,11 @@ class Session(Runner, Protocol):
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
+
+
+def at_positions(images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Positions `[B]` of images, as `Session.run` takes them; 0 of whole pictures."""
+    return np.zeros(len(images), np.int64) if positions is None else positions
 
 
 def batch_size_for(size: tuple[int, int], most: int) -> int:
@@ -169,12 +174,12 @@ class ExportedSession:
         self.network: NetworkFile | None = None
         self.graph = engine.open_checked(network, what, RESULTS, *how)
         inputs = dict(self.graph.inputs)
-        (kind, shape), positions = inputs.pop("images", ("", ())), inputs.pop("positions", None)
+        (kind, shape), (numbers, _) = inputs.pop("images", ("", ())), inputs.pop("positions", ("", ()))
         if kind != "f32" or len(shape) != 4 or shape[:2] != [None, 3] or not all(shape[2:]):
             raise mismatch_error(what)
-        if inputs or (positions is not None and positions[0] != "i64"):
+        if inputs or numbers not in ("", "i64"):
             raise mismatch_error(what)
-        self.size, self.takes_positions = (int(shape[2] or 0), int(shape[3] or 0)), positions is not None
+        self.size, self.takes_positions = (int(shape[2] or 0), int(shape[3] or 0)), bool(numbers)
         self._run_alone: Compute | None = None  # opened by the first call
         self._residuals: Compute | None = None  # likewise
         self._alone_lock = Lock()
@@ -186,7 +191,7 @@ class ExportedSession:
         """The session of the artefact that was read from `path`. InputError if they do not fit."""
         network = path.read() if isinstance(path, Member) else path
         session, seen = cls(engine, network, *how), artefact.manifest.preprocess
-        if (session.size, session.takes_positions) != (tuple(seen.network_size), seen.positions is not None):
+        if (session.size, session.takes_positions) != (tuple(seen.network_size), bool(seen.positions)):
             raise files.unusable_file_error(
                 path, "its size or its tiles are not its manifest's; export it anew"
             )
@@ -229,12 +234,8 @@ class ExportedSession:
         return cells
 
     def _inputs(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None) -> Inputs:
-        if not self.takes_positions:
-            return {"images": images}
-        return {
-            "images": images,
-            "positions": np.zeros(len(images), np.int64) if positions is None else positions,
-        }
+        given: dict[str, NDArray[Any]] = {"images": images}
+        return given | {"positions": at_positions(images, positions)} if self.takes_positions else given
 
     def _answers(
         self, run: Compute, images: NDArray[np.float32], positions: NDArray[np.int64] | None

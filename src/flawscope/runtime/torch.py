@@ -19,7 +19,14 @@ from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.threads import set_thread_count, workers
-from flawscope.runtime.session import LARGE_BATCH, SMALL_BATCH, Answers, Describe, batch_size_for
+from flawscope.runtime.session import (
+    LARGE_BATCH,
+    SMALL_BATCH,
+    Answers,
+    Describe,
+    at_positions,
+    batch_size_for,
+)
 
 
 class TorchSession:
@@ -41,7 +48,7 @@ class TorchSession:
         try:
             model = registry.method(artefact.manifest.method).rebuild(artefact.manifest.config, tensors)
             places = artefact.manifest.preprocess.positions
-            if model.positions != (None if places is None else 1 + math.prod(places)):
+            if model.positions != (places and 1 + math.prod(places)):
                 raise InputError("the model's memory banks do not fit its tiles: fit anew")
         except (KeyError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
@@ -63,41 +70,33 @@ class TorchSession:
     def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         if self.device.type != "cpu":
             return self.run(images, positions)
-        given = torch.from_numpy(images), None if positions is None else torch.from_numpy(positions)
+        given = torch.from_numpy(images), torch.from_numpy(at_positions(images, positions))
         with workers(self.device) as each:
             [(scores, maps)] = each(lambda pair: self.model(*pair), [given])
         return scores.float().numpy(), maps.float().numpy()
 
     def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        batch = torch.from_numpy(images)
-        where = None if positions is None else torch.from_numpy(positions)
+        batch, where = torch.from_numpy(images), torch.from_numpy(at_positions(images, positions))
         if self.device.type == "cpu" and len(batch) > 1:
             # One picture a thread: no thread waits for another, which matters most on a busy machine
             with workers(self.device) as each:
-                results = each(lambda i: self.model(batch[i : i + 1], _at(where, i)), range(len(batch)))
+                results = each(lambda i: self.model(batch[i : i + 1], where[i : i + 1]), range(len(batch)))
             scores, maps = (torch.cat(part) for part in zip(*results, strict=True))
         else:
             with torch.inference_mode():
-                scores, maps = self.model(
-                    batch.to(self.device), None if where is None else where.to(self.device)
-                )
+                scores, maps = self.model(batch.to(self.device), where.to(self.device))
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
     def residuals(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        given = [torch.from_numpy(images), None if positions is None else torch.from_numpy(positions)]
-        given = [None if tensor is None else tensor.to(self.device) for tensor in given]
+        given = [torch.from_numpy(x).to(self.device) for x in (images, at_positions(images, positions))]
         with workers(self.device) as each:  # on a CPU by one thread: others go on beside it
             [cells] = each(lambda pair: self.model.residuals(*pair), [given])
         return np.asarray(cells.float().cpu().numpy())
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         model_file.write(artefact, path)
-
-
-def _at(positions: Tensor | None, i: int) -> Tensor | None:
-    return None if positions is None else positions[i : i + 1]
 
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:

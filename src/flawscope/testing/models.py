@@ -272,7 +272,7 @@ def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32
 
 def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
     """Tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
-    others = {"roi", "samples", "sample_maps", *case.method.calibrated}
+    others = {"roi", "samples", "sample_maps", *detector_of(model).calibrated}
     return {k: v.tobytes() for k, v in model.artefact.tensors.items() if k not in others}
 
 

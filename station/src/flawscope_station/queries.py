@@ -76,6 +76,7 @@ class Overview:
             **self.state(name),
             "folder": self.addresses.configured[entry].folder,
             "found_at": None if entry == name else entry,
+            "tolerances": self.inspector.tolerances.in_force(number),
             "sinks": self.sinks.facts(name),
         }
 

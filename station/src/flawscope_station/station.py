@@ -28,6 +28,7 @@ from flawscope_station.health import Health
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.parts import PartDeadlines
 from flawscope_station.inspecting.renderings import InspectionRenderer
+from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.live import EventBroadcaster, Metrics
@@ -112,6 +113,9 @@ class Station:
         decoding.raise_pixel_limit(limits.pixels)
         self.observers = Observers(report)
         self.recorder = Recorder(self.store, self.observers)
+        self.tolerances = ProductTolerances(self.store, self.versions, report)
+        for name, product in settings.products.items():
+            self.tolerances.add_product(self.products[name], name, product)
         self.inspector = Inspector(
             self.versions,
             self.recorder,
@@ -119,6 +123,7 @@ class Station:
             limits,
             settings.near,
             names.keys(),
+            self.tolerances,
             partial(report, "model_failed"),
         )
         seconds = {self.products[name]: product.part_seconds for name, product in settings.products.items()}
@@ -146,6 +151,7 @@ class Station:
         self.observers += [self._count, self.housekeeping.check_space, self.renderer.keep_map]
         self.observers += [self.sinks.observe, self.part_deadlines.observe, self._publish]
         self.addresses.on_added += [self.part_deadlines.add_product, self.sinks.add_product]
+        self.addresses.on_added.append(self.tolerances.add_product)
         self.records.on_verdict.append(self.sinks.wake)
 
     def _add(self, extension: Extension) -> None:
@@ -162,6 +168,7 @@ class Station:
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
         self.addresses.open()
+        self.tolerances.start()
         self.sinks.start()
         self.part_deadlines.start()
         numbers = {**self.products, **self.addresses.entries}
@@ -183,6 +190,7 @@ class Station:
         parts: tuple[Callable[[], object], ...] = (
             self.health.watch.stop,
             self.housekeeping.end,
+            self.tolerances.stop,
             self.end_requests,
             self.connections.stop,
             self.sources.stop,
@@ -205,7 +213,7 @@ class Station:
         """Yield all threads, and whether pictures cannot be inspected without it. Plugins may have none."""
         sources = [source for several in list(self.sources.values()) for source in several]
         inspecting: list[Any] = [self.inspector, self.recorder, *sources, *self.connections]
-        others: list[Any] = [*self.sinks.deliveries, self.part_deadlines, self.housekeeping]
+        others: list[Any] = [*self.sinks.deliveries, self.part_deadlines, self.housekeeping, self.tolerances]
         for parts, inspects in ((inspecting, True), ([*others, *self._feature_threads], False)):
             yield from ((thread, inspects) for part in parts for thread in getattr(part, "threads", ()))
 
@@ -213,8 +221,8 @@ class Station:
 
     def _count(self, recorded: RecordedInspection) -> None:
         inspection = recorded.inspection
-        decision = "anomalous" if inspection.anomalous else "good"
-        self.metrics.inspections.labels(self.addresses.names[inspection.product_id], decision).inc()
+        name = self.addresses.names[inspection.product_id]
+        self.metrics.inspections.labels(name, inspection.decision).inc()
 
     def _publish(self, recorded: RecordedInspection) -> None:
         """Tell the open pages; of a view the store knows whether its part is decided on."""

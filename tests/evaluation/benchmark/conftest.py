@@ -1,7 +1,5 @@
 """A drawn data set with two categories, one of which has the name of one of MVTec AD's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

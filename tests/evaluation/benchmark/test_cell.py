@@ -1,7 +1,5 @@
 """One cell that is interrupted where it hurts: it goes on, and ends with the figures of one that was not."""
 
-from __future__ import annotations
-
 import functools
 import json
 from dataclasses import replace
@@ -69,9 +67,7 @@ def training(teacher_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
-    two: Path, training: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_that_is_interrupted_ends_as_one_that_is_not(two, training, tmp_path, monkeypatch):
     from flawscope.methods.efficientad.trainer import Trainer
     from flawscope.methods.task import Budget
 
@@ -106,18 +102,14 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
     assert not task.work.exists()
 
 
-def test_a_checkpoint_that_cannot_be_used_is_left_aside(
-    two: Path, training: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_cannot_be_used_is_left_aside(two, training, tmp_path):
     task = task_for(two, tmp_path, **training)
     task.work.mkdir(parents=True)
     (task.work / "model.checkpoint.safetensors").write_bytes(b"of another version")
     assert run(task)["fit"]["resumed"] is False
 
 
-def test_a_checkpoint_stays_where_something_else_is_wrong(
-    two: Path, training: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_stays_where_something_else_is_wrong(two, training, tmp_path, monkeypatch):
     """Such as a graphics card that is gone for a while: hours of training must not go with it."""
     from flawscope.fitting import fitting
 
@@ -126,7 +118,7 @@ def test_a_checkpoint_stays_where_something_else_is_wrong(
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"hours")
 
-    def refuse(*given: Any, **named: Any) -> None:
+    def refuse(*given, **named):
         raise InputError("device cuda: there is none")
 
     monkeypatch.setattr(fitting, "fit", refuse)
@@ -135,7 +127,7 @@ def test_a_checkpoint_stays_where_something_else_is_wrong(
     assert checkpoint.read_bytes() == b"hours"
 
 
-def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
+def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path):
     import torch
     from torch import nn
 
@@ -159,12 +151,10 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "missing.safetensors")
     assert not isinstance(missing.value, CheckpointError)
     with pytest.raises(CheckpointError, match="another seed 1, this one has 2"):
-        Trainer.restore(nn.Module(), {}, {"identity": {"seed": 1}}, {"seed": 2})  # type: ignore[arg-type]
+        Trainer.restore(nn.Module(), {}, {"identity": {"seed": 1}}, {"seed": 2})
 
 
-def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
-    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(two, tmp_path, monkeypatch):
     from flawscope.evaluation.benchmark import cell
     from flawscope.fitting import fitting
 
@@ -172,7 +162,7 @@ def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
     task = task._replace(plan=replace(task.plan, keep_models=True))
     write = cell.write_json
 
-    def full(path: Any, document: Any) -> None:
+    def full(path, document):
         if path == task.out:
             raise Stop
         write(path, document)
@@ -188,16 +178,14 @@ def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
     assert not task.work.exists()
 
 
-def test_a_fit_without_its_model_is_made_again(two: Path, tmp_path: Path) -> None:
+def test_a_fit_without_its_model_is_made_again(two, tmp_path):
     task = task_for(two, tmp_path, sets=["patchcore.size=64"])
     task.work.mkdir(parents=True)
     (task.work / "fit.json").write_text("{}", encoding="utf-8")
     assert run(task)["fit"]["seconds"] > 0
 
 
-def test_a_fitted_model_is_not_fitted_again(
-    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fitted_model_is_not_fitted_again(two, tmp_path, monkeypatch):
     from flawscope import evaluation
     from flawscope.fitting import fitting
 
@@ -205,7 +193,7 @@ def test_a_fitted_model_is_not_fitted_again(
     whole = run(task_for(two, tmp_path / "whole", **call))
     task = task_for(two, tmp_path / "broken", **call)
 
-    def stop(*given: Any, **named: Any) -> None:
+    def stop(*given, **named):
         raise Stop
 
     with monkeypatch.context() as patch:
@@ -221,7 +209,7 @@ def test_a_fitted_model_is_not_fitted_again(
     assert whole["settings"]["size"] == "64"
 
 
-def test_with_a_range_of_light_it_is_judged_in_each_light(two: Path, tmp_path: Path) -> None:
+def test_with_a_range_of_light_it_is_judged_in_each_light(two, tmp_path):
     document = run(task_for(two, tmp_path, sets=["patchcore.size=64"], light=0.1))
     lights = document["evaluation"]["robustness"]
     assert [one["name"] for one in lights[:3]] == ["unchanged", "brightness 0.9", "brightness 1.1"]
@@ -230,7 +218,7 @@ def test_with_a_range_of_light_it_is_judged_in_each_light(two: Path, tmp_path: P
     assert all(one["good"] + one["defective"] == images for one in lights)
 
 
-def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two: Path, tmp_path: Path) -> None:
+def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two, tmp_path):
     dataset = open_dataset(two, "grid")
     one, three = (few_shot_dataset(dataset, count, 0) for count in (1, 3))
     assert {*one.train} < {*three.train} < {*dataset.train}
@@ -249,7 +237,7 @@ def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two: Path, tmp_pa
     assert "patchcore-1-shot" in render(results)
 
 
-def test_seen_defects_are_learnt_from_and_not_tested_on(two: Path, tmp_path: Path) -> None:
+def test_seen_defects_are_learnt_from_and_not_tested_on(two, tmp_path):
     call = {"methods": "prnet", "seen": "2", "steps": 1, "sets": ["prnet.size=64", "prnet.batch=2"]}
     document = run(task_for(two, tmp_path, **call))
     assert document["pictures"]["seen"] == 2

@@ -1,17 +1,14 @@
 """Which cells there are, what they are called, and which calls are refused before anything runs."""
 
-from __future__ import annotations
-
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
-from flawscope.evaluation.benchmark.grid import Cell, Grid, plan_grid
+from flawscope.evaluation.benchmark.grid import Grid, plan_grid
 from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
 
@@ -19,7 +16,7 @@ def names(grid: Grid) -> list[str]:
     return [cell.name for cell in grid.cells]
 
 
-def test_rows_stand_in_the_usual_order_and_others_after_them(two: Path) -> None:
+def test_rows_stand_in_the_usual_order_and_others_after_them(two):
     assert MVTEC[0] == "carpet"
     assert MVTEC[-1] == "zipper"
     assert (len(TEXTURES), len(OBJECTS)) == (5, 10)
@@ -32,7 +29,7 @@ def test_rows_stand_in_the_usual_order_and_others_after_them(two: Path) -> None:
     assert plan_grid(two / "plate").rows == ("plate",)  # one category, which is none of MVTec AD's
 
 
-def test_the_first_seed_of_everything_comes_first(two: Path) -> None:
+def test_the_first_seed_of_everything_comes_first(two):
     grid = plan_grid(two, categories="grid,plate", methods="efficientad,patchcore", seeds="3,1")
     assert [(c.seed, c.method, c.category) for c in grid.cells] == [
         (seed, method, category)
@@ -43,7 +40,7 @@ def test_the_first_seed_of_everything_comes_first(two: Path) -> None:
     assert all(cell.options["seed"] == cell.seed for cell in grid.cells)
 
 
-def test_a_method_may_have_seeds_of_its_own(two: Path) -> None:
+def test_a_method_may_have_seeds_of_its_own(two):
     call = {"categories": "plate", "methods": "patchcore,efficientad"}
     grid = plan_grid(two, **call, seeds="0,1,2", sets=["efficientad.seeds=1", "efficientad.steps=5"])
     assert grid.seeds == {"patchcore": (0, 1, 2), "efficientad": (1,)}
@@ -56,7 +53,7 @@ def test_a_method_may_have_seeds_of_its_own(two: Path) -> None:
         plan_grid(two, **call, sets=["efficientad.seeds=x"])
 
 
-def test_few_pictures_are_columns_of_their_own_and_draws_are_seeds(two: Path) -> None:
+def test_few_pictures_are_columns_of_their_own_and_draws_are_seeds(two):
     grid = plan_grid(two, categories="grid", seeds="0,1", shots="1,4")
     assert grid.methods == ("patchcore-1-shot", "patchcore-4-shot")
     assert [(c.method, c.shots, c.seed) for c in grid.cells] == [
@@ -68,14 +65,14 @@ def test_few_pictures_are_columns_of_their_own_and_draws_are_seeds(two: Path) ->
             plan_grid(two, **call)
 
 
-def test_light_is_another_setting(two: Path) -> None:
+def test_light_is_another_setting(two):
     plain, lit = plan_grid(two), plan_grid(two, light=0.1)
     assert not {*names(plain)} & {*names(lit)}
     assert all(cell.light == cell.identity["light"] == 0.1 for cell in lit.cells)
     assert not any("light" in cell.identity for cell in plain.cells)  # names as before there was a range
 
 
-def test_settings_come_from_the_file_by_category_then_from_set(two: Path, tmp_path: Path) -> None:
+def test_settings_come_from_the_file_by_category_then_from_set(two, tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text("size: 128\nratio: 0.2\nseed: 7\ncategories:\n  plate: {size: 96}\n", encoding="utf-8")
     call = {"configs": [f"patchcore={file}"], "sets": ["patchcore.ratio=0.3"]}
@@ -86,26 +83,20 @@ def test_settings_come_from_the_file_by_category_then_from_set(two: Path, tmp_pa
     assert (paper["backbone"], paper["crop"]) == ("wide_resnet50_2", [224, 224])
 
 
-def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two: Path) -> None:
+def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
     cells = plan_grid(two, methods="patchcore,efficientad,prnet", steps=9, seen="2").cells
     found = {cell.method: cell for cell in cells}
     assert "steps" not in found["patchcore"].options
     assert found["efficientad"].options["steps"] == found["prnet"].options["steps"] == 9
     assert {m: c.seen for m, c in found.items()} == {"patchcore": 0, "efficientad": 0, "prnet": 2}
-    timed = {
-        c.method: c
-        for c in plan_grid(
-            two, methods="patchcore,efficientad", sets=["efficientad.preset=paper"], minutes=2
-        ).cells
-    }
+    both = {"methods": "patchcore,efficientad", "sets": ["efficientad.preset=paper"]}
+    timed = {cell.method: cell for cell in plan_grid(two, **both, minutes=2).cells}
     assert timed["patchcore"].minutes is None
     assert timed["efficientad"].minutes == 2
     assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
 
 
-def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(
-    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(two, tmp_path, monkeypatch):
     base = names(plan_grid(two, categories="grid"))
     assert names(plan_grid(two, categories="all", seeds="0,1"))[0] == base[0]
     assert names(plan_grid(two, categories="grid", sets=["patchcore.size=256+512"])) == base  # the default
@@ -128,7 +119,7 @@ def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(
 
 
 @pytest.mark.parametrize("kind", ["picture", "mask"])
-def test_data_count_by_content_not_by_name_and_size(two: Path, tmp_path: Path, kind: str) -> None:
+def test_data_count_by_content_not_by_name_and_size(two, tmp_path, kind):
     """One byte far inside a BMP: name, size and time are as before."""
     shutil.copytree(two / "grid", tmp_path / "grid")
     if kind == "picture":
@@ -145,8 +136,8 @@ def test_data_count_by_content_not_by_name_and_size(two: Path, tmp_path: Path, k
     assert names(plan_grid(tmp_path)) != before
 
 
-def test_a_file_that_a_setting_names_counts_by_its_content(two: Path, tmp_path: Path) -> None:
-    def name(path: Path, text: str) -> str:
+def test_a_file_that_a_setting_names_counts_by_its_content(two, tmp_path):
+    def name(path, text):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         return names(plan_grid(two, categories="grid", sets=[f"patchcore.weights={path}"]))[0]
@@ -158,14 +149,14 @@ def test_a_file_that_a_setting_names_counts_by_its_content(two: Path, tmp_path: 
     assert str(tmp_path) not in str(cell.identity)
 
 
-def test_seen_defects_and_textures_count_by_their_content(two: Path, tmp_path: Path) -> None:
+def test_seen_defects_and_textures_count_by_their_content(two, tmp_path):
     """Pictures and masks, wherever they lie; a byte that changes no size is seen."""
 
-    def cell(seen: Path, textures: Path) -> Cell:
+    def cell(seen, textures):
         sets = [f"prnet.textures={textures}"]
         return plan_grid(two, categories="grid", methods="prnet", seen=str(seen), sets=sets).cells[0]
 
-    def made(root: Path) -> tuple[Path, Path, Path]:
+    def made(root):
         folder, masks = root / "defects", root / "masks"  # the masks lie beside the folder
         for path in (folder / "a.png", masks / "a.png", root / "textures" / "t.png"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +182,7 @@ def test_seen_defects_and_textures_count_by_their_content(two: Path, tmp_path: P
     assert cell(folder, textures).name != first.name
 
 
-def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_path: Path) -> None:
+def test_a_category_that_cannot_be_used_does_not_stop_the_others(two, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(two, root)
     shutil.rmtree(root / "plate/test")
@@ -227,7 +218,7 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_
         ({"light": 0.5}, "light 50%: a range above 30% is no small change"),
     ],
 )
-def test_wrong_calls_are_told_before_anything_runs(two: Path, call: dict, match: str) -> None:
+def test_wrong_calls_are_told_before_anything_runs(two, call, match):
     with pytest.raises(InputError, match=match.replace("?", r"\?")) as caught:
         plan_grid(two, **call)
     assert "\n" not in str(caught.value)

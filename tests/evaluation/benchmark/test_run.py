@@ -1,7 +1,5 @@
 """The processes of a benchmark: killed at random, interrupted, failing, in each other's way."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -44,9 +42,7 @@ def figures(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_ends_with_the_same_figures(
-    two: Path, teacher_path: Path, tmp_path: Path
-) -> None:
+def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_path):
     pytest.importorskip("torch")
     call = [
         *("--categories", "grid", "--methods", "patchcore,efficientad", "--steps", "3", "--threads", "1"),
@@ -81,7 +77,7 @@ def test_killed_at_random_it_ends_with_the_same_figures(
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two, tmp_path):
     pytest.importorskip("torch")
     process = start(two, tmp_path, "--categories", "grid", "--set", "patchcore.size=64")
     deadline = time.monotonic() + 300
@@ -99,7 +95,7 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path:
         pass
 
 
-def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path) -> None:
+def test_two_benchmarks_do_not_write_into_one_folder(tmp_path):
     pytest.importorskip("fcntl")
     with (
         CellStore(tmp_path).lock(),
@@ -111,7 +107,7 @@ def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two: Path, tmp_path: Path) -> None:
+def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two, tmp_path):
     from flawscope.evaluation.benchmark.grid import plan_grid
 
     cell = plan_grid(two, categories="grid").cells[0]
@@ -127,7 +123,7 @@ def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two: Pa
 
 
 @pytest.mark.slow
-def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: Path) -> None:
+def test_no_place_for_a_cells_files_is_that_cells_failure(two, tmp_path):
     from flawscope.evaluation.benchmark.grid import plan_grid
 
     pytest.importorskip("torch")
@@ -161,7 +157,7 @@ def end(how: Any, step: Any) -> None:
     os.kill(os.getpid(), how)
 
 
-def test_a_call_ends_with_its_value_or_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_ends_with_its_value_or_with_the_reason(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # a process finds `give` and `end` there
     told: list[tuple[Any, ...]] = []
     pool = Processes(9, 1, lambda *given: told.append(given))
@@ -190,8 +186,8 @@ def test_a_call_ends_with_its_value_or_with_the_reason(monkeypatch: pytest.Monke
     assert "ended with code 3" in words["left"]
 
 
-def test_a_process_that_cannot_be_started_is_that_calls_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: Any, **named: Any) -> None:
+def test_a_process_that_cannot_be_started_is_that_calls_failure(monkeypatch):
+    def full(*given, **named):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(runner, "Popen", full)
@@ -214,15 +210,15 @@ def test_a_process_that_cannot_be_started_is_that_calls_failure(monkeypatch: pyt
     ],
 )
 def test_cells_at_a_time_follow_from_threads_and_memory(
-    monkeypatch: pytest.MonkeyPatch, cells: int, threads: int, free: int, device: str, jobs: int, reason: str
-) -> None:
+    monkeypatch, cells, threads, free, device, jobs, reason
+):
     monkeypatch.setattr(runner, "system_memory", lambda: (200 * GIB, free * GIB))
     found, why = runner.default_jobs(cells, threads, device)
     assert found == jobs
     assert reason in why
 
 
-def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_divided(monkeypatch):
     said: list[str] = []
     assert jobs_and_threads(9, 3, 7, "cpu", said.append) == (3, 2)
     assert jobs_and_threads(2, 5, 4, "cpu", said.append) == (2, 2)  # there are no more cells

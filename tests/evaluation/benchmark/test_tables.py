@@ -1,13 +1,10 @@
 """Means, deviations, averages and blanks, on documents with made-up figures."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools
 import re
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +66,7 @@ def lines_of(text: str, title: str) -> dict[str, list[str]]:
     return {row[0].split(" ")[0].strip("*"): row[1:] for row in rows}
 
 
-def test_averages_are_those_of_the_categories_and_deviations_those_of_the_seeds() -> None:
+def test_averages_are_those_of_the_categories_and_deviations_those_of_the_seeds():
     rng = np.random.default_rng(0)
     table = rng.uniform(0.8, 1, (len(MVTEC), 3))
     keys = itertools.product(enumerate(MVTEC), range(3))
@@ -88,7 +85,7 @@ def test_averages_are_those_of_the_categories_and_deviations_those_of_the_seeds(
     assert row[1] == "0.935ˢ"  # the paper's own mean, not that of the recalled column
 
 
-def test_what_was_not_measured_is_blank_and_an_average_says_what_it_covers() -> None:
+def test_what_was_not_measured_is_blank_and_an_average_says_what_it_covers():
     values = {("tile", "patchcore", 0): 0.9, ("screw", "patchcore", 0): 0.7}
     results = made(values, MVTEC, missing=tuple(c for c in MVTEC if c not in ("tile", "screw")))
     text = render(results)
@@ -105,13 +102,25 @@ def test_what_was_not_measured_is_blank_and_an_average_says_what_it_covers() -> 
     assert results.value("image_auroc", "patchcore", "carpet").mean is None
 
 
-def test_a_published_column_with_gaps_says_so() -> None:
+def test_published_columns_stand_beside_their_own_categories_and_say_what_they_lack():
     results = made({("carpet", "prnet", 0): 0.9}, TEXTURES)
     row = lines_of(render(results), "image AUROC")["textures"]
     assert row[1:] == [f"{(0.977 + 0.994 + 3) / 5:.3f}", "0.818 (1 of 5)"]
+    results = made({("candle", "patchcore", 0): 0.9, ("pcb1", "patchcore", 0): 0.7}, ("candle", "pcb1"))
+    assert results.sources == []
+    text = render(results)
+    assert "Published" not in text
+    assert lines_of(text, "image AUROC")["all"] == ["0.8000"]
+    both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
+    assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
+    text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
+    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
+    assert "0.9777ᴿ" in row
+    assert "0.9345ᴿ" in row
+    assert "- MuSc: xrli-U/MuSc" in text
 
 
-def test_failures_and_what_is_left_to_do_are_footnotes() -> None:
+def test_failures_and_what_is_left_to_do_are_footnotes():
     values = {("tile", "patchcore", 0): 0.9, ("tile", "patchcore", 1): 0.8}
     failed = {("tile", "patchcore", 2): "no memory", ("wood", "patchcore", 0): "bad | pictures"}
     results = made(values, ("tile", "wood"), failed)
@@ -126,24 +135,14 @@ def test_failures_and_what_is_left_to_do_are_footnotes() -> None:
     assert lines_of(render(waiting), "pixel AP")["textures"][0] == ""
 
 
-def test_an_average_of_seeds_takes_those_that_cover_all_its_categories() -> None:
+def test_an_average_of_seeds_takes_those_that_cover_all_its_categories():
     values = {("a", "patchcore", 0): 0.9, ("a", "patchcore", 1): 0.7, ("b", "patchcore", 0): 0.5}
     found = made(values, ("a", "b")).average("image_auroc", "patchcore", Group("all", ("a", "b")))
     assert found.mean == pytest.approx((0.8 + 0.5) / 2)
     assert found.deviation is None  # one seed covers both
 
 
-def test_other_categories_have_no_published_columns() -> None:
-    results = made({("candle", "patchcore", 0): 0.9, ("pcb1", "patchcore", 0): 0.7}, ("candle", "pcb1"))
-    assert results.sources == []
-    text = render(results)
-    assert "Published" not in text
-    assert lines_of(text, "image AUROC")["all"] == ["0.8000"]
-    both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
-    assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
-
-
-def test_a_data_set_has_its_own_average_and_published_means_beside_it() -> None:
+def test_a_data_set_has_its_own_average_and_published_means_beside_it():
     rows = (*DATA_SETS["VisA"], *DATA_SETS["BTAD"], "wood", "mine")
     values = {(row, "efficientad", 0): 0.8 if row in DATA_SETS["VisA"] else 0.5 for row in rows}
     results = made(values, rows)
@@ -163,14 +162,14 @@ def test_a_data_set_has_its_own_average_and_published_means_beside_it() -> None:
     assert {source.data_set for source in without.sources} == {"MVTec AD"}
 
 
-def test_a_metric_that_cannot_be_computed_is_blank_with_the_reason() -> None:
+def test_a_metric_that_cannot_be_computed_is_blank_with_the_reason():
     results = made({("wood", "patchcore", 0): None}, ("wood",))
     text = render(results)
     assert lines_of(text, "AU-PRO")["wood"][0] == "¹"
     assert "¹ wood: its test pictures do not give every metric" in text
 
 
-def test_what_the_pixel_metrics_do_not_cover_is_a_footnote_of_theirs() -> None:
+def test_what_the_pixel_metrics_do_not_cover_is_a_footnote_of_theirs():
     results = made({("wood", "patchcore", 0): 0.9, ("tile", "patchcore", 0): 0.9}, ("tile", "wood"))
     name = cell("wood", "patchcore", 0).name
     done = dict(results.done)
@@ -186,7 +185,7 @@ def test_what_the_pixel_metrics_do_not_cover_is_a_footnote_of_theirs() -> None:
     assert "Image AUROC" not in titles
 
 
-def test_settings_times_and_machines_are_said() -> None:
+def test_settings_times_and_machines_are_said():
     results = made({("wood", "patchcore", 0): 0.9, ("tile", "patchcore", 0): 0.9}, ("tile", "wood"))
     name = cell("wood", "patchcore", 0).name
     changed = {
@@ -205,7 +204,7 @@ def test_settings_times_and_machines_are_said() -> None:
     assert [c.strip() for c in times][2:5] == ["2.0 s", "1.0 s", "1.00 GiB"]
 
 
-def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path: Path) -> None:
+def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path):
     results = made(
         {("tile", "patchcore", 0): 0.5},
         ("carpet", "tile"),
@@ -225,7 +224,7 @@ def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path: Pat
     assert rows[3]["reason"] == "x, y"
 
 
-def test_figures_in_each_light_are_summed_over_the_seeds() -> None:
+def test_figures_in_each_light_are_summed_over_the_seeds():
     results = made({("tile", "patchcore", seed): 0.9 for seed in (0, 1)}, ("tile",))
     assert "In other light" not in render(results)
     for seed, one in enumerate(results.done.values()):
@@ -234,7 +233,7 @@ def test_figures_in_each_light_are_summed_over_the_seeds() -> None:
     assert lines_of(render(results), "In other light")["tile"] == ["patchcore", *["1 of 20, 14 of 16"] * 2]
 
 
-def test_the_json_says_the_same() -> None:
+def test_the_json_says_the_same():
     results = made({("tile", "patchcore", 0): 0.5}, ("carpet", "tile"), missing=("carpet",))
     found = results.to_dict()
     table = found["tables"]["image_auroc"]
@@ -247,18 +246,10 @@ def test_the_json_says_the_same() -> None:
     assert found["missing"] == ["carpet"]
 
 
-def test_other_methods_stand_below_the_tables_with_their_sources() -> None:
-    text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
-    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
-    assert "0.9777ᴿ" in row
-    assert "0.9345ᴿ" in row
-    assert "- MuSc: xrli-U/MuSc" in text
-
-
 # ------------------------------- published figures were typed: their averages must be those that are printed
 
 
-def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None:
+def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark():
     assert len(SOURCES) > 10
     assert SOURCES["patchcore-paper-10"].cells["image_auroc"]["screw"] == Figure(0.970, "S")
     assert SOURCES["patchcore-paper-10"].cells["image_auroc"]["bottle"] == Figure(
@@ -276,7 +267,7 @@ def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> None:
+def test_a_complete_column_averages_to_the_mean_that_is_printed(name):
     source = SOURCES[name]
     for metric, cells in source.cells.items():
         if len(cells) < len(MVTEC) or metric not in source.means:
@@ -287,7 +278,7 @@ def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> No
         assert mean == pytest.approx(source.means[metric].value, abs=within), metric
 
 
-def test_other_methods_stand_after_those_asked_for_and_never_as_a_column() -> None:
+def test_other_methods_stand_after_those_asked_for_and_never_as_a_column():
     found = tables.published_sources(["prnet"])
     others = [source for source in found if source.method == OTHER_METHOD]
     assert [s.method for s in found] == ["prnet"] * (len(found) - len(others)) + ["none"] * len(others)

@@ -1,7 +1,5 @@
 """Image-level metrics against scikit-learn, and the interval of a rate against the binomial distribution."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import astuple
 
@@ -33,7 +31,7 @@ def draw(seed: int, levels: int | None) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("levels", [None, 2, 3, 17])
 @pytest.mark.parametrize("seed", range(8))
-def test_agrees_with_scikit_learn(seed: int, levels: int | None) -> None:
+def test_agrees_with_scikit_learn(seed, levels):
     labels, scores = draw(seed, levels)
     result = image_metrics(labels, scores)
     precision, recall, thresholds = precision_recall_curve(labels, scores)
@@ -52,7 +50,7 @@ def test_agrees_with_scikit_learn(seed: int, levels: int | None) -> None:
 
 
 @pytest.mark.parametrize("levels", [None, 4])
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, levels: int | None) -> None:
+def test_chunks_make_no_difference(monkeypatch, levels):
     labels, scores = draw(5, levels)
     whole = image_metrics(labels, scores)
     monkeypatch.setattr(ranking, "CHUNK", 7)  # ties now run over the ends of chunks
@@ -61,7 +59,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, levels: int 
     assert pieces.ap == pytest.approx(whole.ap, abs=1e-14)
 
 
-def test_close_scores_are_not_ties() -> None:
+def test_close_scores_are_not_ties():
     # float32 or a sigmoid would make both pairs equal
     assert auroc([0, 1], [1.0, np.nextafter(1.0, 2.0)]) == 1.0
     assert auroc([0, 1], [500.0, 501.0]) == 1.0
@@ -69,7 +67,7 @@ def test_close_scores_are_not_ties() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_class_is_nan_without_a_warning() -> None:
+def test_one_class_is_nan_without_a_warning():
     nothing_wrong = image_metrics([0, 0], [0.1, 0.2])
     assert all(math.isnan(v) for v in (nothing_wrong.auroc, nothing_wrong.ap, *f1_max([0, 0], [0.1, 0.2])))
     nothing_good = image_metrics([1, 1], [0.1, 0.2])
@@ -91,9 +89,9 @@ def test_one_class_is_nan_without_a_warning() -> None:
         ([0, 1], [0.1, 1j], "expected real"),
     ],
 )
-def test_bad_input_is_named(labels: object, scores: object, says: str) -> None:
+def test_bad_input_is_named(labels, scores, says):
     with pytest.raises(ValueError, match=says):
-        auroc(labels, scores)  # type: ignore[arg-type]
+        auroc(labels, scores)
 
 
 def binomial_tail(k: int, n: int, p: float) -> float:
@@ -103,14 +101,14 @@ def binomial_tail(k: int, n: int, p: float) -> float:
 
 @pytest.mark.parametrize(("k", "n"), [(1, 19), (3, 60), (59, 60), (5, 10)])
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_interval_ends_where_the_count_becomes_improbable(k: int, n: int, level: float) -> None:
+def test_interval_ends_where_the_count_becomes_improbable(k, n, level):
     low, high = confidence_interval_rate(k, n, level)
     tail = (1 - level) / 2
     assert binomial_tail(k, n, low) == pytest.approx(tail, rel=1e-9)
     assert 1 - binomial_tail(k + 1, n, high) == pytest.approx(tail, rel=1e-9)
 
 
-def test_interval_at_the_ends() -> None:
+def test_interval_at_the_ends():
     assert confidence_interval_rate(0, 0) == (0.0, 1.0)
     low, high = confidence_interval_rate(0, 20)
     assert low == 0

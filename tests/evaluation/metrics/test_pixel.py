@@ -1,8 +1,6 @@
 """Pixel metrics against a literal definition, image metrics, two public packages, and properties; sPRO
 against a literal definition."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import subprocess
@@ -78,7 +76,7 @@ def literal_area(curve: list[tuple[float, float]], limit: float) -> float:
 @pytest.mark.parametrize("levels", [None, 1, 3, 12])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.8])
-def test_au_pro_is_the_literal_definition(seed: int, levels: int | None, share: float) -> None:
+def test_au_pro_is_the_literal_definition(seed, levels, share):
     maps, masks = draw(seed, levels, share)
     for limit in (0.003, 0.05, 0.3, 1.0):
         expected = literal_au_pro(maps, masks, limit)
@@ -89,7 +87,7 @@ def test_au_pro_is_the_literal_definition(seed: int, levels: int | None, share: 
 
 
 @pytest.mark.parametrize("levels", [None, 3])
-def test_the_rest_is_that_of_one_score_per_picture(levels: int | None) -> None:
+def test_the_rest_is_that_of_one_score_per_picture(levels):
     maps, masks = draw(11, levels)
     labels, scores = (np.concatenate([one.ravel() for one in several]) for several in (masks, maps))
     assert astuple(pixel_metrics(maps, masks))[:4] == astuple(image_metrics(labels, scores))
@@ -117,7 +115,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("limit", "mvtec", "anomalib"), GOLDEN)
-def test_au_pro_golden_values_of_public_packages(limit: float, mvtec: float, anomalib: float) -> None:
+def test_au_pro_golden_values_of_public_packages(limit, mvtec, anomalib):
     maps, masks = by_formula()
     maps.setflags(write=False)  # arguments are left alone
     masks.setflags(write=False)
@@ -127,7 +125,7 @@ def test_au_pro_golden_values_of_public_packages(limit: float, mvtec: float, ano
 
 
 @pytest.mark.parametrize("levels", [None, 3])
-def test_nothing_but_the_order_of_the_scores_counts(levels: int | None) -> None:
+def test_nothing_but_the_order_of_the_scores_counts(levels):
     maps, masks = draw(21, levels)
     result = pixel_metrics(maps, masks)
     order = [3, 0, 4, 2, 1]
@@ -136,7 +134,7 @@ def test_nothing_but_the_order_of_the_scores_counts(levels: int | None) -> None:
     assert flipped == result
 
 
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_make_no_difference(monkeypatch):
     for levels in (None, 3):
         maps, masks = draw(31, levels)
         whole = astuple(pixel_metrics(maps, masks))
@@ -148,7 +146,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_is_undefined_is_nan() -> None:
+def test_what_is_undefined_is_nan():
     values = np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)
     good = pixel_metrics(values, np.zeros((1, 4, 4), dtype=bool))
     assert all(math.isnan(v) for v in astuple(good)[:5])
@@ -166,12 +164,9 @@ def test_what_is_undefined_is_nan() -> None:
             au_pro([], [], limit)
 
 
-# -------------------------------------------------------------------------------------------- valid pixels
-
-
 @pytest.mark.parametrize("levels", [None, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_only_valid_pixels_count(seed: int, levels: int | None) -> None:
+def test_only_valid_pixels_count(seed, levels):
     """As if the others were cut away: here whole rows, so that what is left is a picture again."""
     maps, masks = draw(seed, levels)
     cut = pixel_metrics([m[2:] for m in maps], [_apart(m)[2:] for m in masks])
@@ -190,7 +185,7 @@ def _apart(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def test_a_defect_that_is_cut_in_two_is_one_region_with_the_pixels_that_count() -> None:
+def test_a_defect_that_is_cut_in_two_is_one_region_with_the_pixels_that_count():
     rng = np.random.default_rng(1)
     values, mask = rng.random((9, 9)).astype(np.float32), np.zeros((9, 9), bool)
     mask[1:8, 4] = mask[6:8, 0] = True
@@ -202,7 +197,7 @@ def test_a_defect_that_is_cut_in_two_is_one_region_with_the_pixels_that_count() 
     assert found == pixel_metrics([values[rows]], [mask[rows]])
 
 
-def test_wider_maps_keep_their_precision() -> None:
+def test_wider_maps_keep_their_precision():
     mask = np.array([[True, False]])
     near = np.array([[np.nextafter(1.0, 2.0), 1.0]])
     assert pixel_metrics([near], [mask]).auroc == 1
@@ -225,17 +220,17 @@ def test_wider_maps_keep_their_precision() -> None:
         ([np.zeros((2, 2), complex)], [np.zeros((2, 2), bool)], "expected real numbers"),
     ],
 )
-def test_bad_input_is_named(maps: object, masks: object, says: str) -> None:
+def test_bad_input_is_named(maps, masks, says):
     for call in (pixel_metrics, au_pro):
         with pytest.raises(ValueError, match=says):
-            call(maps, masks)  # type: ignore[arg-type]
+            call(maps, masks)
     for valid in ([np.ones((2, 3), bool)], [np.ones((2, 2))], []):
         with pytest.raises(ValueError, match="valid"):
             pixel_metrics([np.zeros((2, 2))], [np.zeros((2, 2), bool)], valid=valid)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.9])
-def test_memory_is_for_anomalous_pixels_and_one_batch(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_for_anomalous_pixels_and_one_batch(share, monkeypatch):
     """Normal pixels, of which there are many, are counted and forgotten."""
     monkeypatch.setattr(ranking, "BATCH", 1 << 20)
     rng = np.random.default_rng(0)
@@ -251,14 +246,12 @@ def test_memory_is_for_anomalous_pixels_and_one_batch(share: float, monkeypatch:
         assert peak < maps.nbytes
 
 
-def test_scipy_is_imported_only_where_it_is_needed() -> None:
+def test_scipy_is_imported_only_where_it_is_needed():
     code = (
         "import sys, flawscope.evaluation.metrics; sys.exit('scipy' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
-
-# ----------------------------------------------------------------------------------------------------- sPRO
 
 Regions = list[list[tuple[np.ndarray, float]]]
 
@@ -299,7 +292,7 @@ def literal_au_spro(maps: list[np.ndarray], regions: Regions, limit: float) -> f
 
 @pytest.mark.parametrize("levels", [None, 1, 4])
 @pytest.mark.parametrize("seed", range(6))
-def test_is_the_literal_definition(seed: int, levels: int | None) -> None:
+def test_au_spro_is_the_literal_definition(seed, levels):
     maps, regions = draw_regions(seed, levels)
     limits = (0.01, 0.05, 0.3, 1.0)
     result = au_spro(maps, regions, limits)
@@ -308,7 +301,7 @@ def test_is_the_literal_definition(seed: int, levels: int | None) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_does_not_take_part() -> None:
+def test_what_does_not_take_part_in_au_spro():
     maps, regions = draw_regions(1, None)
     expected = au_spro(maps, regions)
     assert au_spro([*maps, np.full((2, 2), np.nan)], [*regions, None]) == expected
@@ -320,7 +313,7 @@ def test_what_does_not_take_part() -> None:
     assert all(math.isnan(v) for v in au_spro([np.ones((2, 2))], [[(np.ones((2, 2), bool), 1.0)]]).values())
 
 
-def test_bad_regions_are_named() -> None:
+def test_bad_regions_are_named():
     mask = np.ones((2, 2), dtype=bool)
     with pytest.raises(ValueError, match=r"saturation of regions\[0\]\[0\] is 0"):
         au_spro([np.zeros((2, 2))], [[(mask, 0)]])
@@ -330,7 +323,7 @@ def test_bad_regions_are_named() -> None:
         au_spro([np.zeros((3, 3))], [])
 
 
-def test_saturation_from_the_configuration() -> None:
+def test_saturation_from_the_configuration():
     assert saturation_pixels(1000, 0.25, relative=True) == 250
     assert saturation_pixels(999, 0.5, relative=True) == 499  # cut, as the published code does
     assert saturation_pixels(1, 0.5, relative=True) == 1  # which would divide by 0 here

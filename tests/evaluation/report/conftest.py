@@ -1,7 +1,5 @@
 """Runs to report on."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import suppress

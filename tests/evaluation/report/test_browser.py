@@ -1,7 +1,5 @@
 """The page in a real browser: headless Chromium, driven by the keyboard."""
 
-from __future__ import annotations
-
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,10 +10,7 @@ import pytest
 
 from flawscope.evaluation.comparison import compare
 from flawscope.evaluation.report import write_page
-from flawscope.evaluation.report.pages import (
-    comparison_page,
-    predictions_page,
-)
+from flawscope.evaluation.report.pages import comparison_page, predictions_page
 from flawscope.results.review import ReviewPicture, ReviewSession
 from flawscope.results.review.server import ReviewServer
 from flawscope.results.table import ResultRow
@@ -40,14 +35,9 @@ Driver = Any
 def browser() -> Iterator[Driver]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "window-size=1440,900",
-    ):
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
         options.add_argument(f"--{argument}")
+    options.add_argument("--window-size=1440,900")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
@@ -91,13 +81,13 @@ def viewer_name(driver: Driver) -> str | None:
     return driver.find_element(By.ID, "viewer-name").text if viewer.get_attribute("open") else None
 
 
-def test_it_loads_without_a_complaint_and_without_the_network(opened: Driver) -> None:
+def test_it_loads_without_a_complaint_and_without_the_network(opened):
     assert opened.get_log("browser") == []
     asked = opened.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in asked if not name.startswith("data:")] == []
 
 
-def test_the_worst_mistake_is_first_and_headers_sort_and_say_so(opened: Driver) -> None:
+def test_the_worst_mistake_is_first_and_headers_sort_and_say_so(opened):
     """0.95 on a good one, 0.45 above the threshold, then 0.3 on a defect."""
     assert names(opened)[:2] == ["good/g4.png", "dent/d0.png"]
     cards = [e.text for e in opened.find_elements(By.CSS_SELECTOR, "#mistakes .open")]
@@ -113,7 +103,7 @@ def test_the_worst_mistake_is_first_and_headers_sort_and_say_so(opened: Driver) 
     assert len(others) == 1
 
 
-def test_filters_combine_and_reset(opened: Driver) -> None:
+def test_filters_combine_and_reset(opened):
     total = len(names(opened))
     choose(opened, "kind", "dent")
     assert len(names(opened)) == 3
@@ -127,7 +117,7 @@ def test_filters_combine_and_reset(opened: Driver) -> None:
     assert WebDriverWait(opened, 5).until(lambda d: len(names(d)) == total)
 
 
-def test_a_picture_opens_turns_and_closes_by_keyboard(opened: Driver) -> None:
+def test_a_picture_opens_turns_and_closes_by_keyboard(opened):
     order = names(opened)
     button = opened.find_element(By.CSS_SELECTOR, "#all tbody .open")
     opened.execute_script("arguments[0].focus()", button)
@@ -153,7 +143,7 @@ return Promise.all(images.map(async (image) => {
 }));"""
 
 
-def test_panels_lie_over_each_other_and_all_decode(opened: Driver) -> None:
+def test_panels_lie_over_each_other_and_all_decode(opened):
     for name in ("dent/d1.png", "good/flat.png", "good/tiny.png", "good/deep.png"):
         choose(opened, "by-name", name)
         opened.find_element(By.CSS_SELECTOR, "#all tbody tr:not([hidden]) .open").click()
@@ -164,7 +154,7 @@ def test_panels_lie_over_each_other_and_all_decode(opened: Driver) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
-def test_the_worst_mistake_is_in_the_first_screen(opened: Driver, width: int, height: int) -> None:
+def test_the_worst_mistake_is_in_the_first_screen(opened, width, height):
     """Its pictures as a whole, on a screen and on a phone."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -181,7 +171,7 @@ def test_the_worst_mistake_is_in_the_first_screen(opened: Driver, width: int, he
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened: Driver) -> None:
+def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened):
     shown = "return [...document.querySelectorAll(arguments[0])].some(e => e.checkVisibility())"
     opened.find_element(By.CSS_SELECTOR, "#mistakes .open").click()
     for place in ("#mistakes img.heat", "#viewer img.heat", "#viewer img.line"):
@@ -197,10 +187,10 @@ def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened: Driver)
     press(opened, Keys.ESCAPE)
 
 
-def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> None:
+def test_the_slider_shows_what_other_rates_would_have_made(opened):
     """20 calibration scores, the threshold at 0.5, the largest of them."""
 
-    def text(name: str) -> str:
+    def text(name):
         return opened.find_element(By.ID, f"rate-{name}").text
 
     assert text("missed-small").startswith("2 of 4,")
@@ -221,9 +211,7 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> No
     assert text("day") == "476"
 
 
-def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
-    browser: Driver, hostile: Any, tmp_path: Path
-) -> None:
+def test_the_other_pages_fit_a_phone_and_complain_of_nothing(browser, hostile, tmp_path):
     predictions = [one.prediction for one in hostile.result.pictures]
     same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
     facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
@@ -250,7 +238,7 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, tmp_path: Path) -> None:
+def test_a_review_is_done_by_keys_and_by_buttons(browser, hostile, tmp_path):
     """Each decision is kept at once, and the page ends the review."""
     rows = [ResultRow.from_result(seen.prediction) for seen in hostile.result.pictures]
     pictures = [ReviewPicture(row, Path(row.path), Path(row.path).stem) for row in rows[:4]]
@@ -264,7 +252,7 @@ def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, 
         place = browser.find_element(By.ID, "name")
         page = browser.find_element(By.TAG_NAME, "body")
 
-        def decided(wanted: dict[int, str], shown: int | None = None) -> None:
+        def decided(wanted, shown=None):
             WebDriverWait(browser, 5).until(lambda _: session.decisions() == wanted)
             if shown is not None:
                 seen = "return document.getElementById('layers').dataset.id"

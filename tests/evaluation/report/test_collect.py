@@ -1,8 +1,5 @@
 """What is counted and what is said about it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,14 +15,14 @@ pytest.importorskip("matplotlib")
 
 
 def counted(run: object) -> Figures:
-    return compute_figures(run.result, run.predictor.calibration, run.dataset)  # type: ignore[attr-defined]
+    return compute_figures(run.result, run.predictor.calibration, run.dataset)
 
 
 def metric(found: Figures, name: str) -> object:
     return next(m for m in found.metrics if m.name == name)
 
 
-def test_one_step_is_the_least_change_there_can_be(run_of: Callable) -> None:
+def test_one_step_is_the_least_change_there_can_be(run_of):
     found = counted(run_of((0.1, 0.2, 0.3, 0.6), (0.4, 0.8, 0.9)))
     assert metric(found, "image AUROC").step == "0.083"  # 1 of 12 pairs
     assert metric(found, "false alarms").step == percent(1 / 4)
@@ -35,7 +32,7 @@ def test_one_step_is_the_least_change_there_can_be(run_of: Callable) -> None:
     assert found.tally == Tally(good=4, false_alarms=1, defective=3, missed=1)
 
 
-def test_the_worst_mistake_is_first_and_what_was_nearly_one_follows(run_of: Callable) -> None:
+def test_the_worst_mistake_is_first_and_what_was_nearly_one_follows(run_of):
     found = counted(run_of((0.1, 0.46, 0.6), (0.2, 0.55, 0.9)))
     in_order = [(found.rows[i]["name"], found.rows[i]["outcome"]) for i in found.by_margin]
     assert in_order == [
@@ -49,7 +46,7 @@ def test_the_worst_mistake_is_first_and_what_was_nearly_one_follows(run_of: Call
     assert [found.rows[i]["name"] for i in found.mistakes] == ["dent/d0.png", "good/g2.png"]
 
 
-def test_the_table_of_types_counts_each(run_of: Callable) -> None:
+def test_the_table_of_types_counts_each(run_of):
     good, dent = counted(run_of((0.1, 0.6), (0.4, 0.8, 0.9))).kinds
     assert [good[key] for key in ("name", "anomalous", "images", "auroc")] == ["good", 1, 2, None]
     assert [dent[key] for key in ("name", "anomalous", "images")] == ["dent", 2, 3]
@@ -57,7 +54,7 @@ def test_the_table_of_types_counts_each(run_of: Callable) -> None:
     assert dent["interval"] == range_text(*confidence_interval_rate(2, 3))
 
 
-def test_image_curves_are_those_of_scikit_learn() -> None:
+def test_image_curves_are_those_of_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     labels = rng.random(60) < 0.5
@@ -72,19 +69,14 @@ def test_image_curves_are_those_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize(("good", "bad"), [((), (0.4, 0.9)), ((0.1, 0.6), ()), ((0.1,), ())])
-def test_curves_that_cannot_be_drawn_are_left_out(
-    run_of: Callable, good: tuple[float, ...], bad: tuple[float, ...]
-) -> None:
+def test_curves_that_cannot_be_drawn_are_left_out(run_of, good, bad):
     found = counted(run_of(good, bad, masks=False))
     assert set(found.plots) == {"scores"}
     assert metric(found, "image AUROC").value == "not measured"
 
 
-def test_pixels_have_curves_where_there_are_masks(run_of: Callable) -> None:
+def test_pixels_have_curves_where_there_are_masks(run_of):
     assert set(counted(run_of((), (0.4, 0.9))).plots) == {"roc", "pr", "pro", "scores"}
-
-
-# ------------------------------------------------------------------------------------------------ sentences
 
 
 def calibration(count: int, rate: float = 0.05) -> Calibration:
@@ -110,15 +102,15 @@ def calibration(count: int, rate: float = 0.05) -> Calibration:
     ],
 )
 def test_what_the_pictures_promise_is_compared_with_what_was_measured(
-    good: int, false_alarms: int, known: Calibration, promised: str, words: str
-) -> None:
+    good, false_alarms, known, promised, words
+):
     told = sentences(Tally(good, false_alarms, 0, 0), known)
     assert promised in told[0]
     assert f"{false_alarms} of {good:,} good pictures" in told[1]
     assert words in told[1]
 
 
-def test_what_was_not_tested_is_not_claimed() -> None:
+def test_what_was_not_tested_is_not_claimed():
     told = " ".join(sentences(Tally(0, 0, 0, 0), calibration(19), ["2 of 2 without a mask"]))
     assert "false alarms were not measured" in told
     assert "nothing is known about what it finds" in told

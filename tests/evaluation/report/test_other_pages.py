@@ -1,11 +1,8 @@
 """The pages beside the report: of `predict --out`, of two models on the same pictures, and parts on them."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +24,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 def pictures_in(text: str) -> list[dict[str, Any]]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert found
-    return json.loads(found[1])  # type: ignore[no-any-return]
+    return json.loads(found[1])
 
 
 def check_safe(text: str) -> None:
@@ -41,10 +38,7 @@ def predictions(hostile: Any) -> list[Any]:
     return [seen.prediction for seen in hostile.result.pictures]
 
 
-# -------------------------------------------------------------------------------------------- `predict --out`
-
-
-def test_every_input_is_listed_and_the_most_severe_is_first(predictions: list[Any]) -> None:
+def test_every_input_is_listed_and_the_most_severe_is_first(predictions):
     broken = Unjudged(f"{HOSTILE}.heic", f"{HOSTILE}.heic is no picture")
     table = [*map(ResultRow.from_result, predictions), ResultRow.from_result(broken)]
     text = predictions_page(table, predictions[:3], FACTS)
@@ -58,7 +52,7 @@ def test_every_input_is_listed_and_the_most_severe_is_first(predictions: list[An
     assert "1 input not judged" in " ".join(text.split())
 
 
-def test_names_are_those_below_the_folder_that_all_have_in_common(tmp_path: Path) -> None:
+def test_names_are_those_below_the_folder_that_all_have_in_common(tmp_path):
     rows = [
         ResultRow(str(tmp_path / name), 1.0, 0.5, 0.1, "anomalous", 0.5) for name in ("a/1.png", "b/1.png")
     ]
@@ -67,22 +61,19 @@ def test_names_are_those_below_the_folder_that_all_have_in_common(tmp_path: Path
     assert str(tmp_path) not in text
 
 
-def test_a_run_without_a_judged_picture_has_a_page(tmp_path: Path) -> None:
+def test_a_run_without_a_judged_picture_has_a_page(tmp_path):
     path = write_page(
         tmp_path / REPORT_NAME, predictions_page([ResultRow("x.png", error="x.png is empty")], [], FACTS)
     )
     assert "x.png is empty" in path.read_text(encoding="utf-8")
 
 
-def test_what_is_too_much_for_a_page_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_for_a_page_is_counted(monkeypatch):
     monkeypatch.setattr("flawscope.evaluation.report.pages.MAX_ROWS", 2)
     rows = [ResultRow(f"{k}.png", 1.0, 0.5, 0.1 * k, "good", 0.5) for k in range(5)]
     text = " ".join(predictions_page(rows, [], FACTS).split())
     assert "3 more pictures stand only in" in text
     assert [picture["name"] for picture in pictures_in(text)] == ["4.png", "3.png"]
-
-
-# ------------------------------------------------------------------------------------------------ two models
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +85,7 @@ def found(hostile: Any) -> Comparison:
     return compare(first, second, hostile.dataset, names=("<b>old", "new"), resamples=20)
 
 
-def test_every_picture_has_what_both_found_and_changed_decisions_come_first(found: Comparison) -> None:
+def test_every_picture_has_what_both_found_and_changed_decisions_come_first(found):
     text = comparison_page(found)
     check_safe(text)
     assert "<b>old" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
@@ -113,13 +104,10 @@ def test_every_picture_has_what_both_found_and_changed_decisions_come_first(foun
     assert [int(index) for index in cards] == [one.index for one in found.changed]
 
 
-def test_a_model_beside_itself_shows_the_pictures_all_the_same(hostile: Any) -> None:
+def test_a_model_beside_itself_shows_the_pictures_all_the_same(hostile):
     text = comparison_page(compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20))
     assert "No decision differs" in text
     assert 'data-order="changed"' in text
-
-
-# ----------------------------------------------------------------------------------------------------- parts
 
 
 def decided(predictions: list[Any], name: str, p_value: float, missing: tuple[str, ...] = ()) -> Any:
@@ -127,7 +115,7 @@ def decided(predictions: list[Any], name: str, p_value: float, missing: tuple[st
     return PartPrediction(name, 2.0, p_value, p_value < 0.05, "top", views, missing)
 
 
-def test_mistakes_come_first_then_the_most_unusual(predictions: list[Any]) -> None:
+def test_mistakes_come_first_then_the_most_unusual(predictions):
     words = {"a": "right", "b": "missed", "c": "right", "d": "false alarm"}
     p_values = {"a": 0.4, "b": 0.6, "c": 0.01, "d": 0.02}
     parts = [(decided(predictions, name, p_values[name]), word) for name, word in words.items()]
@@ -137,9 +125,7 @@ def test_mistakes_come_first_then_the_most_unusual(predictions: list[Any]) -> No
     assert cards[0]["views"] == [("side", None), ("top", 5)]  # one is not on the page
 
 
-def test_a_page_shows_names_as_they_are_and_what_is_missing(
-    predictions: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_shows_names_as_they_are_and_what_is_missing(predictions, monkeypatch):
     monkeypatch.setattr("flawscope.evaluation.report.pages.MAX_PARTS", 1)
     first = decided(predictions, HOSTILE, 0.01, missing=(HOSTILE,))
     gone = replace(first, views={"top": replace(predictions[1], path="gone.png")})

@@ -1,14 +1,11 @@
 """The written page: whole, self-contained, and safe whatever the files are called."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html.parser
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +58,7 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_names_never_become_markup(page: Page) -> None:
+def test_names_never_become_markup(page):
     tags = {tag for tag, _ in page.elements}
     assert "img" not in tags  # the script makes all of them
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
@@ -71,7 +68,7 @@ def test_names_never_become_markup(page: Page) -> None:
     assert any("onerror" in picture["name"] for picture in pictures)
 
 
-def test_nothing_comes_from_outside(text: str, page: Page) -> None:
+def test_nothing_comes_from_outside(text, page):
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace("data:image", ""))
     for tag, attributes in page.elements:
         for name in ("src", "href", "srcset", "action"):
@@ -81,16 +78,15 @@ def test_nothing_comes_from_outside(text: str, page: Page) -> None:
     assert "url(http" not in text
 
 
-def test_only_our_own_script_may_run(text: str, page: Page) -> None:
+def test_only_our_own_script_may_run(text, page):
     policy = next(a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
-    assert policy is not None
     assert "default-src 'none'" in policy
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert len(page.scripts) == 2
 
 
-def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> None:
+def test_every_picture_is_there_with_its_layers(page, hostile):
     pictures = {p["name"]: p for p in json.loads(page.scripts[0])}
     # good ones, odd ones, dents, the one with a hostile name; and one whose name is no text, if it can be
     assert len(pictures) == len(hostile.result.pictures) >= 5 + 3 + 3 + 1
@@ -105,7 +101,7 @@ def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> Non
     assert "good/learnt.png" not in pictures
 
 
-def test_what_was_skipped_and_left_out_is_told_without_paths(page: Page, hostile: Any) -> None:
+def test_what_was_skipped_and_left_out_is_told_without_paths(page, hostile):
     words = "".join(page.words)
     assert "problem with the test data" in words
     assert "test/good/broken.png" in words
@@ -115,7 +111,7 @@ def test_what_was_skipped_and_left_out_is_told_without_paths(page: Page, hostile
     assert "model.safetensors" in words
 
 
-def test_a_table_can_be_sorted_by_its_buttons(page: Page) -> None:
+def test_a_table_can_be_sorted_by_its_buttons(page):
     keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
     assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}
     assert keys <= set(json.loads(page.scripts[0])[0])
@@ -125,9 +121,7 @@ def test_a_table_can_be_sorted_by_its_buttons(page: Page) -> None:
     ("good", "bad", "masks"),
     [((0.1,), (), True), ((), (0.9,), True), ((0.1, 0.2), (0.4, 0.9), False), ((0.1, 0.6), (0.3, 0.9), True)],
 )
-def test_it_works_with_what_there_is(
-    run_of: Callable[..., Any], tmp_path: Path, good: tuple[float, ...], bad: tuple[float, ...], masks: bool
-) -> None:
+def test_it_works_with_what_there_is(run_of, tmp_path, good, bad, masks):
     text = run_of(good, bad, masks=masks).write(tmp_path / "report.html")
     pictures = json.loads(Page(text).scripts[0])
     assert len(pictures) == len(good) + len(bad)
@@ -135,13 +129,13 @@ def test_it_works_with_what_there_is(
 
 
 def test_pictures_that_have_gone_or_cannot_be_drawn_are_named_and_cost_no_report(
-    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run_of, tmp_path, monkeypatch
+):
     from flawscope.evaluation.report import thumbnails
 
     drawn = thumbnails.picture_layers
 
-    def broken(path: Path, *rest: Any) -> Any:
+    def broken(path, *rest):
         if path.name == "g1.png":
             raise OSError("encoder error")
         return drawn(path, *rest)
@@ -153,9 +147,7 @@ def test_pictures_that_have_gone_or_cannot_be_drawn_are_named_and_cost_no_report
     assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, True]
 
 
-def test_what_has_no_room_is_left_out_and_the_report_says_so(
-    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_no_room_is_left_out_and_the_report_says_so(run_of, tmp_path, monkeypatch):
     from flawscope.evaluation.report import thumbnails
 
     run = run_of((0.1, 0.2, 0.7), (0.9, 0.3))
@@ -177,25 +169,20 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
     assert "3 pictures left out" in words
 
 
-def test_a_pillow_without_webp_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pillow_without_webp_is_told_first(monkeypatch):
     monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
     with pytest.raises(InputError, match="WebP"):
         report.require_libraries()
 
 
-def test_json_cannot_end_its_script() -> None:
+def test_json_cannot_end_its_script():
     value = ["</script><script>", "<!--", "]]>", "&lt;"]
     assert not set("<>&") & set(script_json(value))
     assert json.loads(script_json(value)) == value
 
 
-# ------------------------------------------------------------------------------------------------ libraries
-
-
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
-def test_a_missing_library_is_told_first_with_the_extra(
-    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_missing_library_is_told_first_with_the_extra(library, monkeypatch, capsys, tmp_path):
     """Before the model is opened, which is not even there."""
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=r"a report needs .*: pip install "):
@@ -225,7 +212,7 @@ def calibration(count: int, rate: float = 0.05, **more: Any) -> Calibration:
 
 
 @pytest.mark.parametrize("count", [4, 20, 199, 3000])
-def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> None:
+def test_every_position_is_what_its_option_makes_of_the_pictures(count):
     """The rate that is shown, given to the model, decides as the position says."""
     made = calibration(count)
     rng = np.random.default_rng(1)
@@ -248,24 +235,16 @@ def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> 
         assert point["missed"] + point["alarms"] <= point["defective"] + point["good"] == 50
 
 
-def test_what_is_not_promised_has_no_rate() -> None:
+def test_a_slider_without_a_promise_and_without_a_choice():
     points = operating_points(*ONE, calibration(10, promised=False))
     assert {point["rate"] for point in points} == {None}
     assert points[0]["good"] == 0
     assert points[0]["alarm_range"] is None
-
-
-def test_one_threshold_makes_no_slider() -> None:
     assert operating_points(*ONE, calibration(1)) == []
-
-
-def test_the_path_runs_from_left_to_right_and_down_is_less() -> None:
     assert step_path([0.0, 1.0, 0.5]) == "M0.00 100.00L50.00 0.00L100.00 50.00"
 
 
-def test_a_report_without_a_choice_of_thresholds_has_no_slider(
-    report_path: Path, run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_without_a_choice_of_thresholds_has_no_slider(report_path, run_of, tmp_path, monkeypatch):
     assert 'id="rate-slider"' in report_path.read_text(encoding="utf-8")
     monkeypatch.setattr("flawscope.evaluation.report.page.operating_points", lambda *_: [])
     text = run_of((0.1,), (0.9,)).write(tmp_path / "without.html")

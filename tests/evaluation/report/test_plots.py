@@ -1,7 +1,5 @@
 """The drawings as parts of a page."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -29,7 +27,7 @@ def roc() -> str:
     )
 
 
-def test_a_drawing_needs_nothing_from_outside_and_disturbs_nothing(roc: str) -> None:
+def test_a_drawing_needs_nothing_from_outside_and_disturbs_nothing(roc):
     assert roc.startswith("<svg ")
     assert "://" not in roc
     assert "<style" not in roc  # would hold for the whole page
@@ -43,7 +41,7 @@ def test_a_drawing_needs_nothing_from_outside_and_disturbs_nothing(roc: str) -> 
     assert "threshold" in histograms("scores", [Group("calibration", np.array([1.0]), False)], 1.0)
 
 
-def test_a_type_may_have_any_name() -> None:
+def test_a_type_may_have_any_name():
     names = ('<b>&"x', "$x^", "\x07bell", "n" * 200)
     groups = [Group(name, np.array([0.1, 0.2]), True) for name in names]
     drawn = histograms("scores", groups, 0.15)
@@ -53,7 +51,7 @@ def test_a_type_may_have_any_name() -> None:
     assert "n" * 40 not in drawn
 
 
-def test_no_bar_is_half_anomalous() -> None:
+def test_no_bar_is_half_anomalous():
     """A score is called anomalous when it is above the threshold, and bars end there."""
     scores = np.array([0.1, 0.5, 0.5000001, 3.0, -2.0])
     edges = bin_edges(-2.0, 3.0, 0.5)
@@ -63,7 +61,7 @@ def test_no_bar_is_half_anomalous() -> None:
     assert counts[edges[:-1] >= 0.5].sum() == 2
 
 
-def test_losses_are_drawn_from_the_fine_curve_and_their_parts_from_the_coarse_one() -> None:
+def test_losses_are_drawn_from_the_fine_curve_and_their_parts_from_the_coarse_one():
     coarse = [{"step": k, "hard": 10 / k, "penalty": float("nan"), "loss": 9.0} for k in (50, 100)]
     fine = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.5]}
     lines = {
@@ -91,5 +89,5 @@ def test_losses_are_drawn_from_the_fine_curve_and_their_parts_from_the_coarse_on
         {"training_curve": {"step": [1, 2], "loss": [10**400, {}]}},
     ],
 )
-def test_a_model_file_may_hold_any_losses(facts: dict) -> None:
+def test_a_model_file_may_hold_any_losses(facts):
     assert loss_plot("losses", facts) == ""

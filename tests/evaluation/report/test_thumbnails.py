@@ -1,7 +1,5 @@
 """Layers that the browser lays over the photo: the same as what is drawn on pictures elsewhere."""
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path
@@ -54,12 +52,12 @@ def make(
 
 
 @pytest.mark.parametrize("what", ["overlay", "contour"])
-def test_a_layer_over_the_photo_is_what_is_drawn_on_the_photo(what: str) -> None:
+def test_a_layer_over_the_photo_is_what_is_drawn_on_the_photo(what):
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     values = rng.random((40, 50)).astype(np.float32)
 
-    def draw(picture: np.ndarray) -> np.ndarray:
+    def draw(picture):
         if what == "overlay":
             return drawing.overlay(picture, values, 0.0, 1.0)
         return drawing.contour(picture, values > 0.9)
@@ -71,7 +69,7 @@ def test_a_layer_over_the_photo_is_what_is_drawn_on_the_photo(what: str) -> None
 
 
 @pytest.mark.parametrize("size", [(2, 3), (1, 1), (4, 4000), (4000, 4), (3000, 2000)])
-def test_any_shape_of_picture_becomes_small_and_visible(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_any_shape_of_picture_becomes_small_and_visible(tmp_path, size):
     made = make(tmp_path, size, np.full((16, 16), 0.9))
     photo = opened(made["photo"])
     assert min(photo.size) >= 1
@@ -82,7 +80,7 @@ def test_any_shape_of_picture_becomes_small_and_visible(tmp_path: Path, size: tu
     assert opened(made["line"]).size == photo.size
 
 
-def test_colours_are_those_of_the_calibrated_scale(tmp_path: Path) -> None:
+def test_colours_are_those_of_the_calibrated_scale(tmp_path):
     """The same value has the same colour beside a hotter one: nothing is stretched per picture."""
     alone, beside = np.full((16, 16), 0.3), np.full((16, 16), 0.3)
     beside[:, 8:] = 1.0
@@ -91,7 +89,7 @@ def test_colours_are_those_of_the_calibrated_scale(tmp_path: Path) -> None:
     assert np.abs(seen[0].astype(int) - drawing.colour_table()[round(0.3 * 255)]).max() <= 6
 
 
-def test_a_defect_of_one_pixel_still_shows(tmp_path: Path) -> None:
+def test_a_defect_of_one_pixel_still_shows(tmp_path):
     mask = np.zeros((600, 600), bool)
     mask[301, 77] = True
     made = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask)
@@ -104,7 +102,7 @@ def test_a_defect_of_one_pixel_still_shows(tmp_path: Path) -> None:
     assert "truth" not in wrong_size  # told by the evaluation
 
 
-def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path: Path) -> None:
+def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path):
     path = tmp_path / "picture.png"
     Image.new("RGB", (64, 64), (90, 120, 150)).save(path)
     cold, hot = (prediction(np.full((16, 16), value), (64, 64)) for value in (0.0, 0.9))
@@ -125,7 +123,7 @@ def noise(tmp_path: Path) -> EvaluatedPicture:
     return EvaluatedPicture(Item(picture, "noise", True, (mask,)), prediction(0.5 + values, (256, 256)), None)
 
 
-def test_thumbnails_shrink_until_they_fit(noise: EvaluatedPicture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_shrink_until_they_fit(noise, monkeypatch):
     """170 of them have 9 MB, 10 a seventeenth of it."""
     (large,) = thumbnails([noise], [0])
     assert opened(large["photo"]).size == (MAX_SIDE, MAX_SIDE)
@@ -136,9 +134,7 @@ def test_thumbnails_shrink_until_they_fit(noise: EvaluatedPicture, monkeypatch: 
     assert MIN_SIDE < opened(made[0]["photo"]).width < MAX_SIDE
 
 
-def test_at_the_least_size_the_first_in_the_order_are_shown(
-    noise: EvaluatedPicture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_the_least_size_the_first_in_the_order_are_shown(noise, monkeypatch):
     one = picture_layers(noise.item.path, noise.prediction, noise.item.masks, MIN_SIDE, None)
     monkeypatch.setattr("flawscope.evaluation.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))
     made = thumbnails([noise] * 5, [3, 1, 4, 0, 2])

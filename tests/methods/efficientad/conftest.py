@@ -1,7 +1,5 @@
 """Pictures to learn from."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

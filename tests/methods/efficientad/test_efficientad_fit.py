@@ -1,7 +1,5 @@
 """From pictures to an EfficientAD model: what is held out, what the manifest says, what comes back."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Sequence
@@ -47,17 +45,9 @@ def fit_small(images: Any, settings: Settings, **options: Any) -> Predictor:
 
 def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed: int = 0) -> HeldOutSplit:
     """Of so many pictures, `size` of each part, at a rate of 5 %."""
-    parts = hold_out(
-        range(total),
-        [i // size for i in range(total)],
-        share=Config().held_out,
-        rate=0.05,
-        seed=seed,
-        method="efficientad",
-        reserved=reserved,
-        more=MIN_QUANTILE_PICTURES,
-    )
-    return split_held_out(parts, len({i // size for i in range(total)}), 0.05, reserved)
+    groups, how = [i // size for i in range(total)], {"share": Config().held_out, "rate": 0.05, "seed": seed}
+    how |= {"method": "efficientad", "reserved": reserved, "more": MIN_QUANTILE_PICTURES}
+    return split_held_out(hold_out(range(total), groups, **how), len({*groups}), 0.05, reserved)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +70,7 @@ def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed:
         (600, 3, 0, 15, 57),
     ],
 )
-def test_how_many_are_held_out(
-    total: int, size: int, kept_apart: int, for_quantiles: int, for_threshold: int
-) -> None:
+def test_how_many_are_held_out(total, size, kept_apart, for_quantiles, for_threshold):
     reserved = range(total - kept_apart, total)
     held = held_pictures(total, size, reserved)
     assert (len(held.quantiles), len(held.threshold)) == (for_quantiles, for_threshold)
@@ -96,7 +84,7 @@ def test_how_many_are_held_out(
 
 
 @pytest.mark.parametrize(("total", "size"), [(150, 15), (200, 15), (2400, 15)])
-def test_the_threshold_has_the_parts_that_its_rate_needs(total: int, size: int) -> None:
+def test_the_threshold_has_the_parts_that_its_rate_needs(total, size):
     for seed in range(5):
         held = held_pictures(total, size, seed=seed)
         parts = {i // size for i in held.threshold}
@@ -104,7 +92,7 @@ def test_the_threshold_has_the_parts_that_its_rate_needs(total: int, size: int) 
 
 
 @pytest.mark.smoke
-def test_the_manifest_tells_how_it_was_trained(model: Predictor, teacher_path: Path) -> None:
+def test_the_manifest_tells_how_it_was_trained(model, teacher_path):
     manifest = model.manifest
     facts = manifest.facts
     assert (facts["steps"], facts["training_precision"]) == (3, "fp32")
@@ -122,7 +110,7 @@ def test_the_manifest_tells_how_it_was_trained(model: Predictor, teacher_path: P
     assert str(teacher_path.parent) not in json.dumps(manifest.to_dict())
 
 
-def test_a_region_of_interest_limits_quantiles(quick_settings: Settings, few: Pictures) -> None:
+def test_a_region_of_interest_limits_quantiles(quick_settings, few):
     half = fit_small(few[:2], quick_settings, steps=1, roi="0,0,0.5,1")
     held = half.manifest.facts["calibration_pictures"]
     picture = next(p for p in few[:2] if pixel_hash(p) in held)
@@ -134,9 +122,7 @@ def test_a_region_of_interest_limits_quantiles(quick_settings: Settings, few: Pi
     np.testing.assert_allclose(half.artefact.tensors["quantiles"], exact, rtol=1e-5)
 
 
-def test_photographs_are_named_by_their_folder_and_number(
-    quick_settings: Settings, few: Pictures, photographs: Path
-) -> None:
+def test_photographs_are_named_by_their_folder_and_number(quick_settings, few, photographs):
     made = fit_small(few[:2], quick_settings, steps=1, natural=str(photographs))
     assert made.manifest.facts["penalty"].startswith(f"24 pictures of folder {photographs.name} (")
     assert made.manifest.config["natural"] == photographs.name
@@ -145,10 +131,8 @@ def test_photographs_are_named_by_their_folder_and_number(
     assert all(point["penalty"] > 0 for point in made.manifest.facts["curve"])
 
 
-def test_another_teacher_does_not_go_on(
-    quick_settings: Settings, few: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(stage: str, done: int, total: int) -> None:
+def test_another_teacher_does_not_go_on(quick_settings, few, tmp_path, monkeypatch):
+    def stop(stage, done, total):
         if stage.startswith("training") and done == 2:
             raise KeyboardInterrupt
 

@@ -1,7 +1,5 @@
 """The inference path against its equations, and where a defect is drawn."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +47,7 @@ def plain(teacher_path: Path) -> Model:
 
 
 @pytest.mark.parametrize("size", ["s", "m"])
-def test_a_compact_teacher_tells_apart_what_the_whole_one_does(size: str) -> None:
+def test_a_compact_teacher_tells_apart_what_the_whole_one_does(size):
     torch.manual_seed(4)
     narrow = replace_last_layer(pdn(size), RANK)
     state = narrow.state_dict()
@@ -69,7 +67,7 @@ def test_a_compact_teacher_tells_apart_what_the_whole_one_does(size: str) -> Non
     torch.testing.assert_close((c - d).square().mean(0), (a - b).square().mean(0), rtol=1e-4, atol=1e-7)
 
 
-def test_the_model_says_where_its_teacher_came_from(teacher_path: Path) -> None:
+def test_the_model_says_where_its_teacher_came_from(teacher_path):
     model, origin = create(Config(teacher=str(teacher_path)))
     assert model.config.network == "s"
     assert origin["name"] == "PDN-S teacher from none"
@@ -83,7 +81,7 @@ def test_the_model_says_where_its_teacher_came_from(teacher_path: Path) -> None:
 
 
 @pytest.mark.parametrize("border", [0, 4, 8, 12, 16])
-def test_a_cell_stands_where_the_middle_of_what_it_sees_is(teacher_path: Path, border: int) -> None:
+def test_a_cell_stands_where_the_middle_of_what_it_sees_is(teacher_path, border):
     """Output i sees the 33 pixels from 4 i of the picture with its border; the edges repeat."""
     model = model_of(teacher_path, size="256x301", border=border, sigma=0.0)
     assert model.grid == pdn_grid((256 + 2 * border, 301 + 2 * border))
@@ -98,14 +96,14 @@ def test_a_cell_stands_where_the_middle_of_what_it_sees_is(teacher_path: Path, b
     np.testing.assert_allclose(model.enlarge(features)[0, 0].numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_maps_are_smoothed_as_scipy_does(teacher_path: Path) -> None:
+def test_maps_are_smoothed_as_scipy_does(teacher_path):
     plain, smooth = (model_of(teacher_path, size="256x301", sigma=sigma) for sigma in (0.0, 3.0))
     features = random(1, 1, *plain.grid)
     wanted = gaussian_filter(plain.enlarge(features)[0, 0].double().numpy(), 3.0, mode="mirror", truncate=4)
     np.testing.assert_allclose(smooth.enlarge(features)[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_maps_are_the_equations(plain: Model) -> None:
+def test_the_maps_are_the_equations(plain):
     """Word by word, in float64."""
     images = random(1, 3, 256, 256)
     with torch.inference_mode():
@@ -122,7 +120,7 @@ def test_the_maps_are_the_equations(plain: Model) -> None:
     torch.testing.assert_close(features[0].double(), torch.stack([local, distant]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_quantiles_become_0_and_a_tenth_and_the_map_is_their_mean(plain: Model) -> None:
+def test_the_quantiles_become_0_and_a_tenth_and_the_map_is_their_mean(plain):
     (low, high), (low2, high2) = plain.quantiles.tolist()
     for local, distant, expected in (
         (low, low2, 0.0),
@@ -144,7 +142,7 @@ def left_half() -> torch.Tensor:
     return roi
 
 
-def test_padding_has_no_part_in_the_map(teacher_path: Path) -> None:
+def test_padding_has_no_part_in_the_map(teacher_path):
     """Nor in the pixels beside it, which are smoothed: a constant stays what it is up to the edge."""
     model = model_of(teacher_path, border=0, keep_aspect=True)
     inside = left_half()[None]
@@ -173,7 +171,7 @@ def test_padding_has_no_part_in_the_map(teacher_path: Path) -> None:
         ("a small size", "setting size, or crop, must be between 256"),
     ],
 )
-def test_a_model_that_fits_nothing_is_one_line(efficientad_path: Path, what: str, text: str) -> None:
+def test_a_model_that_fits_nothing_is_one_line(efficientad_path, what, text):
     artefact = read(efficientad_path)
     tensors, config = dict(artefact.tensors), dict(artefact.manifest.config)
     if what == "another width":

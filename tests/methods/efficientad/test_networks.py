@@ -1,8 +1,6 @@
 """The networks against the paper's tables (Batzner et al., appendix A.1); and the teacher's file: what is
 written comes back, and nothing else is believed."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import re
@@ -15,7 +13,7 @@ from torch import nn
 
 from flawscope.artefact.state_file import read_checkpoint, write_state
 from flawscope.errors import InputError
-from flawscope.methods.efficientad import WIDTHS, Config, Size
+from flawscope.methods.efficientad import WIDTHS, Config
 from flawscope.methods.efficientad.model import create
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
@@ -96,7 +94,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_what_is_written_comes_back(written: Path) -> None:
+def test_what_is_written_comes_back(written):
     torch.manual_seed(0)
     expected = pdn("s").state_dict()
     state, facts = read_teacher(written)
@@ -115,7 +113,7 @@ def nelsons(size: str) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("size", ["s", "m"])
-def test_published_checkpoints_are_read(size: str, tmp_path: Path) -> None:
+def test_published_checkpoints_are_read(size, tmp_path):
     """Numbered keys as nelson1425's, or named ones."""
     network = nelsons(size)
     assert next(iter(network.state_dict())) == "0.weight"
@@ -129,7 +127,7 @@ def test_published_checkpoints_are_read(size: str, tmp_path: Path) -> None:
         assert list(found) == list(pdn(size).state_dict())
 
 
-def test_pickles_with_code_are_not_opened(tmp_path: Path) -> None:
+def test_pickles_with_code_are_not_opened(tmp_path):
     class Trap:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "sprung",))
@@ -143,7 +141,7 @@ def test_pickles_with_code_are_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_other_networks_are_told(tmp_path: Path) -> None:
+def test_other_networks_are_told(tmp_path):
     torch.save(pdn("s", 768).state_dict(), tmp_path / "student.pth")
     with pytest.raises(InputError, match="not those of a PDN-S or PDN-M with 384 channels"):
         read_teacher(tmp_path / "student.pth")
@@ -159,7 +157,7 @@ def test_other_networks_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [3, 60, -1, -100_000])
-def test_a_changed_byte_and_a_file_cut_short_are_noticed(written: Path, tmp_path: Path, place: int) -> None:
+def test_a_changed_byte_and_a_file_cut_short_are_noticed(written, tmp_path, place):
     body, path = bytearray(written.read_bytes()), tmp_path / "t.safetensors"
     body[place] ^= 1
     for damaged in (body, body[:place]):
@@ -169,7 +167,7 @@ def test_a_changed_byte_and_a_file_cut_short_are_noticed(written: Path, tmp_path
 
 
 @pytest.mark.parametrize("size", ["xs", "s"])
-def test_the_packaged_teachers_are_those_of_their_card(size: Size) -> None:
+def test_the_packaged_teachers_are_those_of_their_card(size):
     path = packaged_teacher(size)
     card = Path(__file__).parents[3] / "docs" / "teacher.md"
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card.read_text(encoding="utf-8")
@@ -179,7 +177,7 @@ def test_the_packaged_teachers_are_those_of_their_card(size: Size) -> None:
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in pdn(size).state_dict().items()}
 
 
-def test_a_setting_names_a_packaged_teacher() -> None:
+def test_a_setting_names_a_packaged_teacher():
     model, origin = create(Config(network="xs"))
     assert (model.config.network, origin["name"]) == ("xs", "PDN-XS teacher from tf_efficientnet_lite0")
     assert model.teacher.conv1.out_channels == WIDTHS["xs"]
@@ -188,7 +186,7 @@ def test_a_setting_names_a_packaged_teacher() -> None:
         create(Config(network="m"))
 
 
-def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_kinds_and_newer_formats_are_told(tmp_path, monkeypatch):
     path = tmp_path / "t.safetensors"
     write_state(path, {"a": np.ones(2, np.float32)}, "checkpoint", {})
     assert read_checkpoint(path)[0]["a"].tolist() == [1.0, 1.0]
@@ -201,9 +199,7 @@ def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pyt
         read_teacher(path)
 
 
-def test_own_files_may_be_large_if_they_are_what_they_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_files_may_be_large_if_they_are_what_they_say(tmp_path, monkeypatch):
     """A checkpoint of a wide backbone has some GiB; a teacher never has."""
     monkeypatch.setattr("flawscope.artefact.state_file.MAX_TEACHER_BYTES", 100)
     path = tmp_path / "t.safetensors"

@@ -1,10 +1,7 @@
 """Training the detector: its losses, that it learns, and that it goes on where it stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +50,9 @@ def trainer_of(
     return Trainer(model, images, taught, natural_pictures(config.natural), task)
 
 
-# ------------------------------------------------------------------------------------------------ losses
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 @pytest.mark.parametrize("shape", [(1,), (2, 4, 32, 31)])
-def test_the_hardest_are_those_at_or_above_the_quantile(shape: tuple[int, ...], share: float) -> None:
+def test_the_hardest_are_those_at_or_above_the_quantile(shape, share):
     values = torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))).square()
     exact = values.double().numpy()
     expected = exact[exact >= np.quantile(exact, share)].mean()
@@ -70,7 +64,7 @@ def whole(trainer: Trainer, image: torch.Tensor, index: int) -> Batch:
     return Batch(image[None], image[None], trainer.teacher_outputs[index][0][None], None, [(0, 0)], None)
 
 
-def test_losses_are_the_papers(quick_settings: Settings, shots: Shots) -> None:
+def test_losses_are_the_papers(quick_settings, shots):
     """With the networks run one by one, as in inference."""
     trainer = trainer_of(quick_settings, shots[:1], window=None, hard=0.9)
     model, half = trainer.model, trainer.model.channels
@@ -81,12 +75,12 @@ def test_losses_are_the_papers(quick_settings: Settings, shots: Shots) -> None:
     with torch.no_grad():
         found = trainer.losses(trainer.networks, batch, 0)
 
-        def seen(network: Any, image: torch.Tensor) -> torch.Tensor:
+        def seen(network, image):
             mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             shape = (1, 3, 1, 1)
             return network((image - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape))
 
-        def taught(image: torch.Tensor) -> torch.Tensor:
+        def taught(image):
             return (seen(model.teacher, image) - model.mean[:, None, None]) / model.std[:, None, None]
 
         squares = (taught(shots[0][None]) - seen(model.student, shots[0][None])[:, :half]).square()
@@ -102,7 +96,7 @@ def test_losses_are_the_papers(quick_settings: Settings, shots: Shots) -> None:
         assert float(a) == pytest.approx(float(b), rel=3e-3)  # the teacher's outputs are kept in fp16
 
 
-def test_the_autoencoder_learns_from_the_student_too(quick_settings: Settings, shots: Shots) -> None:
+def test_the_autoencoder_learns_from_the_student_too(quick_settings, shots):
     trainer = trainer_of(quick_settings, shots[:1])
     *_, of_student = trainer.losses(trainer.networks, trainer.batch(0), 0)
     of_student.backward()
@@ -112,11 +106,8 @@ def test_the_autoencoder_learns_from_the_student_too(quick_settings: Settings, s
     assert all(p.grad is None for p in trainer.model.teacher.parameters())
 
 
-# ------------------------------------------------------------------------------------------------ batches
-
-
 @pytest.mark.parametrize(("cells", "window"), [(64, 32), (64, 64), (56, 31), (65, 32), (256, 32), (33, 32)])
-def test_windows_cover_every_cell_about_equally_often(cells: int, window: int) -> None:
+def test_windows_cover_every_cell_about_equally_often(cells, window):
     starts = _window_starts(cells, window)
     seen = np.zeros(cells, int)
     for start in starts:
@@ -126,7 +117,7 @@ def test_windows_cover_every_cell_about_equally_often(cells: int, window: int) -
     assert len(starts) == -(-cells // window)
 
 
-def test_every_picture_comes_once_before_any_comes_again(quick_settings: Settings, shots: Shots) -> None:
+def test_every_picture_comes_once_before_any_comes_again(quick_settings, shots):
     trainer = trainer_of(quick_settings, shots, batch=2)
     batches = [trainer.batch(step).images for step in range(12)]
     drawn = [k for batch in batches for image in batch for k in range(3) if torch.equal(image, shots[k])]
@@ -135,9 +126,7 @@ def test_every_picture_comes_once_before_any_comes_again(quick_settings: Setting
     assert len(set(epochs)) > 2
 
 
-def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(
-    quick_settings: Settings, shots: Shots
-) -> None:
+def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(quick_settings, shots):
     """Also across the border: of the part the teacher says what it says there of the whole picture."""
     trainer = trainer_of(quick_settings, shots[:1], border=8, window=45)
     places = set()
@@ -155,9 +144,6 @@ def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(
     assert len(places) > 3
 
 
-# ---------------------------------------------------------------------------------------- what counts
-
-
 def strips(shots: Shots) -> Shots:
     """The middle of each, the rest padding: another part of each picture counts."""
     marked = []
@@ -173,7 +159,7 @@ def strips(shots: Shots) -> Shots:
 
 
 @pytest.mark.parametrize("limit", ["padding", "region"])
-def test_only_what_counts_is_measured_and_learnt(quick_settings: Settings, shots: Shots, limit: str) -> None:
+def test_only_what_counts_is_measured_and_learnt(quick_settings, shots, limit):
     """Teacher statistics, places of windows and losses."""
     roi = torch.zeros(256, 256, dtype=torch.bool)
     roi[40:100, 100:160] = True
@@ -203,10 +189,7 @@ def test_only_what_counts_is_measured_and_learnt(quick_settings: Settings, shots
     assert not torch.allclose(torch.stack(found), torch.stack(all_of_it))
 
 
-# ------------------------------------------------------------------------------------------------ memory
-
-
-def test_what_is_kept_changes_nothing(quick_settings: Settings, shots: Shots) -> None:
+def test_what_is_kept_changes_nothing(quick_settings, shots):
     shots, rooms = shots[:2], (200_000, 60_000)
     trainers = [trainer_of(quick_settings, shots, rooms=r) for r in ((PLENTY, PLENTY), rooms)]
     assert len(trainers[0].images.kept) == len(trainers[0].teacher_outputs.kept) == 2
@@ -223,10 +206,7 @@ def test_what_is_kept_changes_nothing(quick_settings: Settings, shots: Shots) ->
     assert all(torch.equal(values, other[name]) for name, values in one.items())
 
 
-# ------------------------------------------------------------------------------------------------ the run
-
-
-def test_it_learns(quick_settings: Settings, shots: Shots) -> None:
+def test_it_learns(quick_settings, shots):
     """Each of the four losses but the penalty, which begins near zero."""
     trainer = trainer_of(
         quick_settings, shots[:1], steps=40, rate=3e-3, schedule="drop", hard=0.5, natural="generated"
@@ -240,12 +220,7 @@ def test_it_learns(quick_settings: Settings, shots: Shots) -> None:
     assert sum(last[k] for k in last if k != "step") < 0.8 * sum(first[k] for k in first if k != "step")
 
 
-# ------------------------------------------------------------------------------------------------ forgetting
-
-
-def test_the_student_begins_as_the_teacher_and_keeps_its_first_layers(
-    quick_settings: Settings, shots: Shots
-) -> None:
+def test_the_student_begins_as_the_teacher_and_keeps_its_first_layers(quick_settings, shots):
     trainer = trainer_of(quick_settings, shots[:2], **{**FORGETTING, "defects": 0})
     model = trainer.model
     with torch.inference_mode():
@@ -260,7 +235,7 @@ def test_the_student_begins_as_the_teacher_and_keeps_its_first_layers(
             assert torch.equal(values, model.teacher.state_dict()[name])
 
 
-def test_defects_are_unlearnt_and_the_rest_is_learnt(quick_settings: Settings, shots: Shots) -> None:
+def test_defects_are_unlearnt_and_the_rest_is_learnt(quick_settings, shots):
     trainer = trainer_of(quick_settings, shots[:2], **FORGETTING)
     learnt, taught = torch.full((1, 2, 3, 3), 3.0), torch.full((1, 2, 3, 3), 5.0)
     anywhere, within = torch.zeros(2, 1, 3, 3, dtype=torch.bool)
@@ -282,9 +257,7 @@ def trained(settings: Settings, shots: Shots) -> Model:
     return trainer.model
 
 
-def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(
-    quick_settings: Settings, shots: Shots
-) -> None:
+def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(quick_settings, shots):
     shots = shots[:2]
     model = trained(quick_settings, shots)
     before = _differences(model, shots[0])
@@ -306,7 +279,7 @@ def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(
         torch.testing.assert_close(one, new.square().mean(1), rtol=1e-4, atol=1e-6)
 
 
-def test_a_fit_of_blank_pictures_makes_a_model(quick_settings: Settings, tmp_path: Path) -> None:
+def test_a_fit_of_blank_pictures_makes_a_model(quick_settings, tmp_path):
     """All differences on them are 0."""
     pictures = [np.full((256, 256, 3), v, np.uint8) for v in (100, 101)]
     options = {**quick_settings, **FORGETTING, "device": "cpu", "samples": 0, "check": False}

@@ -1,9 +1,5 @@
 """What the student and the autoencoder see: other colours, pictures of other things, simulated defects."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -23,12 +19,10 @@ from flawscope.methods.efficientad.training_pictures import (
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.progress import ignore_progress
 
-Shots = list[torch.Tensor]
-
 
 @pytest.mark.parametrize(("kind", "enhance"), [(0, "Brightness"), (1, "Contrast"), (2, "Color")])
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
-def test_recoloured_as_pillow_does_it(shots: Shots, kind: int, enhance: str, factor: float) -> None:
+def test_recoloured_as_pillow_does_it(shots, kind, enhance, factor):
     for image in (shots[0], torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(1))):
         eight = torch.round(image * 255)
         picture = Image.fromarray(eight.byte().permute(1, 2, 0).numpy())
@@ -39,7 +33,7 @@ def test_recoloured_as_pillow_does_it(shots: Shots, kind: int, enhance: str, fac
 
 
 @pytest.mark.parametrize("side", [(41, 53), (285, 285), (600, 41)])
-def test_photographs_are_cut_at_512_pixels(tmp_path: Path, side: tuple[int, int]) -> None:
+def test_photographs_are_cut_at_512_pixels(tmp_path, side):
     """A ramp says how large the part is: 512 pixels across all of it, or more where the window is larger."""
     ramp = np.zeros((64, 256, 3), np.uint8)
     ramp[:, :, 0] = np.arange(256)
@@ -62,7 +56,7 @@ def test_photographs_are_cut_at_512_pixels(tmp_path: Path, side: tuple[int, int]
     assert len(lefts) > 10 or side[1] == large
 
 
-def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     for k in range(3):
@@ -89,7 +83,7 @@ def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over
 
 
 @pytest.mark.parametrize("border", [0, 8])
-def test_an_output_is_on_a_defect_that_it_sees(border: int) -> None:
+def test_an_output_is_on_a_defect_that_it_sees(border):
     rng = np.random.default_rng(border)
     defects = torch.from_numpy(rng.random((61, 73)) < 0.0006)
     found = outputs_seeing(defects, border)
@@ -104,7 +98,7 @@ def test_an_output_is_on_a_defect_that_it_sees(border: int) -> None:
     assert not found.anywhere.all()
 
 
-def test_defects_lie_where_anything_counts_and_nothing_else_changes(shots: Shots) -> None:
+def test_defects_lie_where_anything_counts_and_nothing_else_changes(shots):
     """Also in a padded picture of 16 bits."""
     image = shots[0] * 0.9987
     image[:, :, :40] = -1 - image[:, :, :40]

@@ -1,7 +1,5 @@
 """Backbones: same features as timm's own, whatever is folded, and weights from wherever they come."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys
@@ -41,9 +39,6 @@ def close(found: list[torch.Tensor], expected: list[torch.Tensor], relative: flo
     return all(
         float((f - e).abs().max() / e.abs().max()) < relative for f, e in zip(found, expected, strict=True)
     )
-
-
-# ------------------------------------------------------------------------------------------------ folding
 
 
 @pytest.mark.parametrize(
@@ -86,9 +81,6 @@ def test_a_convolution_used_twice_is_not_folded():
         before = network(pictures())
         assert fold_batch_norm(network, pictures()) == 0
         assert torch.equal(network(pictures()), before)
-
-
-# ------------------------------------------------------------------------------------------ weights in files
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +168,13 @@ def test_a_pickle_bomb_is_refused(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-# --------------------------------------------------------------------------------------- names and stages
-
-
-def test_unknown_backbone_names_near_ones():
+def test_unknown_backbones_and_altered_weights_are_refused(monkeypatch):
     with pytest.raises(InputError, match=r"no backbone called resnet19; near: .*resnet18"):
         load_backbone("resnet19", (2, 3), SIZE)
+    monkeypatch.setattr(weights, "file_sha256", lambda _: "0" * 64)
+    with pytest.raises(InputError, match="not the published ones: reinstall") as error:
+        load_backbone(weights.DEFAULT_BACKBONE, (2, 3), SIZE)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("tensors", [{}, {"backbone.x": torch.zeros(10**6)}, {"x": torch.zeros(10**5, 10)}])
@@ -224,9 +217,6 @@ def test_frozen_and_always_in_eval_mode():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
-# ----------------------------------------------------------------------------------------- packaged weights
-
-
 @pytest.mark.parametrize("name", sorted(weights.PACKAGED))
 def test_packaged_weights_are_found_and_are_the_published_ones(name):
     package = weights.PACKAGED[name]
@@ -245,16 +235,6 @@ def test_packaged_weights_are_found_and_are_the_published_ones(name):
     for key, value in mapped.items():  # position alone could swap a mean with a bias
         if key.endswith("running_var"):
             assert float(value.min()) >= 0
-
-
-def test_altered_packaged_weights_are_refused(monkeypatch):
-    monkeypatch.setattr(weights, "file_sha256", lambda _: "0" * 64)
-    with pytest.raises(InputError, match="not the published ones: reinstall") as error:
-        load_backbone(weights.DEFAULT_BACKBONE, (2, 3), SIZE)
-    assert "\n" not in str(error.value)
-
-
-# ---------------------------------------------------------------------------------------- without a network
 
 
 @pytest.fixture
@@ -315,9 +295,6 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch):
         load_backbone("resnet50", (2, 3), SIZE)
 
 
-# ------------------------------------------------------------------------------------------- transformers
-
-
 def test_swin_gives_channels_first():
     torch.manual_seed(6)
     backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96), ENOUGH)
@@ -330,9 +307,6 @@ def test_swin_gives_channels_first():
     raw = backbone.network((images - backbone.mean) / backbone.std)
     for found, map_ in zip(backbone(images), raw, strict=True):
         assert torch.equal(found, map_.movedim(-1, 1))
-
-
-# --------------------------------------------------------------------------------------------- torchvision
 
 
 def test_timm_imports_beside_a_broken_torchvision():

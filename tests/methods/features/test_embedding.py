@@ -1,7 +1,5 @@
 """The cheap embedding against the authors' pipeline of unfolding and pooling twice, written out here."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

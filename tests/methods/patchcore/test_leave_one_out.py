@@ -1,7 +1,5 @@
 """A bank as if a group had never been there, beside one that never met it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -58,8 +56,7 @@ def refitted(shown: torch.Tensor, ratio: float) -> np.ndarray:
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2])
 def test_as_a_bank_that_never_met_the_picture(ratio):
-    """With one element for each cluster, or a few, a picture's own element leaves its cluster empty: without
-    selecting anew the scores are several times too high."""
+    """Its own element leaves its cluster empty: without selecting anew scores are several times too high."""
     shown = pictures(20, 1)
     real, found = refitted(shown, ratio), left_out(shown, ratio)
     assert np.median(found) == pytest.approx(np.median(real), rel=0.1)
@@ -125,14 +122,8 @@ def test_the_farthest_patch_and_the_maximum_of_the_map_decide():
 def test_banks_by_place_are_extended_by_one_picture(small_backbone):
     """It is left out beside those that are known already."""
     good = [draw_picture("plate", np.random.default_rng([9, k]), size=96)[0] for k in range(3)]
-    given = {
-        "tile": "64,64",
-        "positions": "each",
-        "size": "64",
-        "samples": 0,
-        "check": False,
-        **small_backbone,
-    }
+    given = {"tile": "64,64", "positions": "each", "size": "64", "samples": 0, "check": False}
+    given |= small_backbone
     old = fit(good[:2], device="cpu", **given)
     new = partial_fit(old.artefact, good[2:], device="cpu")
     assert new.calibration.scores[: old.calibration.count] == old.calibration.scores

@@ -1,7 +1,5 @@
 """The inference path against the paper's equations, written out here in float64."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -204,9 +202,6 @@ def test_outside_the_region_nothing_ties():
     assert model_with(bank, left_half()).ties(features).tolist() == [False]  # patch 5 is on the right
 
 
-# ------------------------------------------------------------------------------------------- several sizes
-
-
 @pytest.mark.parametrize(
     ("whole", "size"), [((64, 96), (48, 64)), ((64, 64), (16, 63)), ((37, 50), (20, 11)), ((33, 40), (33, 8))]
 )
@@ -294,9 +289,12 @@ def test_stages_apart_have_grids_and_banks_of_their_own_at_the_larger_sizes():
         assert float(scores[i]) == pytest.approx(float(drawn[i].max()))
 
 
-def test_files_of_older_versions_keep_the_largest_value():
+def test_files_of_older_versions_keep_what_they_mean():
     assert METHOD.parse_stored({"size": "16+32"}).fusion == "maximum"
     assert METHOD.parse_stored(asdict(Config())) == Config()
+    assert METHOD.parse_stored({"distance": "euclidean", "final_norm": True, "count": None}) == replace(
+        Config(), fusion="maximum"
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,12 +309,6 @@ def test_files_of_older_versions_keep_the_largest_value():
 def test_files_that_are_no_longer_read_say_so(stored, text):
     with pytest.raises(InputError, match=text):
         Model.rebuild({"size": "32", **stored}, {"roi": torch.ones(32, 32, dtype=torch.bool)})
-
-
-def test_settings_that_have_gone_are_ignored_where_they_change_nothing():
-    assert METHOD.parse_stored({"distance": "euclidean", "final_norm": True, "count": None}) == replace(
-        Config(), fusion="maximum"
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The search by bytes finds what the plain search finds: against float64 and against its own promise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,14 +126,14 @@ def assert_exact(found: Tensor, queries: Tensor, bank: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", BANKS)
-def test_it_finds_the_nearest_in_any_bank(name: str) -> None:
+def test_it_finds_the_nearest_in_any_bank(name):
     bank = BANKS[name](COUNT, WIDTH)
     queries = queries_for(bank)
     assert_exact(Searched(bank)(queries), queries, bank)
 
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 152, 337])
-def test_it_finds_the_nearest_at_any_width(width: int) -> None:
+def test_it_finds_the_nearest_at_any_width(width):
     bank = clustered(COUNT, width)
     queries = queries_for(bank)
     searched = Searched(bank)
@@ -143,7 +141,7 @@ def test_it_finds_the_nearest_at_any_width(width: int) -> None:
     assert searched.screen.weights(bank).shape[1] % 16 == 0
 
 
-def test_with_whole_numbers_it_is_the_plain_search_bit_for_bit() -> None:
+def test_with_whole_numbers_it_is_the_plain_search_bit_for_bit():
     """fp32 is exact there."""
     bank = BANKS["whole numbers"](COUNT, WIDTH)
     queries = torch.randint(-15, 16, (500, WIDTH), generator=generator(31)).float()
@@ -154,7 +152,7 @@ def test_with_whole_numbers_it_is_the_plain_search_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
-def test_what_is_no_number_is_what_the_plain_search_makes_of_it(value: float) -> None:
+def test_what_is_no_number_is_what_the_plain_search_makes_of_it(value):
     bank = clustered(COUNT, WIDTH)
     queries = bank[:5].clone()
     queries[1, 3] = value
@@ -165,10 +163,7 @@ def test_what_is_no_number_is_what_the_plain_search_makes_of_it(value: float) ->
     assert_exact(found[others], queries[others], bank)
 
 
-# ------------------------------------------------------------------------------------------- what is unsure
-
-
-def test_few_queries_like_the_bank_are_left_to_the_plain_search() -> None:
+def test_few_queries_like_the_bank_are_left_to_the_plain_search():
     """Else there would be nothing gained."""
     spread = 1.0 / torch.arange(1, 49)
     bank = normal(COUNT, 48, seed=40) * spread
@@ -177,7 +172,7 @@ def test_few_queries_like_the_bank_are_left_to_the_plain_search() -> None:
     assert searched.left < 40
 
 
-def test_what_all_elements_lose_alike_is_not_trusted() -> None:
+def test_what_all_elements_lose_alike_is_not_trusted():
     """Elements on whole steps are kept, as their bound is the lowest; nearer ones, of which all lose nearly
     half a step, are not. Only the loss that is allowed for says that they may be nearer."""
     step = 1.0 / ELEMENT_MAX
@@ -189,9 +184,6 @@ def test_what_all_elements_lose_alike_is_not_trusted() -> None:
         bank[0] = 1.0
         query = torch.full((1, 1), (whole + 0.49) * step)
         assert_exact(Searched(bank)(query), query, bank)
-
-
-# ------------------------------------------------------------------------------------------------ the bound
 
 
 def products(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,7 +199,7 @@ def products(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", BANKS)
-def test_the_bound_is_below_every_distance_and_not_far(name: str) -> None:
+def test_the_bound_is_below_every_distance_and_not_far(name):
     bank = BANKS[name](COUNT, WIDTH)
     searched, queries = Searched(bank), queries_for(bank)
     screen = searched.screen
@@ -226,7 +218,7 @@ def test_the_bound_is_below_every_distance_and_not_far(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BANKS)
-def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name: str) -> None:
+def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name):
     """Elements' bytes are made anew where the file is opened, and sums in another order end elsewhere."""
     bank = BANKS[name](COUNT, WIDTH)
     searched, queries = Searched(bank), queries_for(bank)
@@ -255,7 +247,7 @@ def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name: str) -> 
 
 @pytest.mark.parametrize("width", [1, 15, 16, WIDTH, 152])
 @pytest.mark.parametrize("name", BANKS)
-def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
+def test_two_products_of_bytes_fit_16_bits(name, width):
     """Processors without VNNI add products of adjacent rows in 16 bits; engines add 128 to a query."""
     bank = BANKS[name](MIN_BANK, width)
     screen = Searched(bank).screen
@@ -267,9 +259,6 @@ def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
     lowest, highest = ends.amin(0), ends.amax(0)
     assert int((highest[:, :-1] + highest[:, 1:]).max()) <= 2**15 - 1
     assert int((lowest[:, :-1] + lowest[:, 1:]).min()) >= -(2**15)
-
-
-# -------------------------------------------------------------------------------------------- in the detector
 
 
 class Unshuffled(nn.Module):
@@ -291,7 +280,7 @@ def picture(count: int, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), Unshuffled())  # type: ignore[arg-type]
+    made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), Unshuffled())
     made.views[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
     made.for_export()
     return made
@@ -309,7 +298,7 @@ def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
 
 
-def test_scores_are_those_of_the_plain_search(model: Model, request: pytest.FixtureRequest) -> None:
+def test_scores_are_those_of_the_plain_search(model, request):
     asked = []
     forward = ByteScreen.forward
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
@@ -323,9 +312,9 @@ def test_scores_are_those_of_the_plain_search(model: Model, request: pytest.Fixt
     torch.testing.assert_close(drawn, maps, rtol=1e-5, atol=1e-5)
 
 
-def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> None:
+def test_it_is_made_for_export_from_a_number_of_elements_on(model):
     view = model.views[0]
-    other = Model(model.config, Unshuffled())  # type: ignore[arg-type]
+    other = Model(model.config, Unshuffled())
     bank = view.bank + view.centre
     for count in (MIN_BANK - 1, MIN_BANK):
         other.views[0].set_bank(bank[:count])
@@ -337,9 +326,9 @@ def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> Non
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-def test_a_bank_that_is_no_numbers_has_none(value: float) -> None:
+def test_a_bank_that_is_no_numbers_has_none(value):
     """From a damaged file: there would be no end of digits."""
-    model = Model(Config(size="32x48", neighbourhood=1, score="map"), Unshuffled())  # type: ignore[arg-type]
+    model = Model(Config(size="32x48", neighbourhood=1, score="map"), Unshuffled())
     bank = normal(COUNT, 192)
     bank[5, 7] = value
     model.views[0].load_bank(bank, torch.zeros(0, 1, dtype=torch.int32))
@@ -352,10 +341,9 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name)
     from flawscope.export import onnx_graph
-    from flawscope.methods.patchcore.quantized_search import onnx_translations
 
     def fill(folder: Path) -> None:
-        steps = onnx_graph.trace(model, onnx_translations())
+        steps = onnx_graph.trace(model)
         (folder / "model.onnx").write_bytes(onnx_graph.join_graphs(*steps).SerializeToString())
 
     return shared("screen", fill) / "model.onnx"
@@ -372,7 +360,7 @@ def session(request: pytest.FixtureRequest, exported: Path) -> Session:
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 9])
 @pytest.mark.slow
-def test_the_exported_graph_finds_the_same(batch: int, session: Session, model: Model) -> None:
+def test_the_exported_graph_finds_the_same(batch, session, model):
     with torch.inference_mode():
         expected = model(images()[:batch])
     found = session.run(images()[:batch].numpy())
@@ -380,14 +368,13 @@ def test_the_exported_graph_finds_the_same(batch: int, session: Session, model: 
     np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_exported_graph_falls_back_too(session: Session, model: Model) -> None:
+def test_the_exported_graph_falls_back_too(session, model):
     """Of features beyond the largest byte the groups that are kept need not hold the nearest."""
     odd = torch.rand(3, 3, 32, 48, generator=generator(1)) * 5 - 2
     view = model.views[0]
     with torch.inference_mode():
         expected = model(odd)
         features = (model.embed(odd) - view.centre).flatten(0, 1)
-        assert view.screen is not None
         kept = view.screen.search_groups(features, view.bank, view.norms)[0]
     assert bool((kept > view.nearest_square(features) + 0.1).any())
     found = session.run(odd.numpy())
@@ -400,9 +387,7 @@ def test_the_exported_graph_falls_back_too(session: Session, model: Model) -> No
     np.testing.assert_allclose(scores[[0, 2]], expected[0][[0, 2]].numpy(), rtol=1e-5)
 
 
-def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(
-    exported: Path, model: Model, tmp_path: Path
-) -> None:
+def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(exported, model, tmp_path):
     import onnx
     import onnxruntime
 
@@ -430,7 +415,7 @@ class Minima(nn.Module):
         return group_minima(queries, self.weights, GROUP_SIZE)
 
 
-def test_engines_multiply_the_largest_bytes_exactly() -> None:
+def test_engines_multiply_the_largest_bytes_exactly():
     """On every processor: those without VNNI add two products in 16 bits."""
     onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     from flawscope.export import onnx_graph

@@ -1,7 +1,5 @@
 """Small pictures, seen defects, and settings with which a step of training is small."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

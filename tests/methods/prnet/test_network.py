@@ -1,7 +1,5 @@
 """The network: parts, gradients, attention; the loss against its definition in fp64, and the score."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -122,7 +120,7 @@ def test_the_score_is_the_mean_of_the_hundred_largest_pixels():
     assert torch.allclose(image_score(maps[:, :4, :5]), maps[:, :4, :5].mean((1, 2)))  # fewer than a hundred
 
 
-def test_only_the_pixels_that_count() -> None:
+def test_only_the_pixels_that_count():
     generator = torch.Generator().manual_seed(2)
     logits, masks = torch.randn(2, 1, 6, 8, generator=generator), torch.zeros(2, 1, 6, 8)
     masks[:, :, 2:4, 1:3] = 1

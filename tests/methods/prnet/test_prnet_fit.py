@@ -1,14 +1,11 @@
 """From pictures to a PRN model: who is held out, what the manifest says, stopping, resuming, prototypes."""
 
-from __future__ import annotations
-
 import functools
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +21,6 @@ from flawscope.predictor import Predictor
 
 Fit = Callable[..., Predictor]
 Pairs = list[tuple[np.ndarray, np.ndarray]]
-Pictures = list[np.ndarray]
-QUICK = {"size": "64", "width": 0.25, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def assert_same(a: Predictor, b: Predictor) -> None:
 
 
 @pytest.mark.smoke
-def test_the_manifest_tells_how_it_was_trained(model: Predictor, drawn: Path) -> None:
+def test_the_manifest_tells_how_it_was_trained(model, drawn):
     facts = model.manifest.facts
     assert (facts["steps"], facts["seen_defects"], facts["training_precision"]) == (3, 2, "fp32")
     assert facts["textures"] == "generated textures"
@@ -71,7 +66,7 @@ def test_the_manifest_tells_how_it_was_trained(model: Predictor, drawn: Path) ->
     assert str(drawn) not in json.dumps(model.manifest.to_dict())
 
 
-def test_calibrating_on_others_keeps_the_seen(model: Predictor, drawn: Path) -> None:
+def test_calibrating_on_others_keeps_the_seen(model, drawn):
     """Good pictures that were learnt from do not count, and a seen defect is no good picture."""
     of_seen = {p.hash for p in model.manifest.pictures if p.role == "seen"}
     seen = [p for p in list_pictures(drawn / "plate/test") if pixel_hash(decode(p)) in of_seen]
@@ -85,7 +80,7 @@ def test_calibrating_on_others_keeps_the_seen(model: Predictor, drawn: Path) -> 
     assert roles(anew) == {"train": 9, "calibration": 4, "seen": 2}
 
 
-def test_overflowing_networks_name_the_precision(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflowing_networks_name_the_precision(fit_small, monkeypatch):
     from flawscope.methods.prnet.model import Model
 
     embed = Model.embed
@@ -112,8 +107,8 @@ def stopped(fit_small: Fit, defects: Pairs, tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_resumed_fit_may_have_other_settings_that_training_does_not_depend_on(
-    whole: Predictor, fit_small: Fit, defects: Pairs, stopped: Path, tmp_path: Path
-) -> None:
+    whole, fit_small, defects, stopped, tmp_path
+):
     copy, said = shutil.copy(stopped, tmp_path), []
     resumed = fit_small(
         seen=defects[:2], checkpoint=copy, resume=True, say=said.append, memory=1e-4, steps=None
@@ -136,9 +131,7 @@ def moved(pairs: Pairs) -> Pairs:
         ({"roi": np.tri(64, dtype=bool)}, "another region of interest: give the same, or remove"),
     ],
 )
-def test_only_the_same_run_goes_on(
-    fit_small: Fit, defects: Pairs, stopped: Path, tmp_path: Path, change: dict[str, Any], text: str
-) -> None:
+def test_only_the_same_run_goes_on(fit_small, defects, stopped, tmp_path, change, text):
     copy = shutil.copy(stopped, tmp_path)
     seen = {1: defects[:1], "moved": moved(defects[:2])}.get(change.get("seen"), defects[:2])
     with pytest.raises(InputError, match=text):

@@ -1,10 +1,7 @@
 """PRN's inference path: sizes, the score, the region of interest, batches, and what an artefact may hold."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,6 @@ from flawscope.errors import InputError
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model, create
 from flawscope.methods.prnet.prototypes import residual
-from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.task import Budget
 from flawscope.methods.training_state import initialise
 from flawscope.runtime.torch import TorchSession
@@ -46,9 +42,7 @@ def model() -> Model:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_residuals_are_computed_in_fp32_whatever_the_precision(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_residuals_are_computed_in_fp32_whatever_the_precision(precision, monkeypatch):
     """Distances of whole maps are larger than fp16 can tell: every prototype would be the first."""
     model = model_of(precision=precision)
     maps = []
@@ -59,7 +53,7 @@ def test_residuals_are_computed_in_fp32_whatever_the_precision(
     last = model.features(random(2, 3, 64, 64))[-1]
     given: list[torch.Tensor] = []
 
-    def logits(maps: Any, residuals: Any) -> torch.Tensor:
+    def logits(maps, residuals):
         given.extend(residuals)
         return torch.zeros(2, 1, 64, 64)
 
@@ -72,7 +66,7 @@ def test_residuals_are_computed_in_fp32_whatever_the_precision(
             assert torch.equal(found, ((own - nearest) / scale.std.view(-1, 1, 1)).square())
 
 
-def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model: Model) -> None:
+def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model):
     """Part by part, as the paper has them."""
     images = random(2, 3, 64, 64, seed=4)
     with torch.inference_mode():
@@ -87,7 +81,7 @@ def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model: M
 
 
 @pytest.mark.parametrize("stages", [(0, 1, 2, 3), (1, 1, 2, 3)])
-def test_stages_of_other_strides_are_refused(stages: tuple[int, ...]) -> None:
+def test_stages_of_other_strides_are_refused(stages):
     with pytest.raises(
         InputError, match="do not have strides 4,8,16,32: choose others with --stages"
     ) as told:
@@ -95,10 +89,10 @@ def test_stages_of_other_strides_are_refused(stages: tuple[int, ...]) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_the_backbone_stays_what_it_was_while_the_network_learns(trainer_of: Callable[..., Trainer]) -> None:
+def test_the_backbone_stays_what_it_was_while_the_network_learns(trainer_of):
     modes: set[bool] = set()
 
-    def step(stage: str, done: int, total: int) -> None:
+    def step(stage, done, total):
         modes.update(part.training for part in (trainer.model, *trainer.model.backbone.modules()))
 
     trainer = trainer_of(pictures=2, steps=2, decay=0.5, rate=0.1, step=step)
@@ -161,9 +155,7 @@ def filled(value: float) -> Callable[[np.ndarray], np.ndarray]:
         (setting("batch", 1), "batch must be at least 2"),
     ],
 )
-def test_a_model_that_fits_nothing_is_one_line(
-    prnet_path: Path, spoil: Callable[[dict, dict], None], text: str
-) -> None:
+def test_a_model_that_fits_nothing_is_one_line(prnet_path, spoil, text):
     artefact = read(prnet_path)
     tensors, config = dict(artefact.tensors), dict(artefact.manifest.config)
     spoil(tensors, config)
@@ -173,7 +165,7 @@ def test_a_model_that_fits_nothing_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_residuals_lie_on_the_grid_of_stride_8_and_are_0_for_a_prototype(model: Model) -> None:
+def test_residuals_lie_on_the_grid_of_stride_8_and_are_0_for_a_prototype(model):
     images = random(2, 3, 64, 64, seed=9)
     with torch.inference_mode():
         same, other = model.residuals(images), model.residuals(random(2, 3, 64, 64))

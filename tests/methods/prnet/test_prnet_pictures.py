@@ -1,9 +1,6 @@
 """What PRN learns from: defects are where the mask is and nowhere else, and batches are as set."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +9,9 @@ import torch
 from PIL import Image
 
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED, TrainingPictures
+from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED
 
-Pairs = list[tuple[np.ndarray, np.ndarray]]
 Pictures = list[np.ndarray]
-Draw = Callable[..., TrainingPictures]
-Make = Callable[..., Trainer]
 
 
 def shots_of(few: Pictures, kind: str) -> list[torch.Tensor]:
@@ -33,9 +27,7 @@ def shots_of(few: Pictures, kind: str) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("shots", ["eight bits", "deep", "padded"])
 @pytest.mark.parametrize(("extended", "kind"), [(False, SIMULATED), (True, EXTENDED)])
-def test_a_good_picture_changes_inside_the_mask_and_nowhere_else(
-    pictures_of: Draw, few: Pictures, shots: str, extended: bool, kind: str
-) -> None:
+def test_a_good_picture_changes_inside_the_mask_and_nowhere_else(pictures_of, few, shots, extended, kind):
     pictures = pictures_of(shots_of(few, shots), original=0.0, keep_aspect=shots == "padded")
     for k in range(12):
         place = k % len(few)
@@ -53,7 +45,7 @@ def test_a_good_picture_changes_inside_the_mask_and_nowhere_else(
         assert 0 <= float(shown.image[:, mask].min()) <= float(shown.image[:, mask].max()) <= 1
 
 
-def test_defects_lie_on_the_object(pictures_of: Draw) -> None:
+def test_defects_lie_on_the_object(pictures_of):
     """A dark square on white: four fifths of the picture are background, and get no simulated defect."""
     shot = torch.ones(3, 64, 64)
     shot[:, 20:44, 16:48] = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) * 0.3
@@ -74,7 +66,7 @@ def folder_of(path: Path, *colours: tuple[int, int, int]) -> Path:
     return path
 
 
-def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of: Draw, tmp_path: Path) -> None:
+def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of, tmp_path):
     """Pure green in a grey scene comes from nowhere else."""
     grey = [torch.full((3, 64, 64), 0.4) + 0.1 * torch.rand(1, 64, 64) for _ in range(2)]
     for shot in grey:
@@ -82,7 +74,7 @@ def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of: Draw, tm
     green = pictures_of(grey, textures=str(folder_of(tmp_path / "green", (0, 255, 0))))
     plain = pictures_of(grey)
 
-    def greenest(pictures: TrainingPictures) -> list[float]:
+    def greenest(pictures):
         shown = [pictures.defective(0, False, np.random.default_rng(k)) for k in range(16)]
         inside = [s.image[:, s.mask[0] > 0] for s in shown]
         return [float((i[1] - torch.maximum(i[0], i[2])).mean()) for i in inside]
@@ -101,7 +93,7 @@ def watched(trainer: Trainer) -> list[tuple[str, int]]:
         seen.append((shown.kind, shown.place))
         return shown
 
-    trainer._draw_picture = watch  # type: ignore[method-assign]
+    trainer._draw_picture = watch
     return seen
 
 
@@ -116,9 +108,7 @@ def watched(trainer: Trainer) -> list[tuple[str, int]]:
         ({"seen": 0, "extended": 1.0, "original": 1.0}, {SIMULATED}),
     ],
 )
-def test_half_of_a_batch_is_good_and_the_rest_as_set(
-    trainer_of: Make, settings: dict[str, float], expected: set[str]
-) -> None:
+def test_half_of_a_batch_is_good_and_the_rest_as_set(trainer_of, settings, expected):
     trainer = trainer_of(pictures=3, batch=4, **settings)
     seen = watched(trainer)
     for step in range(6):

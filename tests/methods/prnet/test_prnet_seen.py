@@ -1,7 +1,5 @@
 """Seen defects: which they are, how they are seen, and what cannot be used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,16 +13,14 @@ from flawscope.methods.prnet import METHOD
 from flawscope.methods.task import SeenDefect
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.predictor import Predictor
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
-Pictures = list[np.ndarray]
 SIZE = Preprocess((64, 64))
 
 
 def read(seen: object) -> tuple[dict[str, SeenDefect], list[str]]:
     """By hash what `--seen` means, each as one, and what cannot be used."""
-    found, unusable = read_defects(seen_defect_pairs(seen, METHOD, 0, None), SIZE)  # type: ignore[arg-type]
+    found, unusable = read_defects(seen_defect_pairs(seen, METHOD, 0, None), SIZE)
     return {digest: one for digest, (one,) in found.items()}, unusable
 
 
@@ -42,9 +38,7 @@ def saved(tmp_path: Path) -> Callable[[Pairs], Path]:
     return write
 
 
-def test_a_folder_a_list_and_arrays_are_the_same(
-    defects: Pairs, saved: Callable[[Pairs], Path], tmp_path: Path
-) -> None:
+def test_a_folder_a_list_and_arrays_are_the_same(defects, saved, tmp_path):
     folder = saved(defects[:2])
     (tmp_path / "seen.txt").write_text("bad/0.png\nbad/1.png\n")
     for seen, names in (
@@ -61,7 +55,7 @@ def test_a_folder_a_list_and_arrays_are_the_same(
             assert np.array_equal(one.mask, mask)
 
 
-def test_they_are_seen_as_good_pictures_are(defects: Pairs) -> None:
+def test_they_are_seen_as_good_pictures_are(defects):
     """At the network's size, by the same preprocessing; the masks follow, and several are one."""
     picture, mask = defects[0]
     large = np.asarray(Image.fromarray(picture).resize((128, 256), Image.Resampling.NEAREST))
@@ -77,9 +71,7 @@ def test_they_are_seen_as_good_pictures_are(defects: Pairs) -> None:
     assert unusable == ["cannot use the mask of picture 1: it is 64x64, its picture 128x256; make them agree"]
 
 
-def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(
-    defects: Pairs, saved: Callable[[Pairs], Path]
-) -> None:
+def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(defects, saved):
     dot = np.zeros((64, 64), bool)
     folder = saved([*defects, (defects[0][0][::-1].copy(), dot), (defects[1][0][::-1].copy(), ~dot)])
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])  # cut short
@@ -96,9 +88,7 @@ def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(
         read(folder)
 
 
-def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(
-    fit_small: Callable[..., Predictor], few: Pictures, defects: Pairs
-) -> None:
+def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(fit_small, few, defects):
     made = fit_small([*few[:3], defects[0][0], few[3]], steps=1, seen=defects[:2])
     assert made.failures == ["picture 3 is not good: it is the seen defect picture 0"]
     others = {p.hash for p in made.manifest.pictures if p.role != "seen"}
@@ -119,6 +109,6 @@ def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(
         ([("a.png", "b.png", "c.png")], "seen is a number"),
     ],
 )
-def test_what_seen_cannot_be_is_one_line(seen: object, text: str) -> None:
+def test_what_seen_cannot_be_is_one_line(seen, text):
     with pytest.raises(InputError, match=text):
         read(seen)

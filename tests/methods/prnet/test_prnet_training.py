@@ -1,9 +1,5 @@
 """Training PRN: residuals, that it learns, and that it goes on where it stopped."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +14,6 @@ from flawscope.methods.prnet.training_pictures import ScaleFeatureCache
 from flawscope.methods.task import Budget
 from flawscope.progress import ignore_progress
 
-Make = Callable[..., Trainer]
 Pictures = list[np.ndarray]
 
 
@@ -32,7 +27,7 @@ def two_prototypes(trainer: Trainer) -> None:
         trainer.assignments[k], trainer.cluster_sizes[k] = belongs, torch.tensor([3, 2])
 
 
-def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer_of: Make) -> None:
+def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer_of):
     trainer = trainer_of(original=1.0)
     two_prototypes(trainer)
     places = [0, 5, 4, -1, 3, 2]
@@ -68,9 +63,8 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
 
 
 @pytest.mark.parametrize("limit", ["padding", "region"])
-def test_only_what_counts_is_measured(few: Pictures, limit: str) -> None:
-    """Means and spreads are of the cells that count; elsewhere the kept maps, of which prototypes are made,
-    say nothing."""
+def test_only_what_counts_is_measured(few, limit):
+    """Means and spreads are of the cells that count; elsewhere the kept maps say nothing."""
     roi = torch.zeros(64, 64, dtype=torch.bool)
     roi[16:48] = True
     shots = [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in few]
@@ -97,7 +91,7 @@ def test_only_what_counts_is_measured(few: Pictures, limit: str) -> None:
             assert torch.equal(kept[:, :, others], mean)
 
 
-def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of: Make) -> None:
+def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of):
     trainer = trainer_of(batch=4, extended=1.0, original=1.0, noise=0.0)
     batch = trainer.batch(0)
     batch.places = [-1] * 4  # all as new pictures are seen
@@ -107,7 +101,7 @@ def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of: Make) -> None:
         assert float(found) == pytest.approx(float(prn_loss(logits, batch.masks)), rel=1e-5)
 
 
-def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
+def test_features_are_never_twice_the_same(trainer_of):
     """Standardised with noise of the deviation that is set, which a step's number alone decides."""
     trainer = trainer_of(batch=4, noise=0.5)
     images = trainer.batch(0).images
@@ -124,26 +118,24 @@ def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
         assert abs(float((added * others).mean())) < 0.25 * 0.15
 
 
-def test_weights_decay_apart_from_the_gradients(trainer_of: Make) -> None:
+def test_weights_decay_apart_from_the_gradients(trainer_of):
     """AdamW: where there is no gradient a weight shrinks by rate times decay in a step."""
     trainer = trainer_of(pictures=2, steps=1, rate=0.1, decay=0.5, schedule="constant")
     before = {k: v.detach().clone() for k, v in trainer.model.network.named_parameters()}
-    trainer.losses = lambda networks, batch, step: [  # type: ignore[method-assign]
-        sum(p.sum() * 0 for p in networks[0].parameters())
-    ]
+    trainer.losses = lambda networks, batch, step: [sum(p.sum() * 0 for p in networks[0].parameters())]
     trainer.learn(Budget(), None, {})
     for name, values in trainer.model.network.named_parameters():
         torch.testing.assert_close(values.detach(), before[name] * 0.95, rtol=1e-5, atol=1e-7)
 
 
-def test_it_learns_to_find_defects(trainer_of: Make) -> None:
+def test_it_learns_to_find_defects(trainer_of):
     """On the pictures that it learns from, in draws that it has not seen."""
     metrics = pytest.importorskip("sklearn.metrics")
     trainer = trainer_of(steps=30, batch=4, rate=3e-3, schedule="constant")
     drawn = [trainer.pictures.defective(k % 6, k % 2 == 0, np.random.default_rng([77, k])) for k in range(12)]
     images, masks = (torch.stack([getattr(d, name) for d in drawn]) for name in ("image", "mask"))
 
-    def auroc() -> float:
+    def auroc():
         with torch.inference_mode():
             maps = trainer.model(images)[1]
         return float(metrics.roc_auc_score(masks.flatten().numpy() > 0, maps.flatten().numpy()))

@@ -1,7 +1,5 @@
 """K-means over whole feature maps, and residuals, against scikit-learn and against the definitions."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np
@@ -169,7 +167,7 @@ def test_residuals_without_the_picture_itself():
     assert residual(maps, few, std)[25].max() < 1e-6 < found[25].min()
 
 
-def test_what_does_not_count_decides_nothing() -> None:
+def test_what_does_not_count_decides_nothing():
     """Neither which prototype is the nearest nor a residual, with the picture's own share or without."""
     generator = torch.Generator().manual_seed(4)
     features, prototypes = (torch.randn(n, 3, 4, 6, generator=generator) for n in (5, 4))

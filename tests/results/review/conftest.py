@@ -1,7 +1,5 @@
 """A results folder as `predict --out` leaves it: three anomalous pictures and a good one, of one product."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Decisions and the folders that follow from them: durable, repeatable, and no original is touched."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -41,10 +39,7 @@ def again(session: ReviewSession) -> ReviewSession:
     return ReviewSession(session.pictures, session.out)
 
 
-# --------------------------------------------------------------------------------------------- what is there
-
-
-def test_the_anomalous_pictures_are_reviewed_most_severe_first(run: Path) -> None:
+def test_the_anomalous_pictures_are_reviewed_most_severe_first(run):
     found = read_review_pictures(run / "results")
     assert [one.name for one in found] == ["a/part", "b/part", "b/part.jpg"]
     assert all(one.path.is_file() and one.overlay and one.mask for one in found)
@@ -53,7 +48,7 @@ def test_the_anomalous_pictures_are_reviewed_most_severe_first(run: Path) -> Non
     assert [(one.name, one.overlay) for one in alone] == [("part", None)] * 3
 
 
-def test_nothing_to_review_is_said(run: Path, tmp_path: Path) -> None:
+def test_nothing_to_review_is_said(run, tmp_path):
     with pytest.raises(InputError, match="there is no"):
         read_review_pictures(tmp_path / "elsewhere")
     shutil.rmtree(run / "in")
@@ -65,16 +60,13 @@ def test_nothing_to_review_is_said(run: Path, tmp_path: Path) -> None:
         read_review_pictures(run / "results")
 
 
-def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
+def test_names_that_are_no_text_are_kept(tmp_path):
     name = os.fsdecode(b'odd\xff,"x"\n.png')
     DecisionLog(tmp_path / "review.csv").add(name, GOOD, "copy.png")
     assert DecisionLog(tmp_path / "review.csv").current[name].decision == GOOD
 
 
-# ------------------------------------------------------------------------------------------------- decisions
-
-
-def test_decisions_become_folders_that_fit_takes(session: ReviewSession, run: Path) -> None:
+def test_decisions_become_folders_that_fit_takes(session, run):
     before, above = files(run / "in"), pictures_in(run)
     for number, decision in enumerate((GOOD, DEFECT, DEFECT)):
         session.decide(number, decision)
@@ -93,7 +85,7 @@ def test_decisions_become_folders_that_fit_takes(session: ReviewSession, run: Pa
     assert sum(item.anomalous for item in whole.test) == 2
 
 
-def test_files_of_somebody_else_are_not_replaced(session: ReviewSession) -> None:
+def test_files_of_somebody_else_are_not_replaced(session):
     (session.out / "good").mkdir()
     (session.out / "good/a_part.png").write_bytes(b"mine")
     with pytest.raises(InputError, match="move it"):
@@ -106,7 +98,7 @@ def test_files_of_somebody_else_are_not_replaced(session: ReviewSession) -> None
     assert (session.out / sessions.DECISIONS_FILE).read_text() == "mine\n1\n"
 
 
-def test_a_decision_can_be_changed_and_taken_back(session: ReviewSession) -> None:
+def test_a_decision_can_be_changed_and_taken_back(session):
     session.decide(0, DEFECT)
     session.decide(1, GOOD)
     session.decide(0, GOOD)
@@ -120,7 +112,7 @@ def test_a_decision_can_be_changed_and_taken_back(session: ReviewSession) -> Non
     assert set(files(session.out)) == {"review.csv"}
 
 
-def test_a_later_session_goes_on_and_makes_missing_copies_again(session: ReviewSession) -> None:
+def test_a_later_session_goes_on_and_makes_missing_copies_again(session):
     session.decide(0, GOOD)
     session.decide(1, DEFECT)
     kept = files(session.out)
@@ -133,7 +125,7 @@ def test_a_later_session_goes_on_and_makes_missing_copies_again(session: ReviewS
     assert later.decisions() == {0: GOOD}
 
 
-def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session: ReviewSession) -> None:
+def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session):
     session.decide(0, DEFECT)
     drawn = np.zeros((48, 64), np.bool_)
     drawn[3, 3] = True
@@ -145,9 +137,7 @@ def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session: ReviewSess
     assert not later.mask_path(0).exists()
 
 
-def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(
-    session: ReviewSession,
-) -> None:
+def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(session):
     session.decide(0, GOOD)
     session.decide(1, DEFECT)
     log = session.out / "review.csv"
@@ -161,14 +151,12 @@ def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(
         assert again(session).decisions() == {0: GOOD, 2: GOOD}
 
 
-def test_a_decision_is_on_the_disk_before_it_holds(
-    session: ReviewSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decision_is_on_the_disk_before_it_holds(session, monkeypatch):
     """The line is forced to the disk; where that fails nothing is decided and nothing is left behind."""
     synced: list[int] = []
     real = os.fsync
 
-    def full(number: int) -> None:
+    def full(number):
         synced.append(number)
         raise OSError(28, "No space left on device")
 
@@ -183,7 +171,7 @@ def test_a_decision_is_on_the_disk_before_it_holds(
     assert session.decisions() == {0: GOOD}
 
 
-def test_a_picture_that_has_gone_cannot_be_decided(session: ReviewSession) -> None:
+def test_a_picture_that_has_gone_cannot_be_decided(session):
     session.pictures[0].path.unlink()
     with pytest.raises(InputError, match=r"cannot copy .*a/part\.png .*is it there"):
         session.decide(0, GOOD)
@@ -194,17 +182,14 @@ def test_a_picture_that_has_gone_cannot_be_decided(session: ReviewSession) -> No
     assert "cannot copy" in again(session).problems[0]
 
 
-# ----------------------------------------------------------------------------------------------------- masks
-
-
-def test_the_proposed_mask_is_what_the_model_outlined(session: ReviewSession) -> None:
+def test_the_proposed_mask_is_what_the_model_outlined(session):
     """4 of 16 rows and columns at the network's size, as a share of the picture's."""
     wanted = np.zeros((48, 64), bool)
     wanted[12:24, 32:48] = True
     np.testing.assert_array_equal(proposed_mask(session.pictures[0]), wanted)
 
 
-def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path: Path) -> None:
+def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path):
     """Against the prediction's own mask at the picture's size: they differ at the edges only."""
     from flawscope.pictures.preprocess import Preprocess
     from flawscope.results.prediction import Levels, Prediction
@@ -220,8 +205,6 @@ def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path: Path) -> N
     Image.fromarray(found.mask.astype(np.uint8) * 255).save(mask)
     one = ReviewPicture(ResultRow.from_result(found), picture, "x", None, mask)
     made, own = proposed_mask(one), found.picture_mask()
-    assert made is not None
     assert (made & own).sum() / (made | own).sum() > 0.9
     without = proposed_mask(ReviewPicture(ResultRow.from_result(found), picture, "x"))
-    assert without is not None
     assert not (own & ~without).any()  # boxes hold the regions

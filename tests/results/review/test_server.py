@@ -1,7 +1,5 @@
 """The page is given out to the browser that was sent here, and to nobody else."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import io
@@ -64,7 +62,7 @@ def verdict(review: ReviewServer, number: int, word: str, **more: Any) -> tuple[
     return status, json.loads(body)
 
 
-def test_the_page_has_its_pictures_and_nothing_from_outside(review: ReviewServer) -> None:
+def test_the_page_has_its_pictures_and_nothing_from_outside(review):
     status, headers, body = ask(review, "", Accept_Language="de")
     text = body.decode()
     assert status == 200
@@ -90,7 +88,7 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review: ReviewServer
     assert review.server.server_address[0] == "127.0.0.1"
 
 
-def test_other_paths_show_nothing(review: ReviewServer) -> None:
+def test_other_paths_show_nothing(review):
     paths = [f"api/inspections/{one}" for one in ("99/view", "0/view", "-1/view", "x/view", "1/x")]
     paths += ["/", "/wrong/", "/wrong/api/review", "../x", "x", "api/review?limit=x"]
     for path in (*paths, "static/", "static/../pages.py", "static/base.html.j2"):
@@ -99,7 +97,7 @@ def test_other_paths_show_nothing(review: ReviewServer) -> None:
         assert len(body) < 100
 
 
-def test_other_pages_decide_nothing_even_with_the_token(review: ReviewServer) -> None:
+def test_other_pages_decide_nothing_even_with_the_token(review):
     """A name that was made to point here, another page, and what its form could send without being asked."""
     kinds = [{"Content_Type": kind} for kind in ("text/plain", "application/x-www-form-urlencoded")]
     hosts = [{"Host": host} for host in ("evil.example", "evil.example:80")]
@@ -110,7 +108,7 @@ def test_other_pages_decide_nothing_even_with_the_token(review: ReviewServer) ->
     assert ask(review, "")[0] == 200  # it still runs
 
 
-def test_decisions_are_made_and_taken_back(review: ReviewServer) -> None:
+def test_decisions_are_made_and_taken_back(review):
     assert verdict(review, 1, DEFECT)[0] == 200
     assert (review.session.out / "defect/b_part.png").is_file()
     assert verdict(review, 2, "skip")[0] == 200
@@ -123,7 +121,7 @@ def test_decisions_are_made_and_taken_back(review: ReviewServer) -> None:
     assert json.loads(ask(review, "api/review?limit=9")[2])["waiting"] == 3
 
 
-def test_an_outline_that_is_drawn_is_kept(review: ReviewServer) -> None:
+def test_an_outline_that_is_drawn_is_kept(review):
     drawn, file = np.zeros((24, 32), np.uint8), io.BytesIO()  # half as large as the picture
     drawn[5, 7] = 255
     Image.fromarray(drawn).save(file, "PNG")
@@ -138,7 +136,7 @@ def test_an_outline_that_is_drawn_is_kept(review: ReviewServer) -> None:
     assert review.session.decisions() == {0: DEFECT}
 
 
-def test_what_no_page_sends_is_refused(review: ReviewServer) -> None:
+def test_what_no_page_sends_is_refused(review):
     for sent in (b"", b"{", b"[]", b"null", b" " * 9_000_000):
         with suppress(ConnectionError):  # what is too long is not read
             assert ask(review, "api/inspections/1/verdict", sent)[0] == 400
@@ -148,7 +146,7 @@ def test_what_no_page_sends_is_refused(review: ReviewServer) -> None:
     assert review.session.decisions() == {}
 
 
-def test_what_cannot_be_kept_is_said_to_the_page(review: ReviewServer) -> None:
+def test_what_cannot_be_kept_is_said_to_the_page(review):
     review.session.pictures[0].path.unlink()
     status, said = verdict(review, 0, GOOD)
     assert status == 409
@@ -156,7 +154,7 @@ def test_what_cannot_be_kept_is_said_to_the_page(review: ReviewServer) -> None:
     assert ask(review, "api/inspections/1/view")[0] == 409
 
 
-def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session: ReviewSession) -> None:
+def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session):
     review = ReviewServer(session, "results")
     with pytest.raises(InputError, match="--port"):
         ReviewServer(session, "results", int(review.server.server_address[1]))
@@ -167,9 +165,7 @@ def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session: ReviewSes
     assert not thread.is_alive()
 
 
-def test_a_browser_that_goes_away_is_no_error(
-    review: ReviewServer, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_browser_that_goes_away_is_no_error(review, capfd):
     """It is not interested in a picture any more: the connection is reset while it is sent."""
     parts = urlsplit(review.url)
     for _ in range(3):

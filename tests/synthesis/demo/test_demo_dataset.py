@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("category", "defect"), ALL)
-def test_the_mask_is_exactly_what_the_defect_changed(category: str, defect: str) -> None:
+def test_the_mask_is_exactly_what_the_defect_changed(category, defect):
     good, nothing = draw_picture(category, np.random.default_rng(4), size=160)
     assert good.shape == (160, 160, 3)
     assert good.dtype == np.uint8
@@ -34,8 +32,8 @@ def test_the_mask_is_exactly_what_the_defect_changed(category: str, defect: str)
 
 
 @pytest.mark.parametrize(("category", "defect"), ALL)
-def test_hard_defects_are_smaller_or_fainter(category: str, defect: str) -> None:
-    def amount(difficulty: float) -> float:
+def test_hard_defects_are_smaller_or_fainter(category, defect):
+    def amount(difficulty):
         total = 0.0
         for seed in range(3):
             good, _ = draw_picture(category, np.random.default_rng(seed), size=160)
@@ -48,14 +46,14 @@ def test_hard_defects_are_smaller_or_fainter(category: str, defect: str) -> None
 
 @pytest.mark.parametrize("category", list(CATEGORIES))
 @pytest.mark.parametrize("size", [16, 31, 256])
-def test_any_size(category: str, size: int) -> None:
+def test_any_size(category, size):
     for defect in (None, *CATEGORIES[category].defects):
         picture, mask = draw_picture(category, np.random.default_rng(1), defect, 0.5, size=size)
         assert picture.shape == (size, size, 3)
         assert mask.any() == (defect is not None)
 
 
-def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path: Path) -> None:
+def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path):
     few = files(draw_dataset(tmp_path / "few", train=2, good=1, bad_per_kind=1, size=48, seed=5))
     many = files(draw_dataset(tmp_path / "many", train=4, good=3, bad_per_kind=2, size=48, seed=5))
     other = files(draw_dataset(tmp_path / "other", train=2, good=1, bad_per_kind=1, size=48, seed=6))
@@ -69,7 +67,7 @@ def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("category", list(CATEGORIES))
-def test_it_opens_as_an_mvtec_data_set(category: str, tmp_path: Path) -> None:
+def test_it_opens_as_an_mvtec_data_set(category, tmp_path):
     folder = draw_dataset(tmp_path, category=category, train=3, good=2, bad_per_kind=2, size=40)
     assert folder == tmp_path / category
     dataset = open_dataset(tmp_path, category)
@@ -85,7 +83,7 @@ def test_it_opens_as_an_mvtec_data_set(category: str, tmp_path: Path) -> None:
         assert (folder / "test" / path.parent.name / path.name.replace("_mask", "")).is_file()
 
 
-def test_wrong_calls_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_wrong_calls_are_refused_in_one_line(tmp_path):
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="fabric"):
         draw_picture("plates", rng)

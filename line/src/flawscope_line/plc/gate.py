@@ -1,4 +1,4 @@
-"""Reject gate behind the camera: the parts at it, and whether they were judged good. Pure, like `handshake`.
+"""Reject gate behind the camera: the parts at it, and whether they may pass. Pure, like `handshake`.
 
 The PLC counts parts, or an encoder's steps, and says where it is; a part is where the count stood when it was
 triggered. Only parts whose OK the PLC has read may pass. Whatever else stands at the gate, or nothing that is

@@ -2,8 +2,9 @@
 
 `step` takes what came since the last step, and returns the next state; `outputs` gives the PLC's view of it.
 OK stands only in the answer to the trigger that still stands, which came in time, from a picture that was
-taken for it and judged good by the model of the recipe that the PLC still asks for, while the PLC's heartbeat
-beats. Everything else is Error, or nothing at all. docs/station-plc.md draws it.
+taken for it and judged good, or within a person's tolerances, by the model of the recipe that the PLC still
+asks for, while the PLC's heartbeat beats. Everything else is Error, or nothing at all. docs/station-plc.md
+draws it.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged. gate: what is at the gate at
-    `gate_count` may pass. kind: of an anomalous part's defect (`Kind`)."""
+    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance. gate:
+    what is at the gate at `gate_count` may pass. kind: of an anomalous or tolerated part's defect (`Kind`).
+    tolerated: within tolerance, beside OK."""
 
     ready: bool = False
     busy: bool = False
@@ -84,12 +86,14 @@ class Outputs:
     gate: bool = False
     gate_count: int = 0
     kind: int = 0
+    tolerated: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a trigger. job: its number. good: None where the part was not judged; `code` says why.
-    kind: of an anomalous one's defect (`Kind`)."""
+    """Answer to a trigger. job: its number. good: the part may pass; None where it was not judged; `code`
+    says why. kind: of an anomalous or tolerated one's defect (`Kind`). tolerated: it may pass, for it is
+    within tolerance."""
 
     job: int
     good: bool | None
@@ -98,6 +102,7 @@ class Answer:
     regions: int = 0
     inspection: int = 0
     kind: int = Kind.UNKNOWN
+    tolerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,18 +210,20 @@ def outputs(state: State, rules: Rules) -> Outputs:
     )
     if answer is None:
         return without_answer
+    tolerated = answer.good is True and answer.tolerated
     return replace(
         without_answer,
         done=True,
         ok=answer.good is True,
         nok=answer.good is False,
         error=answer.good is None,
-        result={True: 1, False: 2, None: 3}[answer.good],
+        result=4 if tolerated else {True: 1, False: 2, None: 3}[answer.good],
         code=answer.code,
         regions=answer.regions,
         score=answer.score,
         inspection=answer.inspection,
-        kind=answer.kind if answer.good is False else Kind.UNKNOWN,
+        kind=answer.kind if answer.good is False or tolerated else Kind.UNKNOWN,
+        tolerated=tolerated,
     )
 
 

@@ -320,9 +320,10 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
     outcome = inspection.inspection
     if outcome.parts is not None:  # one view says nothing about the part
         return Answer(job, None, Code.NO_MODEL)
-    good, regions = not outcome.anomalous, len(outcome.regions)
+    good, regions = not outcome.anomalous or outcome.tolerated, len(outcome.regions)
     kind = kind_number(outcome.regions)
-    return Answer(job, good, Code.NONE, outcome.score, regions, inspection.number, kind)
+    facts = outcome.score, regions, inspection.number, kind, outcome.tolerated
+    return Answer(job, good, Code.NONE, *facts)
 
 
 def kind_number(regions: Sequence[Mapping[str, Any]]) -> int:

@@ -43,7 +43,7 @@ class Signal:
 
 _CODE_LIST = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
 _KIND_MEANING = (
-    "of the strongest region's defect, with NOK: 1 and more in the order of the model's kinds, "
+    "of the strongest region's defect, with NOK or Tolerated: 1 and more in the order of the model's kinds, "
     f"{Kind.SEVERAL.value} several fit, {Kind.NEW.value} something new, 0 not known"
 )
 TO_STATION = (
@@ -57,21 +57,22 @@ TO_PLC = (
     Signal("ready", "bit", 0, "Trigger may rise", 0),
     Signal("busy", "bit", 0, "Trigger was seen, the part is being inspected", 1),
     Signal("done", "bit", 0, "the answer is there, until Trigger falls", 2),
-    Signal("ok", "bit", 0, "judged good", 3),
+    Signal("ok", "bit", 0, "judged good, or within tolerance", 3),
     Signal("nok", "bit", 0, "judged anomalous", 4),
     Signal("error", "bit", 0, "with Done: not judged; without: the station cannot inspect", 5),
     Signal("heartbeat", "word", 1, "counts 4 times a second"),
     Signal("recipe", "word", 2, "number of the product whose model is loaded; 0 while none is"),
-    Signal("result", "word", 3, "0 none, 1 good, 2 anomalous, 3 not judged"),
+    Signal("result", "word", 3, "0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance"),
     Signal("code", "word", 4, f"why Error or no Ready: {_CODE_LIST}"),
     Signal("regions", "word", 5, "number of anomalous regions"),
     Signal("score", "real", 6, "of the part; higher is more anomalous"),
     Signal("inspection", "long", 8, "number in the station's records"),
     Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
-    Signal("gate", "bit", 0, "with `gate`: what is at the gate was judged good; else reject it", 6),
+    Signal("gate", "bit", 0, "with `gate`: what is at the gate may pass; else reject it", 6),
     Signal("gate_count", "long", 26, "the Count that Gate is about"),
     # shares a register: a PLC that is the server may have no further one
     Signal("kind", "byte", 0, _KIND_MEANING, 8),
+    Signal("tolerated", "bit", 0, "with OK: anomalous, but within tolerance", 7),
 )
 # of a PLC that is the server and has no gate
 TO_STATION_WITHOUT_GATE = TO_STATION[:-1]

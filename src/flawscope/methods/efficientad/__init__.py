@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flawscope.methods.method import Method, Option, deferred
+from flawscope.methods.method import Method, Option, deferred, time_views
 from flawscope.methods.settings import Rule, TrainingSettings
 
 Size = Literal["xs", "s", "m"]  # of a PDN
@@ -76,16 +76,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 METHOD = Method(
     name="efficientad",
-    paper="Batzner, Heckler and König, WACV 2024",
     config=Config,
     presets=PRESETS,
     create=deferred("flawscope.methods.efficientad.model:create"),
     rebuild=deferred("flawscope.methods.efficientad.model:Model.rebuild"),
     fit=deferred("flawscope.methods.efficientad.fit:fit"),
-    predict_times=deferred("flawscope.methods.view_times:time_views"),
-    learns_in_steps=True,
+    predict_times=time_views,
     holds_out=True,
-    calibrated=("quantiles",),
     options=(
         Option("--teacher", "FILE", "another teacher (docs/teacher.md)"),
         Option(

@@ -38,6 +38,7 @@ class Model(Detector):
     (global). `score` brings them to the picture's size and to one scale, and takes their mean.
     """
 
+    calibrated = ("quantiles",)
     config: Config
     mean: Tensor  # [C]: the teacher's outputs on the training pictures
     std: Tensor

@@ -89,7 +89,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 METHOD = Method(
     name="patchcore",
-    paper="Roth et al., CVPR 2022",
     config=Config,
     presets=PRESETS,
     create=deferred("flawscope.methods.patchcore.model:Model.create"),
@@ -99,8 +98,7 @@ METHOD = Method(
     extends=True,
     int8=False,  # most of its time is the search
     predict_peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
-    predict_times=deferred("flawscope.methods.patchcore.time_prediction:predict_times"),
-    choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
+    predict_times=deferred("flawscope.methods.patchcore.bank_selection:predict_times"),
     options=(
         Option(
             "--positions",
@@ -109,5 +107,4 @@ METHOD = Method(
         ),
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
     ),
-    operators=deferred("flawscope.methods.patchcore.quantized_search:onnx_translations"),
 )

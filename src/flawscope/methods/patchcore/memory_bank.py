@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from functools import reduce
 from typing import TypeVar
 
 import torch
@@ -109,15 +110,22 @@ class BankView(PatchView):
         self.centre = torch.stack([view.centre for view in views])
         self._set_elements(torch.stack([pad_rows(view.bank, most) for view in views]))
 
-    def search_at(self, positions: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
-        """`search` where picture i of the batch has the bank of `positions[i]`; features are absolute."""
-        features = features - self.centre[positions][:, None]
-        norms, bank = self.norms[positions][:, None], self.bank[positions]
-        best: Tensor | None = None
-        for square, part in zip(norms.split(BLOCK, dim=2), bank.split(BLOCK, dim=1), strict=True):
-            least = torch.baddbmm(square, features, part.transpose(1, 2), alpha=-2).amin(2)
-            best = least if best is None else torch.minimum(best, least)
-        assert best is not None
+    def banks_at(self, positions: Tensor | None, pictures: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre [R, D], norms [R, 1, M] and bank [R, M, D] of the positions of so many pictures (None: they
+        are whole); of one where all share a bank."""
+        if self.positions is None:
+            return self.centre[None], self.norms[None, None], self.bank[None]
+        if positions is None:
+            positions = torch.zeros(pictures, dtype=torch.long, device=self.bank.device)
+        return self.centre[positions], self.norms[positions][:, None], self.bank[positions]
+
+    def distances(self, features: Tensor, valid_mask: Tensor, positions: Tensor | None) -> Tensor:
+        """`search` of absolute features, where picture i of the batch has the bank of `positions[i]`."""
+        if self.positions is None:
+            return self.search(features - self.centre, valid_mask)
+        centre, norms, bank = self.banks_at(positions, len(features))
+        features = features - centre[:, None]
+        best = smallest(products(features, norms, bank))
         return (best + (features * features).sum(2)).clamp(min=0).sqrt() * valid_mask
 
     def for_export(self) -> None:
@@ -151,20 +159,13 @@ class BankView(PatchView):
     def nearest_square(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
         """The smallest |m|² - 2xm `[N]` of queries x `[N, D]`: the part of |x - m|² that depends on m.
 
-        One matrix product and a running minimum, in blocks that stay in the processor's cache, so that the
-        [N, M] products never travel to memory.
+        In blocks that stay in the processor's cache: the [N, M] products never travel to memory.
         """
         norms = self.norms if norms is None else norms
-        block, rows = GPU_BLOCK if queries.device.type == "cuda" else BLOCK, []
+        block = GPU_BLOCK if queries.device.type == "cuda" else BLOCK
         # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
-        for part in [queries] if torch.compiler.is_exporting() else queries.split(block):
-            best: Tensor | None = None
-            for square, bank in zip(norms.split(block), self.bank.split(block), strict=True):
-                least = torch.addmm(square, part, bank.T, alpha=-2).amin(1)
-                best = least if best is None else torch.minimum(best, least)
-            assert best is not None
-            rows.append(best)
-        return torch.cat(rows)
+        parts = [queries] if torch.compiler.is_exporting() else queries.split(block)
+        return torch.cat([smallest(products(part, norms, self.bank, block)) for part in parts])
 
     def nearest(self, features: Tensor, positions: Tensor | None = None) -> Tensor:
         """The bank element `[B, P, D]` nearest to each patch `[B, P, D]`, both absolute; of equals the first.
@@ -172,23 +173,13 @@ class BankView(PatchView):
         Args:
             positions: `[B]`, of the banks where places in a picture are told apart.
         """
-        if positions is None or self.positions is None:
-            centre, norms, bank = self.centre[None], self.norms[None], self.bank[None]
-            queries = (features - self.centre).flatten(0, 1)[None]
-        else:
-            centre, norms, bank = (x[positions] for x in (self.centre, self.norms, self.bank))
-            queries = features - centre[:, None]
-        best: Tensor | None = None
-        index = torch.zeros(())
-        for start, (square, part) in enumerate(
-            zip(norms[:, None].split(BLOCK, dim=2), bank.split(BLOCK, dim=1), strict=True)
-        ):
-            least, place = torch.baddbmm(square, queries, part.transpose(1, 2), alpha=-2).min(2)
-            place = place + start * BLOCK
-            index = place if best is None else torch.where(least < best, place, index)
-            best = least if best is None else torch.minimum(best, least)
-        place = torch.arange(len(bank), device=index.device)[:, None]
-        return (bank[place, index] + centre[:, None]).view_as(features)
+        centre, norms, bank = self.banks_at(positions, len(features))
+        queries = (features - centre[:, None]).reshape(len(bank), -1, features.shape[2])
+        squares, places = zip(*(part.min(2) for part in products(queries, norms, bank)), strict=True)
+        block = torch.stack(squares).argmin(0)
+        index = block * BLOCK + torch.stack(places).gather(0, block[None])[0]
+        picture = torch.arange(len(bank), device=index.device)[:, None]
+        return (bank[picture, index] + centre[:, None]).view_as(features)
 
     def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
@@ -267,6 +258,19 @@ def shallow_copy(module: Module) -> Module:
     one = copy(module)
     one._buffers, one._modules = dict(module._buffers), dict(module._modules)
     return one
+
+
+def products(queries: Tensor, norms: Tensor, bank: Tensor, block: int = BLOCK) -> Iterator[Tensor]:
+    """|m|² - 2xm of queries x [(R,) N, D] and elements m [(R,) M, D] with these norms, [M] or [R, 1, M]: the
+    part of |x - m|² that depends on m, [(R,) N, block] of elements at a time."""
+    multiply = torch.addmm if queries.dim() == 2 else torch.baddbmm
+    for square, part in zip(norms.split(block, -1), bank.split(block, -2), strict=True):
+        yield multiply(square, queries, part.transpose(-1, -2), alpha=-2)
+
+
+def smallest(blocks: Iterable[Tensor]) -> Tensor:
+    """The smallest value of each row of products, which are in the cache one block at a time."""
+    return reduce(torch.minimum, (block.amin(-1) for block in blocks))
 
 
 def pad_rows(rows: Tensor, count: int) -> Tensor:

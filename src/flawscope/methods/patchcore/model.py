@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods.features.backbone import Backbone
+from flawscope.methods.method import deferred
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.patchcore import METHOD, Config
 from flawscope.methods.patchcore.memory_bank import BankView, shallow_copy
+from flawscope.methods.patchcore.quantized_search import onnx_translations
 
 
 class Model(PatchDetector):
@@ -67,22 +70,10 @@ class Model(PatchDetector):
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`; where positions are told
         apart, those of whole pictures."""
-        if self.positions is not None:
-            return self.score_at(
-                torch.zeros(len(features), dtype=torch.long).to(self.roi.device), features, inside
-            )
-        scores, distances = [], []
-        for view, part in zip(self.views, self.parts(features), strict=True):
-            relative, valid_mask = part - view.centre, view.valid_mask(inside)
-            distances.append(view.search(relative, valid_mask))
-            if self.config.score == "reweighted":
-                scores.append(view.image_score(relative, distances[-1], valid_mask))
-        return self.combine(scores, distances, inside)
+        return self.score_at(None, features, inside)
 
     def residuals(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
-        if positions is None and self.positions is not None:
-            positions = torch.zeros(len(images), dtype=torch.long, device=images.device)
         pairs = zip(self.views, self.parts(self.embed(images)), strict=True)
         largest = [(view, part) for view, part in pairs if view.size == self.views[-1].size]
         grid, cells = max((view.grid for view, _ in largest), key=math.prod), []
@@ -94,11 +85,13 @@ class Model(PatchDetector):
     def score_at(
         self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        if positions is None or self.positions is None:
-            return self.score(features, inside)
-        parts = zip(self.views, self.parts(features), strict=True)
-        distances = [view.search_at(positions, part, view.valid_mask(inside)) for view, part in parts]
-        return self.combine([], distances, inside)
+        scores, distances = [], []
+        for view, part in zip(self.views, self.parts(features), strict=True):
+            valid_mask = view.valid_mask(inside)
+            distances.append(view.distances(part, valid_mask, positions))
+            if self.config.score == "reweighted":
+                scores.append(view.image_score(part - view.centre, distances[-1], valid_mask))
+        return self.combine(scores, distances, inside)
 
     def combine(
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
@@ -126,11 +119,16 @@ class Model(PatchDetector):
             return torch.stack(list(maps)).amax(0)
         return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
 
+    choose = deferred("flawscope.methods.patchcore.auto_settings:choose")
+
     # ---- calibration and comparison of an exported model
 
     def for_export(self) -> None:
         for view in self.views:
             view.for_export()
+
+    def operators(self) -> dict[Any, Any]:
+        return onnx_translations()
 
     def left_out(
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None

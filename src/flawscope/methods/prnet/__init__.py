@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.methods.method import Method, Option, deferred
+from flawscope.methods.method import Method, Option, deferred, time_views
 from flawscope.methods.settings import Rule, TrainingSettings
 
 STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
@@ -68,14 +68,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 METHOD = Method(
     name="prnet",
-    paper="Zhang et al., CVPR 2023",
     config=Config,
     presets=PRESETS,
     create=deferred("flawscope.methods.prnet.model:create"),
     rebuild=deferred("flawscope.methods.prnet.model:Model.rebuild"),
     fit=deferred("flawscope.methods.prnet.fit:fit"),
-    predict_times=deferred("flawscope.methods.view_times:time_views"),
-    learns_in_steps=True,
+    predict_times=time_views,
     holds_out=True,
     takes_seen_defects=True,
     options=(Option("--textures", "FOLDER|generated", "what simulated defects are made of"),),

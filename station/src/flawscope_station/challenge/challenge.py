@@ -152,12 +152,14 @@ class Challenge(BackgroundThread):
         return "clock" if is_wrong else None
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of the settings and challenge parts of a product."""
+        """Return a hash of the settings, challenge parts and tolerances of a product."""
         settings = self.settings(product_id)
         if (hashed := self._hashed.get(product_id)) is None or hashed[0] is not settings:
             every = flatten_settings({"product": asdict(settings), "common": self.common})
             hashed = self._hashed[product_id] = settings, repr(sorted(map(repr, every)))
-        facts = [hashed[1], [part.id for part in state.parts.values()]]
+        facts: list[Any] = [hashed[1], [part.id for part in state.parts.values()]]
+        if (rules := self.renderer.inspector.tolerances.in_force(product_id)) is not None:
+            facts.append(rules["sha256"])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _load(self, product_id: int) -> State:
@@ -267,7 +269,7 @@ class Challenge(BackgroundThread):
     def _outcome(self, part: Row[Any], record: NewInspection, alike: float) -> str:
         if alike < LEAST:
             return WRONG_PART
-        if record.anomalous != (part.expected == ANOMALOUS):
+        if record.decision != part.expected:  # a defect within tolerance was not found
             return FAILED
         boxes = relative_boxes(record.regions, record.width, record.height)
         return PASSED if not record.anomalous or lies_alike(boxes, json.loads(part.boxes)) else WRONG_PART

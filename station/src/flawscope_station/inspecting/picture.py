@@ -107,6 +107,7 @@ def new_inspection(
         part_pose=None if result.part_pose is None else result.part_pose.to_dict(),
         found_parts=None if result.found_parts is None else result.found_parts.to_dict(),
         findings=result.findings,
+        tolerated=result.is_tolerated,
         address=picture.product_id,
         parts=parts,
     )

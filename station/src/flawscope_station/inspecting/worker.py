@@ -34,6 +34,7 @@ from flawscope_station.inspecting.capacity import (
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
+from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
@@ -84,6 +85,7 @@ class Inspector:
     Args:
         products: numbers of those that are inspected, which may grow.
         near: as in `Settings`.
+        tolerances: rules that are applied to what the models say.
         report_error: gets an error of the model, "" when it works again.
 
     Attributes:
@@ -99,13 +101,14 @@ class Inspector:
         limits: Limits,
         near: float,
         products: Collection[int],
+        tolerances: ProductTolerances,
         report_error: Callable[[str], None] = lambda text: None,
     ):
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.report_error = limits, near, report_error
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
         self.interlocks = Interlocks()
-        self._products = products
+        self._products, self.tolerances = products, tolerances
         self.parts = PartsCache(versions)
         self._queue: FairQueue[_Job] = FairQueue()
         self._model_calls: deque[Callable[[], None]] = deque()
@@ -175,9 +178,7 @@ class Inspector:
             if known.request is not None
         }
         for one in pictures:
-            if one.request is None:
-                continue
-            if under_way.get((one.product_id, one.request.key), one.request) != one.request:
+            if one.request and under_way.get((one.product_id, one.request.key), one.request) != one.request:
                 raise KeyUsedError(UNANSWERED_REQUEST)
 
     def _is_full(self, product_id: int, count: int) -> bool:
@@ -397,14 +398,15 @@ class Inspector:
             try:
                 product = judging.matching_product(result)
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
-                record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
-                record = replace(record, pixels=job.source.pixels)
+                found, rules = self.tolerances.apply(product, result)
+                record = new_inspection(job.picture, job.suffix, job.at, product, found, self.near, parts)
+                record = replace(record, pixels=job.source.pixels, tolerances=rules)
                 self.interlocks.release(job.picture, record)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(without_traceback(error))
                 continue
             job.is_judged = True
-            self.recorder.add(JudgedPicture(record, result, job.file_hash, job.answer))
+            self.recorder.add(JudgedPicture(record, found, job.file_hash, job.answer))
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
         if works:

@@ -134,6 +134,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
         select(inspections, pictures.c.suffix, pictures.c.removed_at)
         .select_from(inspections.join(pictures))
         .where(inspections.c.product_id == product_id, inspections.c.verdict.is_not(None))
+        .where(~inspections.c.tolerated | (inspections.c.verdict == DEFECT))  # good: it may pass, not so made
         .order_by(inspections.c.id)
     )
     rows = connection.execute(query).all()
@@ -167,11 +168,12 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
     or a person corrected the model.
 
     A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
-    reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share.
+    reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share. None
+    within tolerance is drawn.
     """
     latest = (
         select(inspections.c.id, inspections.c.anomalous, inspections.c.verdict)
-        .where(inspections.c.product_id == product_id)
+        .where(inspections.c.product_id == product_id, ~inspections.c.tolerated)
         .order_by(inspections.c.id.desc())
         .limit(RECENT_INSPECTIONS)
     )

@@ -26,7 +26,8 @@ class SinkSettings:
 
     webhook: an address that gets a POST. folder: where files are written.
     name: identifies the sink's cursor in the records; a new name begins anew. None: its address or folder.
-    only: every inspection, or anomalous ones. verdicts: verdicts are sent, too, also those taken back.
+    only: every inspection, or anomalous ones, without those within tolerance. verdicts: verdicts are sent,
+    too, also those taken back.
     picture: pictures to send; None: none to a webhook, both into a folder.
     secret_file: lines `whsec_...` to sign with. ca_file: certificates to trust beside the usual.
     """

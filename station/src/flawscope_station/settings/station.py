@@ -83,6 +83,7 @@ class ProductSettings:
     as the version was made, and as people change it on the page of models.
     challenge: times of day and names of shifts at which the challenge parts must pass, as after every change;
     None: never.
+    tolerances: file of the rules that tolerate an anomalous part; None: nothing is tolerated.
     """
 
     model: str
@@ -97,6 +98,7 @@ class ProductSettings:
     part_deadline: str = "10 s"
     false_alarm_rate: str | float | None = None
     challenge: tuple[str, ...] | None = None
+    tolerances: str | None = None
 
     @property
     def wanted_rate(self) -> float | None:
@@ -331,7 +333,7 @@ def read_product(name: str, value: Any, home: Path) -> ProductSettings:
         plain = {key: one for key, one in given.items() if key not in ("sources", "sinks")}
         if isinstance(times := plain.get("challenge"), list):
             plain["challenge"] = [clock_text(time) for time in times]
-        found = resolve_paths(build_config(ProductSettings, plain), home, "model", "folder")
+        found = resolve_paths(build_config(ProductSettings, plain), home, "model", "folder", "tolerances")
         sinks, sources = read_sinks(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None

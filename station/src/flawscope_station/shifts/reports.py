@@ -121,7 +121,8 @@ def shift_message(sender: str, product: str, number: int, shift: Shift, found: P
 def shift_data(product: str, shift: Shift, found: PeriodSummary) -> dict[str, Any]:
     """Content of a message about a shift."""
     told = shift.to_dict()
-    counts = {**found.counts, "kinds": found.kinds._asdict()}
+    kinds = {"kinds": found.kinds, "kinds_within_tolerance": found.tolerated_kinds}
+    counts = {**found.counts, **{name: counted._asdict() for name, counted in kinds.items()}}
     return {"product": product, "shift": told.pop("name"), **told, **counts}
 
 

@@ -63,7 +63,7 @@ def missing_picture_fields(message: Message, found: dict[str, Any]) -> dict[str,
 
 
 def _is_suspicious(message: Message) -> bool:
-    return message.data["decision"] == "anomalous" or bool(message.data["near"])
+    return message.data["decision"] != "good" or bool(message.data["near"])
 
 
 def _read_or_none(read: Callable[[], T]) -> T | None:

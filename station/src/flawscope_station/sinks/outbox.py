@@ -187,7 +187,8 @@ class Outbox:
 
     def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
         conditions = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
-        return conditions if self.only == "all" else [*conditions, inspections.c.anomalous.is_(True)]
+        anomalous = inspections.c.anomalous.is_(True), inspections.c.tolerated.is_(False)
+        return conditions if self.only == "all" else [*conditions, *anomalous]
 
     def _verdict_query(self, cursor: Cursor) -> Any:
         query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)

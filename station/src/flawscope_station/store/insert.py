@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -16,7 +16,17 @@ from flawscope.errors import InputError
 from flawscope.predictor import PartCollector
 from flawscope_station.store.database import now, upsert
 from flawscope_station.store.inspection import Finding, findings_of
-from flawscope_station.store.schema import ANOMALOUS, HOUR, INCOMPLETE, inspections, parts, pictures, products
+from flawscope_station.store.schema import (
+    ANOMALOUS,
+    GOOD,
+    HOUR,
+    INCOMPLETE,
+    WITHIN,
+    inspections,
+    parts,
+    pictures,
+    products,
+)
 from flawscope_station.store.station_identity import get_or_add_station
 
 NO_REVIEW, WAITING = "none", "waiting"  # states of a review without a verdict
@@ -35,7 +45,8 @@ class NewInspection:
     shows: recognised product, or "none of these"; None, as product_p_value: the sender named the product.
     address: number of the product or entry in the request, where that is not the product. parts: decides on
     the part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
-    picture, by which copies of it are known; None: it was not computed.
+    picture, by which copies of it are known; None: it was not computed. tolerated: it is anomalous by its
+    score, and within tolerance. tolerances: version and sha256 of the rules in force; None: none were.
     """
 
     product_id: int
@@ -70,18 +81,25 @@ class NewInspection:
     address: int | None = None
     view: str | None = None
     pixels: str | None = None
+    tolerated: bool = False
+    tolerances: dict[str, str] | None = None
     parts: PartCollector | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def decision(self) -> str:
+        return decision_of(self)
 
 
 _FIELDS = tuple(field.name for field in fields(NewInspection))
 _PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
 _ADD_TO_HOUR = text("""
-INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min, score_max,
-    reviewed, defects, false_alarms, misses)
-VALUES (:product_id, :version_id, :hour, :inspected, :anomalous, :score_sum, :score_min, :score_max,
-    0, 0, 0, 0)
+INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, within_tolerance, score_sum,
+    score_min, score_max, reviewed, defects, false_alarms, misses)
+VALUES (:product_id, :version_id, :hour, :inspected, :anomalous, :within_tolerance, :score_sum,
+    :score_min, :score_max, 0, 0, 0, 0)
 ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
     inspected = hours.inspected + excluded.inspected, anomalous = hours.anomalous + excluded.anomalous,
+    within_tolerance = hours.within_tolerance + excluded.within_tolerance,
     score_sum = hours.score_sum + excluded.score_sum,
     score_min = CASE WHEN excluded.score_min < hours.score_min
         THEN excluded.score_min ELSE hours.score_min END,
@@ -134,9 +152,11 @@ def _add_to_hours(connection: Connection, new: Sequence[NewInspection]) -> None:
         groups[inspection.product_id, inspection.version_id, inspection.at // HOUR].append(inspection)
     for key, group in sorted(groups.items()):
         scores = [inspection.score for inspection in group]
+        decisions = Counter(inspection.decision for inspection in group)
         row = {
             **dict(zip(("product_id", "version_id", "hour"), key, strict=True)),
-            **{"inspected": len(group), "anomalous": sum(inspection.anomalous for inspection in group)},
+            **{"inspected": len(group), "anomalous": decisions[ANOMALOUS]},
+            "within_tolerance": decisions[WITHIN],
             **{"score_sum": sum(scores), "score_min": min(scores), "score_max": max(scores)},
         }
         connection.execute(_ADD_TO_HOUR, row)
@@ -164,8 +184,14 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
 
 
 def review_state(one: NewInspection | Row[Any], is_worst: bool = False) -> str:
-    """State of the review of an inspection without a verdict."""
-    return WAITING if one.anomalous or one.near or is_worst else NO_REVIEW
+    """State of the review of an inspection without a verdict; a person's rules have decided on one within
+    tolerance."""
+    return WAITING if decision_of(one) == ANOMALOUS or one.near or is_worst else NO_REVIEW
+
+
+def decision_of(row: Any) -> str:
+    """Decision on a recorded inspection, or one to be recorded."""
+    return WITHIN if row.tolerated else ANOMALOUS if row.anomalous else GOOD
 
 
 def _picture_columns(one: NewInspection) -> dict[str, Any]:
@@ -182,6 +208,7 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
         "part_pose": one.part_pose and json.dumps(one.part_pose),
         "found_parts": one.found_parts and json.dumps(one.found_parts),
         "findings": json.dumps([finding.to_dict() for finding in one.findings]),
+        "tolerances": one.tolerances and json.dumps(one.tolerances),
         "review": review_state(one),
     }
 

@@ -41,6 +41,7 @@ EXAMPLE: dict[str, Any] = {
     "part_pose": None,
     "found_parts": None,
     "findings": [],
+    "tolerances": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -86,7 +87,9 @@ class Inspection(BaseModel):
     version: int = Field(description="the model version that judged")
     name: str = Field(description="what the sender calls it")
     source: str
-    decision: Literal["good", "anomalous"]
+    decision: Literal["good", "anomalous", "within tolerance"] = Field(
+        description="the last: anomalous, and tolerated by a person's rules"
+    )
     score: float
     p_value: float
     severity: float
@@ -131,10 +134,14 @@ class Inspection(BaseModel):
         (), description="what was noticed beside the score; one that decides makes it anomalous"
     )
     kind: str | None = Field(None, description="of the defect, as a person named it")
+    tolerances: dict[str, str] | None = Field(
+        None, description="version and sha256 of the rules in force; null: none were"
+    )
 
     @property
     def is_anomalous(self) -> bool:
-        return self.decision == "anomalous"
+        """Whether it is anomalous by its score, also where it is within tolerance."""
+        return self.decision != "good"
 
 
 def findings_of(row: Any) -> tuple[Finding, ...]:

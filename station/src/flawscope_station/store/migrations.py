@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Column, Connection, delete, inspect, or_, select, text, update
 from sqlalchemy.schema import CreateColumn
 
-from flawscope_station.store.schema import HOUR, create_view_sql, marks, metadata, revision
+from flawscope_station.store.schema import HOUR, REPORT_VIEW, create_view_sql, marks, metadata, revision
 
 Step = Callable[[Connection], None]
 DAY = 24 * HOUR  # of a pause that counts, at most
@@ -116,9 +116,8 @@ def _add_marks(connection: Connection) -> None:
         made[station, age // HOUR] = place | {"age": age, "at": at, "inspection_id": number}
     if made:
         connection.execute(marks.insert(), list(made.values()))
-    for name in ("inspections_search", "inspections_product"):
-        connection.execute(text(f"DROP INDEX {name}"))
-    _add_step("inspections_search inspections_at")(connection)
+    connection.execute(text("DROP INDEX inspections_product"))
+    _add_step("inspections_at")(connection)
 
 
 def _drop_csrf(connection: Connection) -> None:
@@ -160,8 +159,18 @@ def _remove_other_stations(connection: Connection, name: str | None) -> None:
 
 
 def _create_report_view(connection: Connection) -> None:
-    """Make the view for other programs."""
+    """Make the view for other programs, or make it anew."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(text(f"DROP VIEW IF EXISTS {REPORT_VIEW}"))
     connection.execute(text(create_view_sql(connection.dialect.name)))
+
+
+def _add_tolerances(connection: Connection) -> None:
+    """Add the decision `within tolerance`, also to the index of a search and to the view."""
+    connection.execute(text("DROP INDEX IF EXISTS inspections_search"))
+    columns = {"inspections": "tolerated tolerances", "hours": "within_tolerance"}
+    _add_step("inspections_search", **columns)(connection)
+    _create_report_view(connection)
 
 
 ONE_STATION = "0020"  # from here on a data base has one station
@@ -178,7 +187,7 @@ STEPS: dict[str, Step] = {
     "0012": _add_step(products="entry_id", inspections="shows product_p_value part_found"),
     "0013": _add_step(inspections="part_pose"),
     "0014": _add_step(inspections="found_parts"),
-    "0015": _create_report_view,
+    "0015": _add_step(),  # made a view, which a later step makes
     "0016": _add_step(products="made"),
     "0017": _add_step("users_subject", users="subject"),
     "0018": _add_step(stations="made"),
@@ -187,5 +196,6 @@ STEPS: dict[str, Step] = {
     "0021": _add_step(inspections="findings"),
     "0022": _add_step(tables="challenge_parts challenges challenge_results"),
     "0023": _add_step(inspections="kind", verdicts="kind"),
+    "0024": _add_tolerances,
 }
 HEAD = list(STEPS)[-1]

@@ -20,6 +20,7 @@ from flawscope_station.store.insert import (
     WAITING,
     NewInspection,
     add_product,
+    decision_of,
     insert_inspections,
     inspection_columns,
     is_at_address,
@@ -36,6 +37,7 @@ from flawscope_station.store.inspection import (
 )
 from flawscope_station.store.removed_files import find_file_keys
 from flawscope_station.store.schema import (
+    ANOMALOUS,
     HOUR,
     events,
     hours,
@@ -50,7 +52,7 @@ from flawscope_station.store.schema import (
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
-VERDICT_EVENT, REMOVED_EVENT = "verdict", "removed"  # events
+VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
@@ -360,18 +362,19 @@ def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
         review = review_state(before, is_worst_view(connection, before))
     values = {"verdict": verdict, "review": review, "kind": last and last.kind}
     connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
-    old_counts, now_counts = (_verdict_counts(before.anomalous, word) for word in (before.verdict, verdict))
+    decision = decision_of(before)
+    old_counts, now_counts = (_verdict_counts(decision, word) for word in (before.verdict, verdict))
     changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
     place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
     connection.execute(update(hours).filter_by(**place).values(changes))
 
 
-def _verdict_counts(is_anomalous: bool, verdict: str | None) -> dict[str, int]:
+def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
     return {
         "reviewed": int(verdict is not None),
         "defects": int(verdict == DEFECT),
-        "false_alarms": int(is_anomalous and verdict == GOOD),
-        "misses": int(not is_anomalous and verdict == DEFECT),
+        "false_alarms": int(decision == ANOMALOUS and verdict == GOOD),
+        "misses": int(decision != ANOMALOUS and verdict == DEFECT),
     }
 
 
@@ -407,12 +410,13 @@ def _describe(row: Row[Any] | SimpleNamespace, last: Row[Any] | None) -> dict[st
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,
-        "decision": "anomalous" if row.anomalous else "good",
+        "decision": decision_of(row),
         "near": bool(row.near),
         "regions": json.loads(row.regions),
         "part_pose": row.part_pose and json.loads(row.part_pose),
         "found_parts": row.found_parts and json.loads(row.found_parts),
         "findings": [finding.to_dict() for finding in findings_of(row)],
+        "tolerances": row.tolerances and json.loads(row.tolerances),
         "verdict_at": iso(last.at) if last and row.verdict else None,
         "verdict_by": last.who if last and row.verdict else None,
         "note": last.note if last else "",

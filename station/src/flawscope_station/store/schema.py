@@ -23,10 +23,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 HOUR = 3_600_000_000  # microseconds
 GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions, on parts the last, too
+WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
 _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
     "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000000.0, 'unixepoch')",
@@ -35,12 +37,14 @@ _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in Post
 
 
 def create_view_sql(dialect: str) -> str:
-    """SQL that makes the view for other programs."""
+    """SQL that makes the view for other programs. PostgreSQL keeps who may read it."""
     at = _TIME_SQL[dialect].format("inspections.at")
+    or_replace = "OR REPLACE " if dialect == "postgresql" else ""
     return f"""
-CREATE VIEW {REPORT_VIEW} AS SELECT
+CREATE {or_replace}VIEW {REPORT_VIEW} AS SELECT
     inspections.id AS inspection, stations.name AS station, products.name AS product, {at} AS at,
-    CASE WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
+    CASE WHEN inspections.tolerated THEN 'within tolerance'
+        WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
     inspections.score AS score, inspections.score_threshold AS threshold, inspections.p_value AS p_value,
     inspections.severity AS severity, inspections.verdict AS verdict, inspections.part AS part,
     inspections.batch AS batch, inspections.view AS view, inspections.name AS picture,
@@ -180,7 +184,9 @@ inspections = Table(
     Column("p_value", Double, nullable=False),
     Column("severity", Double, nullable=False),
     Column("score_threshold", Double, nullable=False),
-    Column("anomalous", Boolean, nullable=False),
+    Column("anomalous", Boolean, nullable=False),  # by its score, also where it is tolerated
+    Column("tolerated", Boolean, nullable=False, server_default=false()),
+    Column("tolerances", Text),  # JSON: version and sha256 of the rules in force; NULL: none were
     Column("near", Boolean, nullable=False),
     Column("regions", Text, nullable=False),  # JSON
     Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
@@ -207,7 +213,7 @@ inspections = Table(
 Index(
     "inspections_search",
     *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
-    inspections.c.version_id,
+    *(inspections.c.version_id, inspections.c.tolerated),
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
 _is_waiting = inspections.c.review == "waiting"
@@ -247,14 +253,15 @@ hours = Table(
     Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
     Column("hour", BigInteger, primary_key=True),  # hours since 1970
     Column("inspected", Integer, nullable=False),
-    Column("anomalous", Integer, nullable=False),
+    Column("anomalous", Integer, nullable=False),  # without those within tolerance
+    Column("within_tolerance", Integer, nullable=False, server_default="0"),
     Column("score_sum", Double, nullable=False),
     Column("score_min", Double, nullable=False),
     Column("score_max", Double, nullable=False),
     Column("reviewed", Integer, nullable=False),
     Column("defects", Integer, nullable=False),  # by verdict
     Column("false_alarms", Integer, nullable=False),
-    Column("misses", Integer, nullable=False),
+    Column("misses", Integer, nullable=False),  # of good ones, and those within tolerance
 )
 
 # Ends of the hours for which a station ran: they give the age of records, whatever clocks do

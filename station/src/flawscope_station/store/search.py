@@ -36,14 +36,14 @@ from flawscope_station.store.records import (
     parse_time,
     valid_id_or_zero,
 )
-from flawscope_station.store.schema import HOUR, hours, inspections, pictures, versions
+from flawscope_station.store.schema import ANOMALOUS, HOUR, WITHIN, hours, inspections, pictures, versions
 
 MAX_PAGE_SIZE = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
 _UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
 _PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
 _CHOICES = {
-    "decision": ("good", "anomalous"),
+    "decision": (GOOD, ANOMALOUS, WITHIN),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
 }
@@ -145,8 +145,10 @@ def _time_conditions(filters: Filters, at: ColumnElement[int]) -> list[ColumnEle
 
 def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     column, asked = inspections.c, filters
+    tolerated = None if asked.decision in (None, GOOD) else asked.decision == WITHIN
     compared = (
-        (None if asked.decision is None else asked.decision == "anomalous", column.anomalous.is_),
+        (None if asked.decision is None else asked.decision != GOOD, column.anomalous.is_),
+        (tolerated, column.tolerated.is_),
         (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
         (asked.review, column.review.__eq__),
         (asked.score_min, column.score.__ge__),
@@ -219,7 +221,7 @@ def decode_cursor(cursor: str) -> int:
 MAX_POINTS = 2000  # inspections that are shown one by one
 MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
 MAX_HOUR_SPAN = 15 * 24 * HOUR
-COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance")
 
 
 def trends(
@@ -228,10 +230,11 @@ def trends(
     """Scores and counts between two times, microseconds since 1970; None: from the beginning, until now.
 
     Returns:
-        unit: inspection, minute, hour or day. points: of inspections [seconds, score, anomalous 0 or 1,
-            verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest, mean and highest
-            score, false alarms, misses]. totals; versions with their thresholds; threshold, None where
-            versions differ. Beyond three hours, hours are whole at both ends.
+        unit: inspection, minute, hour or day. points: of inspections [seconds, score, good 0, anomalous 1 or
+            within tolerance 2, verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest,
+            mean and highest score, false alarms, misses, within tolerance]. totals; versions with their
+            thresholds; threshold, None where versions differ. Beyond three hours, hours are whole at both
+            ends.
     """
     until = now() if until is None else until
     with database.reading() as connection:
@@ -267,13 +270,15 @@ def _hour_counts(product_id: int) -> Select[Any]:
 def inspection_counts(product_id: int) -> Select[Any]:
     """Query of a product's inspections with the columns of `_hour_counts`: `at`, scores, `COUNT_NAMES`."""
     column = inspections.c
+    anomalous = column.anomalous & ~column.tolerated
     counts = {
         "inspected": true(),
-        "anomalous": column.anomalous,
+        "anomalous": anomalous,
         "reviewed": column.verdict.is_not(None),
         "defects": column.verdict == DEFECT,
-        "false_alarms": column.anomalous & (column.verdict == GOOD),
-        "misses": ~column.anomalous & (column.verdict == DEFECT),
+        "false_alarms": anomalous & (column.verdict == GOOD),
+        "misses": ~anomalous & (column.verdict == DEFECT),
+        "within_tolerance": column.tolerated,
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
@@ -294,12 +299,12 @@ def _buckets(connection: Connection, counted: Subquery, length: int) -> list[lis
         select(
             *(unit, inspected, func.sum(column.anomalous)),
             *(func.min(column.score_min), func.sum(column.score_sum) / inspected, func.max(column.score_max)),
-            *(func.sum(column.false_alarms), func.sum(column.misses)),
+            *(func.sum(column.false_alarms), func.sum(column.misses), func.sum(column.within_tolerance)),
         )
         .group_by("unit")
         .order_by("unit")
     )
-    kinds = (int, int, float, float, float, int, int)
+    kinds = (int, int, float, float, float, int, int, int)
     return [
         [at * length / 1e6, *(kind(value) for kind, value in zip(kinds, row, strict=True))]
         for at, *row in connection.execute(query)
@@ -309,15 +314,13 @@ def _buckets(connection: Connection, counted: Subquery, length: int) -> list[lis
 def _points(connection: Connection, product_id: int, first: int, until: int) -> list[list[Any]]:
     column = inspections.c
     query = (
-        select(column.at, column.score, column.anomalous, column.verdict, column.id)
+        select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
         .where(column.product_id == product_id, column.at >= first, column.at < until)
         .order_by(column.at.desc(), column.id.desc())
         .limit(MAX_POINTS)
     )
     rows = connection.execute(query).all()
-    return [
-        [at / 1e6, score, int(bad), verdict, number] for at, score, bad, verdict, number in reversed(rows)
-    ]
+    return [[at / 1e6, score, bad + tolerated, *more] for at, score, bad, tolerated, *more in reversed(rows)]
 
 
 def _judging_versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
@@ -349,7 +352,7 @@ class PeriodSummary:
     1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
     farthest above the threshold, without those that a person called good. good: number of one of a good part.
     boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides. kinds: of the same
-    inspections' defects. Both are of the newest `MAX_MAPPED`.
+    inspections' defects. tolerated_kinds: of those within tolerance. All are of the newest `MAX_MAPPED`.
     """
 
     counts: dict[str, int]
@@ -359,6 +362,7 @@ class PeriodSummary:
     good: int | None
     boxes: list[Box]
     kinds: KindCounts
+    tolerated_kinds: KindCounts
 
 
 def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
@@ -366,7 +370,7 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     column = inspections.c
     within = (column.product_id == product_id, column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
-    confirmed = column.anomalous & (column.verdict.is_(None) | (column.verdict != GOOD))
+    confirmed = column.anomalous & ~column.tolerated & (column.verdict.is_(None) | (column.verdict != GOOD))
 
     def select_with_picture(*columns: Any) -> Select[Any]:
         return select(*columns).join_from(inspections, pictures, with_picture).where(*within)
@@ -394,7 +398,10 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
             for x0, y0, x1, y1 in (region["box"] for region in regions)
         ]
         kinds = count_kinds(row[:2] for row in rows)
+        tolerated = select(column.kind, column.regions).where(*within, column.tolerated)
+        newest = connection.execute(tolerated.order_by(column.id.desc()).limit(MAX_MAPPED))
+        tolerated_kinds = count_kinds((kind, json.loads(regions)) for kind, regions in newest)
         numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
     totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
-    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes, kinds)
+    return PeriodSummary(totals, by_hour, versions, numbers, example, boxes, kinds, tolerated_kinds)

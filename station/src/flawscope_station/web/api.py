@@ -163,7 +163,7 @@ def parse_filters(
     cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
     since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
     until: Annotated[str | None, Query(description="before this time")] = None,
-    decision: Literal["", "good", "anomalous"] | None = None,
+    decision: Literal["", "good", "anomalous", "within tolerance"] | None = None,
     verdict: Literal["", "good", "defect", "none"] | None = None,
     review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
     score_min: str | None = None,

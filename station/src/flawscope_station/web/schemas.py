@@ -132,6 +132,9 @@ class Product(BaseModel):
     found_at: str | None = Field(
         None, description="the address that finds this product in a picture, of a joint model"
     )
+    tolerances: dict[str, str] | None = Field(
+        None, description="version and sha256 of the rules in force; null: nothing is tolerated"
+    )
     views: list[str] = Field(description="in which the model judges parts; none: it judges single pictures")
     sinks: list[Sink]
     problem: str | None
@@ -191,8 +194,9 @@ class Verdict(BaseModel):
 
 
 class Trends(BaseModel):
-    """Scores over time; points [seconds, score, anomalous, verdict, id], or buckets [seconds, inspected,
-    anomalous, lowest, mean and highest score, false alarms, misses]."""
+    """Scores over time; points [seconds, score, good 0, anomalous 1 or within tolerance 2, verdict, id], or
+    buckets [seconds, inspected, anomalous, lowest, mean and highest score, false alarms, misses, within
+    tolerance]."""
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None

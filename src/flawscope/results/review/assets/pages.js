@@ -141,7 +141,8 @@ const station = (() => {
     const expected = several.least === several.most ? several.least : `${several.least}–${several.most}`;
     const bad = several.parts.filter((one) => one.is_anomalous).map((one) => one.part_index).join(", ");
     const values = { found: several.parts.length, expected, others: several.objects.length, bad };
-    const text = ({ code, words }) => (page.texts[`common.finding_${code}`] ? t(`common.finding_${code}`, values) : words);
+    const why = (words) => words.slice(words.indexOf(": ") + 2);
+    const text = ({ code, words }) => (page.texts[`common.finding_${code}`] ? t(`common.finding_${code}`, { ...values, why: why(words) }) : words);
     return (item.findings ?? []).map(text).join(" · ");
   }
 

@@ -142,12 +142,13 @@
   }
 
   // The strip and the last anomalous part --------------------------------------------------------------
-  const [tick, triangle] = byId("marks").content.children;
+  const [good, triangle, square] = byId("marks").content.children;
+  const marks = { good, anomalous: triangle, "within tolerance": square };
 
   function tile(item, layer = "view", side = 160) {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = `tile-button ${item.decision}`;
+    button.className = `tile-button ${item.decision.replace(" ", "-")}`;
     button.dataset.id = item.id;
     const words = { name: item.name, state: t(`common.${item.decision}`), time: time(item.at) };
     button.setAttribute("aria-label", t("live.show", words));
@@ -157,7 +158,7 @@
       Object.assign(image, { alt: "", src: picture(item, layer, side) });
       button.append(image);
     }
-    button.append((item.decision === "good" ? tick : triangle).cloneNode(true));
+    button.append(marks[item.decision].cloneNode(true));
     button.addEventListener("click", () => {
       hold(true);
       show(item);

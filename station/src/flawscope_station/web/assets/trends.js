@@ -4,6 +4,8 @@
   const { range, seconds } = page.data;
   const AGAIN = { hour: 15000, day: 60000 }[range]; // ms; the longer ones stand
   const MOST_ROWS = 200; // of the table
+  const DECISIONS = ["good", "anomalous", "within tolerance"]; // by their numbers in points
+  const [GOOD, ANOMALOUS, WITHIN] = DECISIONS.keys();
   let found = null;
   let charts = [];
   let zoomed = false;
@@ -26,6 +28,7 @@
   /** Signs at points: none of them needs its colour to be told apart. */
   const SIGNS = {
     dot: (c, x, y, r) => c.arc(x, y, r, 0, 2 * Math.PI),
+    square: (c, x, y, r) => c.rect(x - r, y - r, 2 * r, 2 * r),
     triangle: (c, x, y, r) => [[0, -1.3], [1.2, 1], [-1.2, 1], [0, -1.3]].forEach(([u, v], k) => (k ? c.lineTo(x + r * u, y + r * v) : c.moveTo(x + r * u, y + r * v))),
     cross: (c, x, y, r) => [[-1, -1, 1, 1], [1, -1, -1, 1]].forEach(([a, b, d, e]) => (c.moveTo(x + r * a, y + r * b), c.lineTo(x + r * d, y + r * e))),
     ring: (c, x, y, r) => c.arc(x, y, r, 0, 2 * Math.PI),
@@ -134,9 +137,10 @@
     let marks;
     let bands = [];
     if (single()) {
-      data = [times, only((one) => !one[2]), only((one) => one[2]), only((one) => one[2] && one[3] === "good"), only((one) => !one[2] && one[3] === "defect")];
-      series = [hidden(), hidden(), hidden(), hidden()];
-      marks = [[1, "dot", "ok", 3, true], [2, "triangle", "bad", 4.5, true], [3, "cross", "ink", 7, false], [4, "ring", "ink", 8, false]];
+      const of = (decision) => only((one) => one[2] === decision);
+      data = [times, of(GOOD), of(ANOMALOUS), of(WITHIN), only((one) => one[2] === ANOMALOUS && one[3] === "good"), only((one) => one[2] !== ANOMALOUS && one[3] === "defect")];
+      series = [hidden(), hidden(), hidden(), hidden(), hidden()];
+      marks = [[1, "dot", "ok", 3, true], [2, "triangle", "bad", 4.5, true], [3, "square", "within", 3.5, true], [4, "cross", "ink", 7, false], [5, "ring", "ink", 8, false]];
     } else {
       const column = (k) => from.map((one) => one[k]);
       data = [times, column(5), column(3), column(4), from.map((one) => (one[6] ? one[5] : null)), from.map((one) => (one[7] ? one[3] : null))];
@@ -195,6 +199,7 @@
     const shapes = {
       dot: ["M10 8m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", true],
       triangle: ["M10 2l6 11H4z", true],
+      square: ["M6 4h8v8H6z", true],
       cross: ["M4 2l12 12M16 2L4 14", false],
       ring: ["M10 8m-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z", false],
       dashed: ["M0 8h7M12 8h8", false],
@@ -202,7 +207,7 @@
       band: ["M0 2h20v12H0z", true],
     };
     const kinds = single()
-      ? [["dot", "ok", "score_good"], ["triangle", "bad", "score_anomalous"]]
+      ? [["dot", "ok", "score_good"], ["triangle", "bad", "score_anomalous"], ...(found.totals.within_tolerance ? [["square", "within", "score_within"]] : [])]
       : [["line", "ok", "score_mean"], ["band", "ok-veil", "score_range"]];
     kinds.push(["dashed", "bad", "threshold"], ["cross", "ink", "false_alarms"], ["ring", "ink", "misses"]);
     byId("legend").replaceChildren(
@@ -226,7 +231,7 @@
   // The same as a table ----------------------------------------------------------------------------------
   function table() {
     const from = [...(single() ? found.points : found.buckets)].reverse();
-    const keys = single() ? ["time", "score", "decision", "verdict", "open"] : ["time", "count", "anomalous", "lowest", "mean", "highest", "false_alarms", "misses"];
+    const keys = single() ? ["time", "score", "decision", "verdict", "open"] : ["time", "count", "anomalous", "lowest", "mean", "highest", "false_alarms", "misses", "within_tolerance"];
     const cell = (kind, content, numeric = false) => {
       const made = document.createElement(kind);
       made.append(content);
@@ -243,7 +248,7 @@
         const first = Object.assign(cell("th", when(one[0])), { scope: "row" });
         if (single()) {
           const link = Object.assign(document.createElement("a"), { href: address(one[4]), textContent: one[4] });
-          row.append(first, cell("td", number(one[1], 4)), cell("td", t(one[2] ? "common.anomalous" : "common.good")), cell("td", verdictOf(one[2], one[3])), cell("td", link));
+          row.append(first, cell("td", number(one[1], 4)), cell("td", t(`common.${DECISIONS[one[2]]}`)), cell("td", verdictOf(one[2] === ANOMALOUS, one[3])), cell("td", link));
         } else row.append(first, ...one.slice(1).map((value) => cell("td", number(value, 4), true)));
         return row;
       }),
@@ -263,6 +268,7 @@
     byId("counts").hidden = true;
     byId("hint").hidden = !some || !single();
     for (const [name, value] of Object.entries(found.totals)) byId(`total-${name}`).textContent = value.toLocaleString(locale);
+    byId("total-within_tolerance").parentElement.hidden = !found.totals.within_tolerance;
     if (some) {
       scores();
       shares();

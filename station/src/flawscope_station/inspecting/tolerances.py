@@ -1,0 +1,152 @@
+"""Tolerances of products: a person's rules, applied after the model, and read anew when their file changes.
+
+What a file says is recorded as an event before it is in force. A change is in force once two looks have read
+the same, so that no half-written file tolerates anything; until then the rules before it hold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flawscope import Prediction, Predictor
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.predictor import tolerating
+from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
+from flawscope_station.settings.station import ProductSettings
+from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import NoModelError, ProductModel
+from flawscope_station.store.records import TOLERANCES_EVENT, Store
+
+CHECK_INTERVAL = 1.0  # seconds between two looks at the files
+Stamp = list[tuple[int, ...] | None]
+
+
+@dataclass
+class _File:
+    """File of a product's rules.
+
+    rules: in force; None: nothing is tolerated. problem: why; "" where there are rules. recorded: text of the
+    event about them. last: the same of what was read last, with the stamp of the files then; is_settled: two
+    looks have read that, and it is in force.
+    """
+
+    path: Path
+    rules: tolerating.Tolerances | None = None
+    problem: str = ""
+    recorded: str = ""
+    last: str = ""
+    stamp: Stamp = field(default_factory=list)
+    is_settled: bool = False
+
+
+class ProductTolerances(BackgroundThread):
+    """Rules of all products that have a file of them, and the thread that looks at the files.
+
+    Args:
+        report: reports a problem, as `Problems.report`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        versions: ModelRegistry,
+        report: Callable[[str, str | None], None],
+        clock: MonotonicClock = CLOCK,
+    ):
+        super().__init__("tolerances", clock, is_lazy=True)
+        self.store, self.versions, self.report = store, versions, report
+        self._files: dict[int, _File] = {}  # by product
+        self._tolerators: dict[int, tuple[Predictor, object, tolerating.Tolerate | str]] = {}  # or why not
+
+    def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
+        """Read the rules of a product, and let them be in force."""
+        if settings.tolerances is None:
+            return
+        file = _File(Path(settings.tolerances))
+        self._read(product_id, file, at_once=True)
+        self._files[product_id] = file
+        self.wake()
+
+    def in_force(self, product_id: int) -> dict[str, str] | None:
+        """Return version and sha256 of a product's rules; None: nothing is tolerated."""
+        file = self._files.get(product_id)
+        return file.rules.to_dict() if file is not None and file.rules is not None else None
+
+    def apply(self, product: ProductModel, found: Prediction) -> tuple[Prediction, dict[str, str] | None]:
+        """Return a prediction with what the rules in force say of it, and version and sha256 of these."""
+        file = self._files.get(product.product_id)
+        if file is None or (rules := file.rules) is None:
+            return found, None
+        tolerate = self._tolerator(product.product_id, product.predictor, rules)
+        return (found, None) if isinstance(tolerate, str) else (tolerate(found), rules.to_dict())
+
+    def check(self) -> None:
+        """Look at all files, and report what keeps rules from being in force."""
+        for product_id, file in list(self._files.items()):
+            with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
+                self._read(product_id, file)
+            problem = file.problem
+            if file.rules is not None:
+                with suppress(NoModelError):
+                    model = self.versions.active(product_id)[1]
+                    tolerate = self._tolerator(product_id, model, file.rules)
+                    problem = tolerate if isinstance(tolerate, str) else ""
+            self.report(f"tolerances_{product_id}", problem and f"{problem}; nothing is tolerated")
+
+    def _tolerator(
+        self, product_id: int, model: Predictor, rules: tolerating.Tolerances
+    ) -> tolerating.Tolerate | str:
+        """Return a function that applies rules to a model's predictions, or why there can be none."""
+        made = self._tolerators.get(product_id)
+        if made is None or made[0] is not model or made[1] is not rules:
+            try:
+                if model.mm_per_pixel is None:
+                    raise InputError("the model knows no sizes: fit it with --scale-mm")
+                tolerate: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
+            except InputError as error:
+                tolerate = str(error)
+            made = self._tolerators[product_id] = model, rules, tolerate
+        return made[2]
+
+    def _read(self, product_id: int, file: _File, *, at_once: bool = False) -> None:
+        """Read a product's file where it has changed; what two looks have read is in force."""
+        stamp = _stamp([file.path, *(file.rules.masks if file.rules is not None else ())])
+        if file.rules is not None and file.is_settled and file.stamp == stamp:
+            return
+        try:
+            rules, problem = tolerating.Tolerances.read(file.path), ""
+            said = f"{file.path.name}, version {rules.version}, SHA-256 {rules.sha256}"
+        except FlawscopeError as error:
+            rules, problem = None, str(error)
+            said = f"none: {problem}"
+        is_same = file.stamp == stamp and file.last == said
+        file.stamp, file.last, file.is_settled = stamp, said, False
+        if not (is_same or at_once):
+            return
+        if said != file.recorded:
+            before = self.store.events(TOLERANCES_EVENT, product_id)[:1]
+            if [event.text for event in before] != [said]:
+                self.store.note_event(TOLERANCES_EVENT, "station", said, product_id)
+            file.rules, file.problem, file.recorded = rules, problem, said
+        file.is_settled = True
+
+    def _work(self) -> None:
+        while not self._wait(CHECK_INTERVAL):
+            with self.threads[0].call():
+                self.check()
+
+
+def _stamp(paths: list[Path]) -> Stamp:
+    """Stamp of files, which changes with their content; None for one that is not there."""
+    stamp: Stamp = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            stamp.append((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        except OSError:
+            stamp.append(None)
+    return stamp

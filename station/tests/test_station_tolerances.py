@@ -1,0 +1,332 @@
+"""Tolerances at a station: a third decision, told apart everywhere, and rules that change meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import text
+
+import flawscope
+from brightness import draw, model
+from flawscope import Prediction
+from flawscope.predictor import tolerating
+from flawscope_station.access import audit
+from flawscope_station.challenge.challenge import FAILED, Challenge, State
+from flawscope_station.client import Client
+from flawscope_station.inspecting.tolerances import ProductTolerances
+from flawscope_station.learning.candidate_plan import draw_good_pictures, read_verdicts
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.station import ProductSettings, Settings, read_settings
+from flawscope_station.sinks.mqtt import _product_state
+from flawscope_station.store.database import Database, StoreError
+from flawscope_station.store.open_models import NoModelError, ProductModel
+from flawscope_station.store.records import TOLERANCES_EVENT, Store
+from flawscope_station.store.schema import REPORT_VIEW
+from sink_helpers import Receiver
+from station_helpers import NAME, Opener, add_version, taken, until
+
+WITHIN = "within tolerance"
+PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
+
+
+def write(
+    path: Path, version: int, length: float = 1e3, size: tuple[int, int] = (32, 32), more: str = ""
+) -> Path:
+    """A file of rules for pictures of this width and height."""
+    rule = f"{{kind: any, length: {length}{more}}}"
+    path.write_text(f"version: {version}\npicture: [{size[0]}, {size[1]}]\nrules: [{rule}]\n")
+    return path
+
+
+# --------------------------------------------------------------------------------------------- a real station
+
+
+@pytest.fixture
+def scaled(model_file: Path, tmp_path: Path) -> Path:
+    flawscope.load(model_file).with_scale(0.1).save(tmp_path / "scaled.onnx")
+    return tmp_path / "scaled.onnx"
+
+
+@pytest.fixture
+def shown(scaled: Path, parts: list[bytes], tmp_path: Path) -> tuple[Path, bytes, bytes]:
+    """Rules, a good part, and one that they tolerate."""
+    predictor = flawscope.load(scaled)
+    with Image.open(io.BytesIO(parts[0])) as image:
+        rules = write(tmp_path / "tolerances.yaml", 3, size=image.size)
+    tolerate = tolerating.tolerator(predictor, tolerating.Tolerances.read(rules))
+    decisions = [tolerate(found).decision for found in predictor.predict(parts)]
+    return rules, parts[decisions.index("good")], parts[decisions.index(WITHIN)]
+
+
+@pytest.mark.both_databases
+def test_a_part_within_tolerance_is_told_apart_everywhere(
+    open_station: Opener, scaled: Path, shown: tuple[Path, bytes, bytes]
+) -> None:
+    rules, good, spot = shown
+    every, bad = Receiver(), Receiver()
+    sinks = SinkSettings(webhook=every.url), SinkSettings(webhook=bad.url, only="anomalous")
+    product = ProductSettings(str(scaled), tolerances=str(rules), sinks=sinks)
+    running = open_station(products={NAME: product})
+    force = running.station.tolerances.in_force(running.station.products[NAME])
+    assert force is not None
+    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
+        api = f"/api/v1/products/{NAME}"
+        first, second = client.inspect(good, NAME), client.inspect(spot, NAME)
+        assert (first.decision, first.is_anomalous, first.tolerances) == ("good", False, force)
+        assert (second.decision, second.is_anomalous, second.tolerances) == (WITHIN, True, force)
+        assert second.findings[0].code == "within_tolerance"
+        assert client.inspection(second.id, NAME) == second
+        for decision, ids in (("good", [first.id]), ("anomalous", []), (WITHIN, [second.id])):
+            page = http.get(f"{api}/inspections", params={"decision": decision}).json()["inspections"]
+            assert [one["id"] for one in page] == ids
+        assert http.get(f"{api}/review").json()["inspections"] == [], "the rules have decided"
+        assert http.get(api).json()["tolerances"] == force
+        rows = [*csv.DictReader(io.StringIO(http.get(f"{api}/export").content.decode("utf-8-sig")))]
+        assert {row["id"]: row["decision"] for row in rows} == {str(first.id): "good", str(second.id): WITHIN}
+        assert all(force["sha256"] in row["tolerances"] for row in rows)
+        metric = 'flawscope_inspections_total{decision="within tolerance",product="plate"} 1.0'
+        assert metric in http.get("/metrics").text
+        totals = http.get(f"{api}/trends").json()["totals"]
+        assert (totals["anomalous"], totals["within_tolerance"]) == (0, 1)
+        report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+        assert (report["anomalous"], report["within_tolerance"], report["inspected"]) == (0, 1, 2)
+        for language, words in (
+            ("en", "Within tolerance"),
+            ("de", "Innerhalb der Toleranz"),
+            ("fr", "tolérance"),
+        ):
+            headers = {"Accept-Language": language}
+            for page in ("history", f"inspections/{second.id}"):
+                told = http.get(f"/{NAME}/{page}", headers=headers).text
+                assert '<span class="badge within-tolerance">' in told
+                assert words in told
+        assert force["sha256"] in told
+        assert "Kinds within tolerance" not in http.get(f"{api}/shift-report", params=PERIOD).text
+        database = running.station.database
+        with database.reading() as connection:
+            by_sql = connection.execute(text(f"SELECT decision FROM {REPORT_VIEW} ORDER BY inspection"))
+            assert [*by_sql.scalars()] == ["good", WITHIN]
+        box: Any = SimpleNamespace(database=database, product_id=running.station.products[NAME])
+        state = _product_state(box)
+        assert (state["decision"], state["anomalous"], state["within_tolerance"]) == (WITHIN, 0, 1)
+        assert state["share_24_hours"] == 0
+        client.verdict(second.id, "defect", product=NAME)
+        totals = http.get(f"{api}/trends").json()["totals"]
+        assert (totals["misses"], totals["false_alarms"]) == (1, 0), "the rules let it pass"
+        client.verdict(second.id, "good", product=NAME)
+        totals = http.get(f"{api}/trends").json()["totals"]
+        assert (totals["misses"], totals["false_alarms"]) == (0, 0)
+    running.close()
+
+    write(rules, 4, 1e-3, size=(second.width, second.height))
+    running = open_station(products={NAME: product})
+    with Client(running.url) as client:
+        third = client.inspect(spot, NAME)
+        assert (third.decision, third.findings[0].code) == ("anomalous", "beyond_tolerance")
+    found = audit.search(running.station.database, about="settings")
+    told = [one["text"].split(", ")[1] for one in found if one["kind"] == TOLERANCES_EVENT]
+    assert told == ["version 4", "version 3"]
+    until(lambda: len(every.taken) == 5)
+    until(
+        lambda: [one.json["data"]["id"] for one in bad.taken if "said" not in one.json["data"]] == [third.id]
+    )
+    until(lambda: len(bad.taken) == 3, "verdicts are sent, too")
+
+
+def test_a_defect_that_is_tolerated_fails_a_challenge() -> None:
+    part: Any = SimpleNamespace(expected="anomalous", boxes="[]", id=1)
+    settings, state, rules = ProductSettings("none"), State({"d-1": part}), list[dict[str, str] | None]()
+    tolerances = SimpleNamespace(in_force=lambda number: rules[-1])
+    inspector = SimpleNamespace(tolerances=tolerances)
+    challenge: Any = SimpleNamespace(settings=lambda number: settings, _hashed={1: (settings, "")})
+    challenge.renderer = SimpleNamespace(inspector=inspector)
+    tolerated = taken(1, 1, anomalous=True, tolerated=True)
+    assert Challenge._outcome(challenge, part, tolerated, 1.0) == FAILED
+    hashes = set()
+    for each in (None, {"sha256": "a"}, {"sha256": "b"}):
+        rules.append(each)
+        hashes.add(Challenge._state_hash(challenge, 1, state))
+    assert len(hashes) == 3, "other rules want a new challenge"
+
+
+# ------------------------------------------------------------------------------------------ rules that change
+
+
+class Floor:
+    """A product's rules, whose file is looked at by hand."""
+
+    def __init__(self, database: Database, folder: Path):
+        self.store, self.folder = Store(database), folder
+        self.number = self.store.add_product(NAME)
+        self.problem: str | None = None
+        self.model = model().with_scale(0.1)
+        self.spot = draw(folder / "spot.png", 0.9, spot=True)
+        self.open()
+
+    def open(self, **settings: Any) -> None:
+        """Begin anew, as after a restart."""
+        versions: Any = SimpleNamespace(active=lambda number: (1, self.model))
+        self.rules = ProductTolerances(self.store, versions, self.report)
+        given = {"tolerances": str(self.folder / "rules.yaml"), **settings}
+        self.rules.add_product(self.number, NAME, ProductSettings("none", **given))
+
+    def report(self, code: str, why: str | None) -> None:
+        assert code == f"tolerances_{self.number}"
+        self.problem = why or None
+
+    def judge(self) -> tuple[Prediction, dict[str, str] | None]:
+        product = ProductModel(self.number, 1, self.model)
+        return self.rules.apply(product, self.model.predict(self.spot))
+
+    def version(self) -> str | None:
+        """Version of the rules that a part is judged by; its decision is theirs."""
+        found, rules = self.judge()
+        assert found.decision == ("anomalous" if rules is None else WITHIN)
+        return rules and rules["version"]
+
+    def look(self, times: int = 2) -> str | None:
+        for _ in range(times):
+            self.rules.check()
+        return self.version()
+
+    def events(self) -> list[str]:
+        """What the audit says, the oldest first."""
+        told = [event.text for event in self.store.events(TOLERANCES_EVENT, self.number)][::-1]
+        return [one.partition(", SHA")[0].removeprefix("rules.yaml, ")[:12] for one in told]
+
+
+@pytest.fixture
+def floor(database: Database, tmp_path: Path) -> Floor:
+    write(tmp_path / "rules.yaml", 1)
+    return Floor(database, tmp_path)
+
+
+def test_rules_that_change_are_in_force_when_two_looks_have_read_the_same(floor: Floor) -> None:
+    assert floor.version() == "1", "from the first picture on"
+    path = write(floor.folder / "rules.yaml", 2)
+    assert floor.look(1) == "1", "somebody may be writing it"
+    assert floor.look(1) == "2"
+    write(path, 3)
+    floor.rules.check()
+    write(path, 4)
+    assert floor.look(1) == "2", "two people: neither has been read twice"
+    assert floor.look(1) == "4"
+    status = path.stat()
+    write(path, 5)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert floor.look() == "5", "its time is the same"
+    assert floor.events() == [f"version {number}" for number in (1, 2, 4, 5)]
+    floor.open()
+    assert floor.look() == "5"
+    assert len(floor.events()) == 4, "a restart changes nothing"
+
+
+@pytest.mark.parametrize(
+    "damage", ["gone", "not YAML", "rules: [", "version: 9\npicture: [1, 1]\nrules: []\n"]
+)
+def test_what_cannot_be_read_tolerates_nothing_until_it_is_mended(floor: Floor, damage: str) -> None:
+    path = floor.folder / "rules.yaml"
+    assert floor.look() == "1"
+    assert floor.problem is None
+    path.unlink() if damage == "gone" else path.write_text(damage)
+    assert floor.look() is None
+    assert "rules.yaml" in (floor.problem or "")
+    assert (floor.problem or "").endswith("; nothing is tolerated")
+    floor.open()
+    assert floor.look() is None, "nor after a restart"
+    write(path, 2)
+    assert floor.look() == "2"
+    assert floor.problem is None
+    assert [one[:5] for one in floor.events()] == ["versi", "none:", "versi"]
+
+
+def test_a_mask_is_a_part_of_the_rules(floor: Floor) -> None:
+    mask = floor.folder / "zone.png"
+    write(floor.folder / "rules.yaml", 2, more=", zone: zone.png")
+    assert floor.look() is None, "it is not there"
+    assert "zone.png" in (floor.problem or "")
+    Image.new("L", (32, 32), 255).save(mask)
+    assert floor.look() == "2", "though the rules' own file has not changed"
+    before = floor.rules.in_force(floor.number)
+    pixels = np.full((32, 32), 255, np.uint8)
+    pixels[:12] = 0
+    Image.fromarray(pixels).save(mask)
+    floor.rules.check()
+    floor.rules.check()
+    found, rules = floor.judge()
+    assert found.decision == "anomalous"
+    assert rules is not None
+    assert rules != before
+    assert rules["version"] == "2"
+
+
+def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor: Floor) -> None:
+    floor.model = model()
+    assert floor.look() is None
+    assert "--scale-mm" in (floor.problem or "")
+    floor.model = floor.model.with_scale(0.1)
+    assert floor.look() == "1"
+    assert floor.problem is None
+
+    def closed(number: int) -> Any:
+        raise NoModelError("closed")
+
+    floor.rules.versions.active = closed  # type: ignore[method-assign]
+    floor.rules.check()
+    assert floor.problem is None, "that is a problem of its own"
+
+
+def test_nothing_is_in_force_that_is_not_recorded(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*words: Any) -> None:
+        raise StoreError("away", "store_unreachable")
+
+    assert floor.look() == "1"
+    write(floor.folder / "rules.yaml", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(floor.store, "note_event", away)
+        assert floor.look(5) == "1"
+    assert floor.look() == "2"
+    assert floor.events() == ["version 1", "version 2"]
+
+
+def test_a_product_without_rules_tolerates_nothing(floor: Floor) -> None:
+    floor.open(tolerances=None)
+    assert floor.look() is None
+    assert floor.rules.in_force(floor.number) is None
+
+
+def test_the_file_stands_beside_the_settings(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(f"products:\n  {NAME}: {{model: m.onnx, tolerances: rules.yaml}}\n")
+    assert read_settings(path).products[NAME].tolerances == str(tmp_path / "rules.yaml")
+
+
+# -------------------------------------------------------------------------------------------------- learning
+
+
+def test_a_tolerated_part_is_never_learnt_as_good(database: Database) -> None:
+    product, version = add_version(database)
+    store, flags = Store(database), [(False, False), (True, False), (True, True), (True, True)]
+    new = [
+        taken(product, version, picture=f"{k}" * 64, anomalous=bad, tolerated=tolerated)
+        for k, (bad, tolerated) in enumerate(flags)
+    ]
+    passed, alarm, within, defect = (number for number, _ in store.record(new))
+    for number in (alarm, within):
+        store.add_verdict(product, number, "good", "anna")
+    store.add_verdict(product, defect, "defect", "anna")
+    with database.reading() as connection:
+        found = read_verdicts(connection, product)
+        assert [one.number for one in found.corrections] == [alarm]
+        assert [one.number for one in found.judged] == [alarm, defect], "a defect stays one"
+        drawn = [row.id for row in draw_good_pictures(connection, product, 9, 0)]
+    assert drawn == [passed, alarm]
