@@ -164,6 +164,14 @@ def test_a_recipe_is_shown_when_its_model_is_loaded() -> None:
     assert Played(Rules({1: 0.5}, 2.0)).go(recipe=0).ready, "where there is one alone"
 
 
+def test_a_clock_that_goes_back_changes_nothing() -> None:
+    played = Played()
+    played.go(trigger=True)
+    assert played.go(-1e9).busy
+    assert played.go(answer=played.judged()).ok
+    assert played.go(3e9, beats=False).error
+
+
 def test_a_watchdog_that_is_off_leaves_a_plc_that_can_be_read() -> None:
     rules = Rules({1: 0.5}, watchdog=0.0)
     state = step(State(), Observation(0.0, Inputs()), rules)
