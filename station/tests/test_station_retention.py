@@ -139,6 +139,19 @@ def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> 
         assert world.kept("again", "flagged", "old") == kept, days
 
 
+def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INSPECTIONS_PER_TRANSACTION", 3)
+    monkeypatch.setattr(module, "ROWS_PER_QUERY", 5)
+    names = [f"n{k}" for k in range(17)]
+    world.decide(world.add(45, "kept"), GOOD)
+    for k, name in enumerate(names):
+        world.add(40 - k / 10, name)
+    assert world.run(RetentionSettings(good="39 days")).pictures == 11
+    assert world.kept(*names) == "".join(names[11:])
+    assert world.run(RetentionSettings(good="1 day")).pictures == 6
+    assert world.kept("kept", *names) == "kept"
+
+
 def test_a_clock_that_jumped_removes_nothing_but_what_is_too_much(world: World) -> None:
     for name in "abc":
         world.add(4000, name * 1000)

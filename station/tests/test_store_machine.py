@@ -23,7 +23,6 @@ from flawscope.errors import InputError
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.sinks.outbox import Outbox
-from flawscope_station.store import retention
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import DEFECT, GOOD, SKIP, UNDO, NewInspection, Store
@@ -231,8 +230,6 @@ def test_store_retention_and_outbox_keep_what_they_were_told(
     database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
-    monkeypatch.setattr(retention, "INSPECTIONS_PER_TRANSACTION", 3)
-    monkeypatch.setattr(retention, "ROWS_PER_QUERY", 5)
     monkeypatch.setattr(
         Machine, "url", database_url or f"sqlite:///{tmp_path / 'station.sqlite'}", raising=False
     )
