@@ -18,7 +18,7 @@ from flawscope_station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
 from flawscope_station.access.sign_in import SignInThrottle
 from flawscope_station.access.users import Access
 from flawscope_station.settings.station import Settings
-from flawscope_station.store.database import Database
+from flawscope_station.store.database import Database, StoreError
 from flawscope_station.web.middleware import (
     Guard,
     check_listen_address,
@@ -28,6 +28,7 @@ from flawscope_station.web.middleware import (
     set_cookie,
 )
 from flawscope_station.web.refusals import install_error_handler
+from station_helpers import failing
 
 PASSWORD = "a long pass phrase"
 HERE = "http://127.0.0.1:8080"
@@ -371,6 +372,18 @@ def test_what_is_kept_and_what_the_application_says_itself(client: Client) -> No
     headers = client.get("/api/v1/own").headers
     assert headers.get_list("cache-control") == ["private, max-age=60"]
     assert headers.get_list("content-security-policy") == ["sandbox"]
+
+
+def test_a_lost_data_base_is_said_and_health_still_answers(
+    client: Client, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = StoreError("station.sqlite cannot be used", "store_unreachable")
+    monkeypatch.setattr(access.database, "reading", failing(lost))
+    response = client.get("/api/v1/x")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert response.json() == {"error": "station.sqlite cannot be used", "code": "store_unreachable"}
+    assert client.get("/x").text == "station.sqlite cannot be used\n"
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/static/a.js")] == [200] * 3
 
 
 def test_there_are_no_web_sockets_and_starting_up_is_passed_on(access: Access) -> None:
