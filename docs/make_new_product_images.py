@@ -21,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from flawscope.synthesis.demo.dataset import draw_dataset
-from flawscope_station.features import open_station
+from flawscope_station.assembly import open_station
 from flawscope_station.settings.station import Settings
 
 IMAGES = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images"

@@ -21,8 +21,8 @@ from selenium import webdriver
 
 import flawscope
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+from flawscope_station.assembly import open_station
 from flawscope_station.client import Client
-from flawscope_station.features import open_station
 from flawscope_station.inspecting import worker as inspector
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import override_settings, single_product_settings

@@ -14,9 +14,8 @@ import pytest
 from emulated_line.plc import Plc
 
 from flawscope_station.settings.station import Settings, read_settings
-from flawscope_station.store.search import Filters
 from plugin_helpers import plugins_fixture, reels_fixture, settings_text  # noqa: F401
-from station_helpers import NAME, Running, free_port, opened
+from station_helpers import NAME, Running, free_port, opened, recorded
 
 WIRES = ("modbus", "modbus-client", "opcua")  # of the station; a PLC that is a Modbus server is the second
 
@@ -60,8 +59,7 @@ class Played:
         return line
 
     def inspections(self, product: str = NAME) -> list[dict[str, Any]]:
-        station = self.running.station
-        return station.records.search(station.products[product], Filters(limit=500)).inspections
+        return recorded(self.running.station, product)
 
 
 Play = Callable[..., Played]
@@ -71,7 +69,7 @@ Play = Callable[..., Played]
 def play_fixture(
     plugins: Path, settings: Settings, reels: dict[str, Path], model_file: Path, tmp_path: Path
 ) -> Iterator[Play]:
-    """`play(wire, products, recipes)` starts a station and a PLC; all are closed at the end."""
+    """`play(wire, products, recipes)` starts a station and a PLC, ready for the first recipe."""
     made: list[Played] = []
 
     def one(
@@ -90,10 +88,10 @@ def play_fixture(
         plc = plc_at(wire, port) if wire == "modbus-client" else None
         running = opened(read_settings(path))
         made.append(Played(running, plc or plc_at(wire, port), port))
+        assert made[-1].plc.ready(next(iter(recipes or {1: NAME}))) is not None
         return made[-1]
 
     yield one
     for each in made:
-        if each.running.is_open:
-            each.running.close()
+        each.running.close()
         each.plc.close()

@@ -12,10 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from station_helpers import PATIENCE, until
-
-pytest.importorskip("av")
 from av import VideoFrame
 
 from flawscope.errors import InputError
@@ -28,6 +24,7 @@ from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_PARTS_WAITING
 from flawscope_station.sources.source import RUNNING, QueueShare, SourceContext
 from flawscope_station.sources.trigger import check_triggers
+from station_helpers import PATIENCE, until
 
 HARDWARE = IndustrialCameraSettings("1", trigger="hardware line 1")
 

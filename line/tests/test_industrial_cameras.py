@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.errors import FlawscopeError, InputError
+from camera_helpers import source_context
+from flawscope.errors import InputError
 from flawscope_line.industrial_cameras import BASLER, GENICAM, IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import IndustrialCamera, NumberedFrame, frames_after
-from flawscope_station.settings.station import Limits
 from flawscope_station.sources.frames import CameraLostError
-from flawscope_station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, QueueShare, SourceContext
+from flawscope_station.sources.source import RUNNING, AwayError, NoFrameError
 from flawscope_station.testing import check_source
 from station_helpers import until
 
@@ -84,11 +83,8 @@ class Jitter:
 def camera(
     settings: IndustrialCameraSettings, opening: Callable[[IndustrialCameraSettings], Any]
 ) -> IndustrialCamera:
-    """A started camera that belongs to no station: what it hands in is taken at once."""
-    taken: Future[Any] = Future()
-    taken.set_result(None)
-    line: Any = SourceContext(1, lambda _: [taken], lambda *_: None, None, QueueShare(Limits()))  # type: ignore[arg-type]
-    made = IndustrialCamera(line, settings, 1, opening)
+    """A started camera that belongs to no station."""
+    made = IndustrialCamera(source_context(), settings, 1, opening)
     made.start()
     return made
 
@@ -218,9 +214,7 @@ def test_frame_numbers_begin_again_where_they_end(last: int, number: int, step: 
 
 
 @pytest.mark.parametrize("name", ["basler", "genicam"])
-def test_they_keep_the_contract_of_sources(
-    name: str, request: pytest.FixtureRequest, model_file: Path
-) -> None:
+def test_they_keep_the_sources_contract(name: str, request: pytest.FixtureRequest, model_file: Path) -> None:
     given: dict[str, Any] = {"serial": SERIAL[name]}
     if name == "basler":
         request.getfixturevalue("basler")
@@ -243,9 +237,7 @@ def test_two_cameras_at_once(basler: None) -> None:
             one.stop()
 
 
-def test_every_pixel_format_becomes_a_picture(
-    opening: Callable[..., Any], request: pytest.FixtureRequest
-) -> None:
+def test_pixel_formats_become_pictures(opening: Callable[..., Any], request: pytest.FixtureRequest) -> None:
     """Grey keeps its depth, at full scale; Bayer and colour become RGB."""
     from flawscope_station.sources.frames import encode_png
 
@@ -273,7 +265,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 @pytest.mark.parametrize(("given", "said"), WRONG)
-def test_what_a_camera_does_not_have_is_one_line(
+def test_what_a_camera_lacks_is_one_line(
     opening: Callable[..., Any], given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError, match=said) as caught:
@@ -306,21 +298,3 @@ def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
     )
     assert "another program uses it: end that one" in done.stderr
     first.stop()
-
-
-@pytest.mark.slow
-def test_a_camera_that_was_off_comes_back_by_itself(fake: Fake) -> None:
-    from flawscope_line.industrial_cameras.aravis import AravisDevice
-
-    there = camera(IndustrialCameraSettings(SERIAL["genicam"]), AravisDevice)
-    try:
-        until(lambda: there.state.state == RUNNING)
-        fake.off()
-        until(lambda: there.state.state == AWAY)
-        with pytest.raises(FlawscopeError, match="is away"):
-            there.next_shot()
-        fake.on()
-        until(lambda: there.state.state == RUNNING)
-        there.next_shot().result(20)
-    finally:
-        there.stop()

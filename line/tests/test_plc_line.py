@@ -112,9 +112,6 @@ def play_fixture() -> Iterator[Open]:
         each.stop()
 
 
-# ------------------------------------------------------------------------------------------------- the link
-
-
 @pytest.mark.parametrize("watchdog", ["30 s", None])
 def test_a_break_that_the_watchdog_does_not_notice_is_told_and_over(play: Open, watchdog: str | None) -> None:
     _, floor, plc = play(watchdog=watchdog)
@@ -179,9 +176,6 @@ def test_connections_have_problems_of_their_own() -> None:
         both.stop()
 
 
-# --------------------------------------------------------------------------------------------------- models
-
-
 def no_model() -> None:
     raise NoModelError("there is none")
 
@@ -220,9 +214,7 @@ def test_a_model_that_opens_at_last_is_used_and_another_one_waits_for_nothing(pl
     until(lambda: plc.read.ready and plc.read.recipe == 2)  # no time passes
 
 
-def test_a_load_for_which_no_thread_can_be_started_is_tried_again(
-    play: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_load_without_a_thread_is_tried_again(play: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = [0]
 
     async def none(*args: Any) -> None:
@@ -234,9 +226,6 @@ def test_a_load_for_which_no_thread_can_be_started_is_tried_again(
         _, floor, plc = play()
         floor.until(lambda: plc.read.code == Code.NO_MODEL and tries[0] > 1)
     floor.until(lambda: plc.read.ready)
-
-
-# --------------------------------------------------------------------------------------------------- faults
 
 
 @pytest.mark.parametrize("error", [OSError(2, "the folder is gone"), RuntimeError("a bug"), MemoryError()])

@@ -10,24 +10,34 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import av
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
-from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from flawscope_station.sources.source import QueueShare, SourceContext
 from station_helpers import free_port
 
-av = pytest.importorskip("av")
-
 PASSWORD = "s3cr/et @x"  # of the camera
+
+
+def source_context() -> SourceContext:
+    """Of a camera that belongs to no station: what it hands in is taken at once."""
+    taken: Future[Any] = Future()
+    taken.set_result(None)
+    store: Any = SimpleNamespace(note_event=lambda *event: None)
+    return SourceContext(1, lambda _: [taken], lambda *_: None, store, QueueShare(Limits()))
 
 
 def shade(number: int) -> tuple[int, int, int]:
@@ -88,10 +98,8 @@ class Rtsp:
         program = Path(__file__).with_name("rtsp_server.py")
         command = ["/usr/bin/python3", str(program), str(self.port), *(self.words or ("ball",))]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            assert self.process.stderr is not None
             said = self.process.stderr.read().decode().strip().splitlines()[-1:]
             pytest.skip(
                 f"GStreamer's RTSP server does not run ({said}): apt-get install python3-gi "
@@ -99,7 +107,6 @@ class Rtsp:
             )
 
     def signal(self, number: int) -> None:
-        assert self.process is not None
         self.process.send_signal(number)
 
     def kill(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,8 @@ def empty_settings(store: Path) -> Settings:
 
 @pytest.fixture(name="empty")
 def empty_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
-    made = opened(empty_settings(tmp_path / "store"), place_of(request.node))
-    yield made
-    if made.is_open:
-        made.close()
+    with closing(opened(empty_settings(tmp_path / "store"), place_of(request.node))) as made:
+        yield made
 
 
 @pytest.fixture(name="http")

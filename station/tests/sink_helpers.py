@@ -62,7 +62,6 @@ class Mosquitto:
         until(self._listens, "mosquitto did not start")
 
     def _listens(self) -> bool:
-        assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text()
         return listens(self.port)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from flawscope import Region
 from flawscope_station.client import Client
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from sink_helpers import Receiver
 from station_helpers import (
     NAME,
     InProcess,
@@ -32,9 +35,6 @@ from station_helpers import (
 if TYPE_CHECKING:
     from flawscope_station.station import Station
     from flawscope_station.store.database import Database
-
-for _library in ("fastapi", "uvicorn", "sqlalchemy", "httpx", "paho.mqtt.client"):
-    pytest.importorskip(_library)
 
 _numbers = count()
 
@@ -163,22 +163,39 @@ def common(
 @pytest.fixture
 def open_station(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Opener]:
     """`open_station(limits=...)` opens a station with settings of its own; all are closed at the end."""
-    running: list[Running] = []
+    with ExitStack() as stack:
 
-    def open_one(**changes: Any) -> Running:
-        running.append(opened(replace(settings, **changes), place_of(request.node)))
-        return running[-1]
+        def open_one(**changes: Any) -> Running:
+            return stack.enter_context(closing(opened(replace(settings, **changes), place_of(request.node))))
 
-    yield open_one
-    for one in running:
-        if one.is_open:
-            one.close()
+        yield open_one
 
 
 @pytest.fixture
 def running(open_station: Opener) -> Running:
     """A station that answers."""
     return open_station()
+
+
+@pytest.fixture
+def api(running: Running) -> Iterator[httpx.Client]:
+    """Asks the station's API."""
+    with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as made:
+        yield made
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx.Client]:
+    """Asks for pages, too."""
+    with httpx.Client(base_url=running.url, timeout=60) as made:
+        yield made
+
+
+@pytest.fixture
+def receive() -> Iterator[Callable[..., Receiver]]:
+    """`receive(500)` makes somebody who gets webhooks, and fails at first."""
+    with ExitStack() as stack:
+        yield lambda *answers: stack.enter_context(closing(Receiver(*answers)))
 
 
 @pytest.fixture
@@ -205,6 +222,19 @@ def served(settings: Settings) -> Iterator[Served]:
     yield made
     if made.process is not None and made.process.poll() is None:
         made.kill()
+
+
+@pytest.fixture
+def naming(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """P-values of kinds that every model answers; those above 0.1 may be a defect's."""
+    p_values, plain = {"crack": 0.02, "scratch": 0.6}, Region.to_dict
+
+    def to_dict(region: Region) -> dict[str, Any]:
+        kinds = tuple(name for name, p in p_values.items() if p > 0.1)
+        return plain(replace(region, kinds=kinds, kind_p_values=p_values))
+
+    monkeypatch.setattr(Region, "to_dict", to_dict)
+    return p_values
 
 
 @pytest.fixture(scope="session")

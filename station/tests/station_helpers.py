@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
 PATIENCE = 240.0  # seconds that a test waits: a busy machine needs them, others do not
+NOISE = np.random.default_rng(0)
 _numbers = count()
 
 
@@ -51,6 +52,29 @@ def until(true: Callable[[], Any], what: str | Callable[[], object] = "it did no
         assert time.monotonic() < end, what() if callable(what) else what
         time.sleep(0.02)
     return found
+
+
+def failing(error: BaseException, times: int = 10**9, then: Callable[..., Any] | None = None) -> Any:
+    """A function that fails so many times."""
+    left = [times]
+
+    def fail(*args: Any, **keywords: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            return then(*args, **keywords)
+        raise error
+
+    return fail
+
+
+def delayed(call: Callable[..., Any], event: threading.Event) -> Callable[..., Any]:
+    """The same, as soon as something has happened."""
+
+    def wait(*args: Any, **keywords: Any) -> Any:
+        assert event.wait(PATIENCE)
+        return call(*args, **keywords)
+
+    return wait
 
 
 class ManualClock(MonotonicClock):
@@ -355,6 +379,14 @@ def png(picture: Image.Image | np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def again(data: bytes) -> bytes:
+    """A new picture of the same part: hardly another one, and not the same."""
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image.convert("RGB")).copy()
+    pixels[: next(_numbers) % 4 + 1, -4:] ^= NOISE.integers(0, 8, 3, np.uint8)
+    return png(pixels)
+
+
 def originals(parts: list[bytes]) -> list[bytes]:
     found = list(parts)
     with Image.open(io.BytesIO(parts[-1])) as image:
@@ -491,16 +523,17 @@ class Running:
         return self.place.server
 
     def close(self) -> None:
-        self.is_open = False
-        self.place.close()
-        self.station.close()
+        if self.is_open:
+            self.is_open = False
+            self.place.close()
+            self.station.close()
 
 
-def started(settings: Settings) -> Station:
+def started(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
     """A station that nobody reaches by HTTP."""
-    from flawscope_station.features import open_station
+    from flawscope_station.assembly import open_station
 
-    station = open_station(settings)
+    station = open_station(settings, say)
     try:
         station.start()
     except BaseException:
@@ -509,9 +542,9 @@ def started(settings: Settings) -> Station:
     return station
 
 
-def opened(settings: Settings, place: type[Listening | InProcess] = InProcess) -> Running:
+def opened(settings: Settings, place: type[Listening | InProcess] = InProcess, **how: Any) -> Running:
     """Starts one, and returns when it answers."""
-    station = started(settings)
+    station = started(settings, **how)
     try:
         return Running(station, place(station))
     except BaseException:
@@ -520,6 +553,33 @@ def opened(settings: Settings, place: type[Listening | InProcess] = InProcess) -
 
 
 Opener = Callable[..., Running]
+
+
+def inspect(station: Station, data: bytes, name: str = "a.png") -> int:
+    """Number of the inspection of a picture that nobody sent by HTTP."""
+    from flawscope_station.inspecting.picture import Picture
+
+    (answer,) = station.inspector.submit([Picture(station.products[NAME], data, name, "http")])
+    return answer.result(60).number
+
+
+def recorded(station: Station, product: str = NAME) -> list[dict[str, Any]]:
+    """Inspections of a product, the newest first."""
+    from flawscope_station.store.search import Filters
+
+    return station.records.search(station.products[product], Filters(limit=500)).inspections
+
+
+@contextmanager
+def held(station: Station) -> Iterator[None]:
+    """The thread of the model does nothing meanwhile."""
+    going, begun = threading.Event(), threading.Event()
+    station.inspector.run_between(lambda: (begun.set(), going.wait(60)))
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        going.set()
 
 
 def make_older(database: Database, days: float) -> None:

@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("argon2")
-pytest.importorskip("sqlalchemy")
-
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from starlette.requests import HTTPConnection
@@ -33,6 +29,7 @@ from flawscope_station.access.users import CACHE_SECONDS, SESSION_SECONDS, Acces
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.records import SENDER_ADDRESS
 from flawscope_station.store.schema import events, metadata, sessions, users
+from station_helpers import failing
 
 Capture = pytest.CaptureFixture[str]
 PASSWORD = "a long pass phrase"
@@ -90,9 +87,6 @@ def rows(access: Access, table: Any) -> list[Any]:
 
 def told(access: Access) -> list[tuple[str, str, str]]:
     return [(row.kind, row.who, row.text) for row in rows(access, events)]
-
-
-# ------------------------------------------------------------------------------------------------------ roles
 
 
 def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_may() -> None:
@@ -279,7 +273,7 @@ def test_a_cookie_is_known_until_its_session_ends(access: Access) -> None:
 # -------------------------------------------------------------------------------------------- failed sign-ins
 
 
-def test_an_unknown_name_takes_as_long_and_gets_the_same_answer(
+def test_an_unknown_name_takes_as_long_for_the_answer(
     access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access.add_user("anna", PASSWORD, "engineer")
@@ -335,7 +329,7 @@ def failed(attempts: SignInThrottle, name: str, address: str) -> int:
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "2001:db8::7"])
-def test_wrong_names_from_a_shared_address_lock_nobody_out_of_it(
+def test_wrong_names_from_a_shared_address_lock_nobody_out(
     access: Access, clock: Clock, address: str
 ) -> None:
     """The one who guesses there gets one answer a second; who signed in there is not held up."""
@@ -352,9 +346,7 @@ def test_wrong_names_from_a_shared_address_lock_nobody_out_of_it(
     assert [failed(access._throttle, f"m{i}", address) for i in range(3)] == [0, 1, 1]
 
 
-def test_a_name_tried_from_ever_new_addresses_waits_but_not_where_its_owner_is(
-    access: Access, clock: Clock
-) -> None:
+def test_a_name_tried_from_new_addresses_waits_but_not_at_its_owners(access: Access, clock: Clock) -> None:
     access.add_user("anna", PASSWORD, "engineer")
     access.sign_in("anna", PASSWORD, "192.0.2.1")
     waits = [failed(access._throttle, "anna", f"10.0.0.{i}") for i in range(NAME_LIMIT[0] + 2)]
@@ -391,9 +383,7 @@ def test_guesses_at_the_same_time_are_counted_before_they_are_checked(clock: Clo
     assert waits.count(0) == NAME_LIMIT[0]
 
 
-def test_a_flood_of_sign_ins_does_not_take_every_thread(
-    access: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flood_of_sign_ins_leaves_threads_free(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     access.passwords.verify(None, "")
     go, inside, sent_away = threading.Event(), [], threading.Semaphore(0)
 
@@ -447,9 +437,7 @@ def test_a_token_is_known_and_not_after_it_was_removed(access: Access, other: Ac
     assert other.authenticate(request(other, token=secret)) is None
 
 
-def test_its_use_is_noted_once_a_minute(
-    access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_use_is_noted_every_minute(access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     secret, start = access.add_token("line", "operator"), now()
     seen = []
     for seconds in (0, 5, 59, 61, 100, 122):
@@ -457,7 +445,6 @@ def test_its_use_is_noted_once_a_minute(
         clock.at += CACHE_SECONDS + 0.1
         access.authenticate(request(access, token=secret))
         used = access.tokens()[0].used_at
-        assert used is not None
         seen.append((used - start) / 1e6)
     assert seen == [0, 0, 0, 61, 61, 122]
 
@@ -479,14 +466,11 @@ def test_a_token_that_expires_is_known_until_then(
                 one.authenticate(request(one, token=secret))
     assert access.authenticate(request(access)) is None
     used = access.tokens()[0].used_at
-    assert used is not None
     assert used < start + 86_400_000_000, "a refused use is none"
     assert told(access)[-1] == ("sign_in_failed", "line", "token line has expired")
 
 
-def test_unknown_tokens_are_noted_once_a_minute_from_an_address(
-    access: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_tokens_are_noted_every_minute(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     start = now()
     for seconds, address in ((0, "10.0.0.1"), (5, "10.0.0.1"), (6, "10.0.0.2"), (61, "10.0.0.1")):
         monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
@@ -508,19 +492,14 @@ def test_a_token_is_no_cookie_and_a_cookie_no_token(access: Access) -> None:
     assert access.authenticate(request(access, cookie=cookie, token="fls_wrong")) is None
 
 
-# ----------------------------------------------------------------------------------------------------- memory
-
-
 def test_for_seconds_nobody_asks_the_data_base_and_while_it_is_lost_nobody_is_known(
     access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = request(access, token=access.add_token("line", "operator"))
     found = access.authenticate(asked)
 
-    def lost() -> Any:
-        raise StoreError("it cannot be used", "store_unreachable")
-
-    monkeypatch.setattr(access.database, "reading", lost)
+    lost = StoreError("it cannot be used", "store_unreachable")
+    monkeypatch.setattr(access.database, "reading", failing(lost))
     assert access.authenticate(asked) == found == Person("line", "operator", has_token=True)
     clock.at += CACHE_SECONDS + 0.1
     with pytest.raises(StoreError):

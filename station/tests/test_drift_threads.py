@@ -30,7 +30,10 @@ def drifts_of(bounds: dict[int, float | None], told: Told) -> DriftMonitor:
     store: Any = SimpleNamespace(database=None, events=lambda *asked: [], note_event=lambda *event: None)
     versions: Any = SimpleNamespace(active=lambda product_id: (1, None))
     names = {number: f"product {number}" for number in bounds}
-    made = DriftMonitor(store, versions, bounds, names, lambda *report: told.append(report))
+    files: Any = SimpleNamespace(folder=Path("nowhere"), write=lambda *told, **how: None)
+    made = DriftMonitor(store, versions, names, lambda *report: told.append(report), files)
+    for number, bound in bounds.items():
+        made.add_product(number, bound, light=False)
     made._first_after = lambda product_id, version: 0  # type: ignore[method-assign]
     made._read_rows = lambda product_id, run: []  # type: ignore[method-assign]
     return made
@@ -101,9 +104,6 @@ def test_the_trouble_of_one_product_is_not_the_others() -> None:
     assert told == [("drift_unknown", "drift is not followed: it is away")]
 
 
-# ------------------------------------------------------------------------------------------------- the camera
-
-
 class Camera:
     """One product whose pictures lie in memory; 7 is the one that was removed."""
 
@@ -112,8 +112,9 @@ class Camera:
         self.pictures: dict[int, bytes] = {}
         files: Any = SimpleNamespace(read=self.read, folder=Path("nowhere"))
         run: Any = SimpleNamespace(version=1, after=0)
-        given: Any = files, [1], {1: "plate"}, lambda product_id: run, lambda *told: self.told.append(told)
+        given: Any = files, lambda product_id: run, lambda *told: self.told.append(told)
         self.looks = CameraMonitor(*given, MemoryBudget(0), lambda product_id: white_level)
+        self.looks.names[1] = "plate"
 
     def read(self, kind: str, picture: int, suffix: str) -> bytes:
         if picture not in self.pictures:
@@ -153,8 +154,6 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
     for number in range(10, 10 + REFERENCE):
         camera.show(number, png(rng.integers(0, 255, (40, 40)).astype(np.uint8)))
     known, kept = camera.looks._checks[1][1].reference, camera.looks._load_reference(1, (1, 0))
-    assert known is not None
-    assert kept is not None
     assert (kept.mean == known.mean).all()
     assert kept.least[:-1] == known.least[:-1]
     assert (kept.is_still, kept.max_shift) == (known.is_still, known.max_shift)

@@ -7,14 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import pytest
-
-pytest.importorskip("argon2")
-pytest.importorskip("sqlalchemy")
-pytest.importorskip("fastapi")
-pytest.importorskip("httpx")
-
 import httpx
+import pytest
 from argon2 import PasswordHasher
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -34,6 +28,7 @@ from flawscope_station.web.middleware import (
     set_cookie,
 )
 from flawscope_station.web.refusals import install_error_handler
+from station_helpers import failing
 
 PASSWORD = "a long pass phrase"
 HERE = "http://127.0.0.1:8080"
@@ -125,8 +120,6 @@ def signed_in(client: Client, access: Access) -> Client:
     return client
 
 
-# ------------------------------------------------------------------------------------------------------- host
-
 NAMED = Settings(public=("https://flaw.example.org", "10.1.2.3:9000"))
 EVERYWHERE = Settings(host="0.0.0.0")
 HERE_NAMED = NAMED, "127.0.0.1"
@@ -181,9 +174,6 @@ def raw(guard: Any, headers: list[tuple[bytes, bytes]], **scope: Any) -> list[di
 def test_a_request_without_or_with_two_hosts_is_not_served(client: Client) -> None:
     one = (b"host", b"127.0.0.1")
     assert [raw(client.guard, [one] * n)[0]["status"] for n in range(3)] == [421, 200, 421]
-
-
-# -------------------------------------------------------------------------------------------- an open station
 
 
 @pytest.mark.parametrize(
@@ -313,9 +303,7 @@ def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client: Clien
         assert client.get(path).text == "nobody"
 
 
-def test_a_role_that_is_too_small_is_refused_also_without_a_guard(
-    client: Client, app: FastAPI, access: Access
-) -> None:
+def test_a_small_role_is_refused_also_without_a_guard(client: Client, app: FastAPI, access: Access) -> None:
     for role, status in {"operator": 403, "engineer": 200, "admin": 200}.items():
         headers = {"Authorization": f"Bearer {access.add_token(role, role)}"}
         response = client.post("/api/v1/engineer", headers=headers)
@@ -389,10 +377,8 @@ def test_what_is_kept_and_what_the_application_says_itself(client: Client) -> No
 def test_a_lost_data_base_is_said_and_health_still_answers(
     client: Client, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost() -> Any:
-        raise StoreError("station.sqlite cannot be used", "store_unreachable")
-
-    monkeypatch.setattr(access.database, "reading", lost)
+    lost = StoreError("station.sqlite cannot be used", "store_unreachable")
+    monkeypatch.setattr(access.database, "reading", failing(lost))
     response = client.get("/api/v1/x")
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert response.json() == {"error": "station.sqlite cannot be used", "code": "store_unreachable"}
@@ -410,9 +396,6 @@ def test_there_are_no_web_sockets_and_starting_up_is_passed_on(access: Access) -
     assert raw(guard, [], type="websocket") == [{"type": "websocket.close", "code": 1008}]
     raw(guard, [], type="lifespan")
     assert seen == ["lifespan"]
-
-
-# ------------------------------------------------------------------------------------------ where it listens
 
 
 def test_other_machines_are_served_only_with_users_or_tokens(access: Access) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, func, select, text, update
 
 from flawscope.errors import InputError
-from flawscope_station.settings.station import ProductSettings, Settings, read_settings
+from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.migrations import STEPS
@@ -194,12 +194,3 @@ def test_of_stations_that_come_at_once_one_is_let_in(shared_url: str, tmp_path: 
 )
 def test_the_address_is_where_others_reach_it(given: dict[str, Any], expected: str | None) -> None:
     assert public_address(Settings(products={"plate": ProductSettings("x")}, **given)) == expected
-
-
-def test_a_name_of_a_station_is_checked(tmp_path: Path) -> None:
-    path = tmp_path / "station.yaml"
-    path.write_text("name: a/b\nproducts: {plate: part.onnx}\n")
-    with pytest.raises(InputError, match=r"name 'a/b' cannot be a station's: use letters"):
-        read_settings(path)
-    path.write_text("name: line.1\nproducts: {plate: part.onnx}\n")
-    assert read_settings(path).name == "line.1"

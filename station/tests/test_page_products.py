@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from flawscope.errors import InputError
-from flawscope_station.features import open_station
+from flawscope_station.assembly import open_station
 from flawscope_station.page_products import MADE_ON_PAGES
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
 from flawscope_station.store.schema import products, stations

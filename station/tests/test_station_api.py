@@ -22,16 +22,10 @@ from PIL import Image
 
 from flawscope.predictor import load
 from flawscope_station.settings.station import Limits
-from station_helpers import PATIENCE, until
+from station_helpers import PATIENCE, delayed, until
 
 PRODUCT = "products/plate"
 INSPECTIONS = f"{PRODUCT}/inspections"
-
-
-@pytest.fixture
-def api(running: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=30) as made:
-        yield made
 
 
 @pytest.fixture
@@ -213,13 +207,8 @@ def test_when_the_queue_is_full_nothing_is_taken(
 ) -> None:
     """503 with Retry-After at once, whole forms too; the others are answered when there is room."""
     running = open_station(limits=Limits(queue=4))
-    going, record = threading.Event(), running.station.store.record
-
-    def slow(several: Any) -> Any:
-        assert going.wait(PATIENCE)
-        return record(several)
-
-    monkeypatch.setattr(running.station.store, "record", slow)
+    going, store = threading.Event(), running.station.store
+    monkeypatch.setattr(store, "record", delayed(store.record, going))
     with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as api, ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(send, api, parts[0], f"{k}.png") for k in range(3)]
         until(lambda: running.station.inspector.backlog() == 3)
@@ -323,9 +312,7 @@ def test_trends_and_review(api: httpx.Client, some: list[dict[str, Any]]) -> Non
     assert api.get(PRODUCT).json()["waiting"] == len(waiting)
 
 
-def test_two_reviewers_are_given_different_pictures(
-    api: httpx.Client, running: Any, parts: list[bytes]
-) -> None:
+def test_two_reviewers_get_different_pictures(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
     numbers = [send(api, parts[-1], f"{k}.png").json()["id"] for k in range(6)]
 
     def given(reader: str, limit: int = 2, after: int = 0) -> list[int]:
@@ -344,9 +331,6 @@ def test_two_reviewers_are_given_different_pictures(
     clock = running.station.records._leases
     clock._clock = lambda: time.monotonic() + 301
     assert given("dora") == numbers[2:4], "after some minutes they are anybody's"
-
-
-# --------------------------------------------------------------------------------------------------- verdicts
 
 
 def test_a_verdict_with_a_key_is_taken_once(api: httpx.Client, parts: list[bytes]) -> None:
@@ -403,12 +387,7 @@ def test_verdicts_and_masks(api: httpx.Client, parts: list[bytes]) -> None:
     assert api.post(f"{INSPECTIONS}/999/verdict", json={"verdict": "good"}).status_code == 404
 
 
-# ----------------------------------------------------------------------------------------------------- models
-
-
-def test_a_model_is_added_activated_and_taken_back(
-    api: httpx.Client, parts: list[bytes], other_model: Path
-) -> None:
+def test_a_model_comes_goes_live_and_back(api: httpx.Client, parts: list[bytes], other_model: Path) -> None:
     there, data = f"{PRODUCT}/versions", other_model.read_bytes()
     before = send(api, parts[0]).json()
     added = api.post(there, params={"name": "new.onnx"}, content=data)

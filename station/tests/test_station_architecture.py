@@ -17,7 +17,7 @@ from test_architecture import loaded_after
 ROOT = Path(flawscope_station.__file__).parent
 HOUSES = (ROOT, Path(__file__).parents[2] / "line/src/flawscope_line")
 
-# part -> those that it imports, from the ground up. `station` is the core, `features` adds the rest.
+# part -> those that it imports, from the ground up. `station` is the core, `assembly` adds the rest.
 STATION: dict[str, str] = {
     "background": "",
     "settings": "",
@@ -43,11 +43,11 @@ STATION: dict[str, str] = {
     "setup": "background settings store access inspecting sources page_products learning drift",
     "web": "settings live store access inspecting housekeeping sources connections health queries station "
     "shifts learning challenge drift setup",
-    "features": "settings sources sinks extension station shifts learning challenge drift setup web",
+    "assembly": "settings sources sinks extension station shifts learning challenge drift setup web",
     "client": "settings store web",
-    "cli": "background settings store access inspecting sources web features",
+    "cli": "background settings store access inspecting sources web assembly",
     "plugins": "background settings store inspecting sources sinks connections",
-    "testing": "settings store inspecting sources station features",
+    "testing": "settings store inspecting sources station assembly",
 }
 FEATURES = {"shifts", "learning", "challenge", "drift", "setup"}
 
@@ -62,7 +62,7 @@ def test_everything_imports_only_what_stands_below() -> None:
 def test_the_core_does_not_know_its_features() -> None:
     """Nor does anything that it loads."""
     loaded = loaded_after("import flawscope_station.station")
-    assert not {f"flawscope_station.{feature}" for feature in {*FEATURES, "web", "features"}} & loaded
+    assert not {f"flawscope_station.{feature}" for feature in {*FEATURES, "web", "assembly"}} & loaded
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from flawscope_station.store.files import MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import DEFECT, Store
 from flawscope_station.store.schema import metadata, pictures
-from station_helpers import taken_file, until
+from station_helpers import failing, taken_file, until
 
 FIXTURES = Path(__file__).parents[2] / "tests/fixtures/models-97f7321"
 
@@ -114,9 +114,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
 
 
 @pytest.mark.both_databases
-def test_a_backup_of_a_busy_station_is_of_one_moment(
-    filled: Settings, other: Settings, tmp_path: Path
-) -> None:
+def test_a_busy_stations_backup_is_of_one_moment(filled: Settings, other: Settings, tmp_path: Path) -> None:
     """Every record in it has its picture, and those that were answered before it began are in it."""
     database, files = Database(filled.url), Files(filled.store)
     store, ended, answered = Store(database), threading.Event(), [0]
@@ -220,19 +218,13 @@ def test_a_data_base_that_is_not_empty_stays(
 def test_a_restore_that_fails_late_leaves_nothing(
     made: Path, filled: Settings, other: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(settings: Settings) -> None:
-        raise FlawscopeError("the disk is full")
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_open_restored", fails)
+        patch.setattr(module, "_open_restored", failing(FlawscopeError("the disk is full")))
         with pytest.raises(FlawscopeError, match="full"):
             restore(made, other)
     assert not Path(other.store).exists()
     restore(made, other)
     assert rows(other) == rows(filled)
-
-
-# ----------------------------------------------------------------------------------------------- broken files
 
 
 def rewritten(
@@ -323,9 +315,6 @@ def test_every_cut_and_every_changed_byte_is_one_line(
         assert len(said.err.strip().splitlines()) == 1, said.err
         assert "bad.tar" in said.err
         assert not Path(other.store).exists()
-
-
-# ------------------------------------------------------------------------------------------- the command line
 
 
 def test_the_commands(

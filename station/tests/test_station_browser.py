@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-
-pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
@@ -21,8 +19,6 @@ from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 
 pytestmark = needs_chromium
-
-# ------------------------------------------------------------------------------------------------------- live
 
 
 @pytest.mark.smoke
@@ -101,7 +97,6 @@ def test_a_camera_that_is_away_is_seen_from_afar(
     open_station: Any, settings: Settings, driver: Any, judged: tuple[bytes, bytes]
 ) -> None:
     """In the band, in the problem line and in the list; other pictures do not hide it."""
-    pytest.importorskip("av")
     model, camera = settings.products["plate"].model, CameraSourceSettings("rtsp://127.0.0.1:9/stream")
     running = open_station(products={"plate": ProductSettings(model, sources=(camera,))})
     with tablet_at(running, driver) as tablet:
@@ -114,9 +109,6 @@ def test_a_camera_that_is_away_is_seen_from_afar(
         tablet.wait(lambda: tablet.text("#name") == "sent.png")
         assert tablet.find("#band").get_attribute("data-state") == "away"
         assert tablet.unfit(PHONE, SLATE) == []
-
-
-# ----------------------------------------------------------------------------------------------------- review
 
 
 def ready(tablet: Tablet, name: str) -> None:
@@ -287,9 +279,7 @@ def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]
     assert 0 < mask.mean() < 0.2
 
 
-def test_no_verdict_is_lost_with_the_connection(
-    open_station: Any, driver: Any, judged: tuple[bytes, bytes]
-) -> None:
+def test_no_verdict_goes_with_the_line(open_station: Any, driver: Any, judged: tuple[bytes, bytes]) -> None:
     first = open_station()
     port = int(first.url.rpartition(":")[2])
     with tablet_at(first, driver) as tablet:

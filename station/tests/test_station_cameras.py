@@ -7,14 +7,16 @@ import signal
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import av
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from camera_helpers import PASSWORD, Rtsp, problems, sources, with_sources, write_video
+from camera_helpers import PASSWORD, Rtsp, problems, source_context, sources, with_sources, write_video
 from camera_helpers import rtsp_fixture as rtsp_fixture
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.client import Client
@@ -28,11 +30,10 @@ from flawscope_station.settings.sources import (
 )
 from flawscope_station.settings.station import Settings, read_settings
 from flawscope_station.sources import camera as camera_module
+from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera
 from flawscope_station.sources.frames import FrameReader, encode_png
 from flawscope_station.store.database import StoreError
-from station_helpers import everything, until
-
-av = pytest.importorskip("av")
+from station_helpers import everything, failing, until
 
 MANY = 10**7  # pixels
 DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one
@@ -180,12 +181,9 @@ def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
 @pytest.mark.usefixtures("stream_of_file")
 @pytest.mark.parametrize(
     ("turned", "size", "corner"),
-    [
-        *((0, (96, 64), (0, 0)), (90, (64, 96), (0, 1))),
-        *((180, (96, 64), (1, 1)), (270, (64, 96), (1, 0))),
-    ],
+    [*((0, (96, 64), (0, 0)), (90, (64, 96), (0, 1))), *((180, (96, 64), (1, 1)), (270, (64, 96), (1, 0)))],
 )
-def test_a_turned_camera_is_upright(
+def test_turned_frames_are_upright(
     turned: int, size: tuple[int, int], corner: tuple[int, int], tmp_path: Path
 ) -> None:
     """As players show it, turned clockwise. corner: where the red one is, down and right."""
@@ -235,9 +233,7 @@ def test_a_stream_that_changes_its_size(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("stream_of_file")
 @pytest.mark.parametrize("ending", [".ts", ".mkv", ".avi"])
-def test_damaged_packets_harm_only_their_frames_and_a_cut_file_gives_what_is_there(
-    ending: str, tmp_path: Path
-) -> None:
+def test_damaged_packets_harm_their_frames_and_a_cut_file_gives_its_rest(ending: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / f"a{ending}", 100, g="10")
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     data = bytearray(whole)
@@ -259,9 +255,6 @@ def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
         encode_png(av.VideoFrame(96, 64, "rgb24"), 1000)
 
 
-# ----------------------------------------------------------------------------------------------- live cameras
-
-
 def test_a_frame_that_is_not_recorded_is_told(
     open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,11 +262,9 @@ def test_a_frame_that_is_not_recorded_is_told(
     running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN, "100 ms")))
     until(lambda: sources(running.url)[0]["taken"] > 1)
 
-    def away(_: Any) -> Any:
-        raise StoreError("the disk is full; free some space", "disk_full")
-
+    full = failing(StoreError("the disk is full; free some space", "disk_full"))
     with monkeypatch.context() as patch:
-        patch.setattr(running.station.store, "record", away)
+        patch.setattr(running.station.store, "record", full)
         text = until(lambda: problems(running.url).get("camera_refused_1_1"))
         assert text.endswith("are not inspected: the disk is full; free some space")
         assert sources(running.url)[0]["state"] == "running"
@@ -317,9 +308,7 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(
 # ----------------------------------------------------------------------------------------------- real streams
 
 
-def test_a_real_stream_is_cut_and_comes_back(
-    rtsp: Rtsp, open_station: Any, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_stream_is_cut_and_back(rtsp: Rtsp, open_station: Any, settings: Settings, tmp_path: Path) -> None:
     """The server is killed: a problem within seconds, and inspections go on when it is there again."""
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
     address = f"rtsp://anna@{rtsp.host}/stream"
@@ -421,9 +410,7 @@ def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: S
     assert httpx.post(there, headers={"Idempotency-Key": "x" * 500}).status_code == 422
 
 
-def test_triggers_where_there_is_no_camera_or_several(
-    open_station: Any, settings: Settings, tmp_path: Path
-) -> None:
+def test_triggers_of_no_camera_or_several(open_station: Any, settings: Settings, tmp_path: Path) -> None:
     running = open_station()
     with Client(running.url) as client, pytest.raises(InputError, match="plate has no camera"):
         client.trigger()
@@ -446,3 +433,36 @@ def test_a_trigger_while_the_station_ends(open_station: Any, settings: Settings)
     camera.stop(1.0)
     with pytest.raises(FlawscopeError, match="the station ends"):
         waiting.result(5)
+
+
+class FakeCamera(LiveCamera):
+    """Camera that sends a frame every few milliseconds."""
+
+    def _run_session(self, backoff: Any) -> str:
+        while not self._ended.wait(0.005):
+            self._handle_frame(SimpleNamespace(width=8, height=8), {})  # type: ignore[arg-type]
+        return "the stream ended"
+
+
+@pytest.mark.parametrize("step", ["_check_silence", "_tell_missed", "picture"])
+def test_a_thread_that_ends_often_takes_no_place_for_ever(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawscope_station.background.MAX_RESTART_DELAY", 0.05)
+    camera = FakeCamera(line := source_context(), CameraSourceSettings("rtsp://192.0.2.20/stream"), 1)
+    monkeypatch.setattr(camera_module, "encode_png", lambda frame, pixels: b"")
+    camera.start()
+    try:
+        until(lambda: camera.state.taken > 1)
+        ended = list[float]()
+
+        def end(*given: Any) -> Any:
+            ended.append(time.monotonic())
+            raise SystemExit(3)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(camera, step, end)
+            until(lambda: len(ended) > 2 * MAX_IN_FLIGHT)
+        count = camera.state.taken
+        until(lambda: camera.state.taken > count + MAX_IN_FLIGHT)
+    finally:
+        camera.stop(5)
+    assert camera._in_flight == line.share._count == 0

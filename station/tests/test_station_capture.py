@@ -14,11 +14,9 @@ from PIL import Image, ImageFilter
 from flawscope.errors import InputError
 from flawscope_station.drift.camera_faults import measure_picture
 from flawscope_station.setup.capture import quality_hints
-from flawscope_station.setup.go_live import LiveProducts
+from flawscope_station.setup.live_products import LiveProducts
 from setup_helpers import NEW, begin, empty_fixture, empty_settings
 from station_helpers import Running, opened, until
-
-pytest.importorskip("av")
 
 __all__ = ["empty_fixture"]
 PASSWORD = "s3cret&w@rd"

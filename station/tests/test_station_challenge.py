@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, time
-from itertools import count
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,30 +14,20 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from selenium.webdriver.support.ui import Select
 
-from flawscope.errors import InputError
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
-from flawscope_station.challenge.schedule import next_moment
-from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.shifts import ShiftSettings, moments
+from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
-from flawscope_station.store.search import Filters
 from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
-from station_helpers import NAME, ManualClock, Opener, Running, Served, free_port, png, until
+from station_helpers import NAME, ManualClock, Opener, Running, Served, again, free_port, png, recorded, until
+from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
+from tablet import driver_fixture as driver_fixture
 
 HOUR = 3_600_000_000
-NOISE = np.random.default_rng(0)
-_noises = count(1)
-
-
-def again(data: bytes) -> bytes:
-    """A new picture of the same part: hardly another one, and not the same."""
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(image.convert("RGB")).copy()
-    pixels[: next(_noises) % 4 + 1, -4:] ^= NOISE.integers(0, 8, 3, np.uint8)
-    return png(pixels)
 
 
 class Line:
@@ -104,11 +92,8 @@ def settings_with(settings: Settings, *times: str, **more: Any) -> dict[str, Any
 
 
 @pytest.fixture
-def prepare(
-    settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
-) -> Iterator[Callable[..., Line]]:
+def prepare(settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]) -> Callable[..., Line]:
     """`prepare(times)`: a station with a good and a defective challenge part, which have never been shown."""
-    made: list[Line] = []
 
     def one(*times: str, folder: str | None = None, **more: Any) -> Line:
         before = Line(open_station(), judged)
@@ -116,12 +101,9 @@ def prepare(
             number = before.send(before.pictures[name]).json()["id"]
             assert before.add(name, expected, number).status_code == 201
         before.close()
-        made.append(Line(open_station(**settings_with(settings, *times, folder=folder), **more), judged))
-        return made[-1]
+        return Line(open_station(**settings_with(settings, *times, folder=folder), **more), judged)
 
-    yield one
-    for line in made:
-        line.client.close()
+    return one
 
 
 # --------------------------------------------------------------------------------------- what must be shown
@@ -153,8 +135,7 @@ def test_a_challenge_counts_nowhere_in_the_production(prepare: Callable[..., Lin
     store, number = line.station.store, line.station.products[NAME]
     before = store.totals(number), store.waiting_count(number)
     line.pass_all()
-    found = line.station.records.search(number, Filters()).inspections
-    assert len(found) == 2, "those that the parts were stored from"
+    assert len(recorded(line.station)) == 2, "those that the parts were stored from"
     assert (store.totals(number), store.waiting_count(number)) == before
     (result,) = (one["results"] for one in line.state()["parts"] if one["name"] == "d-1")
     assert (result[0]["outcome"], result[0]["score"] > result[0]["score_threshold"]) == ("passed", True)
@@ -215,9 +196,7 @@ def test_another_model_is_challenged_also_for_pictures_that_wait(
     assert line.answers_good(), "the version that has passed judges again"
 
 
-def test_a_challenge_begins_anew_where_the_model_changes_within(
-    prepare: Callable[..., Line], other_model: Path
-) -> None:
+def test_a_challenge_begins_anew_with_another_model(prepare: Callable[..., Line], other_model: Path) -> None:
     line = prepare()
     assert "passed" in line.show("g-1")
     sent = line.client.post("/versions", params={"name": "new.onnx"}, content=other_model.read_bytes())
@@ -265,32 +244,12 @@ def test_it_is_due_at_its_time_whatever_the_clock_says(prepare: Callable[..., Li
 
 
 def test_times_that_clocks_skip_or_repeat_come_once() -> None:
-    berlin = ZoneInfo("Europe/Berlin")
-
-    def moments(first: datetime, days: int, at: time) -> list[datetime]:
-        """All of so many days."""
-        moment, found = round(first.timestamp() * 1e6), []
-        while (moment := next_moment([at], berlin, moment) or 0) < (first.timestamp() + 86400 * days) * 1e6:
-            found.append(datetime.fromtimestamp(moment / 1e6, UTC))
-        return found
-
-    assert len(moments(datetime(2026, 3, 28, tzinfo=UTC), 3, time(2, 30))) == 3, "02:30 is skipped"
-    assert len(moments(datetime(2026, 10, 24, tzinfo=UTC), 3, time(2, 30))) == 3, "02:30 comes twice"
-    assert next_moment([], berlin, now()) is None
-
-
-@pytest.mark.parametrize("written", ['["06:00", late]', "[06:00, late]"])
-def test_settings_name_times_and_shifts(tmp_path: Path, written: str) -> None:
-    path = tmp_path / "station.yaml"
-    text = f"products:\n  plate:\n    model: part.onnx\n    challenge: {written}\n"
-    path.write_text(f"{text}shifts:\n  begin: {{late: '14:00'}}\n")
-    assert read_settings(path).products[NAME].challenge == ("06:00", "late")
-    path.write_text(text)
-    with pytest.raises(InputError, match="product plate: challenge: write times of day or names of shifts"):
-        read_settings(path)
-
-
-# ----------------------------------------------------------------------------------------------- who may what
+    berlin, half_past_two = ZoneInfo("Europe/Berlin"), time(2, 30)
+    for first in (datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 24, tzinfo=UTC)):
+        at = round(first.timestamp() * 1e6)
+        days = [moment for moment, _ in moments([half_past_two], berlin, at, range(3))]
+        assert [(moment - at) // (24 * HOUR) for moment in days] == [0, 1, 2]
+    assert not [*moments([], berlin, now(), range(3))]
 
 
 def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[..., Line]) -> None:
@@ -329,23 +288,6 @@ def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
     assert len(line.state()["challenges"]) == 2
 
 
-# -------------------------------------------------------------------------------------------- kills and files
-
-
-@pytest.mark.both_databases
-def test_a_challenge_goes_on_after_a_restart(
-    prepare: Callable[..., Line], settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
-) -> None:
-    line = prepare()
-    line.show("g-1")
-    line.close()
-    line = Line(open_station(**settings_with(settings)), judged)
-    assert line.state()["missing"] == ["d-1"]
-    assert not line.answers_good()
-    line.show("d-1")
-    assert line.answers_good()
-
-
 def test_a_folder_waits(prepare: Callable[..., Line], tmp_path: Path) -> None:
     (tmp_path / "incoming").mkdir()
     line = prepare(folder=str(tmp_path / "incoming"))
@@ -359,14 +301,15 @@ def test_a_folder_waits(prepare: Callable[..., Line], tmp_path: Path) -> None:
     until(lambda: store.totals(number)["inspections"] == 3)
 
 
+@pytest.mark.both_databases
 def test_a_station_that_is_killed_is_ready_when_it_was_before(
     prepare: Callable[..., Line], settings: Settings, judged: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     prepare().close()
     path, product = tmp_path / "station.yaml", settings.products[NAME]
     path.write_text(
-        f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\n"
-        f"store: {settings.store}\nthreads: 1\ndevice: cpu\n"
+        f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\nstore: {settings.store}\n"
+        f"database: {settings.database or 'null'}\nthreads: 1\ndevice: cpu\n"
     )
     served = Served([str(path)], free_port())
     try:
@@ -390,7 +333,6 @@ def test_a_station_that_is_killed_is_ready_when_it_was_before(
 def test_scores_are_drawn_between_the_lowest_and_the_highest() -> None:
     results = [{"score": score, "score_threshold": 4.0} for score in (1.0, 2.0, 5.0)]
     chart = score_chart(results)
-    assert chart is not None
     assert chart["scores"] == f"0.0,{CHART_HEIGHT:.1f} {CHART_WIDTH / 2:.1f},54.0 {CHART_WIDTH:.1f},0.0"
     assert {point.split(",")[1] for point in chart["thresholds"].split()} == {"18.0"}
     assert score_chart(results[:1]) is None
@@ -418,3 +360,52 @@ def test_a_defect_lies_where_it_lay() -> None:
     assert not lies_alike([(0.1, 0.1, 0.2, 0.2)], boxes)
     assert lies_alike([], [])
     assert json.loads(json.dumps(boxes)) == [list(box) for box in boxes]
+
+
+@needs_chromium
+def test_a_person_keeps_parts_and_shows_them(
+    open_station: Opener, settings: Settings, driver: Any, judged: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    before = open_station()
+    with tablet_at(before, driver) as tablet:
+        numbers = [tablet.post(data)["id"] for data in judged]
+        for number, name, expected in zip(numbers, ("g-1", "d-1"), ("good", "anomalous"), strict=True):
+            tablet.open("challenge")
+            for field, text in (("inspection", str(number)), ("name", name), ("note", "scratched")):
+                tablet.find(f"#add [name={field}]").send_keys(text)
+            Select(tablet.find("#add [name=expected]")).select_by_value(expected)
+            tablet.click("#add button")
+            tablet.wait(lambda name=name: name in tablet.text("main"))
+    before.close()
+    asking = replace(settings.products[NAME], challenge=("06:00",))
+    with tablet_at(open_station(products={NAME: asking}), driver) as tablet:
+        for _ in range(2):
+            for name, data in zip(("g-1", "d-1"), judged, strict=True):
+                tablet.open("challenge")
+                assert tablet.text("#ready") == "Not ready: nothing is answered"
+                assert f"Now insert: {name}, scratched" in " ".join(tablet.text("section h3").split())
+                tablet.wait(lambda: tablet.js("return document.querySelector('section img').naturalWidth"))
+                assert tablet.unfit(PHONE, SLATE) == []
+                tablet.screen(1024, 768)
+                (tmp_path / "new.png").write_bytes(again(data))
+                tablet.find("#file").send_keys(str(tmp_path / "new.png"))
+                tablet.wait(lambda name=name: tablet.text("#said") == f"{name}: passed")
+            assert tablet.text("#ready") == "Ready: all challenge parts have passed"
+            tablet.click("#begin")
+            tablet.wait(lambda: tablet.text("#ready").startswith("Not ready"))
+        assert [one.get_attribute("aria-label")[:21] for one in tablet.all("svg[role=img]")] == [
+            "Scores of g-1, the la",
+            "Scores of d-1, the la",
+        ]
+        for language, word in (("de", "Nicht bereit"), ("fr", "Pas prêt")):
+            driver.add_cookie({"name": "language", "value": language})
+            tablet.open("challenge")
+            assert tablet.text("#ready").startswith(word)
+            assert tablet.unfit(PHONE) == []
+        tablet.screen(1024, 768)
+        tablet.js("document.querySelector('#override').closest('details').open = true")
+        tablet.find("#override [name=reason]").send_keys("d-1 verloren")
+        tablet.click("#override button")
+        tablet.wait(lambda: tablet.text("#ready").startswith("Bereit") or tablet.text("#ready")[:4] == "Prêt")
+        assert tablet.http.post(f"{API}/inspections", content=again(judged[0])).status_code == 201
+        assert all("409" in one for one in tablet.complaints()), "the answer to a challenge part"

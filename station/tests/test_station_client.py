@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import itertools
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,74 +35,41 @@ def model(model_file: Path) -> Predictor:
     return load(model_file, device="cpu", threads=1)
 
 
-# ----------------------------------------------------------------------------------------- a line that breaks
+class Line(httpx.BaseTransport):
+    """Does with each request what `script` says, then lets all pass: `refuse` it unread by the station,
+    `lose` the answer, or answer with a status, `503:7` with Retry-After: 7. seen: keys."""
 
+    def __init__(self, *script: str):
+        self.script, self.seen, self._station = [*script], list[str](), httpx.HTTPTransport()
 
-class Line:
-    """Stands before a station and does with each request what `script` says, then lets all pass: `refuse` it
-    unread by the station, `lose` the answer, or answer with a status, `503:7` with Retry-After: 7."""
-
-    def __init__(self, target: str, script: list[str]):
-        self.script, self.target, self.seen = list(script), target, list[str]()
-        line = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                line.pass_on(self)
-
-            do_GET = do_POST
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def pass_on(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request.headers.get("Idempotency-Key", ""))
         act = self.script.pop(0) if self.script else "pass"
-        request.close_connection = True
         if act == "refuse":
-            return
+            raise httpx.ConnectError("nobody listens")
         if act not in ("pass", "lose"):
             status, _, wait = act.partition(":")
-            request.send_response(int(status))
-            if wait:
-                request.send_header("Retry-After", wait)
-            request.send_header("Content-Length", "0")
-            request.send_header("Connection", "close")
-            request.end_headers()
-            return
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "connection")}
-        answer = httpx.request(request.command, self.target + request.path, content=body, headers=headers)
+            return httpx.Response(int(status), headers={"Retry-After": wait} if wait else {})
+        answer = self._station.handle_request(request)
         if act == "lose":
-            return
-        request.send_response(answer.status_code)
-        request.send_header("Content-Length", str(len(answer.content)))
-        request.send_header("Connection", "close")
-        request.end_headers()
-        request.wfile.write(answer.content)
+            raise httpx.RemoteProtocolError("it hung up")
+        return answer
 
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+
+Over = Callable[..., tuple[Client, Line]]
 
 
 @pytest.fixture
-def line(common: Any) -> Iterator[Any]:
-    made: list[Line] = []
+def over(common: Any) -> Iterator[Over]:
+    """`over("lose", tries=3)`: a client over a line that breaks so, and the line."""
+    with ExitStack() as stack:
 
-    def one(*script: str) -> Line:
-        made.append(Line(common.url, list(script)))
-        return made[-1]
+        def one(*script: str, **how: Any) -> tuple[Client, Line]:
+            made = stack.enter_context(Client(common.url, **how))
+            made._http._transport = line = Line(*script)
+            return made, line
 
-    yield one
-    for each in made:
-        each.close()
+        yield one
 
 
 @pytest.fixture
@@ -119,10 +85,10 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     [["lose"], ["lose", "refuse", "lose"], ["503:0", "lose", "502", "504"], ["refuse", "503", "lose"]],
 )
 def test_a_picture_is_inspected_once_however_often_the_line_breaks(
-    client: Client, line: Any, parts: list[bytes], waits: list[float], script: list[str]
+    client: Client, over: Over, parts: list[bytes], waits: list[float], script: list[str]
 ) -> None:
-    with Client((broken := line(*script)).url) as over:
-        found = over.inspect(parts[0], "plate", " ".join(script))
+    sender, broken = over(*script)
+    found = sender.inspect(parts[0], "plate", " ".join(script))
     assert client.inspection(found.id) == found
     assert [one.id for one in client.search(name=" ".join(script))] == [found.id]
     assert len(broken.seen) == len(script) + 1
@@ -130,10 +96,10 @@ def test_a_picture_is_inspected_once_however_often_the_line_breaks(
     assert broken.seen[0]
 
 
-def test_every_picture_has_a_key_of_its_own(line: Any, parts: list[bytes]) -> None:
-    with Client((plain := line()).url) as over:
-        one, other = over.inspect(parts[0], "plate"), over.inspect(parts[0], "plate")
-        again = [over.inspect(parts[0], "plate", key="mine") for _ in range(2)]
+def test_every_picture_has_a_key_of_its_own(over: Over, parts: list[bytes]) -> None:
+    sender, plain = over()
+    one, other = sender.inspect(parts[0], "plate"), sender.inspect(parts[0], "plate")
+    again = [sender.inspect(parts[0], "plate", key="mine") for _ in range(2)]
     assert one.id != other.id
     assert one.picture == other.picture
     assert len(set(plain.seen[:2])) == 2
@@ -142,48 +108,41 @@ def test_every_picture_has_a_key_of_its_own(line: Any, parts: list[bytes]) -> No
 
 
 def test_it_waits_as_long_as_the_station_says_else_longer_each_time(
-    line: Any, parts: list[bytes], waits: list[float]
+    over: Over, parts: list[bytes], waits: list[float]
 ) -> None:
-    with Client(line("503:7", "503:7", "503:1000", "503:soon").url) as over:
-        over.inspect(parts[0], "plate")
+    over("503:7", "503:7", "503:1000", "503:soon")[0].inspect(parts[0], "plate")
     assert 7 <= min(waits[:2]) < max(waits[:2]) <= 9, "clients that wait alike come back together"
     assert 60 <= waits[2] <= 75
     assert waits[3] < 5
     waits.clear()
-    with Client(line(*["refuse"] * 4).url) as over:
-        over.inspect(parts[0], "plate")
+    over(*["refuse"] * 4)[0].inspect(parts[0], "plate")
     assert len(waits) == 4
     assert all(later > 1.3 * earlier for earlier, later in itertools.pairwise(waits))
 
 
 @pytest.mark.parametrize(("act", "said"), [("503:0", "503"), ("refuse", "cannot be reached")])
 def test_after_the_last_try_it_says_why(
-    line: Any, parts: list[bytes], waits: list[float], act: str, said: str
+    over: Over, parts: list[bytes], waits: list[float], act: str, said: str
 ) -> None:
-    with Client((broken := line(*[act] * 9)).url, tries=3) as over, pytest.raises(FlawscopeError) as caught:
-        over.inspect(parts[0], "plate")
-    assert said in str(caught.value)
-    assert str(caught.value).startswith(broken.url)
+    sender, broken = over(*[act] * 9, tries=3)
+    with pytest.raises(FlawscopeError, match=rf"^{sender.url}.*{said}") as caught:
+        sender.inspect(parts[0], "plate")
     assert ("`flawscope serve` runs" in str(caught.value)) == (act == "refuse")
     assert not isinstance(caught.value, InputError)
     assert (len(broken.seen), len(waits)) == (3, 2)
 
 
 def test_a_verdict_is_taken_once_however_often_the_line_breaks(
-    client: Client, line: Any, parts: list[bytes], waits: list[float]
+    client: Client, over: Over, parts: list[bytes], waits: list[float]
 ) -> None:
     found = client.inspect(parts[-1])
     client.verdict(found.id, "good")
-    with Client(line("lose", "lose", "refuse").url) as over:
-        assert over.verdict(found.id, "defect", product="plate").verdict == "defect"
-    with Client(line("lose").url) as over:
-        assert over.verdict(found.id, "undo", product="plate").verdict == "good", "no more is taken back"
+    said = over("lose", "lose", "refuse")[0].verdict(found.id, "defect", product="plate")
+    undone = over("lose")[0].verdict(found.id, "undo", product="plate")
+    assert (said.verdict, undone.verdict) == ("defect", "good"), "no more is taken back"
     assert client.verdict(found.id, "undo").verdict is None
     with pytest.raises(RefusedError, match="no verdict to take back"):
         client.verdict(found.id, "undo")
-
-
-# ------------------------------------------------------------------------------------------- what can be sent
 
 
 def kinds(parts: list[bytes]) -> dict[str, Any]:
@@ -269,12 +228,7 @@ def test_many_come_back_in_order_and_a_broken_one_harms_no_other(
     one_by_one.close()  # type: ignore[attr-defined]
 
 
-# ---------------------------------------------------------------------------------------------- what is asked
-
-
-def test_the_search_goes_through_all_pages(
-    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_turns_pages(running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(running.url)
     monkeypatch.setattr(client_module, "PAGE_SIZE", 3)
     made = [client.inspect(parts[k % len(parts)], name=f"p{k}.png") for k in range(8)]
@@ -317,9 +271,6 @@ def test_everything_else_that_a_station_can_be_asked(
         assert client.inspect(parts[0], "right").version == added.id
 
 
-# ----------------------------------------------------------------------------------------------------- errors
-
-
 def test_what_is_not_there_is_said(client: Client, common: Any, parts: list[bytes]) -> None:
     for call in (
         lambda: client.inspect(parts[0], "plat/../e"),
@@ -349,26 +300,12 @@ def test_a_token_is_wanted_and_checked(running: Any, parts: list[bytes], tmp_pat
 
 
 def test_somebody_else_there() -> None:
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(301 if "moved" in self.path else 200)
-            self.send_header("Location", "https://there.example/")
-            self.end_headers()
-            self.wfile.write(b"<html>welcome")
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        for there, said in {
-            url: "otherwise than a station",
-            f"{url}/moved": "it is at https://th",
-        }.items():
-            with Client(there) as client, pytest.raises(FlawscopeError, match=said):
+    for status, said in {200: "otherwise than a station", 301: "it is at https://there"}.items():
+        answer = httpx.Response(status, headers={"Location": "https://there.example/"}, text="<html>welcome")
+        with Client("http://127.0.0.1:9") as client:
+            client._http._transport = httpx.MockTransport(lambda request, answer=answer: answer)
+            with pytest.raises(FlawscopeError, match=said):
                 client.products()
-        server.shutdown()
 
 
 def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> None:

@@ -73,9 +73,7 @@ def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Compute
 
 
 @pytest.mark.parametrize("days", [400, -9000, 22])
-def test_a_clock_that_is_wrong_at_the_start_counts_as_nothing(
-    computer: Computer, record: Record, days: int
-) -> None:
+def test_a_clock_wrong_at_the_start_counts_as_nothing(computer: Computer, record: Record, days: int) -> None:
     clock = computer.run(computer.start(), HOUR)
     record(computer.wall)
     computer.wall += days * DAY
@@ -134,9 +132,6 @@ def test_a_counter_that_jumps_is_not_believed_either(computer: Computer) -> None
     computer.wall += 9 * HOUR - 400 * DAY
     clock.check()
     assert (clock.problem, clock.age) == ("", 2 * HOUR)
-
-
-# ----------------------------------------------------------------------------------------------- at a station
 
 
 def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(

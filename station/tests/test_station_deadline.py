@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -21,21 +20,9 @@ from flawscope_station.client import Client
 from flawscope_station.inspecting import capacity as memory_module
 from flawscope_station.inspecting.capacity import TURN_LENGTH, BusyError, FairQueue, MemoryBudget
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
-from station_helpers import INSPECTIONS, NAME, Running, png, until
+from station_helpers import INSPECTIONS, NAME, Running, delayed, held, png, until
 
 Open = Callable[..., Running]
-
-
-@contextmanager
-def held(running: Running) -> Iterator[None]:
-    """Nothing is judged meanwhile."""
-    going, begun = threading.Event(), threading.Event()
-    running.station.inspector.run_between(lambda: (begun.set(), going.wait(60)))
-    assert begun.wait(60)
-    try:
-        yield
-    finally:
-        going.set()
 
 
 def post(running: Running, data: bytes, product: str = NAME, **query: Any) -> httpx.Response:
@@ -76,9 +63,8 @@ def test_the_delay_is_that_of_those_before_in_turns() -> None:
     assert queue.expected_delay(2, {1: 50}) == pytest.approx(0.2 + 0.1 * TURN_LENGTH)
 
 
-def test_what_is_not_judged_in_time_is_said_and_not_judged(open_station: Open, parts: list[bytes]) -> None:
-    running = open_station()
-    with held(running):
+def test_what_is_not_judged_in_time_is_said_and_not_judged(running: Running, parts: list[bytes]) -> None:
+    with held(running.station):
         answer = post(running, parts[0], deadline=100)
         assert (answer.status_code, answer.json()["code"]) == (504, "late")
         assert running.station.inspector.backlog() == 0, "its place is free"
@@ -101,10 +87,9 @@ def test_what_is_not_judged_in_time_is_said_and_not_judged(open_station: Open, p
     assert counted in httpx.get(f"{running.url}/metrics").text
 
 
-def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: list[bytes]) -> None:
-    running = open_station()
+def test_what_cannot_be_in_time_is_refused_at_once(running: Running, parts: list[bytes]) -> None:
     inspector, number = running.station.inspector, running.station.products[NAME]
-    with ThreadPoolExecutor(1) as pool, held(running):
+    with ThreadPoolExecutor(1) as pool, held(running.station):
         waiting = pool.submit(post, running, parts[0])
         until(lambda: inspector.backlog() == 1)
         inspector._queue.add_time(number, 50.0)
@@ -119,16 +104,10 @@ def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: li
 
 
 def test_a_late_answer_says_so_also_where_it_is_recorded(
-    open_station: Open, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+    running: Running, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = open_station()
-    going, record = threading.Event(), running.station.store.record
-
-    def slow(several: Any) -> Any:
-        assert going.wait(60)
-        return record(several)
-
-    monkeypatch.setattr(running.station.store, "record", slow)
+    going, store = threading.Event(), running.station.store
+    monkeypatch.setattr(store, "record", delayed(store.record, going))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, running, parts[0], deadline=2000)
         assert answer.result().status_code == 504
@@ -140,7 +119,7 @@ def test_a_product_has_a_deadline_and_a_client_asks_once(
     open_station: Open, settings: Settings, parts: list[bytes]
 ) -> None:
     running = open_station(products={NAME: ProductSettings(settings.products[NAME].model, deadline="100 ms")})
-    with held(running), Client(running.url) as client:
+    with held(running.station), Client(running.url) as client:
         with pytest.raises(FlawscopeError, match="not judged in time"):
             client.inspect(parts[0], deadline=200)
         assert running.station.metrics.refused.labels(NAME, "late")._value.get() == 1
@@ -149,14 +128,12 @@ def test_a_product_has_a_deadline_and_a_client_asks_once(
         assert client.inspect(parts[0], deadline=60_000).id
 
 
-def test_a_flooded_product_leaves_room_and_turns(
-    open_station: Open, settings: Settings, parts: list[bytes]
-) -> None:
+def test_a_flood_leaves_room_and_turns(open_station: Open, settings: Settings, parts: list[bytes]) -> None:
     model = ProductSettings(settings.products[NAME].model)
     running = open_station(products={NAME: model, "other": model}, limits=Limits(queue=16))
     inspector = running.station.inspector
     with ThreadPoolExecutor(20) as pool:
-        with held(running):
+        with held(running.station):
             flood = [pool.submit(post, running, parts[k % len(parts)] + bytes([k])) for k in range(20)]
             until(lambda: sum(one.done() for one in flood) == 8)
             assert {one.result().status_code for one in flood if one.done()} == {503}
@@ -167,9 +144,6 @@ def test_a_flooded_product_leaves_room_and_turns(
         assert sum(one.result().status_code == 201 for one in flood) == 12
     (found,) = recorded(running, "other")
     assert found["id"] <= TURN_LENGTH + 1
-
-
-# ------------------------------------------------------------------------------------------- large pictures
 
 
 def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:

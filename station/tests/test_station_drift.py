@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from flawscope.errors import InputError
 from flawscope_station.drift import camera_faults as camera
 from flawscope_station.drift import camera_monitor
 from flawscope_station.drift import monitor as drifts
 from flawscope_station.drift.drift import Drift
-from flawscope_station.settings.station import ProductSettings, Settings, check_settings, read_settings
+from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.station import Station
 from flawscope_station.store.schema import inspections
-from flawscope_station.store.search import Filters
-from station_helpers import png, taken, until
+from station_helpers import png, recorded, taken, until
 
 API = "/api/v1/products/plate"
 PASSWORD = "correct horse battery"
@@ -35,12 +32,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as a test looks."""
     monkeypatch.setattr(drifts, "ROUND_INTERVAL", 0.02)
     monkeypatch.setattr(drifts, "IDLE_INTERVAL", 0.2)
-
-
-@pytest.fixture
-def http(running: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=30) as made:
-        yield made
 
 
 def record(
@@ -91,9 +82,6 @@ def shifted(count: int = 900, at: int = 600, by: float = 1.5) -> np.ndarray:
 
 def codes(station: Station) -> set[str]:
     return {one.code for one in station.problems()} - {"disk_full"}
-
-
-# ------------------------------------------------------------------------------------- a change, and a person
 
 
 def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Client) -> None:
@@ -150,9 +138,6 @@ def test_a_judged_picture_is_recorded_with_its_brightness(
             found[name] = connection.execute(query).scalar_one()
         assert found[name] == pytest.approx(np.asarray(lit).mean() / 255, abs=0.02)
     assert found["darker"] / found["as it is"] == pytest.approx(0.95, abs=0.005)
-
-
-# ---------------------------------------------------------------------------------------- restarts, versions
 
 
 def test_a_restart_computes_the_same_again(open_station: Any) -> None:
@@ -214,9 +199,6 @@ def test_another_version_begins_anew(open_station: Any, other_model: Path) -> No
         assert drift(http, 50)["pictures"] == 50
 
 
-# ------------------------------------------------------------------------------------------ settings, rights
-
-
 def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> None:
     model = settings.products["plate"].model
     running = open_station(products={"plate": ProductSettings(model, drift=None, camera_checks=False)})
@@ -231,44 +213,8 @@ def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> 
         assert "flawscope_drift{" not in http.get("/metrics").text
 
 
-def test_the_settings_file_has_it_for_each_product(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "station.yaml").write_text(
-        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
-        "  three: {model: c.onnx, drift: null, light: false}\n  four: {model: d.onnx, drift: 2 %}\n"
-    )
-    found = read_settings(tmp_path / "station.yaml").products.values()
-    assert [one.camera_checks for one in found] == [True, False, True, True]
-    assert [one.light for one in found] == [True, True, False, True]
-    assert [one.drift_bound for one in found] == pytest.approx([0.01, 0.05, None, 0.02])
-    for text in ("often", "0 %", "60 %", "1", "-1 %", ""):
-        products = {"plate": replace(settings.products["plate"], drift=text)}
-        with pytest.raises(InputError, match=r"product plate: drift: .* is not a share between 0 and 50 %"):
-            check_settings(replace(settings, products=products))
-
-
-def test_engineers_alone_say_what_is_normal(running: Any, http: httpx.Client) -> None:
-    access = running.station.access
-    for name, role in (("anna", "operator"), ("emil", "engineer")):
-        access.add_user(name, PASSWORD, role)
-    for name, status in (("anna", 403), ("emil", 200)):
-        http.cookies.clear()
-        http.post("/sign-in", data={"name": name, "password": PASSWORD})
-        page = http.get("/plate/trends").text
-        assert ('id="drift-normal"' in page) is (status == 200)
-        assert http.get(f"{API}/drift").status_code == 200
-        answer = http.post(f"{API}/drift/acknowledge")
-        assert answer.status_code == status, answer.text
-    assert [row.who for row in running.station.store.events("drift acknowledged", 1)] == ["emil"]
-
-
-# ------------------------------------------------------------------------------------------------- the camera
-
-
 def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
-    open_station: Any,
-    settings: Settings,
-    judged_parts: list[bytes],
-    monkeypatch: pytest.MonkeyPatch,
+    open_station: Any, settings: Settings, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody looks for drift."""
     monkeypatch.setattr(camera, "REFERENCE", 12)
@@ -321,7 +267,7 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
         until(lambda: "camera_dark_1" not in codes(again.station))
         facts = http.get(f"{API}/drift").json()
         assert (facts["watched"], facts["alarm"]) == (False, None)
-        newest = again.station.records.search(1, Filters()).inspections[0]["id"]
+        newest = recorded(again.station)[0]["id"]
         assert http.post(f"{API}/drift/acknowledge").json()["camera"]["first_pictures"] == 0
         assert again.station.store.events("drift acknowledged", 1)[0].text == f"after inspection {newest}"
 

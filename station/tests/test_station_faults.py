@@ -34,7 +34,7 @@ from flawscope_station.settings.station import DATABASE_FILE, Limits, RetentionS
 from flawscope_station.store import database as database_module
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.files import RESERVED_BYTES
-from station_helpers import INSPECTIONS, Load, missing, until
+from station_helpers import INSPECTIONS, Load, failing, missing, until
 
 
 def problems(url: str) -> set[str]:
@@ -54,9 +54,6 @@ def names(url: str) -> list[str]:
 
 def parts_left(running: Any) -> list[Path]:
     return list(running.station.files.folder.rglob("*.part"))
-
-
-# ---------------------------------------------------------------------------------------------- the data base
 
 
 @pytest.mark.listens
@@ -124,11 +121,8 @@ def test_a_full_disk_is_said_and_nothing_is_half_taken(
     url = sqlite_station.url
     assert send(url, parts[0]).status_code == 201
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         refused = send(url, parts[1], "full")
         assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
         assert "free some space" in refused.json()["error"]
@@ -252,9 +246,7 @@ def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list
     assert send(running.url, parts[0]).status_code == 201
 
 
-def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
-    open_station: Any, parts: list[bytes]
-) -> None:
+def test_space_for_pictures_is_looked_at_while_they_come(open_station: Any, parts: list[bytes]) -> None:
     running = open_station(keep=RetentionSettings(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
     until(lambda: retention._next_rescan)
@@ -266,9 +258,6 @@ def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
         return sum(path.stat().st_size for path in pictures.rglob("*") if path.is_file())
 
     until(lambda: 0 < retention.used <= 200 * 1024 and held() <= 250 * 1024)
-
-
-# ------------------------------------------------------------------------------------------------ the picture
 
 
 def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
@@ -472,11 +461,9 @@ def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path
 def test_an_error_of_the_store_is_told_to_everybody_in_the_group(
     running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(several: Any) -> Any:
-        raise StoreError("the data base is on holiday; wait", "store_unreachable")
-
+    away = failing(StoreError("the data base is on holiday; wait", "store_unreachable"))
     with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(running.station.store, "record", broken)
+        patch.setattr(running.station.store, "record", away)
         answers = list(pool.map(lambda part: send(running.url, part), parts[:4]))
     assert {answer.status_code for answer in answers} == {503}
     assert send(running.url, parts[0]).status_code == 201

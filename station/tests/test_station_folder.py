@@ -38,7 +38,7 @@ from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import inspections
-from station_helpers import PATIENCE, ManualClock, add_version, everything, taken, until
+from station_helpers import PATIENCE, ManualClock, add_version, everything, failing, taken, until
 
 MINUTE = 60.0  # seconds: after it nothing more comes
 SIZE = 100  # bytes of a picture
@@ -456,10 +456,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
 def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no file can have a second name, as on many shares."""
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", failing(OSError(errno.EXDEV, os.strerror(errno.EXDEV))))
     done = tmp_path / "done"
     path = line.put("a.png", picture(1), age=50)
     changed = path.stat().st_mtime_ns
@@ -499,9 +496,6 @@ def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> N
     line.until(lambda: f"folder_away_{line.product}_2" in line.problems)
 
 
-# ---------------------------------------------------------------------------------------------- beside others
-
-
 @pytest.mark.parametrize(
     ("limits", "most"), [(Limits(queue=8), 4), (Limits(queue=64, upload=f"{2 * SIZE} B"), 4)]
 )
@@ -538,9 +532,6 @@ def test_a_full_queue_is_waited_for_until_the_station_ends(line: Line) -> None:
     line.sources[:] = []
     line.open()
     line.until(lambda: line.names() == ["a.png"])
-
-
-# ------------------------------------------------------------------------------------------ in a real station
 
 
 WRITER = """
@@ -582,7 +573,6 @@ def test_another_process_writes_while_the_station_is_killed(
     served.words[:] = [str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"]
     command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "part"), str(count)]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
     try:
         for _ in range(2):
             served.start()

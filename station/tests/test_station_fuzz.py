@@ -14,7 +14,10 @@ from contextlib import closing, suppress
 from typing import Any
 
 import httpx
+import hypothesis
+import psutil
 import pytest
+import schemathesis
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.picture import Picture
@@ -22,10 +25,6 @@ from flawscope_station.inspecting.writer import JudgedPicture
 from flawscope_station.store.database import StoreError
 from flawscope_station.web.uploads import Upload
 from station_helpers import broken, everything, originals
-
-schemathesis = pytest.importorskip("schemathesis")
-hypothesis = pytest.importorskip("hypothesis")
-psutil = pytest.importorskip("psutil")
 
 pytestmark = pytest.mark.listens
 ENDLESS = ("/api/v1/products/{name}/live",)  # a stream that goes on
@@ -141,7 +140,7 @@ def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_was_refused_is_freed_at_once(
+def test_refusals_are_freed_at_once(
     running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only when Python looks for circles: until then the pictures of thousands would be held."""

@@ -27,9 +27,6 @@ from flawscope_station.settings.sources import CameraSourceSettings, FolderSourc
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from station_helpers import Opener, Running, png, until
 
-for _library in ("torch", "onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(_library)
-
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS = ("fabric", "plate", "Blech 7/ä")
 CALLED = ("fabric", "plate", "Blech-7")  # at the station
@@ -67,7 +64,6 @@ def joint_models(small_backbone: dict[str, str], shared: Shared) -> Path:
         export_router(folder / "trained.safetensors", folder / "three.zip")
         artefact, sessions, describe = open_router(folder / "three.zip", device="cpu", threads=1)
         by, first = artefact.recognition, PRODUCTS[:2]
-        assert by is not None
         less = replace(by, known={name: by.known[name] for name in first}, samples={})
         products = {name: artefact.products[name] for name in first}
         two = Router.opened(
@@ -136,7 +132,6 @@ def test_it_judges_as_the_library_with_and_without_the_product(open_line: Any, j
     for data in pictures:
         found, right = line.send("line", data).json(), model.predict(data)
         called = dict(zip(PRODUCTS, CALLED, strict=True))
-        assert right.recognition is not None
         assert found["product"] == called[right.recognition.nearest]
         assert found["shows"] == (called[right.product] if right.product else Prediction.NO_PRODUCT_NAME)
         seen.add(found["shows"])
@@ -185,13 +180,8 @@ def test_the_entry_is_an_address_for_pictures_alone(open_line: Any) -> None:
     assert {one["found_at"] for one in line.products()} == {"line"}
 
 
-# -------------------------------------------------------------------------------------------------- keys
-
-
 @pytest.mark.both_databases
-def test_a_key_at_the_entry_has_one_answer_whatever_the_product(
-    open_line: Any, database_url: str | None
-) -> None:
+def test_a_key_at_the_entry_has_one_answer_for_all_products(open_line: Any, database_url: str | None) -> None:
     line = open_line()
     first = line.send("line", GOOD["plate"], "K")
     again = line.send("line", GOOD["plate"], "K")
@@ -217,9 +207,6 @@ def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line: Any, 
     assert line.http.post(f"plate/versions/{version}/activate").status_code == 200
     assert line.send("line", data).json()["product"] == "Blech-7"
     assert line.send("line", data, "K").json() == first
-
-
-# ------------------------------------------------------------------------------------------ the queue
 
 
 def test_a_deadline_holds_at_the_entry(open_line: Any) -> None:
@@ -286,7 +273,7 @@ def test_it_resumes_what_was_active_even_without_the_file(
         line.running.close()
 
 
-def test_a_further_product_appears_and_goes_and_its_history_stays(
+def test_a_further_product_comes_goes_and_leaves_its_history(
     open_station: Opener, joint_models: Path
 ) -> None:
     two, three = (ProductSettings(str(joint_models / f"{name}.zip")) for name in ("two", "three"))
@@ -341,9 +328,7 @@ def test_a_product_keeps_its_history_as_it_joins_a_model(open_station: Opener, j
     assert line.send("line", GOOD["plate"]).json()["version"] == found["version"] == line.active("plate")
 
 
-def test_files_of_the_other_kind_are_refused_in_a_line(
-    open_station: Opener, joint_models: Path, open_line: Any
-) -> None:
+def test_files_of_the_other_kind_are_a_line(open_station: Opener, joint_models: Path, open_line: Any) -> None:
     line = open_line("two")
     sent = line.add(joint_models / "plate.safetensors")
     assert sent.status_code == 422
@@ -402,7 +387,7 @@ def test_learning_is_refused_with_the_remedy(open_line: Any) -> None:
 
 
 @pytest.mark.both_databases
-def test_pictures_of_a_folder_find_their_product_once(
+def test_a_folders_pictures_find_their_product(
     open_line: Any, tmp_path: Path, database_url: str | None
 ) -> None:
     folder = tmp_path / "in"
@@ -424,7 +409,6 @@ def test_pictures_of_a_folder_find_their_product_once(
 
 
 def test_a_camera_is_triggered_with_and_without_the_product(open_line: Any) -> None:
-    pytest.importorskip("av")
     drawn = "lavfi:testsrc2=size=96x96:rate=25,realtime"
     line = open_line(sources=(CameraSourceSettings(drawn, "trigger", latency="1 ms"),))
     with Client(line.running.url) as client:
@@ -437,9 +421,7 @@ def test_a_camera_is_triggered_with_and_without_the_product(open_line: Any) -> N
         assert client.trigger("plate", key="K") == said
 
 
-def test_sinks_get_the_inspections_of_every_product(
-    open_station: Opener, joint_models: Path, tmp_path: Path
-) -> None:
+def test_sinks_get_all_products_inspections(open_station: Opener, joint_models: Path, tmp_path: Path) -> None:
     """Also of those that a later version brings."""
     out = SinkSettings(folder=str(tmp_path / "out"), picture="none")
     entry = ProductSettings(str(joint_models / "two.zip"), sinks=(out,))

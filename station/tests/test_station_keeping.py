@@ -28,7 +28,6 @@ from flawscope_station.drift.monitor import DriftMonitor
 from flawscope_station.drift.saved_tests import read_tests, save_tests
 from flawscope_station.drift.sequential_tests import DriftTests
 from flawscope_station.housekeeping import Housekeeping
-from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.sources import FolderSourceSettings
@@ -60,7 +59,19 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.search import PeriodSummary
 from setup_helpers import encoded
-from station_helpers import NAME, add_version, aged, png, started, taken, taken_file, until
+from station_helpers import (
+    NAME,
+    add_version,
+    aged,
+    delayed,
+    inspect,
+    png,
+    recorded,
+    started,
+    taken,
+    taken_file,
+    until,
+)
 
 HOUR_OLD = RetentionSettings("1 hour", "1 hour", "1 hour", "1 hour")
 
@@ -90,17 +101,9 @@ def open_one(settings: Settings) -> Iterator[Callable[..., Station]]:
         station.close()
 
 
-def inspect(station: Station, data: bytes, name: str = "a.png") -> int:
-    (answer,) = station.inspector.submit([Picture(station.products[NAME], data, name, "http")])
-    return answer.result(60).number
-
-
 def count(database: Database, table: Any) -> int:
     with database.reading() as connection:
         return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
-
-
-# ------------------------------------------------------------------------------------------- hashes of pixels
 
 
 def kinds_of_pictures() -> dict[str, bytes]:
@@ -162,9 +165,7 @@ def learn_from(database: Database, version: int, *pixels: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_removal_decodes_nothing(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removal_decodes_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     learn_from(database, version, "learnt")
@@ -251,6 +252,9 @@ def test_space_is_made_whatever_else_is_being_removed(
     assert retention.run().pictures >= 20, "they are counted"
 
 
+# --------------------------------------------------------------------------------------- what others wait for
+
+
 def test_the_station_makes_room_as_pictures_are_recorded(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,9 +276,6 @@ def test_the_station_makes_room_as_pictures_are_recorded(
         keeper.stop()
 
 
-# --------------------------------------------------------------------------------------- what others wait for
-
-
 def outbox(database: Database, product: int, **how: Any) -> Outbox:
     settings = SinkSettings("http://127.0.0.1:9", **how)
     return Outbox(database, product, NAME, "webhook:1", settings, station="s", sender="1", address=None)
@@ -293,9 +294,7 @@ def add_part(database: Database, product: int, version: int, number: int) -> int
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("kind", ["inspection", "verdict", "part"])
-def test_records_stay_until_a_sink_that_is_away_has_them(
-    database: Database, tmp_path: Path, kind: str
-) -> None:
+def test_records_stay_until_a_lost_sink_has_them(database: Database, tmp_path: Path, kind: str) -> None:
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     box = outbox(database, product)
@@ -326,9 +325,7 @@ def test_records_stay_until_a_sink_that_is_away_has_them(
 
 
 @pytest.mark.both_databases
-def test_records_that_a_sink_does_not_want_wait_for_nobody(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_no_sink_wants_wait_for_nobody(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cursor that passes unwanted records is stored, too, though not each time."""
     store, (product, version) = Store(database), add_version(database)
     box = outbox(database, product, only="anomalous", verdicts=False)
@@ -377,18 +374,12 @@ def test_files_that_stay_in_a_folder_are_inspected_once(
     station = open_one(products=products)
     (folder / "new.png").write_bytes(parts[4])
     until(lambda: inspected() == 5)
-    assert sorted(one["name"] for one in everything(station)) == ["new.png", "newest"]
+    assert sorted(one["name"] for one in recorded(station)) == ["new.png", "newest"]
     until(lambda: station.sources[NAME][0]._forget_at)  # type: ignore[attr-defined]
     assert count(station.database, removed_files) == 3, "all are there"
     (folder / "0.png").unlink()
     station = open_one(products=products)
     until(lambda: count(station.database, removed_files) == 2)
-
-
-def everything(station: Station) -> list[dict[str, Any]]:
-    from flawscope_station.store.search import Filters
-
-    return station.records.search(station.products[NAME], Filters()).inspections
 
 
 def test_a_folder_that_looks_empty_is_no_evidence(
@@ -427,9 +418,6 @@ def test_records_stay_for_the_reports_of_shifts(open_one: Callable[..., Station]
     retention._checked.clear()
     assert retention.run().records == 0
     assert count(station.database, inspections) == 3
-
-
-# ----------------------------------------------------------------------------------------------------- shifts
 
 
 def test_a_product_that_is_added_does_not_end_the_reports() -> None:
@@ -483,7 +471,6 @@ def test_saved_tests_go_on_as_if_nothing_had_been() -> None:
     feed(before, 1, 3500)
     data = save_tests(before, [1, 0.01, True])
     again = read_tests(data, [1, 0.01, True])
-    assert again is not None
     assert read_tests(data, [2, 0.01, True]) is None
     for one in (whole, again):
         feed(one, 3500, 5000, seed=2)
@@ -541,9 +528,7 @@ def test_a_restart_reads_what_came_since(
     assert monitor._is_known(number, tests), "its record was removed"
 
 
-def test_a_start_does_not_wait_for_a_walk_through_the_store(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_waits_for_no_walk_through_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     Files(settings.store)
     left = Path(settings.store) / PICTURES / "abc" / f".a.png.1{PARTIAL_SUFFIX}"
     folder = Path(settings.store) / "models" / f".1{PARTIAL_SUFFIX}"
@@ -553,13 +538,8 @@ def test_a_start_does_not_wait_for_a_walk_through_the_store(
         path.write_bytes(b"cut off")
     for path in (left, folder):
         os.utime(path, (1, 1))
-    going, walk = threading.Event(), os.walk
-
-    def slow(*where: Any) -> Any:
-        assert going.wait(60)
-        return walk(*where)
-
-    monkeypatch.setattr("flawscope_station.store.files.os.walk", slow)
+    going = threading.Event()
+    monkeypatch.setattr("flawscope_station.store.files.os.walk", delayed(os.walk, going))
     station = started(settings)
     try:
         mine = left.with_name(f".b.png.2{PARTIAL_SUFFIX}")
@@ -606,11 +586,7 @@ def test_two_reviewers_that_ask_at_once_get_different_pictures(
 
 
 def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
-    database: Database,
-    tmp_path: Path,
-    model_file: Path,
-    other_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    database: Database, tmp_path: Path, model_file: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, files = tmp_path / "new.onnx", Files(tmp_path / "files")
     path.write_bytes(model_file.read_bytes())
@@ -636,9 +612,7 @@ def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
 @pytest.mark.parametrize(
     "part", ["housekeeping.end", "sinks.stop", "inspector.close", "inspector.close_pools"]
 )
-def test_an_error_of_one_part_keeps_no_other_from_ending(
-    settings: Settings, parts: list[bytes], part: str
-) -> None:
+def test_an_error_of_one_part_lets_others_end(settings: Settings, parts: list[bytes], part: str) -> None:
     station = started(settings)
     number = inspect(station, parts[0])
     owner, name = part.split(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,20 @@ import httpx
 import pytest
 
 import flawscope
-from flawscope import Region
 from flawscope.predictor.kinds import Example, learn_kinds
 from flawscope_station.client import Client
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.kinds import KindCounts, count_kinds
 from sink_helpers import Receiver
-from station_helpers import NAME, Opener, Running, until
+from station_helpers import NAME, Opener, until
 
 PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
-P_VALUES = {"crack": 0.02, "scratch": 0.6}
-
-
-@pytest.fixture
-def naming(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """P-values of kinds that every model answers; those above 0.1 may be a defect's."""
-    p_values, plain = dict(P_VALUES), Region.to_dict
-
-    def to_dict(region: Region) -> dict[str, Any]:
-        kinds = tuple(name for name, p in p_values.items() if p > 0.1)
-        return plain(replace(region, kinds=kinds, kind_p_values=p_values))
-
-    monkeypatch.setattr(Region, "to_dict", to_dict)
-    return p_values
 
 
 def test_a_model_with_kinds_tells_them_everywhere(
-    open_station: Opener, model_path: Path, drawn: Path, tmp_path: Path
+    open_station: Opener, receive: Callable[..., Receiver], model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torch")
     folders = [path for path in (drawn / "plate/test").iterdir() if path.name != "good"]
     pictures = [path for folder in folders for path in sorted(folder.iterdir())]
     learnt = learn_kinds(flawscope.load(model_path), [Example(path, "defect") for path in pictures], 0.9)
@@ -50,11 +34,9 @@ def test_a_model_with_kinds_tells_them_everywhere(
     learnt.model.save(tmp_path / "named.safetensors")
     expected = learnt.model.predict(pictures[0])
     assert expected.regions[0].kinds is not None
-    receiver = Receiver()
-    settings = ProductSettings(
-        str(tmp_path / "named.safetensors"), sinks=(SinkSettings(webhook=receiver.url),)
-    )
-    running = open_station(products={NAME: settings})
+    receiver, model = receive(), str(tmp_path / "named.safetensors")
+    sinks = (SinkSettings(webhook=receiver.url),)
+    running = open_station(products={NAME: ProductSettings(model, sinks=sinks)})
     with Client(running.url) as client:
         found = client.inspect(pictures[0])
         assert [region.to_dict() for region in found.regions] == [
@@ -73,40 +55,41 @@ def test_a_model_with_kinds_tells_them_everywhere(
     assert (verdict["kind"], verdict["said"]["kind"]) == ("dent", "dent")
 
 
-def test_a_model_without_kinds_answers_as_before(running: Running, parts: list[bytes]) -> None:
-    with Client(running.url) as client:
-        number = client.inspect(parts[-1], NAME).id
-    with httpx.Client(base_url=running.url, timeout=60) as http:
-        shown = http.get(f"/api/v1/products/{NAME}/inspections/{number}").json()
-        assert shown["regions"][0].keys() == {"box", "area", "peak", "centroid"}
-        page = http.get(f"/{NAME}/inspections/{number}").raise_for_status().text
-        assert '<datalist id="kinds"></datalist>' in page
-        assert "Kind of defect</th>" not in page
-        report = http.get(f"/api/v1/products/{NAME}/shift-report", params=PERIOD).raise_for_status().text
-        assert "Kinds of defects" not in report
+def test_a_model_without_kinds_answers_as_before(
+    client: Client, http: httpx.Client, parts: list[bytes]
+) -> None:
+    number = client.inspect(parts[-1], NAME).id
+    shown = http.get(f"/api/v1/products/{NAME}/inspections/{number}").json()
+    assert shown["regions"][0].keys() == {"box", "area", "peak", "centroid"}
+    page = http.get(f"/{NAME}/inspections/{number}").raise_for_status().text
+    assert '<datalist id="kinds"></datalist>' in page
+    assert "Kind of defect</th>" not in page
+    report = http.get(f"/api/v1/products/{NAME}/shift-report", params=PERIOD).raise_for_status().text
+    assert "Kinds of defects" not in report
 
 
-def test_pages_and_reports_show_kinds(running: Running, parts: list[bytes], naming: dict[str, float]) -> None:
-    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
-        api = f"/api/v1/products/{NAME}"
-        number = client.inspect(parts[-1], NAME).id
-        assert "<bdi>scratch</bdi>" in http.get(f"/{NAME}/history").text
-        assert "<td><bdi>scratch</bdi></td>" in http.get(f"/{NAME}/inspections/{number}").text
-        client.inspect(parts[0], NAME)
-        naming.update(crack=0.5)
-        several = client.inspect(parts[-1], NAME).id
-        assert "<td><bdi>crack / scratch</bdi></td>" in http.get(f"/{NAME}/inspections/{several}").text
-        naming.update(crack=0.01, scratch=0.01)
-        new = client.inspect(parts[-1], NAME).id
-        assert "<td><bdi>something new</bdi></td>" in http.get(f"/{NAME}/inspections/{new}").text
-        counts = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
-        assert counts["kinds"] == {"named": {"scratch": 1}, "several": 1, "new": 1}
-        page = http.get(f"{api}/shift-report", params=PERIOD).text
-        for name in ("scratch", "several kinds fit", "something new"):
-            assert f"<bdi>{name}</bdi></th><td>1</td>" in page
-        client.verdict(new, "good", product=NAME)
-        counts = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
-        assert counts["kinds"]["new"] == 0, "a person called it good"
+def test_pages_and_reports_show_kinds(
+    client: Client, http: httpx.Client, parts: list[bytes], naming: dict[str, float]
+) -> None:
+    api = f"/api/v1/products/{NAME}"
+    number = client.inspect(parts[-1], NAME).id
+    assert "<bdi>scratch</bdi>" in http.get(f"/{NAME}/history").text
+    assert "<td><bdi>scratch</bdi></td>" in http.get(f"/{NAME}/inspections/{number}").text
+    client.inspect(parts[0], NAME)
+    naming.update(crack=0.5)
+    several = client.inspect(parts[-1], NAME).id
+    assert "<td><bdi>crack / scratch</bdi></td>" in http.get(f"/{NAME}/inspections/{several}").text
+    naming.update(crack=0.01, scratch=0.01)
+    new = client.inspect(parts[-1], NAME).id
+    assert "<td><bdi>something new</bdi></td>" in http.get(f"/{NAME}/inspections/{new}").text
+    counts = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+    assert counts["kinds"] == {"named": {"scratch": 1}, "several": 1, "new": 1}
+    page = http.get(f"{api}/shift-report", params=PERIOD).text
+    for name in ("scratch", "several kinds fit", "something new"):
+        assert f"<bdi>{name}</bdi></th><td>1</td>" in page
+    client.verdict(new, "good", product=NAME)
+    counts = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+    assert counts["kinds"]["new"] == 0, "a person called it good"
 
 
 def test_the_most_frequent_kind_is_the_first() -> None:
@@ -121,51 +104,38 @@ def test_the_most_frequent_kind_is_the_first() -> None:
     assert count_kinds([]).most == 0
 
 
-def test_a_person_names_the_kind(running: Running, parts: list[bytes], naming: dict[str, float]) -> None:
-    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
-        api = f"/api/v1/products/{NAME}"
+def test_a_person_names_the_kind(
+    client: Client, http: httpx.Client, parts: list[bytes], naming: dict[str, float]
+) -> None:
+    api = f"/api/v1/products/{NAME}"
 
-        def counts() -> dict[str, int]:
-            report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
-            return dict(report["kinds"]["named"])
+    def counts() -> dict[str, int]:
+        report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
+        return dict(report["kinds"]["named"])
 
-        number = client.inspect(parts[-1], NAME).id
-        assert client.inspection(number, NAME).kind is None
-        page = http.get(f"/{NAME}/inspections/{number}").text
-        assert '<option value="crack"></option><option value="scratch"></option>' in page
-        assert counts() == {"scratch": 1}
-        assert client.verdict(number, "defect", product=NAME, kind=" Öl <b> ").kind == "Öl <b>"
-        assert client.inspection(number, NAME).kind == "Öl <b>"
-        assert counts() == {"Öl <b>": 1}
-        assert "<bdi>Öl &lt;b&gt;</bdi>" in http.get(f"/{NAME}/history").text
-        assert 'value="Öl &lt;b&gt;"' in http.get(f"/{NAME}/inspections/{number}").text
-        (row,) = csv.DictReader(io.StringIO(http.get(f"{api}/export").content.decode("utf-8-sig")))
-        assert row["kind"] == "Öl <b>"
-        client.verdict(number, "defect", product=NAME, kind="crack")
-        assert counts() == {"crack": 1}
-        client.verdict(number, "undo", product=NAME)
-        assert counts() == {"Öl <b>": 1}
-        client.verdict(number, "good", product=NAME)
-        assert client.inspection(number, NAME).kind is None
-        assert counts() == {}
-        for body, said in (
-            ({"verdict": "good", "kind": "crack"}, "leave it out"),
-            ({"verdict": "defect", "kind": "x" * 101}, "1 to 100"),
-            ({"verdict": "defect", "kind": "a\nb"}, "1 to 100"),
-        ):
-            refused = http.post(f"{api}/inspections/{number}/verdict", json=body)
-            assert (refused.status_code, said in refused.json()["error"]) == (422, True)
-
-
-def test_a_verdict_under_a_key_has_one_kind(running: Running, parts: list[bytes]) -> None:
-    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=60) as http:
-        number = client.inspect(parts[-1], NAME).id
-        for kind, status in (("crack", 200), ("crack", 200), ("dent", 409)):
-            answer = http.post(
-                f"/api/v1/products/{NAME}/inspections/{number}/verdict",
-                json={"verdict": "defect", "kind": kind},
-                headers={"Idempotency-Key": "one"},
-            )
-            assert answer.status_code == status
-        client.verdict(number, "undo", product=NAME)
-        assert client.inspection(number, NAME).verdict is None
+    number = client.inspect(parts[-1], NAME).id
+    assert client.inspection(number, NAME).kind is None
+    page = http.get(f"/{NAME}/inspections/{number}").text
+    assert '<option value="crack"></option><option value="scratch"></option>' in page
+    assert counts() == {"scratch": 1}
+    assert client.verdict(number, "defect", product=NAME, kind=" Öl <b> ").kind == "Öl <b>"
+    assert client.inspection(number, NAME).kind == "Öl <b>"
+    assert counts() == {"Öl <b>": 1}
+    assert "<bdi>Öl &lt;b&gt;</bdi>" in http.get(f"/{NAME}/history").text
+    assert 'value="Öl &lt;b&gt;"' in http.get(f"/{NAME}/inspections/{number}").text
+    (row,) = csv.DictReader(io.StringIO(http.get(f"{api}/export").content.decode("utf-8-sig")))
+    assert row["kind"] == "Öl <b>"
+    client.verdict(number, "defect", product=NAME, kind="crack")
+    assert counts() == {"crack": 1}
+    client.verdict(number, "undo", product=NAME)
+    assert counts() == {"Öl <b>": 1}
+    client.verdict(number, "good", product=NAME)
+    assert client.inspection(number, NAME).kind is None
+    assert counts() == {}
+    for body, said in (
+        ({"verdict": "good", "kind": "crack"}, "leave it out"),
+        ({"verdict": "defect", "kind": "x" * 101}, "1 to 100"),
+        ({"verdict": "defect", "kind": "a\nb"}, "1 to 100"),
+    ):
+        refused = http.post(f"{api}/inspections/{number}/verdict", json=body)
+        assert (refused.status_code, said in refused.json()["error"]) == (422, True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -16,18 +15,18 @@ import httpx
 import numpy as np
 import pytest
 
-from camera_helpers import DelayedCamera, exposed_at, with_sources
+from camera_helpers import DelayedCamera, exposed_at, source_context, with_sources
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc.line import PlcLine
 from flawscope_station.settings.sources import CameraSourceSettings, read_source
-from flawscope_station.settings.station import Limits, Settings
+from flawscope_station.settings.station import Settings
 from flawscope_station.sources import frames as frames_module
 from flawscope_station.sources.camera import FfmpegCamera
 from flawscope_station.sources.frames import FrameReader
 from flawscope_station.sources.latency import LightPage, latency_of, measure_latency
-from flawscope_station.sources.source import RUNNING, QueueShare, SourceContext
+from flawscope_station.sources.source import RUNNING
 from station_helpers import PATIENCE, until
 
 DECODING = 0.1  # seconds on a busy machine
@@ -39,12 +38,10 @@ def opened_fixture() -> Iterator[Callable[..., tuple[DelayedCamera, FfmpegCamera
     made: list[tuple[DelayedCamera, FfmpegCamera]] = []
 
     def open_one(behind: float, latency: float | None = None) -> tuple[DelayedCamera, FfmpegCamera]:
-        camera, taken = DelayedCamera(behind, rate=50.0), Future[Any]()
-        taken.set_result(None)
+        camera = DelayedCamera(behind, rate=50.0)
         stated = behind + DECODING if latency is None else latency
         settings = CameraSourceSettings(camera.address, "trigger", latency=f"{1000 * stated:.0f} ms")
-        line: Any = SourceContext(1, lambda _: [taken], lambda *_: None, None, QueueShare(Limits()))  # type: ignore[arg-type]
-        made.append((camera, FfmpegCamera(line, settings, 1)))
+        made.append((camera, FfmpegCamera(source_context(), settings, 1)))
         made[-1][1].start()
         until(lambda: made[-1][1].state.state == RUNNING)
         return made[-1]
@@ -171,9 +168,6 @@ def test_triggers_at_different_moments_get_different_frames(opened: Any) -> None
     until(differ)
 
 
-# ------------------------------------------------------------------------------------------ what is refused
-
-
 def test_a_camera_without_a_latency_is_refused_for_triggers(tmp_path: Path) -> None:
     for address in ("rtsp://192.0.2.1/s", "http://192.0.2.1/", "udp://192.0.2.1:5000", "/dev/video0"):
         with pytest.raises(InputError, match=r"exposed after it: write `latency: 500 ms`"):
@@ -188,9 +182,7 @@ def test_a_camera_without_a_latency_is_refused_for_triggers(tmp_path: Path) -> N
             read_source({"camera": "/dev/video0", "latency": wrong}, tmp_path)
 
 
-def test_a_stream_without_a_latency_answers_neither_the_api_nor_a_plc(
-    open_station: Any, settings: Settings
-) -> None:
+def test_a_stream_without_a_latency_answers_no_api_and_no_plc(open_station: Any, settings: Settings) -> None:
     """One that was not given one for triggers: it has frames of its own."""
     camera = DelayedCamera(0.0)
     try:
@@ -206,9 +198,6 @@ def test_a_stream_without_a_latency_answers_neither_the_api_nor_a_plc(
         running.close()
     finally:
         camera.close()
-
-
-# ------------------------------------------------------------------------------------------------- measuring
 
 
 def drawn_frames(

@@ -15,16 +15,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from learning_helpers import API, NAME, Line, drawn_part
-from station_helpers import Load, everything, until
-
-pytest.importorskip("torch")
-pytest.importorskip("selenium.webdriver")
 from flawscope.predictor import load, read_manifest
 from flawscope_station.learning import activation
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
+from learning_helpers import API, NAME, Line, drawn_part
+from station_helpers import Load, everything, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
@@ -55,9 +52,7 @@ def scores(line: Line, parts: list[bytes]) -> list[float]:
     return [line.send(data, "again.png")["score"] for data in parts]
 
 
-def test_corrections_become_a_version_and_going_back_is_the_old_one(
-    line: Line, running: Any, model_file: Path
-) -> None:
+def test_corrections_become_a_version_and_back_is_the_old(line: Line, running: Any, model_file: Path) -> None:
     parts = [drawn_part(400), drawn_part(401, "contamination")]
     before = scores(line, parts)
     found = line.shift()
@@ -114,9 +109,7 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
 
 
-def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
-    open_station: Any, settings: Any
-) -> None:
+def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station: Any, settings: Any) -> None:
     product = replace(settings.products[NAME], learn=AUTO[NAME])
     running = open_station(products={NAME: product})
     line = Line(running.url)
@@ -256,9 +249,6 @@ def test_a_switch_under_load_of_eight_clients(
     assert scores(line, parts) == before
 
 
-# ----------------------------------------------------------------------------- faults, and people meanwhile
-
-
 @contextmanager
 def held_up(running: Any, line: Line) -> Iterator[int]:
     """A candidate, while its process stands still."""
@@ -275,10 +265,6 @@ def problems(line: Line) -> dict[str, str]:
     return {one["code"]: one["text"] for one in line.http.get("/api/v1/status").json()["problems"]}
 
 
-def status_of(line: Line, number: int) -> str:
-    return str(line.http.get(f"{API}/candidates/{number}").json()["status"])
-
-
 def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> int:
     """An operator's own model file; its number."""
     path = folder / "other.safetensors"
@@ -287,9 +273,6 @@ def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> in
         answer = line.http.post(f"{API}/versions", params={"name": path.name}, content=file.read())
     assert answer.status_code in (200, 201), answer.text
     return int(answer.json()["id"])
-
-
-# --------------------------------------------------------------------------------------------------- the disk
 
 
 @pytest.mark.parametrize("left", [1_000_000, 0], ids=["no room for a model", "no room at all"])
@@ -309,7 +292,7 @@ def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, 
         assert " the disk of " in text
         assert text.endswith("; free some space")
         assert "\n" not in text
-        assert status_of(line, number) in ("queued", "running")
+        assert line.http.get(f"{API}/candidates/{number}").json()["status"] in ("queued", "running")
         answer = line.http.post(f"{API}/inspections", params={"name": "on.png"}, content=drawn_part(7))
         assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
         ballast.unlink()
@@ -335,7 +318,11 @@ def test_another_version_is_put_to_use_meanwhile(
     product = replace(settings.products[NAME], learn=LearningSettings(rule=rule, after=1000))
     running = open_station(products={NAME: product})
     line = Line(running.url)
-    other, first = switched_meanwhile(running, line, model_file, tmp_path)
+    line.shift()
+    other = other_version(line, model_file, tmp_path)
+    with held_up(running, line) as number:
+        assert line.use(other).status_code == 200
+    first = line.ended(number)
     assert (first["status"], first["start"], first["compared_with"]) == ("ready", 1, 1)
     assert "switched" in first["waits"]
     said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
@@ -360,24 +347,13 @@ def test_another_version_is_put_to_use_meanwhile(
     line.http.close()
 
 
-def switched_meanwhile(running: Any, line: Line, model: Path, folder: Path) -> tuple[int, dict[str, Any]]:
-    """An operator's version, put to use while a candidate is made; and the candidate."""
-    line.shift()
-    other = other_version(line, model, folder)
-    with held_up(running, line) as number:
-        assert line.use(other).status_code == 200
-    return other, line.ended(number)
-
-
 def newest(line: Line, after: int) -> int | None:
     """Of the candidates, if there is one after this."""
     number = int(line.http.get(f"{API}/learning").json()["candidates"][0]["id"])
     return number if number > after else None
 
 
-def test_a_version_judges_instead_of_the_one_that_is_named_alone(
-    running: Any, model_file: Path, tmp_path: Path
-) -> None:
+def test_a_version_judges_instead_of_the_named_one(running: Any, model_file: Path, tmp_path: Path) -> None:
     """The rule's last look: somebody may be quicker while it opens the model."""
     line = Line(running.url)
     versions = running.station.versions

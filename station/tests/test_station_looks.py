@@ -7,9 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import pytest
-
-pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.keys import Keys
 
 from flawscope_station.drift.drift import Drift
@@ -21,8 +18,6 @@ pytestmark = needs_chromium
 
 PAGES = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=2")
 PASSWORD = "correct horse battery"
-
-# --------------------------------------------------------------------------------- history, trends, models
 
 
 def test_the_history_by_hand(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
@@ -93,9 +88,6 @@ def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) ->
     assert tablet.complaints() == []
 
 
-# -------------------------------------------------------------------------------------- users, looks, rights
-
-
 def test_language_and_colours_are_kept(tablet: Tablet) -> None:
     tablet.open("live")
     paper = "return getComputedStyle(document.body).backgroundColor"
@@ -155,3 +147,39 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, r
     tablet.wait(lambda: not tablet.find("#drift-normal").is_displayed())
     assert running.station.parts[Drift].monitor.facts(number)["alarm"] is None
     assert tablet.complaints() == []
+
+
+LISTEN = """
+window.said = [];
+const write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+  window.said.push(text);
+  return write.call(this, text, ...more);
+};
+window.dispatchEvent(new Event("resize"));
+"""
+
+
+@needs_chromium
+def test_times_of_a_short_range_differ(tablet: Tablet, parts: list[bytes]) -> None:
+    """Pictures of a few seconds, as when a line is set up."""
+    for data in parts[:5]:
+        tablet.post(data)
+    tablet.screen(1400, 900)
+    tablet.open("trends")
+    tablet.wait(lambda: tablet.all("#chart canvas"))
+    tablet.js(LISTEN)
+    tablet.screen(1300, 900)
+    times: Any = tablet.wait(
+        lambda: [one for one in tablet.js("return window.said") if one.count(":") and one[0].isdigit()]
+    )
+    assert len(set(times)) > 2, times
+
+
+@needs_chromium
+def test_details_of_a_version_fit_on_a_phone(tablet: Tablet) -> None:
+    """Also its hash, which is one long word."""
+    tablet.screen(*PHONE[:2])
+    tablet.open("models")
+    tablet.js("document.querySelectorAll('main details').forEach((one) => { one.open = true; })")
+    assert tablet.js("return document.documentElement.scrollWidth") <= PHONE[0]

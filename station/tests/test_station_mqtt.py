@@ -6,14 +6,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-pytest.importorskip("paho.mqtt.client")
 from flawscope_station.client import Client
 from flawscope_station.settings.sinks import MqttSettings
 from flawscope_station.sinks.delivery import POLL_INTERVAL
@@ -22,12 +21,9 @@ from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
 from station_helpers import NAME, Load, Opener, Running, free_port, until
 
 ROOT = Path(__file__).parents[2]
-TOPIC = f"flawscope/station/{NAME}/inspection"
-STATE, STATUS, PROBLEM = (
-    f"flawscope/station/{NAME}/state",
-    "flawscope/station/status",
-    "flawscope/station/problem",
-)
+BEGIN = "plant/hall 2/station"
+TOPIC, STATE = (f"{BEGIN}/{NAME}/{kind}" for kind in ("inspection", "state"))
+STATUS, PROBLEM = f"{BEGIN}/status", f"{BEGIN}/problem"
 
 needs_mosquitto = pytest.mark.skipif(
     Mosquitto.program() is None, reason="Mosquitto is not installed: apt-get install mosquitto"
@@ -54,15 +50,8 @@ def broker() -> Iterator[Mosquitto]:
 
 @pytest.fixture
 def listen() -> Iterator[Callable[..., Listener]]:
-    made: list[Listener] = []
-
-    def one(*words: Any, **more: Any) -> Listener:
-        made.append(Listener(*words, **more))
-        return made[-1]
-
-    yield one
-    for listener in made:
-        listener.close()
+    with ExitStack() as stack:
+        yield lambda *words, **more: stack.enter_context(closing(Listener(*words, **more)))
 
 
 def send(url: str, parts: list[bytes], names: range | list[str]) -> list[int]:
@@ -82,16 +71,13 @@ def online(listener: Listener) -> bool:
     return listener.last(STATUS) == "online"
 
 
-# ----------------------------------------------------------------------------------------------- what is sent
-
-
 @needs_mosquitto
 def test_inspections_verdicts_states_and_problems_are_there(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
     """On both data bases."""
-    running = open_station(mqtt=MqttSettings(broker.url), public=("line3.example",))
-    listener = listen(broker.port, "flawscope/#")
+    running = open_station(mqtt=MqttSettings(broker.url, topic="plant/hall 2"), public=("line3.example",))
+    listener = listen(broker.port, "plant/#")
     until(lambda: online(listener))
     with Client(running.url) as client:
         good = client.inspect(parts[0], name="good.png")
@@ -101,7 +87,7 @@ def test_inspections_verdicts_states_and_problems_are_there(
         took = time.monotonic() - begun
         client.verdict(bad.id, "defect")
         client.verdict(bad.id, "undo")
-        verdicts = f"flawscope/station/{NAME}/verdict"
+        verdicts = f"{BEGIN}/{NAME}/verdict"
         until(lambda: len(listener.of(verdicts)) == 2)
         shown = httpx.get(f"{running.url}/api/v1/products/{NAME}/inspections/{bad.id}").json()
     assert took < POLL_INTERVAL / 2, "it was woken"
@@ -122,34 +108,11 @@ def test_inspections_verdicts_states_and_problems_are_there(
     assert listener.last(PROBLEM)["problems"][0]["code"] == "camera_lost_1"
     (facts,) = running.station.sinks.facts(NAME)
     assert (facts["name"], facts["kind"], facts["delivered"]) == (broker.url, "mqtt", 4)
-    late = listen(broker.port, "flawscope/#", name="late", clean=True)
+    late = listen(broker.port, "plant/#", name="late", clean=True)
     until(lambda: online(late) and late.last(STATE), "states are retained")
     assert late.of(TOPIC) == [], "inspections are not"
     running.close()
     until(lambda: listener.last(STATUS) == "offline")
-
-
-@needs_mosquitto
-def test_only_anomalous_ones_and_no_verdicts(
-    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
-) -> None:
-    running = open_station(
-        mqtt=MqttSettings(broker.url, only="anomalous", verdicts=False, topic="plant/hall 2")
-    )
-    listener = listen(broker.port, "plant/#")
-    until(lambda: listener.last("plant/hall 2/station/status") == "online")
-    with Client(running.url) as client:
-        several = [client.inspect(data) for data in parts]
-        client.verdict(several[0].id, "defect")
-    wanted = [one.id for one in several if one.decision == "anomalous"]
-    assert 0 < len(wanted) < len(several)
-    topic = f"plant/hall 2/station/{NAME}"
-    until(lambda: sorted(listener.numbers(f"{topic}/inspection")) == wanted)
-    until(lambda: listener.last(f"{topic}/state")["inspections"] == len(several))
-    assert listener.of(f"{topic}/verdict") == []
-
-
-# ---------------------------------------------------------------------------------------------- nothing lost
 
 
 def first_ones(listener: Listener) -> list[int]:
@@ -166,7 +129,7 @@ def test_a_cable_that_is_cut_again_and_again(
     """Nothing is lost, all comes in order, what comes twice has the same id; the page says that the broker is
     away."""
     cable = Cable(broker.port)
-    running = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{cable.port}"))
+    running = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{cable.port}", topic="plant/hall 2"))
     listener = listen(broker.port, TOPIC, STATUS)
     until(lambda: online(listener))
     load = Load(running.url, parts, clients=2)
@@ -194,7 +157,7 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
     """What was on its way may come again, under the same id."""
-    running = open_station(mqtt=MqttSettings(broker.url))
+    running = open_station(mqtt=MqttSettings(broker.url, topic="plant/hall 2"))
     listener = listen(broker.port, TOPIC, STATUS)
     until(lambda: online(listener))
     time.sleep(0.5)  # Mosquitto writes down a moment later who listens: else what comes first has no reader
@@ -212,9 +175,6 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
     first_ones(listener)
 
 
-# -------------------------------------------------------------------------------------------- who may do what
-
-
 @needs_mosquitto
 def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path, parts: list[bytes]) -> None:
     """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
@@ -225,12 +185,14 @@ def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path
         ["mosquitto_passwd", "-b", "-c", str(folder / "words"), "line", "sesame"], check=True, timeout=20
     )
     rights = folder / "rights"
-    rights.write_text("user line\ntopic write flawscope/#\n")
+    rights.write_text("user line\ntopic write plant/#\n")
     (folder / "words").chmod(0o600)
     secret = tmp_path / "mqtt.password"
     secret.write_text("open\n")
     with listening(folder, f"password_file {folder}/words\nacl_file {rights}") as broker:
-        running = open_station(mqtt=MqttSettings(broker.url, user="line", password_file=str(secret)))
+        running = open_station(
+            mqtt=MqttSettings(broker.url, topic="plant/hall 2", user="line", password_file=str(secret))
+        )
         until(lambda: any("refuses" in one.text for one in running.station.problems()))
         (problem,) = running.station.problems()
         assert "Not authorized" in problem.text
@@ -276,9 +238,6 @@ def test_a_broker_that_never_was_harms_nothing(
     begun = time.monotonic()
     there.close()
     assert time.monotonic() - begun < 15
-
-
-# ------------------------------------------------------------------------------------------------- containers
 
 
 @needs_mosquitto

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,15 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 
 from flawscope.errors import InputError
 from flawscope_station.settings.openid import OpenIdSettings, read_openid
 from flawscope_station.settings.station import Settings
+from flawscope_station.web.sign_in_pages import OpenIdProvider
 from station_helpers import PATIENCE, Opener, until
 from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
-
-pytest.importorskip("authlib")
-from joserfc import jwt
-from joserfc.jwk import RSAKey
-
-from flawscope_station.web.sign_in_pages import OpenIdProvider
 
 __all__ = ["driver_fixture", "tablet_fixture"]
 pytestmark = pytest.mark.listens  # what a proxy says of the client counts
@@ -151,15 +149,9 @@ def running_fixture(open_station: Opener, settings: Settings, company: Company, 
 @pytest.fixture
 def browse(running: Any) -> Iterator[Callable[[], httpx.Client]]:
     """Makes browsers without pages: they keep cookies and follow redirects."""
-    made = list[httpx.Client]()
-
-    def one() -> httpx.Client:
-        made.append(httpx.Client(base_url=running.url, timeout=30, follow_redirects=True))
-        return made[-1]
-
-    yield one
-    for client in made:
-        client.close()
+    how = {"base_url": running.url, "timeout": 30, "follow_redirects": True}
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(httpx.Client(**how))
 
 
 def enter(client: httpx.Client) -> httpx.Response:
@@ -247,9 +239,7 @@ def test_a_wrong_token_lets_nobody_in(
     assert running.station.access.users() == []
 
 
-def test_state_belongs_to_the_browser_and_holds_once(
-    browse: Callable[[], httpx.Client], company: Company
-) -> None:
+def test_state_is_the_browsers_and_holds_once(browse: Callable[[], httpx.Client], company: Company) -> None:
     victim, thief = browse(), browse()
     there = victim.get("/sign-in/company/", follow_redirects=False)
     tls = browse().get("/sign-in/company/", headers={"X-Forwarded-Proto": "https"}, follow_redirects=False)

@@ -122,6 +122,14 @@ def test_numbers_are_written_as_the_language_writes_them() -> None:
     assert PAGES.texts["en"].number(1.2345) == "1.23"
     assert PAGES.texts["de"].number(1.2345) == "1,23"
     assert PAGES.texts["de"].number(None) == "–"
+    large = {
+        (153.8, 2): "150",
+        (1000 / 3, 2): "330",
+        (99.7, 2): "100",
+        (12345.6, 3): "12300",
+        (7.69, 2): "7,7",
+    }
+    assert {given: PAGES.texts["fr"].number(*given) for given in large} == large, "none has an exponent"
     assert PAGES.texts["en"].count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
 
 
@@ -368,16 +376,16 @@ def test_signing_out_ends_the_session_from_its_own_page_alone(browser: httpx.Cli
     assert browser.get("/plate/live").status_code == 303
 
 
-def test_operators_see_no_buttons_of_engineers(
-    browser: httpx.Client, users: None, parts: list[bytes]
-) -> None:
+def test_operators_see_no_engineers_buttons(browser: httpx.Client, users: None, parts: list[bytes]) -> None:
     sign_in(browser, "emil")
     post(browser, parts[0])
     assert 'id="upload"' in browser.get("/plate/models").text
     assert "/export?" in browser.get("/plate/history").text
+    assert 'id="drift-normal"' in browser.get("/plate/trends").text
     browser.cookies.clear()
     sign_in(browser, "anna")
     text = browser.get("/plate/models").text
     assert 'id="upload"' not in text
     assert "Engineers add versions" in text
     assert "/export?" not in browser.get("/plate/history").text
+    assert 'id="drift-normal"' not in browser.get("/plate/trends").text

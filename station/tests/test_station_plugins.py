@@ -157,7 +157,7 @@ def test_a_line_of_plugins_works_in_a_station(
         ("", "connections: [{modbuss: {}}]", "no connection called modbuss: did you mean modbus?"),
     ],
 )
-def test_a_wrong_setting_of_a_plugin_is_one_line(
+def test_a_wrong_plugin_setting_is_a_line(
     of_product: str, of_station: str, said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "station.yaml"

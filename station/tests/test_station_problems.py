@@ -17,7 +17,7 @@ from flawscope_station.problems import Problem, Problems
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.records import NotFoundError
 from flawscope_station.web.templates import PAGES
-from station_helpers import until
+from station_helpers import failing, until
 
 PASSWORD = "correct horse battery"
 PATH = "/srv/line3/incoming"
@@ -68,9 +68,6 @@ def test_every_kind_has_a_title_and_says_who_does_what() -> None:
         assert {kind for kind in kinds if not {f"wrong.{kind}", f"remedy.{kind}"} <= known.keys()} == set()
 
 
-# ---- on the page
-
-
 @pytest.fixture(name="two")
 def two_fixture(running: Any) -> Iterator[dict[str, httpx.Client]]:
     """An operator and an engineer."""
@@ -88,7 +85,6 @@ def bar(client: httpx.Client) -> str:
     """What it says; empty where it is not shown."""
     page = client.get("/plate/history").text
     found = re.search(r'id="problem" href="/plate/problems"( hidden)?>.*?<span>(.*?)</span>', page)
-    assert found is not None
     assert bool(found[1]) == (found[2] == "")
     return found[2]
 
@@ -127,12 +123,9 @@ def test_engineers_acknowledge_and_operators_may_not(running: Any, two: dict[str
 def test_problems_are_shown_while_the_store_is_away(
     running: Any, two: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(self: Database) -> Any:
-        raise StoreError(f"{PATH} is away", "store_unreachable")
-
     for client in two.values():
         assert client.get("/plate/problems").status_code == 200  # it knows who asks
-    monkeypatch.setattr(Database, "reading", away)
+    monkeypatch.setattr(Database, "reading", failing(StoreError(f"{PATH} is away", "store_unreachable")))
     until(lambda: running.station.problems())
     for role, client in two.items():
         found = [client.get(f"/plate/{page}") for page in ("problems", "history")]

@@ -14,7 +14,7 @@ from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_plan import make_plan
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.station import Settings
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from learning_helpers import Line, drawn_part
 from station_helpers import NAME, make_older
@@ -41,9 +41,8 @@ def numbers(http: httpx.Client) -> list[int]:
     return [one["id"] for one in http.get(f"{API}/versions").json()["versions"]]
 
 
-def test_a_rate_is_changed_and_changed_back(open_station: Any, settings: Settings) -> None:
+def test_a_rate_is_changed_and_changed_back(running: Any, settings: Settings) -> None:
     """The file has it: what is downloaded judges as the station does. Nothing is made twice."""
-    running = open_station()
     line, model = Line(running.url), flawscope.load(settings.products[NAME].model, device="cpu")
     part = drawn_part(7)
     before = line.send(part)
@@ -72,11 +71,8 @@ def test_a_rate_is_changed_and_changed_back(open_station: Any, settings: Setting
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.01, 0.0769])
-def test_what_the_good_pictures_do_not_support_is_refused(
-    open_station: Any, settings: Settings, rate: float
-) -> None:
+def test_what_the_good_pictures_do_not_support_is_refused(running: Any, rate: float) -> None:
     """12 of them support 1 in 13 at the lowest."""
-    running = open_station()
     line = Line(running.url)
     refused = line.http.post(f"{API}/versions/1/rate", json={"rate": rate})
     assert refused.status_code == 422
@@ -121,22 +117,8 @@ def test_the_settings_name_a_rate_for_whichever_version_judges(
         open_station(**with_rate("1 %"))
 
 
-def test_a_rate_in_the_settings_is_read_and_checked(tmp_path: Path) -> None:
-    def read(text: str) -> float | None:
-        (tmp_path / "station.yaml").write_text(f"products:\n  plate:\n    model: m.onnx\n    {text}\n")
-        return read_settings(tmp_path / "station.yaml").products["plate"].wanted_rate
-
-    assert read("false_alarm_rate: 2 %") == 0.02
-    assert read("false_alarm_rate: 0.02") == 0.02
-    assert read("false_alarm_rate: null") is None
-    for wrong in ("60 %", "0", "few", "-1 %"):
-        with pytest.raises(InputError, match="false_alarm_rate"):
-            read(f"false_alarm_rate: {wrong}")
-
-
-def test_the_rate_of_the_line_and_its_known_defects(open_station: Any, settings: Settings) -> None:
+def test_the_rate_of_the_line_and_its_known_defects(running: Any) -> None:
     """What the table on Models multiplies with; of less than a day nothing is said."""
-    running = open_station()
     line, database = Line(running.url), running.station.database
     found = line.shift()
     assert pictures_a_day(database, 1) is None

@@ -20,15 +20,7 @@ from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store import insert as recording
 from flawscope_station.store import retention as module
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.files import (
-    MAPS,
-    MASKS,
-    MODELS,
-    PICTURES,
-    STRAY_AGE,
-    Files,
-    StrayFiles,
-)
+from flawscope_station.store.files import MAPS, MASKS, MODELS, PICTURES, STRAY_AGE, Files, StrayFiles
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import DEFECT, GOOD, SKIP, NewInspection, Store
 from flawscope_station.store.retention import RemovalSummary, Retention
@@ -132,9 +124,6 @@ def world(database: Database, tmp_path: Path) -> World:
     return World(database, Store(database), Files(tmp_path / "files"), *add_version(database))
 
 
-# ----------------------------------------------------------------------------------------------------- by age
-
-
 def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> None:
     other = world.store.add_product("other")
     world.add(100, "again")
@@ -173,9 +162,6 @@ def test_a_clock_that_jumped_removes_nothing_but_what_is_too_much(world: World) 
     world.clock.jump = 0
     summary = world.run(keep)
     assert (summary.pictures, summary.records) == (2, 2)
-
-
-# --------------------------------------------------------------------------------------------------- by space
 
 
 @pytest.mark.both_databases
@@ -219,9 +205,6 @@ def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
     assert len(world.kept(*(name * 1000 for name in "abc"))) == 2000
 
 
-# --------------------------------------------------------------------------------------- what was learnt from
-
-
 def test_what_the_table_names_stays(world: World) -> None:
     for name in "abc":
         world.add(9999, name)
@@ -253,9 +236,6 @@ def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, mod
     assert world.path(same).exists()
     assert world.path(again).exists()
     assert not any(world.path(data).exists() for data in others)
-
-
-# ---------------------------------------------------------------------------------------------------- records
 
 
 @pytest.mark.both_databases
@@ -301,9 +281,7 @@ class Cut(BaseException):
 
 
 @pytest.mark.parametrize("where", ["before the file", "before the row"])
-def test_what_was_cut_off_is_finished_by_the_next_run(
-    world: World, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_finishes_what_was_cut_off(world: World, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world.add(99, "a")
     world.add(1, "b")
     with monkeypatch.context() as patch:
@@ -470,7 +448,7 @@ def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.M
     assert retention.run().pictures == 0
 
 
-def test_a_look_passes_over_what_is_gone_without_reading_it_again(
+def test_what_is_gone_is_passed_over_and_not_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for k in range(15):

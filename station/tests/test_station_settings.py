@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import textwrap
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
+from flawscope_station.client.messages import normalize_url as of_station
 from flawscope_station.settings.sinks import MqttSettings, SinkSettings, read_mqtt, read_sinks
+from flawscope_station.settings.sources import CameraSourceSettings, read_source, redact_camera_address
 from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.values import redact_address, redact_text, time_of
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 from station_helpers import Served, free_port
@@ -133,8 +139,6 @@ MQTT: tuple[tuple[Any, str], ...] = (
     ({"broker": "mqtts://host", "key_file": "f"}, "belong together"),
     ({"broker": "mqtt://host", "topic": "a/#"}, "cannot begin a topic"),
     ({"broker": "mqtt://host", "only": "good"}, "one of all, anomalous"),
-    ({"broker": "mqtt://host", "discovery": "homeassistant"}, "discovery is no setting any more"),
-    ({"broker": "mqtt://host", "qos": 2}, "qos is no setting any more"),
     (3, "no broker"),
 )
 SOURCES: tuple[tuple[Any, str], ...] = (
@@ -164,12 +168,41 @@ SOURCES: tuple[tuple[Any, str], ...] = (
 )
 
 
+DAY = {"early": "06:00", "late": "14:00"}
+SHIFTS: tuple[tuple[Any, str], ...] = (
+    ({}, "write `begin"),
+    ([], "write `begin"),
+    ({"begin": {"early": "6 am"}}, "times of day"),
+    ({"begin": {"early": "06:00", "late": "06:00"}}, "same time"),
+    ({"begin": {"a/b": "06:00"}}, "cannot be a name"),
+    ({"begin": DAY, "zone": "Mars/Olympus"}, "zone 'Mars/Olympus' is unknown"),
+    ({"begin": DAY, "webhook": "mes"}, "is not https://host/path"),
+    ({"begin": DAY, "folders": "reports"}, "folders"),
+)
+SHARE = "is not a share between 0 and 50 %"
+NAMED = "write (?P<part>...), (?P<batch>...) and (?P<view>...)"
+PATTERNS = {"(": "no regular expression", "a": "groups none", "(?P<prat>a)": NAMED}
+
+
+def of_plate(**given: Any) -> dict[str, Any]:
+    return {"products": {"plate": {"model": "a.onnx", **given}}}
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        *(({"products": {"plate": {"model": "a.onnx", "sinks": given}}}, said) for given, said in SINKS),
-        *(({"products": {"plate": {"model": "a.onnx", "sources": [one]}}}, said) for one, said in SOURCES),
-        *(({"products": {"plate": "a.onnx"}, "mqtt": given}, said) for given, said in MQTT),
+        *((of_plate(sinks=given), said) for given, said in SINKS),
+        *((of_plate(sources=[one]), said) for one, said in SOURCES),
+        *((of_plate(sources=[{"folder": "in", "pattern": text}]), said) for text, said in PATTERNS.items()),
+        *((of_plate() | {"mqtt": given}, said) for given, said in MQTT),
+        *(({"shifts": given}, said) for given, said in SHIFTS),
+        *(
+            (of_plate(**{name: text}), f"product plate: {name}: '{text}' {SHARE}")
+            for name in ("drift", "false_alarm_rate")
+            for text in ("often", "0 %", "60 %", "1", "-1 %", "")
+        ),
+        (of_plate(challenge=["06:00", "late"]), "plate: challenge: write times of day or names of shifts"),
+        ({"name": "a/b"}, "name 'a/b' cannot be a station's: use letters"),
         *(
             ({wrong: 1}, f"did you mean {right}?")
             for wrong, right in {"product": "products", "prt": "port"}.items()
@@ -186,6 +219,27 @@ def test_what_cannot_be_is_one_line(values: Any, said: str, tmp_path: Path) -> N
     assert not [secret for secret in ("word@", "'word'", ":b@", "\n") if secret in text]
 
 
+def test_what_stands_below_products_and_shifts_is_read(tmp_path: Path) -> None:
+    """Times of day need no quotes, and shares are written as one likes."""
+    path = tmp_path / "station.yaml"
+    path.write_text(
+        "name: line.1\nshifts:\n  begin: {early: 06:00, late: 14:00}\n  folder: reports\n"
+        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
+        "  three: {model: c.onnx, drift: null, light: false, false_alarm_rate: 2 %}\n"
+        "  four: {model: d.onnx, drift: 2 %, false_alarm_rate: 0.02}\n"
+        "  five: {model: e.onnx, challenge: [06:00, late], false_alarm_rate: null}\n"
+    )
+    settings = read_settings(path)
+    assert (settings.name, settings.shifts.begin) == ("line.1", {"early": "06:00", "late": "14:00"})
+    assert settings.shifts.folder == str(tmp_path / "reports")
+    products = list(settings.products.values())
+    assert [one.camera_checks for one in products] == [True, False, True, True, True]
+    assert [one.light for one in products] == [True, True, False, True, True]
+    assert [one.drift_bound for one in products] == pytest.approx([0.01, 0.05, None, 0.02, 0.01])
+    assert [one.wanted_rate for one in products] == [None, None, 0.02, 0.02, None]
+    assert [one.challenge for one in products] == [None, None, None, None, ("06:00", "late")]
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
     folder, hook = read_sinks([*given, {"folder": "~/found"}], tmp_path)[:2]
@@ -195,7 +249,6 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert read_mqtt("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
     assert MqttSettings("mqtt://host").address == ("host", 1883, False)
     found = read_mqtt({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
-    assert found is not None
     assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
@@ -211,3 +264,97 @@ def test_the_example_lists_every_setting_of_sinks() -> None:
     assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
     assert read_sinks([hook, folder], root)
     assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}
+
+
+@pytest.mark.parametrize("text", ["10000000000000000000000 s", "99999 h", f"{'9' * 400} s"])
+def test_a_time_beyond_a_year_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not a time"):
+        time_of(text, "deadline")
+    for name in ("latency", "lost_after", "every"):
+        with pytest.raises(InputError, match=name):
+            read_source({"camera": "rtsp://192.0.2.20/stream", name: text}, Path())
+
+
+def test_a_week_is_a_time() -> None:
+    assert time_of("168 h", "deadline") == 7 * 86400
+
+
+words = st.from_regex(r"Q[A-Z0-9]{6,12}Q", fullmatch=True)  # no other text has them
+secrets = st.lists(words, min_size=1, max_size=3)
+places = st.sampled_from(
+    [
+        "{scheme}://{0}@mes.example:99/x",
+        "{scheme}://anna:{0}@mes.example",
+        "{scheme}://{0}:{0}@mes.example/a",
+        "{scheme}://anna:{0}",
+        "{scheme}://mes.example/services/T0/{0}",
+        "{scheme}://mes.example/{0}/b?x=1",
+        "{scheme}://mes.example/a?token={0}&b=1",
+        "{scheme}://mes.example?{0}=1",
+        "{scheme}://mes.example/a#{0}",
+        "{scheme}://mes.example:port/{0}",
+        "{scheme}://[::1/{0}",
+        "anna:{0}@mes.example/a",
+    ]
+)
+
+
+def said(call: Any, *values: Any) -> str:
+    """What it answers, or the error's text."""
+    try:
+        return repr(call(*values))
+    except FlawscopeError as error:
+        return str(error)
+
+
+@settings(deadline=None)
+@given(secrets, st.sampled_from("/@:?#&=;%\\ .-"), places)
+def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str, place: str) -> None:
+    assume(mark != "@" or not place.endswith(":{0}"))  # behind an @ at the end stands the host
+
+    def address(scheme: str) -> str:
+        return place.format(mark.join(parts), scheme=scheme)
+
+    def of_sinks(one: str) -> list[str]:
+        return [sink.label for sink in read_sinks([{"webhook": one}], Path())]
+
+    def of_broker(one: str) -> str:
+        found = read_mqtt(one, Path())
+        return "" if found is None else found.label
+
+    def of_database(one: str) -> list[str]:
+        return [Database(Settings(database=one).url).name]
+
+    texts = [redact_address(address("https")), redact_camera_address(address("rtsp"))]
+    texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
+    texts += [
+        said(read_sinks, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])
+    ]
+    texts.append(said(read_sinks, [{"webhook": address("https")}] * 2, Path()))
+    texts += [said(of_broker, address(scheme)) for scheme in ("mqtt", "h")]
+    for source in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
+        texts.append(said(read_source, source, Path()))
+    texts += [repr(CameraSourceSettings(address("rtsp"))), CameraSourceSettings(address("rtsp")).display_name]
+    texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
+    texts.append(said(lambda: redact_address(of_station(address("http")))))
+    texts.append(redact_text(f"Cannot POST {address('https')}: 404", address("https")))
+    assert not [text for text in texts for part in parts if part in text]
+
+
+def test_host_and_port_are_shown() -> None:
+    assert redact_address("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
+    assert redact_address("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
+    assert (
+        redact_text("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["camera: x: {}", "sinks: [{{webhook: {}}}", "near: [{}]", "{}: 1", "a: *{}"]
+)
+def test_a_settings_file_that_is_wrong_is_not_quoted(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(line.format("https://anna:hunter2@mes.example/hunter2") + "\n")
+    with suppress(FlawscopeError):
+        read_settings(path)
+    assert "hunter2" not in said(read_settings, path)

@@ -115,7 +115,6 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet,
 def test_a_camera_is_named_takes_the_pictures_and_is_inspected(beginner: Tablet) -> None:
     """From nothing to a product that inspects what an emulated camera shows, in 7 clicks. The fields to write
     into have the focus."""
-    pytest.importorskip("av")
     clicks = ["Enter after the name", "Enter after the address", "#start"]
 
     def click(selector: str) -> None:

@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.retention import Retention
 from sink_helpers import Receiver
-from station_helpers import NAME, Load, Opener, Served, aged, free_port, until
+from station_helpers import NAME, Load, Opener, Served, aged, failing, free_port, until
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32))
@@ -42,19 +42,6 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
     monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
-
-
-@pytest.fixture
-def receive() -> Iterator[Callable[..., Receiver]]:
-    made: list[Receiver] = []
-
-    def one(*answers: Any) -> Receiver:
-        made.append(Receiver(*answers))
-        return made[-1]
-
-    yield one
-    for receiver in made:
-        receiver.close()
 
 
 @pytest.fixture
@@ -149,20 +136,22 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
 ) -> None:
     monkeypatch.setattr(webhook, "TIMEOUTS", httpx.Timeout(2.0))
     away = {"Location": "http://127.0.0.1:9/elsewhere"}
-    receiver = receive(500, "cut", (302, away), 401, "hang", 204, (429, {"Retry-After": "1"}), 404, 503)
+    endless = (500, {"body": b"x" * 50_000_000})  # which nobody reads
+    answers = 500, "cut", (302, away), 401, "hang", 204, (429, {"Retry-After": "1"}), 404, 503, endless
+    receiver = receive(*answers)
     running = with_sinks(SinkSettings(receiver.url))
     sent = send(running.url, parts, range(5))
     until(lambda: f"sink_{running.station.products[NAME]}_1" in codes(running))
     until(lambda: len(receiver.taken) == 5)
     assert numbers(receiver) == sent
     ids = [one.headers["webhook-id"] for one in receiver.requests]
-    assert len(ids) == 5 + 8
+    assert len(ids) == 5 + 9
     assert list(dict.fromkeys(ids)) == [one.headers["webhook-id"] for one in receiver.taken], "in order"
     waited = receiver.times[7] - receiver.times[6]
     assert waited >= 1.0, "Retry-After"
     until(lambda: not codes(running))
     text = httpx.get(f"{running.url}/metrics").text
-    for what, count in {"delivered_total": 5, "delivery_failures_total": 8, "sink_backlog": 0}.items():
+    for what, count in {"delivered_total": 5, "delivery_failures_total": 9, "sink_backlog": 0}.items():
         assert f'flawscope_{what}{{product="{NAME}",sink="{hiding(receiver.url)}"}} {count}.0' in text
 
 
@@ -181,15 +170,6 @@ def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     until(lambda: station.sinks.facts(NAME)[0]["refused"] == 1)
     refused = f'flawscope_undelivered_total{{product="{NAME}",sink="{hiding(receiver.url)}"}} 1.0'
     assert refused in httpx.get(f"{running.url}/metrics").text
-
-
-def test_an_answer_without_end_is_not_read(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
-    receiver = receive((500, {"body": b"x" * 50_000_000}))
-    running = with_sinks(SinkSettings(receiver.url))
-    send(running.url, parts, range(1))
-    until(lambda: len(receiver.taken) == 1)
 
 
 def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(
@@ -347,15 +327,9 @@ def test_a_restored_station_says_nothing_under_an_id_that_was_used(
 # ---------------------------------------------------------------------------------------------------- folders
 
 
-def folder_of(running: Any) -> Path:
-    return Path(running.station.settings.products[NAME].sinks[0].folder)
-
-
-def test_a_folder_gets_files_with_one_name(
-    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
-) -> None:
-    running = with_sinks(SinkSettings(folder=str(tmp_path / "a" / "found")))
-    folder = folder_of(running)
+def test_a_folder_gets_files(with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "found"
+    running = with_sinks(SinkSettings(folder=str(folder)))
     with Client(running.url) as client:
         good = client.inspect(parts[0], name="shift 1/good ü.png")
         bad = client.inspect(parts[-1], name="../../bad.png")
@@ -441,22 +415,12 @@ def test_a_full_disk_is_waited_for(
     for count, (number, words) in enumerate(said.items(), 1):
         with monkeypatch.context() as patch:
             patch.setattr(
-                folder_sink, "rename_without_overwrite", raising(OSError(number, os.strerror(number)))
+                folder_sink, "rename_without_overwrite", failing(OSError(number, os.strerror(number)))
             )
             send(running.url, parts, range(count, count + 1))
             until(lambda words=words: any(words in one.text for one in running.station.problems()))
         until(lambda count=count: len(list((tmp_path / "found").glob("*/*.json"))) == count)
     assert not list((tmp_path / "found").rglob(".*")), "nothing is left of what was begun"
-
-
-def raising(error: Exception) -> Callable[..., None]:
-    def call(*_: object) -> None:
-        raise error
-
-    return call
-
-
-# --------------------------------------------------------------------------------------------- page, settings
 
 
 def test_the_page_shows_where_inspections_go(

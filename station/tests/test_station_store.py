@@ -224,9 +224,6 @@ def test_a_wrong_filter_is_one_line(name: str, value: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-# -------------------------------------------------------------------------------------- verdicts and counters
-
-
 def counted(filled: Filled, numbers: Iterable[int]) -> dict[str, int]:
     """Of these inspections, by the rows."""
     flagged = {n for n in numbers if filled.rows[n].anomalous and not filled.rows[n].tolerated}
@@ -269,9 +266,6 @@ def test_what_is_not_there_is_said(filled: Filled) -> None:
                 ask(filled.product, number)
 
 
-# -------------------------------------------------------------------------------------------- taken only once
-
-
 def test_a_key_is_taken_once_whoever_sends_it_and_when(filled: Filled) -> None:
     """In one group, in several, and by several threads at once; also beside ones without a key."""
     rng = random.Random(0)
@@ -310,9 +304,6 @@ def test_a_group_is_recorded_whole_or_not_at_all(filled: Filled) -> None:
     with filled.database.reading() as connection:
         there = connection.execute(text("SELECT count(*) FROM pictures WHERE hash = :h"), {"h": "f" * 64})
         assert there.scalar_one() == 0
-
-
-# ----------------------------------------------------------------------------------------------------- trends
 
 
 def points(filled: Filled, first: int, until: int) -> list[list[Any]]:
@@ -400,9 +391,7 @@ def test_trends_of_all_time_and_of_nothing(filled: Filled) -> None:
 # ---------------------------------------------------------------------------------------- tables and versions
 
 
-def test_a_migrated_store_can_be_opened_again_and_by_several_at_once(
-    database_url: str | None, tmp_path: Path
-) -> None:
+def test_a_migrated_store_can_be_opened_by_several_at_once(database_url: str | None, tmp_path: Path) -> None:
     url = Settings(store=str(tmp_path), database=database_url).url
 
     def opened(_: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import signal
@@ -14,13 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from flawscope import progress
 from flawscope.errors import FlawscopeError
+from flawscope_station.assembly import open_station
 from flawscope_station.background import (
     MIN_RESTART_DELAY,
     SETTLED_SECONDS,
@@ -31,7 +33,6 @@ from flawscope_station.background import (
     stop_all,
 )
 from flawscope_station.drift.drift import Drift
-from flawscope_station.features import open_station
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
@@ -42,9 +43,20 @@ from flawscope_station.settings.station import LearningSettings, Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.station import Station
+from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
-from flawscope_station.web.app import create_app
-from station_helpers import NAME, PATIENCE, ManualClock, Served, everything, until
+from station_helpers import (
+    NAME,
+    PATIENCE,
+    ManualClock,
+    Running,
+    Served,
+    delayed,
+    everything,
+    failing,
+    opened,
+    until,
+)
 
 # ------------------------------------------------------------------------------ lines for a person
 
@@ -142,6 +154,12 @@ def work_fixture() -> Iterator[Work]:
     made.ended.set()
 
 
+def watch_of(thread: GuardedThread, told: dict[str, str | None]) -> ThreadWatch:
+    return ThreadWatch(
+        lambda: [(thread, True)], lambda: None, lambda code, why, **_: told.update({code: why})
+    )
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a\nb"), Panic("gone"), SystemExit(1), MemoryError(), OSError(28)]
 )
@@ -149,7 +167,7 @@ def test_work_that_fails_is_begun_again_and_told_for_a_while(work: Work, error: 
     clock = ManualClock()
     thread = GuardedThread("work", work, work.ended, clock)
     told: dict[str, str | None] = {}
-    watch = ThreadWatch(lambda: [(thread, True)], lambda: None, told.__setitem__)
+    watch = watch_of(thread, told)
     watch.check()
     assert set(told.values()) == {None}, "it was not started"
     thread.start()
@@ -181,7 +199,7 @@ def test_a_thread_that_is_gone_is_started_anew(work: Work, monkeypatch: pytest.M
     """Whatever ended it: here the guard itself fails."""
     thread = GuardedThread("work", work, work.ended)
     told: dict[str, str | None] = {}
-    watch = ThreadWatch(lambda: [(thread, True)], lambda: None, told.__setitem__)
+    watch = watch_of(thread, told)
     with monkeypatch.context() as patch:
         patch.setattr(threading, "excepthook", lambda args: None)
         patch.setattr(thread, "_note_failure", lambda failure: 1 / 0)
@@ -193,13 +211,11 @@ def test_a_thread_that_is_gone_is_started_anew(work: Work, monkeypatch: pytest.M
     until(lambda: work.begun == 2)
 
 
-def test_a_thread_that_is_being_started_is_not_begun_twice(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_being_started_is_not_begun_twice(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever looks meanwhile: a busy computer takes its time to start one."""
     thread = GuardedThread("work", work, work.ended)
     told: dict[str, str | None] = {}
-    watch = ThreadWatch(lambda: [(thread, True)], lambda: None, told.__setitem__)
+    watch = watch_of(thread, told)
     start, looked, starting = threading.Thread.start, threading.Event(), threading.Event()
 
     def start_slowly(one: threading.Thread) -> None:
@@ -221,12 +237,10 @@ def test_a_thread_that_is_being_started_is_not_begun_twice(
     assert work.begun == 1
 
 
-def test_a_thread_that_cannot_be_started_is_started_later(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_that_cannot_start_is_started_later(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     thread = GuardedThread("work", work, work.ended)
     told: dict[str, str | None] = {}
-    watch = ThreadWatch(lambda: [(thread, True)], lambda: None, told.__setitem__)
+    watch = watch_of(thread, told)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", failing(RuntimeError("can't start new thread")))
         thread.start()
@@ -293,18 +307,14 @@ def status(url: str) -> int:
 
 
 class Asked:
-    """A station of this process, asked without a network."""
+    """A station, and what it has told. Nobody reads its log."""
 
-    def __init__(self, station: Station, told: list[str]):
-        self.station, self.told, self.number = station, told, station.products[NAME]
-        self._transport = httpx.ASGITransport(create_app(station))
+    def __init__(self, running: Running, told: list[str]):
+        self.station, self.url, self.told = running.station, running.url, told
+        self.number = running.station.products[NAME]
 
     def get(self, path: str) -> httpx.Response:
-        async def get() -> httpx.Response:
-            async with httpx.AsyncClient(transport=self._transport, base_url="http://127.0.0.1") as client:
-                return await client.get(path)
-
-        return asyncio.run(get())
+        return httpx.get(f"{self.url}{path}", timeout=60)
 
     @property
     def is_ready(self) -> bool:
@@ -332,11 +342,7 @@ class Asked:
         return True
 
     def names(self) -> list[str]:
-        from flawscope_station.store.search import Filters
-
-        return [
-            one["name"] for one in self.station.records.search(self.number, Filters(limit=500)).inspections
-        ]
+        return [one["name"] for one in everything(self.url)]
 
 
 @pytest.fixture(name="asked")
@@ -357,39 +363,15 @@ def asked_fixture(settings: Settings, tmp_path: Path, monkeypatch: pytest.Monkey
         told.append(line)
         raise BrokenPipeError(32, "Broken pipe")
 
-    station = open_station(replace(settings, products={NAME: product}, shifts=shifts), nobody_reads)
-    station.start()
-    yield Asked(station, told)
-    station.close()
+    running = opened(replace(settings, products={NAME: product}, shifts=shifts), say=nobody_reads)
+    yield Asked(running, told)
+    running.close()
 
 
 def put(tmp_path: Path, data: bytes, name: str) -> None:
     """Put a picture into the watched folder, as a camera's program does."""
     (tmp_path / f"{name}.part").write_bytes(data)
     (tmp_path / f"{name}.part").rename(tmp_path / "incoming" / name)
-
-
-def failing(error: BaseException, times: int = 10**9, then: Callable[..., Any] | None = None) -> Any:
-    """A function that fails so many times."""
-    left = [times]
-
-    def fail(*args: Any, **keywords: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            assert then is not None
-            return then(*args, **keywords)
-        raise error
-
-    return fail
-
-
-class ReadOnly:
-    """The writing side of a data base that cannot be written any more."""
-
-    def begin(self) -> Any:
-        from sqlalchemy.exc import OperationalError
-
-        raise OperationalError("BEGIN", {}, Exception("attempt to write a readonly database"))
 
 
 Break = Callable[[Station, pytest.MonkeyPatch], None]
@@ -399,46 +381,25 @@ def _session(station: Station) -> Any:
     return station.versions.active(1)[1].session
 
 
-def _set(find: Callable[[Station], Any], name: str, error: BaseException, wake: bool = False) -> Break:
-    """Let a method of a part of a station fail, and wake its thread."""
+def _set(
+    find: Callable[[Station], Any], name: str, fault: Any, wake: bool = False, times: int = 10**9
+) -> Break:
+    """Let a method of a part of a station fail, so many times, or put something else in its place; and wake
+    its thread."""
 
     def break_it(station: Station, patch: pytest.MonkeyPatch) -> None:
         part = find(station)
-        patch.setattr(part, name, failing(error))
+        is_error = isinstance(fault, BaseException)
+        patch.setattr(part, name, failing(fault, times, getattr(part, name)) if is_error else fault)
         if wake:
             part.wake()
 
     return break_it
 
 
-def _once(find: Callable[[Station], Any], name: str, error: BaseException) -> Break:
-    def break_it(station: Station, patch: pytest.MonkeyPatch) -> None:
-        part = find(station)
-        patch.setattr(part, name, failing(error, 1, getattr(part, name)))
-
-    return break_it
-
-
-def _nonsense(station: Station, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_session(station), "run", lambda images: None)
-
-
 def _failure_of_a_report(station: Station, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_session(station), "run", failing(RuntimeError("out of memory")))
     patch.setattr(station.inspector, "report_error", failing(BrokenPipeError(32, "Broken pipe")))
-
-
-def _disk_full(station: Station, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(station.files, "free_bytes", lambda: 0)
-
-
-def _no_room_for_files(station: Station, patch: pytest.MonkeyPatch) -> None:
-    """No inode, no quota: the disk has room."""
-    patch.setattr("flawscope_station.store.files.files.replace_file", failing(OSError(28, "No space left")))
-
-
-def _read_only(station: Station, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(station.database, "_writer", ReadOnly())
 
 
 def _folder_gone(station: Station, patch: pytest.MonkeyPatch) -> None:
@@ -473,12 +434,14 @@ def recorder(station: Station) -> Any:
 
 AWAY = StoreError("the data base is away", "store_unreachable")
 BUG, PANIC, EXIT = RuntimeError("a bug"), Panic("a library's"), SystemExit(3)
+FULL = OSError(28, "No space left")
+READ_ONLY = SimpleNamespace(begin=failing(OperationalError("BEGIN", {}, Exception("a readonly database"))))
 # What fails, and the kind of the problem that a person reads of it; "": the sender alone is told.
 FAULTS: dict[str, tuple[Break, str]] = {
-    "the model fails once": (_once(_session, "run", BUG), "model_failed"),
+    "the model fails once": (_set(_session, "run", BUG, times=1), "model_failed"),
     "the model fails": (_set(_session, "run", BUG), "model_failed"),
     "the model's library panics": (_set(_session, "run", PANIC), "model_failed"),
-    "the model returns nonsense": (_nonsense, "model_failed"),
+    "the model returns nonsense": (_set(_session, "run", lambda images: None), "model_failed"),
     "the model fails, and telling it, too": (_failure_of_a_report, "not_inspecting"),
     "the inspector's turn panics": (_set(inspector, "_next_job", PANIC), "not_inspecting"),
     "the inspector ends": (_set(inspector, "_judge_next", EXIT), "not_inspecting"),
@@ -489,12 +452,16 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "the recorder ends": (_set(recorder, "_record_next", EXIT), "not_inspecting"),
     "nobody can be told of an inspection": (_set(recorder, "announce", BUG), ""),
     "a page cannot be told": (_set(lambda one: one.live, "publish", BUG), ""),
-    "the disk is full": (_disk_full, "disk_full"),
+    "the disk is full": (_set(lambda one: one.files, "free_bytes", lambda: 0), "disk_full"),
     "the station's folder is gone": (
         _set(lambda one: one.files, "free_bytes", FileNotFoundError(2, "No such file")),
         "disk_full",
     ),
-    "no file can be written": (_no_room_for_files, "store_unreachable"),
+    # no inode, no quota: the disk has room
+    "no file can be written": (
+        _set(lambda one: store_files.files, "replace_file", FULL),
+        "store_unreachable",
+    ),
     "keeping a picture panics": (_set(lambda one: one.files, "keep", PANIC), "not_inspecting"),
     "no thread can be started": (
         _set(lambda one: one.inspector._pool, "submit", RuntimeError("can't start new thread")),
@@ -502,7 +469,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     ),
     "checking pictures has a bug": (_set(lambda one: one.inspector.parts, "check", BUG), "not_inspecting"),
     "the data base is away": (_set(lambda one: one.database, "reading", AWAY), "store_unreachable"),
-    "the data base is read only": (_read_only, "store_unreachable"),
+    "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
     "the folder's round has a bug": (_set(folder, "_scan", BUG), "folder_waits"),
     "the folder's round panics": (_set(folder, "_scan", PANIC), "not_inspecting"),
     "the folder's thread ends": (_set(folder, "_report", EXIT), "not_inspecting"),
@@ -637,13 +604,7 @@ def test_an_error_of_one_picture_harms_no_other(
 def _hang_in(find: Callable[[Station], Any], name: str) -> Callable[..., Callable[[], None]]:
     def hang(station: Station, patch: pytest.MonkeyPatch) -> Callable[[], None]:
         part, go_on = find(station), threading.Event()
-        call = getattr(part, name)
-
-        def wait(*args: Any, **given: Any) -> Any:
-            go_on.wait(120)
-            return call(*args, **given)
-
-        patch.setattr(part, name, wait)
+        patch.setattr(part, name, delayed(getattr(part, name), go_on))
         return go_on.set
 
     return hang

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -22,29 +22,11 @@ from flawscope_station.setup.drafts import Drafts
 from flawscope_station.station import Station
 from flawscope_station.store.files import MAPS
 from flawscope_station.web.app import create_app
-from station_helpers import INSPECTIONS, NAME, started, until
-
-
-@contextmanager
-def held(station: Station) -> Iterator[None]:
-    """The thread of the model does nothing meanwhile."""
-    going, begun = threading.Event(), threading.Event()
-    station.inspector.run_between(lambda: (begun.set(), going.wait(60)))
-    assert begun.wait(60)
-    try:
-        yield
-    finally:
-        going.set()
+from station_helpers import INSPECTIONS, NAME, held, inspect, started, until
 
 
 def picture(station: Station, data: bytes, name: str = "a.png") -> Picture:
     return Picture(station.products[NAME], data, name, "http")
-
-
-def inspect(station: Station, pictures: list[bytes]) -> list[int]:
-    """Numbers of the inspections."""
-    answers = station.inspector.submit([picture(station, data) for data in pictures])
-    return [answer.result(60).number for answer in answers]
 
 
 def forget_maps(station: Station) -> None:
@@ -66,9 +48,6 @@ def ask(station: Station, work: Callable[[httpx.AsyncClient], Any]) -> Any:
     return asyncio.run(run())
 
 
-# -------------------------------------------------------------------------------------------------- the model
-
-
 def test_pictures_that_wait_go_before_what_is_drawn(station: Station, parts: list[bytes]) -> None:
     inspector, done = station.inspector, list[str]()
     add = inspector.recorder.add
@@ -82,9 +61,7 @@ def test_pictures_that_wait_go_before_what_is_drawn(station: Station, parts: lis
     assert done == ["judged"] * 3 + ["drawn"] * 3
 
 
-def test_a_picture_that_comes_waits_for_one_that_is_drawn_at_most(
-    station: Station, parts: list[bytes]
-) -> None:
+def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station: Station, parts: list[bytes]) -> None:
     inspector, done = station.inspector, list[str]()
     add = inspector.recorder.add
     inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]  # type: ignore[method-assign]
@@ -109,7 +86,7 @@ def test_too_many_are_refused_at_once_and_one_that_waited_in_vain_is_no_fault(
     station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(renderings_module, "REDRAW_TIMEOUT", 0.05)
-    (number,) = inspect(station, parts[:1])
+    number = inspect(station, parts[0])
     forget_maps(station)
     address = f"/{INSPECTIONS}/{number}/{what}"
     with held(station):
@@ -129,7 +106,7 @@ def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(
     station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
-    (number,) = inspect(station, parts[:1])
+    number = inspect(station, parts[0])
     forget_maps(station)
     with held(station):
         thread = threading.Thread(
@@ -142,14 +119,11 @@ def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(
     assert not thread.is_alive()
 
 
-# ----------------------------------------------------------------------------------------------------- memory
-
-
 def test_what_is_drawn_again_is_forgotten_again(
     station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renderings_module, "CACHE_SIZE", 3)
-    numbers = inspect(station, parts[:6])
+    numbers = [inspect(station, data) for data in parts[:6]]
     forget_maps(station)
     for number in numbers:
         station.renderer.overlay(station.products[NAME], number, 320)
@@ -169,7 +143,7 @@ def test_maps_that_cannot_be_written_soon_enough_are_computed_again(
             write(path, data, **how)
 
         monkeypatch.setattr(station.files, "write", slow)
-        numbers = inspect(station, [parts[-1] + bytes([k]) for k in range(6)])
+        numbers = [inspect(station, parts[-1] + bytes([k])) for k in range(6)]
         going.set()
         until(lambda: station.renderer._unwritten._value == 2)
         assert len(list((station.files.folder / MAPS).rglob("*.npz"))) == 2
@@ -177,9 +151,6 @@ def test_maps_that_cannot_be_written_soon_enough_are_computed_again(
         assert all(station.renderer.overlay(station.products[NAME], one, 320) for one in numbers)
     finally:
         station.close()
-
-
-# ------------------------------------------------------------------------------------------------------ turns
 
 
 def test_turns_are_few_and_those_that_wait_too() -> None:
@@ -240,11 +211,9 @@ LOOKS = (
 )
 
 
-def test_viewers_that_wait_take_nothing_that_an_inspection_needs(
-    station: Station, parts: list[bytes]
-) -> None:
+def test_viewers_that_wait_take_nothing_an_inspection_needs(station: Station, parts: list[bytes]) -> None:
     """More than the server has threads, all of which wait; the inspection has a key and a deadline."""
-    inspect(station, parts[:1])
+    inspect(station, parts[0])
 
     async def work(client: httpx.AsyncClient) -> Any:
         with ExitStack() as stack:
@@ -276,7 +245,8 @@ def test_viewers_that_wait_take_nothing_that_an_inspection_needs(
 def test_an_export_is_the_same_whatever_its_pages(
     station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inspect(station, parts[:5])
+    for data in parts[:5]:
+        inspect(station, data)
     address = f"/products/{NAME}/export"
     whole = ask(station, lambda client: client.get(address)).text
     monkeypatch.setattr("flawscope_station.store.search.MAX_PAGE_SIZE", 2)
@@ -292,9 +262,7 @@ def test_an_export_is_the_same_whatever_its_pages(
     assert taken == [False, True, True, True], "a turn for each page"
 
 
-def test_trials_of_a_new_product_wait_in_a_bounded_row(
-    station: Station, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_wait_in_a_bounded_row(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
     drafts, going, begun = station.parts[Drafts], threading.Event(), threading.Event()
     facts = {"stage": "ready", "name": "new", "model": "none", "result": {}}
     draft: Any = type("Draft", (), facts)()

@@ -4,8 +4,5 @@ COMMANDS: help and module by name, for `flawscope`.
 """
 
 COMMANDS = {
-    "plc-table": (
-        "the signals of a PLC's handshake, for who programs it",
-        "flawscope_line.plc.table_command",
-    )
+    "plc-table": ("the signals of a PLC's handshake, for who programs it", "flawscope_line.plc.table_command")
 }

@@ -78,11 +78,7 @@ class GuardedThread:
     """
 
     def __init__(
-        self,
-        name: str,
-        work: Callable[[], None],
-        ended: threading.Event,
-        clock: MonotonicClock = CLOCK,
+        self, name: str, work: Callable[[], None], ended: threading.Event, clock: MonotonicClock = CLOCK
     ):
         self.name, self._work, self._ended, self._clock = name, work, ended, clock
         self.failure: str | None = None
@@ -228,14 +224,14 @@ class ThreadWatch(BackgroundThread):
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
         failure: returns why pictures fail at the moment, though all threads run; None: they do not.
-        report: reports a problem under a code; None: it is over.
+        report: reports a problem, as `Problems.report`.
     """
 
     def __init__(
         self,
         threads: Callable[[], Iterable[tuple[GuardedThread, bool]]],
         failure: Callable[[], str | None],
-        report: Callable[[str, str | None], None],
+        report: Callable[..., None],
     ):
         super().__init__("watch")
         self._list_threads, self._failure, self._report = threads, failure, report
@@ -263,7 +259,7 @@ class ThreadWatch(BackgroundThread):
             told = f"threads hang; start the station anew: {'; '.join(stuck)}"
         self._report("thread_failed", told)
         waits = f"pictures wait, for a thread failed or hangs: {'; '.join(down)}" if down else None
-        self._report("not_inspecting", waits or self._failure())
+        self._report("not_inspecting", waits or self._failure(), stops=True)
 
     def _work(self) -> None:
         while not self._wait(WATCH_INTERVAL):

@@ -1,4 +1,4 @@
-"""Seams of a station, at which a feature adds itself that the core does not know; `features` lists them.
+"""Seams of a station, at which a feature adds itself that the core does not know; `assembly` lists them.
 
 A feature is made when the core is there, of the parts of the core that it needs. Sources, sinks and
 connections of other packages have seams of their own (`plugins`).

@@ -61,7 +61,7 @@ class Health:
             self.inspector.check_disk()  # now, as for pictures
             self.report("disk_full", None)
         except (StoreError, OSError) as error:  # OSError: the folder is gone
-            self.report("disk_full", one_line_message(error))
+            self.report("disk_full", one_line_message(error), stops=True)
         return self._problems.all()
 
     def _check(self) -> None:
@@ -69,9 +69,9 @@ class Health:
             with self.database.reading() as connection:
                 connection.execute(text("SELECT 1"))
             self.inspector.files.check_writable()
-            self.report("store_unreachable", self.database.failure)
+            self.report("store_unreachable", self.database.failure, stops=True)
         except FlawscopeError as error:
-            self.report("store_unreachable", str(error))
+            self.report("store_unreachable", str(error), stops=True)
         if self.database.failure:  # the next write tells whether it still fails
             self.housekeeping.wake()
         numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.configured)}
@@ -81,7 +81,8 @@ class Health:
         for number, name in list(self.addresses.names.items()):
             why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)
-        self.report("no_model", f"no model is open for {', '.join(closed)}" if closed else None)
+        no_model = f"no model is open for {', '.join(closed)}" if closed else None
+        self.report("no_model", no_model, stops=True)
 
     def _failure(self) -> str | None:
         """Return why pictures fail at the moment, or nobody knows; None: they do not."""

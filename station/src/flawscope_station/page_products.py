@@ -1,7 +1,7 @@
 """Products that were made on the station's pages: their models, and the camera that went live with each.
 
-The camera is kept as it would stand in `station.yaml`, so the same code reads and checks it. `setup.go_live`
-writes it.
+The camera is kept as it would stand in `station.yaml`, so the same code reads and checks it. `live_products`
+of `setup` writes it.
 """
 
 from __future__ import annotations

@@ -36,13 +36,14 @@ class Problem:
     """Problem that a person should see to.
 
     code: the kind, and the numbers of the product and of the camera, folder or sink concerned, if any:
-    `camera_away_1_2`. text: for engineers. since: microseconds since 1970.
+    `camera_away_1_2`. text: for engineers. since: microseconds since 1970. stops: nothing is inspected.
     """
 
     code: str
     text: str
     since: int
     action: Action | None = None
+    stops: bool = False
     acknowledged_by: str | None = None
 
     @property
@@ -81,15 +82,17 @@ class Problems:
         self._active: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
-    def report(self, code: str, why: str | None, action: Action | None = None) -> None:
-        """Report a problem; None or empty: it is over."""
+    def report(
+        self, code: str, why: str | None, action: Action | None = None, *, stops: bool = False
+    ) -> None:
+        """Report a problem; None or empty: it is over. stops: nothing is inspected meanwhile."""
         why = why or None
         with self._lock:
             before = self._active.get(code)
             if why is None:
                 self._active.pop(code, None)
             elif before is None:
-                self._active[code] = Problem(code, why, now(), action)
+                self._active[code] = Problem(code, why, now(), action, stops)
             else:
                 self._active[code] = replace(before, text=why, action=action)
         if (before.text if before else None) != why:

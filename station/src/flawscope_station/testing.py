@@ -183,7 +183,7 @@ def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> ConfiguredPlu
 @contextmanager
 def _station(folder: Path, model: Path, **given: Any) -> Iterator[Station]:
     """Run a station with one product and without a web server."""
-    from flawscope_station.features import open_station
+    from flawscope_station.assembly import open_station
     from flawscope_station.settings.station import ProductSettings, Settings
 
     product = ProductSettings(str(model), drift=None, camera_checks=False, **given)

@@ -25,11 +25,10 @@ from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.challenge import records
 from flawscope_station.challenge.records import FAILED, OLD_PICTURE, OVERRIDDEN, PASSED, REPLACED, WRONG_PART
 from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
-from flawscope_station.challenge.schedule import next_moment
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.renderings import InspectionRenderer, reduce_picture
-from flawscope_station.settings.shifts import ShiftSettings, times_of_day
+from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
@@ -172,8 +171,9 @@ class Challenge(BackgroundThread):
         moment, deadline = None, math.inf
         if last is not None and last.ended_at is not None and not self._is_unchallenged(product_id):
             times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
-            zone = None if self.shifts is None else self.shifts.tz
-            moment = next_moment(times, zone, last.ended_at)
+            zone, ended = None if self.shifts is None else self.shifts.tz, last.ended_at
+            later = (at for at, _ in moments(times, zone, ended, range(-1, 3)) if at > ended)
+            moment = min(later, default=None)
         if moment is not None:
             seconds = (max(0, moment - self.wall()) + CLOCK_TOLERANCE) / 1e6
             deadline = self.clock.monotonic() + seconds

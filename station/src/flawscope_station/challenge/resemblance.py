@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from flawscope.pictures import near_duplicates
 
 SIDE, MAX_SHIFT, SHIFT_STEP = 64, 8, 2  # pixels: of the compared pictures, and of the shifts between them
 LEAST = 0.65  # parts of one product that lie alike have 0.73 and more, other products 0.61 and less
@@ -22,7 +23,8 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the sides
 
 def resemblance(picture: NDArray[np.uint8], stored: NDArray[np.uint8]) -> float:
     """Return the highest correlation of two pictures [H, W, 3] over small shifts, -1 to 1."""
-    one, other = _reduce(picture), _reduce(stored)
+    looks = (near_duplicates.Look.of(whole) for whole in (picture, stored))
+    one, other = (look.thumbnail.astype(np.float64) for look in looks)
     shifts = range(-MAX_SHIFT, MAX_SHIFT + 1, SHIFT_STEP)
     return max(_correlation(_cut(one, y, x), _cut(other, -y, -x)) for y in shifts for x in shifts)
 
@@ -43,11 +45,6 @@ def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
         x0 < right + MARGIN and left < x1 + MARGIN and y0 < bottom + MARGIN and top < y1 + MARGIN
         for x0, y0, x1, y1 in boxes
     )
-
-
-def _reduce(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-    small = Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small, np.float64)
 
 
 def _cut(picture: NDArray[np.float64], y: int, x: int) -> NDArray[np.float64]:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(settings: Settings, say: Callable[[str], None]) -> None:
-    from flawscope_station.features import open_station
+    from flawscope_station.assembly import open_station
     from flawscope_station.web.app import StationServer, wait_for_disk_space
 
     wait_for_disk_space(settings, say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,26 +39,26 @@ class CameraMonitor(BackgroundThread):
     """Checks the newest pictures of products for faults of the camera.
 
     Args:
-        watched, names: numbers of the products to check; names by product.
         tests_of: returns a product's drift tests, with which the camera checks begin anew.
         report: reports a problem, as `Problems.report`.
         white_level_of: returns a product's white level, for `measure_picture`.
+
+    Attributes:
+        names: names of the products that are checked, by number.
     """
 
     def __init__(
         self,
         files: Files,
-        watched: Iterable[int],
-        names: Mapping[int, str],
         tests_of: Callable[[int], DriftTests | None],
         report: Callable[[str, str | None], None],
         memory: MemoryBudget,
-        white_level_of: Callable[[int], float | None] = lambda product_id: None,
+        white_level_of: Callable[[int], float | None],
     ):
         super().__init__("camera")
         self.files, self.tests_of, self.report, self.white_level_of = files, tests_of, report, white_level_of
         self.memory = memory
-        self.names = {number: names[number] for number in watched}
+        self.names: dict[int, str] = {}
         self.min_interval = MIN_INTERVAL
         self._checks: dict[int, tuple[ReferenceKey, CameraCheck]] = {}
         self._newest: dict[int, RecordedInspection] = {}  # the newest one of each product

@@ -36,8 +36,8 @@ class Drift:
         def white_level(product_id: int) -> float | None:
             return versions.active(product_id)[1].manifest.preprocess.white_level
 
-        self.monitor = DriftMonitor(store, versions, {}, names, report, files=files)
-        self.cameras = CameraMonitor(files, (), names, self.monitor.tests_of, report, memory, white_level)
+        self.monitor = DriftMonitor(store, versions, names, report, files)
+        self.cameras = CameraMonitor(files, self.monitor.tests_of, report, memory, white_level)
         for product_id, product in settings.items():
             self.add_product(product_id, names[product_id], product)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,32 +39,31 @@ class DriftMonitor(BackgroundThread):
     then; after a restart the inspections since are read again, so that the results are the same, bit for bit.
 
     Args:
-        bounds: bound of the false-alarm probability by product; None: nothing is tested, and the tests
-            only tell the camera checks where to begin. Other products are not followed.
         names: names by product.
         report: reports a problem, as `Problems.report`.
+        files: where the tests are saved.
+
+    Attributes:
+        bounds: bound of the false-alarm probability by product; None: nothing is tested, and the tests
+            only tell the camera checks where to begin. Other products are not followed.
         lights: products whose brightness is tested.
-        files: where the tests are saved; None: all inspections are read again after a restart.
     """
 
     def __init__(
         self,
         store: Store,
         versions: ModelRegistry,
-        bounds: Mapping[int, float | None],
         names: Mapping[int, str],
         report: Callable[[str, str | None], None],
-        lights: Collection[int] = (),
-        files: Files | None = None,
+        files: Files,
     ):
         super().__init__("drift")
-        self.files = files
-        self.store, self.versions = store, versions
-        self.bounds, self.names, self.lights = dict(bounds), names, set(lights)
+        self.store, self.versions, self.files = store, versions, files
+        self.names, self.bounds, self.lights = names, dict[int, float | None](), set[int]()
         self.report, self.pause = report, ROUND_INTERVAL
         self._tests: dict[int, DriftTests] = {}
         self._ready: set[int] = set()
-        self._dirty: set[int] = set(bounds)
+        self._dirty: set[int] = set()
         self._saved: dict[int, tuple[int, float]] = {}  # by product: its last saved inspection, and when
         self._lock = threading.RLock()  # of all tests
         self.wake()  # inspections recorded before are read at once
@@ -73,6 +72,7 @@ class DriftMonitor(BackgroundThread):
         """Follow a new product; bound, light: as `bounds` and `lights` of the class."""
         self.lights.update([product_id] if light else ())
         self.bounds[product_id] = bound
+        self._dirty.add(product_id)
 
     def mark_new(self, product_id: int) -> None:
         """Mark a product that has a new inspection."""
@@ -187,12 +187,11 @@ class DriftMonitor(BackgroundThread):
     # ---- over a restart: without the file, or where it is damaged, inspections are read again
 
     def _path(self, product_id: int) -> Path:
-        assert self.files is not None
         return self.files.folder / SAVED_FOLDER / f"{product_id}.npz"
 
     def _save(self, product_id: int, tests: DriftTests) -> None:
         """Save tests that have seen something since; the time counts also where that fails."""
-        if self.files is None or tests.bound is None:
+        if tests.bound is None:
             return
         if self._saved.get(product_id, (0, 0.0))[0] != tests.last:
             with suppress(StoreError):  # a full disk
@@ -202,8 +201,6 @@ class DriftMonitor(BackgroundThread):
 
     def _load(self, product_id: int, version: int, after: int) -> DriftTests | None:
         """Return the saved tests; None where there are none, or the data base was restored since."""
-        if self.files is None:
-            return None
         with suppress(Exception):
             data = self._path(product_id).read_bytes()
             tests = read_tests(data, self._key(product_id, version))

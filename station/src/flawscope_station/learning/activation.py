@@ -193,8 +193,6 @@ class Learning(BackgroundThread):
             except StoreError:  # reported by the station; candidates to be made are found at the next check
                 self._pause(RETRY_SECONDS)
                 self.wake()
-            except Exception as error:  # later corrections are learnt all the same
-                self.say(f"learning: {message_with_type(error)}")
 
     def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> None:
         """Queue a candidate where enough was corrected; report a model that cannot be read."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import time, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -94,6 +95,20 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
     except ValueError:
         known = "".join(f", {name}" for name in begins)
         raise InputError(f'challenge: write times of day or names of shifts: "06:00"{known}') from None
+
+
+def moments(times: Iterable[time], zone: tzinfo | None, at: int, days: range) -> Iterator[tuple[int, time]]:
+    """Yield the moment of each time of day on each day, microseconds since 1970, and the time. One that the
+    clocks skip counts, one that comes twice counts once.
+
+    Args:
+        zone: whose clocks count; None: this machine's.
+        days: counted from that of `at`, microseconds since 1970.
+    """
+    first = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).date()
+    for day, begin in product(days, times):
+        moment = datetime.combine(first + timedelta(days=day), begin, tzinfo=zone)
+        yield round(moment.timestamp() * 1e6), begin
 
 
 def clock_text(given: Any) -> str:

@@ -205,14 +205,7 @@ def _split_address(address: str, name: str) -> SplitResult:
 
 
 def _check_keys(values: dict[Any, Any]) -> None:
-    """Raise InputError where a secret stands in the settings, or a setting of earlier versions."""
+    """Raise InputError where a secret stands in the settings."""
     for key in ("password", "secret", "token"):
         if key in values:
             raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
-    remedies = {
-        "discovery": "describe the sensors to Home Assistant, as docs/station-mqtt.md shows",
-        "qos": "tell a message that comes twice by its id",
-    }
-    for key, remedy in remedies.items():
-        if key in values:
-            raise InputError(f"{key} is no setting any more: leave it out, and {remedy}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from flawscope_station.settings.shifts import REPORT_DAYS, ShiftSettings
+from flawscope_station.settings.shifts import REPORT_DAYS, ShiftSettings, moments
 from flawscope_station.store.records import iso
 from flawscope_station.store.schema import HOUR
 
@@ -30,16 +28,7 @@ def ended_shifts(shifts: ShiftSettings | None, at: int, days: int = REPORT_DAYS)
     """Return the shifts that ended in the last days before `at`, microseconds since 1970, oldest first."""
     if shifts is None:
         return []
-    last = datetime.fromtimestamp(at / 1e6, UTC).astimezone(shifts.tz)
-    begun = sorted(_shift_starts(shifts, last, days))
-    each = [Shift(name, since, until) for (since, name), (until, _) in pairwise(begun)]
-    return [one for one in each if at - days * DAY < one.until <= at]
-
-
-def _shift_starts(shifts: ShiftSettings, last: datetime, days: int) -> Iterator[tuple[int, str]]:
-    """Beginnings of the shifts of these days, by the clocks of the zone."""
-    for back in range(-1, days + 2):
-        day = (last - timedelta(days=back)).date()
-        for name, time in shifts.times.items():
-            moment = datetime.combine(day, time, tzinfo=shifts.tz)
-            yield round(moment.timestamp() * 1e6), name
+    names = {begin: name for name, begin in shifts.times.items()}
+    begun = sorted(moments(names, shifts.tz, at, range(-days - 1, 2)))
+    each = [Shift(names[begin], since, until) for (since, begin), (until, _) in pairwise(begun)]
+    return [shift for shift in each if at - days * DAY < shift.until <= at]

@@ -22,12 +22,7 @@ from flawscope_station.background import Backoff, GuardedThread
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.settings.sources import (
-    EVERY_FRAME,
-    MEASURE_LATENCY,
-    ON_TRIGGER,
-    CameraSourceSettings,
-)
+from flawscope_station.settings.sources import EVERY_FRAME, MEASURE_LATENCY, ON_TRIGGER, CameraSourceSettings
 from flawscope_station.sources.frames import FrameReader, encode_png
 from flawscope_station.sources.source import AWAY, RUNNING, AwayError, SourceContext, State, to_utf8
 from flawscope_station.store.database import now

@@ -18,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 
@@ -68,8 +67,7 @@ class FolderSource(BackgroundThread):
     Args:
         number: of the folder among the product's, from 1.
         excluded: folders below it that are left out: pictures are moved there.
-        poll, patience, settle: seconds; the last two as for `Arrivals`.
-        clock: of all these.
+        clock: of its waits.
     """
 
     def __init__(
@@ -78,21 +76,16 @@ class FolderSource(BackgroundThread):
         settings: FolderSourceSettings,
         number: int,
         excluded: Iterable[str] = (),
-        *,
-        poll: float = POLL_INTERVAL,
-        patience: float = watch.PATIENCE,
-        settle: float = watch.SETTLE,
         clock: MonotonicClock = CLOCK,
     ):
         super().__init__(f"folder-{line.product_id}", clock)
-        self.line, self.number, self.then, self.poll = line, number, settings.then, poll
+        self.line, self.number, self.then = line, number, settings.then
         self.folder = Path(os.path.abspath(settings.folder))
         self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
         self.view = settings.view
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
-        excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
-        self._arrivals_options: dict[str, Any] = {"apart": excluded, "patience": patience, "settle": settle}
+        self._excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
         # keys of the first folder are those of earlier versions, which had one alone
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
@@ -126,7 +119,7 @@ class FolderSource(BackgroundThread):
         """List the folder and inspect its whole files; return the seconds until the next round."""
         with self.threads[0].call():  # a share may hang
             if self._arrivals is None:
-                self._arrivals = watch.Arrivals(self.folder, existing=True, **self._arrivals_options)
+                self._arrivals = watch.Arrivals(self.folder, existing=True, apart=self._excluded)
             arrivals = self._arrivals
             found = {path: arrivals.stamp(path) for path in arrivals.scan(self._clock.monotonic())}
         seconds = max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
@@ -134,7 +127,7 @@ class FolderSource(BackgroundThread):
         self._report_scan(arrivals)
         self._forget_removed(arrivals)
         is_busy = arrivals.waiting > len(self._problem_files)
-        return max(self.poll, (watch.MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
+        return max(POLL_INTERVAL, (watch.MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
 
     # ---- pictures
 

@@ -38,8 +38,6 @@ LISTEN_BACKLOG = 1024  # new connections that the system keeps until they are ac
 MAX_CONNECTIONS = 1000  # also where the process may open more files
 SHUTDOWN_SECONDS = 30  # in which requests may end when the station stops
 DISK_FULL = "disk_full"  # code of the problem
-# problems that make inspecting impossible
-UNREADY_CODES = ("store_unreachable", "no_model", "not_inspecting", DISK_FULL)
 HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
 
 
@@ -85,8 +83,8 @@ def _add_health_routes(app: FastAPI) -> None:
     @app.get("/readyz", include_in_schema=False)
     def readyz(health: HealthDep) -> Response:
         """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing."""
-        problems = [problem for problem in health.problems() if problem.code in (*UNREADY_CODES, "clock")]
-        ready = all(problem.code == "clock" for problem in problems)
+        problems = [problem for problem in health.problems() if problem.stops or problem.kind == "clock"]
+        ready = not any(problem.stops for problem in problems)
         body = {"ready": ready, "problems": [problem.to_dict() for problem in problems]}
         return JSONResponse(body, 200 if ready else 503)
 

@@ -17,7 +17,7 @@ from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope_station.setup.draft import AddedPicture, Draft
 from flawscope_station.setup.drafts import Drafts
-from flawscope_station.setup.go_live import LiveProducts
+from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.sources.trigger import wait_for_shot
 from flawscope_station.store.files import Files

@@ -10,7 +10,7 @@ from flawscope_station.extension import Extension
 from flawscope_station.learning.activation import Learning
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
-from flawscope_station.setup.go_live import LiveProducts
+from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.sinks import SENDER_DIGITS
 from flawscope_station.sources.source import SourceContext
