@@ -56,8 +56,8 @@ def test_models_that_decide_on_more_than_a_picture_are_refused():
 
 def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:
     plain = model()
-    rules = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1), Rule("scrach", length=1)))
-    with pytest.raises(InputError, match="kind 'scrach', and the model names no kinds: correct the rule"):
+    rules = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1), Rule("scratchx", length=1)))
+    with pytest.raises(InputError, match="kind 'scratchx', and the model names no kinds: correct the rule"):
         tolerating(plain, plain.stream, rules)
 
 
