@@ -236,12 +236,16 @@ def test_a_mask_is_a_part_of_the_rules(floor: Floor) -> None:
     Image.new("L", (32, 32), 255).save(mask)
     assert floor.look() == "2", "though the rules' own file has not changed"
     before = floor.rules.in_force(floor.number)
-    Image.new("L", (32, 32)).save(mask)
+    elsewhere = Image.new("L", (32, 32))
+    elsewhere.putpixel((0, 0), 255)
+    elsewhere.save(mask)
     floor.rules.check()
     floor.rules.check()
     found, rules = floor.judge()
     assert found.decision == "anomalous"
     assert rules not in (before, None)
+    Image.new("L", (32, 32)).save(mask)
+    assert floor.look() is None, "it holds nowhere"
 
 
 def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor: Floor) -> None:
@@ -251,6 +255,13 @@ def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor: Floor) -> N
     floor.model = floor.model.with_scale(0.1)
     assert floor.look() == "1"
     assert floor.problem is None
+    write(floor.folder / "rules.yaml", 2).write_text(
+        (floor.folder / "rules.yaml").read_text().replace("any", "scratch")
+    )
+    assert floor.look() is None
+    assert "'scratch'" in (floor.problem or "")
+    write(floor.folder / "rules.yaml", 3)
+    assert floor.look() == "3"
 
     def closed(number: int) -> Any:
         raise NoModelError("closed")

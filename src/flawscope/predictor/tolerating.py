@@ -18,12 +18,20 @@ Tolerate = Callable[[Prediction], Prediction]
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     """Returns a function that applies tolerances to a prediction of a model. InputError: the model decides on
-    several parts, or on parts in views, or its region of interest is not known in the picture as taken."""
+    several parts, or on parts in views, or its region of interest is not known in the picture as taken, or a
+    rule is for a kind that it does not name."""
     hows = [(one.manifest.preprocess, one.artefact.counted) for one in model.products.values()]
     if model.parts() is not None or any(how.several is not None for how, _ in hows):
         raise InputError("tolerances are for models that decide on a picture of one part: leave them out")
     if any(how.corrections and counted is not None and not counted.all() for how, counted in hows):
         raise InputError("tolerances do not go with --undistort and --roi together: fit without --roi")
+    named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
+    names = [name for kinds in named for name in kinds.names]
+    if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
+        raise InputError(
+            f"the tolerances have a rule for the kind {strange[0]!r}, and the model names "
+            f"{join_names([*dict.fromkeys(names)]) or 'no kinds'}: correct the rule, or teach it"
+        )
 
     def tolerate(found: Prediction) -> Prediction:
         judging = model.products.get(found.product or "", next(iter(model.products.values())))
@@ -35,16 +43,8 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
 def tolerating(
     model: Predictor | Router, stream: Callable[..., Iterator[SourceResult]], tolerances: Tolerances
 ) -> Callable[..., Iterator[SourceResult]]:
-    """Returns a model's `stream` after which the tolerances are applied. InputError as of `tolerator`,
-    or a rule is for a kind that the model does not name."""
+    """Returns a model's `stream` after which the tolerances are applied. InputError as of `tolerator`."""
     tolerate = tolerator(model, tolerances)
-    named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
-    names = [name for kinds in named for name in kinds.names]
-    if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
-        raise InputError(
-            f"--tolerances has a rule for the kind {strange[0]!r}, and the model names "
-            f"{join_names([*dict.fromkeys(names)]) or 'no kinds'}: correct the rule, or teach it"
-        )
 
     def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:
         for source, found in stream(*given, **how):
