@@ -154,7 +154,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("tiles", marks=pytest.mark.slow), [*TOGETHER][1]])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOGETHER)
 def test_parts_go_with_light_tiles_zone_and_positions(name, good, tmp_path):
     """Each part's view is an ordinary one, and the picture is the worst of its parts."""
     pytest.importorskip("onnxruntime")
