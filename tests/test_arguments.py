@@ -85,7 +85,7 @@ def test_an_element_of_a_list_is_named_by_its_place():
 
 def test_what_fits_passes_and_functions_keep_their_names(tmp_path):
     @check_arguments()
-    def made(count, share=0.5, *, names=None, **more):
+    def made(count: int, share: float = 0.5, *, names: list[str] | None = None, **more: int) -> str:
         """Says what it got."""
         return f"{count} {share} {names} {more}"
 

@@ -216,7 +216,7 @@ def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted):
     more = parts(4, seed=5)
     new = partial_fit(fitted.artefact, more, device="cpu")
     found = new.manifest.facts["simulated_defects"]
-    assert found["score_threshold"] == new.calibration.threshold
+    assert found["score_threshold"] == new.calibration.score_threshold
     assert found["sizes"] != fitted.manifest.facts["simulated_defects"]["sizes"]
     bare = partial_fit(fitted.artefact, more, device="cpu", check=False)
     assert "simulated_defects" not in bare.manifest.facts

@@ -262,7 +262,7 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
 def test_a_rule_that_is_not_clear_is_refused(tmp_path, change, said):
     Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "zone.png")
     Image.new("L", (4, 4), 255).save(tmp_path / "small.png")
-    Image.new("L", (WIDTH, HEIGHT), 1).save(tmp_path / "black.png")
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "black.png")
     with pytest.raises(InputError, match=said) as error:
         Tolerances.read(write(tmp_path, FILE.replace(*change)))
     assert "\n" not in str(error.value)

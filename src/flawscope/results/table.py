@@ -111,6 +111,8 @@ class ResultRow:
 
 
 def _part_columns(parts: PartSearch) -> dict[str, Any]:
+    if not parts.searched:
+        return {}
     count = parts.several and len(parts.several.parts)
     facts: dict[str, Any] = {"found": parts.found, "p_value": parts.p_value, "count": count}
     facts |= parts.pose.to_dict() if parts.pose else {}
