@@ -131,6 +131,10 @@ def fit_model(
         "say": say,
         "step": step,
     }
+    from flawscope.methods.threads import reuse_freed_memory, set_thread_count  # torch: after all is checked
+
+    set_thread_count(args.threads)
+    reuse_freed_memory()
     if old is None:
         return _fit_new(args, call, dataset, how)
     return _extend(args, old, dataset, how)
@@ -161,8 +165,7 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
-    from flawscope.fitting import fitting  # torch
-    from flawscope.methods.threads import reuse_freed_memory, set_thread_count
+    from flawscope.fitting import fitting
 
     given: dict[str, Any] = {
         "method": call.method,
@@ -187,17 +190,12 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         **how,
         **call.settings,
     }
-    set_thread_count(args.threads)
-    reuse_freed_memory()
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
-    from flawscope.fitting import incremental_update  # torch
-    from flawscope.methods.threads import reuse_freed_memory, set_thread_count
+    from flawscope.fitting import incremental_update
 
-    set_thread_count(args.threads)
-    reuse_freed_memory()
     return incremental_update.extend(
         old, dataset, fair=args.fair, force=args.force, device=args.device, **how
     )

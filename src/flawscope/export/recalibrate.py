@@ -46,6 +46,7 @@ from flawscope.pictures.units import find_new_parts
 from flawscope.pictures.views import RunModel, Views, remove_padding_marks
 from flawscope.progress import ProgressCallback
 from flawscope.runtime import Session
+from flawscope.runtime.session import at_positions
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, simulate_defect
 
@@ -78,7 +79,7 @@ class ProbeImages(NamedTuple):
 
 
 def whole_pictures(images: NDArray[np.float32]) -> ProbeImages:
-    return ProbeImages(images, np.zeros(len(images), np.int64))
+    return ProbeImages(images, at_positions(images, None))
 
 
 @dataclass(frozen=True)
