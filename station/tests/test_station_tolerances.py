@@ -92,10 +92,15 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
         assert totals("anomalous", "within_tolerance") == [0, 1]
         report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
         assert (report["anomalous"], report["within_tolerance"], report["inspected"]) == (0, 1, 2)
-        for language, words in (("en", "Within"), ("de", "Innerhalb der"), ("fr", "Dans la")):
+        for language, words, why in (
+            ("en", "Within", "Tolerated: region length [0-9.]+ mm ≤ 1000 mm"),
+            ("de", "Innerhalb der", "Toleriert: Bereich: Länge [0-9,]+ mm ≤ 1000 mm"),
+            ("fr", "Dans la", "Toléré: zone : longueur [0-9,]+ mm ≤ 1000 mm"),
+        ):
             for page in ("history", f"inspections/{second.id}"):
                 told = http.get(f"/{NAME}/{page}", headers={"Accept-Language": language}).text
                 assert re.search(f'<span class="badge within-tolerance">.*{words} tol', told, re.I | re.S)
+                assert re.search(why, told), (language, page)
         assert force["sha256"] in told
         assert "Kinds within tolerance" not in http.get(f"{api}/shift-report", params=PERIOD).text
         database = running.station.database

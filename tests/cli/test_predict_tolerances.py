@@ -31,7 +31,7 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     assert code == 4
     assert good.startswith("good ")
     assert spot.startswith("within tolerance severity")
-    assert "(anomalous, within tolerance: region 0.8 mm ≤ 1.2 mm (tolerances 7, " in spot
+    assert "(anomalous, within tolerance: region length 0.8 mm ≤ 1.2 mm (tolerances 7, " in spot
     assert "0 of 2 pictures anomalous, 1 within tolerance; " in err
     rows = {Path(row.path).stem: row for row in read_table(folder / "out/results.csv")}
     assert (rows["good"].decision, rows["spot"].decision) == ("good", "within tolerance")
