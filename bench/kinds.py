@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def descriptors(args: Args, folder: Path, work: Path) -> tuple[Any, list[str]]:
         regions = LabelledRegions()
         for item in flawscope.open_dataset(str(folder)).test:
             if item.anomalous:
-                size = model.predict(item.path).geometry.picture_size
-                regions.add(model, Example(item.path, item.kind, union_masks(item.masks, size)))
+                regions.add(model, Example(item.path, item.kind, partial(union_masks, item.masks)))
         np.savez(path, descriptors=np.array(regions.descriptors), kinds=np.array(regions.kinds))
     with np.load(path) as found:
         return found["descriptors"], found["kinds"].tolist()

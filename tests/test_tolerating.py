@@ -40,18 +40,10 @@ def test_models_that_decide_on_more_than_a_picture_are_refused():
     of_parts = SimpleNamespace(products={"": plain}, parts=lambda: object())
     with pytest.raises(InputError, match="decide on a picture of one part"):
         tolerating(of_parts, plain.stream, EVERY)
-    how = SimpleNamespace(several=None, corrections=[object()])
-    lens = SimpleNamespace(
-        manifest=SimpleNamespace(preprocess=how, kinds=None), artefact=SimpleNamespace(counted=np.zeros(4))
-    )
-    straight = SimpleNamespace(products={"": lens}, parts=lambda: None)
-    with pytest.raises(InputError, match="--undistort and --roi"):
-        tolerating(straight, plain.stream, EVERY)
-    lens.artefact.counted = np.ones(4)
-    assert tolerating(straight, plain.stream, EVERY)
-    how.several = object()
+    how = SimpleNamespace(several=object())
+    pallet = SimpleNamespace(manifest=SimpleNamespace(preprocess=how, kinds=None))
     with pytest.raises(InputError, match="decide on a picture of one part"):
-        tolerating(straight, plain.stream, EVERY)
+        tolerating(SimpleNamespace(products={"": pallet}, parts=lambda: None), plain.stream, EVERY)
 
 
 def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:

@@ -76,7 +76,7 @@ def play_fixture(
         wire: str = "modbus",
         products: dict[str, str] | None = None,
         recipes: dict[int, str] | None = None,
-        product_deadline: str | None = None,
+        product: dict[str, Any] | None = None,
         **more: Any,
     ) -> Played:
         port = free_port()
@@ -84,7 +84,7 @@ def play_fixture(
         setting = connection(wire, port, recipes or {1: NAME}, **more)
         path = tmp_path / f"station{len(made)}.yaml"
         own = replace(settings, store=f"{settings.store}{len(made)}")
-        path.write_text(settings_text(own, given, setting, product_deadline))
+        path.write_text(settings_text(own, given, setting, product))
         plc = plc_at(wire, port) if wire == "modbus-client" else None
         running = opened(read_settings(path))
         made.append(Played(running, plc or plc_at(wire, port), port))

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
+import flawscope
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs, Phase, Rules, State, outputs
@@ -72,6 +73,34 @@ def test_an_anomalous_part_says_its_kind(
 )
 def test_kinds_have_numbers(regions: list[dict[str, Any]], kind: int) -> None:
     assert kind_number(regions) == kind
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_the_wire_tells_a_part_within_tolerance(
+    play: Play,
+    reels: dict[str, Path],
+    model_file: Path,
+    naming: dict[str, float],
+    tmp_path: Path,
+    wire: str,
+) -> None:
+    scaled, rules = flawscope.load(model_file).with_scale(0.1), tmp_path / "tolerances.yaml"
+    scaled.save(tmp_path / "scaled.onnx")
+    height, width = scaled.predict(reels["mixed"] / "0.png").geometry.picture_size
+    text = f"version: 1\npicture: [{width}, {height}]\nrules: [{{kind: any, length: 1000}}]\n"
+    rules.write_text(text)
+    products = {NAME: f"{tmp_path / 'scaled.onnx'} {reels['mixed']}"}
+    played = play(wire, products, product={"tolerances": rules})
+    good = "ok", False, 1, 0
+    for number, told in enumerate((good, ("ok", True, 4, 2), good, ("nok", False, 2, 2))):
+        if number == 2:
+            rules.write_text(text.replace("1000", "0.001").replace("version: 1", "version: 2"))
+            until(lambda: (played.running.station.tolerances.in_force(1) or {})["version"] == "2")
+        assert played.plc.ready(1) is not None
+        outcome, shown = played.plc.inspect(f"P{number}")
+        assert (outcome, shown["tolerated"], shown["result"], shown["kind"]) == told
+    cleared = played.plc.until(lambda shown: not shown["done"])
+    assert (cleared["tolerated"], cleared["result"]) == (False, 0), "the answer was read"
 
 
 def test_a_part_within_tolerance_is_ok_and_told_apart() -> None:
@@ -205,7 +234,7 @@ def test_what_cannot_be_inspected_in_time_is_an_error(play: Play, wire: str) -> 
 def test_a_product_has_a_budget_of_its_own(play: Play) -> None:
     played = play(deadline="5 s")
     assert played.line.rules.budgets == {1: 5.0}
-    played = play(product_deadline="200 ms")
+    played = play(product={"deadline": "200 ms"})
     assert played.line.rules.budgets[1] == pytest.approx(0.2, abs=0.01)
 
 

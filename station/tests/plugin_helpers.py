@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,13 +53,14 @@ def reels_fixture(parts: list[bytes], tmp_path: Path) -> dict[str, Path]:
 
 
 def settings_text(
-    settings: Settings, products: dict[str, str], connection: str, deadline: str | None = None
+    settings: Settings, products: dict[str, str], connection: str, more: Mapping[str, Any] | None = None
 ) -> str:
-    """station.yaml. products: model by name, with the folder of its camera after a space."""
+    """station.yaml. products: model by name, with the folder of its camera after a space. more: settings of
+    each."""
     lines = ["products:"]
     for name, given in products.items():
         model, folder = given.split()
         lines += [f"  {name}:", f"    model: {model}", "    camera_checks: false"]
-        lines += [f"    deadline: {deadline}"] if deadline else []
+        lines += [f"    {key}: {value}" for key, value in (more or {}).items()]
         lines += ["    sources:", f"      - reel: {folder}"]
     return "\n".join([*lines, f"store: {settings.store}", "port: 0", "threads: 1", "device: cpu", connection])

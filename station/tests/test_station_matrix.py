@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,26 @@ def test_a_part_under_five_lights_is_judged_and_displayed(
     model = flawscope.fit(good, channels="all", check=False, group=r"\d+", force=True, **settings)
     model.save(tmp_path / "m.safetensors")
     (tmp_path / "spot.tif").write_bytes(tiff(lights(99, 3)))
-    running = open_station(products={NAME: ProductSettings(str(tmp_path / "m.safetensors"))})
+    product = ProductSettings(str(tmp_path / "m.safetensors"))
+    running = open_station(products={NAME: product})
     with Client(running.url) as client:
         answer = client.inspect(tmp_path / "spot.tif", NAME)
         assert answer.is_anomalous
         assert answer.score == pytest.approx(model.predict(lights(99, 3)).score, rel=1e-6)
-    view = httpx.get(f"{running.url}/api/v1/products/{NAME}/inspections/{answer.id}/view")
+        other = client.inspect(tiff(lights(98)), NAME)
+    api = f"{running.url}/api/v1/products/{NAME}"
+    view = httpx.get(f"{api}/inspections/{answer.id}/view")
     assert Image.open(io.BytesIO(view.content)).size == (SIDE, SIDE)
+    for one in (answer, other):
+        new = {"inspection": one.id, "name": one.decision, "expected": one.decision}
+        assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
+    running.close()
+    api = f"{open_station(products={NAME: replace(product, challenge=())}).url}/api/v1/products/{NAME}"
+    for part, picture, said in (
+        ("anomalous", lights(99, 3), "taken before"),
+        ("anomalous", lights(97, 3), "passed"),
+        ("good", lights(96), "passed"),
+    ):
+        shown = httpx.post(f"{api}/inspections", params={"part": part}, content=tiff(picture))
+        assert (shown.status_code, said in shown.json()["error"]) == (409, True), shown.text
+    assert httpx.get(f"{api}/challenge").json()["ready"]

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import text
@@ -20,6 +21,7 @@ import flawscope
 from brightness import draw, model
 from flawscope import Prediction
 from flawscope.predictor import tolerating
+from flawscope.results import drawing
 from flawscope_station.access import audit
 from flawscope_station.challenge.challenge import FAILED, Challenge, State
 from flawscope_station.client import Client
@@ -92,10 +94,15 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
         assert totals("anomalous", "within_tolerance") == [0, 1]
         report = http.get(f"{api}/shift-report", params={**PERIOD, "format": "json"}).json()
         assert (report["anomalous"], report["within_tolerance"], report["inspected"]) == (0, 1, 2)
-        for language, words in (("en", "Within"), ("de", "Innerhalb der"), ("fr", "Dans la")):
+        for language, words, why in (
+            ("en", "Within", "Tolerated: region length [0-9.]+ mm ≤ 1000 mm"),
+            ("de", "Innerhalb der", "Toleriert: Bereich: Länge [0-9,]+ mm ≤ 1000 mm"),
+            ("fr", "Dans la", "Toléré: zone : longueur [0-9,]+ mm ≤ 1000 mm"),
+        ):
             for page in ("history", f"inspections/{second.id}"):
                 told = http.get(f"/{NAME}/{page}", headers={"Accept-Language": language}).text
                 assert re.search(f'<span class="badge within-tolerance">.*{words} tol', told, re.I | re.S)
+                assert re.search(why, told), (language, page)
         assert force["sha256"] in told
         assert "Kinds within tolerance" not in http.get(f"{api}/shift-report", params=PERIOD).text
         database = running.station.database
@@ -115,6 +122,12 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
     running = open_station(products={NAME: product})
     with Client(running.url) as client:
         third = client.inspect(spot, NAME)
+        overlays = f"{running.url}/api/v1/products/{NAME}/inspections"
+        for inspection, within in ((second, True), (third, False)):  # one picture, one version, other rules
+            shown = httpx.get(f"{overlays}/{inspection.id}/overlay").content
+            drawn = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB")).astype(int)
+            yellow = abs(drawn - drawing.WITHIN_COLOUR).max(2) < 60
+            assert yellow.any() == within
         assert (third.decision, third.findings[0].code) == ("anomalous", "beyond_tolerance")
     events = audit.search(running.station.database, about="settings")
     said = [event["text"].split(", ")[1] for event in events if event["kind"] == TOLERANCES_EVENT]

@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from brightness import draw, model
 from flawscope.evaluation.report import REPORT_NAME
 from flawscope.evaluation.trials import read_study
+from flawscope.results import drawing
+from flawscope.results.drawing import OUTLINE_COLOUR, WITHIN_COLOUR
 from flawscope.results.table import read_table
 
 FILE = "version: 7\npicture: [32, 32]\nrules:\n  - {kind: any, length: 1.2, zone: [0, 0, 32, 20]}\n"
@@ -17,10 +21,17 @@ FILE = "version: 7\npicture: [32, 32]\nrules:\n  - {kind: any, length: 1.2, zone
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A good picture, and one with a square of 8 x 8 pixels at the upper left."""
     monkeypatch.setattr("flawscope.cli.common.load_model", lambda args, path: model())
+    monkeypatch.setattr(drawing, "draw_note", lambda picture, words: picture)  # covers so small a picture
     (tmp_path / "rules.yaml").write_text(FILE)
     draw(tmp_path / "in/good.png", 0.2)
     draw(tmp_path / "in/spot.png", 0.9, spot=True)
     return tmp_path
+
+
+def outlines(path: Path) -> set[tuple[int, ...]]:
+    """Colours of outlines in an overlay."""
+    pixels = {tuple(pixel) for pixel in np.asarray(Image.open(path)).reshape(-1, 3).tolist()}
+    return pixels & {WITHIN_COLOUR, OUTLINE_COLOUR}
 
 
 def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
@@ -31,7 +42,7 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     assert code == 4
     assert good.startswith("good ")
     assert spot.startswith("within tolerance severity")
-    assert "(anomalous, within tolerance: region 0.8 mm ≤ 1.2 mm (tolerances 7, " in spot
+    assert "(anomalous, within tolerance: region length 0.8 mm ≤ 1.2 mm (tolerances 7, " in spot
     assert "0 of 2 pictures anomalous, 1 within tolerance; " in err
     rows = {Path(row.path).stem: row for row in read_table(folder / "out/results.csv")}
     assert (rows["good"].decision, rows["spot"].decision) == ("good", "within tolerance")
@@ -39,12 +50,15 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     assert (facts["anomalous"], facts["within_tolerance"], facts["tolerances"]["version"]) == (0, 1, "7")
     digest = facts["tolerances"]["sha256"]
     assert digest[:8] in spot
+    lines = {name: outlines(folder / f"out/overlays/{name}.png") for name in ("good", "spot")}
+    assert lines == {"good": set(), "spot": {WITHIN_COLOUR}}
     details = json.loads((folder / "out/predictions/spot.json").read_text())
     assert details["regions"][0]["length_mm"] == pytest.approx(0.8)
     assert details["findings"][0]["code"] == "within_tolerance"
     if (page := folder / "out" / REPORT_NAME).is_file():
         text = page.read_text(encoding="utf-8")
         assert digest in text
+        assert "yellow on a part within tolerance" in text
         assert "0 of 2 pictures anomalous, 1 within tolerance" in text
         assert '<span class="badge within-tolerance">within tolerance</span>' in text
     # a study of agreement takes it for a good part
@@ -63,7 +77,9 @@ def test_beyond_tolerance_is_anomalous_with_the_reason(run, folder):
     assert spot["findings"][0]["code"] == "beyond_tolerance"
     assert "region length 1.6 mm > 1.2 mm" in spot["findings"][0]["words"]
     assert "touches the edge" in bright["findings"][0]["words"]
-    code, out, _ = run("predict", "m.safetensors", folder / "in/spot.png", *rules)
+    call = ("predict", "m.safetensors", folder / "in/spot.png", *rules)
+    code, out, _ = run(*call, "--out", folder / "out")
+    assert outlines(folder / "out/overlays/spot.png") == {OUTLINE_COLOUR}
     assert code == 3
     assert "say --scale-mm" in json.loads(out)["findings"][0]["words"]
 

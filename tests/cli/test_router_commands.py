@@ -147,6 +147,29 @@ def test_one_product_is_calibrated_by_its_name(run, line, pictures, tmp_path):
     assert rates == {0.2}
 
 
+def test_one_product_learns_kinds_by_its_name(run, line, tmp_path):
+    data, out = tmp_path / "plates", tmp_path / "named.safetensors"
+    draw_dataset(data, category="plate", train=4, good=1, bad_per_kind=0, size=96, seed=6)
+    (data / "plate/test/spot").mkdir()
+    for number, path in enumerate((data / "plate/train/good").iterdir()):
+        spotted = np.array(Image.open(path))
+        spotted[30:60, 30 + 5 * number : 55 + 5 * number] = 255
+        Image.fromarray(spotted).save(data / f"plate/test/spot/{number}.png")
+    call = ("kinds", line, "--data", data, "--out", out, "--device", "cpu")
+    code, _, said = run(*call)
+    assert (code, "name it with --product, fabric or plate" in said) == (2, True)
+    code, _, said = run(*call, "--product", "bottle")
+    assert (code, "has no product bottle" in said) == (2, True)
+    code, _, said = run(*call, "--product", "plate")
+    assert code == 0, said
+    before, after = router_file.read(line).products, router_file.read(out).products
+    assert after["plate"].manifest.kinds is not None
+    assert after["fabric"].manifest == before["fabric"].manifest
+    code, lines, _ = run("predict", out, data / "plate/test", "--json", "--device", "cpu")
+    found = [json.loads(one) for one in lines.splitlines()]
+    assert any(region["kind_p_values"] for one in found for region in one["regions"])
+
+
 def test_evaluate_has_a_row_for_each_product_and_says_how_many_were_mistaken(run, line, pictures, tmp_path):
     call = ("evaluate", line, "--data", pictures / "data", "--device", "cpu")
     code, lines, said = run(*call, "--out", tmp_path / "table.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import STAGES, Preprocess
 from flawscope.pictures.undistort import Undistortion
+from flawscope.predictor.tolerating import tolerator
+from flawscope.results.tolerance import Rule, Tolerances
 
 LENS = Undistortion(60, 55, 31, 23, k1=-0.25, k2=0.08, p1=0.01, p2=-0.02, k3=0.02)
 SIZE = (48, 64)
@@ -181,6 +184,13 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) ->
     counted = zoned.valid_mask(found.geometry)[:, 32:64]  # the lens bends little there
     assert counted[12:46].all()
     assert not counted[50:].any()
+    rules = Tolerances("1", "0" * 64, (side, side), (Rule("any", length=1e9),))
+    tolerate = tolerator(zoned, rules)
+    judged = zoned.with_scale(0.1).predict(bad)
+    for row, decision in ((30, "within tolerance"), (45, "anomalous")):  # there the zone ends
+        marked = np.zeros_like(judged.map)
+        marked[row : row + 3, 40:43] = judged.map.max()
+        assert tolerate(replace(judged, map=marked)).decision == decision
     again = zoned.calibrate([part() for _ in range(3)], force=True).calibration
     assert again.map_level == pytest.approx(zoned.calibration.map_level, rel=0.1)
     model.save(tmp_path / "model.safetensors")

@@ -1,6 +1,7 @@
 """Findings: what they do to the decision, and that whatever shows remarks shows them."""
 
 import json
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -11,10 +12,18 @@ from flawscope.cli.output import prediction_line
 from flawscope.evaluation.report.pages import predictions_page
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
-from flawscope.results.findings import MIN_ANOMALOUS_SEVERITY, Finding, no_product, outside_light
+from flawscope.results.findings import (
+    MIN_ANOMALOUS_SEVERITY,
+    REASONS,
+    Finding,
+    describe_reasons,
+    no_product,
+    outside_light,
+)
 from flawscope.results.folder import RenderedPrediction
 from flawscope.results.found_parts import FoundPart, FoundParts, PartSearch
 from flawscope.results.prediction import Levels, Prediction
+from flawscope.results.review.pages import LANGUAGES, PAGES
 from flawscope.results.table import PART_COLUMNS, ResultRow
 
 DUSTY = Finding("dusty", "<dust> on the lens", 0.02, decides=True)  # no module has heard of it
@@ -48,7 +57,7 @@ def test_a_new_finding_is_shown_by_all_that_show_remarks():
     found = prediction().noticing(DUSTY)
     assert prediction_line(found).endswith("a.png  (<dust> on the lens)")
     assert json.loads(json.dumps(found.to_dict()))["findings"] == [
-        {"code": "dusty", "words": "<dust> on the lens", "p_value": 0.02, "decides": True}
+        {"code": "dusty", "words": "<dust> on the lens", "p_value": 0.02, "decides": True, "reasons": []}
     ]
     row = ResultRow.from_result(found)
     assert (row.decision, row.p_value, row.severity) == ("anomalous", 0.02, MIN_ANOMALOUS_SEVERITY)
@@ -124,3 +133,17 @@ def test_parts_counted_wrong_decide_and_a_prediction_holds_answers_not_remarks()
     assert PartSearch(0.7, POSE).findings() == ()
     assert [finding.words for finding in PartSearch(0.1).findings()] == ["part not found"]
     assert len(fields(Prediction)) <= 16
+
+
+def test_pages_say_reasons_as_the_words_do_and_in_each_language():
+    texts = {name: PAGES.texts[name].flat for name in LANGUAGES}
+    assert {code: texts["en"].get(f"common.reason_{code}") for code in REASONS} == REASONS
+    reason = {"code": "length", "kind": None, "size": 1.23456, "relation": ">", "most": 12345}
+    assert describe_reasons([reason]) == "region length 1.235 mm > 12345 mm"
+    told = {name: PAGES.texts[name].reason(reason) for name in LANGUAGES}
+    assert told["en"] == describe_reasons([reason])
+    assert told["de"] == "Bereich: Länge 1,235 mm > 12345 mm"
+    for code, text in REASONS.items():
+        values = set(re.findall(r"\{(\w+)\}", text))
+        for name in LANGUAGES:
+            assert set(re.findall(r"\{(\w+)\}", texts[name][f"common.reason_{code}"])) == values, (name, code)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
-from flawscope.results.findings import count_wrong, outside_light
+from flawscope.results.findings import count_wrong, describe_reasons, outside_light
 from flawscope.results.prediction import Levels, Prediction, Region
 from flawscope.results.tolerance import Rule, Tolerances, apply_tolerances
 
@@ -132,7 +132,7 @@ def test_nothing_is_tolerated_but_what_the_rules_say(seed):
         regions, given, picture = draw_case(rng)
         verdict = rules(*(Rule(**one) for one in given)).judge(regions, picture)
         assert verdict.within == literal(regions, given, picture), (regions, given, picture, verdict)
-        assert verdict.words
+        assert describe_reasons(verdict.reasons)
         answers.add(verdict.within)
     assert answers == {True, False}  # both are tried
 
@@ -146,8 +146,8 @@ WIDE = Rule("any", length=1e9)
         ([], "nothing is marked"),
         ([region(kinds=())], "of a kind that is not known"),
         ([region(kinds=("scratch", "dent"))], "no rule for dent"),
-        ([region(kinds=None)], "no rule for a region of a kind that is not known"),
-        ([region(length_mm=None)], "size of a scratch is not known: say --scale-mm"),
+        ([region(kinds=None)], "a region of a kind that is not known"),
+        ([region(length_mm=None)], "size of a region is not known: say --scale-mm"),
         ([region(length_mm=float("nan"))], "scratch length nan mm > 2 mm"),
         ([region(length_mm=2.004)], "scratch length 2.004 mm > 2 mm"),
         ([region((0, 4, 3, 6))], "touches the border"),
@@ -158,7 +158,7 @@ WIDE = Rule("any", length=1e9)
 def test_what_is_not_known_is_never_tolerated(regions, said):
     verdict = rules(Rule("scratch", length=2.0, number=1)).judge(regions, (HEIGHT, WIDTH))
     assert not verdict.within
-    assert said in verdict.words
+    assert said in describe_reasons(verdict.reasons)
 
 
 def prediction(*, at: tuple[int, int] = (5, 6), **changes: Any) -> Prediction:
@@ -174,7 +174,9 @@ EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
 def test_a_tolerated_part_is_neither_good_nor_anomalous():
     found = apply_tolerances(prediction(), EVERYWHERE, rules(Rule("any", length=0.31)))
     assert (found.decision, found.is_anomalous, found.is_tolerated) == ("within tolerance", True, True)
-    assert found.remark.startswith("anomalous, within tolerance: region 0.3 mm ≤ 0.31 mm (tolerances 1, 0000")
+    assert found.remark.startswith(
+        "anomalous, within tolerance: region length 0.3 mm ≤ 0.31 mm (tolerances 1, 0000"
+    )
     assert found.to_dict()["decision"] == "within tolerance"
     assert found.to_dict()["findings"][0]["code"] == "within_tolerance"
     # what decides later is not tolerated
@@ -189,9 +191,9 @@ def test_a_tolerated_part_is_neither_good_nor_anomalous():
         (
             prediction().noticing(count_wrong("3 of 4 parts", None)),
             EVERYWHERE,
-            "beside what is marked: 3 of 4",
+            "something else was noticed",
         ),
-        (prediction().noticing(outside_light()), EVERYWHERE, "beside what is marked: light"),
+        (prediction().noticing(outside_light()), EVERYWHERE, "something else was noticed"),
         (prediction(at=(0, 6)), EVERYWHERE, "touches the edge of what is inspected"),
         (prediction(), np.arange(WIDTH)[None].repeat(HEIGHT, 0) < 9, "touches the edge of what is inspected"),
         (prediction(geometry=replace(PLAIN, mm_per_pixel=None)), EVERYWHERE, "size of a region is not known"),

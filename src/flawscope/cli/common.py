@@ -110,6 +110,9 @@ add_scale = _adder(
     type=lambda text: parse_length(text),
     help="millimetres that a pixel of the pictures is long, such as 0.05: regions get their sizes",
 )
+add_product = _adder(
+    "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
+)
 add_group = _adder(
     "--group", metavar="PATTERN", help="regular expression; file names that match the same text show one part"
 )
@@ -333,6 +336,14 @@ def picture_counter(model: Predictor | Router) -> Callable[[str], int]:
 
     reads_all = any(one.manifest.preprocess.channels is not None for one in model.products.values())
     return (lambda path: 1) if reads_all else count_frames
+
+
+def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
+    """Returns the products of a model that a call changes: --product, else all. InputError where the model
+    has no such one."""
+    if args.product is not None and args.product not in model.products:
+        raise InputError(f"{args.model} has no product {args.product}: leave out --product, or name another")
+    return [*model.products] if args.product is None else [args.product]
 
 
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flawscope.artefact import files
@@ -15,7 +16,6 @@ from flawscope.errors import InputError
 if TYPE_CHECKING:
     from flawscope.datasets import Item
     from flawscope.datasets.masks import Mask
-    from flawscope.predictor import Predictor
     from flawscope.predictor.kinds import Example
 
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="how often an answer may lack the true kind (default: 0.1)",
     )
+    common.add_product(parser)
     parser.add_argument(
         "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
     )
@@ -44,41 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
-    from flawscope.predictor import Predictor
     from flawscope.predictor.kinds import learn_kinds
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    if not isinstance(model, Predictor):
-        raise InputError(
-            f"{args.model} is a joint model: run kinds on the model of each product, then join them "
-            "in Python, by `flawscope.join`"
-        )
+    names = common.product_names(model, args)
+    if len(names) > 1:
+        raise InputError(f"--data has kinds of one product: name it with --product, {' or '.join(names)}")
     dataset = open_dataset(args.data, args.category)
     defective = [item for item in dataset.test if item.anomalous]
     if not defective:
         raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
-    failures: list[str] = []
-    examples, step = _examples(model, defective, failures), common.progress_for(args)
-    try:
-        learnt = learn_kinds(model, examples, args.error, step, len(defective))
-    except InputError:
-        common.report_failures(failures)  # why there are too few
-        raise
-    learnt.model.save(out)
+    step = common.progress_for(args)
+    learnt = learn_kinds(model.products[names[0]], _examples(defective), args.error, step, len(defective))
+    model.with_product(names[0], learnt.model).save(out)
     kinds = learnt.model.manifest.kinds
     assert kinds is not None
     for line in (
         [] if args.quiet else [kinds.describe(), kinds.describe_left_out(), *learnt.notes, f"wrote {out}"]
     ):
         common.say(line)
-    return common.report_failures([*failures, *learnt.failures])
+    return common.report_failures(learnt.failures)
 
 
-def _examples(model: Predictor, items: list[Item], failures: list[str]) -> Iterator[Example]:
-    """Yields labelled pictures, each with its mask where it has one that can be read; with labels in a folder
-    of no kind, once for each label's name."""
+def _examples(items: list[Item]) -> Iterator[Example]:
+    """Yields labelled pictures, each with its mask where it has one; with labels in a folder of no kind, once
+    for each label's name."""
     from flawscope.datasets.labels import PictureLabels
     from flawscope.datasets.layouts import BAD
     from flawscope.datasets.masks import union_masks
@@ -92,13 +85,7 @@ def _examples(model: Predictor, items: list[Item], failures: list[str]) -> Itera
                     by_kind.setdefault(name or item.kind, []).append(replace(mask, shapes=(shape,)))
             else:
                 by_kind.setdefault(item.kind, []).append(mask)
-        try:
-            size = model.manifest.preprocess.decode(item.path).shape[:2] if by_kind else (0, 0)
-            marked = {name: union_masks(masks, size) for name, masks in by_kind.items()}
-        except InputError as error:
-            failures.append(str(error))
-            continue
-        if not marked:
+        if not by_kind:
             yield Example(item.path, item.kind)
-        for name, where in marked.items():
-            yield Example(item.path, name, where if where.any() else None)
+        for name, masks in by_kind.items():
+            yield Example(item.path, name, partial(union_masks, masks))

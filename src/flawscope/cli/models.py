@@ -101,9 +101,7 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
     )
-    parser.add_argument(
-        "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
-    )
+    common.add_product(parser)
     parser.add_argument(
         "--force",
         action="store_true",
@@ -132,9 +130,7 @@ def calibrate(args: argparse.Namespace) -> int:
         )
     pictures = [] if args.good is None else list_pictures(args.good)
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    names = [*model.products] if args.product is None else [args.product]
-    if not {*names} <= model.products.keys():
-        raise InputError(f"{args.model} has no product {args.product}: leave out --product, or name another")
+    names = common.product_names(model, args)
     if pictures and len(names) > 1:
         raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
     lines, failures = [], list[str]()

@@ -19,7 +19,7 @@ from flawscope.errors import InputError, suggest_name
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.pictures.arrays import grey_as_rgb, picture_error
 from flawscope.pictures.channels import Channels, ChannelViews, mean_channel
-from flawscope.pictures.decoding import PictureSource, decode, load_picture, source_name
+from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
 from flawscope.pictures.frames import AlignedPart, Frame, WholePicture
 from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Light, Normalization, ToneCorrection, light_variations
@@ -166,7 +166,7 @@ class Preprocess:
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
 
-    def read(self, source: PictureSource, name: str | None = None) -> Raster:
+    def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> Raster:
         """Reads a picture, with all of its channels [H, W, N] where the model knows them; else as
         `load_picture` does. InputError as of `decode`."""
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)

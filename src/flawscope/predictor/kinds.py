@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,11 +31,12 @@ Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 
 
 class Example(NamedTuple):
-    """Picture with a defect of a kind. mask: [H, W] bool where it is; None: in the strongest region."""
+    """Picture with a defect of a kind. mask: [H, W] bool where it is, or a function that makes it for the
+    picture's size (H, W); None, or nothing marked: in the strongest region."""
 
     picture: PictureSource
     kind: str
-    mask: NDArray[np.bool_] | None = None
+    mask: NDArray[np.bool_] | Callable[[tuple[int, int]], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,13 @@ def learn_kinds(
             seen.failures.append(error_reason(reason, source_name(example.picture)))
         if total:
             step("kinds", done, total)
-    return seen.learn(predictor, error)
+    try:
+        return seen.learn(predictor, error)
+    except InputError as reason:
+        if not (failures := seen.failures):
+            raise
+        skipped = f"{pluralize(len(failures), 'picture')} skipped, such as {failures[0]}"
+        raise InputError(f"{reason}; {skipped}") from None
 
 
 class LabelledRegions:
@@ -153,11 +160,12 @@ class LabelledRegions:
         if (key := (pixel_hash(picture), example.kind)) in self._hashes:
             return
         self._hashes.add(key)
+        mask = example.mask((picture.shape[0], picture.shape[1])) if callable(example.mask) else example.mask
         loaded = predictor.see(example.picture, picture)
         [(_, result)] = predictor.judge([(example.picture, loaded)], predictor.session.run)
         if isinstance(result, InputError):
             raise result
-        if (region := _touched_region(result, example.mask)) is None:
+        if (region := _touched_region(result, mask)) is None:
             self.missed[example.kind] += 1
             return
         self.descriptors.append(region_descriptors(predictor, loaded[0], result, region)[0])
@@ -197,7 +205,7 @@ class LabelledRegions:
 
 def _touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
     """Number of the strongest region that the mask [H, W] of the picture touches; None: there is none."""
-    if mask is None or not prediction.region_pixels:
+    if mask is None or not mask.any() or not prediction.region_pixels:
         return 0 if prediction.region_pixels else None
     numbers = np.full(prediction.geometry.size, -1)
     for number, pixels in enumerate(prediction.region_pixels):

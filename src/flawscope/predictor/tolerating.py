@@ -18,13 +18,10 @@ Tolerate = Callable[[Prediction], Prediction]
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     """Returns a function that applies tolerances to a prediction of a model. InputError: the model decides on
-    several parts, or on parts in views, or its region of interest is not known in the picture as taken, or a
-    rule is for a kind that it does not name."""
-    hows = [(one.manifest.preprocess, one.artefact.counted) for one in model.products.values()]
-    if model.parts() is not None or any(how.several is not None for how, _ in hows):
+    several parts, or on parts in views, or a rule is for a kind that it does not name."""
+    hows = (one.manifest.preprocess for one in model.products.values())
+    if model.parts() is not None or any(how.several is not None for how in hows):
         raise InputError("tolerances are for models that decide on a picture of one part: leave them out")
-    if any(how.corrections and counted is not None and not counted.all() for how, counted in hows):
-        raise InputError("tolerances do not go with --undistort and --roi together: fit without --roi")
     named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
     names = [name for kinds in named for name in kinds.names]
     if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:

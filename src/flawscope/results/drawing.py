@@ -36,7 +36,9 @@ GOOD_COLOUR: Colour = (0, 114, 178)
 BAD_COLOUR: Colour = (213, 94, 0)
 """Frames; blue and vermilion, which colour-blind people tell apart (Okabe and Ito)."""
 
-_OUTLINE: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
+OUTLINE_COLOUR: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
+WITHIN_COLOUR: Colour = (240, 228, 66)
+"""Outlines of a part within tolerance; yellow, which colour-blind people tell from cyan (Okabe and Ito)."""
 TRUTH_COLOUR: Colour = (255, 0, 170)
 """The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
 POSE_COLOUR: Colour = (124, 255, 124)
@@ -124,7 +126,7 @@ def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
 def contour(
     picture: Pixels,
     mask: NDArray[np.bool_],
-    colour: Colour = _OUTLINE,
+    colour: Colour = OUTLINE_COLOUR,
     width: int | None = None,
     *,
     dashed: bool = False,

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 MIN_ANOMALOUS_SEVERITY = 0.001  # of a picture that is anomalous by another reason than its score: above 0
+# Why a part is within tolerance or beyond it, by code; pages say the same in their languages (`reason_CODE`)
+REASONS = {
+    "picture_size": "the picture has {width} x {height} pixels, the rules hold for {rules_width} x "
+    "{rules_height}",
+    "nothing_marked": "nothing is marked that could be measured",
+    "something_else": "something else was noticed",
+    "at_edge": "a region touches the edge of what is inspected",
+    "at_border": "a region touches the border of the picture",
+    "kind_not_known": "a region of a kind that is not known",
+    "no_rule": "no rule for {kind}",
+    "size_not_known": "the size of a region is not known: say --scale-mm",
+    "out_of_zone": "{kind} reaches out of the zone",
+    "too_many": "{count} regions, the rule for {kind} holds for {most}",
+    "length": "{kind} length {size} mm {relation} {most} mm",
+    "width": "{kind} width {size} mm {relation} {most} mm",
+    "area": "{kind} area {size} mm² {relation} {most} mm²",
+    "more": "{count} more",
+}
+REGION = "region"  # in the place of a kind that the model does not name
+Value = str | int | float | None
+Reason = Mapping[str, Value]
+"""`code`, one of `REASONS`, and its values: text, numbers, or None for a kind that is not known."""
+
+
+def describe_reasons(reasons: Sequence[Reason]) -> str:
+    """Says reasons in one line of English."""
+
+    def shown(value: Value) -> object:
+        return REGION if value is None else f"{value:.4g}" if isinstance(value, float) else value
+
+    return ", ".join(
+        REASONS[str(one["code"])].format_map({k: shown(v) for k, v in one.items()}) for one in reasons
+    )
 
 
 @dataclass(frozen=True)
@@ -17,15 +50,17 @@ class Finding:
     p_value: how often a good picture shows as much of it, 0..1; None: not known, or not a part of the
         picture's own.
     decides: it alone makes the picture anomalous.
+    reasons: of one about tolerances, what `words` say.
     """
 
     code: str
     words: str
     p_value: float | None = None
     decides: bool = False
+    reasons: Sequence[Reason] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "reasons": [*self.reasons]}
 
 
 class Decision(NamedTuple):
@@ -71,10 +106,11 @@ def outside_light() -> Finding:
     return Finding(OUTSIDE_LIGHT, "light outside the range")
 
 
-def tolerance_finding(within: bool, words: str) -> Finding:
-    """Says whether a person's rules tolerate an anomalous picture, and why."""
+def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:
+    """Says whether a person's rules tolerate an anomalous picture, and why. rules: their name."""
     which, said = (WITHIN_TOLERANCE, "within") if within else (BEYOND_TOLERANCE, "beyond")
-    return Finding(which, f"anomalous, {said} tolerance: {words}")
+    words = f"anomalous, {said} tolerance: {describe_reasons(reasons)} ({rules})"
+    return Finding(which, words, reasons=(*reasons,))
 
 
 def no_product(name: str, p_value: float | None) -> Finding:

@@ -40,11 +40,12 @@ Pixels = NDArray[np.uint8]
 
 class RenderedPrediction(NamedTuple):
     """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
-    pixels [H, W] bool, and a reason for the decision other than the score."""
+    pixels [H, W] bool, the colour of the outline, and a reason for the decision other than the score."""
 
     picture: Pixels
     heat: Pixels
     marked: NDArray[np.bool_]
+    colour: drawing.Colour
     remark: str
 
     @classmethod
@@ -60,7 +61,7 @@ class RenderedPrediction(NamedTuple):
     @property
     def overlay(self) -> Pixels:
         """Heat map with outlines."""
-        return drawing.draw_note(drawing.contour(self.heat, self.marked), self.remark)
+        return drawing.draw_note(drawing.contour(self.heat, self.marked, self.colour), self.remark)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.masks import read_mask
-from flawscope.results.findings import tolerance_finding
+from flawscope.results.findings import Reason, tolerance_finding
 from flawscope.results.prediction import Prediction, Region
 
 ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
@@ -44,26 +44,27 @@ class Rule:
     zone: Zone | None = None
     number: int | None = None
 
-    def refusal(self, region: Region, kind: str | None) -> str:
-        """Why the rule does not tolerate a region of this kind; empty: it does, but for the number."""
+    def refusal(self, region: Region, kind: str | None) -> Reason | None:
+        """Why the rule does not tolerate a region of this kind; None: it does, but for the number."""
         if self.kind not in (kind, ANY):
-            return f"no rule for {kind or 'a region of a kind that is not known'}"
-        name = kind or "region"
-        for limit in LIMITS:
-            if (most := getattr(self, limit)) is None:
-                continue
-            size, unit = getattr(region, LIMITS[limit][0]), LIMITS[limit][1]
+            return {"code": "kind_not_known"} if kind is None else {"code": "no_rule", "kind": kind}
+        for limit, most, size in self._sizes(region):
             if size is None:
-                return f"the size of a {name} is not known: say --scale-mm"
+                return {"code": "size_not_known"}
             if not size <= most:
-                return f"{name} {limit} {size:.4g} {unit} > {most:g} {unit}"
-        return "" if self._holds_at(region.box) else f"{name} reaches out of the zone"
+                return {"code": limit, "kind": kind, "size": size, "relation": ">", "most": most}
+        return None if self._holds_at(region.box) else {"code": "out_of_zone", "kind": kind}
 
-    def told(self, region: Region, kind: str | None) -> str:
+    def told(self, region: Region, kind: str | None) -> Reason:
         """The first limit that a tolerated region keeps."""
-        limit = next(name for name in LIMITS if getattr(self, name) is not None)
-        attribute, unit = LIMITS[limit]
-        return f"{kind or 'region'} {getattr(region, attribute):.4g} {unit} ≤ {getattr(self, limit):g} {unit}"
+        limit, most, size = next(self._sizes(region))
+        return {"code": limit, "kind": kind, "size": size, "relation": "≤", "most": most}
+
+    def _sizes(self, region: Region) -> Iterator[tuple[str, float, float | None]]:
+        """Yields the rule's limits: name, value, and the region's size."""
+        for limit, (attribute, _) in LIMITS.items():
+            if (most := getattr(self, limit)) is not None:
+                yield limit, most, getattr(region, attribute)
 
     def _holds_at(self, box: tuple[float, float, float, float]) -> bool:
         x0, y0, x1, y1 = box
@@ -76,10 +77,14 @@ class Rule:
 
 
 class Verdict(NamedTuple):
-    """Whether a picture is tolerated, and why, in words."""
+    """Whether a picture is tolerated, and why."""
 
     within: bool
-    words: str
+    reasons: tuple[Reason, ...]
+
+    @classmethod
+    def beyond(cls, code: str, **values: float) -> Verdict:
+        return cls(False, ({"code": code, **values},))
 
 
 @dataclass(frozen=True)
@@ -133,31 +138,31 @@ class Tolerances:
         it may be of."""
         if picture_size != self.picture:
             (height, width), (h, w) = picture_size, self.picture
-            return Verdict(False, f"the picture has {width} x {height} pixels, the rules hold for {w} x {h}")
+            return Verdict.beyond("picture_size", width=width, height=height, rules_width=w, rules_height=h)
         if not regions:
-            return Verdict(False, "nothing is marked that could be measured")
+            return Verdict.beyond("nothing_marked")
         pairs = [(k, kind) for k, one in enumerate(regions) for kind in _kinds(one)]
         tolerating: dict[tuple[int, str | None], Rule] = {}
-        crowded = ""
+        crowded: Reason = {}
         for rule in self.rules:
-            mine = [pair for pair in pairs if not rule.refusal(regions[pair[0]], pair[1])]
+            mine = [pair for pair in pairs if rule.refusal(regions[pair[0]], pair[1]) is None]
             if rule.number is not None and (count := len({k for k, _ in mine})) > rule.number:
-                crowded = f"{count} regions, the rule for {rule.kind} holds for {rule.number}"
+                crowded = {"code": "too_many", "count": count, "kind": rule.kind, "most": rule.number}
             else:
                 tolerating |= {pair: rule for pair in mine if pair not in tolerating}
         for region in regions:
             if not _kinds(region):
-                return Verdict(False, "a region of a kind that is not known")
+                return Verdict.beyond("kind_not_known")
             if not lies_inside(region.box, np.broadcast_to(True, picture_size)):
-                return Verdict(False, "a region touches the border of the picture")
+                return Verdict.beyond("at_border")
         for k, kind in pairs:
             if (k, kind) not in tolerating:
-                own = [rule for rule in self.rules if rule.kind in (kind, ANY)] or self.rules
-                reasons = [reason for rule in own if (reason := rule.refusal(regions[k], kind))]
-                return Verdict(False, reasons[0] if reasons else crowded)
+                rules = [rule for rule in self.rules if rule.kind in (kind, ANY)] or self.rules
+                reasons = [reason for rule in rules if (reason := rule.refusal(regions[k], kind)) is not None]
+                return Verdict(False, (reasons[0] if reasons else crowded,))
         told = [tolerating[k, _kinds(one)[0]].told(one, _kinds(one)[0]) for k, one in enumerate(regions)]
-        more = f" and {len(told) - MAX_TOLD} more" if told[MAX_TOLD:] else ""
-        return Verdict(True, ", ".join(told[:MAX_TOLD]) + more)
+        more: list[Reason] = [{"code": "more", "count": len(told) - MAX_TOLD}] if told[MAX_TOLD:] else []
+        return Verdict(True, (*told[:MAX_TOLD], *more))
 
 
 def apply_tolerances(found: Prediction, valid: Mask, tolerances: Tolerances) -> Prediction:
@@ -166,13 +171,13 @@ def apply_tolerances(found: Prediction, valid: Mask, tolerances: Tolerances) -> 
     if not found.is_anomalous:
         return found
     if found.findings:
-        verdict = Verdict(False, f"beside what is marked: {found.remark}")
+        verdict = Verdict.beyond("something_else")
     elif not all(lies_inside(found.geometry.to_network(one.box), valid) for one in found.regions):
-        verdict = Verdict(False, "a region touches the edge of what is inspected")
+        verdict = Verdict.beyond("at_edge")
     else:
         verdict = tolerances.judge(found.regions, found.geometry.picture_size)
-    words = f"{verdict.words} (tolerances {tolerances.version}, {tolerances.sha256[:8]})"
-    return found.noticing(tolerance_finding(verdict.within, words))
+    name = f"tolerances {tolerances.version}, {tolerances.sha256[:8]}"
+    return found.noticing(tolerance_finding(*verdict, name))
 
 
 def lies_inside(box: tuple[float, float, float, float], mask: Mask) -> bool:

@@ -136,8 +136,8 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
     def outlined(picture: Pixels) -> Pixels:
-        found = drawing.draw_squares(drawing.contour(picture, marked), prediction.squares(size))
-        return drawing.draw_note(found, prediction.remark)
+        lined = drawing.contour(picture, marked, prediction.outline_colour)
+        return drawing.draw_note(drawing.draw_squares(lined, prediction.squares(size)), prediction.remark)
 
     low, high = prediction.levels.colour_range
     values = prediction.picture_map(half)

@@ -14,6 +14,7 @@ import yaml
 
 from flawscope.errors import FlawscopeError
 from flawscope.results import html
+from flawscope.results.findings import Reason, Value
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
@@ -44,6 +45,17 @@ class Texts:
     def sections(self, *names: str) -> dict[str, str]:
         """Return the texts of these sections by key, for a script."""
         return {key: text for key, text in self.flat.items() if key.split(".")[0] in names}
+
+    def reason(self, reason: Reason) -> str:
+        """Return the text of a reason of a finding (`findings.Reason`)."""
+
+        def shown(value: Value) -> str:
+            if value is None:
+                return self("common.region")
+            return self.number(value, 4) if isinstance(value, float) else str(value)
+
+        values = {name: shown(value) for name, value in reason.items() if name != "code"}
+        return self(f"common.reason_{reason['code']}", **values)
 
     def number(self, value: float | None, digits: int = 3) -> str:
         """Format a number with so many significant digits, and the language's decimal mark."""

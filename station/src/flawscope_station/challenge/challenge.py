@@ -237,7 +237,6 @@ class Challenge(BackgroundThread):
         product_id, version, memory = record.product_id, record.version_id, self.renderer.inspector.memory
         looks = (reduce_picture(data, part.name, VIEW_SIDE, memory) for data in (picture.data, part.view))
         alike = resemblance(*looks)
-        pixels = record.pixels or decoding.pixel_hash(decoding.decode(picture.data))
         with self._lock:
             state = self._load(product_id)
             if (cause := self._cause(product_id, state, version)) is None:
@@ -249,13 +248,15 @@ class Challenge(BackgroundThread):
             elif part.id in state.passed:
                 return "it has passed already: show the next one"
             assert state.last is not None
+            assert record.pixels  # hashed as it was decoded
             with self.store.database.writing() as connection:
                 outcome = self._outcome(part, record, alike)
-                if records.was_taken_before(connection, product_id, pixels):
+                if records.was_taken_before(connection, product_id, record.pixels):
                     outcome = OLD_PICTURE
                 result = {"part_id": part.id, "at": self.wall(), "outcome": outcome, "resemblance": alike}
-                result |= {name: getattr(record, name) for name in ("anomalous", "score", "score_threshold")}
-                new = insert(challenge_results).values(challenge_id=state.last.id, pixels=pixels, **result)
+                same = ("anomalous", "score", "score_threshold", "pixels")
+                result |= {name: getattr(record, name) for name in same}
+                new = insert(challenge_results).values(challenge_id=state.last.id, **result)
                 connection.execute(new)
                 is_complete = outcome == PASSED and _is_complete(state, state.passed | {part.id})
                 if outcome == FAILED or is_complete:
@@ -298,9 +299,11 @@ class Challenge(BackgroundThread):
             raise InputError(
                 f"inspection {number} shows one view of a part: show parts that one picture judges"
             )
+        source = decoding.HashedPicture(data)
+        self.versions.active(product_id)[1].manifest.preprocess.read(source, called)
         values = {
             **{"product_id": product_id, "name": name, "expected": expected, "note": note},
-            "pixels": decoding.pixel_hash(decoding.decode(data, name=called)),
+            "pixels": source.pixels,
             "boxes": json.dumps(relative_boxes(row["regions"], row["width"], row["height"])),
             "view": self.renderer.view(product_id, number, VIEW_SIDE),
         }

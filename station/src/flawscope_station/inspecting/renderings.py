@@ -92,7 +92,11 @@ class InspectionRenderer:
         row = self._row(product_id, number)
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
-            return encode_webp(drawing.contour(*prediction.over(self._reduced_picture(row, side))))
+            heat, marked, _ = prediction.over(self._reduced_picture(row, side))
+            colour = (
+                drawing.WITHIN_COLOUR if row.tolerated else drawing.OUTLINE_COLOUR
+            )  # the rules may change
+            return encode_webp(drawing.contour(heat, marked, colour))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""

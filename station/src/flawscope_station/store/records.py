@@ -66,13 +66,15 @@ class NotFoundError(InputError):
 
 
 class PictureRecord(NamedTuple):
-    """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there."""
+    """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there. tolerated:
+    the part is within tolerance."""
 
     hash: str
     suffix: str
     removed_at: int | None
     name: str
     version: int
+    tolerated: bool
 
 
 def iso(at: int) -> str:
@@ -218,7 +220,7 @@ class Store:
         """Picture of an inspection. NotFoundError."""
         query = (
             select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
-            .add_columns(inspections.c.name, inspections.c.version_id)
+            .add_columns(inspections.c.name, inspections.c.version_id, inspections.c.tolerated)
             .join_from(inspections, pictures)
             .where(inspections.c.product_id == product_id, inspections.c.id == number)
         )

@@ -141,8 +141,10 @@ const station = (() => {
     const expected = several.least === several.most ? several.least : `${several.least}–${several.most}`;
     const bad = several.parts.filter((one) => one.is_anomalous).map((one) => one.part_index).join(", ");
     const values = { found: several.parts.length, expected, others: several.objects.length, bad };
-    const why = (words) => words.slice(words.indexOf(": ") + 2);
-    const text = ({ code, words }) => (page.texts[`common.finding_${code}`] ? t(`common.finding_${code}`, { ...values, why: why(words) }) : words);
+    const shown = (value) => (value === null ? t("common.region") : typeof value === "number" && !Number.isInteger(value) ? number(value, 4) : value);
+    const reason = ({ code, ...rest }) => t(`common.reason_${code}`, Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, shown(value)])));
+    const text = ({ code, words, reasons }) =>
+      page.texts[`common.finding_${code}`] ? [t(`common.finding_${code}`, values), reasons.map(reason).join(", ")].filter(Boolean).join(": ") : words;
     return (item.findings ?? []).map(text).join(" · ");
   }
 
