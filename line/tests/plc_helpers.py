@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from emulated_line.plc import Plc
 
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.station import read_settings
 from plugin_helpers import plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import NAME, Running, free_port, opened, recorded
 
@@ -62,13 +60,8 @@ class Played:
         return recorded(self.running.station, product)
 
 
-Play = Callable[..., Played]
-
-
 @pytest.fixture(name="play")
-def play_fixture(
-    plugins: Path, settings: Settings, reels: dict[str, Path], model_file: Path, tmp_path: Path
-) -> Iterator[Play]:
+def play_fixture(plugins, settings, reels, model_file, tmp_path):
     """`play(wire, products, recipes)` starts a station and a PLC, ready for the first recipe."""
     made: list[Played] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -98,11 +98,8 @@ class Taken:
         return sum(int(text.split()[0]) for text in list(self.events))
 
 
-Open = Callable[..., tuple[Signals, Taken, IndustrialCamera]]
-
-
 @pytest.fixture(name="play")
-def play_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+def play_fixture(monkeypatch):
     monkeypatch.setattr(camera_module, "CHECK_INTERVAL", 0.01)
     made: list[IndustrialCamera] = []
 
@@ -118,7 +115,7 @@ def play_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
         each.stop(1.0)
 
 
-def test_parts_that_come_at_once_are_all_inspected(play: Open) -> None:
+def test_parts_that_come_at_once_are_all_inspected(play):
     """As many as may wait; the newest frame is not all that counts."""
     signals, taken, _ = play()
     for _ in range(MAX_PARTS_WAITING):
@@ -132,7 +129,7 @@ def test_parts_that_come_at_once_are_all_inspected(play: Open) -> None:
     assert (taken.told, taken.problems.get("camera_missed_1_1")) == (0, None)
 
 
-def test_parts_for_which_there_is_no_room_are_told(play: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_for_which_there_is_no_room_are_told(play, monkeypatch):
     """Each once, as an event and as a problem, which ends."""
     monkeypatch.setattr(camera_module, "MISSED_SECONDS", 1.5)
     monkeypatch.setattr(camera_module, "MISSED_INTERVAL", 0.05)
@@ -148,7 +145,7 @@ def test_parts_for_which_there_is_no_room_are_told(play: Open, monkeypatch: pyte
     until(lambda: taken.problems["camera_missed_1_1"] is None)
 
 
-def test_a_queue_that_is_full_makes_parts_wait(play: Open) -> None:
+def test_a_queue_that_is_full_makes_parts_wait(play):
     signals, taken, source = play()
     left = [7]
 
@@ -167,7 +164,7 @@ def test_a_queue_that_is_full_makes_parts_wait(play: Open) -> None:
 @pytest.mark.parametrize(
     "error", [ModelError("the model failed"), RuntimeError("a bug"), OSError(28, "full")]
 )
-def test_parts_that_could_not_be_inspected_are_told(play: Open, error: Exception) -> None:
+def test_parts_that_could_not_be_inspected_are_told(play, error):
     """After the next one was inspected, too: then the frames are not refused any more."""
     signals, taken, _ = play()
     taken.error = error
@@ -180,7 +177,7 @@ def test_parts_that_could_not_be_inspected_are_told(play: Open, error: Exception
     assert "3 parts" in str(taken.problems["camera_missed_1_1"])
 
 
-def test_frames_that_did_not_arrive_are_parts_that_were_missed(play: Open) -> None:
+def test_frames_that_did_not_arrive_are_parts_that_were_missed(play):
     signals, taken, source = play()
     signals.pass_part()
     signals.pass_part(lost=True)
@@ -191,7 +188,7 @@ def test_frames_that_did_not_arrive_are_parts_that_were_missed(play: Open) -> No
     assert source.state.broken == 3
 
 
-def test_a_look_through_the_camera_takes_no_part_away(play: Open) -> None:
+def test_a_look_through_the_camera_takes_no_part_away(play):
     signals, taken, source = play()
     look = source.next_shot()
     signals.pass_part()
@@ -199,13 +196,13 @@ def test_a_look_through_the_camera_takes_no_part_away(play: Open) -> None:
     until(lambda: len(taken.pictures) == 1)
 
 
-def test_a_camera_with_a_signal_of_its_own_answers_no_trigger(play: Open) -> None:
+def test_a_camera_with_a_signal_of_its_own_answers_no_trigger(play):
     _, _, source = play()
     with pytest.raises(InputError, match="write `trigger: software`"):
         check_triggers(source)
 
 
-def test_parts_that_wait_when_the_station_ends_are_told(play: Open) -> None:
+def test_parts_that_wait_when_the_station_ends_are_told(play):
     signals, taken, source = play(queue=2)
     taken.is_held = True
     for _ in range(5):
@@ -217,13 +214,13 @@ def test_parts_that_wait_when_the_station_ends_are_told(play: Open) -> None:
     taken.release()
 
 
-def test_parts_are_told_though_the_store_is_away(play: Open) -> None:
+def test_parts_are_told_though_the_store_is_away(play):
     signals, taken, _ = play()
 
     def away(*given: Any) -> None:
         raise RuntimeError("away")
 
-    taken.line.store.note_event = away  # type: ignore[method-assign]
+    taken.line.store.note_event = away
     taken.error = ModelError("the model failed")
     signals.pass_part()
     until(lambda: taken.problems.get("camera_missed_1_1"))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +140,7 @@ class Fake:
 
 
 @pytest.fixture(name="fake")
-def fake_fixture() -> Iterator[Fake]:
+def fake_fixture():
     pytest.importorskip("gi")
     made = Fake()
     made.on()
@@ -149,19 +149,19 @@ def fake_fixture() -> Iterator[Fake]:
 
 
 @pytest.fixture(name="basler")
-def basler_fixture() -> None:
+def basler_fixture():
     pytest.importorskip("pypylon")
 
 
 @pytest.fixture(name="opening", params=["basler", "genicam"])
-def opening_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
+def opening_fixture(request):
     """Opens a camera with these settings, as soon as it answers."""
     name = request.param
     request.getfixturevalue("fake" if name == "genicam" else "basler")
     if name == "genicam":
         from flawscope_line.industrial_cameras.aravis import AravisDevice as Kind
     else:
-        from flawscope_line.industrial_cameras.pylon import PylonDevice as Kind  # type: ignore[assignment]
+        from flawscope_line.industrial_cameras.pylon import PylonDevice as Kind
 
     def opened(**given: Any) -> Any:
         settings, end = IndustrialCameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
@@ -175,13 +175,13 @@ def opening_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return opened
 
 
-def test_a_trigger_gets_the_frame_that_was_exposed_for_it(basler: None) -> None:
+def test_a_trigger_gets_the_frame_that_was_exposed_for_it(basler):
     found = triggered(150)
     assert (found["right"], found["wrong"]) == (150, 0)
     assert min(found[fate] for fate in ("late", "lost", "damaged")) > 0
 
 
-def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None:
+def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler):
     """The emulator has no signal at its line: this test triggers in its place."""
     made, fates = list[Jitter](), Counter[str]()
 
@@ -209,12 +209,12 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None
 @pytest.mark.parametrize(
     ("last", "number", "step"), [(4, 5, 1), (65535, 1, 1), (65533, 2, 4), (9, 7, -2), (65600, 65601, 1)]
 )
-def test_frame_numbers_begin_again_where_they_end(last: int, number: int, step: int) -> None:
+def test_frame_numbers_begin_again_where_they_end(last, number, step):
     assert frames_after(last, number) == step
 
 
 @pytest.mark.parametrize("name", ["basler", "genicam"])
-def test_they_keep_the_sources_contract(name: str, request: pytest.FixtureRequest, model_file: Path) -> None:
+def test_they_keep_the_sources_contract(name, request, model_file):
     given: dict[str, Any] = {"serial": SERIAL[name]}
     if name == "basler":
         request.getfixturevalue("basler")
@@ -224,7 +224,7 @@ def test_they_keep_the_sources_contract(name: str, request: pytest.FixtureReques
         check_source(GENICAM, given, model_file, away=fake.off, back=fake.on)
 
 
-def test_two_cameras_at_once(basler: None) -> None:
+def test_two_cameras_at_once(basler):
     from flawscope_line.industrial_cameras.pylon import PylonDevice
 
     both = [camera(IndustrialCameraSettings(serial), PylonDevice) for serial in ("0815-0000", "0815-0001")]
@@ -237,7 +237,7 @@ def test_two_cameras_at_once(basler: None) -> None:
             one.stop()
 
 
-def test_pixel_formats_become_pictures(opening: Callable[..., Any], request: pytest.FixtureRequest) -> None:
+def test_pixel_formats_become_pictures(opening, request):
     """Grey keeps its depth, at full scale; Bayer and colour become RGB."""
     from flawscope_station.sources.frames import encode_png
 
@@ -265,9 +265,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 @pytest.mark.parametrize(("given", "said"), WRONG)
-def test_what_a_camera_lacks_is_one_line(
-    opening: Callable[..., Any], given: dict[str, Any], said: str
-) -> None:
+def test_what_a_camera_lacks_is_one_line(opening, given, said):
     with pytest.raises(InputError, match=said) as caught:
         opening(**given)
     assert "\n" not in str(caught.value)
@@ -277,13 +275,13 @@ def test_what_a_camera_lacks_is_one_line(
 @pytest.mark.parametrize(
     "given", [{"trigger": "line"}, {"exposure": "5"}, {"timeout": "soon"}, {"shutter": "5 ms"}]
 )
-def test_a_wrong_setting_is_refused(given: dict[str, Any]) -> None:
+def test_a_wrong_setting_is_refused(given):
     with pytest.raises(InputError, match=next(iter(given))):
         BASLER.read(given, Path())
 
 
 @pytest.mark.slow
-def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
+def test_a_camera_that_another_program_uses_says_so(fake):
     from flawscope_line.industrial_cameras.aravis import AravisDevice
 
     first = camera(IndustrialCameraSettings(SERIAL["genicam"]), AravisDevice)

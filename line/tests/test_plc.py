@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,7 +32,6 @@ from flawscope_station.settings.plugins import CONNECTION_GROUP, load_plugin
 from flawscope_station.settings.station import read_settings
 from plc_helpers import (  # noqa: F401
     WIRES,
-    Play,
     connection,
     play_fixture,
     plc_at,
@@ -48,9 +46,7 @@ pytestmark = pytest.mark.usefixtures("plugins")
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_an_anomalous_part_says_its_kind(
-    play: Play, reels: dict[str, Path], model_file: Path, naming: dict[str, float], wire: str
-) -> None:
+def test_an_anomalous_part_says_its_kind(play, reels, model_file, naming, wire):
     played = play(wire, {NAME: f"{model_file} {reels['mixed']}"})
     expected = [("ok", 0), ("nok", 2), ("ok", 0), ("nok", Kind.SEVERAL), ("ok", 0), ("nok", Kind.NEW)]
     for number, (outcome, kind) in enumerate(expected):
@@ -71,19 +67,12 @@ def test_an_anomalous_part_says_its_kind(
         ([{"kinds": ["252"], "kind_p_values": {str(n): 1.0 for n in range(300)}}], 253),
     ],
 )
-def test_kinds_have_numbers(regions: list[dict[str, Any]], kind: int) -> None:
+def test_kinds_have_numbers(regions, kind):
     assert kind_number(regions) == kind
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_the_wire_tells_a_part_within_tolerance(
-    play: Play,
-    reels: dict[str, Path],
-    model_file: Path,
-    naming: dict[str, float],
-    tmp_path: Path,
-    wire: str,
-) -> None:
+def test_the_wire_tells_a_part_within_tolerance(play, reels, model_file, naming, tmp_path, wire):
     scaled, rules = flawscope.load(model_file).with_scale(0.1), tmp_path / "tolerances.yaml"
     scaled.save(tmp_path / "scaled.onnx")
     height, width = scaled.predict(reels["mixed"] / "0.png").geometry.picture_size
@@ -103,7 +92,7 @@ def test_the_wire_tells_a_part_within_tolerance(
     assert (cleared["tolerated"], cleared["result"]) == (False, 0), "the answer was read"
 
 
-def test_a_part_within_tolerance_is_ok_and_told_apart() -> None:
+def test_a_part_within_tolerance_is_ok_and_told_apart():
     regions = [{"kinds": ["dent"], "kind_p_values": {"crack": 0.01, "dent": 1.0}}]
     for tolerated in (True, False):
         inspection = taken(1, 1, anomalous=True, tolerated=tolerated, regions=regions)
@@ -114,7 +103,7 @@ def test_a_part_within_tolerance_is_ok_and_told_apart() -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_part_gets_its_answer(play: Play, reels: dict[str, Path], model_file: Path, wire: str) -> None:
+def test_a_part_gets_its_answer(play, reels, model_file, wire):
     played = play(wire, {NAME: f"{model_file} {reels['mixed']}"})
     for number in range(6):
         outcome, shown = played.plc.inspect(f"P{number}")
@@ -146,7 +135,7 @@ def busy_with(played: Any, part: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_plc_that_goes_away_while_busy_gets_an_error_when_it_is_back(play: Play, wire: str) -> None:
+def test_a_plc_that_goes_away_while_busy_gets_an_error_when_it_is_back(play, wire):
     played = play(wire, watchdog="500 ms")
     plc = played.plc
     with busy_with(played, "A"):
@@ -164,7 +153,7 @@ def test_a_plc_that_goes_away_while_busy_gets_an_error_when_it_is_back(play: Pla
 
 
 @pytest.mark.parametrize("wire", ["modbus", "opcua"])
-def test_a_plc_that_connects_anew_half_way_gets_its_answer(play: Play, wire: str) -> None:
+def test_a_plc_that_connects_anew_half_way_gets_its_answer(play, wire):
     played = play(wire, watchdog="30 s")
     plc = played.plc
     with busy_with(played, "A"):
@@ -177,7 +166,7 @@ def test_a_plc_that_connects_anew_half_way_gets_its_answer(play: Play, wire: str
     assert plc.ready(1) is not None
 
 
-def test_an_answer_never_stands_for_the_next_trigger(play: Play) -> None:
+def test_an_answer_never_stands_for_the_next_trigger(play):
     """The PLC drops Trigger and raises it again without waiting: what it reads then is no old answer."""
     played = play()
     plc = played.plc
@@ -196,9 +185,7 @@ def test_an_answer_never_stands_for_the_next_trigger(play: Play) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_only_parts_that_were_judged_good_pass_the_gate(
-    play: Play, reels: dict[str, Path], model_file: Path, wire: str
-) -> None:
+def test_only_parts_that_were_judged_good_pass_the_gate(play, reels, model_file, wire):
     played = play(wire, {NAME: f"{model_file} {reels['mixed']}"}, gate=2)
     plc, passed, outcomes = played.plc, [], []
     for number in range(6):
@@ -218,7 +205,7 @@ def test_only_parts_that_were_judged_good_pass_the_gate(
 
 
 @pytest.mark.parametrize("wire", ["modbus", "opcua"])
-def test_what_cannot_be_inspected_in_time_is_an_error(play: Play, wire: str) -> None:
+def test_what_cannot_be_inspected_in_time_is_an_error(play, wire):
     played = play(wire, deadline="150 ms")
     with held(played.running.station):
         outcome, shown = played.plc.inspect("A")
@@ -231,14 +218,14 @@ def test_what_cannot_be_inspected_in_time_is_an_error(play: Play, wire: str) -> 
     assert played.plc.ready(1) is not None
 
 
-def test_a_product_has_a_budget_of_its_own(play: Play) -> None:
+def test_a_product_has_a_budget_of_its_own(play):
     played = play(deadline="5 s")
     assert played.line.rules.budgets == {1: 5.0}
     played = play(product={"deadline": "200 ms"})
     assert played.line.rules.budgets[1] == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_picture_that_cannot_be_had_is_an_error(play: Play, reels: dict[str, Path]) -> None:
+def test_a_picture_that_cannot_be_had_is_an_error(play, reels):
     played = play()
     (picture,) = reels["good"].iterdir()
     kept = picture.read_bytes()
@@ -254,8 +241,8 @@ def test_a_picture_that_cannot_be_had_is_an_error(play: Play, reels: dict[str, P
 
 
 def test_a_change_of_recipe_under_load_judges_no_part_by_the_wrong_model(
-    play: Play, reels: dict[str, Path], model_file: Path, other_model: Path, parts: list[bytes]
-) -> None:
+    play, reels, model_file, other_model, parts
+):
     """Two products with a model each. Others send pictures of both meanwhile; now and then the PLC changes
     Recipe together with Trigger, or while Busy."""
     products = {NAME: f"{model_file} {reels['good']}", "lid": f"{other_model} {reels['good']}"}
@@ -306,7 +293,7 @@ def test_a_change_of_recipe_under_load_judges_no_part_by_the_wrong_model(
     assert answered >= 16
 
 
-def test_a_station_that_ends_says_so_to_a_plc_that_serves(play: Play) -> None:
+def test_a_station_that_ends_says_so_to_a_plc_that_serves(play):
     played = play("modbus-client")
     played.plc.say(part="A", trigger=True)
     assert played.plc.until(lambda shown: shown["ok"]) is not None
@@ -317,14 +304,8 @@ def test_a_station_that_ends_says_so_to_a_plc_that_serves(play: Play) -> None:
 
 @pytest.mark.parametrize(("wire", "lives"), [("modbus", 3), ("opcua", 1)])
 def test_a_station_that_is_killed_between_trigger_and_done(
-    plugins: Path,
-    settings: Any,
-    reels: dict[str, Path],
-    model_file: Path,
-    tmp_path: Path,
-    wire: str,
-    lives: int,
-) -> None:
+    plugins, settings, reels, model_file, tmp_path, wire, lives
+):
     """Each part has one outcome at the PLC; whatever is OK there is in the records, and good."""
     port = free_port()
     path = tmp_path / "station.yaml"
@@ -363,7 +344,7 @@ def test_a_station_that_is_killed_between_trigger_and_done(
 # -------------------------------------------------------------------------------------------------- the wires
 
 
-def test_registers_of_the_station_are_not_written_and_other_functions_are_refused(play: Play) -> None:
+def test_registers_of_the_station_are_not_written_and_other_functions_are_refused(play):
     played = play()
     client = played.plc.wire._client
     assert client.write_register(100, 9).isError()
@@ -377,7 +358,7 @@ def test_registers_of_the_station_are_not_written_and_other_functions_are_refuse
     assert played.plc.inspect("A")[0] == "ok"
 
 
-def test_garbage_on_the_line_harms_nobody(play: Play) -> None:
+def test_garbage_on_the_line_harms_nobody(play):
     played = play()
     rng = random.Random(0)
     for _ in range(20):
@@ -387,7 +368,7 @@ def test_garbage_on_the_line_harms_nobody(play: Play) -> None:
     assert played.plc.inspect("A")[0] == "ok"
 
 
-def test_nodes_have_types_and_the_stations_are_not_written(play: Play) -> None:
+def test_nodes_have_types_and_the_stations_are_not_written(play):
     from asyncua import ua
 
     played = play("opcua")
@@ -400,7 +381,7 @@ def test_nodes_have_types_and_the_stations_are_not_written(play: Play) -> None:
     assert played.plc.inspect("Größe 7")[1]["part"] == "Größe 7"
 
 
-def test_outputs_are_told_one_by_one_so_that_none_says_ok_too_early() -> None:
+def test_outputs_are_told_one_by_one_so_that_none_says_ok_too_early():
     from flawscope_line.plc.opcua import write_order
 
     done = Outputs(done=True, ok=True, result=1, score=2.0, part="A", inspection=3)
@@ -413,9 +394,7 @@ def test_outputs_are_told_one_by_one_so_that_none_says_ok_too_early() -> None:
     assert {*told[:2]} == {"ok", "done"}
 
 
-def test_a_port_that_is_taken_is_a_problem_and_no_end(
-    plugins: Path, settings: Any, reels: dict[str, Path], model_file: Path, tmp_path: Path
-) -> None:
+def test_a_port_that_is_taken_is_a_problem_and_no_end(plugins, settings, reels, model_file, tmp_path):
     path = tmp_path / "station.yaml"
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -436,7 +415,7 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end(
 # ----------------------------------------------------------------------------------------- table and settings
 
 
-def test_values_come_through_registers_as_they_are() -> None:
+def test_values_come_through_registers_as_they_are():
     shown = Outputs(
         *(True, False, True, False, True, False, 65535, 2, 3, 9, 65535, -1.5, 2**32 - 1, "Teil 4711/b"),
         **{"kind": 255, "tolerated": True},
@@ -451,7 +430,7 @@ def test_values_come_through_registers_as_they_are() -> None:
     assert sorted(places) == list(range(1, register_count(TO_PLC))), "none overlaps another"
 
 
-def test_the_table_is_what_a_programmer_types_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_what_a_programmer_types_in(tmp_path, capsys):
     from asyncua.sync import Server as UaServer
 
     assert main(["plc-table", "--format", "csv"]) == 0
@@ -495,7 +474,7 @@ def test_the_table_is_what_a_programmer_types_in(tmp_path: Path, capsys: pytest.
         ({"recipes": {1: NAME}, "listen": "h:1", "camera": "plate/x"}, "is not a product, or PRODUCT/2"),
     ],
 )
-def test_a_wrong_setting_is_one_line(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_one_line(given, said, tmp_path):
     path = tmp_path / "station.yaml"
     path.write_text(json.dumps({"products": {NAME: "a.onnx"}, "connections": [{"modbus": given}]}))
     with pytest.raises(InputError, match=re.escape(said)) as caught:
@@ -503,7 +482,7 @@ def test_a_wrong_setting_is_one_line(given: dict[str, Any], said: str, tmp_path:
     assert "\n" not in str(caught.value)
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("flawscope.errors.importlib.util.find_spec", lambda name: None)
     for name, library in (("modbus", "pymodbus"), ("opcua", "asyncua")):
         given = {"recipes": {1: NAME}, "listen": "127.0.0.1:5020"}
@@ -513,7 +492,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_the_whole_line_in_one_command(plugins: Path, tmp_path: Path) -> None:
+def test_the_whole_line_in_one_command(plugins, tmp_path):
     houses = (str(ROOT / house / "src") for house in ("", "station", "line"))
     here = os.pathsep.join((str(plugins), str(LINE), *houses, os.environ.get("PYTHONPATH", "")))
     words = [sys.executable, "-m", "emulated_line", "--parts", "8", "--port", str(free_port())]

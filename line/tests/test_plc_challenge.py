@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import httpx
 import pytest
 
 from flawscope_line.plc.handshake import Code
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.station import read_settings
 from plc_helpers import connection, plc_at, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import NAME, again, free_port, opened
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
 
-def test_nothing_is_ok_until_the_challenge_parts_have_passed(
-    settings: Settings, reels: dict[str, Path], model_file: Path, judged: tuple[bytes, bytes], tmp_path: Path
-) -> None:
+def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, model_file, judged, tmp_path):
     port, path, under_camera = free_port(), tmp_path / "station.yaml", reels["good"] / "0.png"
     text = settings_text(
         settings, {NAME: f"{model_file} {reels['good']}"}, connection("modbus", port, {1: NAME})

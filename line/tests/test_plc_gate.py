@@ -106,16 +106,14 @@ class Belt:
     st.integers(0, 1),
     st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(1, 4)), min_size=20, max_size=80),
 )
-def test_nothing_passes_that_was_not_judged_good(
-    distance: int, width: int, events: list[tuple[str, int]]
-) -> None:
+def test_nothing_passes_that_was_not_judged_good(distance, width, events):
     belt = Belt(distance, min(width, distance - 1), zero=-7)
     for event in events:
         belt.live(*event)
 
 
 @pytest.mark.parametrize("first", [0, COUNT_MODULUS - 3])
-def test_good_parts_pass_and_others_do_not(first: int) -> None:
+def test_good_parts_pass_and_others_do_not(first):
     belt, passed = Belt(3, 0, zero=-first), []
     for number in range(8):
         belt.live("part", 1)

@@ -39,11 +39,11 @@ HISTORIES = int(os.environ.get("FLAWSCOPE_HISTORIES", "1500"))
     suppress_health_check=[*HealthCheck],
 )
 @given(st.binary(min_size=LENGTHS[0], max_size=LENGTHS[1]))
-def test_no_history_gives_ok_for_a_part_that_was_not_judged_good(history: bytes) -> None:
+def test_no_history_gives_ok_for_a_part_that_was_not_judged_good(history):
     live(history)
 
 
-def test_the_drawings_are_those_of_the_machine() -> None:
+def test_the_drawings_are_those_of_the_machine():
     """The arrows are the ways that histories take, and the pictures are drawn anew."""
     draw, rng, taken = runpy.run_path(f"{ROOT}/docs/draw_plc.py"), random.Random(0), set()
     for _ in range(300):
@@ -57,7 +57,7 @@ def test_the_drawings_are_those_of_the_machine() -> None:
         assert (draw["IMAGES"] / f"plc-{name}.svg").read_text() == text, "run python docs/draw_plc.py"
 
 
-def test_histories_reach_every_outcome() -> None:
+def test_histories_reach_every_outcome():
     """So the property says something."""
     found: Counter[str] = Counter()
     rng = random.Random(0)
@@ -85,15 +85,15 @@ class Played:
         seen = {name: given.pop(name) for name in ("answer", "loaded", "fault") if name in given}
         self.now += seconds
         beat = (self.plc.heartbeat + beats) % 65536
-        self.plc = replace(self.plc, heartbeat=beat, **given)  # type: ignore[arg-type]
-        self.state = step(self.state, Observation(self.now, self.plc, **seen), self.rules)  # type: ignore[arg-type]
+        self.plc = replace(self.plc, heartbeat=beat, **given)
+        self.state = step(self.state, Observation(self.now, self.plc, **seen), self.rules)
         return outputs(self.state, self.rules)
 
     def judged(self, good: bool | None = True) -> Answer:
         return Answer(self.state.job, good, Code.NONE, 3.5, 2, 17, kind=3)
 
 
-def test_a_part_is_judged() -> None:
+def test_a_part_is_judged():
     played = Played()
     assert played.go().ready
     shown = played.go(trigger=True, part="4711")
@@ -125,19 +125,19 @@ def test_a_part_is_judged() -> None:
         ({"seconds": 2.1, "beats": False}, Code.LINK),
     ],
 )
-def test_what_goes_wrong_while_busy_is_an_error(happens: dict[str, object], code: Code) -> None:
+def test_what_goes_wrong_while_busy_is_an_error(happens, code):
     played = Played()
     played.go(trigger=True)
     if "answer" in happens:
         good = happens["answer"]
-        happens = {**happens, "answer": played.judged(good)}  # type: ignore[arg-type]
-    shown = played.go(**happens)  # type: ignore[arg-type]
+        happens = {**happens, "answer": played.judged(good)}
+    shown = played.go(**happens)
     assert (shown.done, shown.error, shown.ok, shown.code) == (True, True, False, code)
     assert not played.go(answer=Answer(1, True)).ok, "what comes afterwards is of no use"
     assert played.go(trigger=False, recipe=1, part="").done is False
 
 
-def test_a_trigger_that_stands_when_the_station_starts_is_answered_with_an_error() -> None:
+def test_a_trigger_that_stands_when_the_station_starts_is_answered_with_an_error():
     state, rules = State(), RULES
     for beat in range(3):
         state = step(state, Observation(beat * 0.1, Inputs(trigger=True, heartbeat=beat, recipe=1)), rules)
@@ -145,7 +145,7 @@ def test_a_trigger_that_stands_when_the_station_starts_is_answered_with_an_error
     assert (shown.done, shown.error, shown.code) == (True, True, Code.UNKNOWN_PART)
 
 
-def test_a_recipe_is_shown_when_its_model_is_loaded() -> None:
+def test_a_recipe_is_shown_when_its_model_is_loaded():
     played = Played()
     assert played.go().recipe == 1
     shown = played.go(recipe=2)
@@ -164,7 +164,7 @@ def test_a_recipe_is_shown_when_its_model_is_loaded() -> None:
     assert Played(Rules({1: 0.5}, 2.0)).go(recipe=0).ready, "where there is one alone"
 
 
-def test_a_clock_that_goes_back_changes_nothing() -> None:
+def test_a_clock_that_goes_back_changes_nothing():
     played = Played()
     played.go(trigger=True)
     assert played.go(-1e9).busy
@@ -172,7 +172,7 @@ def test_a_clock_that_goes_back_changes_nothing() -> None:
     assert played.go(3e9, beats=False).error
 
 
-def test_a_watchdog_that_is_off_leaves_a_plc_that_can_be_read() -> None:
+def test_a_watchdog_that_is_off_leaves_a_plc_that_can_be_read():
     rules = Rules({1: 0.5}, watchdog=0.0)
     state = step(State(), Observation(0.0, Inputs()), rules)
     state = step(state, Observation(0.1, Inputs(), loaded=RecipeLoaded(1)), rules)

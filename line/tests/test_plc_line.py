@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,17 +93,14 @@ class Plc:
         self.exchanges: list[int] = []  # beats that the station was told
 
 
-Open = Callable[..., tuple[PlcLine, Floor, Plc]]
-
-
 @pytest.fixture(name="play")
-def play_fixture() -> Iterator[Open]:
+def play_fixture():
     made: list[PlcLine] = []
 
     def open_one(floor: Floor | None = None, **given: Any) -> tuple[PlcLine, Floor, Plc]:
         plc, floor = Plc(), floor or Floor()
         settings = ModbusSettings({1: "plate", 2: "lid"}, listen="127.0.0.1:1502", **given)
-        made.append(PlcLine("modbus", floor, settings, lambda handle: Wire(handle, plc), floor.clock))  # type: ignore[arg-type]
+        made.append(PlcLine("modbus", floor, settings, lambda handle: Wire(handle, plc), floor.clock))
         made[-1].start()
         return made[-1], floor, plc
 
@@ -113,7 +110,7 @@ def play_fixture() -> Iterator[Open]:
 
 
 @pytest.mark.parametrize("watchdog", ["30 s", None])
-def test_a_break_that_the_watchdog_does_not_notice_is_told_and_over(play: Open, watchdog: str | None) -> None:
+def test_a_break_that_the_watchdog_does_not_notice_is_told_and_over(play, watchdog):
     _, floor, plc = play(watchdog=watchdog)
     floor.until(lambda: plc.read.ready)
     for _ in range(2):
@@ -123,7 +120,7 @@ def test_a_break_that_the_watchdog_does_not_notice_is_told_and_over(play: Open, 
         floor.until(lambda: floor.problems["plc_away_1_1"] is None)
 
 
-def test_a_break_that_the_watchdog_notices_is_over_when_the_heart_beats_again(play: Open) -> None:
+def test_a_break_that_the_watchdog_notices_is_over_when_the_heart_beats_again(play):
     _, floor, plc = play(watchdog="60 s")
     floor.until(lambda: plc.read.ready)
     plc.is_cut = True
@@ -136,7 +133,7 @@ def test_a_break_that_the_watchdog_notices_is_over_when_the_heart_beats_again(pl
     until(lambda: floor.problems["plc_away_1_1"] is None)
 
 
-def test_a_heart_that_stops_while_the_wire_is_whole_is_told_once(play: Open) -> None:
+def test_a_heart_that_stops_while_the_wire_is_whole_is_told_once(play):
     _, floor, plc = play(watchdog="60 s")
     floor.until(lambda: plc.read.ready)
     plc.is_beating = False
@@ -148,7 +145,7 @@ def test_a_heart_that_stops_while_the_wire_is_whole_is_told_once(play: Open) -> 
     assert len([why for why in floor.told if why]) == 1
 
 
-def test_connections_have_problems_of_their_own() -> None:
+def test_connections_have_problems_of_their_own():
     """Two PLCs with the same first product."""
     floor, plcs = Floor(), [Plc(), Plc()]
     settings = ModbusSettings({1: "plate"}, listen="127.0.0.1:1502")
@@ -161,7 +158,7 @@ def test_connections_have_problems_of_their_own() -> None:
         )
         for plc in plcs
     ]
-    both = Connections(plugins, floor)  # type: ignore[arg-type]
+    both = Connections(plugins, floor)
     both.start()
     try:
         floor.until(lambda: all(plc.read.ready for plc in plcs))
@@ -180,7 +177,7 @@ def no_model() -> None:
     raise NoModelError("there is none")
 
 
-def test_a_model_that_cannot_be_opened_is_tried_again_less_and_less_often(play: Open) -> None:
+def test_a_model_that_cannot_be_opened_is_tried_again_less_and_less_often(play):
     floor, most, now = Floor(), [0], [0]
     lock = threading.Lock()
 
@@ -204,7 +201,7 @@ def test_a_model_that_cannot_be_opened_is_tried_again_less_and_less_often(play: 
     assert pauses[5] > 2 * pauses[0], pauses
 
 
-def test_a_model_that_opens_at_last_is_used_and_another_one_waits_for_nothing(play: Open) -> None:
+def test_a_model_that_opens_at_last_is_used_and_another_one_waits_for_nothing(play):
     floor = Floor()
     floor.loads = deque([no_model, no_model, lambda: None])
     _, _, plc = play(floor)
@@ -214,7 +211,7 @@ def test_a_model_that_opens_at_last_is_used_and_another_one_waits_for_nothing(pl
     until(lambda: plc.read.ready and plc.read.recipe == 2)  # no time passes
 
 
-def test_a_load_without_a_thread_is_tried_again(play: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_without_a_thread_is_tried_again(play, monkeypatch):
     tries = [0]
 
     async def none(*args: Any) -> None:
@@ -229,7 +226,7 @@ def test_a_load_without_a_thread_is_tried_again(play: Open, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("error", [OSError(2, "the folder is gone"), RuntimeError("a bug"), MemoryError()])
-def test_a_check_that_fails_is_a_fault_and_no_end(play: Open, error: Exception) -> None:
+def test_a_check_that_fails_is_a_fault_and_no_end(play, error):
     floor = Floor()
     _, _, plc = play(floor)
     floor.until(lambda: plc.read.ready)
@@ -243,7 +240,7 @@ def test_a_check_that_fails_is_a_fault_and_no_end(play: Open, error: Exception) 
     floor.until(lambda: plc.read.ready)
 
 
-def test_a_line_whose_thread_fails_is_begun_again(play: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_whose_thread_fails_is_begun_again(play, monkeypatch):
     """Also while a model is being loaded."""
     line, floor, plc = play()
     floor.until(lambda: plc.read.ready)

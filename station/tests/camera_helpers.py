@@ -120,7 +120,7 @@ class Rtsp:
 
 
 @pytest.fixture(name="rtsp")
-def rtsp_fixture() -> Iterator[Rtsp]:
+def rtsp_fixture():
     if sys.platform != "linux" or not Path("/usr/bin/python3").exists():
         pytest.skip("the RTSP server is taken from a Linux distribution")
     made = Rtsp("ball", "anna", PASSWORD)

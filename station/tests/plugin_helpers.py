@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def install(site: Path, *projects: Path) -> Path:
 
 
 @pytest.fixture(name="plugins", scope="session")
-def plugins_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def plugins_fixture(tmp_path_factory):
     """Plugins of examples/line as if they were installed; the folder to put on
     the path of other processes."""
     site = install(tmp_path_factory.mktemp("site"), LINE)
@@ -42,7 +42,7 @@ def plugins_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(name="reels")
-def reels_fixture(parts: list[bytes], tmp_path: Path) -> dict[str, Path]:
+def reels_fixture(parts, tmp_path):
     """Folders of pictures: good ones, and a good one and one with a defect in turn."""
     found = {"good": parts[:1], "mixed": [parts[0], parts[-1]]}
     for name, pictures in found.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from flawscope_station.settings.station import Limits, Settings
 from station_fixtures import place_of
-from station_helpers import Running, opened
+from station_helpers import opened
 
 NEW = "/api/v1/new"
 
@@ -25,13 +24,13 @@ def empty_settings(store: Path) -> Settings:
 
 
 @pytest.fixture(name="empty")
-def empty_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
+def empty_fixture(request, tmp_path):
     with closing(opened(empty_settings(tmp_path / "store"), place_of(request.node))) as made:
         yield made
 
 
 @pytest.fixture(name="http")
-def http_fixture(empty: Running) -> Iterator[httpx.Client]:
+def http_fixture(empty):
     with httpx.Client(base_url=empty.url, timeout=120) as client:
         yield client
 

@@ -4,7 +4,7 @@ distribution that the tests start themselves."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
@@ -22,7 +22,6 @@ from station_helpers import (
     NAME,
     InProcess,
     Listening,
-    Opener,
     Postgres,
     Running,
     Served,
@@ -33,8 +32,7 @@ from station_helpers import (
 )
 
 if TYPE_CHECKING:
-    from flawscope_station.station import Station
-    from flawscope_station.store.database import Database
+    pass
 
 _numbers = count()
 
@@ -51,13 +49,13 @@ def _or_skip() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres():
     """One for all tests of this process."""
     yield from _or_skip()
 
 
 @pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
+def own_postgres():
     """One to stop."""
     yield from _or_skip()
 
@@ -69,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+def database_url(request):
     """Of an empty data base, as the setting `database` takes it; None: SQLite in the station's folder."""
     if getattr(request, "param", "sqlite") == "sqlite":
         yield None
@@ -79,7 +77,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 
 
 @pytest.fixture
-def database(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
+def database(database_url, tmp_path):
     """With its tables."""
     from flawscope_station.store.database import Database
 
@@ -93,13 +91,13 @@ def database(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def model_file(onnx_path: Path) -> Path:
+def model_file(onnx_path):
     """What judges: small, and without torch. Read only."""
     return onnx_path
 
 
 @pytest.fixture(scope="session")
-def other_model(model_file: Path, drawn: Path, shared: Callable[..., Path]) -> Path:
+def other_model(model_file, drawn, shared):
     """The same with another threshold. Read only."""
     from flawscope.cli import main
 
@@ -111,7 +109,7 @@ def other_model(model_file: Path, drawn: Path, shared: Callable[..., Path]) -> P
 
 
 @pytest.fixture(scope="session")
-def parts(drawn: Path) -> list[bytes]:
+def parts(drawn):
     """Encoded pictures, the first ones good, the last ones with defects."""
     test = drawn / "plate" / "test"
     paths = sorted((test / "good").iterdir()) + sorted(test.glob("[!g]*/*.png"))
@@ -131,12 +129,12 @@ def settings_of(store: Path, model: Path, database: str | None = None) -> Settin
 
 
 @pytest.fixture
-def settings(database_url: str | None, model_file: Path, tmp_path: Path) -> Settings:
+def settings(database_url, model_file, tmp_path):
     return settings_of(tmp_path / "store", model_file, database_url)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def in_process() -> Iterator[None]:
+def in_process():
     """Requests to stations of this process need no socket, and clients no certificates read anew for each."""
     with pytest.MonkeyPatch.context() as patch:
         context = functools.cache(httpx.create_ssl_context)  # 20 ms of the processor each
@@ -151,9 +149,7 @@ def place_of(node: Any) -> type[Listening | InProcess]:
 
 
 @pytest.fixture(scope="module")
-def common(
-    request: pytest.FixtureRequest, model_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
+def common(request, model_file, tmp_path_factory):
     """A station for all tests of a file that do not mind the others' pictures."""
     made = opened(settings_of(tmp_path_factory.mktemp("common"), model_file), place_of(request.node))
     yield made
@@ -161,7 +157,7 @@ def common(
 
 
 @pytest.fixture
-def open_station(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Opener]:
+def open_station(request, settings):
     """`open_station(limits=...)` opens a station with settings of its own; all are closed at the end."""
     with ExitStack() as stack:
 
@@ -172,39 +168,39 @@ def open_station(request: pytest.FixtureRequest, settings: Settings) -> Iterator
 
 
 @pytest.fixture
-def running(open_station: Opener) -> Running:
+def running(open_station):
     """A station that answers."""
     return open_station()
 
 
 @pytest.fixture
-def api(running: Running) -> Iterator[httpx.Client]:
+def api(running):
     """Asks the station's API."""
     with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as made:
         yield made
 
 
 @pytest.fixture
-def http(running: Running) -> Iterator[httpx.Client]:
+def http(running):
     """Asks for pages, too."""
     with httpx.Client(base_url=running.url, timeout=60) as made:
         yield made
 
 
 @pytest.fixture
-def receive() -> Iterator[Callable[..., Receiver]]:
+def receive():
     """`receive(500)` makes somebody who gets webhooks, and fails at first."""
     with ExitStack() as stack:
         yield lambda *answers: stack.enter_context(closing(Receiver(*answers)))
 
 
 @pytest.fixture
-def station(running: Running) -> Station:
+def station(running):
     return running.station
 
 
 @pytest.fixture
-def client(running: Running) -> Iterator[Client]:
+def client(running):
     with Client(running.url) as made:
         yield made
 
@@ -213,7 +209,7 @@ def client(running: Running) -> Iterator[Client]:
 
 
 @pytest.fixture
-def served(settings: Settings) -> Iterator[Served]:
+def served(settings):
     """Not started yet."""
     words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
     words += ["--device", "cpu", "--threads", "1"]
@@ -225,7 +221,7 @@ def served(settings: Settings) -> Iterator[Served]:
 
 
 @pytest.fixture
-def naming(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+def naming(monkeypatch):
     """P-values of kinds that every model answers; those above 0.1 may be a defect's."""
     p_values, plain = {"crack": 0.02, "scratch": 0.6}, Region.to_dict
 
@@ -238,7 +234,7 @@ def naming(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 @pytest.fixture(scope="session")
-def judged(parts: list[bytes], model_file: Path) -> tuple[bytes, bytes]:
+def judged(parts, model_file):
     """A picture that the model calls good, and one that it calls anomalous."""
     import flawscope
 

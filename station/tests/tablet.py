@@ -37,7 +37,7 @@ PHONE, SLATE = (390, 844, False), (820, 1180, True)
 
 
 @pytest.fixture(scope="module", name="driver")
-def driver_fixture() -> Iterator[Any]:
+def driver_fixture():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
@@ -141,6 +141,6 @@ def tablet_at(running: Any, driver: Any) -> Iterator[Tablet]:
 
 
 @pytest.fixture(name="tablet")
-def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
+def tablet_fixture(running, driver):
     with tablet_at(running, driver) as made:
         yield made

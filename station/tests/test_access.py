@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from flawscope_station.store.records import SENDER_ADDRESS
 from flawscope_station.store.schema import events, metadata, sessions, users
 from station_helpers import failing
 
-Capture = pytest.CaptureFixture[str]
 PASSWORD = "a long pass phrase"
 
 
@@ -46,7 +44,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock():
     return Clock()
 
 
@@ -59,12 +57,12 @@ def cheap(database: Database, clock: Clock) -> Access:
 
 
 @pytest.fixture
-def access(database: Database, clock: Clock) -> Access:
+def access(database, clock):
     return cheap(database, clock)
 
 
 @pytest.fixture
-def other(database: Database, clock: Clock) -> Iterator[Access]:
+def other(database, clock):
     """The same station in another process."""
     again = Database(database.url)
     yield cheap(again, clock)
@@ -89,7 +87,7 @@ def told(access: Access) -> list[tuple[str, str, str]]:
     return [(row.kind, row.who, row.text) for row in rows(access, events)]
 
 
-def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_may() -> None:
+def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_may():
     table = {mine: [role for role in ROLES if has_role(Person("x", mine), role)] for mine in ROLES}
     assert table == {
         "sender": ["sender"],
@@ -104,7 +102,7 @@ def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_m
 # ------------------------------------------------------------------------------------------- users and tokens
 
 
-def test_a_station_is_open_until_it_has_a_user_or_a_token_and_again_without(access: Access) -> None:
+def test_a_station_is_open_until_it_has_a_user_or_a_token_and_again_without(access):
     assert access.is_open
     assert access.authenticate(request(access)) == LOCAL_PERSON == Person("local", "admin")
     access.add_user("anna", PASSWORD, "operator")
@@ -117,7 +115,7 @@ def test_a_station_is_open_until_it_has_a_user_or_a_token_and_again_without(acce
     assert access.is_open
 
 
-def test_who_cannot_be_added_is_told_in_one_line(access: Access) -> None:
+def test_who_cannot_be_added_is_told_in_one_line(access):
     access.add_user(" bea\n", PASSWORD, "admin")  # what surrounds a name is not of it
     access.add_token("line", "admin")
     before = told(access)
@@ -146,7 +144,7 @@ def test_who_cannot_be_added_is_told_in_one_line(access: Access) -> None:
     assert [one.name for one in access.users()] == ["bea"]
 
 
-def test_every_change_is_an_event_and_tells_who_did_it(access: Access) -> None:
+def test_every_change_is_an_event_and_tells_who_did_it(access):
     access.add_user("anna", PASSWORD, "operator", who="bea")
     access.set_password("anna", PASSWORD + "!", who="bea")
     access.add_token("line", "engineer")
@@ -161,7 +159,7 @@ def test_every_change_is_an_event_and_tells_who_did_it(access: Access) -> None:
     ]
 
 
-def test_no_secret_is_in_the_store(access: Access) -> None:
+def test_no_secret_is_in_the_store(access):
     usual = Access(access.database).passwords.hasher
     assert (usual.time_cost, usual.memory_cost) == (PasswordHasher().time_cost, PasswordHasher().memory_cost)
     access.add_user("anna", PASSWORD, "operator")
@@ -184,9 +182,7 @@ def test_no_secret_is_in_the_store(access: Access) -> None:
 # --------------------------------------------------------------------------------------------------- sessions
 
 
-def test_a_session_ends_after_twelve_hours_and_is_removed(
-    access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_ends_after_twelve_hours_and_is_removed(access, clock, monkeypatch):
     access.add_user("anna", PASSWORD, "engineer")
     cookie, start = access.sign_in("anna", PASSWORD, "127.0.0.1"), now()
     assert SESSION_SECONDS == 12 * 3600
@@ -206,9 +202,7 @@ def test_a_session_ends_after_twelve_hours_and_is_removed(
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("change", ["remove", "password"])
-def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(
-    access: Access, other: Access, clock: Clock, change: str
-) -> None:
+def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(access, other, clock, change):
     """At once in the process that does it; in others within seconds."""
     access.add_user("anna", PASSWORD, "engineer")
     access.add_user("bea", PASSWORD, "engineer")
@@ -226,9 +220,7 @@ def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(
 
 
 @pytest.mark.both_databases
-def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(
-    access: Access, other: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(access, other, monkeypatch):
     access.add_user("anna", PASSWORD, "engineer")
     check = access.passwords.verify
 
@@ -243,7 +235,7 @@ def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(
     assert rows(access, sessions) == []
 
 
-def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access: Access) -> None:
+def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access):
     access.add_user("anna", PASSWORD, "engineer")
     (before,) = rows(access, users)
     cookie = access.sign_in("anna", PASSWORD, "127.0.0.1")
@@ -256,7 +248,7 @@ def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access
     assert access.sign_in("anna", PASSWORD, "127.0.0.1")
 
 
-def test_a_cookie_is_known_until_its_session_ends(access: Access) -> None:
+def test_a_cookie_is_known_until_its_session_ends(access):
     """Names are folded; letters that keyboards write in two ways are the same."""
     access.add_user("jürgen", "Schlüssel für Jürgen", "engineer")
     names, password = ("ju\u0308rgen", " Jürgen"), "Schlu\u0308ssel fu\u0308r Ju\u0308rgen"
@@ -273,9 +265,7 @@ def test_a_cookie_is_known_until_its_session_ends(access: Access) -> None:
 # -------------------------------------------------------------------------------------------- failed sign-ins
 
 
-def test_an_unknown_name_takes_as_long_for_the_answer(
-    access: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_name_takes_as_long_for_the_answer(access, monkeypatch):
     access.add_user("anna", PASSWORD, "engineer")
     access.passwords.verify(None, "")  # the hash that is compared with is made once
     verify, checked = PasswordHasher.verify, []
@@ -295,7 +285,7 @@ def test_an_unknown_name_takes_as_long_for_the_answer(
     assert len(set(checked)) == 1
 
 
-def test_who_guesses_has_to_wait_longer_and_longer_and_nobody_else_does(access: Access, clock: Clock) -> None:
+def test_who_guesses_has_to_wait_longer_and_longer_and_nobody_else_does(access, clock):
     access.add_user("anna", PASSWORD, "engineer")
     waits, failures = [], 0
     while failures < PAIR_LIMIT[0] + 9:
@@ -329,9 +319,7 @@ def failed(attempts: SignInThrottle, name: str, address: str) -> int:
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "2001:db8::7"])
-def test_wrong_names_from_a_shared_address_lock_nobody_out(
-    access: Access, clock: Clock, address: str
-) -> None:
+def test_wrong_names_from_a_shared_address_lock_nobody_out(access, clock, address):
     """The one who guesses there gets one answer a second; who signed in there is not held up."""
     access.add_user("anna", PASSWORD, "engineer")
     for i in range(ADDRESS_LIMIT[0]):
@@ -346,7 +334,7 @@ def test_wrong_names_from_a_shared_address_lock_nobody_out(
     assert [failed(access._throttle, f"m{i}", address) for i in range(3)] == [0, 1, 1]
 
 
-def test_a_name_tried_from_new_addresses_waits_but_not_at_its_owners(access: Access, clock: Clock) -> None:
+def test_a_name_tried_from_new_addresses_waits_but_not_at_its_owners(access, clock):
     access.add_user("anna", PASSWORD, "engineer")
     access.sign_in("anna", PASSWORD, "192.0.2.1")
     waits = [failed(access._throttle, "anna", f"10.0.0.{i}") for i in range(NAME_LIMIT[0] + 2)]
@@ -354,7 +342,7 @@ def test_a_name_tried_from_new_addresses_waits_but_not_at_its_owners(access: Acc
     assert access.sign_in("anna", PASSWORD, "192.0.2.1"), "at once"
 
 
-def test_an_address_is_not_freed_by_signing_in_with_one_password(clock: Clock) -> None:
+def test_an_address_is_not_freed_by_signing_in_with_one_password(clock):
     attempts = SignInThrottle(clock)
     for i in range(ADDRESS_LIMIT[0]):
         assert failed(attempts, f"n{i}", "10.0.0.1") == 0
@@ -366,7 +354,7 @@ def test_an_address_is_not_freed_by_signing_in_with_one_password(clock: Clock) -
     assert [failed(attempts, "x", "10.0.0.1") for _ in range(2)] == [0, 0]  # forgotten
 
 
-def test_what_is_remembered_of_guesses_has_a_bound(clock: Clock) -> None:
+def test_what_is_remembered_of_guesses_has_a_bound(clock):
     attempts = SignInThrottle(clock, max_entries=100)
     for i in range(PAIR_LIMIT[0]):  # who has many addresses of version 6 has one
         assert failed(attempts, "x", f"2001:db8::{i:x}") == 0
@@ -376,14 +364,14 @@ def test_what_is_remembered_of_guesses_has_a_bound(clock: Clock) -> None:
     assert len(attempts._failures) == 100
 
 
-def test_guesses_at_the_same_time_are_counted_before_they_are_checked(clock: Clock) -> None:
+def test_guesses_at_the_same_time_are_counted_before_they_are_checked(clock):
     attempts = SignInThrottle(clock)
     with ThreadPoolExecutor(16) as pool:
         waits = list(pool.map(lambda i: failed(attempts, "anna", f"10.0.0.{i}"), range(64)))
     assert waits.count(0) == NAME_LIMIT[0]
 
 
-def test_a_flood_of_sign_ins_leaves_threads_free(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_sign_ins_leaves_threads_free(access, monkeypatch):
     access.passwords.verify(None, "")
     go, inside, sent_away = threading.Event(), [], threading.Semaphore(0)
 
@@ -421,7 +409,7 @@ def test_a_flood_of_sign_ins_leaves_threads_free(access: Access, monkeypatch: py
 
 
 @pytest.mark.both_databases
-def test_a_token_is_known_and_not_after_it_was_removed(access: Access, other: Access, clock: Clock) -> None:
+def test_a_token_is_known_and_not_after_it_was_removed(access, other, clock):
     secret = access.add_token("line", "operator")
     assert secret.startswith("fls_")
     assert len(secret) > 40
@@ -437,7 +425,7 @@ def test_a_token_is_known_and_not_after_it_was_removed(access: Access, other: Ac
     assert other.authenticate(request(other, token=secret)) is None
 
 
-def test_its_use_is_noted_every_minute(access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_use_is_noted_every_minute(access, clock, monkeypatch):
     secret, start = access.add_token("line", "operator"), now()
     seen = []
     for seconds in (0, 5, 59, 61, 100, 122):
@@ -449,9 +437,7 @@ def test_its_use_is_noted_every_minute(access: Access, clock: Clock, monkeypatch
     assert seen == [0, 0, 0, 61, 61, 122]
 
 
-def test_a_token_that_expires_is_known_until_then(
-    access: Access, other: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_that_expires_is_known_until_then(access, other, clock, monkeypatch):
     """It is told so, in other processes too; it does not open the station to everybody."""
     secret, start = access.add_token("line", "operator", expires=90 * 86400), now()
     assert access.tokens()[0].expires_at == pytest.approx(start + 90 * 86_400_000_000, abs=5e6)
@@ -470,7 +456,7 @@ def test_a_token_that_expires_is_known_until_then(
     assert told(access)[-1] == ("sign_in_failed", "line", "token line has expired")
 
 
-def test_unknown_tokens_are_noted_every_minute(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_tokens_are_noted_every_minute(access, monkeypatch):
     start = now()
     for seconds, address in ((0, "10.0.0.1"), (5, "10.0.0.1"), (6, "10.0.0.2"), (61, "10.0.0.1")):
         monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
@@ -481,7 +467,7 @@ def test_unknown_tokens_are_noted_every_minute(access: Access, monkeypatch: pyte
     assert noted == [("sign_in_failed", one) for one in ("10.0.0.1", "10.0.0.2", "10.0.0.1")]
 
 
-def test_a_token_is_no_cookie_and_a_cookie_no_token(access: Access) -> None:
+def test_a_token_is_no_cookie_and_a_cookie_no_token(access):
     """Also where both have been seen: what comes with a cookie may be another site's, with a token not."""
     access.add_user("anna", PASSWORD, "operator")
     token, cookie = access.add_token("line", "operator"), access.sign_in("anna", PASSWORD, "127.0.0.1")
@@ -493,8 +479,8 @@ def test_a_token_is_no_cookie_and_a_cookie_no_token(access: Access) -> None:
 
 
 def test_for_seconds_nobody_asks_the_data_base_and_while_it_is_lost_nobody_is_known(
-    access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    access, clock, monkeypatch
+):
     asked = request(access, token=access.add_token("line", "operator"))
     found = access.authenticate(asked)
 
@@ -506,7 +492,7 @@ def test_for_seconds_nobody_asks_the_data_base_and_while_it_is_lost_nobody_is_kn
         access.authenticate(asked)
 
 
-def test_two_stations_on_a_machine_have_two_cookies(access: Access, other: Access, tmp_path: Path) -> None:
+def test_two_stations_on_a_machine_have_two_cookies(access, other, tmp_path):
     assert access.cookie == other.cookie
     assert access.cookie != Access(Database(f"sqlite:///{tmp_path / 'two.sqlite'}")).cookie
 
@@ -515,7 +501,7 @@ def test_two_stations_on_a_machine_have_two_cookies(access: Access, other: Acces
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def call(monkeypatch, tmp_path):
     """call("user", "list", typed="a line") is the exit code of `flawscope station`."""
 
     class Terminal(io.StringIO):
@@ -533,7 +519,7 @@ def station(tmp_path: Path) -> Access:
     return Access(Database(f"sqlite:///{tmp_path / 'shop' / 'station.sqlite'}"))
 
 
-def test_users_and_tokens_by_command(call: Any, tmp_path: Path, capsys: Capture) -> None:
+def test_users_and_tokens_by_command(call, tmp_path, capsys):
     """Before the station first runs, and while it does."""
     assert call("user", "add", "Anna", "--role", "engineer", typed=f"{PASSWORD}\r\n") == 0
     assert "this is a new station" in capsys.readouterr().err
@@ -558,9 +544,7 @@ def test_users_and_tokens_by_command(call: Any, tmp_path: Path, capsys: Capture)
     assert access.users() == access.tokens() == rows(access, sessions) == []
 
 
-def test_in_a_terminal_the_password_is_asked_twice(
-    call: Any, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_terminal_the_password_is_asked_twice(call, tmp_path, capsys, monkeypatch):
     typed = iter([PASSWORD, "a long pass phrasé", PASSWORD, PASSWORD])
     monkeypatch.setattr("flawscope_station.cli.station.getpass", lambda prompt: next(typed))
     assert call("user", "add", "anna", typed=None) == 2
@@ -580,9 +564,7 @@ def test_in_a_terminal_the_password_is_asked_twice(
         (["user", "list", "--settings", "x.yaml"], "", "not allowed with"),
     ],
 )
-def test_a_wrong_call_is_one_line(
-    call: Any, tmp_path: Path, capsys: Capture, argv: list[str], typed: str, text: str
-) -> None:
+def test_a_wrong_call_is_one_line(call, tmp_path, capsys, argv, typed, text):
     assert call(*argv, typed=typed) == 2
     err = capsys.readouterr().err.replace(f"this is a new station, in {tmp_path / 'shop'}\n", "")
     assert text in err

@@ -99,7 +99,7 @@ def rolled(down: int, right: int) -> Callable[[Picture, int], Picture]:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_a_camera_as_it_was_is_left_in_peace_and_one_off_or_covered_is_said(product: str) -> None:
+def test_a_camera_as_it_was_is_left_in_peace_and_one_off_or_covered_is_said(product):
     assert shown(product, lambda one, k: one, 40) == set()
     assert shown(product, lit(1.05)) == set()  # that is drift
     assert shown(product, lit(0.95)) == set()
@@ -113,7 +113,7 @@ def test_a_camera_as_it_was_is_left_in_peace_and_one_off_or_covered_is_said(prod
 
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("radius", [2, 4])
-def test_a_camera_out_of_focus_is_said(product: str, radius: float) -> None:
+def test_a_camera_out_of_focus_is_said(product, radius):
     """A texture finer than the blur is gone: then nearly nothing is shown."""
     found = shown(product, blurred(radius))
     assert found == {"blurred"} or (product == "fabric" and found == {"covered"})
@@ -121,12 +121,12 @@ def test_a_camera_out_of_focus_is_said(product: str, radius: float) -> None:
 
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("by", [(10, 0), (-8, 8)])
-def test_a_camera_that_moved_is_said_where_anything_stays_in_place(product: str, by: tuple[int, int]) -> None:
+def test_a_camera_that_moved_is_said_where_anything_stays_in_place(product, by):
     assert shown(product, rolled(*by)) == ({"moved"} if STILL[product] else set())
 
 
 @pytest.mark.parametrize("product", ["plate", "fabric"])
-def test_defects_are_no_matter_of_the_camera(product: str) -> None:
+def test_defects_are_no_matter_of_the_camera(product):
     watch, seen = CameraCheck(reference(product)), set()
     for k in range(30):
         defect = CATEGORIES[product].defects[k % len(CATEGORIES[product].defects)]
@@ -136,7 +136,7 @@ def test_defects_are_no_matter_of_the_camera(product: str) -> None:
     assert seen == set()
 
 
-def test_a_single_picture_says_nothing_and_good_ones_end_it() -> None:
+def test_a_single_picture_says_nothing_and_good_ones_end_it():
     good, black = (
         [measure_picture(one) for one in pictures("plate", 1000, 12)],
         measure_picture(Image.new("RGB", (SIZE, SIZE))),
@@ -155,7 +155,7 @@ def test_a_single_picture_says_nothing_and_good_ones_end_it() -> None:
     assert watch.faults == {}
 
 
-def test_the_same_picture_again_and_again_is_a_frozen_camera() -> None:
+def test_the_same_picture_again_and_again_is_a_frozen_camera():
     good = [measure_picture(one) for one in pictures("plate", 1000, 12)]
     watch = CameraCheck(reference("plate"))
     for k in range(camera.FROZEN_PICTURES):
@@ -167,7 +167,7 @@ def test_the_same_picture_again_and_again_is_a_frozen_camera() -> None:
     assert watch.faults == {}
 
 
-def test_the_reference_is_made_of_good_pictures() -> None:
+def test_the_reference_is_made_of_good_pictures():
     watch = CameraCheck()
     black = measure_picture(Image.new("RGB", (SIZE, SIZE)))
     for k, one in enumerate(pictures("gears", 0, camera.REFERENCE)):
@@ -179,7 +179,7 @@ def test_the_reference_is_made_of_good_pictures() -> None:
     assert (watch.reference.mean == reference("gears").mean).all()
 
 
-def test_before_there_is_a_reference_the_training_pictures_tell() -> None:
+def test_before_there_is_a_reference_the_training_pictures_tell():
     watch, gone = CameraCheck(), (0.0, 0.0, 0.0, -3.0, -2.0, -5.0)
     flat_one = measure_picture(flat((90, 70, 60), 2)(Image.new("RGB", (SIZE, SIZE)), 1))
     for k in range(camera.PICTURES_IN_ROW):
@@ -195,7 +195,7 @@ def looked(picture: Picture, kind: str, white_level: float | None = None) -> Pic
         return measure_picture(opened, white_level)
 
 
-def test_any_picture_can_be_looked_at() -> None:
+def test_any_picture_can_be_looked_at():
     large = pictures("plate", 0, 1)[0].resize((3000, 2000))
     for kind in ("JPEG", "PNG"):  # reduced while it is decoded, and after it
         found = looked(large, kind)
@@ -210,7 +210,7 @@ def test_any_picture_can_be_looked_at() -> None:
         assert np.isfinite([found.brightness, found.contrast, found.detail, found.sharpness]).all()
 
 
-def test_large_pictures_of_any_depth_can_be_looked_at() -> None:
+def test_large_pictures_of_any_depth_can_be_looked_at():
     """Pillow makes neither palettes smaller, nor 1 bit, nor 16."""
     rng = np.random.default_rng(2)
     values = np.repeat(np.repeat(rng.integers(20, 220, (55, 55)), 40, 0), 40, 1).astype(np.uint8)
@@ -234,7 +234,7 @@ def test_large_pictures_of_any_depth_can_be_looked_at() -> None:
 
 
 @pytest.mark.parametrize("side", [60, 2200])
-def test_deep_pictures_are_as_bright_as_their_white_level_says(side: int) -> None:
+def test_deep_pictures_are_as_bright_as_their_white_level_says(side):
     """A camera of 12 bits in files of 16, and floats of a scale of their own; what is above is white."""
     values = np.random.default_rng(3).integers(300, 2500, (side, side))
     twelve = Image.fromarray(values.astype(np.uint16))

@@ -25,7 +25,7 @@ LINES: dict[str, Draw] = {
 
 @pytest.mark.parametrize("block", [2, 3, 1024])
 @pytest.mark.parametrize("values", [3, 10**9])
-def test_ranks_are_those_of_counting(block: int, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_those_of_counting(block, values, monkeypatch):
     monkeypatch.setattr(martingale, "BLOCK", block)
     drawn = np.random.default_rng(values).integers(0, values, 400)
     numbers = np.concatenate([drawn, np.arange(50), -np.arange(50)]).astype(float)
@@ -42,7 +42,7 @@ def p_values(scores: np.ndarray, first: int = 0, epoch: int = martingale.EPOCH) 
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_p_values_are_uniform_and_independent(kind: str) -> None:
+def test_p_values_are_uniform_and_independent(kind):
     p = p_values(LINES[kind](np.random.default_rng(4), 4000))
     assert (p > 0).all()
     assert (p < 1).all()
@@ -51,7 +51,7 @@ def test_p_values_are_uniform_and_independent(kind: str) -> None:
     assert abs(np.corrcoef(p[1:], p[:-1])[0, 1]) < 3.3 / math.sqrt(len(p))
 
 
-def test_the_random_part_is_of_the_number_alone() -> None:
+def test_the_random_part_is_of_the_number_alone():
     u = np.array([[uniform(k, stream) for k in range(20_000)] for stream in (1, 2)])
     assert uniform(17, 1) == uniform(17, 1)
     assert ((u > 0) & (u < 1)).all()
@@ -61,13 +61,13 @@ def test_the_random_part_is_of_the_number_alone() -> None:
     assert abs(np.corrcoef(u[0, 1:], u[0, :-1])[0, 1]) < 0.025
 
 
-def test_an_epoch_forgets_and_goes_on() -> None:
+def test_an_epoch_forgets_and_goes_on():
     scores = np.random.default_rng(1).standard_normal(300)
     parts = np.concatenate([p_values(scores[k : k + 100], k) for k in (0, 100, 200)])
     assert (p_values(scores, epoch=100) == parts).all()
 
 
-def test_every_bet_pays_one_on_average() -> None:
+def test_every_bet_pays_one_on_average():
     """By the rectangle rule; of the widest bet half a percent lies beyond seven standard deviations."""
     z = np.linspace(-7, 7, 20_001)
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
@@ -90,7 +90,7 @@ def capital_of(p: np.ndarray) -> np.ndarray:
     return found
 
 
-def test_ville_holds_for_every_kind_of_scores() -> None:
+def test_ville_holds_for_every_kind_of_scores():
     """At a bound of 10 % of 200 runs of each kind; 3.3 standard deviations of a share of 10 % are 7 %."""
     for kind, draw in LINES.items():
         rng = np.random.default_rng(len(kind))
@@ -98,7 +98,7 @@ def test_ville_holds_for_every_kind_of_scores() -> None:
         assert (capital_of(p).max(1) >= math.log(10)).mean() <= 0.17, kind
 
 
-def test_a_long_calm_costs_little() -> None:
+def test_a_long_calm_costs_little():
     """What sleeps falls as a logarithm: a change is seen nearly as soon after ten times as long."""
     delays = []
     for quiet in (500, 5000):
@@ -114,7 +114,7 @@ def test_a_long_calm_costs_little() -> None:
     assert delays[1] <= 60
 
 
-def test_capital_neither_overflows_nor_vanishes() -> None:
+def test_capital_neither_overflows_nor_vanishes():
     made = Capital(1)
     for factor, count in ((1e-300, 50), (1e300, 50)):
         for _ in range(count):
@@ -140,7 +140,7 @@ def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float =
         (lambda z: z / 2, "narrower"),
     ],
 )
-def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray], how: str) -> None:
+def test_a_change_is_named_and_dated(change, how):
     scores = np.random.default_rng(7).standard_normal(2600)
     scores[2000:] = change(scores[2000:])
     alarm = run_of(scores).alarm
@@ -162,7 +162,7 @@ def line(seed: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["constant", "changing", "bursts"])
-def test_defects_are_no_drift(kind: str) -> None:
+def test_defects_are_no_drift(kind):
     n = 4000
     share = np.full(n, 0.02)
     if kind == "changing":
@@ -180,7 +180,7 @@ def test_defects_are_no_drift(kind: str) -> None:
             assert "defects, or the camera?" in made.notice.describe()
 
 
-def test_a_burst_that_is_over_leaves_no_notice() -> None:
+def test_a_burst_that_is_over_leaves_no_notice():
     share = np.full(4000, 0.01)
     share[1500:1700] = 0.4
     made = run_of(*line(1, share))
@@ -188,7 +188,7 @@ def test_a_burst_that_is_over_leaves_no_notice() -> None:
     assert made.notice is None
 
 
-def test_the_curve_is_thinned_and_ends_late() -> None:
+def test_the_curve_is_thinned_and_ends_late():
     made = run_of(np.random.default_rng(0).standard_normal(5000))
     times = [at for at, _ in made.curve]
     assert 400 <= len(times) <= 801
@@ -205,7 +205,7 @@ def light_of(brightness: np.ndarray, bound: float = 0.01) -> LightTest:
 
 @pytest.mark.parametrize("spread", [0.002, 0.03])
 @pytest.mark.parametrize(("factor", "how"), [(0.95, "darker"), (1.05, "brighter")])
-def test_another_light_is_named_dated_and_measured(factor: float, how: str, spread: float) -> None:
+def test_another_light_is_named_dated_and_measured(factor, how, spread):
     brightness = 0.4 * (1 + spread * np.random.default_rng(2).standard_normal(2000))
     brightness[1500:] *= factor
     alarm = light_of(brightness).alarm
@@ -220,7 +220,7 @@ def test_another_light_is_named_dated_and_measured(factor: float, how: str, spre
     assert "\n" not in text
 
 
-def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
+def test_a_small_change_of_light_is_no_news_and_many_are_seen():
     spread = 1 + 0.003 * np.random.default_rng(2).standard_normal(5000)
     one = light_of(0.4 * spread[:2000] * np.where(np.arange(2000) < 1000, 1, 0.99))
     assert one.alarm is None
@@ -228,12 +228,12 @@ def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
     steps = light_of(0.4 * spread * 0.99 ** (np.arange(5000) // 800))
     assert steps.alarm.how == "darker"
     assert 2400 < steps.alarm.inspection <= 2500, "at the third step"
-    assert MIN_LIGHT_CHANGE <= -steps.alarm.light <= 0.032  # type: ignore[operator]
+    assert MIN_LIGHT_CHANGE <= -steps.alarm.light <= 0.032
     assert steps.alarm.before == pytest.approx(0.4, abs=0.001), "what was normal before the first of them"
 
 
 @pytest.mark.parametrize("kind", ["defects", "one value", "black"])
-def test_what_is_no_change_of_light(kind: str) -> None:
+def test_what_is_no_change_of_light(kind):
     n = 4000
     bad = np.random.default_rng(4).random(n) < np.where(np.arange(n) % 500 < 40, 0.6, 0.01)
     brightness = {
@@ -249,7 +249,7 @@ def test_what_is_no_change_of_light(kind: str) -> None:
     assert made.light.facts()["pictures"] == n - bad.sum()
 
 
-def test_ville_holds_for_the_light_too() -> None:
+def test_ville_holds_for_the_light_too():
     """At a bound of 30 %, a third of it for the light, in 150 runs; of any change, however small."""
     reached = 0
     for run in range(150):
@@ -264,7 +264,7 @@ def test_ville_holds_for_the_light_too() -> None:
     assert reached / 150 <= 0.1 + 0.081
 
 
-def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
+def test_another_light_that_has_parts_flagged_is_said_in_the_notice():
     """Then hardly any part is called good, and the light of these cannot be tested."""
     rng = np.random.default_rng(9)
     made = DriftTests(1, 0, 0.01)
@@ -281,7 +281,7 @@ def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
     assert " darker; defects, or the camera?" in made.notice.describe()
 
 
-def test_what_is_no_number_takes_no_part() -> None:
+def test_what_is_no_number_takes_no_part():
     made = DriftTests(1, 0, 0.01, light=False)
     assert made.limit == pytest.approx(math.log10(200)), "two tests share the bound"
     for k, score in enumerate((1.0, math.nan, math.inf, 2.0)):

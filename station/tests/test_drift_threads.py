@@ -34,12 +34,12 @@ def drifts_of(bounds: dict[int, float | None], told: Told) -> DriftMonitor:
     made = DriftMonitor(store, versions, names, lambda *report: told.append(report), files)
     for number, bound in bounds.items():
         made.add_product(number, bound, light=False)
-    made._first_after = lambda product_id, version: 0  # type: ignore[method-assign]
-    made._read_rows = lambda product_id, run: []  # type: ignore[method-assign]
+    made._first_after = lambda product_id, version: 0
+    made._read_rows = lambda product_id, run: []
     return made
 
 
-def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() -> None:
+def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again():
     told: Told = []
     drifts = drifts_of({1: 0.01}, told)
     run = drifts._tests[1] = drifts._new_tests(1, 1, 0)
@@ -51,7 +51,7 @@ def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() ->
         person.start()
         person.join(0.2)  # a person does not get in between; where one does, it is over by now
 
-    drifts._note_changes = meanwhile  # type: ignore[method-assign]
+    drifts._note_changes = meanwhile
     drifts.update(1)
     person.join(PATIENCE)
     alarms = [why for code, why in told if code == "drift_1"]
@@ -59,7 +59,7 @@ def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() ->
     assert alarms[1:] == [None]
 
 
-def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
+def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told():
     told: Told = []
     drifts = drifts_of({1: 0.01}, told)
     run = drifts._tests[1] = drifts._new_tests(1, 1, 0)
@@ -78,7 +78,7 @@ def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
         def __exit__(self, *error: Any) -> None:
             free.release()
 
-    drifts._lock = Lock()  # type: ignore[assignment]
+    drifts._lock = Lock()
     drifts.update(1)
     drifts._lock = free
     assert [why for code, why in told if code == "drift_1"] == [None]
@@ -86,7 +86,7 @@ def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
     assert 1 in drifts._dirty, "what came since is counted at the next look"
 
 
-def test_the_trouble_of_one_product_is_not_the_others() -> None:
+def test_the_trouble_of_one_product_is_not_the_others():
     told: Told = []
     drifts = drifts_of({1: 0.01, 2: 0.01}, told)
 
@@ -95,9 +95,9 @@ def test_the_trouble_of_one_product_is_not_the_others() -> None:
         if product_id == 1:
             raise StoreError("it is away", "store_unreachable")
 
-    drifts.update = follow  # type: ignore[method-assign]
+    drifts.update = follow
     waits = iter([False])
-    drifts._wait = lambda seconds=None: next(waits, True)  # type: ignore[method-assign]
+    drifts._wait = lambda seconds=None: next(waits, True)
     drifts.pause = 0.0
     drifts._work()
     assert drifts._dirty == {1}
@@ -137,7 +137,7 @@ class Camera:
 GOOD = png(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
 
 
-def test_what_hinders_the_camera_checks_is_said_until_it_is_over() -> None:
+def test_what_hinders_the_camera_checks_is_said_until_it_is_over():
     camera = Camera()
     camera.show(0, b"no picture")
     assert str(camera.unknown).startswith("plate: the camera is not checked: cannot read picture")
@@ -147,7 +147,7 @@ def test_what_hinders_the_camera_checks_is_said_until_it_is_over() -> None:
     assert camera.unknown is None, "a picture that was removed meanwhile is nobody's trouble"
 
 
-def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
+def test_a_reference_is_the_same_after_a_restart(tmp_path):
     camera, rng = Camera(), np.random.default_rng(2)
     files: Any = SimpleNamespace(read=camera.read, folder=tmp_path, write=Files(tmp_path).write)
     camera.looks.files = files
@@ -160,7 +160,7 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
     assert camera.looks._load_reference(1, (1, 5)) is None, "of another beginning"
 
 
-def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
+def test_deep_pictures_are_as_bright_as_the_model_sees_them():
     """A camera of 12 bits in files of 16."""
     camera = Camera(white_level=4095)
     rng = np.random.default_rng(0)
@@ -171,7 +171,7 @@ def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
     assert watch.first_pictures[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
 
 
-def test_pauses_double_up_to_the_longest_and_begin_anew_after_success() -> None:
+def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
     pauses = Backoff(1.0, 5.0)
     assert [pauses.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     pauses.reset()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -36,7 +34,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
-def access(tmp_path: Path) -> Iterator[Access]:
+def access(tmp_path):
     """What is asked of the data base is told in test_access.py, for both: here one is enough."""
     database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
     database.migrate()
@@ -48,7 +46,7 @@ def access(tmp_path: Path) -> Iterator[Access]:
 
 
 @pytest.fixture
-def app(access: Access) -> FastAPI:
+def app(access):
     """A station in small."""
     app = FastAPI()
     install_error_handler(app, lambda request, status, text, error: PlainTextResponse(f"{text}\n", status))
@@ -108,12 +106,12 @@ class Client:
 
 
 @pytest.fixture
-def client(app: FastAPI, access: Access) -> Client:
+def client(app, access):
     return Client(Guard(app, access, NAMED))
 
 
 @pytest.fixture
-def signed_in(client: Client, access: Access) -> Client:
+def signed_in(client, access):
     """As anna, an operator."""
     access.add_user("anna", PASSWORD, "operator")
     client.post("/sign-in", params={"name": "anna", "password": PASSWORD})
@@ -144,9 +142,7 @@ HERE_NAMED = NAMED, "127.0.0.1"
         (EVERYWHERE, "line.example", "line.example", 421),
     ],
 )  # fmt: skip
-def test_only_requests_to_its_own_names_and_addresses_are_served(
-    app: FastAPI, access: Access, settings: Settings, server: str, host: str, status: int
-) -> None:
+def test_only_requests_to_its_own_names_and_addresses_are_served(app, access, settings, server, host, status):
     asked = {"server": (server, 8080), "path": "/healthz"}
     first, body = raw(Guard(app, access, settings), [(b"host", host.encode())], **asked)[:2]
     assert first["status"] == status
@@ -171,7 +167,7 @@ def raw(guard: Any, headers: list[tuple[bytes, bytes]], **scope: Any) -> list[di
     return messages
 
 
-def test_a_request_without_or_with_two_hosts_is_not_served(client: Client) -> None:
+def test_a_request_without_or_with_two_hosts_is_not_served(client):
     one = (b"host", b"127.0.0.1")
     assert [raw(client.guard, [one] * n)[0]["status"] for n in range(3)] == [421, 200, 421]
 
@@ -185,9 +181,7 @@ def test_a_request_without_or_with_two_hosts_is_not_served(client: Client) -> No
         ("127.0.0.1", {"Forwarded": "for=10.0.0.5"}, 403),
     ],
 )
-def test_an_open_station_serves_its_own_machine_alone(
-    client: Client, access: Access, address: str, headers: dict[str, str], status: int
-) -> None:
+def test_an_open_station_serves_its_own_machine_alone(client, access, address, headers, status):
     for path in ("/", "/api/v1/products", "/metrics", "/sign-in"):
         response = client.get(path, client=address, headers=headers)
         assert response.status_code == status
@@ -198,7 +192,7 @@ def test_an_open_station_serves_its_own_machine_alone(
     assert client.get("/api/v1/products", client=address, headers=headers).text == "line"
 
 
-def test_the_machines_own_address_is_of_this_machine(client: Client) -> None:
+def test_the_machines_own_address_is_of_this_machine(client):
     host = [(b"host", b"10.1.2.3")]
     own = raw(client.guard, host, client=("10.1.2.3", 5), server=("10.1.2.3", 8080))
     other = raw(client.guard, host, client=("10.1.2.4", 5), server=("10.1.2.3", 8080))
@@ -240,7 +234,7 @@ def foreign(answer: httpx.Response) -> bool:
     return answer.status_code == 403 and answer.json()["code"] == "foreign_request"
 
 
-def test_other_sites_change_nothing_on_an_open_station_and_may_lead_to_a_page(client: Client) -> None:
+def test_other_sites_change_nothing_on_an_open_station_and_may_lead_to_a_page(client):
     for method in WRITING:
         for headers in SAME:
             assert client.ask(method, "/api/v1/x", headers=headers).status_code == 200, headers
@@ -250,7 +244,7 @@ def test_other_sites_change_nothing_on_an_open_station_and_may_lead_to_a_page(cl
         assert client.ask(method, "/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 
 
-def test_other_sites_change_nothing_with_a_session_and_sign_nobody_in(signed_in: Client) -> None:
+def test_other_sites_change_nothing_with_a_session_and_sign_nobody_in(signed_in):
     for headers in FOREIGN:
         for method in WRITING:
             assert foreign(signed_in.ask(method, "/api/v1/x", headers=headers)), headers
@@ -265,13 +259,13 @@ def test_other_sites_change_nothing_with_a_session_and_sign_nobody_in(signed_in:
     assert signed_in.cookies == {}
 
 
-def test_a_token_is_sent_by_no_other_site(client: Client, access: Access) -> None:
+def test_a_token_is_sent_by_no_other_site(client, access):
     bearer = {"Authorization": f"bearer {access.add_token('line', 'operator')}"}
     for headers in ({}, *FOREIGN):
         assert client.post("/api/v1/x", headers=headers | bearer).text == "line"
 
 
-def test_through_tls_only_the_page_that_came_through_it_is_its_own(client: Client) -> None:
+def test_through_tls_only_the_page_that_came_through_it_is_its_own(client):
     for origin, status in {"https://flaw.example.org": 200, "http://flaw.example.org": 403}.items():
         sent = client.post("/api/v1/x", site="https://flaw.example.org", headers={"Origin": origin})
         assert sent.status_code == status
@@ -280,7 +274,7 @@ def test_through_tls_only_the_page_that_came_through_it_is_its_own(client: Clien
 # ----------------------------------------------------------------------------------------------- who and what
 
 
-def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client: Client, access: Access) -> None:
+def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client, access):
     access.add_user("anna", PASSWORD, "operator")
     for path in ("/api/v1/products", "/metrics", "/api/v1/nothing"):
         for headers in ({}, {"Authorization": "Bearer fls_wrong"}, {"Authorization": "Basic YTpi"}):
@@ -303,7 +297,7 @@ def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client: Clien
         assert client.get(path).text == "nobody"
 
 
-def test_a_small_role_is_refused_also_without_a_guard(client: Client, app: FastAPI, access: Access) -> None:
+def test_a_small_role_is_refused_also_without_a_guard(client, app, access):
     for role, status in {"operator": 403, "engineer": 200, "admin": 200}.items():
         headers = {"Authorization": f"Bearer {access.add_token(role, role)}"}
         response = client.post("/api/v1/engineer", headers=headers)
@@ -312,7 +306,7 @@ def test_a_small_role_is_refused_also_without_a_guard(client: Client, app: FastA
     assert Client(app).post("/api/v1/engineer").status_code == 401
 
 
-def test_the_cookie_is_out_of_reach(signed_in: Client, access: Access) -> None:
+def test_the_cookie_is_out_of_reach(signed_in, access):
     given = {"params": {"name": "anna", "password": PASSWORD}}
     sent = signed_in.post("/sign-in", site="https://flaw.example.org", **given).headers["set-cookie"]
     value, *rest = sent.split("; ")
@@ -324,7 +318,7 @@ def test_the_cookie_is_out_of_reach(signed_in: Client, access: Access) -> None:
     assert "secure" not in plain.lower()
 
 
-def test_after_signing_in_nobody_is_led_to_another_site() -> None:
+def test_after_signing_in_nobody_is_led_to_another_site():
     for own in ("/plate/live", "/plate/history?a=1&b=%20"):
         assert local_path(own) == own
     outside = ["//evil.example", "/\\evil.example", "/a\\b", "https://evil.example", "javascript:alert(1)"]
@@ -335,7 +329,7 @@ def test_after_signing_in_nobody_is_led_to_another_site() -> None:
 # ---------------------------------------------------------------------------------------------------- answers
 
 
-def test_every_answer_makes_browsers_careful(client: Client, access: Access) -> None:
+def test_every_answer_makes_browsers_careful(client, access):
     access.add_user("anna", PASSWORD, "operator")
     answers = [
         client.get("/healthz"),
@@ -361,7 +355,7 @@ def test_every_answer_makes_browsers_careful(client: Client, access: Access) -> 
     assert {one.headers["cache-control"] for one in answers[:-1]} == {"no-store"}
 
 
-def test_what_is_kept_and_what_the_application_says_itself(client: Client) -> None:
+def test_what_is_kept_and_what_the_application_says_itself(client):
     kept = {
         "a.js": "no-cache",
         "a.js?v=1f": "public, max-age=31536000, immutable",
@@ -374,9 +368,7 @@ def test_what_is_kept_and_what_the_application_says_itself(client: Client) -> No
     assert headers.get_list("content-security-policy") == ["sandbox"]
 
 
-def test_a_lost_data_base_is_said_and_health_still_answers(
-    client: Client, access: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_data_base_is_said_and_health_still_answers(client, access, monkeypatch):
     lost = StoreError("station.sqlite cannot be used", "store_unreachable")
     monkeypatch.setattr(access.database, "reading", failing(lost))
     response = client.get("/api/v1/x")
@@ -386,7 +378,7 @@ def test_a_lost_data_base_is_said_and_health_still_answers(
     assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/static/a.js")] == [200] * 3
 
 
-def test_there_are_no_web_sockets_and_starting_up_is_passed_on(access: Access) -> None:
+def test_there_are_no_web_sockets_and_starting_up_is_passed_on(access):
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -398,7 +390,7 @@ def test_there_are_no_web_sockets_and_starting_up_is_passed_on(access: Access) -
     assert seen == ["lifespan"]
 
 
-def test_other_machines_are_served_only_with_users_or_tokens(access: Access) -> None:
+def test_other_machines_are_served_only_with_users_or_tokens(access):
     outside = [Settings(host=host) for host in ("0.0.0.0", "::", "", "192.168.1.5", "line-3.local", "[::]")]
     for settings in outside:
         with pytest.raises(InputError, match=r"`flawscope station user add NAME --role admin`, or"):

@@ -26,7 +26,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", ["serve", "station", "plc-table"])
-def test_without_the_station_its_commands_say_how_to_install_it(command: str) -> None:
+def test_without_the_station_its_commands_say_how_to_install_it(command):
     done = run(f"raise SystemExit(main([{command!r}, '--help']))")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -35,7 +35,7 @@ def test_without_the_station_its_commands_say_how_to_install_it(command: str) ->
     )
 
 
-def test_without_the_station_the_library_lists_its_own_commands_and_imports_whole() -> None:
+def test_without_the_station_the_library_lists_its_own_commands_and_imports_whole():
     done = run(
         "import pkgutil, flawscope, importlib\n"
         "for info in pkgutil.walk_packages(flawscope.__path__, 'flawscope.'):\n"
@@ -49,7 +49,7 @@ def test_without_the_station_the_library_lists_its_own_commands_and_imports_whol
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory):
     """A folder with the wheels of the three houses, unpacked as pip does it."""
     folder, checkout = tmp_path_factory.mktemp("houses"), tmp_path_factory.mktemp("checkout")
     for house in ("", "station", "line"):  # setuptools writes beside what it builds
@@ -83,7 +83,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "line/tests/test_plc_gate.py line/tests/test_plc_line.py",
     ],
 )
-def test_tests_of_a_house_pass_with_the_installed_wheels(installed: Path, tests: str) -> None:
+def test_tests_of_a_house_pass_with_the_installed_wheels(installed, tests):
     """What a checkout has beside a wheel is not needed: pages, texts, weights, entry points are in it."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}

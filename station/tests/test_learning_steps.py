@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,7 +118,7 @@ class Made:
             add_version(database, name)
         learn = LearningSettings(rule="auto", after=1)
         self.learning = Learning(
-            self.versions,  # type: ignore[arg-type]
+            self.versions,
             {"one": 1, "two": 2},
             {"one": learn, "two": learn},
             self.reported.__setitem__,
@@ -150,16 +150,16 @@ class Made:
     def look(self, times: int = 1) -> None:
         """As often as in so many times ten seconds."""
         waits = iter([False] * times)
-        self.learning._wait = lambda seconds=None: next(waits, True)  # type: ignore[method-assign]
+        self.learning._wait = lambda seconds=None: next(waits, True)
         self.learning._work()
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Made:
+def made(monkeypatch, tmp_path, database):
     return Made(monkeypatch, tmp_path, database)
 
 
-def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made: Made) -> None:
+def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made):
     made.unreadable.add(1)
     made.look()
     assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, states.LIVE)]
@@ -171,7 +171,7 @@ def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made: Made) 
     assert made.versions.now == {1: 2, 2: 2}
 
 
-def test_an_unforeseen_fault_ends_its_candidate_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_fault_ends_its_candidate_alone(made, monkeypatch):
     """Else it is running for ever, and the product learns nothing more."""
 
     def run(job: Any, step: Any) -> Any:
@@ -186,7 +186,7 @@ def test_an_unforeseen_fault_ends_its_candidate_alone(made: Made, monkeypatch: p
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
 
-def test_a_full_disk_makes_it_wait(made: Made) -> None:
+def test_a_full_disk_makes_it_wait(made):
     made.full = StoreError("the disk is full; free some space", "disk_full")
     made.look(2)
     assert made.reported["learning_1"] == f"a version waits to be made from corrections: {made.full}"
@@ -196,7 +196,7 @@ def test_a_full_disk_makes_it_wait(made: Made) -> None:
     assert [row.status for row in made.candidates.rows()] == [states.LIVE, states.LIVE]
 
 
-def test_a_station_that_ended_after_the_switch_knows_what_is_live(made: Made) -> None:
+def test_a_station_that_ended_after_the_switch_knows_what_is_live(made):
     number, other = (made.candidates.add(product, product, "rule", {}) for product in (1, 2))
     for one in (number, other):
         made.candidates.change(one, states.READY, version_id=2)
@@ -207,7 +207,7 @@ def test_a_station_that_ended_after_the_switch_knows_what_is_live(made: Made) ->
     assert [row.status for row in made.candidates.rows()] == [states.LIVE, states.READY]
 
 
-def test_what_was_made_waits_for_a_store_that_is_away(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_made_waits_for_a_store_that_is_away(made, monkeypatch):
     """Nothing is made twice, and a switch is not unsaid."""
     made.learning.settings[2] = None
     away = {states.READY: 1, states.LIVE: 1}
@@ -232,7 +232,7 @@ def test_what_was_made_waits_for_a_store_that_is_away(made: Made, monkeypatch: p
     assert [kind for kind, _ in made.candidates.events()] == [states.EVENT_READY], "once, and nothing waits"
 
 
-def test_a_version_that_cannot_be_opened_waits(made: Made) -> None:
+def test_a_version_that_cannot_be_opened_waits(made):
     """It was made and is kept: it has not failed, and is forgotten with the others that are not used."""
     made.versions.cannot = FlawscopeError("cannot open it")
     made.learning.settings[2] = None
@@ -247,7 +247,7 @@ def test_a_version_that_cannot_be_opened_waits(made: Made) -> None:
     assert made.candidates.events()[-1] == (states.EVENT_WAITS, text)
 
 
-def test_verdicts_are_not_read_while_a_product_cannot_learn(made: Made) -> None:
+def test_verdicts_are_not_read_while_a_product_cannot_learn(made):
     made.unable = True
     made.look(5)
     assert made.asked == 0
@@ -260,7 +260,7 @@ def test_verdicts_are_not_read_while_a_product_cannot_learn(made: Made) -> None:
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(monkeypatch):
     """Whose process gives back what it is given."""
     monkeypatch.setattr(process, "run_jobs", echo)
     made = Worker(make_candidate)
@@ -268,9 +268,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     made.close()
 
 
-def test_a_process_stays_for_the_next_job_for_a_while(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_stays_for_the_next_job_for_a_while(worker, monkeypatch):
     steps: list[tuple[str, int, int]] = []
     assert worker.run({"number": 1}, lambda *step: steps.append(step)) == {"job": {"number": 1}}
     assert steps == [("echo", 1, 1)]
@@ -285,7 +283,7 @@ def test_a_process_stays_for_the_next_job_for_a_while(
     assert worker.run({"number": 3}, lambda *step: None) == {"job": {"number": 3}}
 
 
-def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
+def test_a_job_that_fails_and_one_that_is_cut_off(worker):
     with pytest.raises(WorkerError, match="this one cannot be done"):
         worker.run({"fail": True}, lambda *step: None)
     with pytest.raises(WorkerError, match="it was killed, perhaps for want of memory; learn again"):
@@ -299,7 +297,7 @@ def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
         worker.run({}, lambda *step: None)
 
 
-def test_the_process_ends_with_the_station() -> None:
+def test_the_process_ends_with_the_station():
     code = (
         "import os; from flawscope_station.learning.process import Worker, make_candidate; "
         "made = Worker(make_candidate); made._ensure_started(); print(made.pid, flush=True); os._exit(1)"
@@ -311,7 +309,7 @@ def test_the_process_ends_with_the_station() -> None:
 # -------------------------------------------------------------------------------------------------- verdicts
 
 
-def test_words_are_what_holds(database: Database) -> None:
+def test_words_are_what_holds(database):
     """What is said twice is sure; what was taken back, is gone or contradicts itself is left out."""
     product, version = add_version(database)
     store = Store(database)
@@ -336,7 +334,7 @@ def test_words_are_what_holds(database: Database) -> None:
     assert (words.gone, words.contradictory) == ([f], [c, again])
 
 
-def test_the_drawn_pictures_are_a_fair_sample(database: Database) -> None:
+def test_the_drawn_pictures_are_a_fair_sample(database):
     """False alarms have their share of the line among them, also while some wait for a review."""
     store = Store(database)
     product_id, version = add_version(database)
@@ -356,7 +354,7 @@ def test_the_drawn_pictures_are_a_fair_sample(database: Database) -> None:
     assert not {row.id for row in rows} & set(flagged[50:])
 
 
-def test_more_corrections_than_a_question_may_name() -> None:
+def test_more_corrections_than_a_question_may_name():
     """SQLite ends at 32,766, where nobody built it with more."""
     engine = create_engine("sqlite://")
     metadata.create_all(engine)
@@ -384,7 +382,7 @@ def test_more_corrections_than_a_question_may_name() -> None:
         ({"good": {"before": [2], "after": [3]}, "lost": [1]}, ["lost", "no_gain"]),
     ],
 )
-def test_the_rule(changes: dict[str, Any], why: list[str]) -> None:
+def test_the_rule(changes, why):
     judgement = {"lost": [], "weaker": [], "good": {"before": [2], "after": [1]}, **changes}
     assert wait_reasons(judgement, 5, 5) == why
     assert wait_reasons(judgement, 4, 5) == [*why, "few"]
@@ -403,9 +401,7 @@ def test_the_rule(changes: dict[str, Any], why: list[str]) -> None:
         ({}, 2, False, "old"),  # it was compared with another version
     ],
 )
-def test_a_version_that_loses_something_is_not_advised(
-    judged: dict[str, Any], active: int, use: bool, reason: str
-) -> None:
+def test_a_version_that_loses_something_is_not_advised(judged, active, use, reason):
     good = {"before": [7, 0.6, 1.0], "after": [1, 0.0, 0.5], "count": 9}
     judgement = {"lost": [], "weaker": [], "found": [], "good": good, **judged}
     found = advice({"status": "ready", "compared_with": 1, "judgement": judgement}, active)

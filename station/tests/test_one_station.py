@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select, text, update
@@ -26,7 +24,7 @@ UNRELATED = Path(__file__).parents[2] / "tests/fixtures/models-97f7321/patchcore
 
 
 @pytest.fixture
-def shared_url(postgres: Any) -> Iterator[str]:
+def shared_url(postgres):
     """Of an empty data base."""
     with postgres.database() as url:
         yield url
@@ -70,7 +68,7 @@ def make_as_before(connection: Connection) -> None:
 
 
 @pytest.fixture
-def shared(database: Database, tmp_path: Path) -> Database:
+def shared(database, tmp_path):
     """A data base as of the version before, of the stations line1 and line2, each with its records."""
     claim_identity(database, Files(tmp_path / "line1"), "line1")
     fill(database, tmp_path / "line1", "plate")
@@ -85,7 +83,7 @@ def shared(database: Database, tmp_path: Path) -> Database:
 
 
 @pytest.mark.both_databases
-def test_a_data_base_of_several_stations_is_refused_and_stays_as_it_is(shared: Database) -> None:
+def test_a_data_base_of_several_stations_is_refused_and_stays_as_it_is(shared):
     """So the version before can still back it up."""
     before = counts(shared)
     said = (
@@ -102,7 +100,7 @@ def test_a_data_base_of_several_stations_is_refused_and_stays_as_it_is(shared: D
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize(("kept", "product"), [("line1", "plate"), ("line2", "disc")])
-def test_a_restored_copy_keeps_the_station_that_is_named(shared: Database, kept: str, product: str) -> None:
+def test_a_restored_copy_keeps_the_station_that_is_named(shared, kept, product):
     before = counts(shared)
     with pytest.raises(InputError, match=r"this backup has the stations line1, line2: give one of these"):
         shared.migrate("line3")
@@ -116,7 +114,7 @@ def test_a_restored_copy_keeps_the_station_that_is_named(shared: Database, kept:
         assert 2 * after[name] == before[name] > 0, name
 
 
-def test_a_station_without_records_is_none_of_several(database: Database, tmp_path: Path) -> None:
+def test_a_station_without_records_is_none_of_several(database, tmp_path):
     """Such as of a start under a wrong name."""
     claim_identity(database, Files(tmp_path / "line1"), "line1")
     fill(database, tmp_path / "line1", "plate")
@@ -130,7 +128,7 @@ def test_a_station_without_records_is_none_of_several(database: Database, tmp_pa
 
 
 @pytest.mark.both_databases
-def test_a_name_goes_with_the_folder(database: Database, database_url: str | None, tmp_path: Path) -> None:
+def test_a_name_goes_with_the_folder(database, database_url, tmp_path):
     files = Files(tmp_path / "files")
     claim_identity(database, files, "line1")
     number = Store(database).add_product("plate")
@@ -150,7 +148,7 @@ def test_a_name_goes_with_the_folder(database: Database, database_url: str | Non
         claim_identity(database, other, "renamed")
 
 
-def test_a_folder_with_pictures_of_another_data_base_is_refused(database: Database, tmp_path: Path) -> None:
+def test_a_folder_with_pictures_of_another_data_base_is_refused(database, tmp_path):
     """Else they would be taken for nobody's, and removed."""
     files = Files(tmp_path / "files")
     files.keep(PICTURES, b"somebody's", ".png")
@@ -161,7 +159,7 @@ def test_a_folder_with_pictures_of_another_data_base_is_refused(database: Databa
         claim_identity(database, files, "line1")
 
 
-def test_of_stations_that_come_at_once_one_is_let_in(shared_url: str, tmp_path: Path) -> None:
+def test_of_stations_that_come_at_once_one_is_let_in(shared_url, tmp_path):
     """Also where the tables are to be made."""
     url = Settings(database=shared_url).url
 
@@ -192,5 +190,5 @@ def test_of_stations_that_come_at_once_one_is_let_in(shared_url: str, tmp_path: 
         ({"public": ("line.example",), "proxy": True}, "https://line.example"),
     ],
 )
-def test_the_address_is_where_others_reach_it(given: dict[str, Any], expected: str | None) -> None:
+def test_the_address_is_where_others_reach_it(given, expected):
     assert public_address(Settings(products={"plate": ProductSettings("x")}, **given)) == expected

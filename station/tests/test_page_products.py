@@ -14,11 +14,10 @@ from flawscope_station.assembly import open_station
 from flawscope_station.page_products import MADE_ON_PAGES
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
 from flawscope_station.store.schema import products, stations
-from station_helpers import Opener
 
 
 @pytest.fixture
-def stored(open_station: Opener, settings: Settings) -> Any:
+def stored(open_station, settings):
     """`stored(station=…, disc=…)`: settings of a station with these in its store, which no file names. plate
     is of the file, disc was made on the pages."""
 
@@ -50,7 +49,7 @@ def refusal(settings: Settings) -> str:
     return ""
 
 
-def test_settings_of_pages_are_refused_by_name_until_the_file_has_them(stored: Any) -> None:
+def test_settings_of_pages_are_refused_by_name_until_the_file_has_them(stored):
     settings = stored({"limits": {"queue": 32}, "keep": {"good": "10 days"}}, {"sinks": [{"folder": "/srv"}]})
     why = refusal(settings)
     assert "\n" not in why
@@ -64,7 +63,7 @@ def test_settings_of_pages_are_refused_by_name_until_the_file_has_them(stored: A
     assert refusal(settings).endswith("such as station.yaml: products: disc")
 
 
-def test_the_camera_of_a_product_stays(stored: Any) -> None:
+def test_the_camera_of_a_product_stays(stored):
     camera = {"camera": "rtsp://192.0.2.20/stream", "every": "1 s"}
     opened = open_station(stored(None, {"sources": [camera]}))
     (source,) = opened.settings.products["disc"].sources
@@ -82,11 +81,11 @@ def test_the_camera_of_a_product_stays(stored: Any) -> None:
         {"sources": [{"camera": "/dev/video0"}], "sinks": [{"webhook": "https://mes.example/x"}]},
     ],
 )
-def test_what_no_page_names_any_more_is_told(stored: Any, disc: dict[str, Any]) -> None:
+def test_what_no_page_names_any_more_is_told(stored, disc):
     assert refusal(stored(None, disc)).endswith("products: disc")
 
 
-def test_sections_that_the_file_names_are_its_own(stored: Any) -> None:
+def test_sections_that_the_file_names_are_its_own(stored):
     """Also where it says what is the default: then the pages' did not hold before, either."""
     settings = stored({"limits": {"queue": 32}})
     opened = open_station(Settings(products=settings.products, store=settings.store, limits=Limits()))

@@ -29,7 +29,7 @@ INSPECTIONS = f"{PRODUCT}/inspections"
 
 
 @pytest.fixture
-def shared_api(common: Any) -> Iterator[httpx.Client]:
+def shared_api(common):
     """API of the station that the tests of this file share."""
     with httpx.Client(base_url=f"{common.url}/api/v1/", timeout=30) as made:
         yield made
@@ -64,9 +64,7 @@ def files_in(running: Any, kind: str = "pictures") -> list[Path]:
 
 
 @pytest.mark.smoke
-def test_a_picture_goes_in_and_everything_about_it_comes_out(
-    api: httpx.Client, parts: list[bytes], model_file: Path
-) -> None:
+def test_a_picture_goes_in_and_everything_about_it_comes_out(api, parts, model_file):
     expected = load(model_file, device="cpu", threads=1).predict(parts[-1])
     response = send(api, parts[-1], "0007.png")
     one = response.json()
@@ -104,7 +102,7 @@ def test_a_picture_goes_in_and_everything_about_it_comes_out(
     assert np.mean((mask > 0) == expected.picture_mask()) > 0.99
 
 
-def test_maps_are_the_same_when_they_are_computed_again(open_station: Any, parts: list[bytes]) -> None:
+def test_maps_are_the_same_when_they_are_computed_again(open_station, parts):
     """Of good pictures no map is kept: after a restart they are computed, and the overlay is the same."""
     first = open_station()
     with httpx.Client(base_url=f"{first.url}/api/v1/") as api:
@@ -118,7 +116,7 @@ def test_maps_are_the_same_when_they_are_computed_again(open_station: Any, parts
         assert np.abs(one - other).mean() < 1
 
 
-def test_several_in_a_form_with_a_broken_one_among_them(shared_api: httpx.Client, parts: list[bytes]) -> None:
+def test_several_in_a_form_with_a_broken_one_among_them(shared_api, parts):
     before = count(shared_api)
     files = [("files", ("a.png", parts[0])), ("files", ("b.png", parts[-1][:500])), ("files", ("c", b"no"))]
     files += [("files", ("../../d ä.png", parts[-1]))]
@@ -139,7 +137,7 @@ def test_several_in_a_form_with_a_broken_one_among_them(shared_api: httpx.Client
 # ----------------------------------------------------------------------------------------------------- limits
 
 
-def test_what_is_too_large_is_refused_before_it_is_read(shared_api: httpx.Client, common: Any) -> None:
+def test_what_is_too_large_is_refused_before_it_is_read(shared_api, common):
     """limits: upload is 8 MB here; a length that is announced, one that is not, and a form."""
     before = count(shared_api), files_in(common)
     large = b"\x89PNG" + b"\0" * (9 << 20)
@@ -151,7 +149,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(shared_api: httpx.Client
     answers: list[httpx.Response] = []
     for sent in ({"content": large}, {"content": chunks()}, {"files": [("files", ("a.png", large))]}):
         try:
-            answers.append(shared_api.post(INSPECTIONS, **sent))  # type: ignore[arg-type]
+            answers.append(shared_api.post(INSPECTIONS, **sent))
         except httpx.TransportError:
             continue  # the server had said 413 and hung up, and the client was still writing
     assert answers, "nobody was told"
@@ -161,7 +159,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(shared_api: httpx.Client
     assert (count(shared_api), files_in(common)) == before
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded(shared_api: httpx.Client) -> None:
+def test_too_many_pixels_are_refused_before_they_are_decoded(shared_api):
     before = count(shared_api)
     for size in ((2001, 2000), (65_000, 65_000)):
         header = png(4, 4)
@@ -188,7 +186,7 @@ NO_PICTURES: tuple[tuple[str, bytes, int, str | None], ...] = (
 )
 
 
-def test_what_is_no_picture_or_no_key_is_refused(shared_api: httpx.Client, parts: list[bytes]) -> None:
+def test_what_is_no_picture_or_no_key_is_refused(shared_api, parts):
     before = count(shared_api)
     for kind, body, status, code in NO_PICTURES:
         response = shared_api.post(INSPECTIONS, content=body, headers={"Content-Type": kind})
@@ -197,14 +195,12 @@ def test_what_is_no_picture_or_no_key_is_refused(shared_api: httpx.Client, parts
         assert "\n" not in response.json()["error"]
     for key in ("", "x" * 191, "x" * 5000, "ä\u0085"):
         sent = {b"Idempotency-Key": key.encode("latin-1")}
-        response = shared_api.post(INSPECTIONS, content=parts[0], headers=sent)  # type: ignore[arg-type]
+        response = shared_api.post(INSPECTIONS, content=parts[0], headers=sent)
         assert (response.status_code, response.json()["code"]) == (422, "bad_key"), key
     assert count(shared_api) == before
 
 
-def test_when_the_queue_is_full_nothing_is_taken(
-    open_station: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_the_queue_is_full_nothing_is_taken(open_station, parts, monkeypatch):
     """503 with Retry-After at once, whole forms too; the others are answered when there is room."""
     running = open_station(limits=Limits(queue=4))
     going, store = threading.Event(), running.station.store
@@ -234,7 +230,7 @@ def test_when_the_queue_is_full_nothing_is_taken(
 
 
 @pytest.fixture
-def some(api: httpx.Client, parts: list[bytes]) -> list[dict[str, Any]]:
+def some(api, parts):
     """Inspections, the oldest first; two of them with a verdict."""
     made = [send(api, parts[k % len(parts)], f"p{k}.png").json() for k in range(6)]
     for place, verdict in ((1, "good"), (4, "defect")):
@@ -243,7 +239,7 @@ def some(api: httpx.Client, parts: list[bytes]) -> list[dict[str, Any]]:
     return made
 
 
-def test_the_search_has_pages_and_filters(api: httpx.Client, some: list[dict[str, Any]]) -> None:
+def test_the_search_has_pages_and_filters(api, some):
     found: list[dict[str, Any]] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -270,7 +266,7 @@ def test_the_search_has_pages_and_filters(api: httpx.Client, some: list[dict[str
         assert name in response.json()["error"] or value in response.json()["error"]
 
 
-def test_the_export_is_what_the_search_finds(api: httpx.Client, some: list[dict[str, Any]]) -> None:
+def test_the_export_is_what_the_search_finds(api, some):
     whole = api.get(f"{PRODUCT}/export")
     assert whole.headers["content-type"] == "text/csv; charset=utf-8"
     assert "attachment" in whole.headers["content-disposition"]
@@ -297,7 +293,7 @@ def test_the_export_is_what_the_search_finds(api: httpx.Client, some: list[dict[
     assert api.get(f"{PRODUCT}/export", params={"format": "xls"}).status_code == 422
 
 
-def test_trends_and_review(api: httpx.Client, some: list[dict[str, Any]]) -> None:
+def test_trends_and_review(api, some):
     trends = api.get(f"{PRODUCT}/trends").json()
     assert [(point[1], point[3], point[4]) for point in trends["points"]] == [
         (one["score"], one["verdict"], one["id"]) for one in some
@@ -312,7 +308,7 @@ def test_trends_and_review(api: httpx.Client, some: list[dict[str, Any]]) -> Non
     assert api.get(PRODUCT).json()["waiting"] == len(waiting)
 
 
-def test_two_reviewers_get_different_pictures(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_two_reviewers_get_different_pictures(api, running, parts):
     numbers = [send(api, parts[-1], f"{k}.png").json()["id"] for k in range(6)]
 
     def given(reader: str, limit: int = 2, after: int = 0) -> list[int]:
@@ -333,7 +329,7 @@ def test_two_reviewers_get_different_pictures(api: httpx.Client, running: Any, p
     assert given("dora") == numbers[2:4], "after some minutes they are anybody's"
 
 
-def test_a_verdict_with_a_key_is_taken_once(api: httpx.Client, parts: list[bytes]) -> None:
+def test_a_verdict_with_a_key_is_taken_once(api, parts):
     """Also by several at the same time, and an `undo`."""
     one, other = (f"{INSPECTIONS}/{send(api, parts[-1]).json()['id']}/verdict" for _ in range(2))
 
@@ -353,7 +349,7 @@ def test_a_verdict_with_a_key_is_taken_once(api: httpx.Client, parts: list[bytes
     assert (totals["reviewed"], totals["defects"]) == (1, 1)
 
 
-def test_verdicts_and_masks(api: httpx.Client, parts: list[bytes]) -> None:
+def test_verdicts_and_masks(api, parts):
     one = send(api, parts[-1]).json()
     here = f"{INSPECTIONS}/{one['id']}"
     mask = np.zeros((one["height"], one["width"]), np.uint8)
@@ -387,7 +383,7 @@ def test_verdicts_and_masks(api: httpx.Client, parts: list[bytes]) -> None:
     assert api.post(f"{INSPECTIONS}/999/verdict", json={"verdict": "good"}).status_code == 404
 
 
-def test_a_model_comes_goes_live_and_back(api: httpx.Client, parts: list[bytes], other_model: Path) -> None:
+def test_a_model_comes_goes_live_and_back(api, parts, other_model):
     there, data = f"{PRODUCT}/versions", other_model.read_bytes()
     before = send(api, parts[0]).json()
     added = api.post(there, params={"name": "new.onnx"}, content=data)
@@ -427,7 +423,7 @@ def events_of(response: httpx.Response) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.listens
-def test_what_happens_is_seen_live(api: httpx.Client, parts: list[bytes]) -> None:
+def test_what_happens_is_seen_live(api, parts):
     with api.stream("GET", f"{PRODUCT}/live", timeout=20) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         events = events_of(stream)
@@ -446,7 +442,7 @@ def test_what_happens_is_seen_live(api: httpx.Client, parts: list[bytes]) -> Non
     assert api.get("products").status_code == 200
 
 
-def test_products_status_health_and_metrics(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_products_status_health_and_metrics(api, running, parts):
     send(api, parts[0])
     (product,) = api.get("products").json()["products"]
     assert product == api.get(PRODUCT).json()
@@ -480,7 +476,7 @@ WRONG: tuple[tuple[str, str, int], ...] = (
 )
 
 
-def test_what_is_wrong_is_one_line_with_a_code(shared_api: httpx.Client) -> None:
+def test_what_is_wrong_is_one_line_with_a_code(shared_api):
     for method, path, status in WRONG:
         body = b"x" if method == "POST" and not path.endswith("/activate") else None
         response = shared_api.request(method, path, content=body)

@@ -52,14 +52,14 @@ STATION: dict[str, str] = {
 FEATURES = {"shifts", "learning", "challenge", "drift", "setup"}
 
 
-def test_everything_imports_only_what_stands_below() -> None:
+def test_everything_imports_only_what_stands_below():
     drawn = inner_arrows(ROOT)
     assert drawn == {(part, other) for part, others in STATION.items() for other in others.split()}
     order = list(STATION)
     assert all(order.index(other) < order.index(part) for part, other in drawn)
 
 
-def test_the_core_does_not_know_its_features() -> None:
+def test_the_core_does_not_know_its_features():
     """Nor does anything that it loads."""
     loaded = loaded_after("import flawscope_station.station")
     assert not {f"flawscope_station.{feature}" for feature in {*FEATURES, "web", "assembly"}} & loaded
@@ -68,11 +68,11 @@ def test_the_core_does_not_know_its_features() -> None:
 @pytest.mark.parametrize(
     ("root", "package"), [(root, package) for root in HOUSES for package in packages_of(root)]
 )
-def test_no_package_has_a_circle(root: Path, package: str) -> None:
+def test_no_package_has_a_circle(root, package):
     assert not circle(inner_arrows(root, package))
 
 
-def test_the_library_does_not_know_the_station_nor_the_station_the_line() -> None:
+def test_the_library_does_not_know_the_station_nor_the_station_the_line():
     """They find what stands above them by entry points."""
     library = Path(flawscope.__file__).parent
     for root, above in ((library, ("flawscope_station", "flawscope_line")), (ROOT, ("flawscope_line",))):
@@ -80,7 +80,7 @@ def test_the_library_does_not_know_the_station_nor_the_station_the_line() -> Non
             assert not [name for name in imported_by(path) if name.split(".")[0] in above], path
 
 
-def test_of_the_library_only_public_names_are_used() -> None:
+def test_of_the_library_only_public_names_are_used():
     """Those that docs/api.md lists, each of which is used; also names in modules that are imported whole."""
     page = (Path(__file__).parents[2] / "docs/api.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(flawscope[\w.]*)` \| [^|]* \| (.*) \|$", page, re.M)
@@ -113,12 +113,12 @@ def test_of_the_library_only_public_names_are_used() -> None:
     assert len({module for module, _ in imported}) <= 8
 
 
-def test_plugins_import_one_module_of_the_station() -> None:
+def test_plugins_import_one_module_of_the_station():
     for path in modules_of(HOUSES[1]).values():
         names = {name for name in imported_by(path) if name.split(".")[0] == "flawscope_station"}
         assert all(name.startswith("flawscope_station.plugins") for name in names), path
 
 
-def test_a_client_loads_nothing_of_the_server() -> None:
+def test_a_client_loads_nothing_of_the_server():
     loaded = loaded_after("from flawscope_station import Client")
     assert not loaded & {"fastapi", "starlette", "sqlalchemy", "uvicorn", "torch"}

@@ -19,7 +19,7 @@ from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.schema import events
-from station_helpers import INSPECTIONS, NAME, Opener, Running, until
+from station_helpers import INSPECTIONS, NAME, until
 
 PASSWORD = "a long pass phrase"
 
@@ -27,7 +27,7 @@ Signed = Callable[[str], httpx.Client]
 
 
 @pytest.fixture
-def by_token(running: Running) -> Signed:
+def by_token(running):
     """Whose token has a role, which is its name, too."""
 
     def made(role: str, name: str = "") -> httpx.Client:
@@ -38,7 +38,7 @@ def by_token(running: Running) -> Signed:
 
 
 @pytest.fixture
-def browser(running: Running) -> Callable[[str], httpx.Client]:
+def browser(running):
     """Signed in as a user whose role is the name."""
 
     def made(role: str) -> httpx.Client:
@@ -56,9 +56,7 @@ GIVEN: dict[str, str | int] = {"name": NAME, "number": 1, "kind": "sinks", "plac
 GIVEN |= dict.fromkeys(("code", "picture", "file"), "x")
 
 
-def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
-    running: Running, by_token: Signed, parts: list[bytes]
-) -> None:
+def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(running, by_token, parts):
     camera, other, admin = by_token("sender"), by_token("sender", "other"), by_token("admin")
     keyed = {"Idempotency-Key": "one"}
     first = camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0], headers=keyed)
@@ -83,9 +81,7 @@ def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
         assert "p_value" not in answer.text
 
 
-def test_a_viewer_looks_and_changes_nothing(
-    running: Running, by_token: Signed, browser: Signed, parts: list[bytes]
-) -> None:
+def test_a_viewer_looks_and_changes_nothing(running, by_token, browser, parts):
     operator, viewer = by_token("operator", "line"), browser("viewer")
     for part in parts:
         assert operator.post(f"/api/v1/{INSPECTIONS}", content=part).status_code == 201
@@ -102,7 +98,7 @@ def test_a_viewer_looks_and_changes_nothing(
 LEAST_ROLES = {"inspections": "sender", "trigger": "sender", "verdict": "operator", "challenge": "operator"}
 
 
-def test_what_changes_something_wants_a_role(by_token: Signed) -> None:
+def test_what_changes_something_wants_a_role(by_token):
     """All routes that the description lists, so that one that comes later is among them."""
     asked = {role: by_token(role) for role in ROLES}
     paths = asked["admin"].get("/api/v1/openapi.json").json()["paths"]
@@ -117,7 +113,7 @@ def test_what_changes_something_wants_a_role(by_token: Signed) -> None:
 
 
 @pytest.mark.listens
-def test_a_stream_ends_with_the_right_to_look(running: Running, browser: Signed) -> None:
+def test_a_stream_ends_with_the_right_to_look(running, browser):
     viewer = browser("viewer")
     running.station.access.add_token("other", "admin")
     with viewer.stream("GET", f"/api/v1/products/{NAME}/live") as answer:
@@ -128,7 +124,7 @@ def test_a_stream_ends_with_the_right_to_look(running: Running, browser: Signed)
     assert viewer.get(f"/{NAME}/live").headers["location"].startswith("/sign-in")
 
 
-def test_a_token_that_expired_is_told_so(running: Running, parts: list[bytes]) -> None:
+def test_a_token_that_expired_is_told_so(running, parts):
     token = running.station.access.add_token("camera1", "sender", expires=1.0)
     camera = httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"})
     assert camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0]).status_code == 201
@@ -144,7 +140,7 @@ def test_a_token_that_expired_is_told_so(running: Running, parts: list[bytes]) -
     assert camera.get(f"/{NAME}/live").status_code == 401
 
 
-def test_every_route_refuses_what_it_does_not_know(running: Running, parts: list[bytes]) -> None:
+def test_every_route_refuses_what_it_does_not_know(running, parts):
     """Those that the description lists, so that a route that comes later is among them."""
     with httpx.Client(base_url=running.url, timeout=30) as api:
         paths = api.get("/api/v1/openapi.json").json()["paths"]
@@ -165,9 +161,7 @@ def test_every_route_refuses_what_it_does_not_know(running: Running, parts: list
         assert api.get("/api/v1/products/plate").json()["inspections"] == 0
 
 
-def test_the_audit_says_who_did_what_and_from_where(
-    running: Running, browser: Signed, by_token: Signed, parts: list[bytes], other_model: Path
-) -> None:
+def test_the_audit_says_who_did_what_and_from_where(running, browser, by_token, parts, other_model):
     admin, operator = browser("admin"), by_token("operator", "line")
     wrong = httpx.post(f"{running.url}/sign-in", data={"name": "admin", "password": "wrong pass phrase"})
     assert wrong.status_code == 401
@@ -228,7 +222,7 @@ ODD = [
 ]
 
 
-def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
+def test_odd_queries_over_http(running, browser):
     admin = browser("admin")
     for query in ODD:
         for path in ("/api/v1/audit", "/-/audit"):
@@ -238,7 +232,7 @@ def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
 
 
 @pytest.mark.both_databases
-def test_records_are_searched_paged_and_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_searched_paged_and_bounded(database, monkeypatch):
     row = {"at": now(), "kind": "verdict", "who": "anna", "text": "100 % good", "address": "::1"}
     guesses = [{**row, "kind": "sign_in_failed", "text": f"wrong {k}"} for k in range(2000)]
     with database.writing() as connection:
@@ -258,9 +252,7 @@ def test_records_are_searched_paged_and_bounded(database: Database, monkeypatch:
     assert left == [f"wrong {k}" for k in range(1999, 999, -1)] + ["100 % good"], "guesses push out guesses"
 
 
-def test_changed_settings_are_named_when_the_station_starts(
-    open_station: Opener, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_settings_are_named_when_the_station_starts(open_station, settings, tmp_path, capsys):
     hook = SinkSettings("https://mes.example/hunter2")
     product = settings.products[NAME]
     for changed in (

@@ -8,7 +8,7 @@ import json
 import stat
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ FIXTURES = Path(__file__).parents[2] / "tests/fixtures/models-97f7321"
 
 
 @pytest.fixture
-def filled(database_url: str | None, tmp_path: Path) -> Settings:
+def filled(database_url, tmp_path):
     """The settings of a store with two products, two models, pictures, a mask and a user."""
     settings = Settings(store=str(tmp_path / "here"), database=database_url)
     files = Files(settings.store)
@@ -55,7 +55,7 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def other(database_url: str | None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+def other(database_url, tmp_path, request):
     """An empty place."""
     store = str(tmp_path / "deep/there")
     if database_url is None:
@@ -85,7 +85,7 @@ def contents(settings: Settings) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def made(filled: Settings, tmp_path: Path) -> Path:
+def made(filled, tmp_path):
     path = tmp_path / "b.tar"
     backup(filled, path)
     return path
@@ -95,7 +95,7 @@ def made(filled: Settings, tmp_path: Path) -> Path:
 
 
 @pytest.mark.both_databases
-def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tmp_path: Path) -> None:
+def test_what_comes_back_is_what_was_there(filled, other, tmp_path):
     path = tmp_path / "b.tar"
     held = backup(filled, path)
     assert (held.products, held.versions, held.inspections, held.pictures, held.users) == (2, 2, 6, 6, 1)
@@ -114,7 +114,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
 
 
 @pytest.mark.both_databases
-def test_a_busy_stations_backup_is_of_one_moment(filled: Settings, other: Settings, tmp_path: Path) -> None:
+def test_a_busy_stations_backup_is_of_one_moment(filled, other, tmp_path):
     """Every record in it has its picture, and those that were answered before it began are in it."""
     database, files = Database(filled.url), Files(filled.store)
     store, ended, answered = Store(database), threading.Event(), [0]
@@ -145,8 +145,8 @@ def test_a_busy_stations_backup_is_of_one_moment(filled: Settings, other: Settin
 
 
 def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
-    filled: Settings, other: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    filled, other, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         counted: Callable[..., Any] = module.count_records
 
@@ -178,7 +178,7 @@ def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
 # ------------------------------------------------------------------------------------------- never overwrites
 
 
-def test_nothing_is_overwritten(made: Path, filled: Settings, other: Settings, tmp_path: Path) -> None:
+def test_nothing_is_overwritten(made, filled, other, tmp_path):
     before = made.read_bytes()
     with pytest.raises(InputError, match="never overwritten"):
         backup(filled, made)
@@ -197,9 +197,7 @@ def test_nothing_is_overwritten(made: Path, filled: Settings, other: Settings, t
 
 
 @pytest.mark.both_databases
-def test_a_data_base_that_is_not_empty_stays(
-    made: Path, filled: Settings, other: Settings, database_url: str | None
-) -> None:
+def test_a_data_base_that_is_not_empty_stays(made, filled, other, database_url):
     if database_url is None:
         wrong = replace(other, database="postgresql://nobody@nowhere/none")
         with pytest.raises(InputError, match="leave `database` out"):
@@ -215,9 +213,7 @@ def test_a_data_base_that_is_not_empty_stays(
 
 
 @pytest.mark.both_databases
-def test_a_restore_that_fails_late_leaves_nothing(
-    made: Path, filled: Settings, other: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restore_that_fails_late_leaves_nothing(made, filled, other, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "_open_restored", failing(FlawscopeError("the disk is full")))
         with pytest.raises(FlawscopeError, match="full"):
@@ -232,7 +228,7 @@ def rewritten(
 ) -> Path:
     """A copy whose parts were changed; the list and its hash fit again."""
     with tarfile.open(source) as tar:
-        parts = [(part, tar.extractfile(part).read()) for part in tar]  # type: ignore[union-attr]
+        parts = [(part, tar.extractfile(part).read()) for part in tar]
     facts = json.loads(parts.pop()[1])
     parts.pop()
     change(parts)
@@ -272,7 +268,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_no_part_leaves_the_folder(made: Path, other: Settings, tmp_path: Path, what: str) -> None:
+def test_no_part_leaves_the_folder(made, other, tmp_path, what):
     part = HOSTILE[what]
     data = b"x" if part.isreg() else b""
     restore(rewritten(made, tmp_path / "good.tar", lambda parts: None), replace(other, store=f"{tmp_path}/x"))
@@ -286,9 +282,7 @@ def test_no_part_leaves_the_folder(made: Path, other: Settings, tmp_path: Path, 
     assert not Path("/tmp/flawscope-out.txt").exists()
 
 
-def test_every_cut_and_every_changed_byte_is_one_line(
-    made: Path, other: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_cut_and_every_changed_byte_is_one_line(made, other, tmp_path, capsys):
     data = made.read_bytes()
     path = tmp_path / "bad.tar"
 
@@ -317,9 +311,7 @@ def test_every_cut_and_every_changed_byte_is_one_line(
         assert not Path(other.store).exists()
 
 
-def test_the_commands(
-    filled: Settings, other: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands(filled, other, tmp_path, capsys):
     def words(settings: Settings, name: str) -> list[str]:
         if settings.database is None:
             return ["--station", settings.store]
@@ -338,13 +330,7 @@ def test_the_commands(
     assert "1 file missing or damaged" in capsys.readouterr().err
 
 
-def test_errors_name_the_remedy(
-    made: Path,
-    filled: Settings,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_errors_name_the_remedy(made, filled, tmp_path, capsys, monkeypatch):
     def said(*words: str) -> str:
         assert main(["station", *words]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

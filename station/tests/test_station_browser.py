@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from flawscope_station.settings.sources import CameraSourceSettings
-from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.settings.station import ProductSettings
 from tablet import API, PHONE, SLATE, Tablet, needs_chromium, tablet_at
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
@@ -22,7 +21,7 @@ pytestmark = needs_chromium
 
 
 @pytest.mark.smoke
-def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_live_shows_what_comes(tablet, judged):
     good, bad = judged
     tablet.open("live")
     state = lambda: tablet.find("#band").get_attribute("data-state")  # noqa: E731
@@ -52,7 +51,7 @@ def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> N
     assert tablet.complaints() == []
 
 
-def test_a_picture_can_be_held(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_a_picture_can_be_held(tablet, judged):
     good, bad = judged
     tablet.post(bad, "one.png")
     tablet.open("live")
@@ -68,9 +67,7 @@ def test_a_picture_can_be_held(tablet: Tablet, judged: tuple[bytes, bytes]) -> N
     assert tablet.find("#hold").get_attribute("aria-pressed") == "true"
 
 
-def test_a_lost_station_is_shown_and_what_was_missed_comes(
-    open_station: Any, driver: Any, judged: tuple[bytes, bytes]
-) -> None:
+def test_a_lost_station_is_shown_and_what_was_missed_comes(open_station, driver, judged):
     good, bad = judged
     first = open_station()
     port = int(first.url.rpartition(":")[2])
@@ -93,9 +90,7 @@ def test_a_lost_station_is_shown_and_what_was_missed_comes(
         assert tablet.find("#problem").is_displayed()
 
 
-def test_a_camera_that_is_away_is_seen_from_afar(
-    open_station: Any, settings: Settings, driver: Any, judged: tuple[bytes, bytes]
-) -> None:
+def test_a_camera_that_is_away_is_seen_from_afar(open_station, settings, driver, judged):
     """In the band, in the problem line and in the list; other pictures do not hide it."""
     model, camera = settings.products["plate"].model, CameraSourceSettings("rtsp://127.0.0.1:9/stream")
     running = open_station(products={"plate": ProductSettings(model, sources=(camera,))})
@@ -123,9 +118,7 @@ def stored(tablet: Tablet) -> None:
 
 
 @pytest.mark.parametrize("size", [(1400, 900), (390, 844)])
-def test_problems_leave_the_two_buttons_in_sight(
-    tablet: Tablet, judged: tuple[bytes, bytes], size: tuple[int, int]
-) -> None:
+def test_problems_leave_the_two_buttons_in_sight(tablet, judged, size):
     station = tablet.station
     station.report("folder_away_1", "/srv/line3/station/incoming cannot be read " + "for long " * 40)
     station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
@@ -149,7 +142,7 @@ def test_problems_leave_the_two_buttons_in_sight(
     tablet.wait(lambda: len(tablet.all("main article")) == 3)
 
 
-def test_review_by_keys(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_review_by_keys(tablet, judged):
     numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(4)]
     tablet.open("review")
     for key, name in (("g", "0.png"), ("d", "1.png"), ("s", "2.png")):
@@ -179,9 +172,7 @@ def test_review_by_keys(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
 
 
 @pytest.mark.parametrize("screen", [(1400, 900), (1024, 768), (390, 844)])
-def test_a_picture_to_review_fills_the_field(
-    tablet: Tablet, judged: tuple[bytes, bytes], screen: tuple[int, int]
-) -> None:
+def test_a_picture_to_review_fills_the_field(tablet, judged, screen):
     """And *Larger* shows what was marked, not an empty field."""
     tablet.screen(*screen)
     number = tablet.post(judged[1])["id"]
@@ -203,7 +194,7 @@ def test_a_picture_to_review_fills_the_field(
     assert field["y"] < y < field["y"] + field["height"]
 
 
-def test_counts_are_right_at_once_and_after_a_reload(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_counts_are_right_at_once_and_after_a_reload(tablet, judged):
     for k in range(3):
         tablet.post(judged[1], f"{k}.png")
     tablet.open("review")
@@ -238,7 +229,7 @@ def brush(tablet: Tablet, picture: bytes) -> int:
     return number
 
 
-def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_an_outline_is_painted_and_stored(tablet, judged):
     number = brush(tablet, judged[1])
     canvas = tablet.find("#canvas")
     side = min(canvas.size["width"], canvas.size["height"])  # the picture is square
@@ -261,7 +252,7 @@ def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, b
     assert mask.mean() < 0.2
 
 
-def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_a_finger_and_keys_paint_too(tablet, judged):
     number = brush(tablet, judged[1])
     box = tablet.find("#canvas").rect
     at = {"x": round(box["x"] + box["width"] / 2), "y": round(box["y"] + box["height"] / 4)}
@@ -279,7 +270,7 @@ def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]
     assert 0 < mask.mean() < 0.2
 
 
-def test_no_verdict_goes_with_the_line(open_station: Any, driver: Any, judged: tuple[bytes, bytes]) -> None:
+def test_no_verdict_goes_with_the_line(open_station, driver, judged):
     first = open_station()
     port = int(first.url.rpartition(":")[2])
     with tablet_at(first, driver) as tablet:
@@ -299,7 +290,7 @@ def test_no_verdict_goes_with_the_line(open_station: Any, driver: Any, judged: t
         assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", None, None]
 
 
-def test_the_kind_of_a_defect_is_named(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_the_kind_of_a_defect_is_named(tablet, judged):
     number = tablet.post(judged[1])["id"]
     tablet.open(f"inspections/{number}")
     tablet.find("#kind").send_keys("gouged")  # its letters are no verdicts

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camera_helpers import PASSWORD, Rtsp, problems, source_context, sources, with_sources, write_video
+from camera_helpers import PASSWORD, problems, source_context, sources, with_sources, write_video
 from camera_helpers import rtsp_fixture as rtsp_fixture
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.client import Client
@@ -28,7 +28,7 @@ from flawscope_station.settings.sources import (
     ffmpeg_input,
     redact_camera_address,
 )
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.station import read_settings
 from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_IN_FLIGHT, LiveCamera
 from flawscope_station.sources.frames import FrameReader, encode_png
@@ -41,7 +41,7 @@ TRIGGERED = CameraSourceSettings(DRAWN, "trigger", latency="1 ms")
 
 
 @pytest.fixture
-def stream_of_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def stream_of_file(monkeypatch):
     """FFmpeg opens a file in the place of a camera, which sends what no camera here would."""
     monkeypatch.setattr(
         "flawscope_station.sources.frames.ffmpeg_input",
@@ -65,7 +65,7 @@ def names(url: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------- settings
 
 
-def test_sources_of_a_file_of_settings(tmp_path: Path, model_file: Path) -> None:
+def test_sources_of_a_file_of_settings(tmp_path, model_file):
     (tmp_path / "station.yaml").write_text(
         f"""
 products:
@@ -114,12 +114,12 @@ products:
         ("/dev/video0", "/dev/video0"),
     ],
 )
-def test_no_address_shows_a_password(address: str, shown: str) -> None:
+def test_no_address_shows_a_password(address, shown):
     assert redact_camera_address(address) == shown
     assert "secret" not in repr(CameraSourceSettings(address))
 
 
-def test_what_ffmpeg_may_open() -> None:
+def test_what_ffmpeg_may_open():
     """Each address only with the protocols that it needs, and a local camera by its system's name."""
     assert ffmpeg_input("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
     assert ffmpeg_input("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
@@ -137,7 +137,7 @@ def test_what_ffmpeg_may_open() -> None:
 
 
 @pytest.mark.usefixtures("stream_of_file")
-def test_a_frame_is_kept_without_loss(tmp_path: Path) -> None:
+def test_a_frame_is_kept_without_loss(tmp_path):
     path = write_video(tmp_path / "a.mkv", 5)
     with av.open(str(path)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -156,7 +156,7 @@ def test_a_frame_is_kept_without_loss(tmp_path: Path) -> None:
         *(("gray", "L"), ("monob", "L"), ("gray16le", "I;16"), ("gray10le", "I;16")),
     ],
 )
-def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
+def test_pixels_of_every_kind(pixels, mode):
     """A light corner is light, whatever the camera calls it, and grey of more than 8 bits stays so."""
     from flawscope.pictures.decoding import decode
 
@@ -183,9 +183,7 @@ def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
     ("turned", "size", "corner"),
     [*((0, (96, 64), (0, 0)), (90, (64, 96), (0, 1))), *((180, (96, 64), (1, 1)), (270, (64, 96), (1, 0)))],
 )
-def test_turned_frames_are_upright(
-    turned: int, size: tuple[int, int], corner: tuple[int, int], tmp_path: Path
-) -> None:
+def test_turned_frames_are_upright(turned, size, corner, tmp_path):
     """As players show it, turned clockwise. corner: where the red one is, down and right."""
     path, marked = write_video(tmp_path / "a.mp4", 2), tmp_path / "b.mp4"
     across, down = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turned]
@@ -201,7 +199,7 @@ def test_turned_frames_are_upright(
 
 
 @pytest.mark.usefixtures("stream_of_file")
-def test_an_interlaced_frame_has_no_comb(tmp_path: Path) -> None:
+def test_an_interlaced_frame_has_no_comb(tmp_path):
     """A bar that has moved between the two halves of a frame."""
     array = np.zeros((64, 96, 3), np.uint8)
     array[0::2, 20:40] = 255
@@ -222,7 +220,7 @@ def test_an_interlaced_frame_has_no_comb(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stream_of_file")
-def test_a_stream_that_changes_its_size(tmp_path: Path) -> None:
+def test_a_stream_that_changes_its_size(tmp_path):
     """As when somebody sets a camera anew: frames of both sizes."""
     first = write_video(tmp_path / "a.h264", 5)
     second = write_video(tmp_path / "b.h264", 5, size=(64, 48))
@@ -233,7 +231,7 @@ def test_a_stream_that_changes_its_size(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("stream_of_file")
 @pytest.mark.parametrize("ending", [".ts", ".mkv", ".avi"])
-def test_damaged_packets_harm_their_frames_and_a_cut_file_gives_its_rest(ending: str, tmp_path: Path) -> None:
+def test_damaged_packets_harm_their_frames_and_a_cut_file_gives_its_rest(ending, tmp_path):
     path = write_video(tmp_path / f"a{ending}", 100, g="10")
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     data = bytearray(whole)
@@ -247,7 +245,7 @@ def test_damaged_packets_harm_their_frames_and_a_cut_file_gives_its_rest(ending:
 
 
 @pytest.mark.usefixtures("stream_of_file")
-def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
+def test_frames_have_at_most_so_many_pixels(tmp_path):
     path = write_video(tmp_path / "a.mp4", 2)
     with pytest.raises(TooLargeError, match="raise `limits: pixels`"):
         FrameReader(CameraSourceSettings(str(path)), 1000)
@@ -255,9 +253,7 @@ def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
         encode_png(av.VideoFrame(96, 64, "rgb24"), 1000)
 
 
-def test_a_frame_that_is_not_recorded_is_told(
-    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frame_that_is_not_recorded_is_told(open_station, settings, monkeypatch):
     """Of a live camera it is lost, and the next ones are taken when it is over."""
     running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN, "100 ms")))
     until(lambda: sources(running.url)[0]["taken"] > 1)
@@ -271,9 +267,7 @@ def test_a_frame_that_is_not_recorded_is_told(
     until(lambda: problems(running.url) == {})
 
 
-def test_frames_that_come_too_fast_are_left_out_and_counted(
-    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_that_come_too_fast_are_left_out_and_counted(open_station, settings, monkeypatch):
     """What is inspected is fresh however long the model takes, and others find room."""
     running = open_station(products=with_sources(settings, CameraSourceSettings(DRAWN)))
     session = running.station.versions.active(1)[1].session
@@ -308,7 +302,7 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(
 # ----------------------------------------------------------------------------------------------- real streams
 
 
-def test_a_stream_is_cut_and_back(rtsp: Rtsp, open_station: Any, settings: Settings, tmp_path: Path) -> None:
+def test_a_stream_is_cut_and_back(rtsp, open_station, settings, tmp_path):
     """The server is killed: a problem within seconds, and inspections go on when it is there again."""
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
     address = f"rtsp://anna@{rtsp.host}/stream"
@@ -346,7 +340,7 @@ def test_a_stream_is_cut_and_back(rtsp: Rtsp, open_station: Any, settings: Setti
     assert "anna@" not in page
 
 
-def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
+def test_a_stream_that_says_nothing_any_more(rtsp, open_station, settings):
     """A camera that hangs: its connection stays, and no frame comes. A trigger gives up in its time."""
     address = f"rtsp://anna:s3cr%2Fet%20%40x@{rtsp.host}/stream"
     running = open_station(
@@ -369,7 +363,7 @@ def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, sett
     assert names(url) == [], "none was triggered"
 
 
-def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
+def test_a_wrong_password_is_said_and_not_shown(rtsp, open_station, settings):
     said: list[str] = []
     camera = CameraSourceSettings(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
     running = open_station(products=with_sources(settings, camera))
@@ -384,7 +378,7 @@ def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, s
 # --------------------------------------------------------------------------------------------------- triggers
 
 
-def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: Settings) -> None:
+def test_a_trigger_takes_the_first_frame_after_it(open_station, settings):
     """Once under one key, whatever is lost; and no frame without a trigger."""
     running = open_station(products=with_sources(settings, TRIGGERED))
     until(lambda: sources(running.url)[0]["state"] == "running")
@@ -410,7 +404,7 @@ def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: S
     assert httpx.post(there, headers={"Idempotency-Key": "x" * 500}).status_code == 422
 
 
-def test_triggers_of_no_camera_or_several(open_station: Any, settings: Settings, tmp_path: Path) -> None:
+def test_triggers_of_no_camera_or_several(open_station, settings, tmp_path):
     running = open_station()
     with Client(running.url) as client, pytest.raises(InputError, match="plate has no camera"):
         client.trigger()
@@ -424,7 +418,7 @@ def test_triggers_of_no_camera_or_several(open_station: Any, settings: Settings,
     running.close()
 
 
-def test_a_trigger_while_the_station_ends(open_station: Any, settings: Settings) -> None:
+def test_a_trigger_while_the_station_ends(open_station, settings):
     """Whoever waits is told."""
     silent = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=1/50,realtime", "trigger", None, "60 s")
     running = open_station(products=with_sources(settings, silent))
@@ -440,12 +434,12 @@ class FakeCamera(LiveCamera):
 
     def _run_session(self, backoff: Any) -> str:
         while not self._ended.wait(0.005):
-            self._handle_frame(SimpleNamespace(width=8, height=8), {})  # type: ignore[arg-type]
+            self._handle_frame(SimpleNamespace(width=8, height=8), {})
         return "the stream ended"
 
 
 @pytest.mark.parametrize("step", ["_check_silence", "_tell_missed", "picture"])
-def test_a_thread_that_ends_often_takes_no_place_for_ever(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_ends_often_takes_no_place_for_ever(step, monkeypatch):
     monkeypatch.setattr("flawscope_station.background.MAX_RESTART_DELAY", 0.05)
     camera = FakeCamera(line := source_context(), CameraSourceSettings("rtsp://192.0.2.20/stream"), 1)
     monkeypatch.setattr(camera_module, "encode_png", lambda frame, pixels: b"")

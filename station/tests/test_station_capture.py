@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from flawscope_station.drift.camera_faults import measure_picture
 from flawscope_station.setup.capture import quality_hints
 from flawscope_station.setup.live_products import LiveProducts
 from setup_helpers import NEW, begin, empty_fixture, empty_settings
-from station_helpers import Running, opened, until
+from station_helpers import opened, until
 
 __all__ = ["empty_fixture"]
 PASSWORD = "s3cret&w@rd"
@@ -29,14 +28,14 @@ def camera(name: str) -> str:
 
 
 @pytest.fixture
-def http(empty: Running) -> Iterator[httpx.Client]:
+def http(empty):
     """With a product that was begun."""
     with httpx.Client(base_url=empty.url, timeout=120) as client:
         begin(client)
         yield client
 
 
-def test_a_camera_for_a_machine_that_asks_says_how_far_it_is_behind(http: httpx.Client) -> None:
+def test_a_camera_for_a_machine_that_asks_says_how_far_it_is_behind(http):
     refused = named(http, camera=camera("testsrc2"), every="trigger")
     assert refused.status_code == 422
     assert "write `latency: 500 ms` below it" in refused.json()["error"]
@@ -58,7 +57,7 @@ def taken(http: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: httpx.Client) -> None:
+def test_a_camera_is_named_looked_through_and_goes_live(empty, http):
     """Also after a restart; another camera takes its place."""
     assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
     named(http, camera=camera("testsrc2"), every="200 ms").raise_for_status()
@@ -97,7 +96,7 @@ def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: ht
         again.close()
 
 
-def test_a_folder_fills_the_draft(empty: Running, http: httpx.Client, tmp_path: Path) -> None:
+def test_a_folder_fills_the_draft(empty, http, tmp_path):
     """Each picture once; what is none is refused with a reason; the folder is left when somebody says so."""
     folder = tmp_path / "incoming"
     folder.mkdir()
@@ -117,7 +116,7 @@ def test_a_folder_fills_the_draft(empty: Running, http: httpx.Client, tmp_path: 
     assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
 
 
-def test_passwords_are_kept_apart_and_never_shown(empty: Running, http: httpx.Client) -> None:
+def test_passwords_are_kept_apart_and_never_shown(empty, http):
     """Also one that is pasted with the address; when nobody needs it, it is gone."""
     kept = empty.station.files.folder / "secrets"
     for source in (
@@ -140,7 +139,7 @@ def test_passwords_are_kept_apart_and_never_shown(empty: Running, http: httpx.Cl
     assert [*kept.iterdir()] == []
 
 
-def test_administrators_name_cameras_and_engineers_use_them(empty: Running, http: httpx.Client) -> None:
+def test_administrators_name_cameras_and_engineers_use_them(empty, http):
     named(http, camera=camera("testsrc2")).raise_for_status()
     access = empty.station.access
     access.add_user("anna", "correct horse battery", "admin")
@@ -150,7 +149,7 @@ def test_administrators_name_cameras_and_engineers_use_them(empty: Running, http
     assert http.get(f"{NEW}/plate/view").status_code == 401
 
 
-def test_focus_and_light_are_said_in_words() -> None:
+def test_focus_and_light_are_said_in_words():
     """By the earlier pictures; without them only what is wrong with any picture."""
     rng = np.random.default_rng(1)
     part = Image.fromarray(rng.integers(60, 180, (60, 80), dtype=np.uint8)).resize(

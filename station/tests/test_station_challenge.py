@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, time
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,7 +21,7 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
 from flawscope_station.web.challenge_api import CHART_HEIGHT, CHART_WIDTH, score_chart
-from station_helpers import NAME, ManualClock, Opener, Running, Served, again, free_port, png, recorded, until
+from station_helpers import NAME, ManualClock, Running, Served, again, free_port, png, recorded, until
 from tablet import API, PHONE, SLATE, needs_chromium, tablet_at
 from tablet import driver_fixture as driver_fixture
 
@@ -92,7 +90,7 @@ def settings_with(settings: Settings, *times: str, **more: Any) -> dict[str, Any
 
 
 @pytest.fixture
-def prepare(settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]) -> Callable[..., Line]:
+def prepare(settings, open_station, judged):
     """`prepare(times)`: a station with a good and a defective challenge part, which have never been shown."""
 
     def one(*times: str, folder: str | None = None, **more: Any) -> Line:
@@ -109,7 +107,7 @@ def prepare(settings: Settings, open_station: Opener, judged: tuple[bytes, bytes
 # --------------------------------------------------------------------------------------- what must be shown
 
 
-def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare: Callable[..., Line]) -> None:
+def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare):
     line = prepare()
     assert (line.state()["ready"], line.state()["cause"]) == (False, "first")
     refused = line.send(again(line.pictures["g-1"]))
@@ -130,7 +128,7 @@ def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare: Callabl
     assert line.page().count("<polyline") == 4, "scores and thresholds of both parts"
 
 
-def test_a_challenge_counts_nowhere_in_the_production(prepare: Callable[..., Line]) -> None:
+def test_a_challenge_counts_nowhere_in_the_production(prepare):
     line = prepare()
     store, number = line.station.store, line.station.products[NAME]
     before = store.totals(number), store.waiting_count(number)
@@ -142,7 +140,7 @@ def test_a_challenge_counts_nowhere_in_the_production(prepare: Callable[..., Lin
     assert result[0]["resemblance"] > LEAST
 
 
-def test_a_wrong_part_does_not_pass(prepare: Callable[..., Line], judged: tuple[bytes, bytes]) -> None:
+def test_a_wrong_part_does_not_pass(prepare, judged):
     line = prepare()
     plain = np.full((96, 96, 3), 90, np.uint8)
     plain[:, ::7] = 200
@@ -158,7 +156,7 @@ def test_a_wrong_part_does_not_pass(prepare: Callable[..., Line], judged: tuple[
     assert [one["outcome"] for one in line.state()["challenges"]] == ["passed", "failed"]
 
 
-def test_a_picture_that_was_shown_is_not_new(prepare: Callable[..., Line]) -> None:
+def test_a_picture_that_was_shown_is_not_new(prepare):
     line = prepare()
     taken = again(line.pictures["g-1"])
     assert "passed" in line.show("g-1", taken)
@@ -168,7 +166,7 @@ def test_a_picture_that_was_shown_is_not_new(prepare: Callable[..., Line]) -> No
 
 
 @pytest.mark.parametrize("kind", ["good", "anomalous"])
-def test_without_parts_of_both_kinds_nothing_passes(prepare: Callable[..., Line], kind: str) -> None:
+def test_without_parts_of_both_kinds_nothing_passes(prepare, kind):
     line = prepare()
     gone = next(one["id"] for one in line.state()["parts"] if one["expected"] != kind)
     assert line.client.delete(f"/challenge/parts/{gone}").status_code == 200
@@ -180,9 +178,7 @@ def test_without_parts_of_both_kinds_nothing_passes(prepare: Callable[..., Line]
 # ------------------------------------------------------------------------------------------ what makes it due
 
 
-def test_another_model_is_challenged_also_for_pictures_that_wait(
-    prepare: Callable[..., Line], other_model: Path
-) -> None:
+def test_another_model_is_challenged_also_for_pictures_that_wait(prepare, other_model):
     line = prepare()
     line.pass_all()
     before = line.client.get("/versions").json()["active"]
@@ -196,7 +192,7 @@ def test_another_model_is_challenged_also_for_pictures_that_wait(
     assert line.answers_good(), "the version that has passed judges again"
 
 
-def test_a_challenge_begins_anew_with_another_model(prepare: Callable[..., Line], other_model: Path) -> None:
+def test_a_challenge_begins_anew_with_another_model(prepare, other_model):
     line = prepare()
     assert "passed" in line.show("g-1")
     sent = line.client.post("/versions", params={"name": "new.onnx"}, content=other_model.read_bytes())
@@ -207,9 +203,7 @@ def test_a_challenge_begins_anew_with_another_model(prepare: Callable[..., Line]
     assert not line.answers_good()
 
 
-def test_changed_settings_and_parts_are_challenged(
-    prepare: Callable[..., Line], settings: Settings, open_station: Opener, judged: tuple[bytes, bytes]
-) -> None:
+def test_changed_settings_and_parts_are_challenged(prepare, settings, open_station, judged):
     line = prepare()
     line.pass_all()
     line.close()
@@ -224,7 +218,7 @@ def test_changed_settings_and_parts_are_challenged(
     assert (line.state()["cause"], line.answers_good()) == ("settings", False)
 
 
-def test_it_is_due_at_its_time_whatever_the_clock_says(prepare: Callable[..., Line]) -> None:
+def test_it_is_due_at_its_time_whatever_the_clock_says(prepare):
     line = prepare("06:00", "14:00", shifts=ShiftSettings({"early": "06:00"}, zone="Europe/Berlin"))
     clock, wall = ManualClock(), [round(datetime(2026, 11, 26, 9, tzinfo=UTC).timestamp() * 1e6)]
     line.challenge.clock, line.challenge.wall = clock, lambda: wall[0]
@@ -243,7 +237,7 @@ def test_it_is_due_at_its_time_whatever_the_clock_says(prepare: Callable[..., Li
     assert (line.state()["cause"], line.answers_good()) == ("clock", False), "the clock stands"
 
 
-def test_times_that_clocks_skip_or_repeat_come_once() -> None:
+def test_times_that_clocks_skip_or_repeat_come_once():
     berlin, half_past_two = ZoneInfo("Europe/Berlin"), time(2, 30)
     for first in (datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 24, tzinfo=UTC)):
         at = round(first.timestamp() * 1e6)
@@ -252,7 +246,7 @@ def test_times_that_clocks_skip_or_repeat_come_once() -> None:
     assert not [*moments([], berlin, now(), range(3))]
 
 
-def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[..., Line]) -> None:
+def test_only_a_person_with_the_right_overrides_and_says_why(prepare):
     line = prepare()
     access = line.station.access
     tokens = {role: access.add_token(role, role) for role in ("viewer", "operator", "engineer", "admin")}
@@ -275,7 +269,7 @@ def test_only_a_person_with_the_right_overrides_and_says_why(prepare: Callable[.
     assert (last["outcome"], last["who"], last["reason"]) == ("overridden", "engineer", "d-1 is lost")
 
 
-def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
+def test_two_people_have_one_challenge(prepare):
     line = prepare()
     line.pass_all()
     assert line.client.post("/challenge").json()["cause"] == "batch"
@@ -288,7 +282,7 @@ def test_two_people_have_one_challenge(prepare: Callable[..., Line]) -> None:
     assert len(line.state()["challenges"]) == 2
 
 
-def test_a_folder_waits(prepare: Callable[..., Line], tmp_path: Path) -> None:
+def test_a_folder_waits(prepare, tmp_path):
     (tmp_path / "incoming").mkdir()
     line = prepare(folder=str(tmp_path / "incoming"))
     (tmp_path / "incoming/4711.png").write_bytes(again(line.pictures["g-1"]))
@@ -302,9 +296,7 @@ def test_a_folder_waits(prepare: Callable[..., Line], tmp_path: Path) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_station_that_is_killed_is_ready_when_it_was_before(
-    prepare: Callable[..., Line], settings: Settings, judged: tuple[bytes, bytes], tmp_path: Path
-) -> None:
+def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, tmp_path):
     prepare().close()
     path, product = tmp_path / "station.yaml", settings.products[NAME]
     path.write_text(
@@ -330,7 +322,7 @@ def test_a_station_that_is_killed_is_ready_when_it_was_before(
 # ---------------------------------------------------------------------------------------- scores, resemblance
 
 
-def test_scores_are_drawn_between_the_lowest_and_the_highest() -> None:
+def test_scores_are_drawn_between_the_lowest_and_the_highest():
     results = [{"score": score, "score_threshold": 4.0} for score in (1.0, 2.0, 5.0)]
     chart = score_chart(results)
     assert chart["scores"] == f"0.0,{CHART_HEIGHT:.1f} {CHART_WIDTH / 2:.1f},54.0 {CHART_WIDTH:.1f},0.0"
@@ -339,7 +331,7 @@ def test_scores_are_drawn_between_the_lowest_and_the_highest() -> None:
     assert score_chart([{"score": 4.0, "score_threshold": 4.0}] * 2) is not None, "a flat line"
 
 
-def test_resemblance_is_that_of_moved_pictures() -> None:
+def test_resemblance_is_that_of_moved_pictures():
     rng = np.random.default_rng(1)
     picture = np.asarray(
         Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8)).resize((256, 256)), np.uint8
@@ -352,7 +344,7 @@ def test_resemblance_is_that_of_moved_pictures() -> None:
     assert resemblance(np.full_like(picture, 7), picture) == pytest.approx(0.0, abs=1e-6), "nothing is seen"
 
 
-def test_a_defect_lies_where_it_lay() -> None:
+def test_a_defect_lies_where_it_lay():
     regions = [{"box": [10, 20, 20, 40], "peak": 2.0}, {"box": [80, 160, 90, 180], "peak": 5.0}]
     boxes = relative_boxes(regions, 100, 200)
     assert boxes == [(0.8, 0.8, 0.9, 0.9), (0.1, 0.1, 0.2, 0.2)]
@@ -363,9 +355,7 @@ def test_a_defect_lies_where_it_lay() -> None:
 
 
 @needs_chromium
-def test_a_person_keeps_parts_and_shows_them(
-    open_station: Opener, settings: Settings, driver: Any, judged: tuple[bytes, bytes], tmp_path: Path
-) -> None:
+def test_a_person_keeps_parts_and_shows_them(open_station, settings, driver, judged, tmp_path):
     before = open_station()
     with tablet_at(before, driver) as tablet:
         numbers = [tablet.post(data)["id"] for data in judged]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.predictor import Predictor, load
+from flawscope.predictor import load
 from flawscope_station import client as client_module
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.client.messages import parse
@@ -24,14 +24,14 @@ from flawscope_station.store.inspection import Inspection
 
 
 @pytest.fixture(name="client")
-def client_fixture(common: Any) -> Iterator[Client]:
+def client_fixture(common):
     """Of the station that the tests of this file share."""
     with Client(common.url) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def model(model_file: Path) -> Predictor:
+def model(model_file):
     return load(model_file, device="cpu", threads=1)
 
 
@@ -56,11 +56,8 @@ class Line(httpx.BaseTransport):
         return answer
 
 
-Over = Callable[..., tuple[Client, Line]]
-
-
 @pytest.fixture
-def over(common: Any) -> Iterator[Over]:
+def over(common):
     """`over("lose", tries=3)`: a client over a line that breaks so, and the line."""
     with ExitStack() as stack:
 
@@ -73,7 +70,7 @@ def over(common: Any) -> Iterator[Over]:
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waits(monkeypatch):
     """Seconds that the client would have waited."""
     waited: list[float] = []
     monkeypatch.setattr(client_module.time, "sleep", waited.append)
@@ -84,9 +81,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     "script",
     [["lose"], ["lose", "refuse", "lose"], ["503:0", "lose", "502", "504"], ["refuse", "503", "lose"]],
 )
-def test_a_picture_is_inspected_once_however_often_the_line_breaks(
-    client: Client, over: Over, parts: list[bytes], waits: list[float], script: list[str]
-) -> None:
+def test_a_picture_is_inspected_once_however_often_the_line_breaks(client, over, parts, waits, script):
     sender, broken = over(*script)
     found = sender.inspect(parts[0], "plate", " ".join(script))
     assert client.inspection(found.id) == found
@@ -96,7 +91,7 @@ def test_a_picture_is_inspected_once_however_often_the_line_breaks(
     assert broken.seen[0]
 
 
-def test_every_picture_has_a_key_of_its_own(over: Over, parts: list[bytes]) -> None:
+def test_every_picture_has_a_key_of_its_own(over, parts):
     sender, plain = over()
     one, other = sender.inspect(parts[0], "plate"), sender.inspect(parts[0], "plate")
     again = [sender.inspect(parts[0], "plate", key="mine") for _ in range(2)]
@@ -107,9 +102,7 @@ def test_every_picture_has_a_key_of_its_own(over: Over, parts: list[bytes]) -> N
     assert again[0] == again[1]
 
 
-def test_it_waits_as_long_as_the_station_says_else_longer_each_time(
-    over: Over, parts: list[bytes], waits: list[float]
-) -> None:
+def test_it_waits_as_long_as_the_station_says_else_longer_each_time(over, parts, waits):
     over("503:7", "503:7", "503:1000", "503:soon")[0].inspect(parts[0], "plate")
     assert 7 <= min(waits[:2]) < max(waits[:2]) <= 9, "clients that wait alike come back together"
     assert 60 <= waits[2] <= 75
@@ -121,9 +114,7 @@ def test_it_waits_as_long_as_the_station_says_else_longer_each_time(
 
 
 @pytest.mark.parametrize(("act", "said"), [("503:0", "503"), ("refuse", "cannot be reached")])
-def test_after_the_last_try_it_says_why(
-    over: Over, parts: list[bytes], waits: list[float], act: str, said: str
-) -> None:
+def test_after_the_last_try_it_says_why(over, parts, waits, act, said):
     sender, broken = over(*[act] * 9, tries=3)
     with pytest.raises(FlawscopeError, match=rf"^{sender.url}.*{said}") as caught:
         sender.inspect(parts[0], "plate")
@@ -132,9 +123,7 @@ def test_after_the_last_try_it_says_why(
     assert (len(broken.seen), len(waits)) == (3, 2)
 
 
-def test_a_verdict_is_taken_once_however_often_the_line_breaks(
-    client: Client, over: Over, parts: list[bytes], waits: list[float]
-) -> None:
+def test_a_verdict_is_taken_once_however_often_the_line_breaks(client, over, parts, waits):
     found = client.inspect(parts[-1])
     client.verdict(found.id, "good")
     said = over("lose", "lose", "refuse")[0].verdict(found.id, "defect", product="plate")
@@ -166,9 +155,7 @@ def kinds(parts: list[bytes]) -> dict[str, Any]:
         }
 
 
-def test_every_kind_of_picture_is_judged_as_the_model_does(
-    client: Client, model: Predictor, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_every_kind_of_picture_is_judged_as_the_model_does(client, model, parts, tmp_path):
     (tmp_path / "Teil ä 1.png").write_bytes(parts[0])
     given: dict[str, Any] = {**kinds(parts), "path": tmp_path / "Teil ä 1.png"}
     for kind, picture in given.items():
@@ -186,20 +173,18 @@ def test_every_kind_of_picture_is_judged_as_the_model_does(
     assert client.inspect(parts[0], name="A 7").name == "A 7"
 
 
-def test_what_cannot_be_sent_is_said_before(client: Client, tmp_path: Path) -> None:
+def test_what_cannot_be_sent_is_said_before(client, tmp_path):
     before = client.product().inspections
     with pytest.raises(InputError, match=r"cannot read picture .*none\.png: No such file"):
         client.inspect(tmp_path / "none.png")
     with pytest.raises(InputError, match="deep colour picture"):
         client.inspect(np.zeros((8, 8, 3), np.uint16))
     with pytest.raises(InputError, match="a mask is an array"):
-        client.verdict(1, "defect", mask=np.zeros((3, 3)))  # type: ignore[arg-type]
+        client.verdict(1, "defect", mask=np.zeros((3, 3)))
     assert client.product().inspections == before
 
 
-def test_many_come_back_in_order_and_a_broken_one_harms_no_other(
-    client: Client, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_many_come_back_in_order_and_a_broken_one_harms_no_other(client, parts, tmp_path):
     """No more pictures are taken than are on their way."""
     taken: list[int] = []
 
@@ -225,10 +210,10 @@ def test_many_come_back_in_order_and_a_broken_one_harms_no_other(
     taken.clear()
     next(one_by_one)
     assert taken == [0], "the next picture may come only when this one is judged"
-    one_by_one.close()  # type: ignore[attr-defined]
+    one_by_one.close()
 
 
-def test_the_search_turns_pages(running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_turns_pages(running, parts, monkeypatch):
     client = Client(running.url)
     monkeypatch.setattr(client_module, "PAGE_SIZE", 3)
     made = [client.inspect(parts[k % len(parts)], name=f"p{k}.png") for k in range(8)]
@@ -246,9 +231,7 @@ def test_the_search_turns_pages(running: Any, parts: list[bytes], monkeypatch: p
     assert client.trends(until=made[0].at)["totals"]["inspections"] == 0
 
 
-def test_everything_else_that_a_station_can_be_asked(
-    open_station: Any, model_file: Path, other_model: Path, parts: list[bytes]
-) -> None:
+def test_everything_else_that_a_station_can_be_asked(open_station, model_file, other_model, parts):
     """What the station does then is tested with its API; here that it is asked for."""
     both = {name: ProductSettings(str(model_file)) for name in ("left", "right")}
     with Client(open_station(products=both).url) as client:
@@ -271,7 +254,7 @@ def test_everything_else_that_a_station_can_be_asked(
         assert client.inspect(parts[0], "right").version == added.id
 
 
-def test_what_is_not_there_is_said(client: Client, common: Any, parts: list[bytes]) -> None:
+def test_what_is_not_there_is_said(client, common, parts):
     for call in (
         lambda: client.inspect(parts[0], "plat/../e"),
         lambda: client.versions("plat"),
@@ -286,7 +269,7 @@ def test_what_is_not_there_is_said(client: Client, common: Any, parts: list[byte
             Client(url)
 
 
-def test_a_token_is_wanted_and_checked(running: Any, parts: list[bytes], tmp_path: Path) -> None:
+def test_a_token_is_wanted_and_checked(running, parts, tmp_path):
     token = running.station.access.add_token("line", "operator")
     for unknown in (None, "fls_no"):
         with Client(running.url, unknown) as client, pytest.raises(RefusedError, match="station token add"):
@@ -299,7 +282,7 @@ def test_a_token_is_wanted_and_checked(running: Any, parts: list[bytes], tmp_pat
         Client(running.url, token="two words")
 
 
-def test_somebody_else_there() -> None:
+def test_somebody_else_there():
     for status, said in {200: "otherwise than a station", 301: "it is at https://there"}.items():
         answer = httpx.Response(status, headers={"Location": "https://there.example/"}, text="<html>welcome")
         with Client("http://127.0.0.1:9") as client:
@@ -308,7 +291,7 @@ def test_somebody_else_there() -> None:
                 client.products()
 
 
-def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> None:
+def test_an_answer_of_another_version(client, parts):
     """Fields that are new are passed over, missing ones are said."""
     one = client.inspect(parts[0])
     data = client._http.get(f"products/plate/inspections/{one.id}").json()

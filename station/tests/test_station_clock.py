@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +15,6 @@ from flawscope_station.store.schema import HOUR
 from flawscope_station.store.station_identity import SETTLING_TIME, Clock
 from station_helpers import add_version, taken
 
-Record = Callable[[int], int]
 MINUTE = HOUR // 60
 BEGUN = now()
 
@@ -42,18 +39,18 @@ class Computer:
 
 
 @pytest.fixture
-def computer(database: Database) -> Computer:
+def computer(database):
     return Computer(database)
 
 
 @pytest.fixture
-def record(database: Database) -> Record:
+def record(database):
     """Adds an inspection of this time; its number."""
     numbers = add_version(database)
     return lambda at: Store(database).record([taken(*numbers, at=at, picture=f"{at:064}")])[0][0]
 
 
-def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Computer, record: Record) -> None:
+def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer, record):
     clock = computer.start()
     first = record(computer.wall)
     computer.run(clock, 3 * HOUR)
@@ -73,7 +70,7 @@ def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Compute
 
 
 @pytest.mark.parametrize("days", [400, -9000, 22])
-def test_a_clock_wrong_at_the_start_counts_as_nothing(computer: Computer, record: Record, days: int) -> None:
+def test_a_clock_wrong_at_the_start_counts_as_nothing(computer, record, days):
     clock = computer.run(computer.start(), HOUR)
     record(computer.wall)
     computer.wall += days * DAY
@@ -92,7 +89,7 @@ def test_a_clock_wrong_at_the_start_counts_as_nothing(computer: Computer, record
     assert clock.newest_older_than(DAY) == 0
 
 
-def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer: Computer) -> None:
+def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer):
     clock = computer.run(computer.start(), HOUR)
     for pause, counts in ((16 * HOUR, 16 * HOUR), (3 * DAY, DAY), (LONGEST_PAUSE - HOUR, DAY)):
         clock.close()
@@ -108,7 +105,7 @@ def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer: Computer)
     assert computer.run(clock, HOUR).age - before == HOUR
 
 
-def test_a_time_server_may_set_the_clock_right_after_the_start(computer: Computer) -> None:
+def test_a_time_server_may_set_the_clock_right_after_the_start(computer):
     """Small computers have no clock of their own, and go on where they ended."""
     clock = computer.run(computer.start(), HOUR)
     for wrong in (0, 10 * DAY):  # behind the right one by 14 hours, and far ahead of it
@@ -120,7 +117,7 @@ def test_a_time_server_may_set_the_clock_right_after_the_start(computer: Compute
         assert (clock.problem, clock.age - before) == ("", 14 * HOUR + HOUR + SETTLING_TIME // 2)
 
 
-def test_a_counter_that_jumps_is_not_believed_either(computer: Computer) -> None:
+def test_a_counter_that_jumps_is_not_believed_either(computer):
     clock = computer.run(computer.start(), HOUR)
     computer.counter += 400 * DAY
     computer.wall += 400 * DAY
@@ -134,9 +131,7 @@ def test_a_counter_that_jumps_is_not_believed_either(computer: Computer) -> None
     assert (clock.problem, clock.age) == ("", 2 * HOUR)
 
 
-def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(
-    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(running, parts, monkeypatch):
     station, clock = running.station, running.station.housekeeping.clock
     said: list[str] = []
     monkeypatch.setattr(station.health._problems, "say", said.append)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -57,7 +57,7 @@ def closed(one: socket.socket) -> bytes:
         BODY % b"healthz",  # nobody reads it
     ],
 )
-def test_a_request_that_never_ends_is_let_go(open_station: Callable[..., Running], data: bytes) -> None:
+def test_a_request_that_never_ends_is_let_go(open_station, data):
     running = open_station(limits=Limits(stalled=0.3))
     with sent(running, data) as (one,):
         begun = time.monotonic()
@@ -65,9 +65,7 @@ def test_a_request_that_never_ends_is_let_go(open_station: Callable[..., Running
         assert time.monotonic() - begun < 20
 
 
-def test_an_answer_that_nobody_reads_is_let_go(
-    open_station: Callable[..., Running], parts: list[bytes]
-) -> None:
+def test_an_answer_that_nobody_reads_is_let_go(open_station, parts):
     running = open_station(limits=Limits(stalled=0.3, upload="20 MB"))
     large = parts[0] + bytes(15 << 20)  # what follows a PNG is not read
     there = f"{running.url}/api/v1/{INSPECTIONS}"
@@ -77,9 +75,7 @@ def test_an_answer_that_nobody_reads_is_let_go(
         until(lambda: not running.server.connections)
 
 
-def test_connections_that_wait_make_room_for_those_that_ask(
-    open_station: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
-) -> None:
+def test_connections_that_wait_make_room_for_those_that_ask(open_station, monkeypatch, parts):
     """The oldest ones go first, and of signed-in people none."""
     monkeypatch.setattr(app_module, "max_connections", lambda: 8)
     running = open_station()
@@ -94,9 +90,7 @@ def test_connections_that_wait_make_room_for_those_that_ask(
             closed(one)
 
 
-def test_bodies_are_bounded_together_and_an_ordinary_one_finds_room(
-    open_station: Callable[..., Running], parts: list[bytes]
-) -> None:
+def test_bodies_are_bounded_together_and_an_ordinary_one_finds_room(open_station, parts):
     """limits: upload is 1 MB here: 4 MB for all, 3 MB for those of more than 256 KB."""
     running = open_station(limits=Limits(upload="1 MB", stalled=20))
     head = f"POST /api/v1/{INSPECTIONS} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
@@ -112,7 +106,7 @@ def test_bodies_are_bounded_together_and_an_ordinary_one_finds_room(
     until(lambda: bodies.bytes_in_memory == 0)
 
 
-def test_a_body_that_trickles_is_let_go(open_station: Callable[..., Running]) -> None:
+def test_a_body_that_trickles_is_let_go(open_station):
     """Something comes all the time, and too little."""
     running = open_station(limits=Limits(stalled=0.5))
     with sent(running, BODY % f"api/v1/{INSPECTIONS}".encode()) as (one,):
@@ -128,7 +122,7 @@ def test_a_body_that_trickles_is_let_go(open_station: Callable[..., Running]) ->
         assert b" 408 " in answer.split(b"\r\n")[0]
 
 
-def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
+def test_a_client_is_not_blamed_for_what_held_up_the_station():
     """The event loop is blocked for longer than a client may be silent, while the client's bytes wait."""
 
     calls = []
@@ -145,11 +139,11 @@ def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
 
     bodies = BodyLimiter(app, lambda: Limits(stalled=0.1))
     scope = {"type": "http", "headers": [], PERSON_KEY: "inspect"}
-    asyncio.run(bodies(scope, receive, None))  # type: ignore[arg-type]
+    asyncio.run(bodies(scope, receive, None))
     assert len(calls) == 2
 
 
-def test_who_has_not_signed_in_sends_little(running: Any) -> None:
+def test_who_has_not_signed_in_sends_little(running):
     running.station.access.add_user("anna", "a long password", "admin")
     with httpx.Client(base_url=running.url, headers={"Origin": running.url}, timeout=60) as stranger:
         for password, status in {"x" * 100_000: 413, "x": 401}.items():

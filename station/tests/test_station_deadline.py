@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,10 +18,8 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.client import Client
 from flawscope_station.inspecting import capacity as memory_module
 from flawscope_station.inspecting.capacity import TURN_LENGTH, BusyError, FairQueue, MemoryBudget
-from flawscope_station.settings.station import Limits, ProductSettings, Settings
+from flawscope_station.settings.station import Limits, ProductSettings
 from station_helpers import INSPECTIONS, NAME, Running, delayed, held, png, until
-
-Open = Callable[..., Running]
 
 
 def post(running: Running, data: bytes, product: str = NAME, **query: Any) -> httpx.Response:
@@ -35,7 +32,7 @@ def recorded(running: Running, product: str = NAME) -> list[dict[str, Any]]:
     return list(httpx.get(there, timeout=60).json()["inspections"])
 
 
-def test_products_take_turns() -> None:
+def test_products_take_turns():
     queue: FairQueue[str] = FairQueue()
     for place in range(2 * TURN_LENGTH):
         queue.put(1, f"a{place}")
@@ -51,7 +48,7 @@ def test_products_take_turns() -> None:
     assert len(queue) == left - 1
 
 
-def test_the_delay_is_that_of_those_before_in_turns() -> None:
+def test_the_delay_is_that_of_those_before_in_turns():
     queue: FairQueue[str] = FairQueue()
     assert queue.expected_delay(1, {1: 50, 2: 50}) == 0.0, "nobody knows yet"
     for seconds in (0.1, 0.1, 60.0):  # one that was long counts for nothing
@@ -63,7 +60,7 @@ def test_the_delay_is_that_of_those_before_in_turns() -> None:
     assert queue.expected_delay(2, {1: 50}) == pytest.approx(0.2 + 0.1 * TURN_LENGTH)
 
 
-def test_what_is_not_judged_in_time_is_said_and_not_judged(running: Running, parts: list[bytes]) -> None:
+def test_what_is_not_judged_in_time_is_said_and_not_judged(running, parts):
     with held(running.station):
         answer = post(running, parts[0], deadline=100)
         assert (answer.status_code, answer.json()["code"]) == (504, "late")
@@ -87,7 +84,7 @@ def test_what_is_not_judged_in_time_is_said_and_not_judged(running: Running, par
     assert counted in httpx.get(f"{running.url}/metrics").text
 
 
-def test_what_cannot_be_in_time_is_refused_at_once(running: Running, parts: list[bytes]) -> None:
+def test_what_cannot_be_in_time_is_refused_at_once(running, parts):
     inspector, number = running.station.inspector, running.station.products[NAME]
     with ThreadPoolExecutor(1) as pool, held(running.station):
         waiting = pool.submit(post, running, parts[0])
@@ -103,9 +100,7 @@ def test_what_cannot_be_in_time_is_refused_at_once(running: Running, parts: list
     assert post(running, parts[1], deadline=30_000).status_code == 201, "none is before it: it is tried"
 
 
-def test_a_late_answer_says_so_also_where_it_is_recorded(
-    running: Running, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_answer_says_so_also_where_it_is_recorded(running, parts, monkeypatch):
     going, store = threading.Event(), running.station.store
     monkeypatch.setattr(store, "record", delayed(store.record, going))
     with ThreadPoolExecutor(1) as pool:
@@ -115,9 +110,7 @@ def test_a_late_answer_says_so_also_where_it_is_recorded(
     until(lambda: len(recorded(running)) == 1)
 
 
-def test_a_product_has_a_deadline_and_a_client_asks_once(
-    open_station: Open, settings: Settings, parts: list[bytes]
-) -> None:
+def test_a_product_has_a_deadline_and_a_client_asks_once(open_station, settings, parts):
     running = open_station(products={NAME: ProductSettings(settings.products[NAME].model, deadline="100 ms")})
     with held(running.station), Client(running.url) as client:
         with pytest.raises(FlawscopeError, match="not judged in time"):
@@ -128,7 +121,7 @@ def test_a_product_has_a_deadline_and_a_client_asks_once(
         assert client.inspect(parts[0], deadline=60_000).id
 
 
-def test_a_flood_leaves_room_and_turns(open_station: Open, settings: Settings, parts: list[bytes]) -> None:
+def test_a_flood_leaves_room_and_turns(open_station, settings, parts):
     model = ProductSettings(settings.products[NAME].model)
     running = open_station(products={NAME: model, "other": model}, limits=Limits(queue=16))
     inspector = running.station.inspector
@@ -146,7 +139,7 @@ def test_a_flood_leaves_room_and_turns(open_station: Open, settings: Settings, p
     assert found["id"] <= TURN_LENGTH + 1
 
 
-def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
+def test_memory_is_given_in_the_order_in_which_it_was_asked_for():
     memory, got = MemoryBudget(100), []
     assert memory.acquire(60)
 
@@ -172,8 +165,8 @@ def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
-    open_station: Open, model_file: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
+    open_station, model_file, parts, monkeypatch, mode
+):
     monkeypatch.setattr(memory_module, "LARGE_PIXELS", 500_000)
     monkeypatch.setattr(memory_module, "MEMORY_TIMEOUT", 0.1)
     data = png(Image.open(io.BytesIO(parts[-1])).resize((1000, 700)).convert(mode))
@@ -196,7 +189,7 @@ def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
     assert Image.open(io.BytesIO(view.content)).size == (100, 70)
 
 
-def test_transparency_in_tall_pictures_is_as_in_one_piece() -> None:
+def test_transparency_in_tall_pictures_is_as_in_one_piece():
     from flawscope.pictures.decoding import decode
 
     rng = np.random.default_rng(0)
@@ -207,7 +200,7 @@ def test_transparency_in_tall_pictures_is_as_in_one_piece() -> None:
     np.testing.assert_array_equal(decode(image), np.asarray(paper))
 
 
-def test_nobody_waits_for_a_picture_that_another_thread_decodes(parts: list[bytes]) -> None:
+def test_nobody_waits_for_a_picture_that_another_thread_decodes(parts):
     import warnings
 
     from flawscope.pictures.decoding import read_picture_header, without_warnings

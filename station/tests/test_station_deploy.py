@@ -22,15 +22,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from flawscope.cli import Parser, commands
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.settings.sinks import SinkSettings, read_mqtt
-from flawscope_station.settings.station import ProductSettings, Settings, read_settings
-from station_helpers import NAME, Opener, Running, free_port, until
+from flawscope_station.settings.station import ProductSettings, read_settings
+from station_helpers import NAME, free_port, until
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy/flawscope-station.service"
 
 
 @pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
+def compose():
     return dict(yaml.safe_load((ROOT / "compose.yaml").read_text()))
 
 
@@ -41,7 +41,7 @@ def parsed(words: list[str]) -> Any:
     return parser.parse_args(words[1:])
 
 
-def test_the_settings_of_the_containers_are_settings(compose: dict[str, Any], tmp_path: Path) -> None:
+def test_the_settings_of_the_containers_are_settings(compose, tmp_path):
     text = (ROOT / "deploy/station.yaml").read_text()
     (name,) = compose["secrets"]
     assert f"password_file: /run/secrets/{name}" in text
@@ -53,7 +53,7 @@ def test_the_settings_of_the_containers_are_settings(compose: dict[str, Any], tm
     assert settings.store == "/data/station"
 
 
-def test_the_station_is_started_and_watched(compose: dict[str, Any]) -> None:
+def test_the_station_is_started_and_watched(compose):
     station = compose["services"]["station"]
     assert parsed(station["command"]).model == "/line/station.yaml"
     assert "entrypoint" not in station, "that of the image: signals reach it"
@@ -65,7 +65,7 @@ def test_the_station_is_started_and_watched(compose: dict[str, Any]) -> None:
     assert station["depends_on"]["database"]["condition"] == "service_healthy"
 
 
-def test_containers_have_no_more_rights_than_they_need(compose: dict[str, Any]) -> None:
+def test_containers_have_no_more_rights_than_they_need(compose):
     more = yaml.safe_load((ROOT / "compose.mqtt.yaml").read_text())
     station, database = (compose["services"][name] for name in ("station", "database"))
     mosquitto = more["services"]["mosquitto"]
@@ -89,7 +89,7 @@ def test_containers_have_no_more_rights_than_they_need(compose: dict[str, Any]) 
     assert set(mosquitto["networks"]) <= set(compose["networks"])
 
 
-def test_compose_stands_mosquitto_beside_the_station(compose: dict[str, Any], tmp_path: Path) -> None:
+def test_compose_stands_mosquitto_beside_the_station(compose, tmp_path):
     more = yaml.safe_load((ROOT / "compose.mqtt.yaml").read_text())
     station, mosquitto = more["services"]["station"], more["services"]["mosquitto"]
     assert station["depends_on"]["mosquitto"]["condition"] == "service_healthy"
@@ -103,7 +103,7 @@ def test_compose_stands_mosquitto_beside_the_station(compose: dict[str, Any], tm
     assert getattr(found["mqtt://mosquitto"], "password_file", "") == "/run/secrets/mqtt_password"
 
 
-def test_the_password_is_in_the_secret_alone(compose: dict[str, Any]) -> None:
+def test_the_password_is_in_the_secret_alone(compose):
     (name,) = compose["secrets"]
     assert "file" in compose["secrets"][name]
     for service in compose["services"].values():
@@ -112,15 +112,15 @@ def test_the_password_is_in_the_secret_alone(compose: dict[str, Any]) -> None:
         assert [key for key in environment if "PASSWORD" in key and not key.endswith("_FILE")] == []
 
 
-def test_pg_dump_is_as_new_as_the_server(compose: dict[str, Any]) -> None:
+def test_pg_dump_is_as_new_as_the_server(compose):
     """Debian 12, which the image is made from, has 15."""
     assert "slim-bookworm" in (ROOT / "Dockerfile").read_text()
     assert re.fullmatch(r"postgres:15\.\d+-bookworm", compose["services"]["database"]["image"])
 
 
-def test_the_unit_starts_a_station_as_nobody_special() -> None:
+def test_the_unit_starts_a_station_as_nobody_special():
     unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.optionxform = str
     unit.read(UNIT)
     service = dict(unit["Service"])
     program, *words = shlex.split(service["ExecStart"])
@@ -133,7 +133,7 @@ def test_the_unit_starts_a_station_as_nobody_special() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+def test_systemd_understands_the_unit(tmp_path):
     """All but the program, which is not installed here."""
     copy = tmp_path / UNIT.name
     copy.write_text(UNIT.read_text().replace("/opt/flawscope/current/bin/flawscope", "/bin/true"))
@@ -154,7 +154,7 @@ ASKED = re.compile(r"(flawscope_\w+)(?:\{([^}]*)\})?")  # a metric and the label
 
 
 @pytest.fixture
-def running(settings: Settings, open_station: Opener, tmp_path: Path) -> Running:
+def running(settings, open_station, tmp_path):
     """With a folder and a sink, whose metrics others lack."""
     (tmp_path / "in").mkdir()
     model, sinks = settings.products[NAME].model, (SinkSettings("http://127.0.0.1:9/hook"),)
@@ -168,7 +168,7 @@ def asked(variables: bool = False) -> list[str]:
     return [target["expr"] for panel in board["panels"] for target in panel["targets"]] + more * variables
 
 
-def test_a_station_has_every_metric_and_label_of_the_dashboard(running: Running, parts: list[bytes]) -> None:
+def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts):
     with Client(running.url) as client:
         client.inspect(parts[0])
         with pytest.raises(RefusedError):
@@ -190,9 +190,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(running: Running,
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 @pytest.mark.listens
-def test_a_real_prometheus_reads_the_station_and_answers_every_query(
-    running: Running, judged: tuple[bytes, bytes], tmp_path: Path
-) -> None:
+def test_a_real_prometheus_reads_the_station_and_answers_every_query(running, judged, tmp_path):
     """With its settings of deploy/, another target and interval, and a token."""
     access = running.station.access
     (tmp_path / "flawscope-token").write_text(access.add_token("prometheus", "viewer"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +17,7 @@ from flawscope_station.drift import camera_faults as camera
 from flawscope_station.drift import camera_monitor
 from flawscope_station.drift import monitor as drifts
 from flawscope_station.drift.drift import Drift
-from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.settings.station import ProductSettings
 from flawscope_station.station import Station
 from flawscope_station.store.schema import inspections
 from station_helpers import png, recorded, taken, until
@@ -28,7 +27,7 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch):
     """As often as a test looks."""
     monkeypatch.setattr(drifts, "ROUND_INTERVAL", 0.02)
     monkeypatch.setattr(drifts, "IDLE_INTERVAL", 0.2)
@@ -84,7 +83,7 @@ def codes(station: Station) -> set[str]:
     return {one.code for one in station.problems()} - {"disk_full"}
 
 
-def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Client) -> None:
+def test_drift_is_reported_counted_and_acknowledged(running, http):
     station = running.station
     record(station, shifted()[:600])
     calm = drift(http, 600)
@@ -123,9 +122,7 @@ def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Cl
     assert drift(http, 300)["alarm"] is None
 
 
-def test_a_judged_picture_is_recorded_with_its_brightness(
-    running: Any, http: httpx.Client, judged_parts: list[bytes]
-) -> None:
+def test_a_judged_picture_is_recorded_with_its_brightness(running, http, judged_parts):
     found = {}
     for name, factor in (("as it is", 1.0), ("darker", 0.95)):
         with Image.open(io.BytesIO(judged_parts[0])) as image:
@@ -140,7 +137,7 @@ def test_a_judged_picture_is_recorded_with_its_brightness(
     assert found["darker"] / found["as it is"] == pytest.approx(0.95, abs=0.005)
 
 
-def test_a_restart_computes_the_same_again(open_station: Any) -> None:
+def test_a_restart_computes_the_same_again(open_station):
     first = open_station()
     scores = shifted(1200, 1000)
     flagged = np.random.default_rng(1).random(1200) < 0.03
@@ -174,7 +171,7 @@ def test_a_restart_computes_the_same_again(open_station: Any) -> None:
         assert codes(third.station) == set()
 
 
-def test_another_version_begins_anew(open_station: Any, other_model: Path) -> None:
+def test_another_version_begins_anew(open_station, other_model):
     running = open_station()
     station = running.station
     number = station.products["plate"]
@@ -199,7 +196,7 @@ def test_another_version_begins_anew(open_station: Any, other_model: Path) -> No
         assert drift(http, 50)["pictures"] == 50
 
 
-def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> None:
+def test_null_means_that_nobody_looks(open_station, settings):
     model = settings.products["plate"].model
     running = open_station(products={"plate": ProductSettings(model, drift=None, camera_checks=False)})
     with httpx.Client(base_url=running.url, timeout=30) as http:
@@ -214,8 +211,8 @@ def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> 
 
 
 def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
-    open_station: Any, settings: Settings, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    open_station, settings, judged_parts, monkeypatch
+):
     """Also where nobody looks for drift."""
     monkeypatch.setattr(camera, "REFERENCE", 12)
     monkeypatch.setattr(camera_monitor, "REFERENCE", 12)
@@ -273,7 +270,7 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
 
 
 @pytest.fixture(scope="session")
-def judged_parts(parts: list[bytes], model_file: Path) -> list[bytes]:
+def judged_parts(parts, model_file):
     """Pictures that the model calls good."""
     import flawscope
 

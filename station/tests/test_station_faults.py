@@ -57,9 +57,7 @@ def parts_left(running: Any) -> list[Path]:
 
 
 @pytest.mark.listens
-def test_a_data_base_that_goes_and_comes_back(
-    open_station: Any, parts: list[bytes], own_postgres: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_data_base_that_goes_and_comes_back(open_station, parts, own_postgres, caplog):
     """The stream of an open page ends without a noise; what it asks then says what is wrong."""
     cluster = own_postgres
     with cluster.database() as url:
@@ -92,13 +90,13 @@ def test_a_data_base_that_goes_and_comes_back(
 
 
 @pytest.fixture
-def sqlite_station(open_station: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def sqlite_station(open_station, monkeypatch):
     """One that waits for another writer half a second."""
     monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.5)
     return open_station(database=None)
 
 
-def test_a_data_base_that_another_program_holds(sqlite_station: Any, parts: list[bytes]) -> None:
+def test_a_data_base_that_another_program_holds(sqlite_station, parts):
     url, store = sqlite_station.url, Path(sqlite_station.station.settings.store)
     assert send(url, parts[0]).status_code == 201
     other = sqlite3.connect(store / DATABASE_FILE, isolation_level=None)
@@ -115,9 +113,7 @@ def test_a_data_base_that_another_program_holds(sqlite_station: Any, parts: list
 # --------------------------------------------------------------------------------------------------- the disk
 
 
-def test_a_full_disk_is_said_and_nothing_is_half_taken(
-    sqlite_station: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_and_nothing_is_half_taken(sqlite_station, parts, monkeypatch):
     url = sqlite_station.url
     assert send(url, parts[0]).status_code == 201
 
@@ -153,9 +149,7 @@ def fill(disk: Path, free: int = 0) -> None:
     os.truncate(disk / "ballast", max(0, (disk / "ballast").stat().st_size - free))
 
 
-def test_pictures_are_refused_just_when_the_station_is_not_ready(
-    open_station: Any, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, parts, tmp_path):
     disk, size = tmp_path / "disk", 8 << 20  # of an upload
     with small_disk(disk, "64m"):
         running = open_station(database=None, store=str(disk / "store"))
@@ -182,9 +176,7 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(
         running.close()
 
 
-def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(
-    served: Any, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(served, parts, tmp_path):
     disk = tmp_path / "disk"
     with small_disk(disk, "64m"):
         settings = tmp_path / "station.yaml"
@@ -228,7 +220,7 @@ def httpx_status(url: str) -> int:
     return 0
 
 
-def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list[bytes]) -> None:
+def test_a_data_base_without_room_is_as_full_as_a_disk(running, parts):
     """It may be on a disk of its own."""
     most = 1  # as many as there are
 
@@ -246,7 +238,7 @@ def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list
     assert send(running.url, parts[0]).status_code == 201
 
 
-def test_space_for_pictures_is_looked_at_while_they_come(open_station: Any, parts: list[bytes]) -> None:
+def test_space_for_pictures_is_looked_at_while_they_come(open_station, parts):
     running = open_station(keep=RetentionSettings(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
     until(lambda: retention._next_rescan)
@@ -260,9 +252,7 @@ def test_space_for_pictures_is_looked_at_while_they_come(open_station: Any, part
     until(lambda: 0 < retention.used <= 200 * 1024 and held() <= 250 * 1024)
 
 
-def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
-    open_station: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_may_have_as_many_pixels_as_the_settings_say(open_station, monkeypatch):
     """Pillow alone stands for 178 million."""
     limits = Limits(pixels=300_000_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
@@ -280,7 +270,7 @@ def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
 
 
 @pytest.mark.listens
-def test_who_goes_away_takes_nothing_along(running: Any, parts: list[bytes]) -> None:
+def test_who_goes_away_takes_nothing_along(running, parts):
     """Whole requests of clients that do not wait for the answer, and ones that break off."""
     host, port = running.url.removeprefix("http://").split(":")
     for place in range(20):
@@ -300,9 +290,7 @@ def test_who_goes_away_takes_nothing_along(running: Any, parts: list[bytes]) -> 
 # -------------------------------------------------------------------------------------------------- the model
 
 
-def test_a_model_that_fails_harms_nothing_but_its_pictures(
-    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_fails_harms_nothing_but_its_pictures(running, parts, monkeypatch):
     """Now and then, with many pictures on their way, also ones that were judged and wait for the store."""
     session = running.station.versions.active(1)[1].session
     run, rng, lock = session.run, random.Random(0), threading.Lock()
@@ -328,9 +316,7 @@ def test_a_model_that_fails_harms_nothing_but_its_pictures(
     assert "model_failed" not in problems(running.url)
 
 
-def test_a_broken_model_is_not_activated_and_the_one_before_goes_on(
-    running: Any, parts: list[bytes], other_model: Path
-) -> None:
+def test_a_broken_model_is_not_activated_and_the_one_before_goes_on(running, parts, other_model):
     with Client(running.url) as client:
         first = client.inspect(parts[0])
         added = client.add_version(other_model)
@@ -358,9 +344,7 @@ def test_a_broken_model_is_not_activated_and_the_one_before_goes_on(
             assert (sent.status_code, len(client.versions())) == (422, 2)
 
 
-def test_a_station_starts_when_the_active_version_is_damaged(
-    open_station: Any, parts: list[bytes], other_model: Path
-) -> None:
+def test_a_station_starts_when_the_active_version_is_damaged(open_station, parts, other_model):
     first = open_station()
     with Client(first.url) as client:
         added = client.add_version(other_model)
@@ -374,9 +358,7 @@ def test_a_station_starts_when_the_active_version_is_damaged(
         assert len(list(client.search())) == 2
 
 
-def test_a_model_that_is_lost_from_the_store_is_taken_from_the_settings_again(
-    open_station: Any, parts: list[bytes]
-) -> None:
+def test_a_model_that_is_lost_from_the_store_is_taken_from_the_settings_again(open_station, parts):
     first = open_station()
     with Client(first.url) as client:
         version = client.inspect(parts[0]).version
@@ -403,7 +385,7 @@ def check_all_there(url: str, load: Load) -> None:
 
 
 @pytest.mark.both_databases
-def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served: Any, parts: list[bytes]) -> None:
+def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served, parts):
     load, rng = Load(served.url, parts), random.Random(1)
     served.start()
     load.start()
@@ -420,7 +402,7 @@ def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served: Any, parts: lis
     assert list(store.rglob("*.part")) == []
 
 
-def test_a_graceful_end_answers_what_was_taken(served: Any, parts: list[bytes]) -> None:
+def test_a_graceful_end_answers_what_was_taken(served, parts):
     """SIGTERM, as a service manager sends it, and Ctrl-C."""
     load = Load(served.url, parts)
     load.start()
@@ -438,7 +420,7 @@ def test_a_graceful_end_answers_what_was_taken(served: Any, parts: list[bytes]) 
     check_all_there(served.url, load)
 
 
-def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path: Path) -> None:
+def test_a_start_that_cannot_be_is_one_line(served, settings, tmp_path):
     """A port that is taken, and a data base that is not there."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", served.port))
@@ -458,9 +440,7 @@ def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path
     assert replace(settings, port=1).port == 1
 
 
-def test_an_error_of_the_store_is_told_to_everybody_in_the_group(
-    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_store_is_told_to_everybody_in_the_group(running, parts, monkeypatch):
     away = failing(StoreError("the data base is on holiday; wait", "store_unreachable"))
     with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(running.station.store, "record", away)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.worker import ModelError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import Limits, Settings
+from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
 from flawscope_station.sources.folder import MAX_RETRY_DELAY, UNREADABLE, VANISHED, FolderSource
 from flawscope_station.sources.source import QueueShare, SourceContext
@@ -158,7 +158,7 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
+def line(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
     database.migrate()
     folder = tmp_path / "camera"
@@ -176,7 +176,7 @@ def line(tmp_path: Path) -> Iterator[Line]:
 # ----------------------------------------------------------------------------------------------------- taking
 
 
-def test_what_is_there_is_taken_oldest_first_then_what_comes(line: Line) -> None:
+def test_what_is_there_is_taken_oldest_first_then_what_comes(line):
     line.put("b.png", picture(1), age=30)
     line.put("deep/er/a.png", picture(2), age=60)
     line.put("c.png", picture(3), age=10)
@@ -197,7 +197,7 @@ def test_what_is_there_is_taken_oldest_first_then_what_comes(line: Line) -> None
     assert line.problems == {}
 
 
-def test_a_restart_takes_nothing_twice_and_loses_nothing(line: Line) -> None:
+def test_a_restart_takes_nothing_twice_and_loses_nothing(line):
     line.put("a.png", picture(1))
     line.put("b.png", picture(2))
     line.put("c.png", picture(3))
@@ -218,7 +218,7 @@ def test_a_restart_takes_nothing_twice_and_loses_nothing(line: Line) -> None:
     assert len(line.names()) == 6
 
 
-def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_before_it_is_read_waits(line, monkeypatch):
     path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_unchanged
     once = [True]
 
@@ -236,7 +236,7 @@ def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: py
     assert line.files.path(PICTURES, digest, ".png").read_bytes() == anew
 
 
-def test_names_that_a_data_base_cannot_take(line: Line) -> None:
+def test_names_that_a_data_base_cannot_take(line):
     deep = "/".join(["a long name of a folder"] * 12) + "/a.png"
     line.put(deep, picture(1))
     (line.folder / os.fsdecode(b"\xe9.png")).write_bytes(picture(2))
@@ -255,7 +255,7 @@ def test_names_that_a_data_base_cannot_take(line: Line) -> None:
 # -------------------------------------------------------------------------------------------- what goes wrong
 
 
-def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(line: Line) -> None:
+def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(line):
     line.put("bad.png", picture(1)[:40])
     line.put("good.png", picture(2))
     line.open()
@@ -276,7 +276,7 @@ def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(lin
     line.until(lambda: line.problems == {})
 
 
-def test_a_picture_that_is_too_large_is_not_read(line: Line) -> None:
+def test_a_picture_that_is_too_large_is_not_read(line):
     line.put("large.png", picture(1) + bytes(3000))
     line.open(QueueShare(Limits(upload="2 KB")))
     line.until(lambda: "folder_unreadable" in line.problems)
@@ -284,7 +284,7 @@ def test_a_picture_that_is_too_large_is_not_read(line: Line) -> None:
     assert line.tried == []
 
 
-def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None:
+def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line):
     shutil.rmtree(line.folder)
     line.open()
     line.until(lambda: "no such folder" in line.problems.get("folder_away", ""))
@@ -304,7 +304,7 @@ def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None
 
 
 @pytest.mark.parametrize("error", [StoreError("full", "disk_full"), ModelError("it failed"), OSError("odd")])
-def test_what_is_not_the_pictures_fault_is_tried_until_it_works(line: Line, error: BaseException) -> None:
+def test_what_is_not_the_pictures_fault_is_tried_until_it_works(line, error):
     broken = [True]
     line.hurdle = lambda one: error if broken else None
     for k in range(3):
@@ -319,7 +319,7 @@ def test_what_is_not_the_pictures_fault_is_tried_until_it_works(line: Line, erro
     line.until(lambda: line.problems == {})
 
 
-def test_one_that_always_fails_keeps_no_other_waiting(line: Line) -> None:
+def test_one_that_always_fails_keeps_no_other_waiting(line):
     line.hurdle = lambda one: ModelError("it failed") if one.name == "poison.png" else None
     line.put("poison.png", picture(1), age=99)
     for k in range(5):
@@ -334,7 +334,7 @@ def test_one_that_always_fails_keeps_no_other_waiting(line: Line) -> None:
     assert line.tried[-2:] == ["poison.png", "late.png"], "it is tried again, and holds up no other"
 
 
-def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
+def test_pictures_that_go_away_untaken_are_noted(line):
     path = line.put("a.bmp", picture(1))
     line.open()
     line.until(lambda: (found := line.sources[0]._arrivals) is not None and found.waiting == 1)
@@ -349,7 +349,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_files_are_deleted_when_they_were_inspected(line: Line) -> None:
+def test_files_are_deleted_when_they_were_inspected(line):
     line.put("a.png", picture(1))
     line.put("deep/b.png", picture(2))
     line.put("bad.png", picture(3)[:40])
@@ -370,9 +370,7 @@ def test_files_are_deleted_when_they_were_inspected(line: Line) -> None:
     line.until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
 
 
-def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was(line, monkeypatch):
     path, anew = line.put("a.png", picture(1), age=9), line.put("b.png", picture(3))
     record, is_there = line.store.record, list[bool]()
 
@@ -390,7 +388,7 @@ def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was
     assert is_there[0]
 
 
-def test_files_are_moved_and_none_takes_the_place_of_another(line: Line, tmp_path: Path) -> None:
+def test_files_are_moved_and_none_takes_the_place_of_another(line, tmp_path):
     """Also not one that somebody else put there; what cannot be read is set apart."""
     done = tmp_path / "done"
     done.mkdir()
@@ -414,7 +412,7 @@ def test_files_are_moved_and_none_takes_the_place_of_another(line: Line, tmp_pat
     line.until(lambda: line.problems == {})
 
 
-def test_a_target_inside_the_folder_is_not_inspected(line: Line) -> None:
+def test_a_target_inside_the_folder_is_not_inspected(line):
     line.put("a.png", picture(1))
     line.open(then=str(line.folder / "done"))
     line.until(lambda: files_of(line.folder) == ["done/a.png"])
@@ -428,9 +426,7 @@ def test_a_target_inside_the_folder_is_not_inspected(line: Line) -> None:
 
 
 @pytest.mark.parametrize("then", ["delete", "done"])
-def test_what_a_crash_left_is_done_at_the_next_start(
-    line: Line, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_crash_left_is_done_at_the_next_start(line, then, tmp_path, monkeypatch):
     """Between the record and the file's end, and between the two names of a file that is moved."""
     then = str(tmp_path / then) if then == "done" else then
     for shade in range(3):
@@ -453,7 +449,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
         assert files_of(tmp_path / "done") == ["0.png", "1.png", "2.png"]
 
 
-def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_moved_to_another_disk(line, tmp_path, monkeypatch):
     """Where no file can have a second name, as on many shares."""
 
     monkeypatch.setattr(os, "link", failing(OSError(errno.EXDEV, os.strerror(errno.EXDEV))))
@@ -466,7 +462,7 @@ def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch
     assert ((done / "a.png").read_bytes(), (done / "a.png").stat().st_mtime_ns) == (picture(1), changed)
 
 
-def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line: Line, tmp_path: Path) -> None:
+def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line, tmp_path):
     (tmp_path / "done").write_text("a file where the folder should be")
     line.put("a.png", picture(1))
     line.open(then=str(tmp_path / "done"))
@@ -482,10 +478,10 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line: Li
     assert len(line.names()) == 2
 
 
-def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> None:
+def test_two_folders_of_a_product_do_not_know_each_others_files(line):
     """The same name, time and size."""
     other = replace(line, folder=line.folder.with_name("other"))
-    other.submit = line.submit  # type: ignore[method-assign]
+    other.submit = line.submit
     for one, shade in ((line, 1), (other, 2)):
         os.utime(one.put("a.png", picture(shade)), (1e9, 1e9))
     line.open(then="delete")
@@ -499,7 +495,7 @@ def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> N
 @pytest.mark.parametrize(
     ("limits", "most"), [(Limits(queue=8), 4), (Limits(queue=64, upload=f"{2 * SIZE} B"), 4)]
 )
-def test_folders_together_leave_half_of_the_queue_to_others(line: Line, limits: Limits, most: int) -> None:
+def test_folders_together_leave_half_of_the_queue_to_others(line, limits, most):
     """By number and by bytes."""
     line.gate = threading.Event()
     share = QueueShare(limits)
@@ -507,7 +503,7 @@ def test_folders_together_leave_half_of_the_queue_to_others(line: Line, limits: 
     for k in range(8):
         line.put(f"{k}.png", picture(k))
         other.put(f"{k}.png", picture(k))
-    other.submit = line.submit  # type: ignore[method-assign]
+    other.submit = line.submit
     line.open(share, start=True)
     other.open(share, start=True)
     until(lambda: line.most >= most)
@@ -519,7 +515,7 @@ def test_folders_together_leave_half_of_the_queue_to_others(line: Line, limits: 
     assert line.most == most
 
 
-def test_a_full_queue_is_waited_for_until_the_station_ends(line: Line) -> None:
+def test_a_full_queue_is_waited_for_until_the_station_ends(line):
     full = [True]
     line.hurdle = lambda one: BusyError(30.0) if full else None
     line.put("a.png", picture(1))
@@ -558,9 +554,7 @@ with open(folder / "half.png", "wb", buffering=0) as file:
 """
 
 
-def test_another_process_writes_while_the_station_is_killed(
-    served: Any, settings: Settings, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_another_process_writes_while_the_station_is_killed(served, settings, parts, tmp_path):
     """It writes slowly, renames, and is killed half-way: nothing is lost, nothing is twice, and no file goes
     that was not inspected."""
     folder, count = tmp_path / "camera", 100

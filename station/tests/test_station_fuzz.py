@@ -42,7 +42,7 @@ SETTINGS = hypothesis.settings(
 
 
 @pytest.fixture
-def api(running: Any, parts: list[bytes]) -> Iterator[httpx.Client]:
+def api(running, parts):
     """With an inspection that can be asked for."""
     with httpx.Client(base_url=running.url, timeout=60) as made:
         there = "/api/v1/products/plate/inspections"
@@ -85,7 +85,7 @@ def asked(operation: Any, kind: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["known", "wrong", "any"])
-def test_no_request_is_answered_with_500(running: Any, api: httpx.Client, kind: str) -> None:
+def test_no_request_is_answered_with_500(running, api, kind):
     schema = schemathesis.openapi.from_url(f"{running.url}/api/v1/openapi.json")
     statuses: dict[str, Counter[int]] = {}
     wrong: list[str] = []
@@ -109,9 +109,7 @@ def test_no_request_is_answered_with_500(running: Any, api: httpx.Client, kind: 
 # -------------------------------------------------------------------------------------------- broken pictures
 
 
-def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
-    running: Any, api: httpx.Client, parts: list[bytes]
-) -> None:
+def test_broken_pictures_are_refused_or_judged_and_leave_nothing(running, api, parts):
     rng, given = random.Random(0), originals(parts)
     process = psutil.Process()
     statuses: Counter[int] = Counter()
@@ -140,9 +138,7 @@ def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_refusals_are_freed_at_once(
-    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refusals_are_freed_at_once(running, parts, monkeypatch):
     """Not only when Python looks for circles: until then the pictures of thousands would be held."""
 
     def full(_: int) -> None:

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +19,7 @@ from flawscope.errors import InputError
 from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings, read_source
-from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
 from flawscope_station.store.schema import inspections
 from station_helpers import until
@@ -47,7 +46,7 @@ def used(answer: httpx.Response) -> bool:
     return answer.status_code == 409 and answer.json()["code"] == "key_used"
 
 
-def test_other_bytes_under_a_key_are_refused_unjudged(open_station: Any, parts: list[bytes]) -> None:
+def test_other_bytes_under_a_key_are_refused_unjudged(open_station, parts):
     good, other, bad = parts[0], parts[1], parts[-1]
     running = open_station()
     with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as api:
@@ -88,7 +87,7 @@ def test_other_bytes_under_a_key_are_refused_unjudged(open_station: Any, parts: 
         assert 'reason="key_used"' in metrics
 
 
-def test_while_one_is_judged_others_are_refused(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_while_one_is_judged_others_are_refused(api, running, parts):
     go = threading.Event()
     running.station.inspector.run_between(lambda: go.wait(60))
     with ThreadPoolExecutor() as pool:
@@ -107,7 +106,7 @@ def test_while_one_is_judged_others_are_refused(api: httpx.Client, running: Any,
 
 
 @pytest.mark.both_databases
-def test_of_two_pictures_at_once_with_one_key_one_is_judged(api: httpx.Client, parts: list[bytes]) -> None:
+def test_of_two_pictures_at_once_with_one_key_one_is_judged(api, parts):
     """Whoever sent it gets its answer, however often, and never the other one's refusal."""
     for turn in range(8):
         with ThreadPoolExecutor(8) as pool:
@@ -120,7 +119,7 @@ def test_of_two_pictures_at_once_with_one_key_one_is_judged(api: httpx.Client, p
         assert count(api) == turn + 1
 
 
-def test_a_key_recorded_on_the_way_is_refused(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
     """Nobody looked it up before: what is in the data base decides."""
     first = post(api, parts[0], key="k").json()
     inspector, product = running.station.inspector, running.station.products["plate"]
@@ -136,7 +135,7 @@ def test_a_key_recorded_on_the_way_is_refused(api: httpx.Client, running: Any, p
     assert count(api) == 1
 
 
-def test_keys_of_earlier_versions_hold(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_keys_of_earlier_versions_hold(api, running, parts):
     """They knew the picture's hash alone."""
     first = post(api, parts[0], key="k").json()
     with running.station.database.writing() as connection:
@@ -146,7 +145,7 @@ def test_keys_of_earlier_versions_hold(api: httpx.Client, running: Any, parts: l
     assert used(post(api, parts[0], key="k", form=True))
 
 
-def test_another_verdict_under_a_key_is_refused(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_another_verdict_under_a_key_is_refused(api, running, parts):
     there = f"{INSPECTIONS}/{post(api, parts[-1]).json()['id']}/verdict"
 
     def say(**body: Any) -> httpx.Response:
@@ -171,7 +170,7 @@ def mask(part: bytes) -> str:
         return encode_mask(np.ones(image.size[::-1], bool))
 
 
-def test_a_part_comes_many_times_and_is_found(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+def test_a_part_comes_many_times_and_is_found(api, running, parts):
     with Client(running.url) as client:
         mine = [client.inspect(parts[0], part="4711", batch="47"), client.inspect(parts[-1], part="4711")]
         assert [(one.part, one.batch) for one in mine] == [("4711", "47"), ("4711", None)]
@@ -198,7 +197,7 @@ def test_a_part_comes_many_times_and_is_found(api: httpx.Client, running: Any, p
     assert "4711" in httpx.get(f"{running.url}/plate/inspections/1").text
 
 
-def test_a_number_that_is_none_is_refused(api: httpx.Client, parts: list[bytes]) -> None:
+def test_a_number_that_is_none_is_refused(api, parts):
     for query in ({"part": "x" * 101}, {"batch": "a\nb"}, {"part": "\0"}, {"part": "a\u202eb"}):
         answer = post(api, parts[0], **query)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), query
@@ -209,9 +208,7 @@ def test_a_number_that_is_none_is_refused(api: httpx.Client, parts: list[bytes])
     assert post(api, parts[0], part="ä" * 100, batch="x").json()["part"] == "ä" * 100
 
 
-def test_a_folder_reads_parts_from_names(
-    open_station: Any, settings: Settings, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_folder_reads_parts_from_names(open_station, settings, parts, tmp_path):
     folder = tmp_path / "in"
     (folder / "lot7").mkdir(parents=True)
     for name in ("lot7/4711_a.png", "4712_b.png", "other.png", f"{'1' * 120}_a.png"):
@@ -231,7 +228,7 @@ def test_a_folder_reads_parts_from_names(
     )
 
 
-def test_patterns_and_views_are_read(tmp_path: Path) -> None:
+def test_patterns_and_views_are_read(tmp_path):
     right = read_source({"folder": "in", "pattern": "(?P<batch>a)", "then": "done"}, tmp_path)
     assert right == FolderSourceSettings(str(tmp_path / "in"), str(tmp_path / "done"), "(?P<batch>a)")
     assert (
@@ -239,7 +236,7 @@ def test_patterns_and_views_are_read(tmp_path: Path) -> None:
     )
 
 
-def test_a_frame_says_how_many_triggers_it_answers(open_station: Any, settings: Settings) -> None:
+def test_a_frame_says_how_many_triggers_it_answers(open_station, settings):
     """Each has a part of its own; one that is sent again counts once."""
     plate = replace(
         settings.products["plate"],

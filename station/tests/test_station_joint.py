@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from flawscope_station.client import Client
 from flawscope_station.settings.sinks import MqttSettings, SinkSettings
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import LearningSettings, ProductSettings
-from station_helpers import Opener, Running, png, until
+from station_helpers import Running, png, until
 
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS = ("fabric", "plate", "Blech 7/ä")
 CALLED = ("fabric", "plate", "Blech-7")  # at the station
 SIZE = 64
@@ -44,7 +42,7 @@ GOOD = {name: png(drawn_picture(name, 1000)) for name in PRODUCTS}
 
 
 @pytest.fixture(scope="session")
-def joint_models(small_backbone: dict[str, str], shared: Shared) -> Path:
+def joint_models(small_backbone, shared):
     """Joint models: two.zip of the first two products, three.zip of all, both exported; other.zip with other
     limits; trained.safetensors in torch; plate.safetensors of one product. Read only."""
     from flawscope.export.router_export import export_router
@@ -76,12 +74,12 @@ def joint_models(small_backbone: dict[str, str], shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model_file(joint_models: Path) -> Path:
+def model_file(joint_models):
     return joint_models / "three.zip"
 
 
 @pytest.fixture
-def open_line(open_station: Opener, joint_models: Path) -> Callable[..., Line]:
+def open_line(open_station, joint_models):
     """`open_line("three", ...)` opens a station whose entry `line` has this model."""
 
     def open_one(model: str = "three", **more: Any) -> Line:
@@ -121,7 +119,7 @@ class Line:
 # ------------------------------------------------------------------------------------------------ judging
 
 
-def test_it_judges_as_the_library_with_and_without_the_product(open_line: Any, joint_models: Path) -> None:
+def test_it_judges_as_the_library_with_and_without_the_product(open_line, joint_models):
     line = open_line()
     model = flawscope.load(joint_models / "three.zip", device="cpu", threads=1)
     assert isinstance(model, Router)
@@ -146,7 +144,7 @@ def test_it_judges_as_the_library_with_and_without_the_product(open_line: Any, j
     assert seen == {*CALLED, Prediction.NO_PRODUCT_NAME}
 
 
-def test_none_of_these_is_anomalous_and_waits_for_a_review(open_line: Any) -> None:
+def test_none_of_these_is_anomalous_and_waits_for_a_review(open_line):
     line = open_line()
     found = line.send("line", NOISE, name="belt.png").json()
     assert (found["shows"], found["decision"], found["review"]) == (
@@ -166,7 +164,7 @@ def test_none_of_these_is_anomalous_and_waits_for_a_review(open_line: Any) -> No
     assert Prediction.NO_PRODUCT_NAME in page
 
 
-def test_the_entry_is_an_address_for_pictures_alone(open_line: Any) -> None:
+def test_the_entry_is_an_address_for_pictures_alone(open_line):
     line = open_line()
     for path in ("line", "line/inspections", "line/versions", "line/review"):
         answer = line.http.get(path)
@@ -181,7 +179,7 @@ def test_the_entry_is_an_address_for_pictures_alone(open_line: Any) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_key_at_the_entry_has_one_answer_for_all_products(open_line: Any, database_url: str | None) -> None:
+def test_a_key_at_the_entry_has_one_answer_for_all_products(open_line, database_url):
     line = open_line()
     first = line.send("line", GOOD["plate"], "K")
     again = line.send("line", GOOD["plate"], "K")
@@ -197,7 +195,7 @@ def test_a_key_at_the_entry_has_one_answer_for_all_products(open_line: Any, data
     assert line.send("fabric", GOOD["plate"], "K").status_code == 409
 
 
-def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line: Any, joint_models: Path) -> None:
+def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line, joint_models):
     """The same picture may be another product to a later model; its answer stays."""
     line = open_line("two")
     data = GOOD[PRODUCTS[2]]
@@ -209,7 +207,7 @@ def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line: Any, 
     assert line.send("line", data, "K").json() == first
 
 
-def test_a_deadline_holds_at_the_entry(open_line: Any) -> None:
+def test_a_deadline_holds_at_the_entry(open_line):
     line = open_line(deadline="1 ms")
     assert line.send("line", GOOD["plate"]).status_code == 504
     assert line.send("plate", GOOD["plate"]).status_code == 504
@@ -220,7 +218,7 @@ def test_a_deadline_holds_at_the_entry(open_line: Any) -> None:
 # ------------------------------------------------------------------------------------------------- models
 
 
-def test_a_version_is_switched_for_all_products_and_back(open_line: Any, joint_models: Path) -> None:
+def test_a_version_is_switched_for_all_products_and_back(open_line, joint_models):
     line = open_line("two")
     before = {name: line.send("line", GOOD[name]).json() for name in PRODUCTS[:2]}
     versions = {name: line.active(name) for name in PRODUCTS[:2]}
@@ -249,9 +247,7 @@ def test_a_version_is_switched_for_all_products_and_back(open_line: Any, joint_m
         assert [again[key] for key in same] == [before[name][key] for key in same]
 
 
-def test_it_resumes_what_was_active_even_without_the_file(
-    open_station: Opener, joint_models: Path, tmp_path: Path
-) -> None:
+def test_it_resumes_what_was_active_even_without_the_file(open_station, joint_models, tmp_path):
     file = tmp_path / "line.zip"
     shutil.copy(joint_models / "two.zip", file)
     products = {"line": ProductSettings(str(file))}
@@ -273,9 +269,7 @@ def test_it_resumes_what_was_active_even_without_the_file(
         line.running.close()
 
 
-def test_a_further_product_comes_goes_and_leaves_its_history(
-    open_station: Opener, joint_models: Path
-) -> None:
+def test_a_further_product_comes_goes_and_leaves_its_history(open_station, joint_models):
     two, three = (ProductSettings(str(joint_models / f"{name}.zip")) for name in ("two", "three"))
     line = Line(open_station(products={"line": two}))
     assert line.names() == ["fabric", "plate"]
@@ -307,7 +301,7 @@ def test_a_further_product_comes_goes_and_leaves_its_history(
         line.running.close()
 
 
-def test_a_product_keeps_its_history_as_it_joins_a_model(open_station: Opener, joint_models: Path) -> None:
+def test_a_product_keeps_its_history_as_it_joins_a_model(open_station, joint_models):
     alone = {"plate": ProductSettings(str(joint_models / "plate.safetensors"))}
     line = Line(open_station(products=alone))
     first = line.send("plate", GOOD["plate"]).json()
@@ -328,7 +322,7 @@ def test_a_product_keeps_its_history_as_it_joins_a_model(open_station: Opener, j
     assert line.send("line", GOOD["plate"]).json()["version"] == found["version"] == line.active("plate")
 
 
-def test_files_of_the_other_kind_are_a_line(open_station: Opener, joint_models: Path, open_line: Any) -> None:
+def test_files_of_the_other_kind_are_a_line(open_station, joint_models, open_line):
     line = open_line("two")
     sent = line.add(joint_models / "plate.safetensors")
     assert sent.status_code == 422
@@ -348,7 +342,7 @@ def test_files_of_the_other_kind_are_a_line(open_station: Opener, joint_models: 
 
 
 @pytest.mark.parametrize("case", ["entry", "twice", "both", "learn", "own"])
-def test_settings_that_do_not_fit_are_one_line(case: str, joint_models: Path, open_station: Opener) -> None:
+def test_settings_that_do_not_fit_are_one_line(case, joint_models, open_station):
     two = ProductSettings(str(joint_models / "two.zip"))
     alone = ProductSettings(str(joint_models / "plate.safetensors"))
     products, words = {
@@ -370,7 +364,7 @@ def test_settings_that_do_not_fit_are_one_line(case: str, joint_models: Path, op
     assert "\n" not in str(error.value)
 
 
-def test_learning_is_refused_with_the_remedy(open_line: Any) -> None:
+def test_learning_is_refused_with_the_remedy(open_line):
     line = open_line()
     found = line.send("line", NOISE).json()
     product = found["product"]
@@ -387,9 +381,7 @@ def test_learning_is_refused_with_the_remedy(open_line: Any) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_folders_pictures_find_their_product(
-    open_line: Any, tmp_path: Path, database_url: str | None
-) -> None:
+def test_a_folders_pictures_find_their_product(open_line, tmp_path, database_url):
     folder = tmp_path / "in"
     folder.mkdir()
     line = open_line(sources=(FolderSourceSettings(str(folder)),))
@@ -408,7 +400,7 @@ def test_a_folders_pictures_find_their_product(
     assert [len(line.found(name)) for name in CALLED] == [1, 2, 1]
 
 
-def test_a_camera_is_triggered_with_and_without_the_product(open_line: Any) -> None:
+def test_a_camera_is_triggered_with_and_without_the_product(open_line):
     drawn = "lavfi:testsrc2=size=96x96:rate=25,realtime"
     line = open_line(sources=(CameraSourceSettings(drawn, "trigger", latency="1 ms"),))
     with Client(line.running.url) as client:
@@ -421,7 +413,7 @@ def test_a_camera_is_triggered_with_and_without_the_product(open_line: Any) -> N
         assert client.trigger("plate", key="K") == said
 
 
-def test_sinks_get_all_products_inspections(open_station: Opener, joint_models: Path, tmp_path: Path) -> None:
+def test_sinks_get_all_products_inspections(open_station, joint_models, tmp_path):
     """Also of those that a later version brings."""
     out = SinkSettings(folder=str(tmp_path / "out"), picture="none")
     entry = ProductSettings(str(joint_models / "two.zip"), sinks=(out,))
@@ -444,7 +436,7 @@ def test_sinks_get_all_products_inspections(open_station: Opener, joint_models: 
 
 
 @pytest.mark.slow
-def test_serve_takes_a_joint_model_file(joint_models: Path) -> None:
+def test_serve_takes_a_joint_model_file(joint_models):
     import argparse
 
     parser = argparse.ArgumentParser()

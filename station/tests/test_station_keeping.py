@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
@@ -31,7 +30,7 @@ from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
+from flawscope_station.settings.station import ProductSettings, RetentionSettings
 from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import ShiftReporter, shift_message
 from flawscope_station.sinks import delivery as delivery_module
@@ -77,14 +76,14 @@ HOUR_OLD = RetentionSettings("1 hour", "1 hour", "1 hour", "1 hour")
 
 
 @pytest.fixture(autouse=True)
-def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_rest(monkeypatch):
     """Nobody waits for the others' half of the time."""
     pause = Retention._pause
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: pause(self, 0.0))
 
 
 @pytest.fixture
-def open_one(settings: Settings) -> Iterator[Callable[..., Station]]:
+def open_one(settings):
     """`open_one(keep=...)` starts a station that nobody reaches by HTTP."""
     from dataclasses import replace
 
@@ -126,7 +125,7 @@ def kinds_of_pictures() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", kinds_of_pictures())
-def test_pixels_are_hashed_as_they_are_decoded(kind: str) -> None:
+def test_pixels_are_hashed_as_they_are_decoded(kind):
     data = kinds_of_pictures()[kind]
     source = HashedPicture(data)
     loaded, plain = load_picture(source, "a"), load_picture(data, "a")
@@ -136,9 +135,7 @@ def test_pixels_are_hashed_as_they_are_decoded(kind: str) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(
-    open_one: Callable[..., Station], parts: list[bytes], large: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(open_one, parts, large, monkeypatch):
     if large:  # decoded beside the others
         monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
     station, decoded = open_one(), list[str]()
@@ -165,7 +162,7 @@ def learn_from(database: Database, version: int, *pixels: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_removal_decodes_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_decodes_nothing(database, tmp_path, monkeypatch):
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     learn_from(database, version, "learnt")
@@ -180,9 +177,7 @@ def test_removal_decodes_nothing(database: Database, tmp_path: Path, monkeypatch
     assert left.read_bytes() == several[2]
 
 
-def test_pictures_of_an_earlier_version_are_hashed_once(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_of_an_earlier_version_are_hashed_once(database, tmp_path, monkeypatch):
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     learnt = np.full((4, 4, 3), 9, np.uint8)
@@ -205,7 +200,7 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_space_is_never_exceeded_while_pictures_come(database: Database, tmp_path: Path) -> None:
+def test_space_is_never_exceeded_while_pictures_come(database, tmp_path):
     """As at a station: files are written first, some of them wait, and are recorded then."""
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
@@ -232,9 +227,7 @@ def test_space_is_never_exceeded_while_pictures_come(database: Database, tmp_pat
 
 
 @pytest.mark.parametrize("busy", ["_remove_by_age", "_remove_records", "sweep"])
-def test_space_is_made_whatever_else_is_being_removed(
-    database: Database, tmp_path: Path, busy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_space_is_made_whatever_else_is_being_removed(database, tmp_path, busy, monkeypatch):
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     keep = RetentionSettings(None, None, None, None, "100 KB")
@@ -255,9 +248,7 @@ def test_space_is_made_whatever_else_is_being_removed(
 # --------------------------------------------------------------------------------------- what others wait for
 
 
-def test_the_station_makes_room_as_pictures_are_recorded(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_station_makes_room_as_pictures_are_recorded(database, tmp_path, monkeypatch):
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     keep = RetentionSettings(None, None, None, None, "100 KB")
@@ -294,7 +285,7 @@ def add_part(database: Database, product: int, version: int, number: int) -> int
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("kind", ["inspection", "verdict", "part"])
-def test_records_stay_until_a_lost_sink_has_them(database: Database, tmp_path: Path, kind: str) -> None:
+def test_records_stay_until_a_lost_sink_has_them(database, tmp_path, kind):
     files, store = Files(tmp_path / "files"), Store(database)
     product, version = add_version(database)
     box = outbox(database, product)
@@ -325,7 +316,7 @@ def test_records_stay_until_a_lost_sink_has_them(database: Database, tmp_path: P
 
 
 @pytest.mark.both_databases
-def test_records_no_sink_wants_wait_for_nobody(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_no_sink_wants_wait_for_nobody(database, monkeypatch):
     """A cursor that passes unwanted records is stored, too, though not each time."""
     store, (product, version) = Store(database), add_version(database)
     box = outbox(database, product, only="anomalous", verdicts=False)
@@ -348,9 +339,7 @@ def test_records_no_sink_wants_wait_for_nobody(database: Database, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", ["nothing", "moved"])
-def test_files_that_stay_in_a_folder_are_inspected_once(
-    open_one: Callable[..., Station], settings: Settings, parts: list[bytes], tmp_path: Path, change: str
-) -> None:
+def test_files_that_stay_in_a_folder_are_inspected_once(open_one, settings, parts, tmp_path, change):
     """Also after their records were removed, and a restart."""
     folder = tmp_path / "incoming"
     (folder / "sub").mkdir(parents=True)
@@ -375,16 +364,14 @@ def test_files_that_stay_in_a_folder_are_inspected_once(
     (folder / "new.png").write_bytes(parts[4])
     until(lambda: inspected() == 5)
     assert sorted(one["name"] for one in recorded(station)) == ["new.png", "newest"]
-    until(lambda: station.sources[NAME][0]._forget_at)  # type: ignore[attr-defined]
+    until(lambda: station.sources[NAME][0]._forget_at)
     assert count(station.database, removed_files) == 3, "all are there"
     (folder / "0.png").unlink()
     station = open_one(products=products)
     until(lambda: count(station.database, removed_files) == 2)
 
 
-def test_a_folder_that_looks_empty_is_no_evidence(
-    open_one: Callable[..., Station], settings: Settings, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_folder_that_looks_empty_is_no_evidence(open_one, settings, parts, tmp_path):
     """A share that is away looks like one."""
     folder = tmp_path / "incoming"
     folder.mkdir()
@@ -408,19 +395,19 @@ def test_a_folder_that_looks_empty_is_no_evidence(
     assert count(station.database, removed_files) == 1
 
 
-def test_records_stay_for_the_reports_of_shifts(open_one: Callable[..., Station], parts: list[bytes]) -> None:
+def test_records_stay_for_the_reports_of_shifts(open_one, parts):
     station = open_one(shifts=ShiftSettings({"day": "06:00"}), keep=HOUR_OLD)
     retention = station.housekeeping._retention
-    retention.clock = aged(station.database)  # type: ignore[assignment]
+    retention.clock = aged(station.database)
     for data in parts[:3]:
         inspect(station, data)
-    retention.clock = aged(station.database)  # type: ignore[assignment]
+    retention.clock = aged(station.database)
     retention._checked.clear()
     assert retention.run().records == 0
     assert count(station.database, inspections) == 3
 
 
-def test_a_product_that_is_added_does_not_end_the_reports() -> None:
+def test_a_product_that_is_added_does_not_end_the_reports():
     products = {"plate": 1}
 
     def events(kind: str, number: int) -> list[Any]:
@@ -439,7 +426,7 @@ def test_a_product_that_is_added_does_not_end_the_reports() -> None:
         "1",
         lambda *what: "",
     )
-    reporter._report = lambda *what: False  # type: ignore[method-assign]
+    reporter._report = lambda *what: False
     assert reporter.report_ended(now())
     assert told == [None]
     first = set(reporter._empty)
@@ -447,7 +434,7 @@ def test_a_product_that_is_added_does_not_end_the_reports() -> None:
     assert not first & reporter._empty, "those that nobody asks for any more are forgotten"
 
 
-def test_messages_of_two_stations_have_ids_of_their_own() -> None:
+def test_messages_of_two_stations_have_ids_of_their_own():
     found = PeriodSummary({}, [], [], [], None, [], count_kinds([]), count_kinds([]))
     ids = {shift_message(sender, NAME, 1, Shift("day", 1, 2), found).id for sender in ("a", "b")}
     assert len(ids) == 2
@@ -465,7 +452,7 @@ def feed(tests: DriftTests, first: int, last: int, seed: int = 1) -> None:
         tests.add(number, number * 1000, score, flagged, float(rng.normal(0.5, 0.01)))
 
 
-def test_saved_tests_go_on_as_if_nothing_had_been() -> None:
+def test_saved_tests_go_on_as_if_nothing_had_been():
     whole, before = DriftTests(1, 0, 0.01), DriftTests(1, 0, 0.01)
     feed(whole, 1, 3500)
     feed(before, 1, 3500)
@@ -478,9 +465,7 @@ def test_saved_tests_go_on_as_if_nothing_had_been() -> None:
     assert save_tests(again, []) == save_tests(whole, []), "to the last bit"
 
 
-def test_a_restart_reads_what_came_since(
-    open_one: Callable[..., Station], parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restart_reads_what_came_since(open_one, parts, monkeypatch):
     read: list[int] = []
     rows = DriftMonitor._read_rows
 
@@ -528,7 +513,7 @@ def test_a_restart_reads_what_came_since(
     assert monitor._is_known(number, tests), "its record was removed"
 
 
-def test_a_start_waits_for_no_walk_through_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):
     Files(settings.store)
     left = Path(settings.store) / PICTURES / "abc" / f".a.png.1{PARTIAL_SUFFIX}"
     folder = Path(settings.store) / "models" / f".1{PARTIAL_SUFFIX}"
@@ -556,9 +541,7 @@ def test_a_start_waits_for_no_walk_through_files(settings: Settings, monkeypatch
 # ----------------------------------------------------------------------------------------- the station itself
 
 
-def test_two_reviewers_that_ask_at_once_get_different_pictures(
-    open_one: Callable[..., Station], parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_reviewers_that_ask_at_once_get_different_pictures(open_one, parts, monkeypatch):
     station = open_one()
     for k in range(4):
         inspect(station, parts[-1] + bytes([k]))
@@ -586,8 +569,8 @@ def test_two_reviewers_that_ask_at_once_get_different_pictures(
 
 
 def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
-    database: Database, tmp_path: Path, model_file: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    database, tmp_path, model_file, other_model, monkeypatch
+):
     path, files = tmp_path / "new.onnx", Files(tmp_path / "files")
     path.write_bytes(model_file.read_bytes())
     read = registry_module.files.file_sha256
@@ -612,7 +595,7 @@ def test_a_model_that_is_replaced_while_it_is_kept_is_one_of_both(
 @pytest.mark.parametrize(
     "part", ["housekeeping.end", "sinks.stop", "inspector.close", "inspector.close_pools"]
 )
-def test_an_error_of_one_part_lets_others_end(settings: Settings, parts: list[bytes], part: str) -> None:
+def test_an_error_of_one_part_lets_others_end(settings, parts, part):
     station = started(settings)
     number = inspect(station, parts[0])
     owner, name = part.split(".")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,15 +16,12 @@ from flawscope_station.client import Client
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.kinds import KindCounts, count_kinds
-from sink_helpers import Receiver
-from station_helpers import NAME, Opener, until
+from station_helpers import NAME, until
 
 PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
 
 
-def test_a_model_with_kinds_tells_them_everywhere(
-    open_station: Opener, receive: Callable[..., Receiver], model_path: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_a_model_with_kinds_tells_them_everywhere(open_station, receive, model_path, drawn, tmp_path):
     folders = [path for path in (drawn / "plate/test").iterdir() if path.name != "good"]
     pictures = [path for folder in folders for path in sorted(folder.iterdir())]
     learnt = learn_kinds(flawscope.load(model_path), [Example(path, "defect") for path in pictures], 0.9)
@@ -55,9 +50,7 @@ def test_a_model_with_kinds_tells_them_everywhere(
     assert (verdict["kind"], verdict["said"]["kind"]) == ("dent", "dent")
 
 
-def test_a_model_without_kinds_answers_as_before(
-    client: Client, http: httpx.Client, parts: list[bytes]
-) -> None:
+def test_a_model_without_kinds_answers_as_before(client, http, parts):
     number = client.inspect(parts[-1], NAME).id
     shown = http.get(f"/api/v1/products/{NAME}/inspections/{number}").json()
     assert shown["regions"][0].keys() == {"box", "area", "peak", "centroid"}
@@ -68,9 +61,7 @@ def test_a_model_without_kinds_answers_as_before(
     assert "Kinds of defects" not in report
 
 
-def test_pages_and_reports_show_kinds(
-    client: Client, http: httpx.Client, parts: list[bytes], naming: dict[str, float]
-) -> None:
+def test_pages_and_reports_show_kinds(client, http, parts, naming):
     api = f"/api/v1/products/{NAME}"
     number = client.inspect(parts[-1], NAME).id
     assert "<bdi>scratch</bdi>" in http.get(f"/{NAME}/history").text
@@ -92,7 +83,7 @@ def test_pages_and_reports_show_kinds(
     assert counts["kinds"]["new"] == 0, "a person called it good"
 
 
-def test_the_most_frequent_kind_is_the_first() -> None:
+def test_the_most_frequent_kind_is_the_first():
     def row(*kinds: str, named: str | None = None) -> tuple[str | None, list[dict[str, Any]]]:
         return named, [{"kinds": [*kinds]}, {"kinds": ["of a weaker region"]}]
 
@@ -104,9 +95,7 @@ def test_the_most_frequent_kind_is_the_first() -> None:
     assert count_kinds([]).most == 0
 
 
-def test_a_person_names_the_kind(
-    client: Client, http: httpx.Client, parts: list[bytes], naming: dict[str, float]
-) -> None:
+def test_a_person_names_the_kind(client, http, parts, naming):
     api = f"/api/v1/products/{NAME}"
 
     def counts() -> dict[str, int]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +19,6 @@ from flawscope.errors import InputError
 from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc.line import PlcLine
 from flawscope_station.settings.sources import CameraSourceSettings, read_source
-from flawscope_station.settings.station import Settings
 from flawscope_station.sources import frames as frames_module
 from flawscope_station.sources.camera import FfmpegCamera
 from flawscope_station.sources.frames import FrameReader
@@ -33,7 +30,7 @@ DECODING = 0.1  # seconds on a busy machine
 
 
 @pytest.fixture(name="opened")
-def opened_fixture() -> Iterator[Callable[..., tuple[DelayedCamera, FfmpegCamera]]]:
+def opened_fixture():
     """`opened(behind)`: a camera that is so far behind, and the source that reads it."""
     made: list[tuple[DelayedCamera, FfmpegCamera]] = []
 
@@ -68,11 +65,11 @@ def earliest(camera: DelayedCamera, source: FfmpegCamera, triggers: int, seed: i
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.1, 0.4, 1.0])
-def test_no_trigger_gets_a_frame_that_was_exposed_before_it(opened: Any, behind: float) -> None:
+def test_no_trigger_gets_a_frame_that_was_exposed_before_it(opened, behind):
     assert earliest(*opened(behind), 6) >= 0.0
 
 
-def test_a_wait_in_which_others_kept_the_reader_waiting_counts_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_in_which_others_kept_the_reader_waiting_counts_less(monkeypatch):
     """For Python's lock or for a core: the frame may have come so much earlier, or have lain in a buffer."""
     clock, lock, core = [100.0], [0.0], [0.0]
 
@@ -107,12 +104,12 @@ def test_a_wait_in_which_others_kept_the_reader_waiting_counts_less(monkeypatch:
             assert reader.arrived == pytest.approx(read - earlier)
 
 
-def test_a_camera_that_says_too_little_is_found_out_by_the_test(opened: Any) -> None:
+def test_a_camera_that_says_too_little_is_found_out_by_the_test(opened):
     """What the station did before: it took the next frame that was decoded."""
     assert earliest(*opened(0.4, latency=0.001), 6) < -0.2
 
 
-def test_frames_that_lay_in_a_buffer_answer_no_trigger(opened: Any) -> None:
+def test_frames_that_lay_in_a_buffer_answer_no_trigger(opened):
     """The reader was held up for longer than the latency, and then reads what came meanwhile."""
     _, source = opened(0.0)
     handle, held, at = source._handle_frame, [0.0], [0.0]
@@ -132,7 +129,7 @@ def test_frames_that_lay_in_a_buffer_answer_no_trigger(opened: Any) -> None:
         assert exposed_at(source.next_shot().result(PATIENCE).frame) >= trigger
 
 
-def test_a_part_that_lies_there_for_a_tenth_of_a_second_is_on_its_frame(opened: Any) -> None:
+def test_a_part_that_lies_there_for_a_tenth_of_a_second_is_on_its_frame(opened):
     """Not what lay there before. A busy computer may take a frame of what comes after it: try again."""
     camera, source = opened(0.4, latency=0.42)
 
@@ -151,7 +148,7 @@ def test_a_part_that_lies_there_for_a_tenth_of_a_second_is_on_its_frame(opened: 
         until(is_on_its_frame)
 
 
-def test_triggers_at_different_moments_get_different_frames(opened: Any) -> None:
+def test_triggers_at_different_moments_get_different_frames(opened):
     camera, source = opened(0.4)
 
     def differ() -> bool:
@@ -168,7 +165,7 @@ def test_triggers_at_different_moments_get_different_frames(opened: Any) -> None
     until(differ)
 
 
-def test_a_camera_without_a_latency_is_refused_for_triggers(tmp_path: Path) -> None:
+def test_a_camera_without_a_latency_is_refused_for_triggers(tmp_path):
     for address in ("rtsp://192.0.2.1/s", "http://192.0.2.1/", "udp://192.0.2.1:5000", "/dev/video0"):
         with pytest.raises(InputError, match=r"exposed after it: write `latency: 500 ms`"):
             read_source({"camera": address, "every": "trigger"}, tmp_path)
@@ -182,7 +179,7 @@ def test_a_camera_without_a_latency_is_refused_for_triggers(tmp_path: Path) -> N
             read_source({"camera": "/dev/video0", "latency": wrong}, tmp_path)
 
 
-def test_a_stream_without_a_latency_answers_no_api_and_no_plc(open_station: Any, settings: Settings) -> None:
+def test_a_stream_without_a_latency_answers_no_api_and_no_plc(open_station, settings):
     """One that was not given one for triggers: it has frames of its own."""
     camera = DelayedCamera(0.0)
     try:
@@ -194,7 +191,7 @@ def test_a_stream_without_a_latency_answers_no_api_and_no_plc(open_station: Any,
         assert "write `latency: 500 ms` below it" in answer.json()["error"]
         given = ModbusSettings({1: "plate"}, listen="127.0.0.1:1502")
         with pytest.raises(InputError, match="has no `latency`"):
-            PlcLine("modbus", running.station.floor, given, lambda handle: None)  # type: ignore[arg-type,return-value]
+            PlcLine("modbus", running.station.floor, given, lambda handle: None)
         running.close()
     finally:
         camera.close()
@@ -218,7 +215,7 @@ def random_changes(rng: Random, count: int = 12) -> list[tuple[float, bool]]:
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.04, 0.4, 1.0, 2.0])
-def test_a_latency_is_found_in_frames(behind: float) -> None:
+def test_a_latency_is_found_in_frames(behind):
     rng = Random(0)
     changes = random_changes(rng)
     found = latency_of(drawn_frames(changes, behind, rng), changes)
@@ -230,7 +227,7 @@ def test_a_latency_is_found_in_frames(behind: float) -> None:
 @pytest.mark.parametrize(
     ("behind", "more"), [(0.1, {"noise": 40.0}), (0.1, {"flip": True}), (3.6, {}), (7.0, {})]
 )
-def test_frames_that_do_not_follow_the_light_have_no_latency(behind: float, more: dict[str, Any]) -> None:
+def test_frames_that_do_not_follow_the_light_have_no_latency(behind, more):
     rng = Random(0)
     changes = random_changes(rng)
     with pytest.raises(InputError, match=r"follow the light|behind"):
@@ -238,7 +235,7 @@ def test_frames_that_do_not_follow_the_light_have_no_latency(behind: float, more
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.4])
-def test_a_latency_is_measured_with_a_light(behind: float) -> None:
+def test_a_latency_is_measured_with_a_light(behind):
     camera = DelayedCamera(behind)
 
     def set_light(is_on: bool) -> float:
@@ -254,7 +251,7 @@ def test_a_latency_is_measured_with_a_light(behind: float) -> None:
     assert behind < found.setting <= behind + 0.4
 
 
-def test_a_page_turns_black_and_white_at_once() -> None:
+def test_a_page_turns_black_and_white_at_once():
     page = LightPage("127.0.0.1", 0)
     try:
         there = f"http://127.0.0.1:{page.port}"
@@ -270,9 +267,7 @@ def test_a_page_turns_black_and_white_at_once() -> None:
         page.close()
 
 
-def test_the_command_names_the_cameras_that_can_be_measured(
-    tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_names_the_cameras_that_can_be_measured(tmp_path, model_file, capsys):
     path = tmp_path / "station.yaml"
     path.write_text(
         f"products: {{plate: {{model: {model_file}, sources: [{{folder: a}}, "

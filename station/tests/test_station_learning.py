@@ -22,24 +22,24 @@ from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part
 from station_helpers import Load, everything, until
-from tablet import PHONE, SLATE, Tablet, needs_chromium
+from tablet import PHONE, SLATE, needs_chromium
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 
 
 @pytest.fixture(scope="module")
-def model_file(model_path: Path) -> Path:
+def model_file(model_path):
     """The trained model itself."""
     return model_path
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch):
     monkeypatch.setattr(activation, "RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture
-def line(running: Any) -> Iterator[Line]:
+def line(running):
     made = Line(running.url)
     yield made
     made.http.close()
@@ -52,7 +52,7 @@ def scores(line: Line, parts: list[bytes]) -> list[float]:
     return [line.send(data, "again.png")["score"] for data in parts]
 
 
-def test_corrections_become_a_version_and_back_is_the_old(line: Line, running: Any, model_file: Path) -> None:
+def test_corrections_become_a_version_and_back_is_the_old(line, running, model_file):
     parts = [drawn_part(400), drawn_part(401, "contamination")]
     before = scores(line, parts)
     found = line.shift()
@@ -109,7 +109,7 @@ def test_corrections_become_a_version_and_back_is_the_old(line: Line, running: A
     assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
 
 
-def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station: Any, settings: Any) -> None:
+def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station, settings):
     product = replace(settings.products[NAME], learn=AUTO[NAME])
     running = open_station(products={NAME: product})
     line = Line(running.url)
@@ -132,7 +132,7 @@ def test_the_rule_makes_it_live_and_what_is_taken_back_is_forgotten(open_station
     assert len(trained) == 12 + len(learnt)
 
 
-def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running: Any) -> None:
+def test_a_process_that_is_killed_and_one_that_begins_again(line, running):
     line.shift()
     learning = running.station.parts[Learning]
     number = line.http.post(f"{API}/learning", json={}).json()["id"]
@@ -148,7 +148,7 @@ def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running:
     until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
 
 
-def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any) -> None:
+def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station):
     first = open_station()
     line = Line(first.url)
     line.shift()
@@ -160,9 +160,7 @@ def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any
     assert (candidate["status"], candidate["version"]) == ("ready", 2)
 
 
-def test_why_nothing_can_be_learnt(
-    open_station: Any, settings: Any, onnx_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_why_nothing_can_be_learnt(open_station, settings, onnx_path, monkeypatch, tmp_path):
     running = open_station(products={NAME: ProductSettings(str(onnx_path))})
     line = Line(running.url)
     answer = line.http.post(f"{API}/learning", json={})
@@ -186,9 +184,7 @@ def test_why_nothing_can_be_learnt(
     assert "learning needs torch" in line.http.get(f"{API}/learning").json()["why_not"]
 
 
-def test_an_export_is_learnt_by_its_trained_model_and_exported(
-    open_station: Any, onnx_path: Path, model_path: Path
-) -> None:
+def test_an_export_is_learnt_by_its_trained_model_and_exported(open_station, onnx_path, model_path):
     product = ProductSettings(str(onnx_path), learn=LearningSettings(after=1000, trained=str(model_path)))
     running = open_station(products={NAME: product})
     line = Line(running.url)
@@ -202,7 +198,7 @@ def test_an_export_is_learnt_by_its_trained_model_and_exported(
     assert line.send(drawn_part(251, stained=True))["version"] == 2
 
 
-def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, settings: Any) -> None:
+def test_versions_that_were_never_used_do_not_pile_up(open_station, settings):
     product = replace(settings.products[NAME], learn=LearningSettings(after=1000, keep=1))
     running = open_station(products={NAME: product})
     line = Line(running.url)
@@ -226,9 +222,7 @@ def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, setting
     assert line.http.post(f"{API}/candidates/{first['id']}/reject").status_code == 422
 
 
-def test_a_switch_under_load_of_eight_clients(
-    running: Any, line: Line, model_file: Path, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_switch_under_load_of_eight_clients(running, line, model_file, parts, tmp_path):
     before = scores(line, parts)
     assert other_version(line, model_file, tmp_path, "20%") == 2
     load_ = Load(running.url, parts, clients=8)
@@ -276,7 +270,7 @@ def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> in
 
 
 @pytest.mark.parametrize("left", [1_000_000, 0], ids=["no room for a model", "no room at all"])
-def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, left: int) -> None:
+def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
     """It waits, says so in a line, and is made when there is room: also where not even the data base could
     write down that it waits."""
     with import_module("test_station_faults").small_disk(tmp_path / "disk", "64m"):
@@ -310,9 +304,7 @@ def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("rule", ["click", "auto"])
-def test_another_version_is_put_to_use_meanwhile(
-    open_station: Any, settings: Any, model_file: Path, tmp_path: Path, rule: str
-) -> None:
+def test_another_version_is_put_to_use_meanwhile(open_station, settings, model_file, tmp_path, rule):
     """What was made from version 1 is shown as that, and does not go live by the rule; another one is made
     from the version that judges."""
     product = replace(settings.products[NAME], learn=LearningSettings(rule=rule, after=1000))
@@ -353,7 +345,7 @@ def newest(line: Line, after: int) -> int | None:
     return number if number > after else None
 
 
-def test_a_version_judges_instead_of_the_named_one(running: Any, model_file: Path, tmp_path: Path) -> None:
+def test_a_version_judges_instead_of_the_named_one(running, model_file, tmp_path):
     """The rule's last look: somebody may be quicker while it opens the model."""
     line = Line(running.url)
     versions = running.station.versions
@@ -369,7 +361,7 @@ def test_a_version_judges_instead_of_the_named_one(running: Any, model_file: Pat
 
 
 @needs_chromium
-def test_the_page_models_learns_shows_gains_and_losses_and_goes_back(tablet: Tablet) -> None:
+def test_the_page_models_learns_shows_gains_and_losses_and_goes_back(tablet):
     line = Line(tablet.url)
     tablet.open("models")
     assert "Nobody has corrected the model yet" in tablet.text("[aria-labelledby=learn]")

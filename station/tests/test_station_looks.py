@@ -10,7 +10,7 @@ import numpy as np
 from selenium.webdriver.common.keys import Keys
 
 from flawscope_station.drift.drift import Drift
-from tablet import API, PHONE, SLATE, Tablet, needs_chromium
+from tablet import API, PHONE, SLATE, needs_chromium
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 
@@ -20,7 +20,7 @@ PAGES = ("live", "review", "history", "trends", "models", "problems", "inspectio
 PASSWORD = "correct horse battery"
 
 
-def test_the_history_by_hand(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_the_history_by_hand(tablet, judged):
     good, bad = judged
     for k in range(50):
         tablet.post(bad if k == 1 else good, f"{k}.png")
@@ -58,7 +58,7 @@ def test_the_history_by_hand(tablet: Tablet, judged: tuple[bytes, bytes]) -> Non
     assert tablet.complaints() == []
 
 
-def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+def test_trends_draw_every_point(tablet, judged):
     numbers = [tablet.post(part)["id"] for part in (*judged, judged[1])]
     tablet.http.post(f"{API}/inspections/{numbers[1]}/verdict", json={"verdict": "good"})
     tablet.open("trends?range=hour")
@@ -88,7 +88,7 @@ def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) ->
     assert tablet.complaints() == []
 
 
-def test_language_and_colours_are_kept(tablet: Tablet) -> None:
+def test_language_and_colours_are_kept(tablet):
     tablet.open("live")
     paper = "return getComputedStyle(document.body).backgroundColor"
     light = tablet.js(paper)
@@ -104,9 +104,7 @@ def test_language_and_colours_are_kept(tablet: Tablet) -> None:
     tablet.wait(lambda: tablet.text("#end-title") == "Nichts zu prüfen")
 
 
-def test_every_page_fits_is_accessible_and_keeps_to_the_policy(
-    tablet: Tablet, running: Any, judged: tuple[bytes, bytes]
-) -> None:
+def test_every_page_fits_is_accessible_and_keeps_to_the_policy(tablet, running, judged):
     tablet.post(judged[0], "a-very-long-name-of-a-part-without-any-room-to-break-0123456789.png")
     tablet.post(judged[1])
     for page in PAGES:
@@ -122,7 +120,7 @@ def test_every_page_fits_is_accessible_and_keeps_to_the_policy(
     assert tablet.js("return document.querySelector('header').getBoundingClientRect().width") == SLATE[0]
 
 
-def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, running: Any) -> None:
+def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet, running):
     record = import_module("test_station_drift").record
     scores = np.random.default_rng(5).standard_normal(900)
     scores[700:] += 1.5
@@ -161,7 +159,7 @@ window.dispatchEvent(new Event("resize"));
 
 
 @needs_chromium
-def test_times_of_a_short_range_differ(tablet: Tablet, parts: list[bytes]) -> None:
+def test_times_of_a_short_range_differ(tablet, parts):
     """Pictures of a few seconds, as when a line is set up."""
     for data in parts[:5]:
         tablet.post(data)
@@ -177,7 +175,7 @@ def test_times_of_a_short_range_differ(tablet: Tablet, parts: list[bytes]) -> No
 
 
 @needs_chromium
-def test_details_of_a_version_fit_on_a_phone(tablet: Tablet) -> None:
+def test_details_of_a_version_fit_on_a_phone(tablet):
     """Also its hash, which is one long word."""
     tablet.screen(*PHONE[:2])
     tablet.open("models")

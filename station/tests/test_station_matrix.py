@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -20,9 +17,8 @@ from flawscope.cli import main
 from flawscope.pictures.listing import list_pictures
 from flawscope_station.client import Client
 from flawscope_station.settings.station import ProductSettings
-from station_helpers import NAME, Opener
+from station_helpers import NAME
 
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 # of each kind that a station tells apart: all else is its predictor's
 SERVED = ["align", "several", "light", "positions", "part", "joint", "method"]
 
@@ -31,13 +27,8 @@ SERVED = ["align", "several", "light", "positions", "part", "joint", "method"]
     "option", [pytest.param(name, marks=() if name == "align" else pytest.mark.slow) for name in SERVED]
 )
 def test_the_station_answers_as_predict_does(
-    option: str,
-    shared: Shared,
-    small_backbone: dict[str, str],
-    quick_settings: dict[str, Any],
-    open_station: Opener,
-    tmp_path: Path,
-) -> None:
+    option, shared, small_backbone, quick_settings, open_station, tmp_path
+):
     data, model = shared("matrix", matrix.draw_data), tmp_path / "model.safetensors"
     settings = quick_settings if option == "method" else small_backbone
     more = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
@@ -67,9 +58,7 @@ def lights(seed: int, spot: int | None = None) -> np.ndarray:
     return np.stack(drawn, 2).clip(0, 65535).astype(np.uint16)
 
 
-def test_a_part_under_five_lights_is_judged_and_displayed(
-    open_station: Opener, small_backbone: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_part_under_five_lights_is_judged_and_displayed(open_station, small_backbone, tmp_path):
     settings = {**small_backbone, "size": "64"}
     good = [lights(k) for k in range(20)]
     model = flawscope.fit(good, channels="all", check=False, group=r"\d+", force=True, **settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
-from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store import dump
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
@@ -32,7 +31,6 @@ from flawscope_station.store.schema import (
     stations,
     verdicts,
 )
-from station_helpers import Opener
 
 pytestmark = pytest.mark.both_databases
 FIXTURES = Path(__file__).parents[2] / "tests/fixtures"
@@ -43,7 +41,7 @@ TOKEN = "fls_C68oOJmabjIgx6zPKx3Xbw7IpVJaenuYEItkJpTRZuU"
 
 
 @pytest.fixture
-def old(settings: Settings) -> Iterator[Database]:
+def old(settings):
     """The data base that commit 19cecfd wrote, with its files."""
     files = Files(settings.store)
     files.identity_path.write_text(f"{FOLDER}\n")
@@ -74,9 +72,7 @@ def everything(database: Database, table: Any) -> list[Any]:
         return [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
 
 
-def test_all_that_was_there_is_there_and_the_station_goes_on(
-    old: Database, open_station: Opener, parts: list[bytes]
-) -> None:
+def test_all_that_was_there_is_there_and_the_station_goes_on(old, open_station, parts):
     wider = (inspections, verdicts)
     people = text("SELECT id, name, password, role, created_at FROM users ORDER BY id")
     counts = text("SELECT hour, inspected, anomalous, reviewed, defects, misses FROM hours ORDER BY hour")
@@ -124,7 +120,7 @@ def test_all_that_was_there_is_there_and_the_station_goes_on(
         assert (new["id"], new["version"], new["score"]) == (8, 1, pytest.approx(found[2]["score"], rel=1e-6))
 
 
-def test_records_of_before_are_as_old_as_their_order_says(old: Database) -> None:
+def test_records_of_before_are_as_old_as_their_order_says(old):
     """Times of a clock that was wrong meanwhile make nothing old; a pause counts a day."""
     days = {1: 5000, 2: 5000.5, 3: 4, 4: 5001, 5: 5008, 6: 5008, 7: 5008}
     with old.writing() as connection:
@@ -137,7 +133,7 @@ def test_records_of_before_are_as_old_as_their_order_says(old: Database) -> None
     assert [tuple(row) for row in found] == [(1, 0), (4, DAY // 2), (7, DAY // 2 + DAY)]
 
 
-def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Database) -> None:
+def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old):
     old.migrate()
     with old.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -161,9 +157,7 @@ def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Da
     assert (everything(old, stations), everything(old, events)) == before
 
 
-def test_a_store_of_an_earlier_version_is_not_backed_up_by_this_one(
-    old: Database, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_store_of_an_earlier_version_is_not_backed_up_by_this_one(old, settings, tmp_path):
     (tmp_path / "near").mkdir()
     with (
         pytest.raises(InputError, match="are of another version: use the flawscope that made them"),

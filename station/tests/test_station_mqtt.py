@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +17,7 @@ from flawscope_station.settings.sinks import MqttSettings
 from flawscope_station.sinks.delivery import POLL_INTERVAL
 from flawscope_station.sinks.mqtt import MqttSink
 from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
-from station_helpers import NAME, Load, Opener, Running, free_port, until
+from station_helpers import NAME, Load, Running, free_port, until
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "plant/hall 2/station"
@@ -43,13 +42,13 @@ def listening(folder: Path, settings: str = "") -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
-def broker() -> Iterator[Mosquitto]:
+def broker():
     with listening(new_folder()) as made:
         yield made
 
 
 @pytest.fixture
-def listen() -> Iterator[Callable[..., Listener]]:
+def listen():
     with ExitStack() as stack:
         yield lambda *words, **more: stack.enter_context(closing(Listener(*words, **more)))
 
@@ -72,9 +71,7 @@ def online(listener: Listener) -> bool:
 
 
 @needs_mosquitto
-def test_inspections_verdicts_states_and_problems_are_there(
-    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
-) -> None:
+def test_inspections_verdicts_states_and_problems_are_there(broker, open_station, listen, parts):
     """On both data bases."""
     running = open_station(mqtt=MqttSettings(broker.url, topic="plant/hall 2"), public=("line3.example",))
     listener = listen(broker.port, "plant/#")
@@ -123,9 +120,7 @@ def first_ones(listener: Listener) -> list[int]:
 
 
 @needs_mosquitto
-def test_a_cable_that_is_cut_again_and_again(
-    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
-) -> None:
+def test_a_cable_that_is_cut_again_and_again(broker, open_station, listen, parts):
     """Nothing is lost, all comes in order, what comes twice has the same id; the page says that the broker is
     away."""
     cable = Cable(broker.port)
@@ -153,9 +148,7 @@ def test_a_cable_that_is_cut_again_and_again(
 
 
 @needs_mosquitto
-def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
-    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
-) -> None:
+def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(broker, open_station, listen, parts):
     """What was on its way may come again, under the same id."""
     running = open_station(mqtt=MqttSettings(broker.url, topic="plant/hall 2"))
     listener = listen(broker.port, TOPIC, STATUS)
@@ -176,7 +169,7 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
 
 
 @needs_mosquitto
-def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path, parts: list[bytes]) -> None:
+def test_a_password_and_rights(open_station, listen, tmp_path, parts):
     """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
     if shutil.which("mosquitto_passwd") is None:
         pytest.skip("mosquitto_passwd is not installed")
@@ -204,7 +197,7 @@ def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path
 
 
 @needs_mosquitto
-def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[bytes], tmp_path: Path) -> None:
+def test_tls_with_a_certificate_of_ones_own(open_station, parts, tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = new_folder()
@@ -228,9 +221,7 @@ def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[by
         until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
 
 
-def test_a_broker_that_never_was_harms_nothing(
-    running: Running, open_station: Opener, parts: list[bytes]
-) -> None:
+def test_a_broker_that_never_was_harms_nothing(running, open_station, parts):
     running.close()
     there = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{free_port()}"))
     assert len(send(there.url, parts, range(3))) == 3
@@ -241,7 +232,7 @@ def test_a_broker_that_never_was_harms_nothing(
 
 
 @needs_mosquitto
-def test_mosquitto_takes_the_file_of_the_container(tmp_path: Path) -> None:
+def test_mosquitto_takes_the_file_of_the_container(tmp_path):
     """With folders of this machine in the place of the container's."""
     text = (ROOT / "deploy/mosquitto.conf").read_text()
     folder = new_folder()

@@ -9,7 +9,6 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +25,8 @@ from joserfc.jwk import RSAKey
 
 from flawscope.errors import InputError
 from flawscope_station.settings.openid import OpenIdSettings, read_openid
-from flawscope_station.settings.station import Settings
 from flawscope_station.web.sign_in_pages import OpenIdProvider
-from station_helpers import PATIENCE, Opener, until
+from station_helpers import PATIENCE, until
 from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
 
 __all__ = ["driver_fixture", "tablet_fixture"]
@@ -125,7 +123,7 @@ def _base64(data: bytes) -> bytes:
 
 
 @pytest.fixture
-def company() -> Iterator[Company]:
+def company():
     """At `localhost`: for a browser another site than the station's 127.0.0.1."""
     made = Company()
     server = uvicorn.Server(uvicorn.Config(made.app(), port=0, log_level="error", lifespan="off"))
@@ -139,7 +137,7 @@ def company() -> Iterator[Company]:
 
 
 @pytest.fixture(name="running")
-def running_fixture(open_station: Opener, settings: Settings, company: Company, tmp_path: Path) -> Any:
+def running_fixture(open_station, settings, company, tmp_path):
     (tmp_path / "secret").write_text(SECRET)
     groups = {"quality": "operator", "it": "admin"}
     given = {"issuer": company.url, "client": CLIENT, "groups": groups, "secret_file": "secret"}
@@ -147,7 +145,7 @@ def running_fixture(open_station: Opener, settings: Settings, company: Company, 
 
 
 @pytest.fixture
-def browse(running: Any) -> Iterator[Callable[[], httpx.Client]]:
+def browse(running):
     """Makes browsers without pages: they keep cookies and follow redirects."""
     how = {"base_url": running.url, "timeout": 30, "follow_redirects": True}
     with ExitStack() as stack:
@@ -165,9 +163,7 @@ def role(client: httpx.Client) -> str | None:
     return "admin" if client.get("/api/v1/audit").status_code == 200 else "less"
 
 
-def test_a_member_signs_in_with_the_role_of_the_groups(
-    browse: Callable[[], httpx.Client], company: Company, running: Any
-) -> None:
+def test_a_member_signs_in_with_the_role_of_the_groups(browse, company, running):
     access = running.station.access
     anna, other = browse(), browse()
     assert role(anna) is None  # nobody is let in although there are no users
@@ -188,9 +184,7 @@ def test_a_member_signs_in_with_the_role_of_the_groups(
         access.set_password("anna", PASSWORD)
 
 
-def test_accounts_of_the_station_stay_and_cannot_be_taken_over(
-    browse: Callable[[], httpx.Client], company: Company, running: Any
-) -> None:
+def test_accounts_of_the_station_stay_and_cannot_be_taken_over(browse, company, running):
     running.station.access.add_user("anna", PASSWORD, "admin")
     stranger, local = browse(), browse()
     answer = enter(stranger)
@@ -225,9 +219,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_token_lets_nobody_in(
-    wrong: str, browse: Callable[[], httpx.Client], company: Company, running: Any
-) -> None:
+def test_a_wrong_token_lets_nobody_in(wrong, browse, company, running):
     given, said = WRONG[wrong]
     for name, value in given.items():
         setattr(company, name, value)
@@ -239,7 +231,7 @@ def test_a_wrong_token_lets_nobody_in(
     assert running.station.access.users() == []
 
 
-def test_state_is_the_browsers_and_holds_once(browse: Callable[[], httpx.Client], company: Company) -> None:
+def test_state_is_the_browsers_and_holds_once(browse, company):
     victim, thief = browse(), browse()
     there = victim.get("/sign-in/company/", follow_redirects=False)
     tls = browse().get("/sign-in/company/", headers={"X-Forwarded-Proto": "https"}, follow_redirects=False)
@@ -258,7 +250,7 @@ def test_state_is_the_browsers_and_holds_once(browse: Callable[[], httpx.Client]
         assert "No<script>" not in answer.text
 
 
-def test_keys_may_change_while_the_station_runs(browse: Callable[[], httpx.Client], company: Company) -> None:
+def test_keys_may_change_while_the_station_runs(browse, company):
     assert enter(browse()).status_code == 200
     assert enter(browse()).status_code == 200
     assert company.calls == ["configuration", "keys"]
@@ -268,9 +260,7 @@ def test_keys_may_change_while_the_station_runs(browse: Callable[[], httpx.Clien
 
 
 @pytest.mark.parametrize("said", ["did not work", "it calls itself"])
-def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(
-    open_station: Opener, company: Company, said: str
-) -> None:
+def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(open_station, company, said):
     """The station starts, accounts of its own sign in, and the page says it in one line."""
     other = "http://localhost:9" if said == "did not work" else company.url.replace("localhost", "127.0.0.1")
     running = open_station(openid=OpenIdSettings(other, CLIENT, {"quality": "operator"}))
@@ -296,7 +286,7 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(
         ({"ca_file": "none"}, "ca_file: cannot read"),
     ],
 )
-def test_a_wrong_setting_is_one_line(given: Any, said: str) -> None:
+def test_a_wrong_setting_is_one_line(given, said):
     right = {"issuer": "https://login.example", "client": CLIENT, "groups": {"quality": "operator"}}
     with pytest.raises(InputError, match=said) as caught:
         OpenIdProvider(read_openid({**right, **given}, Path()))
@@ -306,7 +296,7 @@ def test_a_wrong_setting_is_one_line(given: Any, said: str) -> None:
 
 
 @needs_chromium
-def test_a_browser_comes_back_signed_in(tablet: Any, company: Company, running: Any) -> None:
+def test_a_browser_comes_back_signed_in(tablet, company, running):
     """The provider is another site, whose redirect brings no strict cookie along."""
     tablet.driver.get(f"{tablet.url}/plate/live")
     tablet.wait(lambda: tablet.find("a[href^='/sign-in/company']"))

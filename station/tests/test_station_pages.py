@@ -7,7 +7,6 @@ import html
 import json
 import re
 import string
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -40,14 +39,14 @@ MISCOUNTED = FoundParts((), 1, 1, wrong="1 missing").to_dict()
 
 
 @pytest.fixture
-def browser(running: Any) -> Iterator[httpx.Client]:
+def browser(running):
     """Not a real one: what it is sent is looked at here."""
     with httpx.Client(base_url=running.url, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
-def visitor(common: Any, parts: list[bytes]) -> Iterator[httpx.Client]:
+def visitor(common, parts):
     """The same, at the station that the tests of this file share; it has a picture."""
     with httpx.Client(base_url=common.url, timeout=30) as client:
         post(client, parts[0])
@@ -71,7 +70,7 @@ def texts_of(language: str) -> dict[str, str]:
     return PAGES.texts[language].flat
 
 
-def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
+def test_every_language_has_every_text_with_the_same_names_in_braces():
     languages = {path.stem for path in (WEB / "texts").iterdir()}
     assert languages == set(LANGUAGES)
     names = {
@@ -85,7 +84,7 @@ def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
     assert all(text.strip() for language in languages for text in texts_of(language).values())
 
 
-def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
+def test_every_text_is_used_and_every_text_that_is_used_exists():
     """Keys that are put together are known by their beginning."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))
     for module in (pages, sign_in_pages, housekeeping):
@@ -106,7 +105,7 @@ def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
     assert missing == set()
 
 
-def test_the_language_is_the_chosen_one_else_the_browsers() -> None:
+def test_the_language_is_the_chosen_one_else_the_browsers():
     browsers = {
         "de-AT,de;q=0.9,en;q=0.8": "de",
         "es, DE;q=0.5": "de",
@@ -118,7 +117,7 @@ def test_the_language_is_the_chosen_one_else_the_browsers() -> None:
     assert [PAGES.texts_for(cookie, "de").language for cookie in ("en", "xx")] == ["en", "de"]
 
 
-def test_numbers_are_written_as_the_language_writes_them() -> None:
+def test_numbers_are_written_as_the_language_writes_them():
     assert PAGES.texts["en"].number(1.2345) == "1.23"
     assert PAGES.texts["de"].number(1.2345) == "1,23"
     assert PAGES.texts["de"].number(None) == "–"
@@ -136,7 +135,7 @@ def test_numbers_are_written_as_the_language_writes_them() -> None:
 # ---------------------------------------------------------------------------------------- files of the pages
 
 
-def test_what_others_wrote_is_unchanged_and_named() -> None:
+def test_what_others_wrote_is_unchanged_and_named():
     readme = (WEB / "vendored/README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", readme, re.MULTILINE))
     files = {path.relative_to(WEB / "vendored").as_posix(): path for path in WEB.glob("vendored/*/*")}
@@ -148,7 +147,7 @@ def test_what_others_wrote_is_unchanged_and_named() -> None:
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
-def test_a_template_has_nothing_that_the_policy_forbids(path: Path) -> None:
+def test_a_template_has_nothing_that_the_policy_forbids(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\sstyle\s*=|<style|\son\w+\s*=|javascript:", text)
     for attributes in re.findall(r"<script([^>]*)>", text):
@@ -157,13 +156,13 @@ def test_a_template_has_nothing_that_the_policy_forbids(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, SHARED / "pages.css"], ids=lambda path: path.name)
-def test_a_script_makes_no_markup_of_texts(path: Path) -> None:
+def test_a_script_makes_no_markup_of_texts(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)\S+", text) == []
 
 
-def test_the_colours_are_those_of_the_reports() -> None:
+def test_the_colours_are_those_of_the_reports():
     """By day, by night, and by night because somebody chose it."""
     css = (SHARED / "pages.css").read_text(encoding="utf-8")
     day, night = re.findall(r"--paper: [^}]*?--focus: #\w+;", report_page.read_asset("pages.css"))
@@ -172,7 +171,7 @@ def test_the_colours_are_those_of_the_reports() -> None:
     assert [" ".join(block.split()) for block in mine] == squeezed
 
 
-def test_static_files_are_those_that_are_known(visitor: httpx.Client) -> None:
+def test_static_files_are_those_that_are_known(visitor):
     for name, (_, digest, kind) in PAGES.static_files.items():
         answer = visitor.get(f"/static/{name}?v={digest}")
         assert answer.status_code == 200
@@ -186,7 +185,7 @@ def test_static_files_are_those_that_are_known(visitor: httpx.Client) -> None:
 # ------------------------------------------------------------------------------------------------- the pages
 
 
-def test_every_page_says_what_it_is(visitor: httpx.Client) -> None:
+def test_every_page_says_what_it_is(visitor):
     assert visitor.get("/").headers["location"] == "/plate/live"
     for name in ALL:
         answer = visitor.get(f"/plate/{name}")
@@ -203,7 +202,7 @@ def test_every_page_says_what_it_is(visitor: httpx.Client) -> None:
         assert german.headers["content-language"] == "de"
 
 
-def test_the_language_is_chosen(visitor: httpx.Client) -> None:
+def test_the_language_is_chosen(visitor):
     chosen = visitor.post("/language", data={"language": "de", "next": "/plate/history"})
     assert (chosen.status_code, chosen.headers["location"]) == (303, "/plate/history")
     assert "Ohne Filter" in visitor.get("/plate/history").text
@@ -211,7 +210,7 @@ def test_the_language_is_chosen(visitor: httpx.Client) -> None:
     assert away.headers["location"] == "/"
 
 
-def test_what_is_not_there_is_said_on_a_page(visitor: httpx.Client) -> None:
+def test_what_is_not_there_is_said_on_a_page(visitor):
     numbers = ("9999", "9" * 19, "9" * 60)
     several = [
         f"/plate/{path}{n}" for n in numbers for path in ("inspections/", "review?only=", "compare?b=9998&a=")
@@ -226,7 +225,7 @@ def test_what_is_not_there_is_said_on_a_page(visitor: httpx.Client) -> None:
     assert visitor.get(f"/plate/compare?a={'9' * 5000}&b=1").status_code in (200, 404)
 
 
-def test_names_never_become_markup(visitor: httpx.Client, parts: list[bytes]) -> None:
+def test_names_never_become_markup(visitor, parts):
     number = post(visitor, parts[0], HOSTILE)["id"]
     for name in ("live", "history", f"inspections/{number}", f"compare?a={number}&b=1"):
         text = visitor.get(f"/plate/{name}").text
@@ -235,9 +234,7 @@ def test_names_never_become_markup(visitor: httpx.Client, parts: list[bytes]) ->
     assert "日本.png" in html.unescape(shown)
 
 
-def test_a_finding_that_nothing_knows_is_recorded_and_shown(
-    visitor: httpx.Client, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finding_that_nothing_knows_is_recorded_and_shown(visitor, parts, monkeypatch):
     plain = Predictor._prediction
     dusty = Finding("dusty", "<dust> on the lens", 0.02, decides=True)
 
@@ -268,14 +265,14 @@ def test_a_finding_that_nothing_knows_is_recorded_and_shown(
         ({"part_found": True, "found_parts": json.dumps(MISCOUNTED)}, ["1 missing"]),
     ],
 )
-def test_records_of_before_have_findings_too(columns: dict[str, Any], words: list[str]) -> None:
+def test_records_of_before_have_findings_too(columns, words):
     names = ("findings", "part_found", "found_parts", "shows", "product_p_value")
     said = findings_of(SimpleNamespace(**dict.fromkeys(names) | columns))
     assert [finding.words for finding in said] == words
     assert all(finding.decides for finding in said)
 
 
-def test_the_history_filters_and_turns_pages(browser: httpx.Client, parts: list[bytes]) -> None:
+def test_the_history_filters_and_turns_pages(browser, parts):
     count = pages.PER_PAGE + 3
     for k in range(count):
         post(browser, parts[k % 2], f"{k:03}.png")
@@ -295,7 +292,7 @@ def test_the_history_filters_and_turns_pages(browser: httpx.Client, parts: list[
     assert len(re.findall(names, browser.get("/plate/history?score_max=99999,5").text)) == pages.PER_PAGE
 
 
-def test_a_filter_that_is_none_is_named(visitor: httpx.Client) -> None:
+def test_a_filter_that_is_none_is_named(visitor):
     for query in ("score_min=x", "since=yesterday", "decision=perhaps", "cursor=zzz"):
         answer = visitor.get(f"/plate/history?{query}")
         assert answer.status_code == 422, query
@@ -303,7 +300,7 @@ def test_a_filter_that_is_none_is_named(visitor: httpx.Client) -> None:
         assert said, query
 
 
-def test_periods_keep_the_other_filters(visitor: httpx.Client) -> None:
+def test_periods_keep_the_other_filters(visitor):
     text = visitor.get("/plate/history?verdict=none").text
     links = map(html.unescape, re.findall(r'href="([^"]*)"', text))
     hour = next(one for one in links if "period=hour" in one)
@@ -313,7 +310,7 @@ def test_periods_keep_the_other_filters(visitor: httpx.Client) -> None:
     assert "part.png" in shown
 
 
-def test_two_that_are_ticked_are_compared_without_a_script(visitor: httpx.Client, parts: list[bytes]) -> None:
+def test_two_that_are_ticked_are_compared_without_a_script(visitor, parts):
     one, two = post(visitor, parts[0], "one.png"), post(visitor, parts[-1], "two.png")
     text = visitor.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
     assert text.index("one.png") < text.index("two.png")
@@ -323,7 +320,7 @@ def test_two_that_are_ticked_are_compared_without_a_script(visitor: httpx.Client
 
 
 @pytest.fixture
-def users(running: Any) -> None:
+def users(running):
     running.station.access.add_user("anna", PASSWORD, "operator")
     running.station.access.add_user("emil", PASSWORD, "engineer")
 
@@ -332,7 +329,7 @@ def sign_in(browser: httpx.Client, name: str, password: str = PASSWORD, next: st
     return browser.post("/sign-in", data={"name": name, "password": password, "next": next})
 
 
-def test_signing_in_leads_to_where_one_wanted(browser: httpx.Client, users: None) -> None:
+def test_signing_in_leads_to_where_one_wanted(browser, users):
     asked = browser.get("/plate/history?verdict=good")
     assert asked.status_code == 303
     form = browser.get(asked.headers["location"])
@@ -350,7 +347,7 @@ def test_signing_in_leads_to_where_one_wanted(browser: httpx.Client, users: None
     assert browser.get("/sign-in").headers["location"] == "/"
 
 
-def test_too_many_tries_have_to_wait(browser: httpx.Client, running: Any, users: None) -> None:
+def test_too_many_tries_have_to_wait(browser, running, users):
     attempts = running.station.access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
     for _ in range(10):
         with suppress(SignInError):
@@ -361,7 +358,7 @@ def test_too_many_tries_have_to_wait(browser: httpx.Client, running: Any, users:
     assert "Too many tries" in answer.text
 
 
-def test_signing_out_ends_the_session_from_its_own_page_alone(browser: httpx.Client, users: None) -> None:
+def test_signing_out_ends_the_session_from_its_own_page_alone(browser, users):
     sign_in(browser, "anna")
     other_site = {"Sec-Fetch-Site": "cross-site"}
     assert browser.post("/sign-out", headers=other_site).status_code == 403
@@ -376,7 +373,7 @@ def test_signing_out_ends_the_session_from_its_own_page_alone(browser: httpx.Cli
     assert browser.get("/plate/live").status_code == 303
 
 
-def test_operators_see_no_engineers_buttons(browser: httpx.Client, users: None, parts: list[bytes]) -> None:
+def test_operators_see_no_engineers_buttons(browser, users, parts):
     sign_in(browser, "emil")
     post(browser, parts[0])
     assert 'id="upload"' in browser.get("/plate/models").text

@@ -7,7 +7,6 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,10 @@ from flawscope_station.store.parts import open_rounds
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import inspections, parts
-from sink_helpers import Listener, Mosquitto, Receiver, new_folder
+from sink_helpers import Listener, Mosquitto, new_folder
 from station_helpers import (
     NAME,
     PATIENCE,
-    Opener,
     Running,
     Served,
     add_version,
@@ -77,7 +75,7 @@ def of_product(product: str, part: int, name: str) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def part_model(shared: Callable[..., Path]) -> Path:
+def part_model(shared):
     """Judges parts of three views. Read only."""
 
     def fill(folder: Path) -> None:
@@ -92,7 +90,7 @@ def part_model(shared: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def line(part_model: Path, open_station: Opener) -> Callable[..., Running]:
+def line(part_model, open_station):
     """`line(part_deadline="1 s", ...)` opens a station that judges parts."""
 
     def opened(**product: Any) -> Running:
@@ -104,7 +102,7 @@ def line(part_model: Path, open_station: Opener) -> Callable[..., Running]:
 
 
 @pytest.fixture
-def client(line: Callable[..., Running]) -> Iterator[Client]:
+def client(line):
     with Client(line().url) as made:
         yield made
 
@@ -135,7 +133,7 @@ def send_whole(url: str, part: str, batch: str = "") -> None:
     assert answer.json()["results"][-1]["inspection"]["part_decision"] == "good"
 
 
-def test_the_last_view_decides_as_the_model_does_in_python(client: Client, part_model: Path) -> None:
+def test_the_last_view_decides_as_the_model_does_in_python(client, part_model):
     predictor = flawscope.load(part_model, device="cpu", threads=1)
     assert client.product().views == [*VIEWS]
     for part, bad in ((GOOD, None), (21, "top"), (22, "left")):
@@ -161,7 +159,7 @@ def test_the_last_view_decides_as_the_model_does_in_python(client: Client, part_
         client.part(99)
 
 
-def test_missing_views_are_named_at_the_deadline_and_nothing_says_good(line: Callable[..., Running]) -> None:
+def test_missing_views_are_named_at_the_deadline_and_nothing_says_good(line):
     running = line(part_deadline="300 ms")
     with Client(running.url) as client:
         begun = time.monotonic()
@@ -176,7 +174,7 @@ def test_missing_views_are_named_at_the_deadline_and_nothing_says_good(line: Cal
         assert late.part_id not in (good["id"], bad["id"]), "what comes later is another round"
 
 
-def test_a_view_that_comes_again_begins_the_next_round(client: Client) -> None:
+def test_a_view_that_comes_again_begins_the_next_round(client):
     first = client.inspect(view(40, "left"), part="A", view="left")
     client.inspect(view(40, "top"), part="A", view="top")
     again = client.inspect(view(GOOD, "left"), part="A", view="left")
@@ -188,7 +186,7 @@ def test_a_view_that_comes_again_begins_the_next_round(client: Client) -> None:
     assert (last.part_id, last.part_decision) == (again.part_id, "good")
 
 
-def test_what_is_no_known_view_is_refused_unjudged(client: Client, common: Running) -> None:
+def test_what_is_no_known_view_is_refused_unjudged(client, common):
     for wrong, message in (
         ({"part": "A"}, "send its `part`, and as `view` one of left, right, top"),
         ({"view": "top"}, "send its `part`, and as `view` one of left, right, top"),
@@ -196,7 +194,7 @@ def test_what_is_no_known_view_is_refused_unjudged(client: Client, common: Runni
         ({"part": "A", "view": "x" * 101}, "has not 1 to 100 characters"),
     ):
         with pytest.raises(RefusedError, match=message) as refused:
-            client.inspect(view(1, "top"), **wrong)  # type: ignore[arg-type]
+            client.inspect(view(1, "top"), **wrong)
         assert refused.value.status == 422
     assert list(client.search()) == []
     named = client.inspect(view(1, "top"), name="p77_top.png")
@@ -207,7 +205,7 @@ def test_what_is_no_known_view_is_refused_unjudged(client: Client, common: Runni
         single.inspect(view(1, "top"), view="top")
 
 
-def test_names_that_the_station_gives_tell_no_part() -> None:
+def test_names_that_the_station_gives_tell_no_part():
     """Else each frame of a camera would be a view of part 1."""
     judge = judging(np.ones((19, 2)), r"\d+")
     frame = Picture(1, b"", "camera1-a.png", "camera")
@@ -219,9 +217,7 @@ def test_names_that_the_station_gives_tell_no_part() -> None:
     assert (sent.part, sent.view) == ("7", "b")
 
 
-def test_parts_of_a_joint_model_are_those_of_their_product(
-    open_station: Opener, tmp_path: Path, small_backbone: dict[str, str]
-) -> None:
+def test_parts_of_a_joint_model_are_those_of_their_product(open_station, tmp_path, small_backbone):
     folders = {name: tmp_path / name for name in ("box", "lid")}
     for name, folder in folders.items():
         folder.mkdir()
@@ -253,9 +249,7 @@ def test_parts_of_a_joint_model_are_those_of_their_product(
         assert last.part_decision == "anomalous"
 
 
-def test_a_model_for_each_view_is_refused_in_a_line(
-    open_station: Opener, tmp_path: Path, small_backbone: dict[str, str]
-) -> None:
+def test_a_model_for_each_view_is_refused_in_a_line(open_station, tmp_path, small_backbone):
     models = {}
     for name in VIEWS:
         (tmp_path / name).mkdir()
@@ -268,7 +262,7 @@ def test_a_model_for_each_view_is_refused_in_a_line(
         open_station(products={"line": ProductSettings(str(tmp_path / "views.safetensors"))})
 
 
-def test_a_request_without_a_view_is_known_by_the_hash_of_earlier_versions() -> None:
+def test_a_request_without_a_view_is_known_by_the_hash_of_earlier_versions():
     digest = hashlib.sha256(b"x").hexdigest()
     before = hashlib.sha256(f"file\0A\0b\0{digest}".encode()).hexdigest()
     assert upload_request("k", [b"x"], False, Label("A", "b")).hash == before
@@ -276,7 +270,7 @@ def test_a_request_without_a_view_is_known_by_the_hash_of_earlier_versions() -> 
     assert trigger_request("k", 1, Label("A", "b")).hash == hashlib.sha256(b"trigger\x001\0A\0b").hexdigest()
 
 
-def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_folder_names_part_and_view(line, tmp_path):
     """By the model's pattern, by the folder's, or the view by its setting."""
     folders = [tmp_path / name for name in ("named", "pattern", "top")]
     for folder in folders:
@@ -298,7 +292,7 @@ def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Pa
         assert found["p62"] == (None, ["top"])
 
 
-def test_a_trigger_names_the_part_and_the_camera_its_view(line: Callable[..., Running]) -> None:
+def test_a_trigger_names_the_part_and_the_camera_its_view(line):
     cameras = [
         CameraSourceSettings(
             "lavfi:testsrc2=size=80x80:rate=25,realtime", every="trigger", view=name, latency="1 ms"
@@ -316,7 +310,7 @@ def test_a_trigger_names_the_part_and_the_camera_its_view(line: Callable[..., Ru
             client.trigger(camera=1, seconds=30)
 
 
-def test_several_clients_at_once(line: Callable[..., Running]) -> None:
+def test_several_clients_at_once(line):
     running = line()
 
     def send(name: str) -> None:
@@ -336,7 +330,7 @@ def test_several_clients_at_once(line: Callable[..., Running]) -> None:
     assert found["2", "1"]["decision"] == "anomalous"
 
 
-def test_another_version_begins_another_round(client: Client, part_model: Path, tmp_path: Path) -> None:
+def test_another_version_begins_another_round(client, part_model, tmp_path):
     first = client.inspect(view(GOOD, "left"), part="A", view="left")
     artefact = flawscope.load(part_model, device="cpu").artefact
     other = replace(artefact, manifest=replace(artefact.manifest, notes=("another",)))
@@ -349,7 +343,7 @@ def test_another_version_begins_another_round(client: Client, part_model: Path, 
 
 
 @pytest.mark.both_databases
-def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(database: Any) -> None:
+def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(database):
     """Though each picture is good alone."""
     product, version = add_version(database)
     store, judge = Store(database), judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
@@ -367,9 +361,7 @@ def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(database: Any) -
     assert store.add_verdict(product, first, "undo", "anna")["review"] == "none"
 
 
-def test_every_sink_gets_each_part_once(
-    line: Callable[..., Running], receive: Callable[..., Receiver], tmp_path: Path
-) -> None:
+def test_every_sink_gets_each_part_once(line, receive, tmp_path):
     receiver = receive()
     sinks = (SinkSettings(webhook=receiver.url), SinkSettings(folder=str(tmp_path / "found")))
     running = line(part_deadline="2 s", sinks=sinks)
@@ -397,7 +389,7 @@ def test_every_sink_gets_each_part_once(
 
 
 @pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
-def test_mqtt_has_a_topic_for_parts(line: Callable[..., Running]) -> None:
+def test_mqtt_has_a_topic_for_parts(line):
     broker = Mosquitto(new_folder())
     broker.start()
     try:
@@ -417,7 +409,7 @@ def test_mqtt_has_a_topic_for_parts(line: Callable[..., Running]) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_between_two_views_loses_nothing(part_model: Path, tmp_path: Path) -> None:
+def test_a_kill_between_two_views_loses_nothing(part_model, tmp_path):
     product = f"products: {{{NAME}: {{model: '{part_model}', part_deadline: 30 s}}}}"
     (tmp_path / "station.yaml").write_text(f"{product}\nstore: store\ndevice: cpu\nthreads: 1\n")
     served = Served([str(tmp_path / "station.yaml")], free_port())
@@ -438,7 +430,7 @@ def test_a_kill_between_two_views_loses_nothing(part_model: Path, tmp_path: Path
 
 
 @pytest.mark.both_databases
-def test_records_of_a_part_go_together(database: Any, tmp_path: Path) -> None:
+def test_records_of_a_part_go_together(database, tmp_path):
     product, version = add_version(database)
     store, files, judge = Store(database), Files(tmp_path), judging(np.ones((19, 2)))
     for k in range(3):
@@ -455,7 +447,7 @@ def test_records_of_a_part_go_together(database: Any, tmp_path: Path) -> None:
     assert left == ["2", "9"], "the last that was decided, whose number would be given again, and the newest"
 
 
-def test_a_view_of_an_open_part_is_not_forgotten(database: Any, tmp_path: Path) -> None:
+def test_a_view_of_an_open_part_is_not_forgotten(database, tmp_path):
     product, version = add_version(database)
     store, files = Store(database), Files(tmp_path)
     judge = judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
@@ -469,7 +461,7 @@ def test_a_view_of_an_open_part_is_not_forgotten(database: Any, tmp_path: Path) 
         assert connection.execute(select(parts.c.decision)).scalars().all() == ["anomalous"]
 
 
-def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) -> None:
+def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database):
     own = [add_version(database, name, digest * 64) for name, digest in (("one", "1"), ("two", "2"))]
     judge, store, told, failed = judging(np.ones((19, 2))), Store(database), [], threading.Event()
 
@@ -481,7 +473,7 @@ def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) 
             return judge
 
     seconds = {own[0][0]: 0.1, own[1][0]: 1e12}
-    rounds = PartDeadlines(database, Known(), seconds, lambda *found: told.append(found))  # type: ignore[arg-type]
+    rounds = PartDeadlines(database, Known(), seconds, lambda *found: told.append(found))
     rounds.start()
     try:
         for product, version in own:
@@ -497,7 +489,7 @@ def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) 
 
 
 @needs_chromium
-def test_pages_show_the_part(line: Callable[..., Running], driver: Any) -> None:
+def test_pages_show_the_part(line, driver):
     running = line(part_deadline="3 s")
     with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=30) as http:
         tablet = Tablet(driver, running.url, http)
@@ -535,9 +527,7 @@ def test_pages_show_the_part(line: Callable[..., Running], driver: Any) -> None:
     driver.get_log("browser")
 
 
-def test_a_picture_is_recorded_with_its_parts(
-    open_station: Opener, several_model: Path, tmp_path: Path
-) -> None:
+def test_a_picture_is_recorded_with_its_parts(open_station, several_model, tmp_path):
     running = open_station(products={"brackets": ProductSettings(str(several_model))})
     expected = flawscope.load(several_model)
     with Client(running.url) as client:

@@ -24,7 +24,7 @@ from flawscope_station.settings.plugins import (
     Plugin,
     plugin_names,
 )
-from flawscope_station.settings.station import Settings, read_settings
+from flawscope_station.settings.station import read_settings
 from flawscope_station.testing import check_sink, check_source
 from plugin_helpers import LINE, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import INSPECTIONS, NAME, opened, until
@@ -41,13 +41,13 @@ def ids(path: Path) -> list[str]:
         return [row["id"] for row in csv.DictReader(file)]
 
 
-def test_plugins_are_found_by_their_entry_points() -> None:
+def test_plugins_are_found_by_their_entry_points():
     assert {"modbus", "opcua"} <= set(plugin_names(CONNECTION_GROUP))
     assert "reel" in plugin_names(SOURCE_GROUP)
     assert "csv" in plugin_names(SINK_GROUP)
 
 
-def test_the_examples_keep_the_contract(reels: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+def test_the_examples_keep_the_contract(reels, model_file, tmp_path):
     from emulated_line.csv_file import CSV
     from emulated_line.reel import REEL
 
@@ -61,7 +61,7 @@ class Careless:
     file: str
 
 
-def test_a_sink_that_counts_twice_or_loses_is_found(model_file: Path, tmp_path: Path) -> None:
+def test_a_sink_that_counts_twice_or_loses_is_found(model_file, tmp_path):
     from emulated_line.csv_file import CsvFile
 
     class Twice(CsvFile):
@@ -82,9 +82,7 @@ def test_a_sink_that_counts_twice_or_loses_is_found(model_file: Path, tmp_path: 
             )
 
 
-def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(
-    reels: dict[str, Path], model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(reels, model_file, monkeypatch):
     from emulated_line.reel import REEL, Reel, ReelSettings
 
     class Idle(Reel):
@@ -107,9 +105,7 @@ def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(
         check_source(REEL, {"folder": str(reels["good"])}, model_file, away=list, back=list)
 
 
-def test_a_line_of_plugins_works_in_a_station(
-    settings: Settings, reels: dict[str, Path], model_file: Path, tmp_path: Path
-) -> None:
+def test_a_line_of_plugins_works_in_a_station(settings, reels, model_file, tmp_path):
     """The camera is triggered by the API, and the sink gets anomalous ones alone; its file is beside
     station.yaml."""
     path = tmp_path / "station.yaml"
@@ -157,9 +153,7 @@ def test_a_line_of_plugins_works_in_a_station(
         ("", "connections: [{modbuss: {}}]", "no connection called modbuss: did you mean modbus?"),
     ],
 )
-def test_a_wrong_plugin_setting_is_a_line(
-    of_product: str, of_station: str, said: str, tmp_path: Path
-) -> None:
+def test_a_wrong_plugin_setting_is_a_line(of_product, of_station, said, tmp_path):
     path = tmp_path / "station.yaml"
     path.write_text(f"products: {{{NAME}: {{model: a.onnx, {of_product}}}}}\n{of_station}")
     with pytest.raises(InputError, match=re.escape(said)) as caught:
@@ -167,7 +161,7 @@ def test_a_wrong_plugin_setting_is_a_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_package_that_is_broken_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_broken_is_one_line(tmp_path, monkeypatch):
     entry = SimpleNamespace(value="nowhere:X", load=Callable)
     for load, said in (
         (lambda: __import__("no_such_package"), "source belt cannot be loaded from nowhere:X"),
@@ -182,9 +176,7 @@ def test_a_package_that_is_broken_is_one_line(tmp_path: Path, monkeypatch: pytes
             read_settings(path)
 
 
-def test_a_connection_of_a_product_that_is_not_there_ends_the_start(
-    settings: Settings, reels: dict[str, Path], model_file: Path, tmp_path: Path
-) -> None:
+def test_a_connection_of_a_product_that_is_not_there_ends_the_start(settings, reels, model_file, tmp_path):
     from flawscope.errors import FlawscopeError
 
     path = tmp_path / "station.yaml"
@@ -194,7 +186,7 @@ def test_a_connection_of_a_product_that_is_not_there_ends_the_start(
         opened(read_settings(path))
 
 
-def test_the_guide_shows_the_examples_as_they_are() -> None:
+def test_the_guide_shows_the_examples_as_they_are():
     blocks = re.findall(r"^```python\n# (emulated_line/\S+)\n(.*?)^```", DOCUMENTED.read_text(), re.M | re.S)
     assert [name for name, _ in blocks] == ["emulated_line/csv_file.py", "emulated_line/reel.py"]
     for name, text in blocks:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,11 +22,11 @@ PATH = "/srv/line3/incoming"
 
 
 @pytest.fixture(name="problems")
-def problems_fixture() -> Problems:
+def problems_fixture():
     return Problems(lambda line: None)
 
 
-def test_a_code_names_its_kind_its_product_and_its_number() -> None:
+def test_a_code_names_its_kind_its_product_and_its_number():
     def parts(code: str) -> tuple[str, int | None, int | None]:
         one = Problem(code, "", 0)
         return one.kind, one.product, one.number
@@ -38,7 +36,7 @@ def test_a_code_names_its_kind_its_product_and_its_number() -> None:
     assert parts("disk_full") == ("disk_full", None, None)
 
 
-def test_what_was_acknowledged_stays_so_until_it_is_over(problems: Problems) -> None:
+def test_what_was_acknowledged_stays_so_until_it_is_over(problems):
     problems.report("folder_waits_1", "3 pictures wait")
     before = problems.all()[0]
     problems.acknowledge("folder_waits_1", "emil")
@@ -56,7 +54,7 @@ def test_what_was_acknowledged_stays_so_until_it_is_over(problems: Problems) -> 
     ]
 
 
-def test_every_kind_has_a_title_and_says_who_does_what() -> None:
+def test_every_kind_has_a_title_and_says_who_does_what():
     sources = Path(str(flawscope_station.__file__)).parent.rglob("*.py")
     code = "".join(path.read_text(encoding="utf-8") for path in sources if path.parent.name != "cli")
     kinds = {kind.rstrip("_") for kind in re.findall(r'\b_?(?:report|show)\(\s*f?"([a-z_]+)', code)}
@@ -69,7 +67,7 @@ def test_every_kind_has_a_title_and_says_who_does_what() -> None:
 
 
 @pytest.fixture(name="two")
-def two_fixture(running: Any) -> Iterator[dict[str, httpx.Client]]:
+def two_fixture(running):
     """An operator and an engineer."""
     found = {}
     for role in ("operator", "engineer"):
@@ -89,7 +87,7 @@ def bar(client: httpx.Client) -> str:
     return found[2]
 
 
-def test_operators_read_what_to_do_and_engineers_what_it_is(running: Any, two: dict[str, Any]) -> None:
+def test_operators_read_what_to_do_and_engineers_what_it_is(running, two):
     running.station.report("folder_away_1", f"{PATH} cannot be read; pictures are taken when it is back")
     operator, engineer = (two[name].get("/plate/problems").text for name in ("operator", "engineer"))
     for text in (operator, engineer):
@@ -103,7 +101,7 @@ def test_operators_read_what_to_do_and_engineers_what_it_is(running: Any, two: d
     assert PAGES.texts["de"]("wrong.folder_away") in german
 
 
-def test_engineers_acknowledge_and_operators_may_not(running: Any, two: dict[str, Any]) -> None:
+def test_engineers_acknowledge_and_operators_may_not(running, two):
     running.station.report("camera_away_1_1", "away")
     running.station.report("light_1", "darker")
     address = "/api/v1/problems/camera_away_1_1/acknowledge"
@@ -120,9 +118,7 @@ def test_engineers_acknowledge_and_operators_may_not(running: Any, two: dict[str
     assert bar(two["operator"]).startswith("2 problems")
 
 
-def test_problems_are_shown_while_the_store_is_away(
-    running: Any, two: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_problems_are_shown_while_the_store_is_away(running, two, monkeypatch):
     for client in two.values():
         assert client.get("/plate/problems").status_code == 200  # it knows who asks
     monkeypatch.setattr(Database, "reading", failing(StoreError(f"{PATH} is away", "store_unreachable")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,6 @@ from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_plan import make_plan
-from flawscope_station.settings.station import Settings
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from learning_helpers import Line, drawn_part
 from station_helpers import NAME, make_older
@@ -26,9 +24,7 @@ API = f"/api/v1/products/{NAME}"
 
 
 @pytest.fixture(params=["onnx", "safetensors"])
-def settings(
-    request: pytest.FixtureRequest, onnx_path: Path, model_path: Path, settings: Settings
-) -> Settings:
+def settings(request, onnx_path, model_path, settings):
     model = onnx_path if request.param == "onnx" else model_path
     return replace(settings, products={NAME: replace(settings.products[NAME], model=str(model))})
 
@@ -41,7 +37,7 @@ def numbers(http: httpx.Client) -> list[int]:
     return [one["id"] for one in http.get(f"{API}/versions").json()["versions"]]
 
 
-def test_a_rate_is_changed_and_changed_back(running: Any, settings: Settings) -> None:
+def test_a_rate_is_changed_and_changed_back(running, settings):
     """The file has it: what is downloaded judges as the station does. Nothing is made twice."""
     line, model = Line(running.url), flawscope.load(settings.products[NAME].model, device="cpu")
     part = drawn_part(7)
@@ -71,7 +67,7 @@ def test_a_rate_is_changed_and_changed_back(running: Any, settings: Settings) ->
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.01, 0.0769])
-def test_what_the_good_pictures_do_not_support_is_refused(running: Any, rate: float) -> None:
+def test_what_the_good_pictures_do_not_support_is_refused(running, rate):
     """12 of them support 1 in 13 at the lowest."""
     line = Line(running.url)
     refused = line.http.post(f"{API}/versions/1/rate", json={"rate": rate})
@@ -83,9 +79,7 @@ def test_what_the_good_pictures_do_not_support_is_refused(running: Any, rate: fl
     assert line.http.post(f"{API}/versions/9/rate", json={"rate": 0.1}).status_code == 404
 
 
-def test_the_settings_name_a_rate_for_whichever_version_judges(
-    open_station: Any, settings: Settings, onnx_path: Path
-) -> None:
+def test_the_settings_name_a_rate_for_whichever_version_judges(open_station, settings, onnx_path):
     def with_rate(text: str | None) -> dict[str, Any]:
         return {"products": {NAME: replace(settings.products[NAME], false_alarm_rate=text)}}
 
@@ -117,7 +111,7 @@ def test_the_settings_name_a_rate_for_whichever_version_judges(
         open_station(**with_rate("1 %"))
 
 
-def test_the_rate_of_the_line_and_its_known_defects(running: Any) -> None:
+def test_the_rate_of_the_line_and_its_known_defects(running):
     """What the table on Models multiplies with; of less than a day nothing is said."""
     line, database = Line(running.url), running.station.database
     found = line.shift()
@@ -129,7 +123,7 @@ def test_the_rate_of_the_line_and_its_known_defects(running: Any) -> None:
     assert "False alarms a day" in line.http.get(f"/{NAME}/models").text
 
 
-def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station: Any, settings: Settings) -> None:
+def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station, settings):
     """And a version of another rate is no other model: what it has learnt is known, and can be taken back."""
     if settings.products[NAME].model.endswith(".onnx"):
         pytest.skip("an export is not learnt from")
@@ -154,7 +148,7 @@ def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station: Any, sett
 
 @needs_chromium
 @pytest.mark.parametrize("settings", ["onnx"], indirect=True)
-def test_a_rate_is_chosen_on_the_page(open_station: Any, settings: Settings, driver: Any) -> None:
+def test_a_rate_is_chosen_on_the_page(open_station, settings, driver):
     """With what it means; what is not supported cannot be chosen, and says why."""
     running = open_station()
     Line(running.url).shift()

@@ -104,27 +104,27 @@ class World:
         return "".join(there)
 
     def retention(self, keep: RetentionSettings, ended: threading.Event | None = None) -> Retention:
-        return Retention(self.database, self.files, keep, self.clock, ended)  # type: ignore[arg-type]
+        return Retention(self.database, self.files, keep, self.clock, ended)
 
     def run(self, keep: RetentionSettings) -> RemovalSummary:
         return self.retention(keep).run()
 
     def count(self, table: object) -> int:
         with self.database.reading() as connection:
-            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())  # type: ignore[arg-type]
+            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 @pytest.fixture(autouse=True)
-def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_rest(monkeypatch):
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
+def world(database, tmp_path):
     return World(database, Store(database), Files(tmp_path / "files"), *add_version(database))
 
 
-def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> None:
+def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world):
     other = world.store.add_product("other")
     world.add(100, "again")
     world.add(100, "flagged", product=other)
@@ -139,7 +139,7 @@ def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> 
         assert world.kept("again", "flagged", "old") == kept, days
 
 
-def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_are_removed_in_several_transactions(world, monkeypatch):
     monkeypatch.setattr(module, "INSPECTIONS_PER_TRANSACTION", 3)
     monkeypatch.setattr(module, "ROWS_PER_QUERY", 5)
     names = [f"n{k}" for k in range(17)]
@@ -152,7 +152,7 @@ def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pyt
     assert world.kept("kept", *names) == "kept"
 
 
-def test_a_clock_that_jumped_removes_nothing_but_what_is_too_much(world: World) -> None:
+def test_a_clock_that_jumped_removes_nothing_but_what_is_too_much(world):
     for name in "abc":
         world.add(4000, name * 1000)
     world.clock.jump = DAY
@@ -165,7 +165,7 @@ def test_a_clock_that_jumped_removes_nothing_but_what_is_too_much(world: World) 
 
 
 @pytest.mark.both_databases
-def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: World) -> None:
+def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world):
     other = world.store.add_product("other")
     size = 1000
     names = {name: name * size for name in "abcdefgh"}
@@ -194,7 +194,7 @@ def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: Wo
     assert "0 MB more" in world.run(RetentionSettings(None, None, None, None, "0.01 KB")).problem
 
 
-def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
+def test_a_picture_of_two_products_takes_its_space_once(world):
     other = world.store.add_product("other")
     for name in "abc":
         for product in (world.product, other):
@@ -205,7 +205,7 @@ def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
     assert len(world.kept(*(name * 1000 for name in "abc"))) == 2000
 
 
-def test_what_the_table_names_stays(world: World) -> None:
+def test_what_the_table_names_stays(world):
     for name in "abc":
         world.add(9999, name)
     with world.database.writing() as connection:
@@ -216,7 +216,7 @@ def test_what_the_table_names_stays(world: World) -> None:
     assert world.count(inspections) == 2, "that of the picture, and the last one"
 
 
-def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, model_file: Path) -> None:
+def test_what_a_model_names_stays_whoever_sent_it(world, drawn, model_file):
     """Copies of training pictures, one of them encoded otherwise."""
     import io
 
@@ -239,7 +239,7 @@ def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, mod
 
 
 @pytest.mark.both_databases
-def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None:
+def test_records_go_with_verdicts_and_masks_and_hours_stay(world):
     gone, reviewed = world.add(400, "a"), world.add(400, "b")
     late, fresh, last = world.add(399, "c", anomalous=True), world.add(1, "a"), world.add(0.5, "last")
     world.decide(gone, SKIP, mask="m")
@@ -263,7 +263,7 @@ def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None
     assert world.store.totals(world.product)["inspections"] == 5
 
 
-def test_a_number_is_never_given_again(world: World) -> None:
+def test_a_number_is_never_given_again(world):
     for name in "abc":
         last = world.add(400, name)
     assert world.run(RetentionSettings("1 day", "1 day", "1 day", "1 day")).records == 2
@@ -281,7 +281,7 @@ class Cut(BaseException):
 
 
 @pytest.mark.parametrize("where", ["before the file", "before the row"])
-def test_a_run_finishes_what_was_cut_off(world: World, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_finishes_what_was_cut_off(world, where, monkeypatch):
     world.add(99, "a")
     world.add(1, "b")
     with monkeypatch.context() as patch:
@@ -297,7 +297,7 @@ def test_a_run_finishes_what_was_cut_off(world: World, where: str, monkeypatch: 
     assert world.kept("a", "b") == "b"
 
 
-def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -> None:
+def test_strays_go_after_an_hour_and_only_then(world, model_file):
     named, at = world.add(1, "named"), now()
     world.decide(named, DEFECT, mask="mask")
     world.files.keep(PICTURES, b"stray", ".png")
@@ -328,9 +328,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
     }
 
 
-def test_a_model_that_is_just_being_added_again_is_no_stray(
-    world: World, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_just_being_added_again_is_no_stray(world, model_file, monkeypatch):
     """It was cut off long ago; the sweep looks at its folder, and then somebody sends it again."""
     made = ModelRegistry(world.database, world.files)
     folder = world.files.model_folder(hashlib.sha256(model_file.read_bytes()).hexdigest())
@@ -356,7 +354,7 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
     assert held == [True], "while it is added"
 
 
-def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
+def test_a_picture_that_is_being_recorded_again_stays(world):
     world.add(99, "a")
     digest = world.files.keep(PICTURES, b"a", ".png", hold=True)
     assert world.run(RetentionSettings()).pictures == 0
@@ -366,9 +364,7 @@ def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
     assert world.kept("a") == "a"
 
 
-def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(world, monkeypatch):
     world.add(99, "a")
     discard = Files.discard
 
@@ -383,7 +379,7 @@ def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
 
 
 @pytest.mark.both_databases
-def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
+def test_a_record_that_is_being_written_is_waited_for(world):
     world.add(99, "a")
     with ThreadPoolExecutor(1) as pool:
         with world.database.writing() as connection:
@@ -397,7 +393,7 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
 
 
 @pytest.mark.both_databases
-def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: World) -> None:
+def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world):
     """What a record of today names has its file, whatever is removed at the same moment."""
     names = [f"p{k}" for k in range(12)]
     for name in names:
@@ -439,7 +435,7 @@ def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: 
         assert set(connection.execute(fresh).scalars()) == {None}
 
 
-def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_leaves_off_when_the_station_ends(world, monkeypatch):
     monkeypatch.undo()
     world.add(99, "a")
     ended = threading.Event()
@@ -448,9 +444,7 @@ def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.M
     assert retention.run().pictures == 0
 
 
-def test_what_is_gone_is_passed_over_and_not_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_gone_is_passed_over_and_not_read_again(world, monkeypatch):
     for k in range(15):
         world.add(99 - k / 10, f"n{k}")
     reviewed = world.add(97.55, "reviewed")

@@ -40,7 +40,7 @@ def with_file(text: str | bytes | None, folder: Path, database: str | None = URL
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_the_password_comes_from_the_file_beside_the_settings(tmp_path: Path, end: str) -> None:
+def test_the_password_comes_from_the_file_beside_the_settings(tmp_path, end):
     settings = with_file(PASSWORD + end, tmp_path)
     assert settings.url == (
         "postgresql+psycopg://line:p%40ss%3A%2Fw%25rd%20%C3%A4@db.example/station?sslmode=require"
@@ -68,18 +68,14 @@ def test_the_password_comes_from_the_file_beside_the_settings(tmp_path: Path, en
         ("secret", "postgresql:///x?host=/run/line@home", r"write `database` as postgresql://user@host/name"),
     ],
 )
-def test_a_password_that_cannot_be_had_is_one_line(
-    tmp_path: Path, text: str | bytes | None, database: str | None, why: str
-) -> None:
+def test_a_password_that_cannot_be_had_is_one_line(tmp_path, text, database, why):
     with pytest.raises(InputError, match=rf"station.yaml: setting .*{why}") as caught:
         with_file(text, tmp_path, database)
     assert "\n" not in str(caught.value)
     assert "here" not in str(caught.value)
 
 
-def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
-    own_postgres: Any, model_file: Path, tmp_path: Path
-) -> None:
+def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(own_postgres, model_file, tmp_path):
     """A real one, with SCRAM; also what its programs ask is answered from the file."""
     from flawscope_station.store.backup import backup
 
@@ -209,7 +205,7 @@ def of_plate(**given: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(values: Any, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_is_one_line(values, said, tmp_path):
     path = tmp_path / "station.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(InputError, match=re.escape(said)) as caught:
@@ -219,7 +215,7 @@ def test_what_cannot_be_is_one_line(values: Any, said: str, tmp_path: Path) -> N
     assert not [secret for secret in ("word@", "'word'", ":b@", "\n") if secret in text]
 
 
-def test_what_stands_below_products_and_shifts_is_read(tmp_path: Path) -> None:
+def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     """Times of day need no quotes, and shares are written as one likes."""
     path = tmp_path / "station.yaml"
     path.write_text(
@@ -240,7 +236,7 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path: Path) -> None:
     assert [one.challenge for one in products] == [None, None, None, None, ("06:00", "late")]
 
 
-def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_file(tmp_path):
     given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
     folder, hook = read_sinks([*given, {"folder": "~/found"}], tmp_path)[:2]
     assert folder.folder == str(tmp_path / "found")
@@ -252,7 +248,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
-def test_the_example_lists_every_setting_of_sinks() -> None:
+def test_the_example_lists_every_setting_of_sinks():
     """configs/station.yaml, where they stand in comments."""
     root = Path(__file__).parents[2]
     lines = (root / "configs/station.yaml").read_text(encoding="utf-8").splitlines()[2:]
@@ -267,7 +263,7 @@ def test_the_example_lists_every_setting_of_sinks() -> None:
 
 
 @pytest.mark.parametrize("text", ["10000000000000000000000 s", "99999 h", f"{'9' * 400} s"])
-def test_a_time_beyond_a_year_is_refused(text: str) -> None:
+def test_a_time_beyond_a_year_is_refused(text):
     with pytest.raises(InputError, match="is not a time"):
         time_of(text, "deadline")
     for name in ("latency", "lost_after", "every"):
@@ -275,7 +271,7 @@ def test_a_time_beyond_a_year_is_refused(text: str) -> None:
             read_source({"camera": "rtsp://192.0.2.20/stream", name: text}, Path())
 
 
-def test_a_week_is_a_time() -> None:
+def test_a_week_is_a_time():
     assert time_of("168 h", "deadline") == 7 * 86400
 
 
@@ -309,7 +305,7 @@ def said(call: Any, *values: Any) -> str:
 
 @settings(deadline=None)
 @given(secrets, st.sampled_from("/@:?#&=;%\\ .-"), places)
-def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str, place: str) -> None:
+def test_no_place_of_an_address_gives_a_secret_away(parts, mark, place):
     assume(mark != "@" or not place.endswith(":{0}"))  # behind an @ at the end stands the host
 
     def address(scheme: str) -> str:
@@ -341,7 +337,7 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
     assert not [text for text in texts for part in parts if part in text]
 
 
-def test_host_and_port_are_shown() -> None:
+def test_host_and_port_are_shown():
     assert redact_address("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
     assert redact_address("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
     assert (
@@ -352,7 +348,7 @@ def test_host_and_port_are_shown() -> None:
 @pytest.mark.parametrize(
     "line", ["camera: x: {}", "sinks: [{{webhook: {}}}", "near: [{}]", "{}: 1", "a: *{}"]
 )
-def test_a_settings_file_that_is_wrong_is_not_quoted(tmp_path: Path, line: str) -> None:
+def test_a_settings_file_that_is_wrong_is_not_quoted(tmp_path, line):
     path = tmp_path / "station.yaml"
     path.write_text(line.format("https://anna:hunter2@mes.example/hunter2") + "\n")
     with suppress(FlawscopeError):

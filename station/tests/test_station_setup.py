@@ -34,7 +34,6 @@ from flawscope_station.cli import serve
 from flawscope_station.client import Client
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.sources import CameraSourceSettings
-from flawscope_station.settings.station import Settings
 from flawscope_station.setup import draft, drafts
 from flawscope_station.setup.job import run_job
 from flawscope_station.store.backup import backup, restore
@@ -76,7 +75,7 @@ def never_ends(job: Any, step: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def good(drawn: Path) -> list[Path]:
+def good(drawn):
     return sorted((drawn / "plate" / "train" / "good").iterdir())
 
 
@@ -127,9 +126,7 @@ def done(http: httpx.Client) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ the way
 
 
-def test_from_nothing_to_a_product_that_inspects(
-    empty: Running, http: httpx.Client, good: list[Path], drawn: Path, tmp_path: Path
-) -> None:
+def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_path):
     """The whole way by the API; the model is that of `flawscope fit` but for times, and is there again."""
     assert http.get("/").headers["location"] == "/-/new"
     assert http.get("/readyz").status_code == 200
@@ -206,9 +203,7 @@ def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: st
 
 
 @pytest.mark.slow
-def test_light_and_views_are_those_of_a_fit(
-    empty: Running, http: httpx.Client, good: list[Path], tmp_path: Path
-) -> None:
+def test_light_and_views_are_those_of_a_fit(empty, http, good, tmp_path):
     """What it promises is the parts'."""
     begin(http)
     for number, path in enumerate(good):
@@ -229,7 +224,7 @@ def test_light_and_views_are_those_of_a_fit(
 
 
 @pytest.mark.slow
-def test_parts_that_lie_anyhow_are_a_fits(empty: Running, http: httpx.Client, tmp_path: Path) -> None:
+def test_parts_that_lie_anyhow_are_a_fits(empty, http, tmp_path):
     begin(http)
     for number in range(6):
         tray = encoded(Image.fromarray(drawn_tray(number, range(2))[0]))
@@ -254,7 +249,7 @@ def timeless(manifest: Any) -> dict[str, Any]:
     return {key: value for key, value in told.items() if key not in TIMES and "seconds" not in key}
 
 
-def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_path: Path) -> None:
+def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_path):
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     (tmp_path / "station.yaml").write_text("name: hall-1\n")
@@ -267,9 +262,7 @@ def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_pa
 # ---------------------------------------------------------------------------------------------- the pictures
 
 
-def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
-    empty: Running, http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http, good, monkeypatch):
     begin(http)
     whole = good[0].read_bytes()
     broken = send(http, "a.png", whole[: len(whole) // 2])
@@ -308,9 +301,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
     assert not (empty.station.files.folder.parent / "out.png").exists()
 
 
-def test_a_product_takes_so_many_pictures_and_no_more(
-    http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_product_takes_so_many_pictures_and_no_more(http, good, monkeypatch):
     monkeypatch.setattr(draft, "MAX_PICTURES", 3)
     begin(http)
     found = results(send_zip(http, zipped({path.name: path.read_bytes() for path in good})))
@@ -319,7 +310,7 @@ def test_a_product_takes_so_many_pictures_and_no_more(
     assert found[-1]["code"] == "full"
 
 
-def test_names_are_kept_unless_another_picture_has_them(http: httpx.Client, good: list[Path]) -> None:
+def test_names_are_kept_unless_another_picture_has_them(http, good):
     """A retry finds the picture there, also one that was left out meanwhile."""
     begin(http)
     one, two = good[0].read_bytes(), good[1].read_bytes()
@@ -339,7 +330,7 @@ def test_names_are_kept_unless_another_picture_has_them(http: httpx.Client, good
     assert wrong.status_code == 404
 
 
-def test_telephones_turn_pictures_and_the_page_shows_them_upright(http: httpx.Client) -> None:
+def test_telephones_turn_pictures_and_the_page_shows_them_upright(http):
     begin(http)
     lying = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
     exif = Image.Exif()
@@ -350,7 +341,7 @@ def test_telephones_turn_pictures_and_the_page_shows_them_upright(http: httpx.Cl
         assert Image.open(io.BytesIO(shown.content)).size == (100, 200)
 
 
-def test_the_check_names_the_pictures_that_are_concerned(http: httpx.Client, good: list[Path]) -> None:
+def test_the_check_names_the_pictures_that_are_concerned(http, good):
     begin(http)
     for path in good:
         send(http, path.name, path.read_bytes())
@@ -362,13 +353,13 @@ def test_the_check_names_the_pictures_that_are_concerned(http: httpx.Client, goo
     assert pictures["mixed-sizes"] == ["small.png"]
 
 
-def test_a_name_that_no_product_can_have_is_refused(http: httpx.Client) -> None:
+def test_a_name_that_no_product_can_have_is_refused(http):
     for name in ("api", "../x", "a b", "", "a" * 65):
         answer = http.post(NEW, json={"name": name})
         assert (answer.status_code, answer.json()["error"].count("\n")) == (422, 0)
 
 
-def test_two_people_send_the_same_pictures_at_once(empty: Running, good: list[Path]) -> None:
+def test_two_people_send_the_same_pictures_at_once(empty, good):
     """Each picture is kept once, and each sender hears that it is there."""
 
     def person(_: int) -> list[str]:
@@ -386,7 +377,7 @@ def test_two_people_send_the_same_pictures_at_once(empty: Running, good: list[Pa
 # --------------------------------------------------------------------------------------- stopped and killed
 
 
-def test_learning_is_stopped_and_what_was_not_begun_is_said(http: httpx.Client, good: list[Path]) -> None:
+def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):
     """Then it learns at the rate that is chosen, and the result says what each rate would mean."""
     begin(http)
     assert "fewer than 2 pictures" in http.post(f"{NEW}/plate/learn", json={}).json()["error"]
@@ -418,9 +409,7 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http: httpx.Client, 
 
 
 @pytest.mark.slow
-def test_a_training_that_was_stopped_goes_on_and_ends(
-    empty: Running, http: httpx.Client, good: list[Path], teacher_path: Path
-) -> None:
+def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher_path):
     """That each method resumes its own training is tested with the library."""
     made, how = empty.station.parts[drafts.Drafts], {"method": "efficientad"}
     made.worker = Worker(partial(small, {**SMALL, "teacher": str(teacher_path)}))
@@ -443,7 +432,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends(
 
 
 @pytest.mark.listens
-def test_a_station_that_ends_does_not_wait_for_a_trial(empty: Running, http: httpx.Client) -> None:
+def test_a_station_that_ends_does_not_wait_for_a_trial(empty, http):
     begin(http)
     made = empty.station.parts[drafts.Drafts]
     made.draft("plate").change(result={"found": {}})
@@ -459,7 +448,7 @@ def test_a_station_that_ends_does_not_wait_for_a_trial(empty: Running, http: htt
         assert answer.result().json() == {"error": "the station ends", "code": "failed"}
 
 
-def test_a_result_stays_until_there_is_another(http: httpx.Client, good: list[Path]) -> None:
+def test_a_result_stays_until_there_is_another(http, good):
     """While something else is learnt, when that is stopped, and when it fails: model, report, examples."""
     begin(http)
     for path in good[:8]:
@@ -505,9 +494,7 @@ def test_a_result_stays_until_there_is_another(http: httpx.Client, good: list[Pa
         ({"min_defect": 5, "size": "64"}, ["min_defect", "size", False]),
     ],
 )
-def test_what_does_not_go_together_is_refused_at_once(
-    http: httpx.Client, good: list[Path], options: dict[str, Any], conflict: list[Any]
-) -> None:
+def test_what_does_not_go_together_is_refused_at_once(http, good, options, conflict):
     """The page asks before anybody waits, and learning refuses it for programs."""
     together = {"align": "turn", "roi": "0.1,0,0.9,1", "min_defect": 9, "light": 0.1}
     begin(http)
@@ -533,14 +520,12 @@ def test_what_does_not_go_together_is_refused_at_once(
         ("--partition is full", {"part": "a", "view": "b"}, ["part", "view"]),
     ],
 )
-def test_an_error_of_learning_is_about_options_of_the_page(
-    error: str, given: dict[str, Any], options: list[str]
-) -> None:
+def test_an_error_of_learning_is_about_options_of_the_page(error, given, options):
     """Those that it names, else those that the pictures may not suit: the page says which in its words."""
     assert drafts._options_behind(error, given) == options
 
 
-def test_parts_are_told_by_what_is_clicked_in_a_name(http: httpx.Client, good: list[Path]) -> None:
+def test_parts_are_told_by_what_is_clicked_in_a_name(http, good):
     begin(http)
     for number, path in enumerate(good):
         send(http, f"{('top', 'left')[number % 2]}-lot7_{number // 2:03d}.png", path.read_bytes())
@@ -621,14 +606,12 @@ def variant(path: Path, number: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_killed_station_has_every_confirmed_picture_and_goes_on(tmp_path: Path, good: list[Path]) -> None:
+def test_a_killed_station_has_every_confirmed_picture_and_goes_on(tmp_path, good):
     killed(tmp_path, good, int(os.environ.get("KILLS", "6")))
 
 
 @pytest.mark.slow
-def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
-    empty: Running, http: httpx.Client, good: list[Path]
-) -> None:
+def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(empty, http, good):
     begin(http)
     for path in good[:8]:
         send(http, path.name, path.read_bytes())
@@ -645,7 +628,7 @@ def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
         again.close()
 
 
-def test_a_camera_of_a_product_takes_pictures_of_another(open_station: Any, settings: Settings) -> None:
+def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings):
     camera = CameraSourceSettings("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
     product = replace(settings.products["plate"], sources=(camera,))
     running = open_station(products={"plate": product})

@@ -13,7 +13,6 @@ from selenium.webdriver.common.action_chains import ActionChains
 
 from flawscope.synthesis.demo.dataset import draw_dataset
 from setup_helpers import empty_fixture
-from station_helpers import Running
 from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
 
 __all__ = ["driver_fixture", "empty_fixture", "tablet_fixture"]
@@ -26,19 +25,19 @@ LINKS = "return [...document.querySelectorAll('[src], link[href]')].map((one) =>
 
 
 @pytest.fixture(scope="module")
-def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def forty(tmp_path_factory):
     """40 pictures of good parts in a folder, and pictures to try."""
     folder = tmp_path_factory.mktemp("forty")
     return draw_dataset(folder, category="plate", train=40, good=2, bad_per_kind=1, size=96, seed=3)
 
 
 @pytest.fixture
-def running(empty: Running) -> Running:
+def running(empty):
     return empty
 
 
 @pytest.fixture
-def beginner(tablet: Tablet) -> Tablet:
+def beginner(tablet):
     """A person at a station that has nothing yet."""
     tablet.screen(*WIDE)
     return tablet
@@ -78,7 +77,7 @@ def shown(tablet: Tablet, selector: str) -> bool:
 
 
 @pytest.mark.slow
-def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet, forty: Path) -> None:
+def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner, forty):
     """With two clicks and a name; nothing unfit is seen on the way."""
     begin(beginner)
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
@@ -112,7 +111,7 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet,
 
 
 @pytest.mark.slow
-def test_a_camera_is_named_takes_the_pictures_and_is_inspected(beginner: Tablet) -> None:
+def test_a_camera_is_named_takes_the_pictures_and_is_inspected(beginner):
     """From nothing to a product that inspects what an emulated camera shows, in 7 clicks. The fields to write
     into have the focus."""
     clicks = ["Enter after the name", "Enter after the address", "#start"]
@@ -150,7 +149,7 @@ def test_a_camera_is_named_takes_the_pictures_and_is_inspected(beginner: Tablet)
     assert len(clicks) <= 7
 
 
-def test_what_is_wrong_is_said_left_out_and_undone(beginner: Tablet, forty: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_left_out_and_undone(beginner, forty, tmp_path):
     """A folder with a copy, a broken file, and litter; by keys alone, and in German."""
     folder = tmp_path / "parts"
     (folder / "deep").mkdir(parents=True)
@@ -189,7 +188,7 @@ def test_what_is_wrong_is_said_left_out_and_undone(beginner: Tablet, forty: Path
     assert all("broken.png" in one for one in beginner.complaints())  # which the browser notes, too
 
 
-def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner: Tablet, forty: Path) -> None:
+def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):
     begin(beginner)
     drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
     beginner.wait(lambda: beginner.text("#count").startswith("3 "))
@@ -228,9 +227,7 @@ def choose(tablet: Tablet, selector: str, value: str) -> None:
     ("language", "words"),
     [("en", "do not go together"), ("de", "gehen nicht zusammen"), ("fr", "ne vont pas ensemble")],
 )
-def test_what_does_not_go_together_is_refused_at_the_click(
-    beginner: Tablet, forty: Path, language: str, words: str
-) -> None:
+def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, language, words):
     """In the page's language, beside what was changed; and learning begins again when it is put right."""
     begin(beginner)
     drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
@@ -279,7 +276,7 @@ def test_what_does_not_go_together_is_refused_at_the_click(
     assert beginner.complaints() == []
 
 
-def test_parts_are_told_by_clicks_on_a_name(beginner: Tablet, forty: Path, tmp_path: Path) -> None:
+def test_parts_are_told_by_clicks_on_a_name(beginner, forty, tmp_path):
     """No pattern is written: what was clicked is what it learns with, and on the page when it comes anew."""
     begin(beginner)
     named = [
@@ -322,7 +319,7 @@ def test_parts_are_told_by_clicks_on_a_name(beginner: Tablet, forty: Path, tmp_p
     assert beginner.complaints() == []
 
 
-def test_files_that_a_station_misses_are_sent_again(beginner: Tablet, forty: Path) -> None:
+def test_files_that_a_station_misses_are_sent_again(beginner, forty):
     """The connection is lost while they are sent, and comes back."""
     begin(beginner)
     network = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}

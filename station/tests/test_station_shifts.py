@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 
 import httpx
 import pytest
@@ -21,13 +19,12 @@ from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.store.records import iso, parse_time
 from flawscope_station.store.schema import REPORT_VIEW
 from flawscope_station.store.search import COUNT_NAMES
-from sink_helpers import Receiver
-from station_helpers import NAME, Opener, Running
+from station_helpers import NAME
 
 DAY = {"early": "06:00", "late": "14:00", "night": "22:00"}
 
 
-def test_shifts_end_by_the_clocks_of_their_zone() -> None:
+def test_shifts_end_by_the_clocks_of_their_zone():
     """Also in the nights in which the clocks are changed: one has seven hours, one nine."""
     shifts = ShiftSettings(DAY, zone="Europe/Berlin")
     for last, hours, begins in (("2026-03-29", 7, "21:00"), ("2026-10-25", 9, "20:00")):
@@ -40,9 +37,7 @@ def test_shifts_end_by_the_clocks_of_their_zone() -> None:
 
 
 @pytest.mark.both_databases
-def test_a_shift_is_reported_once_everywhere(
-    open_station: Opener, receive: Callable[..., Receiver], parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_shift_is_reported_once_everywhere(open_station, receive, parts, tmp_path):
     receiver, folder = receive(500), str(tmp_path / "reports")  # at first it fails
     shifts = ShiftSettings({"all": "00:00"}, zone="UTC", folder=folder, webhook=receiver.url)
     running = open_station(shifts=shifts)
@@ -74,7 +69,7 @@ def test_a_shift_is_reported_once_everywhere(
     assert str(rows[0]["at"])[:10] in (str(day), str(datetime.now(UTC).date()))
 
 
-def test_a_report_of_any_time_is_fetched(running: Running, parts: list[bytes]) -> None:
+def test_a_report_of_any_time_is_fetched(running, parts):
     with Client(running.url) as client:
         sent = [client.inspect(data, NAME) for data in (parts[0], parts[-1])]
     (bad,) = [one for one in sent if one.is_anomalous]

@@ -23,7 +23,7 @@ import yaml
 from flawscope.errors import InputError
 from flawscope_station.client import Client
 from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
+from flawscope_station.settings.station import ProductSettings, RetentionSettings
 from flawscope_station.settings.values import redact_address as hiding
 from flawscope_station.sinks import UNDELIVERED, delivery, webhook
 from flawscope_station.sinks import folder as folder_sink
@@ -31,7 +31,7 @@ from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.store.retention import Retention
 from sink_helpers import Receiver
-from station_helpers import NAME, Load, Opener, Served, aged, failing, free_port, until
+from station_helpers import NAME, Load, Served, aged, failing, free_port, until
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32))
@@ -39,13 +39,13 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(monkeypatch):
     """What failed is tried again at once."""
     monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
 
 
 @pytest.fixture
-def with_sinks(settings: Settings, open_station: Opener) -> Callable[..., Any]:
+def with_sinks(settings, open_station):
     """`with_sinks(SinkSettings(...))`: a station on either data base."""
     model = settings.products[NAME].model
 
@@ -77,7 +77,7 @@ def receiver_of_the_docs() -> Callable[..., bool]:
     code = next(one for one in re.findall(r"```python\n(.*?)```", text, re.S) if "webhook-signature" in one)
     space: dict[str, Any] = {"__name__": "receiver"}
     exec(compile(code, "station-mqtt.md", "exec"), space)
-    return space["is_genuine"]  # type: ignore[no-any-return]
+    return space["is_genuine"]
 
 
 def signed(id: str, stamp: str, body: bytes) -> str:
@@ -85,9 +85,7 @@ def signed(id: str, stamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(KEY, f"{id}.{stamp}.".encode() + body, "sha256")).decode()
 
 
-def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_webhook_gets_what_the_api_shows_and_can_check_it(receive, with_sinks, parts, tmp_path):
     other = SECRET.replace("A", "B")
     (tmp_path / "secret").write_text(f"{SECRET}\n{other}\n")
     receiver, genuine = receive(), receiver_of_the_docs()
@@ -128,12 +126,7 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
     assert facts == {"name": hiding(receiver.url), "kind": "webhook", **counts}
 
 
-def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
-    receive: Callable[..., Receiver],
-    with_sinks: Callable[..., Any],
-    parts: list[bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_receiver_that_fails_in_every_way_gets_all_in_order(receive, with_sinks, parts, monkeypatch):
     monkeypatch.setattr(webhook, "TIMEOUTS", httpx.Timeout(2.0))
     away = {"Location": "http://127.0.0.1:9/elsewhere"}
     endless = (500, {"body": b"x" * 50_000_000})  # which nobody reads
@@ -155,9 +148,7 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
         assert f'flawscope_{what}{{product="{NAME}",sink="{hiding(receiver.url)}"}} {count}.0' in text
 
 
-def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
+def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(receive, with_sinks, parts):
     no = (422, {"body": b"no such part\n<b>more</b>"})
     receiver = receive(*[(422, dict(no[1])) for _ in range(delivery.MAX_REFUSALS)])
     running = with_sinks(SinkSettings(receiver.url))
@@ -172,9 +163,7 @@ def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     assert refused in httpx.get(f"{running.url}/metrics").text
 
 
-def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
+def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(receive, with_sinks, parts):
     dead = f"http://127.0.0.1:{free_port()}/hook"
     running = with_sinks()
     send(running.url, parts, range(2))
@@ -203,9 +192,7 @@ def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(
     assert len(receiver.taken) == 28, "one that was taken out begins anew"
 
 
-def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
+def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(receive, with_sinks, parts):
     receiver = receive(*[503] * 100_000)
     running = with_sinks(SinkSettings(receiver.url, picture="both"))
     with Client(running.url) as client:
@@ -230,9 +217,7 @@ def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(
     assert "missing" not in there
 
 
-def test_only_anomalous_ones_and_what_people_say_of_all(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
+def test_only_anomalous_ones_and_what_people_say_of_all(receive, with_sinks, parts):
     receiver, silent = receive(), receive()
     running = with_sinks(
         SinkSettings(receiver.url, only="anomalous"), SinkSettings(silent.url, verdicts=False)
@@ -248,9 +233,7 @@ def test_only_anomalous_ones_and_what_people_say_of_all(
     until(lambda: numbers(silent) == [*(one.id for one in several), *last])
 
 
-def test_a_slow_one_holds_nothing_up(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
+def test_a_slow_one_holds_nothing_up(receive, with_sinks, parts):
     """Inspections are answered, and another sink gets all, while it has not answered the first."""
     slow, fast = receive(), receive()
     slow.delay = 60.0
@@ -263,9 +246,7 @@ def test_a_slow_one_holds_nothing_up(
 
 
 @pytest.mark.both_databases
-def test_a_station_that_is_killed_loses_nothing(
-    receive: Callable[..., Receiver], settings: Settings, model_file: Path, tmp_path: Path, parts: list[bytes]
-) -> None:
+def test_a_station_that_is_killed_loses_nothing(receive, settings, model_file, tmp_path, parts):
     """What comes again has the same id."""
     receiver, path = receive(), tmp_path / "station.yaml"
     values = {
@@ -302,9 +283,7 @@ def test_a_station_that_is_killed_loses_nothing(
             served.kill()
 
 
-def test_a_restored_station_says_nothing_under_an_id_that_was_used(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_restored_station_says_nothing_under_an_id_that_was_used(receive, with_sinks, parts, tmp_path):
     """Its numbers begin again at the backup: who has had the first ones takes the others for new."""
     receiver = receive()
     sinks = SinkSettings(receiver.url), SinkSettings(folder=str(tmp_path / "found"), picture="none")
@@ -327,7 +306,7 @@ def test_a_restored_station_says_nothing_under_an_id_that_was_used(
 # ---------------------------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_gets_files(with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path) -> None:
+def test_a_folder_gets_files(with_sinks, parts, tmp_path):
     folder = tmp_path / "a" / "found"
     running = with_sinks(SinkSettings(folder=str(folder)))
     with Client(running.url) as client:
@@ -354,9 +333,7 @@ def test_a_folder_gets_files(with_sinks: Callable[..., Any], parts: list[bytes],
     assert said["data"]["said"]["verdict"] == "defect"
 
 
-def test_nothing_is_overwritten_and_nothing_written_twice(
-    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
-) -> None:
+def test_nothing_is_overwritten_and_nothing_written_twice(with_sinks, parts, tmp_path):
     folder = tmp_path / "found"
     running = with_sinks(SinkSettings(folder=str(folder)))
     day = folder / time.strftime("%Y-%m-%d", time.gmtime())
@@ -379,9 +356,7 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     assert sorted(path.name for path in day.iterdir()) == before
 
 
-def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
-    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(with_sinks, parts, tmp_path):
     folder, elsewhere = tmp_path / "found", tmp_path / "elsewhere"
     running = with_sinks(SinkSettings(folder=str(folder), picture="none"))
     folder.rename(elsewhere)
@@ -394,8 +369,8 @@ def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
 
 
 def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_others_deliver(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
-) -> None:
+    receive, with_sinks, parts, tmp_path
+):
     running, receiver = with_sinks(), receive()
     (tmp_path / "file").touch()
     wrong, right = SinkSettings(folder=str(tmp_path / "file" / "found")), SinkSettings(receiver.url)
@@ -407,9 +382,7 @@ def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_ot
     until(lambda: numbers(receiver) == sent)
 
 
-def test_a_full_disk_is_waited_for(
-    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_waited_for(with_sinks, parts, tmp_path, monkeypatch):
     running = with_sinks(SinkSettings(folder=str(tmp_path / "found"), picture="none"))
     said = {errno.ENOSPC: "its disk is full", errno.EDQUOT: "its disk is full", errno.EROFS: "is read-only"}
     for count, (number, words) in enumerate(said.items(), 1):
@@ -423,9 +396,7 @@ def test_a_full_disk_is_waited_for(
     assert not list((tmp_path / "found").rglob(".*")), "nothing is left of what was begun"
 
 
-def test_the_page_shows_where_inspections_go(
-    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
-) -> None:
+def test_the_page_shows_where_inspections_go(receive, with_sinks, parts):
     url = receive(*[500] * 100_000).url.removesuffix("/hook")
     running = with_sinks(*(SinkSettings(f"{url}/services/secret{n}?token=secret") for n in range(2)))
     send(running.url, parts, range(2))
@@ -442,7 +413,7 @@ def test_the_page_shows_where_inspections_go(
 
 
 @pytest.mark.parametrize("text", [None, "", "word", "whsec_", "whsec_AAAA", "whsec_!!", f"{SECRET}\nword"])
-def test_a_secret_that_cannot_be_had_is_one_line(text: str | None, tmp_path: Path) -> None:
+def test_a_secret_that_cannot_be_had_is_one_line(text, tmp_path):
     path = tmp_path / "secret"
     if text is not None:
         path.write_text(text)

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import HOUR, NewInspection, Store, parse_time
 from flawscope_station.store.schema import hours, inspections, learnt_pixels
 from flawscope_station.store.search import Filters, search, trends
-from station_helpers import Postgres, add_version, taken
+from station_helpers import add_version, taken
 
 pytestmark = pytest.mark.both_databases
 BEGIN = parse_time("2026-11-20T22:17:00Z")
@@ -63,7 +62,7 @@ class Filled:
 
 
 @pytest.fixture
-def filled(database: Database) -> Filled:
+def filled(database):
     (product, one), (_, two) = (add_version(database, "plate", content) for content in "ab")
     other = add_version(database, "other")
     rng = random.Random(0)
@@ -145,7 +144,7 @@ def pages(
         between()
 
 
-def test_every_filter_finds_what_a_loop_finds(filled: Filled) -> None:
+def test_every_filter_finds_what_a_loop_finds(filled):
     fill(filled, 120)
     rng, order = random.Random(2), filled.newest_first()
     some = 0
@@ -157,7 +156,7 @@ def test_every_filter_finds_what_a_loop_finds(filled: Filled) -> None:
     assert some > 40, "most of the filters find nothing: the test would not fail"
 
 
-def test_pages_are_complete_and_without_doubles_while_others_come(filled: Filled) -> None:
+def test_pages_are_complete_and_without_doubles_while_others_come(filled):
     fill(filled, 100)
     before, rng = filled.newest_first(), random.Random(3)
     times = [filled.rows[number].at for number in before]
@@ -172,13 +171,13 @@ def test_pages_are_complete_and_without_doubles_while_others_come(filled: Filled
     assert [number for number in found if number in filled.rows] == before
 
 
-def test_the_last_page_has_no_next_one(filled: Filled) -> None:
+def test_the_last_page_has_no_next_one(filled):
     fill(filled, 9)
     ends = [search(filled.store.database, filled.product, Filters(limit=n)).next is None for n in (8, 9, 10)]
     assert ends == [False, True, True]
 
 
-def test_a_removed_version_leaves_what_the_others_learnt(filled: Filled, tmp_path: Path) -> None:
+def test_a_removed_version_leaves_what_the_others_learnt(filled, tmp_path):
     database, (first, unused) = filled.database, filled.versions
     _, newest = add_version(database, "plate", "c")
     with database.writing() as connection:
@@ -191,7 +190,7 @@ def test_a_removed_version_leaves_what_the_others_learnt(filled: Filled, tmp_pat
     assert unused not in left
 
 
-def test_events_of_a_kind_are_those_alone(filled: Filled) -> None:
+def test_events_of_a_kind_are_those_alone(filled):
     for kind, product in (("light changed", filled.product), ("drift", filled.product), ("drift", None)):
         filled.store.note_event(kind, "anna", kind, product)
     assert [row.text for row in filled.store.events("drift", filled.product)] == ["drift"]
@@ -217,7 +216,7 @@ def test_events_of_a_kind_are_those_alone(filled: Filled) -> None:
         ),
     ],
 )
-def test_a_wrong_filter_is_one_line(name: str, value: str) -> None:
+def test_a_wrong_filter_is_one_line(name, value):
     with pytest.raises(InputError) as caught:
         Filters.from_query({name: value})
     assert "\n" not in str(caught.value)
@@ -238,7 +237,7 @@ def counted(filled: Filled, numbers: Iterable[int]) -> dict[str, int]:
     }
 
 
-def test_verdicts_at_the_same_time_are_all_counted(filled: Filled) -> None:
+def test_verdicts_at_the_same_time_are_all_counted(filled):
     rng = random.Random(0)
     filled.add([random_one(rng, filled.product, filled.versions[0], at=BEGIN + k) for k in range(16)])
     with ThreadPoolExecutor(8) as pool:
@@ -251,7 +250,7 @@ def test_verdicts_at_the_same_time_are_all_counted(filled: Filled) -> None:
     assert (found["inspections"], found["reviewed"], found["defects"]) == (16, 16, 16)
 
 
-def test_what_is_not_there_is_said(filled: Filled) -> None:
+def test_what_is_not_there_is_said(filled):
     """Another product's is not there either."""
     with filled.database.reading() as connection:
         query = select(func.min(inspections.c.id)).where(inspections.c.product_id != filled.product)
@@ -266,7 +265,7 @@ def test_what_is_not_there_is_said(filled: Filled) -> None:
                 ask(filled.product, number)
 
 
-def test_a_key_is_taken_once_whoever_sends_it_and_when(filled: Filled) -> None:
+def test_a_key_is_taken_once_whoever_sends_it_and_when(filled):
     """In one group, in several, and by several threads at once; also beside ones without a key."""
     rng = random.Random(0)
     base = [
@@ -294,7 +293,7 @@ def test_a_key_is_taken_once_whoever_sends_it_and_when(filled: Filled) -> None:
     assert len({number for number, is_new in filled.store.record(without) if is_new}) == 3
 
 
-def test_a_group_is_recorded_whole_or_not_at_all(filled: Filled) -> None:
+def test_a_group_is_recorded_whole_or_not_at_all(filled):
     rng = random.Random(0)
     good = random_one(rng, filled.product, filled.versions[0], picture="f" * 64)
     for group in ([good, replace(good, version_id=999)], [replace(good, product_id=999), good]):
@@ -348,9 +347,7 @@ def near(found: Iterable[Iterable[Any]], expected: Iterable[Iterable[Any]]) -> N
         ("day", 0, 40 * DAY),
     ],
 )
-def test_trends_are_what_a_loop_counts(
-    filled: Filled, monkeypatch: pytest.MonkeyPatch, unit: str, since: int, until: int
-) -> None:
+def test_trends_are_what_a_loop_counts(filled, monkeypatch, unit, since, until):
     """Hours and days are whole at both ends, the others are as they are asked for."""
     monkeypatch.setattr(search_module, "MAX_POINTS", 20)
     fill(filled, 150)
@@ -375,7 +372,7 @@ def test_trends_are_what_a_loop_counts(
         assert found["points"] == []
 
 
-def test_trends_of_all_time_and_of_nothing(filled: Filled) -> None:
+def test_trends_of_all_time_and_of_nothing(filled):
     empty = trends(filled.database, filled.product)
     assert (empty["points"], empty["buckets"], empty["totals"]["inspections"]) == ([], [], 0)
     fill(filled, 60)
@@ -391,7 +388,7 @@ def test_trends_of_all_time_and_of_nothing(filled: Filled) -> None:
 # ---------------------------------------------------------------------------------------- tables and versions
 
 
-def test_a_migrated_store_can_be_opened_by_several_at_once(database_url: str | None, tmp_path: Path) -> None:
+def test_a_migrated_store_can_be_opened_by_several_at_once(database_url, tmp_path):
     url = Settings(store=str(tmp_path), database=database_url).url
 
     def opened(_: int) -> int:
@@ -406,7 +403,7 @@ def test_a_migrated_store_can_be_opened_by_several_at_once(database_url: str | N
         assert len(set(pool.map(opened, range(8)))) == 1
 
 
-def test_a_store_of_a_newer_version_is_refused_and_left_alone(database: Database) -> None:
+def test_a_store_of_a_newer_version_is_refused_and_left_alone(database):
     with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'f00d'"))
     with pytest.raises(InputError, match="newer flawscope: use that one") as caught:
@@ -416,7 +413,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database: Database
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "f00d"
 
 
-def test_what_is_no_store_is_said_in_one_line(tmp_path: Path, database_url: str | None) -> None:
+def test_what_is_no_store_is_said_in_one_line(tmp_path, database_url):
     """A file that is none, a data base that is not there, and one with other tables."""
     settings = Settings(store=str(tmp_path), database=database_url)
     if database_url is None:
@@ -444,7 +441,7 @@ def test_what_is_no_store_is_said_in_one_line(tmp_path: Path, database_url: str 
         assert len(said) < 500
 
 
-def test_a_data_base_that_has_not_all_letters_is_refused(postgres: Postgres) -> None:
+def test_a_data_base_that_has_not_all_letters_is_refused(postgres):
     refusal = pytest.raises(InputError, match="has the encoding LATIN1: make a data base with UTF8")
     with postgres.database("LATIN1") as url, refusal:
         Database(Settings(database=url).url).migrate()

@@ -39,7 +39,7 @@ from flawscope_station.problems import Problems
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.sources import FolderSourceSettings
-from flawscope_station.settings.station import LearningSettings, Settings
+from flawscope_station.settings.station import LearningSettings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.station import Station
@@ -50,7 +50,6 @@ from station_helpers import (
     PATIENCE,
     ManualClock,
     Running,
-    Served,
     delayed,
     everything,
     failing,
@@ -79,7 +78,7 @@ UNREAD = [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left"), Valu
 
 
 @pytest.mark.parametrize("stderr", [*map(Broken, UNREAD), None])
-def test_a_remark_that_nobody_reads_ends_nothing(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remark_that_nobody_reads_ends_nothing(stderr, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stderr)
     progress.write_line("a remark")
     step = progress.TerminalProgress()
@@ -92,13 +91,13 @@ def test_a_remark_that_nobody_reads_ends_nothing(stderr: Any, monkeypatch: pytes
     jobs.print_line("done")
 
 
-def test_results_that_nobody_reads_are_an_error() -> None:
+def test_results_that_nobody_reads_are_an_error():
     """They are no remarks: `flawscope predict | head` ends."""
     with pytest.raises(BrokenPipeError):
         progress.write_line("a result", Broken(UNREAD[0]))
 
 
-def test_a_log_waits_for_nobody() -> None:
+def test_a_log_waits_for_nobody():
     """A pipe that is full blocks its writer, and whoever says something goes on."""
     read, write = os.pipe()
     pipe = os.fdopen(write, "w")
@@ -115,7 +114,7 @@ def test_a_log_waits_for_nobody() -> None:
     assert said == [f"{number}" for number in range(50)]
 
 
-def test_a_problem_is_told_whatever_becomes_of_its_line() -> None:
+def test_a_problem_is_told_whatever_becomes_of_its_line():
     def say(line: str) -> None:
         raise BrokenPipeError
 
@@ -148,7 +147,7 @@ class Work:
 
 
 @pytest.fixture(name="work")
-def work_fixture() -> Iterator[Work]:
+def work_fixture():
     made = Work(threading.Event())
     yield made
     made.ended.set()
@@ -163,7 +162,7 @@ def watch_of(thread: GuardedThread, told: dict[str, str | None]) -> ThreadWatch:
 @pytest.mark.parametrize(
     "error", [ValueError("a\nb"), Panic("gone"), SystemExit(1), MemoryError(), OSError(28)]
 )
-def test_work_that_fails_is_begun_again_and_told_for_a_while(work: Work, error: BaseException) -> None:
+def test_work_that_fails_is_begun_again_and_told_for_a_while(work, error):
     clock = ManualClock()
     thread = GuardedThread("work", work, work.ended, clock)
     told: dict[str, str | None] = {}
@@ -195,7 +194,7 @@ def test_work_that_fails_is_begun_again_and_told_for_a_while(work: Work, error: 
     assert set(told.values()) == {None}, "it was told to end"
 
 
-def test_a_thread_that_is_gone_is_started_anew(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_is_gone_is_started_anew(work, monkeypatch):
     """Whatever ended it: here the guard itself fails."""
     thread = GuardedThread("work", work, work.ended)
     told: dict[str, str | None] = {}
@@ -211,7 +210,7 @@ def test_a_thread_that_is_gone_is_started_anew(work: Work, monkeypatch: pytest.M
     until(lambda: work.begun == 2)
 
 
-def test_a_thread_being_started_is_not_begun_twice(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_being_started_is_not_begun_twice(work, monkeypatch):
     """Whatever looks meanwhile: a busy computer takes its time to start one."""
     thread = GuardedThread("work", work, work.ended)
     told: dict[str, str | None] = {}
@@ -237,7 +236,7 @@ def test_a_thread_being_started_is_not_begun_twice(work: Work, monkeypatch: pyte
     assert work.begun == 1
 
 
-def test_a_thread_that_cannot_start_is_started_later(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_start_is_started_later(work, monkeypatch):
     thread = GuardedThread("work", work, work.ended)
     told: dict[str, str | None] = {}
     watch = watch_of(thread, told)
@@ -250,7 +249,7 @@ def test_a_thread_that_cannot_start_is_started_later(work: Work, monkeypatch: py
     until(lambda: work.begun == 1)
 
 
-def test_work_that_returns_too_early_is_begun_again() -> None:
+def test_work_that_returns_too_early_is_begun_again():
     ended, begun = threading.Event(), list[int]()
     thread = GuardedThread("work", lambda: begun.append(1), ended)
     thread.start()
@@ -273,9 +272,7 @@ def fill(pipe: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stderr", ["its reader is gone", "nobody reads", "closed at the start"])
-def test_a_served_station_goes_on_whatever_becomes_of_its_log(
-    served: Served, parts: list[bytes], tmp_path: Path, stderr: str
-) -> None:
+def test_a_served_station_goes_on_whatever_becomes_of_its_log(served, parts, tmp_path, stderr):
     incoming = tmp_path / "incoming"
     incoming.mkdir()
     command = [sys.executable, "-m", "flawscope", "serve", *served.words, "--folder", str(incoming)]
@@ -346,7 +343,7 @@ class Asked:
 
 
 @pytest.fixture(name="asked")
-def asked_fixture(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+def asked_fixture(settings, tmp_path, monkeypatch):
     """With a folder, a sink, learning and shifts: every thread that a station can have."""
     monkeypatch.setattr("flawscope_station.health.CHECK_INTERVAL", 0.0)
     (tmp_path / "incoming").mkdir()
@@ -520,8 +517,8 @@ FAULTS: dict[str, tuple[Break, str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
-    asked: Asked, parts: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
+    asked, parts, tmp_path, monkeypatch, fault
+):
     """Nobody reads stderr meanwhile."""
     break_it, kind = FAULTS[fault]
     station = asked.station
@@ -559,9 +556,7 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
 
 
 @pytest.mark.parametrize("where", ["the model", "the disk", "the data base"])
-def test_an_error_of_one_picture_harms_no_other(
-    asked: Asked, parts: list[bytes], monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where):
     """Though they are judged in one turn, and recorded in one transaction."""
     station, bad = asked.station, b"this one"
     model = station.versions.models.model_of(asked.number).model
@@ -621,9 +616,7 @@ HANGS = {
 
 
 @pytest.mark.parametrize("what", HANGS)
-def test_what_hangs_is_told(
-    asked: Asked, parts: list[bytes], monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_what_hangs_is_told(asked, parts, monkeypatch, what):
     """Nothing can end it; whoever watches `/readyz` starts the station anew."""
     until(lambda: folder(asked.station)._arrivals is not None)
     hang, inspects = HANGS[what]
@@ -637,7 +630,7 @@ def test_what_hangs_is_told(
     until(lambda: asked.is_ready and "thread_failed" not in [one.code for one in asked.station.problems()])
 
 
-def test_the_smallest_station_has_few_threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_station_has_few_threads(settings, monkeypatch):
     """No sinks, no shifts, nothing that is learnt."""
     pools, begin = list[ThreadPoolExecutor](), ThreadPoolExecutor.__init__
 
@@ -657,9 +650,7 @@ def test_the_smallest_station_has_few_threads(settings: Settings, monkeypatch: p
         station.close()
 
 
-def test_an_observer_that_fails_harms_nobody_and_is_told_until_it_works(
-    asked: Asked, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_observer_that_fails_harms_nobody_and_is_told_until_it_works(asked, parts, monkeypatch):
     station, heard = asked.station, list[int]()
     drift = station.parts[Drift]
     station.observers.append(lambda recorded: heard.append(recorded.number))
@@ -674,7 +665,7 @@ def test_an_observer_that_fails_harms_nobody_and_is_told_until_it_works(
     assert len(heard) == 2
 
 
-def test_a_source_that_does_not_end_keeps_no_other_from_ending(work: Work) -> None:
+def test_a_source_that_does_not_end_keeps_no_other_from_ending(work):
     ended: list[int] = []
     stop_all([lambda: work.ended.wait(60), lambda: ended.append(1), lambda: sys.exit(1)], seconds=0.5)
     assert ended == [1]

@@ -28,14 +28,14 @@ from flawscope_station.client import Client
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.learning.candidate_plan import draw_good_pictures, read_verdicts
 from flawscope_station.settings.sinks import SinkSettings
-from flawscope_station.settings.station import ProductSettings, Settings, read_settings
+from flawscope_station.settings.station import ProductSettings, read_settings
 from flawscope_station.sinks.mqtt import _product_state
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.open_models import NoModelError, ProductModel
 from flawscope_station.store.records import TOLERANCES_EVENT, Store
 from flawscope_station.store.schema import REPORT_VIEW
 from sink_helpers import Receiver
-from station_helpers import NAME, Opener, add_version, taken, until
+from station_helpers import NAME, add_version, taken, until
 
 WITHIN = "within tolerance"
 PERIOD = {"since": "2026-01-01", "until": "2027-01-01"}
@@ -52,9 +52,7 @@ def write(path: Path, version: int, length: float = 1e3, side: int = 32, more: s
 
 
 @pytest.mark.both_databases
-def test_a_part_within_tolerance_is_told_apart_everywhere(
-    open_station: Opener, model_file: Path, parts: list[bytes], tmp_path: Path
-) -> None:
+def test_a_part_within_tolerance_is_told_apart_everywhere(open_station, model_file, parts, tmp_path):
     predictor, scaled = flawscope.load(model_file).with_scale(0.1), tmp_path / "scaled.onnx"
     predictor.save(scaled)
     found = predictor.predict(parts)
@@ -138,7 +136,7 @@ def test_a_part_within_tolerance_is_told_apart_everywhere(
     assert [data["id"] for data in inspected] == [third.id]
 
 
-def test_a_defect_that_is_tolerated_fails_a_challenge() -> None:
+def test_a_defect_that_is_tolerated_fails_a_challenge():
     part: Any = SimpleNamespace(expected="anomalous", boxes="[]", id=1)
     settings, challenge = ProductSettings("none"), MagicMock(spec_set=["settings", "_hashed", "renderer"])
     challenge.settings.return_value, challenge._hashed = settings, {1: (settings, "")}
@@ -197,12 +195,12 @@ class Floor:
 
 
 @pytest.fixture
-def floor(database: Database, tmp_path: Path) -> Floor:
+def floor(database, tmp_path):
     write(tmp_path / "rules.yaml", 1)
     return Floor(database, tmp_path)
 
 
-def test_rules_that_change_are_in_force_when_two_looks_have_read_the_same(floor: Floor) -> None:
+def test_rules_that_change_are_in_force_when_two_looks_have_read_the_same(floor):
     assert floor.version() == "1", "from the first picture on"
     path = write(floor.folder / "rules.yaml", 2)
     assert floor.look(1) == "1", "somebody may be writing it"
@@ -225,7 +223,7 @@ def test_rules_that_change_are_in_force_when_two_looks_have_read_the_same(floor:
 @pytest.mark.parametrize(
     "damage", ["gone", "not YAML", "rules: [", "version: 9\npicture: [1, 1]\nrules: []\n"]
 )
-def test_what_cannot_be_read_tolerates_nothing_until_it_is_mended(floor: Floor, damage: str) -> None:
+def test_what_cannot_be_read_tolerates_nothing_until_it_is_mended(floor, damage):
     path = floor.folder / "rules.yaml"
     assert floor.look() == "1"
     assert floor.problem is None
@@ -241,7 +239,7 @@ def test_what_cannot_be_read_tolerates_nothing_until_it_is_mended(floor: Floor, 
     assert [one[:5] for one in floor.events()] == ["versi", "none:", "versi"]
 
 
-def test_a_mask_is_a_part_of_the_rules(floor: Floor) -> None:
+def test_a_mask_is_a_part_of_the_rules(floor):
     mask = floor.folder / "zone.png"
     write(floor.folder / "rules.yaml", 2, more=", zone: zone.png")
     assert floor.look() is None, "it is not there"
@@ -261,7 +259,7 @@ def test_a_mask_is_a_part_of_the_rules(floor: Floor) -> None:
     assert floor.look() is None, "it holds nowhere"
 
 
-def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor: Floor) -> None:
+def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor):
     floor.model = model()
     assert floor.look() is None
     assert "--scale-mm" in (floor.problem or "")
@@ -279,12 +277,12 @@ def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor: Floor) -> N
     def closed(number: int) -> Any:
         raise NoModelError("closed")
 
-    floor.rules.versions.active = closed  # type: ignore[method-assign]
+    floor.rules.versions.active = closed
     floor.rules.check()
     assert floor.problem is None, "that is a problem of its own"
 
 
-def test_nothing_is_in_force_that_is_not_recorded(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_in_force_that_is_not_recorded(floor, monkeypatch):
     def away(*words: Any) -> None:
         raise StoreError("away", "store_unreachable")
 
@@ -297,12 +295,12 @@ def test_nothing_is_in_force_that_is_not_recorded(floor: Floor, monkeypatch: pyt
     assert floor.events() == ["version 1", "version 2"]
 
 
-def test_a_product_without_rules_tolerates_nothing(floor: Floor) -> None:
+def test_a_product_without_rules_tolerates_nothing(floor):
     floor.open(tolerances=None)
     assert floor.look() is None
 
 
-def test_the_file_stands_beside_the_settings(settings: Settings, tmp_path: Path) -> None:
+def test_the_file_stands_beside_the_settings(settings, tmp_path):
     path = tmp_path / "station.yaml"
     path.write_text(f"products:\n  {NAME}: {{model: m.onnx, tolerances: rules.yaml}}\n")
     assert read_settings(path).products[NAME].tolerances == str(tmp_path / "rules.yaml")
@@ -311,7 +309,7 @@ def test_the_file_stands_beside_the_settings(settings: Settings, tmp_path: Path)
 # -------------------------------------------------------------------------------------------------- learning
 
 
-def test_a_tolerated_part_is_never_learnt_as_good(database: Database) -> None:
+def test_a_tolerated_part_is_never_learnt_as_good(database):
     product, version = add_version(database)
     store, flags = Store(database), [(False, False), (True, False), (True, True), (True, True)]
     new = [

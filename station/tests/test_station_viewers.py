@@ -17,7 +17,6 @@ from flawscope_station.inspecting import worker as worker_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.live import EventBroadcaster
-from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.station import Station
 from flawscope_station.store.files import MAPS
@@ -48,10 +47,10 @@ def ask(station: Station, work: Callable[[httpx.AsyncClient], Any]) -> Any:
     return asyncio.run(run())
 
 
-def test_pictures_that_wait_go_before_what_is_drawn(station: Station, parts: list[bytes]) -> None:
+def test_pictures_that_wait_go_before_what_is_drawn(station, parts):
     inspector, done = station.inspector, list[str]()
     add = inspector.recorder.add
-    inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]  # type: ignore[method-assign]
+    inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
     with held(station):
         drawn = [inspector.run_between(lambda: done.append("drawn")) for _ in range(3)]
         answers = inspector.submit([picture(station, data) for data in parts[:3]])
@@ -61,10 +60,10 @@ def test_pictures_that_wait_go_before_what_is_drawn(station: Station, parts: lis
     assert done == ["judged"] * 3 + ["drawn"] * 3
 
 
-def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station: Station, parts: list[bytes]) -> None:
+def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station, parts):
     inspector, done = station.inspector, list[str]()
     add = inspector.recorder.add
-    inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]  # type: ignore[method-assign]
+    inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
 
     def draw() -> None:
         answers.extend(inspector.submit([picture(station, parts[len(answers)])]))
@@ -83,8 +82,8 @@ def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station: Station, par
 
 @pytest.mark.parametrize("what", ["overlay", "map", "mask"])
 def test_too_many_are_refused_at_once_and_one_that_waited_in_vain_is_no_fault(
-    station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+    station, parts, monkeypatch, what
+):
     monkeypatch.setattr(renderings_module, "REDRAW_TIMEOUT", 0.05)
     number = inspect(station, parts[0])
     forget_maps(station)
@@ -102,9 +101,7 @@ def test_too_many_are_refused_at_once_and_one_that_waited_in_vain_is_no_fault(
     until(lambda: ask(station, lambda client: client.get(address)).status_code == 200)  # those calls go first
 
 
-def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(
-    station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(station, parts, monkeypatch):
     monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
     number = inspect(station, parts[0])
     forget_maps(station)
@@ -119,9 +116,7 @@ def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(
     assert not thread.is_alive()
 
 
-def test_what_is_drawn_again_is_forgotten_again(
-    station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_drawn_again_is_forgotten_again(station, parts, monkeypatch):
     monkeypatch.setattr(renderings_module, "CACHE_SIZE", 3)
     numbers = [inspect(station, data) for data in parts[:6]]
     forget_maps(station)
@@ -130,9 +125,7 @@ def test_what_is_drawn_again_is_forgotten_again(
     assert len(station.renderer._recent) == 3
 
 
-def test_maps_that_cannot_be_written_soon_enough_are_computed_again(
-    settings: Settings, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_maps_that_cannot_be_written_soon_enough_are_computed_again(settings, parts, monkeypatch):
     monkeypatch.setattr(renderings_module, "MAX_UNWRITTEN", 2)
     station = started(settings)
     try:
@@ -153,7 +146,7 @@ def test_maps_that_cannot_be_written_soon_enough_are_computed_again(
         station.close()
 
 
-def test_turns_are_few_and_those_that_wait_too() -> None:
+def test_turns_are_few_and_those_that_wait_too():
     turns, idle = Turns(1, 2), list[float]()
     turns.wait_idle = idle.append
     inside, most = 0, 0
@@ -182,7 +175,7 @@ def test_turns_are_few_and_those_that_wait_too() -> None:
     assert (most, len(idle), turns._waiting) == (1, 4, 0)
 
 
-def test_a_turn_waits_until_pictures_are_answered(station: Station, parts: list[bytes]) -> None:
+def test_a_turn_waits_until_pictures_are_answered(station, parts):
     inspector = station.inspector
     with held(station), ExitStack() as stack:
         inspector.submit([picture(station, parts[0])])
@@ -211,7 +204,7 @@ LOOKS = (
 )
 
 
-def test_viewers_that_wait_take_nothing_an_inspection_needs(station: Station, parts: list[bytes]) -> None:
+def test_viewers_that_wait_take_nothing_an_inspection_needs(station, parts):
     """More than the server has threads, all of which wait; the inspection has a key and a deadline."""
     inspect(station, parts[0])
 
@@ -242,9 +235,7 @@ def test_viewers_that_wait_take_nothing_an_inspection_needs(station: Station, pa
     assert any(one.status_code == 200 for one in seen)
 
 
-def test_an_export_is_the_same_whatever_its_pages(
-    station: Station, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_is_the_same_whatever_its_pages(station, parts, monkeypatch):
     for data in parts[:5]:
         inspect(station, data)
     address = f"/products/{NAME}/export"
@@ -262,7 +253,7 @@ def test_an_export_is_the_same_whatever_its_pages(
     assert taken == [False, True, True, True], "a turn for each page"
 
 
-def test_trials_wait_in_a_bounded_row(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_wait_in_a_bounded_row(station, monkeypatch):
     drafts, going, begun = station.parts[Drafts], threading.Event(), threading.Event()
     facts = {"stage": "ready", "name": "new", "model": "none", "result": {}}
     draft: Any = type("Draft", (), facts)()
@@ -288,7 +279,7 @@ def test_trials_wait_in_a_bounded_row(station: Station, monkeypatch: pytest.Monk
         thread.join(60)
 
 
-def test_a_message_for_many_pages_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_for_many_pages_is_written_once(monkeypatch):
     """The recorder waits for it."""
     pages, written = EventBroadcaster(), list[str]()
     monkeypatch.setattr(

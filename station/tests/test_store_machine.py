@@ -226,9 +226,7 @@ class Machine(RuleBasedStateMachine):
         assert self.outbox.waiting() == len(known) + self.said - len(self.delivered)
 
 
-def test_store_retention_and_outbox_keep_what_they_were_told(
-    database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_retention_and_outbox_keep_what_they_were_told(database_url, tmp_path, monkeypatch):
     monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
     monkeypatch.setattr(
         Machine, "url", database_url or f"sqlite:///{tmp_path / 'station.sqlite'}", raising=False
