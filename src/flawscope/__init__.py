@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import load as load
     from flawscope.results.prediction import Prediction as Prediction
     from flawscope.results.prediction import Region as Region
+    from flawscope.results.region_size import measure_scale as measure_scale
     from flawscope.results.table import Unjudged as Unjudged
 
 _LAZY_IMPORTS = {
@@ -60,6 +61,7 @@ _LAZY_IMPORTS = {
     "fit": "fitting.fitting",
     "join": "fitting.joining",
     "load": "predictor.router",
+    "measure_scale": "results.region_size",
     "open_dataset": "datasets",
 }
 

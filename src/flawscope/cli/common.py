@@ -104,12 +104,6 @@ add_cluster = _adder(
     help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
     "such as ray://HOST:10001 or HOST:6379",
 )
-add_scale = _adder(
-    "--scale-mm",
-    metavar="MM",
-    type=lambda text: parse_length(text),
-    help="millimetres that a pixel of the pictures is long, such as 0.05: regions get their sizes",
-)
 add_product = _adder(
     "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
 )
@@ -137,6 +131,39 @@ add_tensorboard = _adder(
     metavar="DIR",
     help="write losses for TensorBoard too (the log beside the model is written anyway)",
 )
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--scale-mm",
+        metavar="MM",
+        type=parse_length,
+        help="millimetres that a pixel of the pictures is long, such as 0.05: regions get their sizes",
+    )
+    either.add_argument(
+        "--scale-marker",
+        nargs=2,
+        metavar=("PICTURE", "MM"),
+        help="the same, measured: picture of one thing on plain ground, such as a gauge block, and how long "
+        "it is",
+    )
+
+
+def scale_of(args: argparse.Namespace) -> float | None:
+    """Returns how long a pixel is, in mm, as `add_scale` lets a person say it; None: it is not said."""
+    if args.scale_marker is None:
+        return args.scale_mm  # type: ignore[no-any-return]
+    from flawscope.results.region_size import measure_scale
+
+    picture, text = args.scale_marker
+    try:
+        length = parse_length(text)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"--scale-marker: {error}") from None
+    scale = measure_scale(picture, length)
+    say_unless_quiet(args)(f"{picture}: {length:g} mm are {length / scale:.1f} pixels, {scale:.4g} mm each")
+    return scale
 
 
 def parse_length(text: str) -> float:

@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
     inputs = output.collect_inputs(args.pictures)
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model)
-    if args.scale_mm is not None:
+    if (scale := common.scale_of(args)) is not None:
         for name, one in predictor.products.items():
-            predictor = predictor.with_product(name, one.with_scale(args.scale_mm))
+            predictor = predictor.with_product(name, one.with_scale(scale))
     summary, stream = output.Summary(predictor), common.stream_of(predictor, args.product)
     if args.tolerances:
         summary.tolerances = Tolerances.read(Path(args.tolerances))
