@@ -1,5 +1,6 @@
 """Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import flawscope
+import matrix
 from brightness import SIDE, draw, model
 from flawscope.errors import InputError
-from flawscope.predictor.tolerating import tolerating
+from flawscope.pictures.undistort import Undistortion
+from flawscope.predictor.tolerating import tolerating, tolerator
 from flawscope.results.tolerance import Rule, Tolerances
 
+LENS = Undistortion(80, 80, 80, 40, k1=-0.05)
 EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))
 
 
@@ -35,15 +40,11 @@ def test_a_region_at_the_edge_of_the_region_of_interest_is_not_tolerated(tmp_pat
         assert "broken.png" in answers[2]
 
 
-def test_models_that_decide_on_more_than_a_picture_are_refused():
+def test_models_of_parts_in_views_are_refused():
     plain = model()
     of_parts = SimpleNamespace(products={"": plain}, parts=lambda: object())
-    with pytest.raises(InputError, match="decide on a picture of one part"):
+    with pytest.raises(InputError, match="not for parts in views"):
         tolerating(of_parts, plain.stream, EVERY)
-    how = SimpleNamespace(several=object())
-    pallet = SimpleNamespace(manifest=SimpleNamespace(preprocess=how, kinds=None))
-    with pytest.raises(InputError, match="decide on a picture of one part"):
-        tolerating(SimpleNamespace(products={"": pallet}, parts=lambda: None), plain.stream, EVERY)
 
 
 def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:
@@ -57,3 +58,40 @@ def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:
 def test_a_damaged_scale_is_told(wrong):
     with pytest.raises(InputError, match=r"mm_per_pixel is .*: fit anew"):
         model(facts={"mm_per_pixel": wrong})
+
+
+@pytest.mark.parametrize("how", [{}, {"roi": (20, 20, 60, 60)}, {"undistort": LENS}])
+def test_each_of_several_parts_is_tolerated_by_itself(how: dict[str, Any]) -> None:
+    pytest.importorskip("torch")
+    good = [matrix.draw(seed, "top", True, "one", False) for seed in range(8)]
+    quick = {"size": "64", "cap": 60, "device": "cpu", "check": False, "samples": 0, "force": True}
+    several = flawscope.fit(good, align="turn", several=True, **quick, **how).with_scale(1.0)
+    found = several.predict(matrix.draw(110, "top", True, "one", True))
+    numbers, parts = found.parts.numbers, found.found_parts
+    assert numbers is not None
+    assert parts is not None
+    assert [part.is_anomalous for part in parts.parts] == [True, False]
+    middles = [(round(part.part_pose.y), round(part.part_pose.x)) for part in parts.parts]
+    for number, at in enumerate(middles, 1):
+        assert numbers[at] == number
+    area = (numbers == 1).sum() / parts.parts[0].part_pose.side ** 2
+    assert 0.55 < area < 0.75 if "roi" in how else 0.9 < area < 1.2
+
+    def tolerated(*spots: tuple[int, int, int], **limits: Any) -> bool:
+        """Whether a picture is that has squares of 3 pixels so far below and right of a part's middle."""
+        marked = np.full_like(found.map, float(found.map.min()))
+        for part, down, right in spots:
+            y, x = middles[part - 1][0] + down, middles[part - 1][1] + right
+            marked[y - 1 : y + 2, x - 1 : x + 2] = found.map.max()
+        rules = Tolerances("1", "0" * 64, good[0].shape[:2], (Rule("any", **{"length": 6, **limits}),))
+        answer = tolerator(several, rules)(replace(found, map=marked))
+        assert answer.is_anomalous
+        return answer.decision == "within tolerance"
+
+    assert tolerated((1, 0, 0))
+    assert not tolerated((1, 0, 0), length=2)
+    assert not tolerated((2, 0, 0)), "the anomalous part has nothing marked"
+    assert tolerated((1, 0, 0), (2, 0, 0), number=1), "a number is a part's"
+    assert not tolerated((1, -8, 0), (1, 8, 0), number=1)
+    assert tolerated((1, -8, 0), (1, 8, 0), number=2)
+    assert not tolerated((1, 0, 0), (1, 0, (middles[1][1] - middles[0][1]) // 2)), "between the parts"

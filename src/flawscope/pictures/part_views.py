@@ -101,26 +101,37 @@ class PartViews(SeveralViews):
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        scores, drawn = self.predict_parts(run, fusion, batch)
+        scores, drawn, _ = self.predict_parts(run, fusion, batch)
         return float(scores.max()), drawn
 
     def predict_parts(
-        self, run: RunModel, fusion: Fusion | None, batch: int | None = None
-    ) -> tuple[NDArray[Any], Float32]:
-        """Scores of all parts [n], and the picture's map: the largest value where parts overlap, and the
-        middle one where there is none. batch: views that are computed together; None: all, of tiles one."""
+        self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
+    ) -> tuple[NDArray[Any], Float32, NDArray[np.uint16]]:
+        """Scores of all parts [n], the picture's map: the largest value where parts overlap, and the middle
+        one where there is none, and the number of the part that is inspected there, from 1; 0: none, or
+        several.
+
+        Args:
+            batch: views that are computed together; None: all, of tiles one.
+            roi: region of interest [H, W] that the network knows, as a part's view shows it.
+        """
         scores, maps = self.predict_each(run, fusion, batch)
         whole = np.full(self.geometry.size, -np.inf, np.float32)
-        for part, values in zip(self.parts, maps, strict=True):
+        numbers = np.zeros(self.geometry.size, np.uint16)
+        for number, (part, values) in enumerate(zip(self.parts, maps, strict=True), 1):
             here = part.geometry.with_picture_size(self.geometry.size)
             x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
             if x0 < x1 and y0 < y1:
                 window = here.window(y0, x0, y1 - y0, x1 - x0)
-                seen = np.where(window.warp_mask(part.valid_mask()), window.warp(values, -np.inf), -np.inf)
+                valid, other = window.warp_mask(part.valid_mask()), whole[y0:y1, x0:x1] > -np.inf
+                seen = np.where(valid, window.warp(values, -np.inf), -np.inf)
                 whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
+                inspected = valid if roi is None else valid & window.warp_mask(roi)
+                numbers[y0:y1, x0:x1][valid & other] = 0
+                numbers[y0:y1, x0:x1][inspected & ~other] = number
         covered = whole > -np.inf
         whole[~covered] = np.median(whole[covered]) if covered.any() else 0.0
-        return scores, whole
+        return scores, whole, numbers
 
     def valid_mask(self) -> Mask:
         return np.ones(self.geometry.size, np.bool_)

@@ -319,11 +319,13 @@ class Predictor:
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
         fusion = self.manifest.fusion
-        scores, drawn = views.predict_parts(run, fusion, None if fusion is None else self.session.batch)
+        batch = None if fusion is None else self.session.batch
+        roi = None if self.manifest.preprocess.tile is not None else self.artefact.counted
+        scores, drawn, numbers = views.predict_parts(run, fusion, batch, roi)
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
-        found = with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
+        found = with_parts(found, views, scores, numbers, self.manifest.preprocess, self.calibration)
         return self._name_kinds(found, source, one)
 
     def decide(

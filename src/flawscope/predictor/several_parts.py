@@ -17,12 +17,18 @@ from flawscope.results.prediction import Prediction
 
 
 def with_parts(
-    found: Prediction, views: PartViews, scores: NDArray[Any], how: Preprocess, known: Calibration
+    found: Prediction,
+    views: PartViews,
+    scores: NDArray[Any],
+    numbers: NDArray[np.uint16],
+    how: Preprocess,
+    known: Calibration,
 ) -> Prediction:
     """The prediction of a picture's worst part, with all its parts.
 
     Args:
         scores: [n], of the views.
+        numbers: [H, W], of the parts where they lie in the views' geometry.
     """
     reference, several = how.reference, how.several
     assert reference is not None
@@ -34,5 +40,10 @@ def with_parts(
     )
     lost = float(known.p_values(np.inf)) if views.count_error else 1.0
     every = FoundParts(parts, several.least, several.most, tuple(views.objects), views.count_error)
-    search = PartSearch(lost, several=every)
+    if how.corrections:
+        corrected, numbers = numbers, np.zeros(found.map.shape, np.uint16)
+        for part in parts:
+            here = (corrected == part.part_index).astype(np.float32)
+            numbers[how.restored(here, views.geometry, 0.0)[0] > 0.5] = part.part_index
+    search = PartSearch(lost, several=every, numbers=numbers)
     return replace(found, parts=search).noticing(*search.findings())

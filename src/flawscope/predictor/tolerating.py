@@ -18,10 +18,12 @@ Tolerate = Callable[[Prediction], Prediction]
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     """Returns a function that applies tolerances to a prediction of a model. InputError: the model decides on
-    several parts, or on parts in views, or a rule is for a kind that it does not name."""
-    hows = (one.manifest.preprocess for one in model.products.values())
-    if model.parts() is not None or any(how.several is not None for how in hows):
-        raise InputError("tolerances are for models that decide on a picture of one part: leave them out")
+    parts in views, or a rule is for a kind that it does not name."""
+    if model.parts() is not None:
+        raise InputError(
+            "tolerances are not for parts in views, which the scores of all views decide on together: leave "
+            "them out"
+        )
     named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
     names = [name for kinds in named for name in kinds.names]
     if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
@@ -31,8 +33,12 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
         )
 
     def tolerate(found: Prediction) -> Prediction:
+        if not found.is_anomalous:
+            return found
         judging = model.products.get(found.product or "", next(iter(model.products.values())))
-        return apply_tolerances(found, judging.valid_mask(found.geometry), tolerances)
+        several = found.parts.numbers
+        numbers = judging.valid_mask(found.geometry) if several is None else several
+        return apply_tolerances(found, numbers, tolerances)
 
     return tolerate
 

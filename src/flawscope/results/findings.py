@@ -82,6 +82,7 @@ class Decision(NamedTuple):
 
 PART_NOT_FOUND = "part_not_found"
 COUNT_WRONG = "count_wrong"  # of several parts
+ANOMALOUS_PARTS = "anomalous_parts"
 OUTSIDE_LIGHT = "outside_light"
 WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
 
@@ -98,7 +99,7 @@ def count_wrong(words: str, p_value: float | None) -> Finding:
 
 def anomalous_parts(words: str) -> Finding:
     """Names the parts by which the score makes a picture of several anomalous."""
-    return Finding("anomalous_parts", words)
+    return Finding(ANOMALOUS_PARTS, words)
 
 
 def outside_light() -> Finding:

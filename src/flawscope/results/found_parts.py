@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -89,12 +89,15 @@ class PartSearch:
     pose: where the part lies; None where it was not found, or several are looked for.
     several: the parts, where several are looked for; else None.
     searched: False: of a model that looks for none.
+    numbers: [H, W] of the map, where several are looked for: `part_index` of the one that is inspected there;
+        0: none, or more than one.
     """
 
     p_value: float | None
     pose: PartPose | None = None
     several: FoundParts | None = None
     searched: bool = True
+    numbers: NDArray[np.uint16] | None = field(default=None, repr=False, compare=False)
 
     @property
     def found(self) -> bool | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.masks import read_mask
-from flawscope.results.findings import Reason, tolerance_finding
+from flawscope.results.findings import ANOMALOUS_PARTS, Reason, tolerance_finding
 from flawscope.results.prediction import Prediction, Region
 
 ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
@@ -161,23 +161,44 @@ class Tolerances:
                 reasons = [reason for rule in rules if (reason := rule.refusal(regions[k], kind)) is not None]
                 return Verdict(False, (reasons[0] if reasons else crowded,))
         told = [tolerating[k, _kinds(one)[0]].told(one, _kinds(one)[0]) for k, one in enumerate(regions)]
-        more: list[Reason] = [{"code": "more", "count": len(told) - MAX_TOLD}] if told[MAX_TOLD:] else []
-        return Verdict(True, (*told[:MAX_TOLD], *more))
+        return Verdict(True, tuple(told))
 
 
-def apply_tolerances(found: Prediction, valid: Mask, tolerances: Tolerances) -> Prediction:
-    """Returns a prediction with what the rules say of it, where it is anomalous. valid: [H, W], pixels of the
-    map that show the picture and lie in the region of interest; a region at their edge is not tolerated."""
+def apply_tolerances(found: Prediction, numbers: NDArray[Any], tolerances: Tolerances) -> Prediction:
+    """Returns a prediction with what the rules say of it, where it is anomalous; of several parts each
+    anomalous one is judged by itself.
+
+    Args:
+        numbers: [H, W] of the map: the number of the part that is inspected there, 1 or True where there is
+            one alone; 0: nothing is. A region at an edge between them is not tolerated.
+    """
     if not found.is_anomalous:
         return found
-    if found.findings:
-        verdict = Verdict.beyond("something_else")
-    elif not all(lies_inside(found.geometry.to_network(one.box), valid) for one in found.regions):
-        verdict = Verdict.beyond("at_edge")
-    else:
-        verdict = tolerances.judge(found.regions, found.geometry.picture_size)
+    within, reasons = _judge_parts(found, numbers, tolerances)
+    more: list[Reason] = [{"code": "more", "count": len(reasons) - MAX_TOLD}] if reasons[MAX_TOLD:] else []
     name = f"tolerances {tolerances.version}, {tolerances.sha256[:8]}"
-    return found.noticing(tolerance_finding(*verdict, name))
+    return found.noticing(tolerance_finding(within, (*reasons[:MAX_TOLD], *more), name))
+
+
+def _judge_parts(found: Prediction, numbers: NDArray[Any], tolerances: Tolerances) -> Verdict:
+    if any(finding.code != ANOMALOUS_PARTS for finding in found.findings):
+        return Verdict.beyond("something_else")
+    parts = {1: True}  # whether each is anomalous
+    if found.found_parts is not None:
+        parts = {part.part_index: part.is_anomalous for part in found.found_parts.parts}
+    regions: dict[int, list[Region]] = {number: [] for number in parts}
+    for (rows, columns), region in zip(found.region_pixels, found.regions, strict=True):
+        number = int(numbers[rows[0], columns[0]])
+        if number not in parts or not lies_inside(found.geometry.to_network(region.box), numbers == number):
+            return Verdict.beyond("at_edge")
+        regions[number].append(region)
+    told: list[Reason] = []
+    for number in (number for number, is_anomalous in parts.items() if is_anomalous):
+        verdict = tolerances.judge(regions[number], found.geometry.picture_size)
+        if not verdict.within:
+            return verdict
+        told += verdict.reasons
+    return Verdict(True, tuple(told)) if told else Verdict.beyond("nothing_marked")
 
 
 def lies_inside(box: tuple[float, float, float, float], mask: Mask) -> bool:
