@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib
 import os
+import pickle
 import re
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_pict
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 SIZE = 64  # pixels a side that the small model sees
-Trace = Callable[[Any], Any]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -75,44 +75,65 @@ def no_search_for_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compared_once() -> Iterator[None]:
-    """Fits compare all pictures with each other, which is most of their time with so few: the same ones only
-    once in a process."""
-    from flawscope.pictures import units
+def computed_once(shared: Shared) -> Iterator[None]:
+    """Comparing pictures with each other and learning to find their parts is most of the time of a fit with
+    so few: of the same pictures it is done once in a run."""
+    from flawscope.pictures import congealing, several_parts_learning, units
 
-    compare, known = units.near_duplicates, dict[bytes, list[tuple[int, int, float]]]()
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def recall(*given: Any) -> Any:
+            key = pickle.dumps([value for value in given if not callable(value)])
+            name = f"{function.__name__}-{hashlib.sha256(key).hexdigest():.24}"
 
-    def once(looks: Any, bank: Any) -> list[tuple[int, int, float]]:
-        digest = hashlib.sha256(np.asarray(bank).tobytes())
-        for look in looks:
-            digest.update(look.thumbnail.tobytes() + np.float64(look.noise).tobytes())
-        if digest.digest() not in known:
-            known[digest.digest()] = compare(looks, bank)
-        return list(known[digest.digest()])
+            def fill(folder: Path) -> None:
+                (folder / "value").write_bytes(pickle.dumps(function(*given)))
+
+            return pickle.loads((shared(name, fill) / "value").read_bytes())
+
+        return recall
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "near_duplicates", once)
+        for module, name in (
+            (units, "near_duplicates"),
+            (congealing, "learn_cross_validated"),
+            (several_parts_learning, "learn_cross_validated"),
+            (several_parts_learning, "_count_parts"),
+        ):
+            patch.setattr(module, name, once(getattr(module, name)))
         yield
 
 
-@pytest.fixture(scope="module")
-def shared_backbones() -> Iterator[None]:
-    """Making a backbone takes longer than all else that a small model needs; frozen, models may share it."""
-    from flawscope.methods.features.backbone import empty_backbone, load_backbone
+_MADE: dict[Any, Any] = {}  # what takes long to make, of this process
 
-    made: dict[Any, Any] = {}
 
-    def empty_once(*given: Any) -> Any:
-        """By everything but the file's tensors."""
-        if given[:3] not in made:
-            made[given[:3]] = empty_backbone(*given)
-        return made[given[:3]]
+@pytest.fixture(scope="session", autouse=True)
+def copied_backbones() -> Iterator[None]:
+    """Making a backbone takes longer than all else that a small model needs: models get copies of one."""
+    if "flawscope.methods.patch_detector" not in sys.modules:
+        yield
+        return
+    from flawscope.methods.features import backbone, weights
 
-    loaded_once = functools.cache(load_backbone)
+    def copied(key: Any, make: Callable[..., Any], given: Any) -> Any:
+        if key not in _MADE:
+            _MADE[key] = make(*given)
+        return copy.deepcopy(_MADE[key])
+
+    def load(name: str, stages: Any, size: Any, file: Any = None) -> Any:
+        return copied(
+            (name, stages, size, weights.locate(name, file)),
+            backbone.load_backbone,
+            (name, stages, size, file),
+        )
+
+    def empty(*given: Any) -> Any:
+        held = sum(tensor.numel() for key, tensor in given[3].items() if key.startswith("backbone."))
+        return copied((*given[:3], held), backbone.empty_backbone, given)
+
     with pytest.MonkeyPatch.context() as patch:
         for module in ("patch_detector", "prnet.model"):
-            patch.setattr(f"flawscope.methods.{module}.load_backbone", loaded_once)
-            patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty_once)
+            patch.setattr(f"flawscope.methods.{module}.load_backbone", load)
+            patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty)
         yield
 
 
@@ -173,49 +194,49 @@ def model_path(drawn: Path, shared: Shared) -> Path:
     return shared("model", fill) / "plate.safetensors"
 
 
-@pytest.fixture(scope="session")
-def trace_once(shared: Shared) -> Trace:
-    """`onnx_graph.trace`, which takes seconds, once for each set of weights."""
-    for name in ("torch", "onnx", "onnxscript"):
-        pytest.importorskip(name)
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(shared: Shared) -> Iterator[None]:
+    """Tracing a network takes seconds: each is traced once in a run."""
+    if "flawscope.export.onnx_graph" not in sys.modules:
+        yield
+        return
     import onnx
     from torch.onnx._internal.exporter import _registration
 
     from flawscope.export import onnx_graph
 
-    trace, steps = onnx_graph.trace, ("embed.onnx", "score.onnx")
-    known = functools.cache(_registration.ONNXRegistry.from_torchlib)
+    trace, read = onnx_graph.trace_module, _registration.ONNXRegistry.from_torchlib
 
     def operators(**asked: Any) -> Any:
         """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
-        registry = copy.copy(known(**asked))
+        key = repr(asked)
+        if key not in _MADE:
+            _MADE[key] = read(**asked)
+        registry = copy.copy(_MADE[key])
         registry.functions = {name: list(found) for name, found in registry.functions.items()}
         return registry
 
-    @functools.cache
-    def read(folder: Path) -> tuple[Any, ...]:
-        return tuple(onnx.load(folder / name) for name in steps)
-
-    def once(model: Any) -> Any:
-        tensors = model.state_dict()
-        digest = hashlib.sha256(repr(model.config).encode())
-        for name in sorted(tensors):
-            digest.update(tensors[name].numpy().tobytes())
+    def once(module: Any, given: Any, results: Any, *translations: Any) -> Any:
+        shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in given.items()]
+        model = getattr(module, "model", module)
+        facts = type(module), type(model), vars(model).get("config"), shapes, results
+        digest = hashlib.sha256(repr(facts).encode())
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
 
         def fill(folder: Path) -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
-                made = trace(model)
-            for name, step in zip(steps, made, strict=True):
-                (folder / name).write_bytes(step.SerializeToString())
+            onnx.save(trace(module, given, results, *translations), folder / "graph.onnx")
 
-        return read(shared(f"trace-{digest.hexdigest():.16}", fill))
+        return onnx.load(shared(f"trace-{digest.hexdigest():.24}", fill) / "graph.onnx")
 
-    return once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
+        patch.setattr(onnx_graph, "trace_module", once)
+        yield
 
 
 @pytest.fixture(scope="session")
-def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -> Callable[[str], Path]:
+def exported(model_path: Path, drawn: Path, shared: Shared) -> Callable[[str], Path]:
     """The same model by precision, made when it is first asked for. Read only.
 
     Of reduced precision it is calibrated on all its training pictures and on the good test pictures.
@@ -224,14 +245,11 @@ def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -
     @functools.cache
     def made(precision: str) -> Path:
         from flawscope.datasets import list_pictures
-        from flawscope.export import onnx_graph
         from flawscope.export.export import export
 
         def fill(folder: Path) -> None:
             pictures = [] if precision == "fp32" else list_pictures(folders)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(onnx_graph, "trace", trace_once)
-                export(model_path, folder / "plate.onnx", precision=precision, pictures=pictures)
+            export(model_path, folder / "plate.onnx", precision=precision, pictures=pictures)
 
         folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
         return shared(f"onnx-{precision}", fill) / "plate.onnx"
@@ -327,7 +345,7 @@ def tiled_pictures(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[..., Path]:
+def tiled(tiled_pictures: Path, shared: Shared) -> Callable[..., Path]:
     """A small PatchCore model that sees tiles of 96 pixels at 64, by kind of file and precision, and perhaps
     with a region of interest, or with a memory bank for each place; made when it is first asked for. Read
     only."""
@@ -340,7 +358,6 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
         positions: str = "shared",
     ) -> Path:
         from flawscope.datasets import list_pictures
-        from flawscope.export import onnx_graph
         from flawscope.export.export import export
         from flawscope.fitting.fitting import fit
 
@@ -352,10 +369,8 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
 
         def fill_exported(folder: Path) -> None:
             pictures = [] if precision == "fp32" else list_pictures(tiled_pictures / "train")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(onnx_graph, "trace", trace_once)
-                trained = made(roi=roi, positions=positions)
-                export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
+            trained = made(roi=roi, positions=positions)
+            export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
 
         name = f"tiled-{roi or 'all'}-{positions}"
         if suffix == ".safetensors":

@@ -131,17 +131,11 @@ def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelle
 
 
 @pytest.fixture(scope="session")
-def exported_named(named: Path, trace_once: Any, shared: Callable[..., Path]) -> Path:
+def exported_named(named: Path, shared: Callable[..., Path]) -> Path:
     """`named`, exported. Read only."""
-    from flawscope.export import onnx_graph
     from flawscope.export.export import export
 
-    def fill(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(onnx_graph, "trace", trace_once)
-            export(named, folder / "named.onnx")
-
-    return shared("named-onnx", fill) / "named.onnx"
+    return shared("named-onnx", lambda folder: export(named, folder / "named.onnx")) / "named.onnx"
 
 
 def test_exported_models_learn_kinds_by_residuals(exported_named, labelled, tmp_path, onnx_path, capsys):

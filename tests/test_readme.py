@@ -7,7 +7,6 @@ once.
 """
 
 import argparse
-import functools
 import hashlib
 import io
 import re
@@ -171,15 +170,13 @@ class LearnsHere(Worker):
 
 
 @pytest.fixture
-def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.cli import watch
     from flawscope.evaluation.benchmark import run as runs
     from flawscope.evaluation.benchmark import timing
-    from flawscope.export import onnx_graph
     from flawscope.methods import patchcore, prnet, training
-    from flawscope.methods.features import backbone
     from flawscope.methods.settings import PictureSettings
     from flawscope.results import review
     from flawscope.results.review import server
@@ -187,10 +184,8 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
-    read_once = functools.cache(backbone.load_backbone)  # frozen: models may share it
-    for method, module in ((patchcore, "patch_detector"), (prnet, "prnet.model")):
+    for method in (patchcore, prnet):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
-        monkeypatch.setattr(f"flawscope.methods.{module}.load_backbone", read_once)
     monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
@@ -201,7 +196,6 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     monkeypatch.setattr(watch, "ending", lambda: nullcontext(Rounds()))
     monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
     flagged = review.read_review_pictures
@@ -340,9 +334,8 @@ def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, t
 
 
 @pytest.mark.slow
-def test_the_method_of_the_page_keeps_the_contract(page_method, trace_once, monkeypatch):
+def test_the_method_of_the_page_keeps_the_contract(page_method, monkeypatch):
     """The blocks that name a file are packages, which are installed as pip does it; the last one checks."""
-    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
     page_method("meanpicture")
     found = dict(blocks(ROOT / "docs" / "adding-a-method.md"))  # the last of each language
     points = tomllib.loads(found["toml"])["project"]["entry-points"]["flawscope.methods"]

@@ -76,7 +76,7 @@ def opened(path: Path, **how: Any) -> Router:
 
 
 def shown(data: Path, name: str) -> list[str]:
-    return [str(path) for path in sorted((data / name / "test").rglob("*.png")) if "mask" not in path.name]
+    return [str(path) for path in sorted((data / name / "test").rglob("*.png"))[::2]]
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3])

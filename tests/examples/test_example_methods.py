@@ -54,10 +54,8 @@ def case_of(drawn: Path, small_backbone: dict[str, str]) -> Callable[[str], Case
     ("name", "check"), [(name, check) for name, one in METHODS.items() for check in checks_for(one)], ids=str
 )
 @pytest.mark.slow
-def test_contract(name, check, case_of, trace_once):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-        check(case_of(name))
+def test_contract(name, check, case_of):
+    check(case_of(name))
 
 
 @pytest.mark.parametrize("options", ["padim", "simplenet --steps 20"])

@@ -1,17 +1,6 @@
 """What the tests of exports share."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-
-
-@pytest.fixture
-def fast(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing takes seconds: one model is traced once."""
-    from flawscope.export import onnx_graph
-
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The ONNX graph: two steps that are one, smaller where that is said, and nothing of this machine."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,9 @@ def trained(model_path: Path) -> TorchSession:
 
 
 @pytest.fixture(scope="module")
-def steps(trained: TorchSession, trace_once: Callable[[Any], Any]) -> tuple[Any, Any]:
+def steps(trained: TorchSession) -> tuple[Any, Any]:
     """`embed` and `score`. Read only."""
-    embed, score = trace_once(trained.model)
+    embed, score = onnx_graph.trace(trained.model)
     return embed, score
 
 

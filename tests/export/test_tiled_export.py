@@ -59,9 +59,7 @@ def test_it_is_calibrated_anew_on_pictures(reduced, tiled, tiled_pictures):
             assert one.map.shape == other.map.shape
 
 
-def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
-    bf16_in_name, fast, tiled, tiled_pictures, tmp_path
-):
+def test_pictures_that_it_has_not_seen_are_scored_as_they_are(bf16_in_name, tiled, tiled_pictures, tmp_path):
     good = [*list_pictures(tiled_pictures / "good"), *list_pictures(tiled_pictures / "tile")]
     failures: list[str] = []
     given = [*good, tiled_pictures / "small/0.png"]
@@ -74,9 +72,7 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
 
 
 @pytest.mark.slow
-def test_pictures_are_held_one_after_the_other(
-    bf16_in_name, fast, tiled, tiled_pictures, tmp_path, monkeypatch
-):
+def test_pictures_are_held_one_after_the_other(bf16_in_name, tiled, tiled_pictures, tmp_path, monkeypatch):
     """And nothing is computed twice."""
     path = tiled()
     alive: weakref.WeakSet[Views] = weakref.WeakSet()
@@ -105,7 +101,7 @@ def test_pictures_are_held_one_after_the_other(
 
 
 def test_pictures_that_cannot_be_left_out_are_left_away(
-    bf16_in_name, fast, tiled, tiled_pictures, tmp_path, monkeypatch
+    bf16_in_name, tiled, tiled_pictures, tmp_path, monkeypatch
 ):
     """Methods that need a part's other pictures for it say so picture by picture."""
     path, left_out = tiled(), Model.left_out

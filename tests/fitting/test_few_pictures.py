@@ -12,7 +12,6 @@ from flawscope.methods.patchcore.patches import orient
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 WAYS = range(1, 8)
 
 

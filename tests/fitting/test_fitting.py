@@ -31,7 +31,6 @@ from flawscope.synthesis.demo.dataset import draw_picture
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
 TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -105,10 +105,11 @@ def test_a_large_range_of_light_is_refused():
 
 @pytest.mark.parametrize("positions", ["shared", "each"])
 def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
-    good, tiles = [part(k) for k in range(20)], {"tile": 48, "positions": positions, "check": False}
-    model = flawscope.fit(good, light="10%", **SETTINGS, **tiles)
+    good, options = [part(k) for k in range(10)], {**SETTINGS, "light": "10%", "check": False, "tile": 48}
+    options |= {"positions": positions, "false_alarm_rate": "10%"}
+    model = flawscope.fit(good, **options)
     assert "in each light within 10%" in model.calibration.method
-    new = [part(100 + k) for k in range(12)]
+    new = [part(100 + k) for k in range(8)]
     for light in light_variations(0.1):
         answers = model.predict([light(picture) for picture in new])
         assert np.mean([one.is_anomalous for one in answers]) <= 0.25
@@ -123,7 +124,7 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
         "envelope",
         lambda values, *units: judged.append(values) or envelope(values, *units),
     )
-    flawscope.fit(good, light="10%", **SETTINGS, **tiles)
+    flawscope.fit(good, **options)
     # unchanged light gives what the fit has found; of each place it has found it in a more exact way
     np.testing.assert_allclose(*judged[0].T, rtol=1e-4 if positions == "shared" else 0.3)
 
@@ -146,8 +147,7 @@ def test_an_exported_model_brings_pictures_to_the_same_light(bf16_in_name, fitte
     pytest.importorskip("onnxscript")
     from flawscope.export.export import export
 
-    path = tmp_path / "light.onnx"
-    good = [part(k) for k in range(20)]
+    path, good = tmp_path / "light.onnx", [part(k) for k in range(20)]
     export(fitted.artefact, path, precision=precision, pictures=good)
     other = flawscope.load(path)
     assert "in each light within 10%" in other.calibration.method
@@ -199,18 +199,16 @@ def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeyp
 
     monkeypatch.setattr(Reader, "load_in_light", counted)
     said: list[str] = []
-    model = flawscope.fit([part(k) for k in range(60)], light="10%", say=said.append, **SETTINGS)
+    model = flawscope.fit([part(k) for k in range(40)], light="10%", say=said.append, **SETTINGS)
     pictures = {index for index, _ in asked}
     assert len(pictures) == 19
     assert len(asked) == len(set(asked)) == 19 * 6
     assert model.calibration.count == len(model.manifest.facts["calibration_pictures"]) == 19
     assert "5.0% (1/20)" in model.calibration.promise()
-    assert any("on 19 of 60 good pictures" in note for note in model.manifest.notes)
-    assert sum(one.role == "train" for one in model.manifest.pictures) == 60  # all are known
-    again = flawscope.fit([part(k) for k in range(60)], light="10%", **SETTINGS)
-    assert again.calibration == model.calibration
+    assert any("on 19 of 40 good pictures" in note for note in model.manifest.notes)
+    assert sum(one.role == "train" for one in model.manifest.pictures) == 40  # all are known
     for light in light_variations(0.1):
-        answers = model.predict([light(part(900 + k)) for k in range(40)])
+        answers = model.predict([light(part(900 + k)) for k in range(20)])
         assert np.mean([one.is_anomalous for one in answers]) <= 0.2
 
 

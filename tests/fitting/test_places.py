@@ -13,7 +13,6 @@ from flawscope.methods.patchcore import places
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 # pictures of one ground, of which each counts as a part
 SMALL = {"group": r"\d+", "samples": 1, "check": False, "device": "cpu"}
 SMALL |= {"count": 100, "tile": 64, "positions": "each"}

@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "group": {"group": r"^p\d+"},
     "part": {"part": r"p\d+"},
     "view": {"part": r"p\d+", "view": "top|side"},
-    "min_defect": {"min_defect": "3px"},
+    "min_defect": {"min_defect": "1px"},
     "drop_suspects": {"drop_suspects": True},
     "force": {"force": True},
     "scale_mm": {"scale_mm": 0.05},

@@ -16,7 +16,6 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
 
 

@@ -41,7 +41,6 @@ SMALL: dict[str, dict[str, Any]] = {
 SEEN = 2
 MAXIMUM, MAP = 1e-3, 1e-2  # of fp32 maps: where a patch is in the bank, its distance is all rounding
 METHODS = sorted(registry.BUILT_IN)
-pytestmark = pytest.mark.usefixtures("traced_once")
 Fitted = Callable[[str], tuple[Path, Predictor]]
 
 

@@ -1,7 +1,7 @@
 """The built-in methods, as small as they can be."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,6 @@ import pytest
 
 from flawscope.methods import registry
 from flawscope.testing import Case
-
-
-@pytest.fixture(scope="module")
-def traced_once(trace_once: Callable[..., Any]) -> Iterator[None]:
-    """Exports trace a model once, which takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-        yield
 
 
 @pytest.fixture(scope="session")

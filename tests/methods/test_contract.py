@@ -12,7 +12,7 @@ CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(re
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick(shared_backbones: None, traced_once: None) -> Iterator[None]:
+def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
         patch.setattr("flawscope.methods.prnet.network.ATTENTION_LAYERS", 1)

@@ -20,7 +20,7 @@ from flawscope.export.export import export  # noqa: E402
 from flawscope.export.recalibrate import ExportPictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 
-pytestmark = [pytest.mark.training, pytest.mark.usefixtures("traced_once")]
+pytestmark = pytest.mark.training
 
 
 @pytest.mark.slow

@@ -28,11 +28,6 @@ QUICK: Settings = {"size": "64", "width": 0.25, "batch": 2, "steps": 3, "trainin
 PLENTY = 2**30
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick(shared_backbones: None) -> None:
-    pass
-
-
 @pytest.fixture(scope="session")
 def few() -> Pictures:
     """Six good parts at the network's size."""
