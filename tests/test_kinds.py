@@ -1,10 +1,8 @@
 """Naming kinds of defects from the picture to the answer: learnt, stored, exported, in every result."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ KINDS = ("ink", "notch", "wire")
 EACH = 5
 
 
-def draw(kind: str, number: int, size: int = 96) -> tuple[Any, Any]:
+def draw(kind, number, size=96):
     """A drawn part [size, size, 3] with a strong defect of a kind somewhere, and its mask."""
     rng = np.random.default_rng([number, KINDS.index(kind)])
     picture = draw_picture("plate", rng, size=size)[0].astype(float)
@@ -38,15 +36,15 @@ def draw(kind: str, number: int, size: int = 96) -> tuple[Any, Any]:
     return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8), mask
 
 
-def good(number: int) -> Any:
+def good(number):
     return draw_picture("plate", np.random.default_rng(500 + number), size=96)[0]
 
 
 @pytest.fixture(scope="session")
-def labelled(shared: Callable[..., Path]) -> Path:
+def labelled(shared):
     """A data set with kinds of defects, masks of all but the last ones. Read only."""
 
-    def fill(root: Path) -> None:
+    def fill(root):
         for kind in (*KINDS, "good"):
             for number in range(EACH):
                 picture, mask = draw(kind, number) if kind != "good" else (good(number), None)
@@ -65,10 +63,10 @@ def labelled(shared: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def named(model_path: Path, labelled: Path, shared: Callable[..., Path]) -> Path:
+def named(model_path, labelled, shared):
     """`model_path` that names kinds. Read only."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         call = ["kinds", str(model_path), "--data", str(labelled), "--out", str(folder / "named.safetensors")]
         assert main([*call, "--error", "20%", "--device", "cpu"]) == 0
 
@@ -131,7 +129,7 @@ def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelle
 
 
 @pytest.fixture(scope="session")
-def exported_named(named: Path, shared: Callable[..., Path]) -> Path:
+def exported_named(named, shared):
     """`named`, exported. Read only."""
     from flawscope.export.export import export
 

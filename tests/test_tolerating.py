@@ -1,8 +1,6 @@
 """Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from flawscope.results.tolerance import Rule, Tolerances
 EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))
 
 
-def decisions(found: Any, *pictures: Path) -> list[str]:
+def decisions(found, *pictures):
     return [
         str(result) if isinstance(result, InputError) else result.decision for _, result in found(pictures)
     ]
@@ -46,7 +44,7 @@ def test_models_that_decide_on_more_than_a_picture_are_refused():
         tolerating(SimpleNamespace(products={"": pallet}, parts=lambda: None), plain.stream, EVERY)
 
 
-def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:
+def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused():
     plain = model()
     rules = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1), Rule("scratchx", length=1)))
     with pytest.raises(InputError, match="kind 'scratchx', and the model names no kinds: correct the rule"):

@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture
-def precision() -> str:
+def precision():
     """The reduced precision of PatchCore, where this machine has it."""
     pytest.importorskip("openvino")
     from flawscope.runtime.openvino import shared_core

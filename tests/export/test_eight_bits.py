@@ -1,7 +1,6 @@
 """Which convolutions an int8 export leaves in fp32: as few as evidence asks for."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,18 +21,18 @@ from flawscope.export.recalibrate import whole_pictures  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
 
 
-def pictures(count: int, seed: int = 0) -> Any:
+def pictures(count, seed=0):
     return np.random.default_rng(seed).random((count, 3, 64, 64), dtype=np.float32)
 
 
-def run(proto: Any, **given: Any) -> list[Any]:
+def run(proto, **given):
     import onnxruntime
 
-    found: list[Any] = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
+    found = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
     return found
 
 
-def network(weights: list[Any], branches: int = 1) -> Any:
+def network(weights, branches=1):
     """Convolutions and ReLUs one after the other, for several pictures with the same weights."""
     kept = [numpy_helper.from_array(np.float32(w), f"w{k}") for k, w in enumerate(weights)]
     kept += [numpy_helper.from_array(np.float32([0.5**b]), f"half{b}") for b in range(branches)]
@@ -74,7 +73,7 @@ def test_rounded_weights_leave_the_means_of_channels(bias):
     np.testing.assert_allclose(found, expected, rtol=0.01)
 
 
-def scoring() -> Any:
+def scoring():
     """The middle channel as the map, and its maximum."""
     kept = [numpy_helper.from_array(np.int64(1), "middle"), numpy_helper.from_array(np.int64([1, 2]), "axes")]
     nodes = [
@@ -93,19 +92,19 @@ def scoring() -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def evidence(embed: Any) -> QuantizationErrorMeter:
+def evidence(embed):
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
     return QuantizationErrorMeter(embed, scoring(), whole_pictures(pictures(4)), calibration)
 
 
-def in_fp32(proto: Any) -> set[str]:
+def in_fp32(proto):
     constant = {tensor.name for tensor in proto.graph.initializer}
     return {node.name for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in constant}
 
 
-def diagonal(*values: float) -> Any:
+def diagonal(*values):
     return np.diag(values)[:, :, None, None]
 
 

@@ -3,10 +3,8 @@
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import pytest
 import flawscope
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import BATCH_SIZES, Certificate, certificates_from_facts
+from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
@@ -35,10 +33,8 @@ from flawscope.methods.patchcore.model import Model  # noqa: E402
 from flawscope.runtime import ExportedSession  # noqa: E402
 from flawscope.runtime import onnx_file as runtime  # noqa: E402
 
-Made = Callable[[str], Path]
-
 ROI = "0.1,0.2,0.8,0.9"
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS = {
     "one size, maximum of the map": {"size": "48", "score": "map"},
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
     "stages apart": {"size": "48+64", "layers": "apart"},
@@ -49,27 +45,27 @@ TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good o
 
 
 @pytest.fixture
-def reduced(precision: str, exported: Made) -> Path:
+def reduced(precision, exported):
     """The small model in each reduced precision, calibrated on `train` and `unseen`."""
     return exported(precision)
 
 
 @pytest.fixture(scope="module")
-def train(drawn: Path) -> list[Path]:
+def train(drawn):
     return list_pictures(drawn / "plate/train/good")
 
 
 @pytest.fixture(scope="module")
-def unseen(drawn: Path) -> list[Path]:
+def unseen(drawn):
     return list_pictures(drawn / "plate/test/good")
 
 
 @pytest.fixture(scope="module")
-def trained(model_path: Path) -> Predictor:
+def trained(model_path):
     return flawscope.load(model_path, device="cpu")
 
 
-def images_of(model: Predictor, count: int) -> Any:
+def images_of(model, count):
     """Drawn parts, good and defective, and noise, as the network gets them."""
     rng = np.random.default_rng(5)
     kinds = [(None, "crack", "stain")[k % 3] for k in range(count - 2)]
@@ -78,16 +74,16 @@ def images_of(model: Predictor, count: int) -> Any:
     return np.concatenate([model.manifest.preprocess(picture)[0] for picture in shown])
 
 
-def scores_of(model: Predictor, pictures: list[Path]) -> list[float]:
+def scores_of(model, pictures):
     return [model.predict(picture).score for picture in pictures]
 
 
-def certificate_of(path: Path, engine: str = "") -> Certificate:
+def certificate_of(path, engine=""):
     """The file's own, or that of one of its engines."""
     return next(c for c in certificates_from_facts(read_manifest(path).facts) if c.runtime.startswith(engine))
 
 
-def assert_parity(model: Predictor, path: Path, engine: str, count: int = 15) -> None:
+def assert_parity(model, path, engine, count=15):
     """In batches of every size, and in one that nothing was compared in."""
     images, session = images_of(model, count), flawscope.load(path, engine=engine).session
     alone = [model.session.run(image[None]) for image in images]
@@ -201,7 +197,7 @@ def test_copies_and_what_cannot_be_read_do_not_count(bf16_in_name, model_path, t
         export(model_path, tmp_path / "n.onnx", precision="bf16", pictures=[folder / "e.png"])
 
 
-def without_groups(path: Path) -> model_file.Artefact:
+def without_groups(path):
     """As an older flawscope wrote it."""
     artefact = model_file.read(path)
     facts = {k: v for k, v in artefact.manifest.facts.items() if k != "calibration_groups"}

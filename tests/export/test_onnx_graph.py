@@ -1,7 +1,6 @@
 """The ONNX graph: two steps that are one, smaller where that is said, and nothing of this machine."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,19 +22,19 @@ ROOT = Path(flawscope.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def trained(model_path: Path) -> TorchSession:
+def trained(model_path):
     return TorchSession.open(model_file.read(model_path), "cpu")
 
 
 @pytest.fixture(scope="module")
-def steps(trained: TorchSession) -> tuple[Any, Any]:
+def steps(trained):
     """`embed` and `score`. Read only."""
     embed, score = onnx_graph.trace(trained.model)
     return embed, score
 
 
 @pytest.fixture(scope="module")
-def quantised(steps: tuple[Any, Any]) -> Any:
+def quantised(steps):
     """`embed` in 8 bits. Read only."""
     before = steps[0].SerializeToString(deterministic=True)
     found, _ = eight_bits.quantize_embed(steps[0], [pictures(2), pictures(2, seed=1)])
@@ -43,27 +42,27 @@ def quantised(steps: tuple[Any, Any]) -> Any:
     return found
 
 
-def pictures(count: int, seed: int = 0) -> Any:
+def pictures(count, seed=0):
     return np.random.default_rng(seed).random((count, 3, 64, 64), dtype=np.float32)
 
 
-def run(proto: Any, **given: Any) -> list[Any]:
+def run(proto, **given):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # threads of a session this small wait for each other
     engine = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    found: list[Any] = engine.run(None, given)
+    found = engine.run(None, given)
     return found
 
 
-def copied(proto: Any) -> Any:
+def copied(proto):
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     return copy
 
 
-def stored(proto: Any) -> dict[str, Any]:
+def stored(proto):
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
@@ -132,11 +131,11 @@ def test_the_same_name_in_both_steps_means_two_things():
         assert found.tolist() == [11.0, 16.0]
 
 
-def convolutions(proto: Any) -> list[Any]:
+def convolutions(proto):
     return [node for node in proto.graph.node if node.op_type == "Conv"]
 
 
-def readers(proto: Any, name: str) -> list[Any]:
+def readers(proto, name):
     return [node for node in proto.graph.node if name in node.input]
 
 

@@ -3,9 +3,7 @@
 import argparse
 import importlib.util
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,20 +23,18 @@ from flawscope.export import onnx_graph  # noqa: E402
 from flawscope.export.router_export import export_router  # noqa: E402
 from flawscope.fitting import joining  # noqa: E402
 from flawscope.fitting.fitting import fit  # noqa: E402
-from flawscope.predictor.router import Router  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
 
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def exported(two_products: Path, small_backbone: dict[str, str], shared: Shared) -> Path:
+def exported(two_products, small_backbone, shared):
     """A folder with a router, line.safetensors, and its export, line.zip: pictures of fabric are padded,
     plates are aligned. Read only."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         settings = {**small_backbone, "size": SIZE, "cap": 200, "check": False, "device": "cpu"}
         models = {
             "fabric": fit(two_products, category="fabric", keep_aspect=True, **settings),
@@ -52,17 +48,17 @@ def exported(two_products: Path, small_backbone: dict[str, str], shared: Shared)
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
+def engine(request):
     pytest.importorskip(request.param)
     return str(request.param)
 
 
-def opened(path: Path, engine: str | None = None) -> Router:
+def opened(path, engine=None):
     model = flawscope.load(path, device="cpu", engine=engine)
     return model
 
 
-def repacked(path: Path, out: Path, change: Callable[[dict[str, bytes]], Any], kind: int = 0) -> Path:
+def repacked(path, out, change, kind=0):
     """The archive with other contents. kind: of compression."""
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}

@@ -3,14 +3,10 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("torch")
@@ -22,17 +18,15 @@ from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
 from flawscope.pictures.light import Light, light_variations
-from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
 SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
 LIGHTS = light_variations(0.1)
 
 
-def view(product: str, part: int, name: str, defect: bool = False) -> NDArray[np.uint8]:
+def view(product, part, name, defect=False):
     """Noisy picture of a part, 80 x 80; a defect is a dark spot that shows from the top."""
     k = VIEWS.index(name)
     rng = np.random.default_rng([PRODUCTS.index(product), part, k])
@@ -49,10 +43,10 @@ def view(product: str, part: int, name: str, defect: bool = False) -> NDArray[np
 
 
 @pytest.fixture(scope="module")
-def data(shared: Shared) -> Path:
+def data(shared):
     """Two products: good parts to learn, and good and defective ones to test, all in two views. Read only."""
 
-    def fill(root: Path) -> None:
+    def fill(root):
         for product in PRODUCTS:
             for kind, numbers in (
                 ("train/good", range(PARTS)),
@@ -69,10 +63,10 @@ def data(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="module")
-def all_three(data: Path, shared: Shared) -> Path:
+def all_three(data, shared):
     """A folder with the model of each product, with light and parts, and the joint one. Read only."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         for name in PRODUCTS:
             model = fit(data / name, light="10%", part=PATTERN, **SETTINGS)
             model.save(folder / f"{name}.safetensors")
@@ -84,7 +78,7 @@ def all_three(data: Path, shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="module")
-def line(all_three: Path) -> flawscope.Router:
+def line(all_three):
     model = flawscope.load(all_three / "line.safetensors", device="cpu")
     return model
 
@@ -352,7 +346,7 @@ def test_each_view_in_python_and_in_other_light(data, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def of_views(data: Path) -> dict[str, Predictor]:
+def of_views(data):
     """A model of each view."""
     good = data / "rings/train/good"
     return {name: fit(sorted(good.glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS}

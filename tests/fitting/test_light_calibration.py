@@ -4,7 +4,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import ndimage
 
 pytest.importorskip("torch")
@@ -18,12 +17,11 @@ from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.pictures import preprocess
 from flawscope.pictures.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.predictor import Predictor
 
 SETTINGS = {"size": "64", "samples": 0, "device": "cpu"}
 
 
-def part(seed: int) -> NDArray[np.uint8]:
+def part(seed):
     """Grey part with a hole on a coloured ground, noisy, with a surface of its own."""
     rng = np.random.default_rng(seed)
     picture = np.full((80, 80, 3), (60, 80, 120), np.float64)
@@ -35,7 +33,7 @@ def part(seed: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Predictor:
+def fitted():
     return flawscope.fit([part(k) for k in range(20)], light="10%", **SETTINGS)
 
 
@@ -117,7 +115,7 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(positions, monkeypatch):
     scratched = new[0].copy()
     scratched[45:48, 22:58] = 90
     assert model.predict(scratched).is_anomalous
-    judged: list[NDArray[np.float64]] = []
+    judged = []
     monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
     monkeypatch.setattr(
         light_calibration,
@@ -161,7 +159,7 @@ def test_an_exported_model_brings_pictures_to_the_same_light(bf16_in_name, fitte
             export(fitted.artefact, path, precision=precision, pictures=[part(600 + k) for k in range(6)])
 
 
-def drawn(learnt: int, groups: list[int], rate: float = 0.05) -> list[int]:
+def drawn(learnt, groups, rate=0.05):
     given = Fitted(Calibration((0.0,), (0.0,), 0.0), list(range(len(groups))), list(range(learnt)))
     return light_calibration.draw_pictures(given, groups, 6, rate, seed=3)
 
@@ -190,7 +188,7 @@ def test_of_few_pictures_all_are_judged_in_each_light_and_groups_are_drawn_whole
 
 def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeypatch):
     monkeypatch.setattr(light_calibration, "MIN_RANK", 1)
-    asked: list[tuple[int, str]] = []
+    asked = []
     load = Reader.load_in_light
 
     def counted(reader, index, light):
@@ -198,7 +196,7 @@ def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeyp
         return load(reader, index, light)
 
     monkeypatch.setattr(Reader, "load_in_light", counted)
-    said: list[str] = []
+    said = []
     model = flawscope.fit([part(k) for k in range(40)], light="10%", say=said.append, **SETTINGS)
     pictures = {index for index, _ in asked}
     assert len(pictures) == 19

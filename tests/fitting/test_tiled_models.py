@@ -20,7 +20,7 @@ SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
 
 
 @functools.cache
-def parts(count: int = 8, seed: int = 0, size: int = 144) -> tuple[np.ndarray, ...]:
+def parts(count=8, seed=0, size=144):
     return tuple(draw_picture("plate", np.random.default_rng([seed, k]), size=size)[0] for k in range(count))
 
 

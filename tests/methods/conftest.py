@@ -1,9 +1,6 @@
 """The built-in methods, as small as they can be."""
 
 import functools
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,11 +9,9 @@ from flawscope.testing import Case
 
 
 @pytest.fixture(scope="session")
-def cases(
-    drawn: Path, small_backbone: dict[str, str], request: pytest.FixtureRequest
-) -> Callable[[str], Case]:
+def cases(drawn, small_backbone, request):
     """A built-in method's case."""
-    settings: dict[str, Callable[[], dict[str, Any]]] = {
+    settings = {
         "patchcore": lambda: {"size": "64", **small_backbone},
         "efficientad": lambda: request.getfixturevalue("quick_settings"),
         "prnet": lambda: {

@@ -1,7 +1,5 @@
 """What every method promises, of the built-in ones (`flawscope.testing`)."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from flawscope.methods import registry
@@ -12,7 +10,7 @@ CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(re
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
+def _quick():
     with pytest.MonkeyPatch.context() as patch:
         # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
         patch.setattr("flawscope.methods.prnet.network.ATTENTION_LAYERS", 1)

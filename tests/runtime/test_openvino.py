@@ -79,7 +79,7 @@ class Processor:
 
     available_devices = ("CPU", "GPU.0")
 
-    def get_property(self, device: str, name: str) -> list[str]:
+    def get_property(self, device, name):
         return ["FP32", "INT8"]
 
 

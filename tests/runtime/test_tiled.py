@@ -5,10 +5,7 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +38,7 @@ ROI = "0.4,0.2,0.95,0.9"
 
 
 @pytest.fixture
-def pictures(tiled_pictures: Path) -> list[Path]:
+def pictures(tiled_pictures):
     """Good ones, defective ones, and one of exactly one tile."""
     return [path for kind in ("good", "odd", "tile") for path in sorted((tiled_pictures / kind).iterdir())]
 
@@ -120,7 +117,7 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(engine, tiled, tiled_pictu
     assert found.predict(good[0]).score == pytest.approx(again.calibration.scores[0], rel=1e-6)
 
 
-def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]) -> Path:
+def rewritten(source, path, change):
     """An .onnx model whose entries are changed and whose hashes are right."""
     data, file = source.read_bytes(), io.BytesIO()
     entries = onnx_file.parse_entries(data)
@@ -131,10 +128,10 @@ def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]
     return path
 
 
-def manifest(**changes: Any) -> Callable[[dict[str, str]], None]:
+def manifest(**changes):
     """None removes an entry; those of the preprocessing and the fusion are found by their names."""
 
-    def change(entries: dict[str, str]) -> None:
+    def change(entries):
         data = json.loads(entries["flawscope"])
         for key, value in changes.items():
             inner = data["preprocess"] if key == "positions" else data
@@ -148,13 +145,13 @@ def manifest(**changes: Any) -> Callable[[dict[str, str]], None]:
     return change
 
 
-def region(mask: Any) -> Callable[[dict[str, str]], None]:
+def region(mask):
     return lambda entries: entries.update(
         {"flawscope.region": base64.b64encode(zlib.compress(np.asarray(mask).tobytes())).decode()}
     )
 
 
-BAD: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
+BAD = {
     "region of another size": (region(np.ones((32, 32), bool)), "region of interest are damaged"),
     "region of numbers": (region(np.ones((64, 64), np.float32)), "region of interest are damaged"),
     "region of gigabytes": (region(np.zeros((1 << 14, 1 << 14), bool)), "region of interest are damaged"),
