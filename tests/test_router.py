@@ -66,8 +66,7 @@ def plain(two_products, shared):
 
 
 def opened(path, **how):
-    found = flawscope.load(path, device="cpu", **how)
-    return found
+    return flawscope.load(path, device="cpu", **how)
 
 
 def shown(data, name):

@@ -28,8 +28,7 @@ def pictures(count, seed=0):
 def run(proto, **given):
     import onnxruntime
 
-    found = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
-    return found
+    return onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
 
 
 def network(weights, branches=1):

@@ -52,8 +52,7 @@ def run(proto, **given):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # threads of a session this small wait for each other
     engine = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    found = engine.run(None, given)
-    return found
+    return engine.run(None, given)
 
 
 def copied(proto):

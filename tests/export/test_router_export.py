@@ -54,8 +54,7 @@ def engine(request):
 
 
 def opened(path, engine=None):
-    model = flawscope.load(path, device="cpu", engine=engine)
-    return model
+    return flawscope.load(path, device="cpu", engine=engine)
 
 
 def repacked(path, out, change, kind=0):

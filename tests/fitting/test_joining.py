@@ -79,8 +79,7 @@ def all_three(data, shared):
 
 @pytest.fixture(scope="module")
 def line(all_three):
-    model = flawscope.load(all_three / "line.safetensors", device="cpu")
-    return model
+    return flawscope.load(all_three / "line.safetensors", device="cpu")
 
 
 def test_each_product_of_a_joint_model_keeps_its_own_light_and_is_known_in_each(line):

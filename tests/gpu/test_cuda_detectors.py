@@ -49,8 +49,7 @@ def prnet_model(drawn, prnet_settings, shared):
 @pytest.fixture(params=["model_path", "efficientad_path", "prnet_model"])
 def path(request):
     """A model of each method."""
-    found = request.getfixturevalue(request.param)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 def images_for(predictor, count):
