@@ -181,7 +181,6 @@ def drawn(shared):
 @pytest.fixture(scope="session")
 def model_path(drawn, shared):
     """A small PatchCore model fitted on `drawn`. Read only."""
-    pytest.importorskip("torch")
     from flawscope.fitting.fitting import fit
 
     def fill(folder):
@@ -256,7 +255,8 @@ def exported(model_path, drawn, shared):
 @pytest.fixture
 def bf16_in_name(monkeypatch):
     """An export in bf16 reduces nothing, on any processor: what is left is its calibration anew."""
-    openvino = pytest.importorskip("flawscope.runtime.openvino")
+    from flawscope.runtime import openvino
+
     monkeypatch.setattr(openvino, "_precision_hint", lambda core, device, precision: "f32")
 
 
@@ -280,8 +280,6 @@ def two_products(shared):
 @pytest.fixture(scope="session")
 def several_model(shared):
     """A small model of pictures that show five brackets each, exported. Read only."""
-    for name in ("torch", "onnx", "onnxscript"):
-        pytest.importorskip(name)
 
     def fill(folder):
         import flawscope
@@ -300,7 +298,7 @@ def several_model(shared):
 def small_backbone(shared):
     """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
     less time."""
-    torch = pytest.importorskip("torch")
+    import torch
     from safetensors.torch import save_file
 
     from flawscope.methods.features.backbone import import_timm
@@ -374,7 +372,8 @@ def tiled(tiled_pictures, shared):
 @pytest.fixture(scope="session")
 def teacher_path(shared):
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from flawscope.methods.efficientad.networks import expand_teacher, pdn, replace_last_layer, write_teacher
     from flawscope.methods.training_state import initialise
 

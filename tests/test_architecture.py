@@ -231,7 +231,6 @@ def test_every_session_imports_only_its_own_engine():
 
 
 def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error():
-    pytest.importorskip("torch")
     for name in flawscope._LAZY_IMPORTS:
         assert getattr(flawscope, name).__name__ == name
         assert name in dir(flawscope)

@@ -14,7 +14,6 @@ from flawscope.errors import InputError
 from flawscope.predictor.kinds import Example, learn_kinds, region_descriptors
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytest.importorskip("torch")
 KINDS = ("ink", "notch", "wire")
 EACH = 5
 
@@ -111,7 +110,6 @@ def test_every_result_tells_kinds(named, labelled, tmp_path, capsys):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelled):
-    pytest.importorskip(engine)
     trained, model = flawscope.load(named), flawscope.load(exported_named, engine=engine)
     for kind in KINDS:
         picture = labelled / f"test/{kind}/0.png"

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-
 import flawscope
 import matrix
 from flawscope.cli import main

@@ -125,7 +125,6 @@ def test_lists_begin_after_an_empty_line():
 
 def test_the_reference_has_every_public_name():
     """Each is named twice: as it is called, and where its docstring is."""
-    pytest.importorskip("torch")
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     entries = re.findall(r"^::: flawscope\.([\w.]+)\n +options:\n +heading: flawscope\.([\w.]+)$", page, re.M)
     for where, name in entries:

@@ -285,7 +285,6 @@ def call(words, shared):
     ids=lambda page: page.name,
 )
 def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("openvino")
     folder = tmp_path / "here"
     shutil.copytree(workplace, folder)
     monkeypatch.chdir(folder)

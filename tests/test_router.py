@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 import brackets
 import flawscope
 from flawscope.artefact import model_file, router_file

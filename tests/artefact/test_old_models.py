@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import flawscope
 from flawscope.runtime import ENGINES
-
-torch = pytest.importorskip("torch")
 
 OLD = Path(__file__).parents[1] / "fixtures/models-97f7321"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
@@ -33,8 +32,6 @@ def efficientad(shared):
     [(name, engine) for name in EXPECTED["models"] for engine in (ENGINES if ".onnx" in name else [None])],
 )
 def test_an_old_model_scores_as_it_did(name, engine, request):
-    if engine:
-        pytest.importorskip(engine)
     path = request.getfixturevalue("efficientad") if name == "efficientad.safetensors" else OLD / name
     model = flawscope.load(path, engine=engine, device="cpu")
     some = slice(None, None, 3 if "efficientad" in name else 1)  # it is slow
@@ -80,7 +77,6 @@ def test_a_setting_that_has_gone_is_ignored():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_patchcore_in_int8_scores_as_it_did(engine):
     """Commit 7ff3e569 was the last that made such files. Engines, and processors, round apart."""
-    pytest.importorskip(engine)
     model = flawscope.load(OLD.parent / "models-7ff3e569/patchcore-int8.onnx", engine=engine)
     assert (model.calibration.precision, model.calibration.count) == ("int8", 12)
     assert model.self_test().passed

@@ -12,8 +12,6 @@ from brightness import HOSTILE, draw, model
 from flawscope.artefact.model_file import write
 from flawscope.results.table import TableWriter
 
-pytest.importorskip("jinja2")
-
 
 @pytest.fixture
 def table(tmp_path):

@@ -17,9 +17,6 @@ from flawscope.errors import FlawscopeError
 from flawscope.results.folder import PictureWriter
 from flawscope.results.table import read_table
 
-for library in ("torch", "matplotlib", "jinja2"):
-    pytest.importorskip(library)
-
 PLAIN = ["--maps", "none"]
 DATA = ("bottle", "cable", "carpet", "plate")
 FULL = FlawscopeError("cannot write to it: No space left on device; free some space")

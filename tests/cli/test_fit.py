@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories

@@ -8,8 +8,6 @@ from unittest.mock import Mock
 
 import pytest
 
-pytest.importorskip("torch")
-
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import open_dataset
 from flawscope.datasets.seen_defects import draw_seen

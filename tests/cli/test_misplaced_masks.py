@@ -12,8 +12,6 @@ from PIL import Image, ImageOps
 
 from flawscope.pictures.preprocess import Preprocess
 
-pytest.importorskip("torch")
-
 
 def _swapped(mask, path):
     """A palette whose first colour is the defect's."""

@@ -21,8 +21,6 @@ from flawscope.results.prediction import MismatchDetector
 from flawscope.results.table import TableWriter, read_table
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-pytest.importorskip("torch")
-
 PLAIN = ["--maps", "none"]
 
 

@@ -12,8 +12,6 @@ from flawscope.datasets import open_dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import list_seen
 
-pytest.importorskip("torch")
-
 
 @pytest.fixture
 def root(drawn, tmp_path):

@@ -8,8 +8,6 @@ from flawscope.cli import main
 from flawscope.results.review import DEFECT, GOOD
 from flawscope.results.review.server import ReviewServer
 
-pytest.importorskip("jinja2")
-
 Capture = pytest.CaptureFixture[str]
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 from flawscope.artefact import model_file, router_file
 from flawscope.cli import fit_one, main
 from flawscope.errors import InputError

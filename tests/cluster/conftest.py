@@ -72,7 +72,6 @@ class Nodes:
 @pytest.fixture(scope="session")
 def cluster():
     """One for all tests: who loses a node restores it."""
-    pytest.importorskip("ray")
     made = Nodes()
     yield made
     made.ray.shutdown()

@@ -6,9 +6,6 @@ import re
 import numpy as np
 import pytest
 
-pytest.importorskip("ray")
-pytest.importorskip("torch")
-
 from flawscope.artefact import model_file
 from flawscope.cli import main
 

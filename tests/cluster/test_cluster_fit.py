@@ -5,14 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+import ray
 
 from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError, InputError
-
-ray = pytest.importorskip("ray")
-pytest.importorskip("torch")
 
 
 def fit(two, out, *more):

@@ -8,12 +8,8 @@ import sys
 from contextlib import suppress
 from functools import partial
 
-import pytest
-
-pytest.importorskip("ray")
-pytest.importorskip("torch")
-
 import psutil
+import pytest
 
 from flawscope.cli import main
 from flawscope.cluster.connect import Node, allocate

@@ -8,9 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("pyarrow")
-pytest.importorskip("fsspec")
-
 from flawscope.cluster import listing
 from flawscope.cluster.listing import FileStore
 from flawscope.errors import FlawscopeError, InputError

@@ -235,7 +235,6 @@ def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
 
 
 def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, capsys):
-    pytest.importorskip("ray")
     local = ["--cluster", "local", "--out"]
     for more, said in (
         ([*local, "out", "--json"], "--json is not for --cluster"),
@@ -254,8 +253,6 @@ def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, cap
 
 
 def test_a_cluster_of_this_machines_own_is_heard_by_this_machine_alone():
-    pytest.importorskip("ray")
-    pytest.importorskip("psutil")
     code = """
 import os, psutil
 from flawscope.cluster import connect

@@ -8,10 +8,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("ray")
-pytest.importorskip("pyarrow")
-pytest.importorskip("fsspec")
-
 from flawscope.cluster import listing, predict, shards
 from flawscope.cluster.connect import cluster_connection
 from flawscope.cluster.listing import FileStore

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from flawscope.cli import main
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
 from flawscope.testing import Case, checks_for
 
-torch = pytest.importorskip("torch")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path += [str(EXAMPLES / name) for name in ("padim", "simplenet")]  # as an editable installation does
 import flawscope_padim  # noqa: E402

@@ -6,7 +6,6 @@ import pytest
 @pytest.fixture
 def precision():
     """The reduced precision of PatchCore, where this machine has it."""
-    pytest.importorskip("openvino")
     from flawscope.runtime.openvino import shared_core
 
     if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -3,22 +3,17 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from flawscope.calibration.threshold import from_values
-
-pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from flawscope.export import eight_bits  # noqa: E402
-from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed  # noqa: E402
-from flawscope.export.export import open_embed  # noqa: E402
-from flawscope.export.onnx_graph import IR_VERSION, OPSET  # noqa: E402
-from flawscope.export.recalibrate import whole_pictures  # noqa: E402
-from flawscope.runtime import ENGINES  # noqa: E402
+from flawscope.export import eight_bits
+from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed
+from flawscope.export.export import open_embed
+from flawscope.export.onnx_graph import IR_VERSION, OPSET
+from flawscope.export.recalibrate import whole_pictures
+from flawscope.runtime import ENGINES
 
 
 def pictures(count, seed=0):
@@ -139,7 +134,6 @@ def test_layers_that_8_bits_ruin_stay_in_fp32():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_layers_left_in_fp32_are_computed_in_fp32(engine):
     """Beside a weight of 1000, 1 is 0 in 8 bits: an engine that rounds these weights, too, is found."""
-    pytest.importorskip(engine)
     embed = network([diagonal(1e-3, 1, 1), diagonal(1e3, 1, 1), diagonal(1, 1, 1)])
     proto = Quantizer(embed, [pictures(4)]).quantize(["w1"])
     assert in_fp32(proto) == {"conv0.1"}
@@ -169,7 +163,6 @@ def test_what_is_not_a_number_is_far_away():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_several_threads_may_ask_for_features_at_once(engine):
-    pytest.importorskip(engine)
     embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), engine, "int8")
     shown = [pictures(1, seed=k) for k in range(8)]
     alone = [embed(picture) for picture in shown]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import flawscope
 from flawscope.artefact import certificate as certificates
@@ -16,22 +17,15 @@ from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import onnx_graph
+from flawscope.export.export import export
+from flawscope.methods.patchcore import memory_bank as views
+from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, read_manifest
+from flawscope.runtime import ExportedSession
+from flawscope.runtime import onnx_file as runtime
 from flawscope.synthesis.demo.dataset import draw_picture
-
-pytest.importorskip("torch")
-for needed in ("onnx", "onnxscript"):
-    pytest.importorskip(needed)
-
-import torch  # noqa: E402
-
-from flawscope.export import onnx_graph  # noqa: E402
-from flawscope.export.export import export  # noqa: E402
-from flawscope.methods.patchcore import memory_bank as views  # noqa: E402
-from flawscope.methods.patchcore.model import Model  # noqa: E402
-from flawscope.runtime import ExportedSession  # noqa: E402
-from flawscope.runtime import onnx_file as runtime  # noqa: E402
 
 ROI = "0.1,0.2,0.8,0.9"
 VARIANTS = {
@@ -419,7 +413,6 @@ def test_export_and_info_in_a_reduced_precision(bf16_in_name, model_path, drawn,
 
 @pytest.mark.parametrize("engine", ["torch", *ENGINES])
 def test_self_test_fails_where_an_expectation_was_changed(engine, model_path, onnx_path):
-    pytest.importorskip(engine)
     path = model_path if engine == "torch" else onnx_path
     model = flawscope.load(path, engine=None if engine == "torch" else engine, device="cpu")
     found = model.self_test()

@@ -3,20 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import flawscope
 from flawscope.artefact import model_file
-
-pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-
-import torch  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.runtime.torch import TorchSession  # noqa: E402
+from flawscope.export import eight_bits, onnx_graph
+from flawscope.runtime.torch import TorchSession
 
 ROOT = Path(flawscope.__file__).parents[2]
 

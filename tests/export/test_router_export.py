@@ -6,24 +6,20 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
-import flawscope  # noqa: E402
-from flawscope.artefact import router_file  # noqa: E402
-from flawscope.artefact.certificate import certificates_from_facts  # noqa: E402
-from flawscope.artefact.model_file import JOINT_FORMAT, write_contents  # noqa: E402
-from flawscope.cli import main, models  # noqa: E402
-from flawscope.errors import FlawscopeError, InputError  # noqa: E402
-from flawscope.export import onnx_graph  # noqa: E402
-from flawscope.export.router_export import export_router  # noqa: E402
-from flawscope.fitting import joining  # noqa: E402
-from flawscope.fitting.fitting import fit  # noqa: E402
-from flawscope.runtime import ENGINES  # noqa: E402
+import flawscope
+from flawscope.artefact import router_file
+from flawscope.artefact.certificate import certificates_from_facts
+from flawscope.artefact.model_file import JOINT_FORMAT, write_contents
+from flawscope.cli import main, models
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import onnx_graph
+from flawscope.export.router_export import export_router
+from flawscope.fitting import joining
+from flawscope.fitting.fitting import fit
+from flawscope.runtime import ENGINES
 
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
@@ -49,7 +45,6 @@ def exported(two_products, small_backbone, shared):
 
 @pytest.fixture(params=ENGINES)
 def engine(request):
-    pytest.importorskip(request.param)
     return str(request.param)
 
 

@@ -11,16 +11,11 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.datasets import list_pictures
+from flawscope.export.export import export
+from flawscope.export.recalibrate import ExportPictures
+from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
-
-pytest.importorskip("torch")
-for needed in ("onnx", "onnxscript"):
-    pytest.importorskip(needed)
-
-from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import ExportPictures  # noqa: E402
-from flawscope.methods.patchcore.model import Model  # noqa: E402
 
 ROI = "0.4,0.2,0.95,0.9"
 CLOSE = 0.1  # of a score

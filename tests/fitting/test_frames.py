@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 import flawscope
 from brackets import bracket
 from flawscope.errors import InputError

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 import flawscope
 from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration

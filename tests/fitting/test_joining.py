@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 import flawscope
 from flawscope.artefact import model_file, router_file
 from flawscope.calibration.recognition import Recognition
@@ -122,7 +120,6 @@ def test_in_the_range_something_else_is_still_none_of_these(line):
 
 @pytest.mark.slow
 def test_exported_it_brings_pictures_to_the_light_of_their_product(all_three, line, tmp_path):
-    pytest.importorskip("onnxscript")
     from flawscope.export.router_export import export_router
 
     export_router(all_three / "line.safetensors", tmp_path / "line.zip")

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-pytest.importorskip("torch")
-
 import flawscope
 from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
@@ -142,7 +140,6 @@ def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted):
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_an_exported_model_brings_pictures_to_the_same_light(bf16_in_name, fitted, tmp_path, precision):
-    pytest.importorskip("onnxscript")
     from flawscope.export.export import export
 
     path, good = tmp_path / "light.onnx", [part(k) for k in range(20)]

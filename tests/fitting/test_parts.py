@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 import flawscope
 from flawscope.artefact import model_file
 from flawscope.cli import main
@@ -116,8 +114,6 @@ def test_parts_are_decided_on_by_all_views(data, model, tmp_path, capsys):
 
 
 def test_pages_show_parts(data, model, tmp_path):
-    pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
     how = ["--out", str(tmp_path), "--quiet"]
     assert main(["evaluate", str(model), "--data", str(data), *how]) == 0
     text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())

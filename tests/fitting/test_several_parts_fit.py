@@ -156,7 +156,6 @@ TOGETHER = {
 @pytest.mark.parametrize("name", TOGETHER)
 def test_parts_go_with_light_tiles_zone_and_positions(name, good, tmp_path):
     """Each part's view is an ordinary one, and the picture is the worst of its parts."""
-    pytest.importorskip("onnxruntime")
     model = flawscope.fit(good, **OPTIONS, **TOGETHER[name])
     known, how = model.calibration, model.manifest.preprocess
     assert known.miscounted == 1

@@ -9,8 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-pytest.importorskip("torch")
-
 from flawscope.artefact import model_file
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit

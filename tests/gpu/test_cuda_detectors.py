@@ -5,13 +5,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from flawscope.fitting.fitting import fit  # noqa: E402
-from flawscope.methods.patchcore import coreset  # noqa: E402
-from flawscope.methods.training import Trainer  # noqa: E402
-from flawscope.predictor import load  # noqa: E402
+from flawscope.fitting.fitting import fit
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.training import Trainer
+from flawscope.predictor import load
 
 pytestmark = pytest.mark.cuda
 SAME = 1e-4  # relative
@@ -94,7 +93,8 @@ def test_memory_does_not_grow(path):
 
 
 def test_onnx_runtime_gives_the_same(onnx_path, model_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA")
     ours, theirs = load(onnx_path, device="cuda"), load(model_path, device="cpu")

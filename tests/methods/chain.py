@@ -21,15 +21,11 @@ from flawscope.artefact.certificate import (
     median_to_threshold,
 )
 from flawscope.datasets import list_pictures
+from flawscope.export.export import PRECISIONS, export
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.runtime import ENGINES
 from flawscope.synthesis.demo.dataset import draw_dataset
-
-for needed in ("torch", "onnx", "onnxscript", "openvino"):
-    pytest.importorskip(needed)
-
-from flawscope.export.export import PRECISIONS, export  # noqa: E402
 
 # what a reduced precision may change is measured by how far the held-out good pictures' scores lie apart
 SMALL = {

@@ -5,7 +5,6 @@ import pytest
 from flawscope.methods import registry
 from flawscope.testing import checks_for
 
-torch = pytest.importorskip("torch")
 CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(registry.method(name))]
 
 

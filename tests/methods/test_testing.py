@@ -3,13 +3,12 @@
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from flawscope.errors import FlawscopeError
+from flawscope.methods.patchcore.model import Model
 from flawscope.methods.settings import PictureSettings
 from flawscope.testing import Case, check_method, checks_for
-
-torch = pytest.importorskip("torch")
-from flawscope.methods.patchcore.model import Model  # noqa: E402
 
 score_at, embed, combine = Model.score_at, Model.embed, Model.combine
 

@@ -3,18 +3,16 @@
 import signal
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-torch = pytest.importorskip("torch")
-
-from torch import Tensor, nn  # noqa: E402
-
-from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, read_checkpoint, write_state  # noqa: E402
-from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
-from flawscope.methods.settings import TrainingSettings  # noqa: E402
-from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import learning_rate_share, one_cycle  # noqa: E402
-from flawscope.methods.training import Trainer  # noqa: E402
-from flawscope.methods.training_state import initialise  # noqa: E402
+from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, read_checkpoint, write_state
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.settings import TrainingSettings
+from flawscope.methods.task import Budget
+from flawscope.methods.time_budget import learning_rate_share, one_cycle
+from flawscope.methods.training import Trainer
+from flawscope.methods.training_state import initialise
 
 CPU = torch.device("cpu")
 

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from test_training import Line, run, stop_after
 
-torch = pytest.importorskip("torch")
-
-from test_training import Line, run, stop_after  # noqa: E402
-
-from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
-from flawscope.errors import InputError  # noqa: E402
-from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import learning_rate_share  # noqa: E402
-from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve  # noqa: E402
+from flawscope.artefact.state_file import read_checkpoint
+from flawscope.errors import InputError
+from flawscope.methods.task import Budget
+from flawscope.methods.time_budget import learning_rate_share
+from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve
 
 
 def rows(path):

@@ -14,14 +14,12 @@ from flawscope import predictor, runtime
 from flawscope.cli import main
 from flawscope.errors import InputError
 
-pytest.importorskip("torch")
 FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path"}
 
 
 @pytest.fixture(params=["torch", *runtime.ENGINES])
 def engine(request):
     """Every engine that is here; None for torch, which is not asked for."""
-    pytest.importorskip(request.param)
     return None if request.param == "torch" else str(request.param)
 
 
@@ -92,7 +90,6 @@ def test_a_model_in_bf16_is_openvino_s(onnx_path):
     artefact = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
     with pytest.raises(InputError, match="its bf16 is OpenVINO's alone"):
         runtime.open_session(artefact, onnx_path, "onnxruntime")
-    pytest.importorskip("openvino")
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.runtime.openvino._precision_hint", lambda *a: asked.append(a[2]) or "f32")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import flawscope
@@ -16,7 +17,6 @@ from flawscope.artefact import model_file
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.runtime import onnx_file, open_session
 
-onnx = pytest.importorskip("onnx")
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 EXAMPLE = Path(flawscope.__file__).parents[2] / "examples" / "predict.py"
 

@@ -9,30 +9,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import flawscope
+from flawscope.artefact import model_file
+from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
-from flawscope.errors import InputError
+from flawscope.datasets import list_pictures
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import export as exports
+from flawscope.export.export import export
+from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures
 from flawscope.pictures import preprocess
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_file
-
-pytest.importorskip("torch")
-for needed in ("onnx", "onnxscript"):
-    pytest.importorskip(needed)
-
-import torch  # noqa: E402
-
-from flawscope.artefact import model_file  # noqa: E402
-from flawscope.artefact.model_file import Artefact  # noqa: E402
-from flawscope.datasets import list_pictures  # noqa: E402
-from flawscope.errors import FlawscopeError  # noqa: E402
-from flawscope.export import export as exports  # noqa: E402
-from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures  # noqa: E402
-from flawscope.runtime.torch import TorchSession  # noqa: E402
+from flawscope.runtime.torch import TorchSession
 
 ROI = "0.4,0.2,0.95,0.9"
 

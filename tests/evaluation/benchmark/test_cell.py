@@ -14,8 +14,6 @@ from flawscope.evaluation.benchmark.grid import Cell, plan_grid
 from flawscope.evaluation.benchmark.markdown import render
 from flawscope.evaluation.benchmark.tables import Results
 
-pytest.importorskip("torch")
-
 FAST = ["efficientad.window=41", "efficientad.border=0", "efficientad.training=fp32"]
 
 

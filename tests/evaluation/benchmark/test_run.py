@@ -41,7 +41,6 @@ def figures(out):
 
 @pytest.mark.slow
 def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_path):
-    pytest.importorskip("torch")
     call = [
         *("--categories", "grid", "--methods", "patchcore,efficientad", "--steps", "3", "--threads", "1"),
         *("--set", "patchcore.size=64", "--set", f"efficientad.teacher={teacher_path}"),
@@ -76,7 +75,6 @@ def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_p
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two, tmp_path):
-    pytest.importorskip("torch")
     process = start(two, tmp_path, "--categories", "grid", "--set", "patchcore.size=64")
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("work/*/begun.json")) and time.monotonic() < deadline:
@@ -124,7 +122,6 @@ def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two, tm
 def test_no_place_for_a_cells_files_is_that_cells_failure(two, tmp_path):
     from flawscope.evaluation.benchmark.grid import plan_grid
 
-    pytest.importorskip("torch")
     grid = plan_grid(two, categories="grid,plate", sets=["patchcore.size=64"], device="cpu")
     place = CellStore(tmp_path)
     place.prepare()

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from flawscope.evaluation.comparison import compare
 from flawscope.evaluation.report import write_page
@@ -13,13 +17,6 @@ from flawscope.evaluation.report.pages import comparison_page, predictions_page
 from flawscope.results.review import ReviewPicture, ReviewSession
 from flawscope.results.review.server import ReviewServer
 from flawscope.results.table import ResultRow
-
-webdriver = pytest.importorskip("selenium.webdriver")
-for library in ("matplotlib", "jinja2"):
-    pytest.importorskip(library)
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")

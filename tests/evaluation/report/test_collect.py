@@ -11,8 +11,6 @@ from flawscope.evaluation.report.collect import compute_figures, image_curves
 from flawscope.evaluation.report.words import Tally, headline, percent, range_text, sentences
 from flawscope.results.prediction import FALSE_ALARM, MISSED, RIGHT
 
-pytest.importorskip("matplotlib")
-
 
 def counted(run):
     return compute_figures(run.result, run.predictor.calibration, run.dataset)
@@ -55,7 +53,8 @@ def test_the_table_of_types_counts_each(run_of):
 
 
 def test_image_curves_are_those_of_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics")
+    from sklearn import metrics as sklearn
+
     rng = np.random.default_rng(0)
     labels = rng.random(60) < 0.5
     scores = rng.integers(0, 12, 60) + labels * 2.0

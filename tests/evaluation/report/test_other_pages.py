@@ -14,8 +14,6 @@ from flawscope.predictor import Predictor
 from flawscope.results.part import PartPrediction
 from flawscope.results.table import ResultRow, Unjudged
 
-pytest.importorskip("jinja2")
-
 FACTS = {"category": "thing", "method": "patchcore", "expected_rate": 0.05, "promise": "score threshold 0.5"}
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -17,9 +17,6 @@ from flawscope.evaluation import report
 from flawscope.evaluation.report.page import MAX_POINTS, operating_points, step_path
 from flawscope.results.html import script_json
 
-for library in ("matplotlib", "jinja2"):
-    pytest.importorskip(library)
-
 
 class Page(html.parser.HTMLParser):
     """Elements with their attributes, and the text outside scripts and styles."""

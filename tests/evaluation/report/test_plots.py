@@ -16,8 +16,6 @@ from flawscope.evaluation.report.plots import (
     loss_plot,
 )
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture(scope="module")
 def roc():

@@ -321,8 +321,6 @@ def test_a_bank_that_is_no_numbers_has_none(value):
 
 @pytest.fixture(scope="module")
 def exported(model, shared):
-    for name in ("onnx", "onnxscript"):
-        pytest.importorskip(name)
     from flawscope.export import onnx_graph
 
     def fill(folder):
@@ -337,7 +335,6 @@ def session(request, exported):
     """The exported graph in an engine: compiled once, which takes seconds."""
     from flawscope.runtime import ExportedSession, exported_engine
 
-    pytest.importorskip(request.param)
     return ExportedSession(exported_engine(request.param), exported.read_bytes(), "cpu")
 
 
@@ -400,7 +397,8 @@ class Minima(nn.Module):
 
 def test_engines_multiply_the_largest_bytes_exactly():
     """On every processor: those without VNNI add two products in 16 bits."""
-    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    import onnxruntime
+
     from flawscope.export import onnx_graph
     from flawscope.methods.patchcore.quantized_search import onnx_translations
 
@@ -419,7 +417,6 @@ def test_engines_multiply_the_largest_bytes_exactly():
     assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
     data, given = proto.SerializeToString(), {"queries": queries.float().numpy()}
     np.testing.assert_array_equal(onnxruntime.InferenceSession(data).run(None, given)[0], expected)
-    pytest.importorskip("openvino")
     from flawscope.runtime.openvino import PRECISION_HINTS, shared_core
 
     compiled = shared_core().compile_model(

@@ -130,7 +130,8 @@ def test_weights_decay_apart_from_the_gradients(trainer_of):
 
 def test_it_learns_to_find_defects(trainer_of):
     """On the pictures that it learns from, in draws that it has not seen."""
-    metrics = pytest.importorskip("sklearn.metrics")
+    from sklearn import metrics
+
     trainer = trainer_of(steps=30, batch=4, rate=3e-3, schedule="constant")
     drawn = [trainer.pictures.defective(k % 6, k % 2 == 0, np.random.default_rng([77, k])) for k in range(12)]
     images, masks = (torch.stack([getattr(d, name) for d in drawn]) for name in ("image", "mask"))

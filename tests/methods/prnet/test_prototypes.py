@@ -36,7 +36,8 @@ def products_of(maps):
 
 @pytest.mark.parametrize("apart", [3.0, 0.1])
 def test_lloyd_finds_what_scikit_learn_finds_from_the_same_points(apart):
-    cluster_module = pytest.importorskip("sklearn.cluster")
+    from sklearn import cluster as cluster_module
+
     maps = groups(80, apart=apart)
     flat = maps.flatten(1).double().numpy()
     picks = [3, 4, 11, 29, 30, 57, 62, 79]

@@ -20,8 +20,6 @@ from flawscope.pictures.masks import read_mask
 from flawscope.results.review import DEFECT, GOOD
 from flawscope.results.review.server import ReviewServer
 
-pytest.importorskip("jinja2")
-
 
 @pytest.fixture
 def review(session):
