@@ -1,18 +1,16 @@
 """What many tests share: one drawn data set and one small real model fitted on it."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import hashlib
 import importlib
 import os
+import pickle
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +25,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+sys.modules.setdefault("openvino_telemetry", None)
 
 SIZE = 64  # pixels a side that the small model sees
-Trace = Callable[[Any], Any]
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -48,7 +44,7 @@ PLACES = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     """Mark tests by what they need and where they are. Where several processes share the tests, the slow ones
     come first: none of them is left for the end, when the other processes have nothing to do."""
     for item in items:
@@ -67,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_search_for_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_search_for_copies(request, monkeypatch):
     """`evaluate` looks for test pictures that are near-copies of training pictures, which is most of its time
     with so few: only tests marked `copies` do."""
     if "copies" not in request.keywords:
@@ -75,53 +71,74 @@ def no_search_for_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compared_once() -> Iterator[None]:
-    """Fits compare all pictures with each other, which is most of their time with so few: the same ones only
-    once in a process."""
-    from flawscope.pictures import units
+def computed_once(shared):
+    """Comparing pictures with each other and learning to find their parts is most of the time of a fit with
+    so few: of the same pictures it is done once in a run."""
+    from flawscope.pictures import congealing, several_parts_learning, units
 
-    compare, known = units.near_duplicates, dict[bytes, list[tuple[int, int, float]]]()
+    def once(function):
+        def recall(*given):
+            key = pickle.dumps([value for value in given if not callable(value)])
+            name = f"{function.__name__}-{hashlib.sha256(key).hexdigest():.24}"
 
-    def once(looks: Any, bank: Any) -> list[tuple[int, int, float]]:
-        digest = hashlib.sha256(np.asarray(bank).tobytes())
-        for look in looks:
-            digest.update(look.thumbnail.tobytes() + np.float64(look.noise).tobytes())
-        if digest.digest() not in known:
-            known[digest.digest()] = compare(looks, bank)
-        return list(known[digest.digest()])
+            def fill(folder):
+                (folder / "value").write_bytes(pickle.dumps(function(*given)))
+
+            return pickle.loads((shared(name, fill) / "value").read_bytes())
+
+        return recall
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "near_duplicates", once)
+        for module, name in (
+            (units, "near_duplicates"),
+            (congealing, "learn_cross_validated"),
+            (several_parts_learning, "learn_cross_validated"),
+            (several_parts_learning, "_count_parts"),
+        ):
+            patch.setattr(module, name, once(getattr(module, name)))
         yield
 
 
-@pytest.fixture(scope="module")
-def shared_backbones() -> Iterator[None]:
-    """Making a backbone takes longer than all else that a small model needs; frozen, models may share it."""
-    from flawscope.methods.features.backbone import empty_backbone, load_backbone
+_MADE = {}  # what takes long to make, of this process
 
-    made: dict[Any, Any] = {}
 
-    def empty_once(*given: Any) -> Any:
-        """By everything but the file's tensors."""
-        if given[:3] not in made:
-            made[given[:3]] = empty_backbone(*given)
-        return made[given[:3]]
+@pytest.fixture(scope="session", autouse=True)
+def copied_backbones():
+    """Making a backbone takes longer than all else that a small model needs: models get copies of one."""
+    if "flawscope.methods.patch_detector" not in sys.modules:
+        yield
+        return
+    from flawscope.methods.features import backbone, weights
 
-    loaded_once = functools.cache(load_backbone)
+    def copied(key, make, given):
+        if key not in _MADE:
+            _MADE[key] = make(*given)
+        return copy.deepcopy(_MADE[key])
+
+    def load(name, stages, size, file=None):
+        return copied(
+            (name, stages, size, weights.locate(name, file)),
+            backbone.load_backbone,
+            (name, stages, size, file),
+        )
+
+    def empty(*given):
+        held = sum(tensor.numel() for key, tensor in given[3].items() if key.startswith("backbone."))
+        return copied((*given[:3], held), backbone.empty_backbone, given)
+
     with pytest.MonkeyPatch.context() as patch:
         for module in ("patch_detector", "prnet.model"):
-            patch.setattr(f"flawscope.methods.{module}.load_backbone", loaded_once)
-            patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty_once)
+            patch.setattr(f"flawscope.methods.{module}.load_backbone", load)
+            patch.setattr(f"flawscope.methods.{module}.empty_backbone", empty)
         yield
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys):
     """`run(*words)`: the exit code of `flawscope WORDS`, what is on stdout, and on stderr."""
     from flawscope.cli import main
 
-    def call(*words: object) -> tuple[int, str, str]:
+    def call(*words):
         capsys.readouterr()
         code = main([str(word) for word in words])
         printed = capsys.readouterr()
@@ -131,7 +148,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def shared(tmp_path_factory):
     """`shared(name, fill)` is a folder that `fill(folder)` has filled, once for all processes of a run. Read
     only."""
     base = tmp_path_factory.getbasetemp()
@@ -140,7 +157,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     base /= "shared"
     base.mkdir(exist_ok=True)
 
-    def once(name: str, fill: Callable[[Path], Any]) -> Path:
+    def once(name, fill):
         folder = base / name
         with FileLock(base / f"{name}.lock"):
             if not folder.exists():
@@ -153,7 +170,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 
 @pytest.fixture(scope="session")
-def drawn(shared: Shared) -> Path:
+def drawn(shared):
     """Root of a drawn data set with the category "plate". Read only: copy what a test changes."""
     return shared(
         "drawn",
@@ -162,76 +179,72 @@ def drawn(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_path(drawn: Path, shared: Shared) -> Path:
+def model_path(drawn, shared):
     """A small PatchCore model fitted on `drawn`. Read only."""
-    pytest.importorskip("torch")
     from flawscope.fitting.fitting import fit
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
 
     return shared("model", fill) / "plate.safetensors"
 
 
-@pytest.fixture(scope="session")
-def trace_once(shared: Shared) -> Trace:
-    """`onnx_graph.trace`, which takes seconds, once for each set of weights."""
-    for name in ("torch", "onnx", "onnxscript"):
-        pytest.importorskip(name)
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(shared):
+    """Tracing a network takes seconds: each is traced once in a run."""
+    if "flawscope.export.onnx_graph" not in sys.modules:
+        yield
+        return
     import onnx
     from torch.onnx._internal.exporter import _registration
 
     from flawscope.export import onnx_graph
 
-    trace, steps = onnx_graph.trace, ("embed.onnx", "score.onnx")
-    known = functools.cache(_registration.ONNXRegistry.from_torchlib)
+    trace, read = onnx_graph.trace_module, _registration.ONNXRegistry.from_torchlib
 
-    def operators(**asked: Any) -> Any:
+    def operators(**asked):
         """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
-        registry = copy.copy(known(**asked))
+        key = repr(asked)
+        if key not in _MADE:
+            _MADE[key] = read(**asked)
+        registry = copy.copy(_MADE[key])
         registry.functions = {name: list(found) for name, found in registry.functions.items()}
         return registry
 
-    @functools.cache
-    def read(folder: Path) -> tuple[Any, ...]:
-        return tuple(onnx.load(folder / name) for name in steps)
+    def once(module, given, results, *translations):
+        shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in given.items()]
+        model = getattr(module, "model", module)
+        facts = type(module), type(model), vars(model).get("config"), shapes, results
+        digest = hashlib.sha256(repr(facts).encode())
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
 
-    def once(model: Any) -> Any:
-        tensors = model.state_dict()
-        digest = hashlib.sha256(repr(model.config).encode())
-        for name in sorted(tensors):
-            digest.update(tensors[name].numpy().tobytes())
+        def fill(folder):
+            onnx.save(trace(module, given, results, *translations), folder / "graph.onnx")
 
-        def fill(folder: Path) -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
-                made = trace(model)
-            for name, step in zip(steps, made, strict=True):
-                (folder / name).write_bytes(step.SerializeToString())
+        return onnx.load(shared(f"trace-{digest.hexdigest():.24}", fill) / "graph.onnx")
 
-        return read(shared(f"trace-{digest.hexdigest():.16}", fill))
-
-    return once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
+        patch.setattr(onnx_graph, "trace_module", once)
+        yield
 
 
 @pytest.fixture(scope="session")
-def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -> Callable[[str], Path]:
+def exported(model_path, drawn, shared):
     """The same model by precision, made when it is first asked for. Read only.
 
     Of reduced precision it is calibrated on all its training pictures and on the good test pictures.
     """
 
     @functools.cache
-    def made(precision: str) -> Path:
+    def made(precision):
         from flawscope.datasets import list_pictures
-        from flawscope.export import onnx_graph
         from flawscope.export.export import export
 
-        def fill(folder: Path) -> None:
+        def fill(folder):
             pictures = [] if precision == "fp32" else list_pictures(folders)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(onnx_graph, "trace", trace_once)
-                export(model_path, folder / "plate.onnx", precision=precision, pictures=pictures)
+            export(model_path, folder / "plate.onnx", precision=precision, pictures=pictures)
 
         folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
         return shared(f"onnx-{precision}", fill) / "plate.onnx"
@@ -240,23 +253,24 @@ def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -
 
 
 @pytest.fixture
-def bf16_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def bf16_in_name(monkeypatch):
     """An export in bf16 reduces nothing, on any processor: what is left is its calibration anew."""
-    openvino = pytest.importorskip("flawscope.runtime.openvino")
+    from flawscope.runtime import openvino
+
     monkeypatch.setattr(openvino, "_precision_hint", lambda core, device, precision: "f32")
 
 
 @pytest.fixture(scope="session")
-def onnx_path(exported: Callable[[str], Path]) -> Path:
+def onnx_path(exported):
     """The same model, exported. Read only."""
     return exported("fp32")
 
 
 @pytest.fixture(scope="session")
-def two_products(shared: Shared) -> Path:
+def two_products(shared):
     """A data set of two products, fabric and plate, drawn. Read only."""
 
-    def fill(root: Path) -> None:
+    def fill(root):
         for name in ("fabric", "plate"):
             draw_dataset(root, category=name, train=12, good=4, bad_per_kind=1, size=96, seed=1)
 
@@ -264,18 +278,16 @@ def two_products(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def several_model(shared: Shared) -> Path:
+def several_model(shared):
     """A small model of pictures that show five brackets each, exported. Read only."""
-    for name in ("torch", "onnx", "onnxscript"):
-        pytest.importorskip(name)
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         import flawscope
         from brackets import drawn
         from flawscope.cli import main
 
         good = [drawn(seed, range(5))[0] for seed in range(8)]
-        options: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "check": False}
+        options = {"align": "turn", "several": True, "size": "64", "check": False}
         flawscope.fit(good, device="cpu", **options).save(folder / "made.safetensors")
         assert main(["export", str(folder / "made.safetensors"), "--out", str(folder / "made.onnx")]) == 0
 
@@ -283,15 +295,15 @@ def several_model(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_backbone(shared: Shared) -> dict[str, str]:
+def small_backbone(shared):
     """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
     less time."""
-    torch = pytest.importorskip("torch")
+    import torch
     from safetensors.torch import save_file
 
     from flawscope.methods.features.backbone import import_timm
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = import_timm().create_model("test_efficientnet", pretrained=False)
@@ -301,7 +313,7 @@ def small_backbone(shared: Shared) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def tiled_pictures(shared: Shared) -> Path:
+def tiled_pictures(shared):
     """A folder of drawn parts, 160x224: train, good, odd, one of exactly one tile of `tiled` (tile) and one
     that is smaller (small). Read only."""
     import numpy as np
@@ -309,7 +321,7 @@ def tiled_pictures(shared: Shared) -> Path:
 
     from flawscope.synthesis.demo.dataset import draw_picture
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         rng = np.random.default_rng(3)
         kinds = {"train": [None] * 8, "good": [None] * 2, "odd": ["crack", "scratch"]}
         for name, defects in kinds.items():
@@ -327,35 +339,27 @@ def tiled_pictures(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[..., Path]:
+def tiled(tiled_pictures, shared):
     """A small PatchCore model that sees tiles of 96 pixels at 64, by kind of file and precision, and perhaps
     with a region of interest, or with a memory bank for each place; made when it is first asked for. Read
     only."""
 
     @functools.cache
-    def made(
-        suffix: str = ".safetensors",
-        precision: str = "fp32",
-        roi: str | None = None,
-        positions: str = "shared",
-    ) -> Path:
+    def made(suffix=".safetensors", precision="fp32", roi=None, positions="shared"):
         from flawscope.datasets import list_pictures
-        from flawscope.export import onnx_graph
         from flawscope.export.export import export
         from flawscope.fitting.fitting import fit
 
-        def fill(folder: Path) -> None:
+        def fill(folder):
             options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
             options["positions"] = positions
             model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
             model.save(folder / "plate.safetensors")
 
-        def fill_exported(folder: Path) -> None:
+        def fill_exported(folder):
             pictures = [] if precision == "fp32" else list_pictures(tiled_pictures / "train")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(onnx_graph, "trace", trace_once)
-                trained = made(roi=roi, positions=positions)
-                export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
+            trained = made(roi=roi, positions=positions)
+            export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
 
         name = f"tiled-{roi or 'all'}-{positions}"
         if suffix == ".safetensors":
@@ -366,9 +370,10 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
 
 
 @pytest.fixture(scope="session")
-def teacher_path(shared: Shared) -> Path:
+def teacher_path(shared):
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from flawscope.methods.efficientad.networks import expand_teacher, pdn, replace_last_layer, write_teacher
     from flawscope.methods.training_state import initialise
 
@@ -382,17 +387,17 @@ def teacher_path(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quick_settings(teacher_path: Path) -> dict[str, Any]:
+def quick_settings(teacher_path):
     """EfficientAD's settings with which a step of training is small."""
     return {"teacher": str(teacher_path), "steps": 3, "window": 41, "training": "fp32"}
 
 
 @pytest.fixture(scope="session")
-def efficientad_path(drawn: Path, quick_settings: dict[str, Any], shared: Shared) -> Path:
+def efficientad_path(drawn, quick_settings, shared):
     """An EfficientAD model fitted on `drawn`, hardly trained. Read only."""
     from flawscope.fitting.fitting import fit
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         model = fit(drawn, method="efficientad", device="cpu", samples=2, **quick_settings)
         model.save(folder / "plate.safetensors")
 
@@ -400,14 +405,14 @@ def efficientad_path(drawn: Path, quick_settings: dict[str, Any], shared: Shared
 
 
 @pytest.fixture
-def page_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def page_method(tmp_path, monkeypatch):
     """page_method(name, before, after): a method of docs/adding-a-method.md, installed as pip does it, with
     `after` in place of `before`."""
     from flawscope.methods import registry
 
     page = Path(__file__).parent.joinpath("docs", "adding-a-method.md").read_text(encoding="utf-8")
 
-    def install(name: str, before: str = "", after: str = "") -> Any:
+    def install(name, before="", after=""):
         package, changed = f"flawscope_{name}", 0
         for file, text in re.findall(rf"^```python\n# ({package}/\w+\.py)\n(.*?)^```", page, re.M | re.S):
             changed += bool(before) and text.count(before)
@@ -430,7 +435,7 @@ def page_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photographs(tmp_path_factory):
     """A folder of 24 drawn pictures of several kinds and shapes. Read only."""
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(5)

@@ -15,7 +15,7 @@ MIXED = {
 PARTS = range(1, 51)
 
 
-def rows() -> list[tuple[str, str, str, str, str]]:
+def rows():
     """Rows of a table of trials: part, appraiser, trial, decision, reference."""
     found = []
     for part in PARTS:
@@ -26,7 +26,7 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     return found
 
 
-def study() -> Study:
+def study():
     decisions = {
         name: np.array([said == "0" for _, who, _, said, _ in rows() if who == name]).reshape(50, 3)
         for name in "ABC"

@@ -1,7 +1,6 @@
 """Drawn parts whose places are known: one in a picture, or several."""
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -9,9 +8,7 @@ from scipy import ndimage
 SIDE, CELL = 256, 85  # pixels; a part lies anyhow in each cell
 
 
-def drawn(
-    seed: int, cells: range, other: int | None = None, defect: int | None = None
-) -> tuple[np.ndarray, list[tuple[float, float]]]:
+def drawn(seed, cells, other=None, defect=None):
     """Brackets, and a disc in cell `other`, on an uneven ground, [H, W, 3] uint8; where the brackets lie.
     defect: cell whose bracket has a dark spot."""
     rng = np.random.default_rng(seed)
@@ -35,15 +32,7 @@ def drawn(
     return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2), known
 
 
-def bracket(
-    seed: int,
-    spot: tuple[float, float] | None = None,
-    *,
-    side: int = 128,
-    radius: float = 4,
-    depth: float = 120,
-    empty: bool = False,
-) -> tuple[np.ndarray, Any]:
+def bracket(seed, spot=None, *, side=128, radius=4, depth=120, empty=False):
     """A bracket at any place and angle, [H, W, 3] uint8, and a function from places on it to the picture.
     spot: place of a dark defect of this radius, in the picture's pixels. empty: the ground alone."""
     rng, unit = np.random.default_rng(seed), side / 128
@@ -56,7 +45,7 @@ def bracket(
     shape = np.minimum(foot, np.maximum(abs(u + 23) - 7, abs(v) - 25))
     picture = 80 + 100 * (not empty) * np.clip(0.5 - shape * unit, 0, 1) + rng.normal(0, 3, (side, side))
 
-    def place(point: tuple[float, float]) -> tuple[float, float]:
+    def place(point):
         a, b = point[0] * unit, point[1] * unit
         return cos * a - sin * b + x, sin * a + cos * b + y
 

@@ -2,12 +2,8 @@
 its score the brightest pixel."""
 
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
@@ -26,33 +22,21 @@ class Brightness:
 
     runtime, batch, lanes = "fake", 3, 1
 
-    def __init__(self, size: tuple[int, int] = (SIDE, SIDE), channel: int = RED, limit: float = 2.0):
+    def __init__(self, size=(SIDE, SIDE), channel=RED, limit=2.0):
         self.size, self.channel, self.limit = size, channel, limit
 
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, images, positions=None):
         assert images.dtype == np.float32
         assert images.shape[1:] == (3, *self.size)
         maps = images[:, self.channel]
         scores = maps.max((1, 2))
         return np.where(scores > self.limit, np.nan, scores).astype(np.float32), maps
 
-    def run_alone(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run_alone(self, images, positions=None):
         return self.run(images, positions)
 
 
-def model(
-    channel: int = RED,
-    *,
-    seen: Mapping[str, Iterable[Path]] | None = None,
-    preprocess: Preprocess | None = None,
-    tensors: dict[str, NDArray[Any]] | None = None,
-    limit: float = 2.0,
-    **manifest: Any,
-) -> Predictor:
+def model(channel=RED, *, seen=None, preprocess=None, tensors=None, limit=2.0, **manifest):
     """Call anomalous what is brighter than 0.5, the largest of 20 calibration scores.
 
     `seen`: role -> pictures that the model knows.
@@ -71,14 +55,7 @@ def model(
     return Predictor(Artefact(made, tensors or {}), Brightness(preprocess.network_size, channel, limit))
 
 
-def draw(
-    path: Path,
-    red: float,
-    green: float | None = None,
-    *,
-    spot: bool = False,
-    size: tuple[int, int] = (32, 32),
-) -> Path:
+def draw(path, red, green=None, *, spot=False, size=(32, 32)):
     """A picture [H, W] with noise of its own in blue, and in green if that has no level.
 
     The whole has the levels, or a square on black if `spot`.
@@ -96,7 +73,7 @@ def draw(
     return path
 
 
-def draw_mask(path: Path, size: tuple[int, int] = (32, 32)) -> Path:
+def draw_mask(path, size=(32, 32)):
     """The mask of a spot."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels, (height, width) = np.zeros(size, np.uint8), size

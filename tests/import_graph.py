@@ -1,23 +1,21 @@
 """The imports of a package, read from its code: which module names which."""
 
 import ast
-from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 
-def modules_of(root: Path) -> dict[str, Path]:
+def modules_of(root):
     """Modules below a package's folder by their names within it; "": its own face."""
     return {_name(path, root): path for path in sorted(root.rglob("*.py"))}
 
 
-def _name(path: Path, root: Path) -> str:
+def _name(path, root):
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 @cache
-def imported_by(path: Path) -> frozenset[str]:
+def imported_by(path):
     """Every module that the file names in an import, also inside functions; full names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -29,7 +27,7 @@ def imported_by(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def inner_arrows(root: Path, package: str = "") -> set[tuple[str, str]]:
+def inner_arrows(root, package=""):
     """Imports between the modules and folders directly in a package, named from the root's folder on."""
     prefix, within = ".".join(filter(None, (root.name, package))), f"{package}." if package else ""
     own = {n.removeprefix(within): p for n, p in modules_of(root).items() if n.startswith(within) and n}
@@ -42,12 +40,12 @@ def inner_arrows(root: Path, package: str = "") -> set[tuple[str, str]]:
     return {(one, other) for one, other in found if one != other}
 
 
-def packages_of(root: Path) -> list[str]:
+def packages_of(root):
     """Packages below the root, by their names within it; "": the root."""
     return sorted(_name(path, root) for path in root.rglob("__init__.py"))
 
 
-def circle(arrows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+def circle(arrows):
     """Arrows that are left when those to leaves are taken away again and again; empty: no circle."""
     left = set(arrows)
     while left and (leaves := {other for _, other in left} - {one for one, _ in left}):

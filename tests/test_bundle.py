@@ -28,7 +28,7 @@ exec chroot {root} /usr/bin/env -i PATH={python}/bin:/usr/sbin:/usr/bin:/sbin:/b
 """
 
 
-def inside(root: Path, command: str) -> subprocess.CompletedProcess[str]:
+def inside(root, command):
     """Runs a command in the root, without a network."""
     seen = " ".join(path for path in SEEN if Path(path).exists())
     script = MOUNTS.format(seen=seen, root=root, python=sys.base_prefix, command=command)
@@ -37,7 +37,7 @@ def inside(root: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def done(found: subprocess.CompletedProcess[str]) -> str:
+def done(found):
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
 

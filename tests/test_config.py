@@ -33,7 +33,7 @@ class Example:
     recipes: Mapping[int, str] = field(default_factory=dict)
 
 
-def yaml(tmp_path: Path, text: str | bytes) -> Path:
+def yaml(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,7 +14,7 @@ TARGETS = ("runtime", "train", "station")
 
 
 @pytest.fixture(scope="module")
-def check() -> ModuleType:
+def check():
     """docker/check.py."""
     spec = importlib.util.spec_from_file_location("docker_check", ROOT / "docker" / "check.py")
     assert spec
@@ -26,12 +25,12 @@ def check() -> ModuleType:
     return module
 
 
-def of(check: ModuleType, target: str, word: str) -> list[str]:
+def of(check, target, word):
     """What follows `word` in a target and all that it starts from."""
     return [rest for name, rest in check.lineage(check.parse()[1], target) if name == word]
 
 
-def installed(check: ModuleType, target: str) -> list[str]:
+def installed(check, target):
     """The pip commands whose result the target copies."""
     source = next(rest for rest in of(check, target, "COPY") if "--from=" in rest)
     stage = re.search(r"--from=(\S+)", source)[1]
@@ -67,7 +66,7 @@ def test_extras_exist_and_only_one_image_has_torch(check):
     assert asked["runtime"] < asked["train"]
 
 
-def extras_of(command: str) -> list[str]:
+def extras_of(command):
     return [e for group in re.findall(r"\.\[([\w,]+)\]", command) for e in group.split(",")]
 
 

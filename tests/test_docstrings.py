@@ -3,7 +3,6 @@ Renaming by tool leaves such names behind, because they are text."""
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +15,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Source:
     """The classes of all modules, with the names that each one has and inherits."""
 
-    def __init__(self, modules: dict[str, ast.Module]):
+    def __init__(self, modules):
         self.modules = modules
         self.classes: dict[str, list[ast.ClassDef]] = {}
         for tree in modules.values():
@@ -24,7 +23,7 @@ class Source:
                 if isinstance(node, ast.ClassDef):
                     self.classes.setdefault(node.name, []).append(node)
 
-    def attributes(self, node: ast.ClassDef, below: tuple[str, ...] = ()) -> set[str]:
+    def attributes(self, node, below=()):
         names = set(_defined_names(node))
         for base in node.bases:
             base = base.value if isinstance(base, ast.Subscript) else base
@@ -34,7 +33,7 @@ class Source:
                     names |= self.attributes(parent, (*below, node.name))
         return names
 
-    def is_foreign(self, node: ast.ClassDef) -> bool:
+    def is_foreign(self, node):
         """Whether it inherits from a class of another library, whose names are not known here."""
         plain = {"NamedTuple", "Protocol", "Generic", "ABC", "Enum", "StrEnum", "Exception", "object"}
         names = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
@@ -43,7 +42,7 @@ class Source:
             for name in names
         )
 
-    def stale_names(self) -> Iterator[str]:
+    def stale_names(self):
         """Lines with the place and the name that is not there."""
         for path, tree in self.modules.items():
             for node in ast.walk(tree):
@@ -52,7 +51,7 @@ class Source:
                         title = "the module" if isinstance(node, ast.Module) else node.name
                         yield f"{path}: {title} documents `{name}`, which is not there"
 
-    def _stale_of(self, node: ast.ClassDef | Function | ast.Module) -> Iterator[str]:
+    def _stale_of(self, node):
         text = ast.get_docstring(node) or ""
         if isinstance(node, ast.ClassDef):
             there = self.attributes(node)
@@ -66,7 +65,7 @@ class Source:
                 yield f"{cls}.{name}"
 
 
-def _defined_names(node: ast.ClassDef) -> Iterator[str]:
+def _defined_names(node):
     """Names of a class's fields, methods, `self.name` and arguments of `__init__`."""
     for part in ast.walk(node):
         match part:
@@ -86,12 +85,12 @@ def _defined_names(node: ast.ClassDef) -> Iterator[str]:
                     yield from _parameters(part)
 
 
-def _parameters(function: Function) -> set[str]:
+def _parameters(function):
     a = function.args
     return {p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if p is not None}
 
 
-def _rows(text: str, *, function: bool) -> Iterator[str]:
+def _rows(text, *, function):
     """Names before a colon: of a function those below `Args:`, of a class those outside other sections."""
     section = ""
     for line in text.split("\n")[1:]:

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ TILED = [(96, 80), (97, 81), (150, 267), (311, 101)]  # the first is one tile of
 ROI = "0.4,0.2,0.95,0.9"
 
 
-def drawn_picture(height: int, width: int, seed: int = 0) -> Image.Image:
+def drawn_picture(height, width, seed=0):
     """Smooth in places, noisy in others, and no two pixels alike."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (height, width, 3))
@@ -55,7 +54,7 @@ def drawn_picture(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def models(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(onnx_path, tmp_path_factory):
     """One network that gets its pictures in several ways."""
     folder, artefact = tmp_path_factory.mktemp("ways"), runtime.read(onnx_path)
     assert artefact.manifest.preprocess.size == (SIZE, SIZE)
@@ -70,14 +69,14 @@ def models(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(
     params=[(None, "shared"), (ROI, "shared"), (ROI, "each")], ids=["everywhere", "region", "places"]
 )
-def fitted(request: pytest.FixtureRequest, tiled: Callable[..., Path]) -> Path:
+def fitted(request, tiled):
     """A model that was fitted on tiles, without and with a region of interest, or that tells places apart."""
     roi, positions = request.param
     return tiled(".onnx", roi=roi, positions=positions)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> list[Path]:
+def pictures(tmp_path_factory, drawn):
     """Of every ordinary kind, and the drawn ones, of which some are anomalous."""
     folder = tmp_path_factory.mktemp("pictures")
     picture = drawn_picture(75, 110)
@@ -100,20 +99,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> list[Path
     return [*sorted(folder.iterdir()), *sorted((drawn / "plate/test").rglob("*.png"))]
 
 
-def lines(*words: Any) -> list[dict[str, Any]]:
+def lines(*words):
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def refusal(*words: Any) -> str:
+def refusal(*words):
     """What it says of what it cannot do: one line."""
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     return done.stderr
 
 
-def same(found: dict[str, Any], expected: flawscope.Prediction) -> None:
+def same(found, expected):
     assert found["score"] == pytest.approx(expected.score, rel=1e-5)
     assert found["p_value"] == expected.p_value
     assert found["is_anomalous"] == expected.is_anomalous
@@ -123,7 +122,7 @@ def same(found: dict[str, Any], expected: flawscope.Prediction) -> None:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(tmp_path_factory):
     """examples/cpp, built here if all that it needs is here."""
     build = tmp_path_factory.mktemp("cpp")
     compiler = next(filter(shutil.which, [os.environ.get("CXX") or "c++", "g++", "clang++"]), None)
@@ -151,14 +150,14 @@ class Example:
     words: list[Any]
     folder: Path
 
-    def given(self, path: Path) -> Path:
+    def given(self, path):
         """The picture as the example reads it."""
         if len(self.words) > 1:
             return path
         Image.fromarray(decode(path)).save(self.folder / "a.ppm")
         return self.folder / "a.ppm"
 
-    def judges(self, model: Path, paths: list[Path]) -> list[dict[str, Any]]:
+    def judges(self, model, paths):
         """The pictures as flawscope judges them."""
         if len(self.words) > 1:
             found = lines(*self.words, model, *paths)
@@ -172,13 +171,13 @@ class Example:
 
 
 @pytest.fixture(params=["python", "cpp"])
-def example(request: pytest.FixtureRequest, tmp_path: Path) -> Example:
+def example(request, tmp_path):
     cpp = request.param == "cpp"
     words = [request.getfixturevalue("program")] if cpp else [sys.executable, EXAMPLES / "predict.py"]
     return Example(words, tmp_path)
 
 
-def saved(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:
+def saved(folder, sizes):
     paths = [folder / f"{k}.png" for k in range(len(sizes))]
     for path, (height, width) in zip(paths, sizes, strict=True):
         drawn_picture(height, width).save(path)
@@ -206,7 +205,7 @@ def test_a_model_that_was_fitted_on_tiles(example, fitted, tiled_pictures):
     assert "is smaller than a tile of 96 x 96 pixels" in said
 
 
-def tiled_paths(folder: Path, model: Any) -> list[Path]:
+def tiled_paths(folder, model):
     """Those with one tile alone only for models that take any number."""
     kinds = ("good", "odd", *([] if model.manifest.preprocess.positions else ["tile"]))
     return [path for kind in kinds for path in sorted((folder / kind).iterdir())]

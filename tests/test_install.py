@@ -17,7 +17,7 @@ MOST_BYTES = 350 * 2**20
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory):
     """The interpreter of an environment that has nothing but flawscope and what it asks for."""
     folder = tmp_path_factory.mktemp("install")
     checkout = folder / "checkout"  # setuptools writes beside what it builds
@@ -46,7 +46,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def build(folder: Path, kind: str) -> Path:
+def build(folder, kind):
     """The source distribution or the wheel of a folder, made by what is installed here."""
     code = f"from setuptools import build_meta; print(build_meta.build_{kind}('dist'))"
     done = subprocess.run(
@@ -56,13 +56,13 @@ def build(folder: Path, kind: str) -> Path:
     return folder / "dist" / done.stdout.splitlines()[-1]
 
 
-def unpacked(archive: Path, folder: Path) -> Path:
+def unpacked(archive, folder):
     shutil.unpack_archive(archive, folder, filter="data")
     (source,) = folder.iterdir()
     return source
 
 
-def run(python: Path, *words: str | Path, folder: Path) -> str:
+def run(python, *words, folder):
     """What it prints, in a folder from which nothing is imported by accident."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(

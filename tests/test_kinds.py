@@ -1,10 +1,8 @@
 """Naming kinds of defects from the picture to the answer: learnt, stored, exported, in every result."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +14,11 @@ from flawscope.errors import InputError
 from flawscope.predictor.kinds import Example, learn_kinds, region_descriptors
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytest.importorskip("torch")
 KINDS = ("ink", "notch", "wire")
 EACH = 5
 
 
-def draw(kind: str, number: int, size: int = 96) -> tuple[Any, Any]:
+def draw(kind, number, size=96):
     """A drawn part [size, size, 3] with a strong defect of a kind somewhere, and its mask."""
     rng = np.random.default_rng([number, KINDS.index(kind)])
     picture = draw_picture("plate", rng, size=size)[0].astype(float)
@@ -38,15 +35,15 @@ def draw(kind: str, number: int, size: int = 96) -> tuple[Any, Any]:
     return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8), mask
 
 
-def good(number: int) -> Any:
+def good(number):
     return draw_picture("plate", np.random.default_rng(500 + number), size=96)[0]
 
 
 @pytest.fixture(scope="session")
-def labelled(shared: Callable[..., Path]) -> Path:
+def labelled(shared):
     """A data set with kinds of defects, masks of all but the last ones. Read only."""
 
-    def fill(root: Path) -> None:
+    def fill(root):
         for kind in (*KINDS, "good"):
             for number in range(EACH):
                 picture, mask = draw(kind, number) if kind != "good" else (good(number), None)
@@ -65,10 +62,10 @@ def labelled(shared: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def named(model_path: Path, labelled: Path, shared: Callable[..., Path]) -> Path:
+def named(model_path, labelled, shared):
     """`model_path` that names kinds. Read only."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         call = ["kinds", str(model_path), "--data", str(labelled), "--out", str(folder / "named.safetensors")]
         assert main([*call, "--error", "20%", "--device", "cpu"]) == 0
 
@@ -113,7 +110,6 @@ def test_every_result_tells_kinds(named, labelled, tmp_path, capsys):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelled):
-    pytest.importorskip(engine)
     trained, model = flawscope.load(named), flawscope.load(exported_named, engine=engine)
     for kind in KINDS:
         picture = labelled / f"test/{kind}/0.png"
@@ -131,17 +127,11 @@ def test_exported_it_names_the_same_kinds(engine, exported_named, named, labelle
 
 
 @pytest.fixture(scope="session")
-def exported_named(named: Path, trace_once: Any, shared: Callable[..., Path]) -> Path:
+def exported_named(named, shared):
     """`named`, exported. Read only."""
-    from flawscope.export import onnx_graph
     from flawscope.export.export import export
 
-    def fill(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(onnx_graph, "trace", trace_once)
-            export(named, folder / "named.onnx")
-
-    return shared("named-onnx", fill) / "named.onnx"
+    return shared("named-onnx", lambda folder: export(named, folder / "named.onnx")) / "named.onnx"
 
 
 def test_exported_models_learn_kinds_by_residuals(exported_named, labelled, tmp_path, onnx_path, capsys):

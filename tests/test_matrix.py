@@ -1,18 +1,11 @@
 """Options of a fit go with each other, and with all that is done with a model (`matrix.py`)."""
 
-from __future__ import annotations
-
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
 
 import flawscope
 import matrix
@@ -22,17 +15,16 @@ from flawscope.datasets import list_pictures
 # an export takes seconds: those whose exported file holds more than a network
 EXPORTED = [*itertools.combinations(("align", "region", "light", "tile", "joint"), 2)]
 EXPORTED += [("several", name) for name in ("region", "light", "tile")]
-Fit = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def data(shared: Any) -> Path:
+def data(shared):
     return Path(shared("matrix", matrix.draw_data))
 
 
 @pytest.fixture
-def fit(data: Path, small_backbone: dict[str, str], quick_settings: dict[str, Any], tmp_path: Path) -> Fit:
-    def fitted(*names: str) -> Path:
+def fit(data, small_backbone, quick_settings, tmp_path):
+    def fitted(*names):
         out = tmp_path / "model.safetensors"
         settings = quick_settings if "method" in names else small_backbone
         more = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
@@ -42,19 +34,19 @@ def fit(data: Path, small_backbone: dict[str, str], quick_settings: dict[str, An
     return fitted
 
 
-def pictures_of(names: tuple[str, ...], data: Path) -> list[Path]:
+def pictures_of(names, data):
     folder = data / ("many-one" if "several" in names else "one") / "test"
     return list_pictures([folder / "good", folder / "spot"])
 
 
-def answers(model: Path, names: tuple[str, ...], data: Path) -> tuple[list[float], list[bool]]:
+def answers(model, names, data):
     """Scores of pictures and decisions on them."""
     predictions = flawscope.load(model, device="cpu").predict(pictures_of(names, data))
     assert all(prediction.map.shape == prediction.geometry.size for prediction in predictions)
     return [prediction.score for prediction in predictions], [one.is_anomalous for one in predictions]
 
 
-def check_export(model: Path, names: tuple[str, ...], data: Path, *precision: str) -> None:
+def check_export(model, names, data, *precision):
     """The exported model gives the answers of the fitted one; of reduced precision it gives some."""
     deployed = model.with_suffix(".zip" if {"joint", "each-view"} & {*names} else ".onnx")
     assert main(["export", str(model), "--out", str(deployed), *precision]) == 0
@@ -71,7 +63,7 @@ def check_export(model: Path, names: tuple[str, ...], data: Path, *precision: st
         for k, names in enumerate(matrix.covering())
     ],
 )
-def test_options_go_with_each_other(names: tuple[str, ...], fit: Fit, data: Path) -> None:
+def test_options_go_with_each_other(names, fit, data):
     """Every pair that can be, in sets of four; `python tests/matrix.py A B` tries one of them."""
     model = fit(*names)
     scores, _ = answers(model, names, data)
@@ -84,9 +76,7 @@ def test_options_go_with_each_other(names: tuple[str, ...], fit: Fit, data: Path
     "option",
     [pytest.param(name, marks=() if name == "region" else pytest.mark.slow) for name in matrix.OPTIONS],
 )
-def test_a_model_of_each_option_goes_with_each_use(
-    option: str, fit: Fit, data: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_model_of_each_option_goes_with_each_use(option, fit, data, tmp_path, capsys):
     model, names = fit(option), (option,)
     product = "many-one" if option == "several" else "one"
     products = f"{product},two" if option == "joint" else product
@@ -121,9 +111,7 @@ def test_a_model_of_each_option_goes_with_each_use(
 
 
 @pytest.mark.parametrize("pair", [tuple(sorted(pair)) for pair in matrix.LEFT_OUT], ids="+".join)
-def test_a_pair_that_cannot_be_is_refused_in_one_line(
-    pair: tuple[str, str], data: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_pair_that_cannot_be_is_refused_in_one_line(pair, data, tmp_path, capsys):
     out = tmp_path / "model.safetensors"
     assert main(matrix.fit_arguments(pair, data, out)) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,6 +1,5 @@
 """Pages of docs/: calls that no test runs can be parsed; links, error lines and named files exist."""
 
-import argparse
 import ast
 import hashlib
 import importlib
@@ -8,10 +7,8 @@ import importlib.util
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -30,11 +27,11 @@ CALLING = [DOCS / name for name in ("coming-from.md", "install.md", "choosing-a-
 LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
+def parser_of(command):
     return load_command(commands()[command])[0]
 
 
-def calls(text: str) -> Iterator[list[str]]:
+def calls(text):
     """The words after `flawscope`, or after the image's name, of every call in a text."""
     for line in re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.*)$", text, re.M):
         if not line.startswith(("flawscope ", "docker ")):
@@ -56,7 +53,7 @@ def test_every_call_is_understood():
             parser_of(command).parse_args(words)  # raises InputError
 
 
-def here() -> Iterator[str]:
+def here():
     """What stands in backquotes in the last column of the tables of "Coming from another tool"."""
     for line in (DOCS / "coming-from.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| "):
@@ -101,7 +98,7 @@ def test_names_of_python_exist():
         assert hasattr(flawscope, name)
 
 
-def anchors(page: Path) -> set[str]:
+def anchors(page):
     """Of a page's headings, as GitHub and MkDocs make them; both leave out what is neither word nor space."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
@@ -128,7 +125,6 @@ def test_lists_begin_after_an_empty_line():
 
 def test_the_reference_has_every_public_name():
     """Each is named twice: as it is called, and where its docstring is."""
-    pytest.importorskip("torch")
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     entries = re.findall(r"^::: flawscope\.([\w.]+)\n +options:\n +heading: flawscope\.([\w.]+)$", page, re.M)
     for where, name in entries:
@@ -160,7 +156,7 @@ def test_the_site_shows_every_page_once():
         assert (ROOT / name.removeprefix("repository/")).is_file()
 
 
-def texts() -> str:
+def texts():
     """Every piece of text in the program's source, without docstrings and what is put into it."""
     found = []
     for path in (path for house in HOUSES for path in (ROOT / house).rglob("*.py")):
@@ -171,7 +167,7 @@ def texts() -> str:
     return "\n".join(found)
 
 
-def error_lines() -> list[str]:
+def error_lines():
     """The first column of the tables below "Errors"."""
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.+?`) \| ", page[page.index("## Errors") :], re.M)
@@ -188,7 +184,7 @@ def test_every_error_line_is_one_of_the_program():
             assert piece in known, f"{line}: {piece!r} is no text of the program"
 
 
-def drawing(name: str = "draw_packages") -> ModuleType:
+def drawing(name="draw_packages"):
     """docs/draw_packages.py, or another"""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec
@@ -282,5 +278,5 @@ def test_what_is_not_measured_yet_is_not():
         assert not done, f"{name} has {', '.join(done)}: move this up, with its figures"
 
 
-def _results(name: str) -> str:
+def _results(name):
     return json.dumps(json.loads((ROOT / "bench" / "results" / name).read_text(encoding="utf-8")))

@@ -22,7 +22,7 @@ NAMES = [
 ]
 
 
-def places(name: str, words: list[str]) -> list[int]:
+def places(name, words):
     pieces = split_name(name)
     return [pieces.index(word) for word in words]
 

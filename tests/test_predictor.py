@@ -8,14 +8,13 @@ from threading import Lock
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 import flawscope
 from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
-from flawscope.evaluation import Evaluation, evaluate
+from flawscope.evaluation import evaluate
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
@@ -26,13 +25,11 @@ class Lanes(Brightness):
 
     lanes = 3
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.begun, self.at_once, self.most, self.lock = 0, 0, 0, Lock()
 
-    def run_alone(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run_alone(self, images, positions=None):
         with self.lock:
             self.begun, self.at_once = self.begun + 1, self.at_once + 1
             self.most = max(self.most, self.at_once)
@@ -44,7 +41,7 @@ class Lanes(Brightness):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     """Read only."""
     root = tmp_path_factory.mktemp("predictor") / "thing"
     for k in range(3):
@@ -58,12 +55,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluation(root: Path) -> Evaluation:
+def evaluation(root):
     return evaluate(model(), flawscope.open_dataset(root))
 
 
 @pytest.fixture
-def found(root: Path) -> Prediction:
+def found(root):
     return model().predict(root / "test/dent/1.png")
 
 
@@ -212,7 +209,7 @@ def test_draw_opens_the_file_that_it_is_of_and_shows_deep_pictures(found, tmp_pa
     assert Predictor(artefact, predictor.session).predict(path).draw().max() > 200
 
 
-def check(html: str, pictures: int, most: int) -> None:
+def check(html, pictures, most):
     """Well-formed, small, and nothing in it comes from elsewhere or from a file's name."""
     assert html.count("<img ") == pictures
     assert "<img src=x" not in html

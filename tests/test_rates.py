@@ -59,7 +59,7 @@ def test_pictures_of_one_part_count_as_one(onnx_path):
         at_rate(model, 0.05)
 
 
-def _place(model: flawscope.Predictor, rate: float) -> int:
+def _place(model, rate):
     return [row["rate"] for row in describe_rates(model.manifest)].index(rate)
 
 

@@ -6,8 +6,6 @@ on the same files runs once for all pages, a backbone is read once, the graph of
 once.
 """
 
-import argparse
-import functools
 import hashlib
 import io
 import re
@@ -17,7 +15,6 @@ import subprocess
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,7 +35,6 @@ from flawscope_station.setup import drafts
 from flawscope_station.web import app
 
 ROOT = Path(__file__).parents[1]
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 # packages of their own, see below
@@ -63,36 +59,36 @@ class Rounds(threading.Event):
 
     left = 4
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout=None):
         self.left -= 1
         if self.left == 0:
             self.set()
         return self.is_set()
 
 
-def decide_all(review: Any) -> None:
+def decide_all(review):
     """In the place of a person at the page: the most severe picture is a defect, the others are good."""
     for number in range(len(review.session.pictures)):
         review.session.decide(number, DEFECT if number == 0 else GOOD)
     review.server.server_close()
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
+def blocks(page):
     """(language, text) of every fenced block."""
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def commands(text: str) -> Iterator[list[str]]:
+def commands(text):
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("$ "):
             yield shlex.split(line[2:])
 
 
-def draw_pictures(folder: Path) -> None:
+def draw_pictures(folder):
     """Pictures where the README has them: names tell the part, two pictures of each."""
     rng = np.random.default_rng(3)
 
-    def draw(path: str, defect: str | None = None, mask: str | None = None, size: int = SIDE) -> None:
+    def draw(path, defect=None, mask=None, size=SIDE):
         picture, marked = draw_picture("fabric", rng, defect, 0.2, size=size)
         for name, pixels in ((path, picture), (mask, marked)):
             if name is not None:
@@ -122,7 +118,7 @@ def draw_pictures(folder: Path) -> None:
     (folder / "people.csv").write_text("\n".join(["part,appraiser,trial,decision", *rows]))
 
 
-def draw_products(folder: Path, rng: np.random.Generator) -> None:
+def draw_products(folder, rng):
     """Three products of a line: drawn parts, one of them in other colours."""
     for product, drawn, order in (
         ("fabric", "fabric", [0, 1, 2]),
@@ -140,7 +136,7 @@ def draw_products(folder: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.fixture(scope="session")
-def workplace(shared: Shared) -> Path:
+def workplace(shared):
     """A folder with the pictures. Read only."""
     return shared("workplace", draw_pictures)
 
@@ -150,15 +146,15 @@ class Here:
 
     most = 1
 
-    def __init__(self, *_: Any):
+    def __init__(self, *_):
         self.over: list[tuple[str, Any]] = []
 
-    def start(self, label: str, _: Any, *given: Any) -> None:
+    def start(self, label, _, *given):
         from flawscope.evaluation.benchmark.cell import fit_and_evaluate
 
         self.over.append((label, fit_and_evaluate(*given, lambda *_: None, lambda _: None)))
 
-    def ended(self, _: float) -> list[tuple[str, Any]]:
+    def ended(self, _):
         over, self.over = self.over, []
         return over
 
@@ -166,20 +162,18 @@ class Here:
 class LearnsHere(Worker):
     """In the place of a station's process that learns, which knows nothing of what is made small here."""
 
-    def run(self, job: dict[str, Any], step: Any) -> dict[str, Any]:
+    def run(self, job, step):
         return self._work(job, step)
 
 
 @pytest.fixture
-def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.cli import watch
     from flawscope.evaluation.benchmark import run as runs
     from flawscope.evaluation.benchmark import timing
-    from flawscope.export import onnx_graph
     from flawscope.methods import patchcore, prnet, training
-    from flawscope.methods.features import backbone
     from flawscope.methods.settings import PictureSettings
     from flawscope.results import review
     from flawscope.results.review import server
@@ -187,10 +181,8 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731
     smaller = property(lambda config: (reduced(sizes(config)[-1]),))
-    read_once = functools.cache(backbone.load_backbone)  # frozen: models may share it
-    for method, module in ((patchcore, "patch_detector"), (prnet, "prnet.model")):
+    for method in (patchcore, prnet):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
-        monkeypatch.setattr(f"flawscope.methods.{module}.load_backbone", read_once)
     monkeypatch.setattr("flawscope.methods.efficientad.model.packaged_teacher", lambda _: teacher_path)
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
@@ -201,7 +193,6 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     monkeypatch.setattr(watch, "ending", lambda: nullcontext(Rounds()))
     monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
     flagged = review.read_review_pictures
@@ -218,12 +209,12 @@ class Stations:
 
     PORT = "127.0.0.1:8080"  # where the pages have them
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.servers: list[app.StationServer] = []
         self.threads: list[threading.Thread] = []
         self._serve = serve.run
 
-    def run(self, args: argparse.Namespace) -> int:
+    def run(self, args):
         """In the place of `flawscope serve`."""
         self.end()
         args.port = 0
@@ -238,11 +229,11 @@ class Stations:
             time.sleep(0.02)
         return 0
 
-    def there(self, text: str) -> str:
+    def there(self, text):
         """With the address of the last one."""
         return text.replace(f"http://{self.PORT}", self.servers[-1].url) if self.servers else text
 
-    def end(self) -> None:
+    def end(self):
         for server, thread in zip(self.servers, self.threads, strict=True):
             server.should_exit = True
             thread.join(60)
@@ -250,11 +241,11 @@ class Stations:
 
 
 @pytest.fixture
-def stations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stations]:
+def stations(monkeypatch):
     found = Stations()
     whole = app.StationServer.__init__
 
-    def made(server: app.StationServer, *args: Any) -> None:
+    def made(server, *args):
         whole(server, *args)
         found.servers.append(server)
 
@@ -265,7 +256,7 @@ def stations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stations]:
     found.end()
 
 
-def call(words: list[str], shared: Shared) -> int:
+def call(words, shared):
     """`flawscope WORDS` in the current folder. A file that the same call has made before, from the same
     files, is copied; a run that goes on has nothing left to do."""
     if words[0] not in MAKING:
@@ -278,7 +269,7 @@ def call(words: list[str], shared: Shared) -> int:
         if Path(word).is_file():
             digest.update(Path(word).read_bytes())
 
-    def make(folder: Path) -> None:
+    def make(folder):
         code = main([*words[:at], f"{folder / f'made{out.suffix}'}", *words[at + 1 :]])
         assert code == 0, shlex.join(words)
 
@@ -294,7 +285,6 @@ def call(words: list[str], shared: Shared) -> int:
     ids=lambda page: page.name,
 )
 def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("openvino")
     folder = tmp_path / "here"
     shutil.copytree(workplace, folder)
     monkeypatch.chdir(folder)
@@ -340,9 +330,8 @@ def test_everything_in_the_pages_runs(page, workplace, shared, soon, stations, t
 
 
 @pytest.mark.slow
-def test_the_method_of_the_page_keeps_the_contract(page_method, trace_once, monkeypatch):
+def test_the_method_of_the_page_keeps_the_contract(page_method, monkeypatch):
     """The blocks that name a file are packages, which are installed as pip does it; the last one checks."""
-    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
     page_method("meanpicture")
     found = dict(blocks(ROOT / "docs" / "adding-a-method.md"))  # the last of each language
     points = tomllib.loads(found["toml"])["project"]["entry-points"]["flawscope.methods"]

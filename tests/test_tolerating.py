@@ -1,9 +1,7 @@
 """Tolerances on a model's stream: its region of interest counts, and what decides otherwise is refused."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ LENS = Undistortion(80, 80, 80, 40, k1=-0.05)
 EVERY = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1e3),))
 
 
-def decisions(found: Any, *pictures: Path) -> list[str]:
+def decisions(found, *pictures):
     return [
         str(result) if isinstance(result, InputError) else result.decision for _, result in found(pictures)
     ]
@@ -47,7 +45,7 @@ def test_models_of_parts_in_views_are_refused():
         tolerating(of_parts, plain.stream, EVERY)
 
 
-def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused() -> None:
+def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused():
     plain = model()
     rules = Tolerances("1", "0" * 64, (32, 32), (Rule("any", length=1), Rule("scratchx", length=1)))
     with pytest.raises(InputError, match="kind 'scratchx', and the model names no kinds: correct the rule"):
@@ -61,7 +59,7 @@ def test_a_damaged_scale_is_told(wrong):
 
 
 @pytest.mark.parametrize("how", [{}, {"roi": (20, 20, 60, 60)}, {"undistort": LENS}])
-def test_each_of_several_parts_is_tolerated_by_itself(how: dict[str, Any]) -> None:
+def test_each_of_several_parts_is_tolerated_by_itself(how):
     pytest.importorskip("torch")
     good = [matrix.draw(seed, "top", True, "one", False) for seed in range(8)]
     quick = {"size": "64", "cap": 60, "device": "cpu", "check": False, "samples": 0, "force": True}
@@ -77,7 +75,7 @@ def test_each_of_several_parts_is_tolerated_by_itself(how: dict[str, Any]) -> No
     area = (numbers == 1).sum() / parts.parts[0].part_pose.side ** 2
     assert 0.55 < area < 0.75 if "roi" in how else 0.9 < area < 1.2
 
-    def tolerated(*spots: tuple[int, int, int], **limits: Any) -> bool:
+    def tolerated(*spots, **limits):
         """Whether a picture is that has squares of 3 pixels so far below and right of a part's middle."""
         marked = np.full_like(found.map, float(found.map.min()))
         for part, down, right in spots:

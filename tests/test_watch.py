@@ -8,13 +8,11 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from brightness import SIDE, model
@@ -25,30 +23,28 @@ from flawscope.cli import watch as command
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.watch import Arrivals, Commands, judge
-from flawscope.results.prediction import Prediction
 from flawscope.results.table import TableWriter, Unjudged, read_table
 
 
 @pytest.fixture
-def predictor() -> Predictor:
+def predictor():
     return model()
 
 
-def coloured(*colour: int) -> bytes:
+def coloured(*colour):
     file = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), colour).save(file, "png")
     return file.getvalue()
 
 
-def encoded(level: int) -> bytes:
+def encoded(level):
     """A PNG of one grey; no two levels are equally long."""
     return coloured(level, level, level) + bytes(level)  # what follows the end of a PNG does not count
 
 
-def put(path: Path, content: bytes, changed: float) -> Path:
+def put(path, content, changed):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     os.utime(path, (changed, changed))
@@ -147,9 +143,9 @@ def test_every_whole_picture_is_judged_exactly_once_whatever_happens(seed, tmp_p
     """Files come in one piece, in parts, renamed, written anew and left broken, in any order."""
     rng = np.random.default_rng(seed)
     folder, arrivals, now = tmp_path / "in", Arrivals(tmp_path, patience=5), 0.0
-    found: list[tuple[str, int]] = []
-    expected: list[tuple[str, int]] = []
-    broken: list[str] = []
+    found = []
+    expected = []
+    broken = []
 
     def look(times):
         nonlocal now
@@ -197,12 +193,12 @@ posix = pytest.mark.skipif(os.name != "posix", reason="the test's commands are f
 
 
 @pytest.fixture
-def prediction(predictor: Predictor, tmp_path: Path) -> Prediction:
+def prediction(predictor, tmp_path):
     path = put(tmp_path / "a picture.png", encoded(200), 1)
     return predictor.predict(path)
 
 
-def noting(folder: Path) -> Path:
+def noting(folder):
     """A program that writes down what it gets."""
     program = folder / "note it.sh"
     asked = '"$1" "$2" "$FLAWSCOPE_PATH" "$FLAWSCOPE_DECISION" "$FLAWSCOPE_SEVERITY"'
@@ -213,7 +209,7 @@ def noting(folder: Path) -> Path:
 
 @posix
 def test_a_command_gets_path_and_decision_and_its_failure_is_reported(prediction, tmp_path):
-    said: list[str] = []
+    said = []
     commands = Commands(f"'{noting(tmp_path)}'", said.append)
     commands.run(prediction)
     commands.close()
@@ -234,7 +230,7 @@ def test_a_command_gets_path_and_decision_and_its_failure_is_reported(prediction
 def test_a_slow_command_does_not_hold_up_and_the_excess_is_reported(prediction, monkeypatch):
     free = threading.Event()
     monkeypatch.setattr(Commands, "_run", lambda self, prediction: free.wait(20))
-    said: list[str] = []
+    said = []
     commands = Commands("true", said.append)
     for _ in range(110):
         commands.run(prediction)
@@ -248,11 +244,11 @@ class Script(threading.Event):
     """Instead of the clock: between two looks at the folder the next step is done; after the last one it
     ends."""
 
-    def __init__(self, steps: list[Callable[[], object]]):
+    def __init__(self, steps):
         super().__init__()
         self.steps = iter(steps)
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout=None):
         step = next(self.steps, None)
         if step is None:
             self.set()
@@ -262,12 +258,12 @@ class Script(threading.Event):
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> Callable[..., None]:
+def scripted(monkeypatch, predictor):
     """`scripted(*steps)`: what happens between the looks of the next call."""
 
-    def prepare(*steps: Callable[[], object]) -> None:
+    def prepare(*steps):
         @contextmanager
-        def ending() -> Iterator[threading.Event]:
+        def ending():
             yield Script([*steps, *[lambda: None] * 2])
 
         monkeypatch.setattr(command, "ending", ending)
@@ -393,14 +389,14 @@ def test_the_picture_after_which_it_ends_counts_as_judged(monkeypatch, predictor
     assert "not judged yet: 1 picture" in err
 
 
-def describe(images: NDArray[np.float32]) -> NDArray[np.float32]:
+def describe(images):
     """What is red is like `red`, what is dark like `dark`, what is green like none of both."""
     red, green = images[:, 0].max((1, 2)), images[:, 1].max((1, 2))
     return np.eye(3, dtype=np.float32)[np.where(green > 0.5, 2, np.where(red > 0.3, 0, 1))]
 
 
 @pytest.fixture
-def router(predictor: Predictor) -> Router:
+def router(predictor):
     vectors, groups = np.eye(3, dtype=np.float32), np.arange(4, dtype=np.int32)
     known = {
         name: ProductDescriptors(np.repeat(vectors[k : k + 1], 4, 0), groups, vectors[:0], groups[:0])

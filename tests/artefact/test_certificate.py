@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import (
     BATCH_SIZES,
@@ -27,13 +25,11 @@ MAPS = np.arange(SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE) / 100
 class Fixed:
     """A session that gives what it is told, by the value of the picture's first pixel."""
 
-    def __init__(self, scores: list[float], wrong_batch: int = 0, map_error: float = 0.0):
+    def __init__(self, scores, wrong_batch=0, map_error=0.0):
         self.scores, self.wrong_batch, self.map_error = np.array(scores, np.float32), wrong_batch, map_error
         self.batches: list[list[int]] = []
 
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, images, positions=None):
         numbers = images[:, 0, 0, 0].astype(int)
         self.batches.append(numbers.tolist())
         scores = self.scores[numbers]
@@ -44,19 +40,12 @@ class Fixed:
         return scores, maps.astype(np.float32)
 
 
-def calibrated(threshold: float = 50.0, precision: str = "fp32") -> Calibration:
+def calibrated(threshold=50.0, precision="fp32"):
     """From the middle to the threshold it is 10 for scores and 1 for maps."""
     return Calibration((threshold - 10, threshold - 10, threshold), (4.0, 4.0, 5.0), 0.0, precision=precision)
 
 
-def compared(
-    expected: list[float],
-    session: Fixed,
-    threshold: float = 50.0,
-    precision: str = "fp32",
-    stride: int = 1,
-    **options: Any,
-) -> Certificate:
+def compared(expected, session, threshold=50.0, precision="fp32", stride=1, **options):
     images = np.zeros((len(expected), 3, SIDE, SIDE), np.float32)
     images += np.arange(len(expected), dtype=np.float32)[:, None, None, None]
     scores = np.array(expected, np.float32)
@@ -74,7 +63,7 @@ def compared(
     )
 
 
-def test_every_picture_is_in_a_batch_of_every_size() -> None:
+def test_every_picture_is_in_a_batch_of_every_size():
     session = Fixed([1.0, 2.0, 3.0, 4.0, 5.0])
     found = compared([1.0, 2.0, 3.0, 4.0, 5.0], session)
     assert BATCH_SIZES == (1, 3, 8)
@@ -87,7 +76,7 @@ def test_every_picture_is_in_a_batch_of_every_size() -> None:
     assert (found.score, found.map, found.decisions, found.ties) == (0.0, 0.0, 0, ())
 
 
-def test_the_largest_difference_counts_and_is_relative() -> None:
+def test_the_largest_difference_counts_and_is_relative():
     found = compared([10.0, 0.5, 3.0, 4.0], Fixed([10.01, 0.502, 3.0, 4.0]), threshold=5.0)
     assert found.score == pytest.approx(0.002, rel=1e-3)  # below 1 it is absolute
     assert found.score_absolute == pytest.approx(0.01, rel=1e-3)
@@ -96,7 +85,7 @@ def test_the_largest_difference_counts_and_is_relative() -> None:
     assert not found.passed
 
 
-def test_far_below_every_good_picture_little_counts() -> None:
+def test_far_below_every_good_picture_little_counts():
     """A memory bank of all patches holds the sample pictures: their distances are near 0."""
     found = compared([0.003, 0.0, 45.0], Fixed([0.006, 0.004, 45.0]))
     assert found.passed
@@ -106,7 +95,7 @@ def test_far_below_every_good_picture_little_counts() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_each_precision_has_its_tolerance(precision: str) -> None:
+def test_each_precision_has_its_tolerance(precision):
     """Of fp32 a part of the score, else of the way from the middle good picture to the threshold."""
     whole = 40.0 if precision == "fp32" else 10.0
     for factor, passed in ((0.9, True), (1.1, False)):
@@ -116,7 +105,7 @@ def test_each_precision_has_its_tolerance(precision: str) -> None:
         assert found.score == pytest.approx(factor * TOLERANCE[precision], rel=0.01)
 
 
-def test_a_decision_counts_where_it_changes_beyond_the_tolerance() -> None:
+def test_a_decision_counts_where_it_changes_beyond_the_tolerance():
     """One good picture sets the threshold and lies exactly on it: rounding decides what it is called."""
     found = compared([1.0, 50.0], Fixed([1.0, 50.0001]))
     assert 0 < found.score < found.tolerance
@@ -131,14 +120,14 @@ def test_a_decision_counts_where_it_changes_beyond_the_tolerance() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_a_batch_that_is_answered_in_another_order_fails(size: int) -> None:
+def test_a_batch_that_is_answered_in_another_order_fails(size):
     scores = [1.0, 2.0, 3.0, 4.0]
     assert not compared(scores, Fixed(scores, wrong_batch=size)).passed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_is_no_number_fails(value: float, precision: str) -> None:
+def test_what_is_no_number_fails(value, precision):
     found = compared([1.0, 2.0], Fixed([1.0, value]), precision=precision)
     assert found.score == np.inf
     assert not found.passed
@@ -147,19 +136,19 @@ def test_what_is_no_number_fails(value: float, precision: str) -> None:
     assert not found.passed
 
 
-def test_of_maps_every_stride_th_row_and_column_is_compared() -> None:
+def test_of_maps_every_stride_th_row_and_column_is_compared():
     assert compared([1.0], Fixed([1.0], map_error=0.5)).map_absolute == pytest.approx(0.5)
     assert compared([1.0], Fixed([1.0], map_error=0.5), stride=2).map_absolute == 0.0
     assert compared([1.0], Fixed([1.5]), stride=2).map_absolute == pytest.approx(0.5)
 
 
-def test_without_expected_maps_scores_are_compared() -> None:
+def test_without_expected_maps_scores_are_compared():
     found = compared([1.0, 2.0], Fixed([1.0, 2.01], map_error=9.0), threshold=5.0, maps=None)
     assert (found.map, found.map_absolute) == (0.0, 0.0)
     assert found.score == pytest.approx(0.005, rel=1e-3)
 
 
-def test_ties_are_listed_and_not_counted() -> None:
+def test_ties_are_listed_and_not_counted():
     scores, other = [1.0, 2.0, 50.0], [1.0, 9.0, 50.1]
     ties = np.array([False, True, True])
     found = compared(scores, Fixed(other), ties=ties)
@@ -171,7 +160,7 @@ def test_ties_are_listed_and_not_counted() -> None:
     assert (nothing.score, nothing.passed) == (0.0, False)
 
 
-def test_of_pairs_keeps_the_larger_difference() -> None:
+def test_of_pairs_keeps_the_larger_difference():
     batches = compared([1.0, 2.0], Fixed([1.0, 3.0]), precision="int8")  # a tenth of the way
     one = np.array([1.0, 2.0, 4.0])
     found = certify_reduced(batches, calibrated(), (one, one), (one + 0.4, one), 2)
@@ -186,7 +175,7 @@ def test_of_pairs_keeps_the_larger_difference() -> None:
     assert not certify_reduced(batches, calibrated(), (one, one), (np.full(3, np.nan), one), 0).passed
 
 
-def test_good_pictures_that_are_all_alike_leave_a_way() -> None:
+def test_good_pictures_that_are_all_alike_leave_a_way():
     calibration = Calibration((5.0,) * 3, (0.0,) * 3, 0.0, precision="int8")
     same = compared([1.0], Fixed([1.0]), precision="int8")
     one = np.ones(1)
@@ -194,7 +183,7 @@ def test_good_pictures_that_are_all_alike_leave_a_way() -> None:
     assert not certify_reduced(same, calibration, (1.1 * one, one), (one, one), 0).passed
 
 
-def test_it_survives_json() -> None:
+def test_it_survives_json():
     found = compared([1.0, 2.0, 3.0], Fixed([1.0, 2.00001, 3.0]), ties=np.array([True, False, False]))
     assert Certificate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
@@ -212,14 +201,14 @@ def test_it_survives_json() -> None:
         {"ties": 0},
     ],
 )
-def test_nonsense_is_no_certificate(change: dict[str, Any]) -> None:
+def test_nonsense_is_no_certificate(change):
     data = {**compared([1.0], Fixed([1.0])).to_dict(), **change}
     for one in (data, {k: v for k, v in data.items() if k not in change}, None, "passed", []):
         with pytest.raises((KeyError, TypeError, ValueError)):
             Certificate.from_dict(one)
 
 
-def test_a_certificate_cannot_raise_its_own_tolerance() -> None:
+def test_a_certificate_cannot_raise_its_own_tolerance():
     found = compared([1.0], Fixed([1.0]))
     data = {**found.to_dict(), "score": 0.5, "tolerance": 1.0, "passed": True}
     assert not Certificate.from_dict(data).passed

@@ -1,10 +1,7 @@
 """Cells of a CSV that people open in a spreadsheet."""
 
-from __future__ import annotations
-
 import csv
 import io
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,18 +15,18 @@ SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
 
 @given(st.text(alphabet=SIGNS + "'a1", max_size=6) | st.text(max_size=6))
-def test_no_text_begins_with_a_sign_and_each_is_read_as_it_was(text: str) -> None:
+def test_no_text_begins_with_a_sign_and_each_is_read_as_it_was(text):
     cell = csv_cell(text)
     assert cell[:1] not in tuple(SIGNS)
     assert from_csv_cell(cell) == text
 
 
-def test_numbers_stay_numbers() -> None:
+def test_numbers_stay_numbers():
     assert [csv_cell(value) for value in (-1.5, 0, None, True)] == [-1.5, 0, None, True]
 
 
 @pytest.mark.parametrize("sign", SIGNS.replace("\r", "").replace("\n", ""))
-def test_tables_of_results_and_of_reviews_are_escaped_and_read_back(tmp_path: Path, sign: str) -> None:
+def test_tables_of_results_and_of_reviews_are_escaped_and_read_back(tmp_path, sign):
     name = f"{sign}cmd|' /C calc'!A0.png"
     table, path = TableWriter(tmp_path / "results.csv"), tmp_path / "review.csv"
     table.add(ResultRow(name, score=-1.0, decision="good"))

@@ -1,31 +1,26 @@
 """Models that an older version, commit 97f7321, wrote stay readable, and score as it said then. In commit
 99816ebc the script that made them stands beside them."""
 
-from __future__ import annotations
-
 import json
 import lzma
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import flawscope
 from flawscope.runtime import ENGINES
-
-torch = pytest.importorskip("torch")
 
 OLD = Path(__file__).parents[1] / "fixtures/models-97f7321"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def efficientad(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
+def efficientad(shared):
     """Its 13 MB are packed."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         packed = (OLD / "efficientad.safetensors.xz").read_bytes()
         (folder / "efficientad.safetensors").write_bytes(lzma.decompress(packed))
 
@@ -36,9 +31,7 @@ def efficientad(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
     ("name", "engine"),
     [(name, engine) for name in EXPECTED["models"] for engine in (ENGINES if ".onnx" in name else [None])],
 )
-def test_an_old_model_scores_as_it_did(name: str, engine: str | None, request: pytest.FixtureRequest) -> None:
-    if engine:
-        pytest.importorskip(engine)
+def test_an_old_model_scores_as_it_did(name, engine, request):
     path = request.getfixturevalue("efficientad") if name == "efficientad.safetensors" else OLD / name
     model = flawscope.load(path, engine=engine, device="cpu")
     some = slice(None, None, 3 if "efficientad" in name else 1)  # it is slow
@@ -56,7 +49,7 @@ def test_an_old_model_scores_as_it_did(name: str, engine: str | None, request: p
 
 
 @pytest.mark.parametrize("kind", ["line", "views"])
-def test_a_joint_model_opens_as_a_router_and_scores_as_it_did(kind: str, tmp_path: Path) -> None:
+def test_a_joint_model_opens_as_a_router_and_scores_as_it_did(kind, tmp_path):
     """Commit 7ff3e569 wrote them: of products, one of them with a range of light, and of views."""
     folder = OLD.parent / "joint-7ff3e569"
     expected = json.loads((folder / "expected.json").read_text())
@@ -75,16 +68,15 @@ def test_a_joint_model_opens_as_a_router_and_scores_as_it_did(kind: str, tmp_pat
         assert all(found.passed for found in model.self_test().values())
 
 
-def test_a_setting_that_has_gone_is_ignored() -> None:
+def test_a_setting_that_has_gone_is_ignored():
     """The file's settings hold two that were never there."""
     path = OLD / "patchcore-gone-setting.safetensors"
     assert {"gone", "gone_too"} <= flawscope.load(path, device="cpu").manifest.config.keys()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_patchcore_in_int8_scores_as_it_did(engine: str) -> None:
+def test_patchcore_in_int8_scores_as_it_did(engine):
     """Commit 7ff3e569 was the last that made such files. Engines, and processors, round apart."""
-    pytest.importorskip(engine)
     model = flawscope.load(OLD.parent / "models-7ff3e569/patchcore-int8.onnx", engine=engine)
     assert (model.calibration.precision, model.calibration.count) == ("int8", 12)
     assert model.self_test().passed

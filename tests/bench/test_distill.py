@@ -26,21 +26,21 @@ with_lite0 = pytest.mark.skipif(
 class Colours(nn.Module):
     """A backbone that costs nothing: mixtures of the mean colours of 8 x 8 and 16 x 16 pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         for stride, channels in ((8, 8), (16, 16)):
             self.register_buffer(f"mix{stride}", torch.randn(channels, 3, 1, 1, generator=generator))
 
-    def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+    def shapes_at(self, size):
         return [(8, size[0] // 8, size[1] // 8), (16, size[0] // 16, size[1] // 16)]
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images):
         return [F.conv2d(F.avg_pool2d(images, n), getattr(self, f"mix{n}")) for n in (8, 16)]
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch):
     origin = {"name": "colours", "origin": "here", "licence": "none"}
     monkeypatch.setattr("distill.load_backbone", lambda *_: (Colours(), origin))
 
@@ -48,21 +48,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 TINY = Recipe(steps=6, batch=2, crop=41, checks=2, reuse=4, precision="fp32", width=16)
 
 
-def pictures(folder: Path) -> list[Path]:
+def pictures(folder):
     return sorted(folder.iterdir())
 
 
-def stopping_after(count: int):
+def stopping_after(count):
     """A `step` that stops the run as Ctrl-C does, after so many steps of training."""
 
-    def step(stage: str, done: int, total: int) -> None:
+    def step(stage, done, total):
         if stage.startswith("distilling") and done == count:
             raise KeyboardInterrupt
 
     return step
 
 
-def same(a: Path, b: Path) -> bool:
+def same(a, b):
     (one, facts), (other, expected) = read_teacher(a), read_teacher(b)
     assert facts["curve"] == expected["curve"]
     assert facts["loss"] == expected["loss"]
@@ -116,7 +116,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs, tmp_path, stop)
         distill(pictures(photographs), recipe, parts, every=0.0, step=stopping_after(stop + 1))
     assert not parts.exists()
     assert read_checkpoint(checkpoint_path(parts))[1]["done"] == stop
-    said: list[str] = []
+    said = []
     distill(pictures(photographs), recipe, parts, resume=True, say=said.append)
     assert f"goes on after step {stop} of {recipe.steps}" in said
     assert same(parts, whole)
@@ -125,7 +125,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs, tmp_path, stop)
 
 @pytest.mark.usefixtures("quick")
 def test_a_held_out_picture_is_never_trained_on(photographs, tmp_path, monkeypatch):
-    seen: list[tuple[str, set[int]]] = []
+    seen = []
     pool = module.Renderer.pool
 
     def watched(self, views, step=lambda *_: None, stage="targets"):

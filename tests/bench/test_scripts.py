@@ -13,11 +13,11 @@ SHARED = ("common.py", "drawn.py", "million.py", "models.py", "references.py")
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
 
 
-def run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+def run(script, *words):
     return subprocess.run([sys.executable, BENCH / script, *words], capture_output=True, text=True)
 
 
-def rows() -> list[list[str]]:
+def rows():
     """Of the tables in bench/README.md: the cells of each row."""
     lines = (BENCH / "README.md").read_text(encoding="utf-8").splitlines()
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]

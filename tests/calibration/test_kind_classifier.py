@@ -1,9 +1,6 @@
 """Naming kinds: distances against literal formulas, the stated error on drawn numbers, and files."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +12,14 @@ from flawscope.errors import InputError
 NAMES = ("crack", "dent", "scratch", "stain")
 
 
-def clusters(
-    rng: np.random.Generator, each: int, *, apart: float = 1.5, of: int = 4
-) -> tuple[Any, list[str]]:
+def clusters(rng, each, *, apart=1.5, of=4):
     """Descriptors [each * of, 24] around a centre for each kind, and their kinds."""
     centres = np.random.default_rng(1).normal(0, apart, (of, 24))
     values = np.concatenate([centre + rng.normal(0, 1, (each, 24)) for centre in centres])
     return values, [name for name in NAMES[:of] for _ in range(each)]
 
 
-def test_distances_are_those_of_the_inverse_covariance() -> None:
+def test_distances_are_those_of_the_inverse_covariance():
     rng = np.random.default_rng(0)
     values, labels = rng.normal(0, 1, (12, 7)), np.repeat([0, 1, 2], 4)
     found = LinearDiscriminant.fit(values, labels, 3)
@@ -37,7 +32,7 @@ def test_distances_are_those_of_the_inverse_covariance() -> None:
     np.testing.assert_allclose(found.distances(tried), literal, rtol=1e-9)
 
 
-def test_p_values_count_examples() -> None:
+def test_p_values_count_examples():
     squares = np.array([[1.0, 6.0], [9.0, 9.5]])
     found = kinds.combined_p_values(squares, np.array([0.5, 1.0, 2.0]), np.array([0.0, 0.0, 4.0]), 0.0)
     # nearest 1.0: 2 of 3 as far, (1 + 2) / 4; margins 0 and 5: (1 + 3) / 4 and 1 / 4
@@ -48,7 +43,7 @@ def test_p_values_count_examples() -> None:
 
 
 @pytest.mark.parametrize("each", [5, 10])
-def test_the_set_lacks_the_true_kind_no_more_often_than_stated(each: int) -> None:
+def test_the_set_lacks_the_true_kind_no_more_often_than_stated(each):
     lacking = new = tried = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -63,7 +58,7 @@ def test_the_set_lacks_the_true_kind_no_more_often_than_stated(each: int) -> Non
     assert 0 < new < lacking
 
 
-def test_answers_are_one_kind_several_or_something_new() -> None:
+def test_answers_are_one_kind_several_or_something_new():
     rng = np.random.default_rng(3)
     values, labels = clusters(rng, 12)
     found = kinds.learn(values, labels)
@@ -77,7 +72,7 @@ def test_answers_are_one_kind_several_or_something_new() -> None:
     assert sum(len(one.kinds) > 1 for one in alike) > 10
 
 
-def test_what_differs_more_is_new_sooner() -> None:
+def test_what_differs_more_is_new_sooner():
     found = kinds.learn(*clusters(np.random.default_rng(0), 12))
     unlike = -clusters(np.random.default_rng(5), 1)[0].sum(0, keepdims=True)
     weak, strong = (found.classify(factor * unlike)[0].kinds for factor in (1e-3, 1))
@@ -85,7 +80,7 @@ def test_what_differs_more_is_new_sooner() -> None:
     assert not strong
 
 
-def test_a_file_from_before_answers_as_it_did() -> None:
+def test_a_file_from_before_answers_as_it_did():
     found = kinds.learn(*clusters(np.random.default_rng(0), 6))
     document = {k: v for k, v in found.kinds.to_dict().items() if k not in ("power", "share")}
     older = KindClassifier(Kinds.from_dict(json.loads(json.dumps(document))), found.tensor)
@@ -101,7 +96,7 @@ def test_a_file_from_before_answers_as_it_did() -> None:
             np.testing.assert_allclose([*answer.kind_p_values.values()], expected)
 
 
-def test_few_examples_state_what_they_can_promise() -> None:
+def test_few_examples_state_what_they_can_promise():
     values, labels = clusters(np.random.default_rng(0), 3)
     found = kinds.learn(values, labels, 0.05).kinds
     assert found.effective_error == 2 / 13
@@ -109,7 +104,7 @@ def test_few_examples_state_what_they_can_promise() -> None:
     assert "5.0% takes 39 examples" in found.describe()
 
 
-def test_a_kind_with_two_examples_is_passed_over() -> None:
+def test_a_kind_with_two_examples_is_passed_over():
     values, labels = clusters(np.random.default_rng(0), 4)
     assert kinds.learn(values[:-2], labels[:-2]).kinds.names == NAMES[:3]
     with pytest.raises(
@@ -120,7 +115,7 @@ def test_a_kind_with_two_examples_is_passed_over() -> None:
         kinds.learn(values, labels, 1.0)
 
 
-def test_order_and_unit_change_nothing() -> None:
+def test_order_and_unit_change_nothing():
     values, labels = clusters(np.random.default_rng(0), 6)
     order = np.random.default_rng(1).permutation(len(labels))
     tried = clusters(np.random.default_rng(2), 3)[0]
@@ -129,13 +124,13 @@ def test_order_and_unit_change_nothing() -> None:
     assert [answer.kinds for answer in one] == [answer.kinds for answer in other]
 
 
-def test_more_examples_than_folds() -> None:
+def test_more_examples_than_folds():
     values, labels = clusters(np.random.default_rng(0), 40)
     found = kinds.learn(values, labels).kinds
     assert len(found.distances) == 160 == sum(map(sum, found.confusion))
 
 
-def test_stored_and_read() -> None:
+def test_stored_and_read():
     found = kinds.learn(*clusters(np.random.default_rng(0), 5))
     text = json.dumps(found.kinds.to_dict())
     assert Kinds.from_dict(json.loads(text)) == found.kinds

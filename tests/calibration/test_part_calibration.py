@@ -1,7 +1,5 @@
 """Parts seen in several views: names, the p-value of a part, and its rate."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -22,11 +20,11 @@ NAMES = ("a", "b", "c")
         (r"\d+", None, "04.png", ("04", "view")),
     ],
 )
-def test_names_tell_part_and_view(part: str, view: str | None, name: str, expected: View) -> None:
+def test_names_tell_part_and_view(part, view, name, expected):
     assert PartPattern(part, view).parse(name) == expected
 
 
-def test_names_that_do_not_tell_are_named() -> None:
+def test_names_that_do_not_tell_are_named():
     with pytest.raises(InputError, match=r"--view '\(' is not a regular expression"):
         PartPattern("p", "(")
     with pytest.raises(InputError, match=r"x\.png: --part 'p\\d' matches nothing"):
@@ -40,14 +38,14 @@ def test_names_that_do_not_tell_are_named() -> None:
         PartPattern("p").part_numbers(["p1_a.png", "p2_a.png"])
 
 
-def drawn(rng: np.random.Generator, count: int, views: int) -> np.ndarray:
+def drawn(rng, count, views):
     """Scores whose views depend on each other and have scales of their own."""
     common = rng.normal(size=(count, 1))
     return np.exp(0.2 * (common + rng.normal(size=(count, views)))) * 3.0 ** np.arange(views)
 
 
 @pytest.mark.parametrize(("views", "count"), [(3, 20), (5, 20), (3, 60)])
-def test_the_rate_is_that_of_parts(views: int, count: int) -> None:
+def test_the_rate_is_that_of_parts(views, count):
     rng = np.random.default_rng([views, count])
     p_values, alarms = [], []
     for _ in range(1500):
@@ -62,7 +60,7 @@ def test_the_rate_is_that_of_parts(views: int, count: int) -> None:
     assert abs(np.mean(alarms) - rank / (count + 1)) < 4 * (0.05 / 1500) ** 0.5
 
 
-def test_a_defect_in_any_view_is_found_whatever_the_scale_of_its_scores() -> None:
+def test_a_defect_in_any_view_is_found_whatever_the_scale_of_its_scores():
     scores = drawn(np.random.default_rng(1), 30, 3)
     known = PartCalibration(("",) * 30, NAMES, scores, 0.05)
     for k, view in enumerate(NAMES):
@@ -72,7 +70,7 @@ def test_a_defect_in_any_view_is_found_whatever_the_scale_of_its_scores() -> Non
         assert (found.is_anomalous, found.worst, found.p_value) == (True, view, 1 / 31)
 
 
-def test_missing_views_are_compared_with_the_same_views_of_good_parts() -> None:
+def test_missing_views_are_compared_with_the_same_views_of_good_parts():
     views = [View(f"p{k}", view) for k in range(20) for view in NAMES][:-1]  # one picture is missing
     known = PartCalibration.from_views(views, np.arange(59.0) % 7, 0.05)
     assert np.isnan(known.scores).sum() == 1

@@ -1,7 +1,5 @@
 """What a model says about simulated defects: counts, intervals, words; damaged files."""
 
-from __future__ import annotations
-
 import copy
 import json
 
@@ -24,11 +22,11 @@ GOOD = Calibration(tuple(np.linspace(0.05, 1.0, 20)), tuple(np.linspace(0.05, 1.
 
 
 @pytest.fixture
-def found() -> DefectScores:
+def found():
     return DefectScores(SCORES, CONTRASTS, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.score_threshold)
 
 
-def test_intervals_are_wilsons() -> None:
+def test_intervals_are_wilsons():
     for count in (1, 2, 7, 40):
         for k in range(count + 1):
             oracle = stats.binomtest(k, count).proportion_ci(method="wilson")
@@ -37,7 +35,7 @@ def test_intervals_are_wilsons() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
-def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: DefectScores) -> None:
+def test_what_is_above_the_threshold_is_found_as_predictions_decide(found):
     for size, scores in SCORES.items():
         assert found.count_found(size) == (int(GOOD.is_anomalous(np.array(scores)).sum()), 4)
     assert found.count_found("small")[0] == 2  # NaN is anomalous
@@ -50,13 +48,13 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Defec
     assert said.endswith("real defects may be harder to find")
 
 
-def test_contrasts_that_were_not_drawn_are_not_told() -> None:
+def test_contrasts_that_were_not_drawn_are_not_told():
     scores, contrasts = {"small": (0.0,), "large": (1e9,)}, {"small": (8.0,), "large": (40.0,)}
     said = DefectScores(scores, contrasts, 1, 1.0, 0.05, GOOD.score_threshold).describe()
     assert "small 0 of 1 faint ones, large 1 of 1 (21% to 100%) clear ones;" in said
 
 
-def test_a_model_of_an_earlier_version_says_nothing_of_contrasts() -> None:
+def test_a_model_of_an_earlier_version_says_nothing_of_contrasts():
     found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.score_threshold)
     assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()
     assert found.describe().endswith("real defects may be harder to find")
@@ -66,7 +64,7 @@ def test_a_model_of_an_earlier_version_says_nothing_of_contrasts() -> None:
 
 
 @pytest.mark.parametrize("middle", [8.0, 16.0, 30.0])
-def test_the_contrast_from_which_on_half_are_found_is_where_they_begin_to_be(middle: float) -> None:
+def test_the_contrast_from_which_on_half_are_found_is_where_they_begin_to_be(middle):
     """Simulated answers, whose curve is known."""
     rng = np.random.default_rng(3)
     limits = []
@@ -84,7 +82,7 @@ def test_the_contrast_from_which_on_half_are_found_is_where_they_begin_to_be(mid
     assert np.quantile(limits, [0.05, 0.95]) == pytest.approx([middle, middle], rel=0.45)
 
 
-def test_no_limit_is_made_up() -> None:
+def test_no_limit_is_made_up():
     contrasts = tuple(4 * 16 ** np.linspace(0, 1, 12))
     every, nothing = ((score,) * 12 for score in (2.0, 0.0))
     found = DefectScores({"a": every, "b": nothing}, {"a": contrasts, "b": contrasts}, 3, 1.0, 0.05, 1.0)
@@ -96,7 +94,7 @@ def test_no_limit_is_made_up() -> None:
     assert "half" not in few.describe()
 
 
-def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
+def test_the_counts_follow_the_threshold(found):
     stricter = GOOD.with_rate(0.5)
     facts = {"other": 1, KEY: found.to_dict()}
     now = update_detection_facts(facts, stricter)
@@ -107,7 +105,7 @@ def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
     assert update_detection_facts({"other": 1}, stricter) == {"other": 1}
 
 
-def test_facts_keep_it_through_json(found: DefectScores) -> None:
+def test_facts_keep_it_through_json(found):
     scores, contrasts = (
         {"small": (0.2, 1.2), "large": (2.0, 3.0)},
         {"small": (8.0, 9.5), "large": (4.0, 64.0)},
@@ -125,7 +123,7 @@ def test_facts_keep_it_through_json(found: DefectScores) -> None:
     assert "measured in" not in (describe_detection({KEY: found.to_dict()}, GOOD) or "")
 
 
-def test_damaged_facts_are_as_none(found: DefectScores) -> None:
+def test_damaged_facts_are_as_none(found):
     good = {KEY: DefectScores({"small": (1.0,)}, {"small": (9.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
     earlier = copy.deepcopy(good)
     earlier[KEY]["threshold"] = earlier[KEY].pop("score_threshold")
@@ -153,7 +151,7 @@ def test_damaged_facts_are_as_none(found: DefectScores) -> None:
         (13, 29, 40, True),
     ],
 )
-def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count: int, warned: bool) -> None:
+def test_who_surely_misses_too_many_is_warned_of(medium, large, count, warned):
     """By what is not small, and only where so many defects tell."""
     scores = {"small": [0.0] * count}
     for size, found in (("medium", medium), ("large", large)):
@@ -170,7 +168,7 @@ def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count:
 
 
 @pytest.mark.parametrize("found", [0, 1, 3])
-def test_small_ones_that_are_surely_missed_are_warned_of_apart(found: int) -> None:
+def test_small_ones_that_are_surely_missed_are_warned_of_apart(found):
     scores = {"small": [2.0] * found + [0.0] * (3 - found), "medium": [2.0] * 3}
     said = DefectScores(scores, {}, 3, 1.0, 0.05, 1.0)
     assert said.warning() is None

@@ -1,7 +1,5 @@
 """The rule by which products are recognised."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +8,17 @@ import pytest
 from flawscope.calibration.recognition import GOOD_DISTANCE_FACTOR, ProductDescriptors, Recogniser
 
 
-def unit(*rows: list[float]) -> np.ndarray:
+def unit(*rows):
     made = np.array(rows, np.float32)
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def known(good: np.ndarray, groups: list[int] | None = None) -> ProductDescriptors:
+def known(good, groups=None):
     numbers = np.array(range(len(good)) if groups is None else groups, np.int32)
     return ProductDescriptors(good, numbers, good[:0], numbers[:0])
 
 
-def test_the_rule_of_recognition() -> None:
+def test_the_rule_of_recognition():
     angles = np.array([0.0, 0.01, 0.02, 0.03, 0.04])
     near = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
     one, other = known(near), known(near[:, [2, 0, 1]])
@@ -37,22 +35,22 @@ def test_the_rule_of_recognition() -> None:
     assert found[0].distances[0] == pytest.approx(0.005, rel=1e-3)
 
 
-def test_pictures_of_one_part_do_not_vouch_for_each_other() -> None:
+def test_pictures_of_one_part_do_not_vouch_for_each_other():
     base = unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])
     pairs = np.repeat(base, 2, axis=0)
     assert known(pairs).limit < known(pairs, [0, 0, 1, 1, 2, 2, 3, 3]).limit
 
 
-def test_defective_parts_widen_the_limit() -> None:
+def test_defective_parts_widen_the_limit():
     good = unit([1, 0], [1, 0.01], [1, 0.02], [1, 0.03])
     far = replace(known(good), defective=unit([1, 0.2]), carriers=np.array([0], np.int32))
     assert far.limit > 0.17 * 1.2 > known(good).limit
 
 
-def test_a_product_that_varies_much_swallows_no_other() -> None:
+def test_a_product_that_varies_much_swallows_no_other():
     rng = np.random.default_rng(0)
 
-    def known(spread: float) -> ProductDescriptors:
+    def known(spread):
         good = np.eye(64, dtype=np.float32)[0] + rng.normal(size=(20, 64)).astype(np.float32) * spread
         good /= np.linalg.norm(good, axis=1, keepdims=True)
         return ProductDescriptors(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))

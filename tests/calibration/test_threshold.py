@@ -1,7 +1,5 @@
 """Conformal p-values and what follows from them, against the literal definitions and by simulation."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -18,7 +16,7 @@ from flawscope.errors import InputError
 RATES = "0.5 0.29 0.2 0.1 0.05 0.03 0.01 0.001 0.999 0.999999999999".split()  # noqa: SIM905
 
 
-def calibration(scores, rate: float = 0.05, maxima=None) -> Calibration:
+def calibration(scores, rate=0.05, maxima=None):
     scores = tuple(float(s) for s in scores)
     maxima = scores if maxima is None else tuple(float(m) for m in maxima)
     return Calibration(scores=scores, map_maxima=maxima, map_level=0.0, rate=rate)
@@ -28,7 +26,7 @@ def calibration(scores, rate: float = 0.05, maxima=None) -> Calibration:
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 19, 60])
-def test_p_value_is_the_literal_conformal_formula_also_at_ties(n: int) -> None:
+def test_p_value_is_the_literal_conformal_formula_also_at_ties(n):
     rng = np.random.default_rng(n)
     scores = rng.integers(0, 6, n) / 2  # few distinct values: ties among them and with the queries
     queries = np.concatenate([np.arange(-1, 5, 0.25), scores, [-math.inf, math.inf]])
@@ -37,7 +35,7 @@ def test_p_value_is_the_literal_conformal_formula_also_at_ties(n: int) -> None:
     assert calibration(scores).p_values(5.0).shape == ()
 
 
-def test_without_ties_the_share_is_exactly_what_the_formula_says() -> None:
+def test_without_ties_the_share_is_exactly_what_the_formula_says():
     """P(p <= k/(n+1)) = k/(n+1): not only bounded, the threshold wastes nothing."""
     rng = np.random.default_rng(8)
     draws = rng.random((4000, 20))
@@ -49,7 +47,7 @@ def test_without_ties_the_share_is_exactly_what_the_formula_says() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 19, 200])
-def test_severity_is_the_way_above_the_score_threshold_in_spreads_of_good_pictures(n: int) -> None:
+def test_severity_is_the_way_above_the_score_threshold_in_spreads_of_good_pictures(n):
     rng = np.random.default_rng(n)
     scores, maxima = rng.normal(5, 2, n), rng.normal(6, 1, n)
     made = Calibration(tuple(scores), tuple(maxima), map_level=1.0, rate=0.1)
@@ -60,7 +58,7 @@ def test_severity_is_the_way_above_the_score_threshold_in_spreads_of_good_pictur
     np.testing.assert_allclose(made.severity(queries), expected)
 
 
-def test_severity_is_above_zero_exactly_where_a_picture_is_anomalous() -> None:
+def test_severity_is_above_zero_exactly_where_a_picture_is_anomalous():
     rng = np.random.default_rng(3)
     made = calibration(rng.integers(0, 9, 30), 0.1)
     queries = np.concatenate([made.scores, rng.normal(5, 4, 200)])
@@ -71,7 +69,7 @@ def test_severity_is_above_zero_exactly_where_a_picture_is_anomalous() -> None:
 
 
 @pytest.mark.parametrize("scores", [[2.0], [2.0, 2.0], [0.0] * 30])
-def test_equal_scores_have_a_spread_too(scores: list[float]) -> None:
+def test_equal_scores_have_a_spread_too(scores):
     made = calibration(scores)
     assert made.spread > 0
     assert 0 < float(made.severity(scores[0] + 1)) < math.inf
@@ -83,7 +81,7 @@ def test_equal_scores_have_a_spread_too(scores: list[float]) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 9, 19, 20, 99, 199])
 @pytest.mark.parametrize("rate", RATES)
-def test_anomalous_is_p_at_most_the_effective_rate_for_every_rate(n: int, rate: str) -> None:
+def test_anomalous_is_p_at_most_the_effective_rate_for_every_rate(n, rate):
     """Counted in exact fractions, so that 0.05 * 20 cannot come out as 0.999."""
     rng = np.random.default_rng(n)
     effective = max(Fraction(rate), Fraction(1, n + 1))
@@ -95,7 +93,7 @@ def test_anomalous_is_p_at_most_the_effective_rate_for_every_rate(n: int, rate: 
             assert bool(made.is_anomalous(query)) == (query > made.score_threshold)
 
 
-def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
+def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima():
     rng = np.random.default_rng(1)
     scores, maxima = rng.random(60), rng.random(60) * 5
     made = calibration(scores, 0.1, maxima)
@@ -106,7 +104,7 @@ def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
 @pytest.mark.parametrize(
     ("n", "share"), [(19, 1 / 20), (30, 1 / 31), (38, 1 / 39), (39, 2 / 40), (18, 1 / 19)]
 )
-def test_what_is_promised_is_the_share_expected_above_the_threshold(n: int, share: float) -> None:
+def test_what_is_promised_is_the_share_expected_above_the_threshold(n, share):
     made = calibration(range(n))
     assert made.expected_rate == share
     assert f": {share:.1%} (" in made.promise()
@@ -116,7 +114,7 @@ def test_what_is_promised_is_the_share_expected_above_the_threshold(n: int, shar
     assert np.mean(above) == pytest.approx(share)
 
 
-def test_five_percent_needs_nineteen_pictures() -> None:
+def test_five_percent_needs_nineteen_pictures():
     assert [calibration(range(n)).pictures_missing for n in (1, 18, 19, 20)] == [18, 1, 0, 0]
     assert calibration(range(18)).effective_rate == 1 / 19
     assert calibration(range(19)).effective_rate == 0.05
@@ -126,25 +124,25 @@ def test_five_percent_needs_nineteen_pictures() -> None:
     assert "more would do" not in calibration(range(19)).promise()
 
 
-def test_a_score_that_is_no_number_is_never_called_good() -> None:
+def test_a_score_that_is_no_number_is_never_called_good():
     made = calibration(range(30))
     assert made.is_anomalous(math.nan)
     assert made.p_values(math.nan) == 1 / 31
 
 
-def test_the_mask_threshold_lies_in_the_middle_of_the_colours() -> None:
+def test_the_mask_threshold_lies_in_the_middle_of_the_colours():
     made = Calibration((1.0, 2.0), (3.0, 4.0), map_level=1.0)
     low, high = made.colour_range
     assert (low, (low + high) / 2) == (1.0, made.mask_threshold)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 1e9])
-def test_the_colour_range_is_never_empty(level: float) -> None:
+def test_the_colour_range_is_never_empty(level):
     low, high = Calibration((0.0,), (level,), map_level=level + 5).colour_range
     assert low < high
 
 
-def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians() -> None:
+def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians():
     maxima, medians = np.array([2.0, 7.0, 9.0], np.float32), (m for m in (2.0, 0.0, 9.0))
     made = from_values(np.array([1.0, 2.0, 3.0]), maxima, medians, rate=0.2, method="test")
     assert made.map_maxima == (2.0, 7.0, 9.0)
@@ -156,7 +154,7 @@ def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians() -> 
 # ---------------------------------------------------------------------------------------------------- JSON
 
 
-def test_json_round_trip_is_exact() -> None:
+def test_json_round_trip_is_exact():
     rng = np.random.default_rng(3)
     made = Calibration(
         tuple(rng.random(25)), tuple(rng.random(25)), 0.1, 0.03, "held out", "onnx", "fp16"
@@ -167,7 +165,7 @@ def test_json_round_trip_is_exact() -> None:
 @pytest.mark.parametrize(
     ("scores", "seen"), [((2.0,), "one good picture"), ((2.0, 3.0), "2 good pictures of")]
 )
-def test_where_nothing_is_promised_it_is_said_and_kept(scores: tuple[float, ...], seen: str) -> None:
+def test_where_nothing_is_promised_it_is_said_and_kept(scores, seen):
     made = replace(calibration(scores), promised=False)
     assert f"no promise: {seen}" in made.promise()
     assert f"{1 / (len(scores) + 1):.2g}" in made.promise()
@@ -181,7 +179,7 @@ GOOD = calibration((1, 2, 3)).to_dict()
 
 
 @pytest.mark.parametrize("key", sorted(GOOD))
-def test_a_missing_entry_is_named(key: str) -> None:
+def test_a_missing_entry_is_named(key):
     with pytest.raises(InputError, match=key):
         Calibration.from_dict({k: v for k, v in GOOD.items() if k != key})
 
@@ -197,13 +195,13 @@ def test_a_missing_entry_is_named(key: str) -> None:
     ],
     ids=str,
 )
-def test_damaged_entries_are_input_errors(change: dict) -> None:
+def test_damaged_entries_are_input_errors(change):
     with pytest.raises(InputError):
         Calibration.from_dict({**GOOD, **change})
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.05, 5, math.nan])
-def test_senseless_rates_are_refused(rate: float) -> None:
+def test_senseless_rates_are_refused(rate):
     with pytest.raises(InputError, match="rate"):
         calibration((1, 2, 3)).with_rate(rate)
 
@@ -212,7 +210,7 @@ def test_senseless_rates_are_refused(rate: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_planted_outliers_come_first(seed: int) -> None:
+def test_planted_outliers_come_first(seed):
     rng = np.random.default_rng(seed)
     scores = np.exp(0.1 * rng.standard_normal(60))
     planted = rng.choice(60, 3, replace=False)
@@ -223,7 +221,7 @@ def test_planted_outliers_come_first(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "most"), [(20, 1 / 90), (50, 1 / 250), (200, 1 / 700), (1000, 1 / 1500)])
-def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n: int, most: float) -> None:
+def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n, most):
     rng = np.random.default_rng(n)
     runs = 40_000 // n
     for draw in (rng.standard_normal((runs, n)) * 0.1, np.log(1 + 0.1 * rng.standard_normal((runs, n)))):
@@ -231,13 +229,13 @@ def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n: int, most: f
         assert flagged / draw.size <= most
 
 
-def test_few_equal_or_zero_scores_accuse_nobody() -> None:
+def test_few_equal_or_zero_scores_accuse_nobody():
     for scores in ([], [5.0], [1.0, 1.0, 99.0], [2.0] * 30, [0.0] * 10):
         assert len(find_suspects(np.array(scores))) == 0
     assert upper_fence(np.array([1.0, 2.0, 3.0])) == math.inf
 
 
-def test_outlines_are_at_a_share_of_the_height_in_new_models_only() -> None:
+def test_outlines_are_at_a_share_of_the_height_in_new_models_only():
     new = from_values([1.0, 2.0], [3.0, 4.0], [0.0, 0.0])
     assert 0 < new.outline < 1
     assert Calibration.from_dict(json.loads(json.dumps(new.to_dict()))) == new

@@ -1,7 +1,5 @@
 """Pictures of one part are one unit: the promise holds over units, by the literal formula and by chance."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 
@@ -17,7 +15,7 @@ from flawscope.calibration.threshold import Calibration, envelope, from_values
 from flawscope.errors import InputError
 
 
-def calibration(scores, units=(), rate: float = 0.05, **more) -> Calibration:
+def calibration(scores, units=(), rate=0.05, **more):
     scores = tuple(map(float, scores))
     return Calibration(scores, scores, 0.0, rate, units=tuple(units), **more)
 
@@ -33,7 +31,7 @@ def grouped(draw):
 
 @given(grouped(), st.sampled_from(["0.5", "0.29", "0.2", "0.1", "0.05", "0.01"]))
 @settings(deadline=None)
-def test_p_values_and_decisions_are_the_literal_formula_in_exact_fractions(scored, rate) -> None:
+def test_p_values_and_decisions_are_the_literal_formula_in_exact_fractions(scored, rate):
     scores, units = scored
     made, members = calibration(scores, units, float(rate)), {}
     for score, unit in zip(scores, units, strict=True):
@@ -48,7 +46,7 @@ def test_p_values_and_decisions_are_the_literal_formula_in_exact_fractions(score
 
 @given(grouped())
 @settings(deadline=None)
-def test_the_rate_is_kept_over_units(scored) -> None:
+def test_the_rate_is_kept_over_units(scored):
     """Each unit in turn is the new one, and one of its pictures is drawn by chance: however many pictures the
     others have, it is called anomalous at most as often as is promised."""
     scores, units = scored
@@ -67,7 +65,7 @@ def test_the_rate_is_kept_over_units(scored) -> None:
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.sampled_from([0.05, 0.2, 0.5]))
 @settings(deadline=None)
-def test_pictures_that_are_units_each_answer_as_they_did(scores, rate) -> None:
+def test_pictures_that_are_units_each_answer_as_they_did(scores, rate):
     """To the last digit, and in any order of the numbers: earlier files have none."""
     plain, numbered = calibration(scores, (), rate), calibration(scores, range(len(scores)), rate)
     queries = np.arange(-1, 11, 0.5)
@@ -83,7 +81,7 @@ def test_pictures_that_are_units_each_answer_as_they_did(scores, rate) -> None:
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("parts", "pictures"), [(4, 6), (5, 20), (20, 3)])
-def test_new_parts_are_called_anomalous_as_often_as_promised(parts, pictures, correlation) -> None:
+def test_new_parts_are_called_anomalous_as_often_as_promised(parts, pictures, correlation):
     """Before, the pictures were counted: 5 parts of 20 pictures gave 7 % and 12 % where 5 % was promised."""
     rng = np.random.default_rng([parts, pictures, int(10 * correlation)])
     units = np.repeat(np.arange(parts), pictures)
@@ -99,7 +97,7 @@ def test_new_parts_are_called_anomalous_as_often_as_promised(parts, pictures, co
     assert binom(1000, promised).sf(alarms - 1) > 1e-3
 
 
-def test_a_file_without_units_is_as_before_and_one_with_units_keeps_them() -> None:
+def test_a_file_without_units_is_as_before_and_one_with_units_keeps_them():
     plain, grouped_ = calibration([1, 2, 3]), calibration([1, 2, 3], [4, 4, 7])
     assert "units" not in plain.to_dict()
     assert Calibration.from_dict(grouped_.to_dict()) == grouped_
@@ -108,7 +106,7 @@ def test_a_file_without_units_is_as_before_and_one_with_units_keeps_them() -> No
         calibration([1, 2], [0])
 
 
-def test_an_extended_model_takes_no_new_part_for_an_old_one() -> None:
+def test_an_extended_model_takes_no_new_part_for_an_old_one():
     old, new = calibration([1, 2, 3], [0, 0, 1], miscounted=0), calibration([4, 5], [0, 0])
     both = new.after(old)
     assert both.scores == (1, 2, 3, 4, 5)
@@ -117,13 +115,13 @@ def test_an_extended_model_takes_no_new_part_for_an_old_one() -> None:
     assert calibration([4]).after(old).unit_count == 3
 
 
-def test_a_miscounted_picture_is_of_its_part() -> None:
+def test_a_miscounted_picture_is_of_its_part():
     made = calibration([1, 2, 3], [0, 1, 1, 1], 0.5, miscounted=1)
     assert made.unit_count == 2
     assert float(made.p_values(9)) == pytest.approx((1 + 1 / 3) / 3)
 
 
-def test_an_envelope_over_lights_is_never_below_any_light() -> None:
+def test_an_envelope_over_lights_is_never_below_any_light():
     rng = np.random.default_rng(0)
     values, units = rng.normal(size=(12, 3)), [k // 3 for k in range(12)]
     made = calibration(envelope(values, units), units)
@@ -144,11 +142,11 @@ DEFECTS = DefectScores(
 )
 
 
-def spread(*more: float) -> list[float]:
+def spread(*more):
     return [*np.linspace(2, 4, 18), *more]
 
 
-def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_without_it() -> None:
+def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_without_it():
     names = [f"{k}.png" for k in range(19)]
     note = sole_note(calibration(spread(7.5)), names)
     assert note is not None
@@ -160,7 +158,7 @@ def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_wit
     assert "without it 4;" in note
 
 
-def test_what_is_as_far_out_as_defects_is_refused_unless_told_otherwise() -> None:
+def test_what_is_as_far_out_as_defects_is_refused_unless_told_otherwise():
     names = [f"{k}.png" for k in range(20)]
     for more in ((40.0,), (40.0, 60.0), (10.5,)):
         odd = calibration(spread(*more))
@@ -175,7 +173,7 @@ def test_what_is_as_far_out_as_defects_is_refused_unless_told_otherwise() -> Non
         )
 
 
-def test_too_few_units_do_not_replace_a_calibration_of_more() -> None:
+def test_too_few_units_do_not_replace_a_calibration_of_more():
     before = calibration(range(33))
     for few in (
         calibration([17]),
@@ -189,19 +187,19 @@ def test_too_few_units_do_not_replace_a_calibration_of_more() -> None:
     check_enough(calibration(range(5)), calibration(range(5)), 0, force=False)
 
 
-def test_a_model_that_finds_few_defects_without_the_picture_does_not_blame_it() -> None:
+def test_a_model_that_finds_few_defects_without_the_picture_does_not_blame_it():
     weak = DefectScores({"small": (1.0,), "middle": (3.0, 3.5)}, {}, 3, 1.0, 0.05, 5.0)
     odd = calibration(spread(7.5))
     assert odd.far_out()
     assert check_defect_like(odd, [f"{k}.png" for k in range(19)], weak, force=False) == []
 
 
-def test_a_rate_that_nothing_can_promise_needs_a_finite_number_of_pictures() -> None:
+def test_a_rate_that_nothing_can_promise_needs_a_finite_number_of_pictures():
     for rate in (5e-324, 1e-310, 1e-13):
         assert calibration(spread()).with_rate(rate).pictures_missing > 1e9
 
 
-def test_scores_that_are_too_low_for_unseen_pictures_are_noted() -> None:
+def test_scores_that_are_too_low_for_unseen_pictures_are_noted():
     """The chance that all of n new scores lie below the a highest of K earlier ones, by counting."""
     before = calibration(range(20))
     note = learnt_note(calibration([8.5] * 10), before)

@@ -1,7 +1,6 @@
 """Commands called in this process."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 
 @pytest.fixture
-def mixed(drawn: Path, tmp_path: Path) -> Path:
+def mixed(drawn, tmp_path):
     """A folder as it comes: good, defective, several in a file, a video, a note, and what has no suffix."""
     folder = tmp_path / "mixed"
     folder.mkdir()

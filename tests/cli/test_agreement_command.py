@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -13,11 +12,9 @@ from brightness import HOSTILE, draw, model
 from flawscope.artefact.model_file import write
 from flawscope.results.table import TableWriter
 
-pytest.importorskip("jinja2")
-
 
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
+def table(tmp_path):
     path = tmp_path / "trials.csv"
     lines = ["part,appraiser,trial,decision,reference", *map(",".join, aiag.rows())]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

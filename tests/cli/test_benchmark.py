@@ -11,7 +11,6 @@ SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
 
 @pytest.mark.slow
 def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(run, drawn, tmp_path):
-    pytest.importorskip("torch")
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(drawn / "plate", root / "plate")
     shutil.copytree(drawn / "plate", root / "wood")

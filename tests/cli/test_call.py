@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,13 +16,13 @@ from flawscope.cli.common import format_table
 from flawscope.errors import FlawscopeError, InputError
 
 
-def shell(code: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+def shell(code, **settings):
     """A process that runs this with `main` at hand."""
     words = [sys.executable, "-c", f"import sys\nfrom flawscope.cli import main, models\n{code}"]
     return subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=120, **settings)
 
 
-def one_line(found: tuple[int, str, str]) -> str:
+def one_line(found):
     """The error: exactly one line on stderr, nothing on stdout."""
     _, printed, said = found
     assert printed == ""
@@ -58,7 +57,7 @@ FIT = ["fit", "--data", "DATA", "--out", "OUT.safetensors"]
 SIMULATE = ["simulate", "--data", "PICTURES", "--out", "OUT"]
 BENCHMARK = ["benchmark", "--data", "DATA", "--out", "OUT"]
 EAD, PRN = ["--method", "efficientad"], ["--method", "prnet"]
-WRONG: list[tuple[list[str], str]] = [
+WRONG = [
     (["evalute"], "did you mean evaluate?"),
     # options: also before a required one is missed, and abbreviations are none
     (["fit", "--dat", "x", "--out", "m.safetensors"], "did you mean --data?"),
@@ -224,7 +223,7 @@ def test_the_module_is_the_command_and_a_closed_stdout_is_no_error():
 
 
 @pytest.fixture
-def core(monkeypatch: pytest.MonkeyPatch) -> None:
+def core(monkeypatch):
     """As if torch were not installed, and nothing of it had been asked for."""
     for name in [name for name in sys.modules if name.startswith("flawscope.fitting")]:
         monkeypatch.delitem(sys.modules, name)

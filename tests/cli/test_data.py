@@ -112,8 +112,6 @@ def test_a_demo_may_only_be_drawn(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_demo_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, tmp_path, monkeypatch):
     """With the pictures that a user gets, which the network sees smaller."""
-    for library in ("torch", "matplotlib", "jinja2"):
-        pytest.importorskip(library)
     from flawscope.methods.patchcore import Config
 
     monkeypatch.setattr(Config, "sizes", ((64, 64),))

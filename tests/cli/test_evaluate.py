@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -17,9 +16,6 @@ from flawscope.cli.evaluate import _several_text
 from flawscope.errors import FlawscopeError
 from flawscope.results.folder import PictureWriter
 from flawscope.results.table import read_table
-
-for library in ("torch", "matplotlib", "jinja2"):
-    pytest.importorskip(library)
 
 PLAIN = ["--maps", "none"]
 DATA = ("bottle", "cable", "carpet", "plate")
@@ -125,7 +121,7 @@ assert main(["evaluate", {str(onnx_path)!r}, "--data", {str(drawn)!r}, "--quiet"
 
 
 @pytest.fixture
-def root(drawn: Path, tmp_path: Path) -> Path:
+def root(drawn, tmp_path):
     """Cables lack their masks."""
     for name in DATA:
         shutil.copytree(drawn / "plate", tmp_path / "data" / name)
@@ -134,7 +130,7 @@ def root(drawn: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def models(model_path: Path, tmp_path: Path) -> Path:
+def models(model_path, tmp_path):
     """One for each but the carpet."""
     (tmp_path / "models").mkdir()
     for name in DATA:
@@ -151,7 +147,7 @@ def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_oth
     code, printed, said = run(*call)
     assert code == 1
     assert "carpet: failed: " in said
-    document: dict[str, Any] = json.loads(printed)
+    document = json.loads(printed)
     assert list(document["failed"]) == ["carpet"]
     found = {name: one["metrics"] for name, one in document["categories"].items()}
     assert list(found) == ["bottle", "cable", "plate"]

@@ -5,17 +5,13 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-
 from flawscope.artefact.model_file import read_manifest
-from flawscope.datasets import Dataset
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
@@ -130,7 +126,7 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     for name in ("bottle", "carpet", "plate"):
         for place in ("train/good/0.png", "test/good/0.png", "test/dent/0.png"):
             path = tmp_path / "data" / name / place
@@ -140,11 +136,11 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> list[dict[str, Any]]:
+def fits(monkeypatch, model_path):
     """What `fitting.fit` is called with; the carpet fails."""
-    calls: list[dict[str, Any]] = []
+    calls = []
 
-    def fit(dataset: Dataset, **given: Any) -> Any:
+    def fit(dataset, **given):
         calls.append({"category": dataset.category, **given})
         if dataset.category == "carpet":
             raise InputError("the carpet\nis worn")
@@ -154,7 +150,7 @@ def fits(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> list[dict[str, An
     return calls
 
 
-def categories(calls: list[dict[str, Any]]) -> list[str]:
+def categories(calls):
     return [call["category"] for call in calls]
 
 

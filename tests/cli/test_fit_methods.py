@@ -8,8 +8,6 @@ from unittest.mock import Mock
 
 import pytest
 
-pytest.importorskip("torch")
-
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import open_dataset
 from flawscope.datasets.seen_defects import draw_seen
@@ -22,15 +20,13 @@ PRN = ["--method", "prnet", "--size", "64", "--set", "width=0.25", "--set", "bat
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """Three good pictures. Read only."""
     return draw_dataset(tmp_path_factory.mktemp("three"), train=3, good=0, bad_per_kind=0, size=256, seed=3)
 
 
 @pytest.fixture
-def efficientad(
-    data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str | Path]:
+def efficientad(data, teacher_path, tmp_path, monkeypatch):
     """A quick call, with a checkpoint after every step."""
     monkeypatch.setattr(
         "flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0)

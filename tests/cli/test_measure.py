@@ -4,7 +4,6 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from flawscope.cli import measure
 @pytest.mark.slow
 def test_measures_each_combination_and_names_those_that_fail(run, model_path, drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ROUNDS", 1)
-    call: list[Any] = ["measure", model_path, "--data", drawn, "--engines", "torch,onnxruntime"]
+    call = ["measure", model_path, "--data", drawn, "--engines", "torch,onnxruntime"]
     call += ["--threads", "1", "--json", "--out", tmp_path, "--quiet"]
     code, printed, _ = run(*call)
     torch, onnx = json.loads(printed)["rows"]
@@ -37,7 +36,7 @@ def test_models_of_the_same_name_are_exported_apart(model_path, tmp_path, monkey
     monkeypatch.setattr(
         "flawscope.export.export.export", lambda model, out, **_: Path(out).write_text(str(model))
     )
-    asked: dict[str, Any] = {"threads": [1], "engines": ["onnxruntime"], "precisions": ["fp32"]}
+    asked = {"threads": [1], "engines": ["onnxruntime"], "precisions": ["fp32"]}
     asked |= {"batches": [1], "data": None, "category": None, "quiet": True, "debug": False}
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -4,9 +4,7 @@ is learnt from or judged."""
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,22 +12,20 @@ from PIL import Image, ImageOps
 
 from flawscope.pictures.preprocess import Preprocess
 
-pytest.importorskip("torch")
 
-
-def _swapped(mask: Image.Image, path: Path) -> None:
+def _swapped(mask, path):
     """A palette whose first colour is the defect's."""
     image = Image.fromarray((np.asarray(mask) == 0).astype(np.uint8), "P")
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.save(path)
 
 
-def _transparent(mask: Image.Image, path: Path) -> None:
+def _transparent(mask, path):
     marked = (np.asarray(mask) > 0).astype(np.uint8)
     Image.fromarray(np.dstack([255 - marked, marked * 0, marked * 0, marked * 255])).save(path)
 
 
-FORMS: dict[str, tuple[str, Callable[[Image.Image, Path], Any]]] = {
+FORMS = {
     "beside": ("test/{kind}/{stem}_mask.png", lambda mask, path: mask.save(path)),
     "below": ("test/{kind}/labels/{stem}.png", lambda mask, path: mask.save(path)),
     "a palette": ("ground_truth/{kind}/{stem}.png", _swapped),
@@ -45,10 +41,10 @@ FORMS: dict[str, tuple[str, Callable[[Image.Image, Path], Any]]] = {
 
 
 @pytest.fixture
-def rearranged(drawn: Path, tmp_path: Path) -> Callable[[str], Path]:
+def rearranged(drawn, tmp_path):
     """rearranged(form): the drawn data set with its masks in this form, and black ones of good pictures."""
 
-    def make(form: str) -> Path:
+    def make(form):
         root, (place, write) = tmp_path / "data/plate", FORMS[form]
         shutil.copytree(drawn / "plate", root)
         shutil.rmtree(root / "ground_truth")
@@ -129,7 +125,7 @@ def test_what_is_odd_about_masks_is_told(run, rearranged, model_path, tmp_path):
     )
     from flawscope.fitting.training_pictures import read_defects
 
-    said: list[str] = []
+    said = []
     pictures = [(inverted.with_name(picture), [inverted])]
     read_defects(pictures, Preprocess(size=(64, 64)), None, said.append)
     assert len(said) == 1

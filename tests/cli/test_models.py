@@ -10,8 +10,6 @@ from PIL import Image
 from flawscope.artefact.model_file import read, read_manifest, write
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
-pytest.importorskip("torch")
-
 
 def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, model_path, drawn, tmp_path):
     old = read_manifest(model_path).calibration

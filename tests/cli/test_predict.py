@@ -21,17 +21,15 @@ from flawscope.results.prediction import MismatchDetector
 from flawscope.results.table import TableWriter, read_table
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-pytest.importorskip("torch")
-
 PLAIN = ["--maps", "none"]
 
 
-def names_of(printed: str) -> list[str]:
+def names_of(printed):
     return [Path(json.loads(line)["path"]).name for line in printed.splitlines()]
 
 
 @pytest.fixture
-def batch(mixed: Path) -> Path:
+def batch(mixed):
     """A folder with a good picture, a defective one, and one that is none."""
     for path in mixed.iterdir():
         if path.name not in ("a.png", "b.png"):

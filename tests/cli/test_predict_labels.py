@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,9 @@ from flawscope.datasets import open_dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.datasets.seen_defects import list_seen
 
-pytest.importorskip("torch")
-
 
 @pytest.fixture
-def root(drawn: Path, tmp_path: Path) -> Path:
+def root(drawn, tmp_path):
     """good/ and bad/KIND/images/ without masks."""
     root = tmp_path / "part"
     (root / "bad").mkdir(parents=True)
@@ -28,7 +25,7 @@ def root(drawn: Path, tmp_path: Path) -> Path:
     return root
 
 
-def through_tool(form: str, out: Path, root: Path) -> int:
+def through_tool(form, out, root):
     """Imports the labels into a tool, accepts all, and exports them: scores are lost on the way. Returns the
     number of regions."""
     if form == "coco":

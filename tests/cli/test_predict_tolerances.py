@@ -18,7 +18,7 @@ FILE = "version: 7\npicture: [32, 32]\nrules:\n  - {kind: any, length: 1.2, zone
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """A good picture, and one with a square of 8 x 8 pixels at the upper left."""
     monkeypatch.setattr("flawscope.cli.common.load_model", lambda args, path: model())
     monkeypatch.setattr(drawing, "draw_note", lambda picture, words: picture)  # covers so small a picture
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def outlines(path: Path) -> set[tuple[int, ...]]:
+def outlines(path):
     """Colours of outlines in an overlay."""
     pixels = {tuple(pixel) for pixel in np.asarray(Image.open(path)).reshape(-1, 3).tolist()}
     return pixels & {WITHIN_COLOUR, OUTLINE_COLOUR}

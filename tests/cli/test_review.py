@@ -1,7 +1,5 @@
 """The command `review`: what it serves, and what it says."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,13 +8,11 @@ from flawscope.cli import main
 from flawscope.results.review import DEFECT, GOOD
 from flawscope.results.review.server import ReviewServer
 
-pytest.importorskip("jinja2")
-
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def results(model_path: Path, tmp_path: Path, capsys: Capture) -> Path:
+def results(model_path, tmp_path, capsys):
     """Of three pictures of noise, which no model takes for good parts."""
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
@@ -29,11 +25,11 @@ def results(model_path: Path, tmp_path: Path, capsys: Capture) -> Path:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[ReviewServer]:
+def served(monkeypatch):
     """The person decides at once: the first picture is fine, the second a defect."""
-    seen: list[ReviewServer] = []
+    seen = []
 
-    def serve(review: ReviewServer) -> None:
+    def serve(review):
         seen.append(review)
         review.server.server_close()
         for number, decision in enumerate((GOOD, DEFECT)):

@@ -3,30 +3,25 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-pytest.importorskip("torch")
 
 from flawscope.artefact import model_file, router_file
 from flawscope.cli import fit_one, main
 from flawscope.errors import InputError
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 SMALL = ("--size", "64", "--set", "cap=300", "--device", "cpu", "--no-check", "--quiet")
 
 
 @pytest.fixture(scope="module")
-def pictures(shared: Shared) -> Path:
+def pictures(shared):
     """A data set of two products, and a folder of pictures of both and of something else. Read only."""
 
-    def fill(root: Path) -> None:
+    def fill(root):
         for name in ("fabric", "plate"):
             draw_dataset(root / "data", category=name, train=8, good=2, bad_per_kind=1, size=96, seed=1)
             source = root / "data" / name / "test/good/000.png"
@@ -39,10 +34,10 @@ def pictures(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="module")
-def line(pictures: Path, shared: Shared) -> Path:
+def line(pictures, shared):
     """A joint model of both products, fitted by the command. Read only."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         call = ["fit", "--data", str(pictures / "data"), "--category", "all", "--joint"]
         assert main([*call, "--out", str(folder / "line.safetensors"), *SMALL]) == 0
 

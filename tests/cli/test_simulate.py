@@ -1,7 +1,6 @@
 """`flawscope simulate`: what it writes, what it prints, and how a wrong call is reported."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +9,14 @@ from PIL import Image
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
-def save(path: Path, pixels: np.ndarray) -> Path:
+def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
 
 
 @pytest.fixture
-def good(tmp_path: Path) -> Path:
+def good(tmp_path):
     """Four good pictures."""
     rng = np.random.default_rng(0)
     for k in range(4):
@@ -26,7 +25,7 @@ def good(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def seen(tmp_path: Path) -> Path:
+def seen(tmp_path):
     """Two defective pictures with masks."""
     rng = np.random.default_rng(1)
     for k in range(2):
@@ -36,7 +35,7 @@ def seen(tmp_path: Path) -> Path:
     return tmp_path / "seen"
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
+def read(folder):
     return {
         path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in folder.rglob("*.png")
     }

@@ -3,8 +3,6 @@
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +20,7 @@ class Nodes:
         workers: the two nodes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         from ray.cluster_utils import Cluster
 
         with socket.socket() as free:
@@ -34,19 +32,19 @@ class Nodes:
         self.workers: list[Any] = []
         self.restore()
 
-    def lose(self, node: Any = None) -> None:
+    def lose(self, node=None):
         """A node, the first one if none is named, at once and with all that runs on it. `restore` it."""
         lost = node or self.workers[0]
         self.workers.remove(lost)
         self.ray.remove_node(lost, allow_graceful=False)
 
-    def restore(self) -> None:
+    def restore(self):
         """Another node joins for each that was lost. Ray wants this in the main thread."""
         while len(self.workers) < 2:
             self.workers.append(self.ray.add_node(num_cpus=1, object_store_memory=STORE))
         self.ray.wait_for_nodes()
 
-    def processes(self, title: str = "", node: Any = None) -> list[int]:
+    def processes(self, title="", node=None):
         """The numbers of processes whose title holds these words, on one node or all."""
         import psutil
 
@@ -62,7 +60,7 @@ class Nodes:
         return sorted(found)
 
     @staticmethod
-    def until(ready: Callable[[], Any], seconds: float = 300) -> Any:
+    def until(ready, seconds=300):
         """What `ready` gives as soon as it is something."""
         deadline = time.monotonic() + seconds
         while not (found := ready()):
@@ -72,16 +70,15 @@ class Nodes:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Nodes]:
+def cluster():
     """One for all tests: who loses a node restores it."""
-    pytest.importorskip("ray")
     made = Nodes()
     yield made
     made.ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory):
     """Root with "plate", of which a picture is torn, and "broken", whose pictures cannot be read."""
     root = tmp_path_factory.mktemp("two")
     draw_dataset(root, category="plate", train=6, good=3, bad_per_kind=1, size=64, seed=2)

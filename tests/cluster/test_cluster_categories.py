@@ -2,28 +2,23 @@
 
 import os
 import re
-from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("ray")
-pytest.importorskip("torch")
-
 from flawscope.artefact import model_file
-from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
 
 # of a manifest's facts, what depends on when and where a model was fitted
 PASSING = {"seconds", "seconds_total", "memory_peak", "memory_predicted", "summary"}
 
 
-def manifest(model: Artefact) -> dict[str, Any]:
+def manifest(model):
     facts = {k: v for k, v in model.manifest.facts.items() if k not in PASSING}
     return {**vars(model.manifest), "facts": facts}
 
 
-def at_the_end(said: str) -> list[str]:
+def at_the_end(said):
     """The lines of the table, without the times, and what was skipped."""
     lines = said.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("category  model")) :]

@@ -2,29 +2,25 @@
 
 import os
 import threading
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from flawscope.artefact import model_file
 from flawscope.cli import main
 from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError, InputError
 
-ray = pytest.importorskip("ray")
-pytest.importorskip("torch")
 
-
-def fit(two: Path, out: Path, *more: str) -> int:
+def fit(two, out, *more):
     call = ["fit", "--data", str(two), "--category", "plate", "--out", str(out), "--size", "64"]
     return main([*call, "--threads", "1", "--no-check", *more])
 
 
 def test_the_model_is_that_of_one_machine_though_a_node_is_lost(two, cluster, tmp_path, capsys):
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
-    lost: list[Any] = []
+    lost = []
 
     def lose():
         """The node that fits."""

@@ -7,14 +7,9 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-
-import pytest
-
-pytest.importorskip("ray")
-pytest.importorskip("torch")
 
 import psutil
+import pytest
 
 from flawscope.cli import main
 from flawscope.cluster.connect import Node, allocate
@@ -26,17 +21,17 @@ from flawscope.evaluation.benchmark.grid import plan_grid
 PASSING = {"fit_seconds", "evaluate_seconds", "peak_memory_mib", "jobs"}
 
 
-def words(data: Path, out: Path) -> list[str]:
+def words(data, out):
     call = ["benchmark", "--data", str(data), "--out", str(out), "--set", "patchcore.size=64"]
     return [*call, "--device", "cpu", "--threads", "1"]
 
 
-def rows(out: Path) -> list[dict[str, str]]:
+def rows(out):
     with open(out / "results.csv", encoding="utf-8-sig") as file:
         return [{k: v for k, v in row.items() if k not in PASSING} for row in csv.DictReader(file)]
 
 
-def writers(out: Path) -> list[psutil.Process]:
+def writers(out):
     """Processes of cells that work in this folder."""
     found = []
     for process in psutil.process_iter(["cmdline"]):

@@ -4,28 +4,21 @@ import io
 import os
 import random
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("pyarrow")
-pytest.importorskip("fsspec")
-
 from flawscope.cluster import listing
-from flawscope.cluster.listing import FileStore, ListingInfo
+from flawscope.cluster.listing import FileStore
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import list_inputs
 
-List = Callable[..., tuple[list[str], ListingInfo]]
-
 
 @pytest.fixture
-def listed(tmp_path: Path) -> List:
+def listed(tmp_path):
     """`listed(*specs)`: all paths of a new listing, with a mark where they mean nothing, and its facts."""
 
-    def make(*specs: object, stdin: bytes | None = None) -> tuple[list[str], ListingInfo]:
+    def make(*specs, stdin=None):
         store = FileStore(str(tmp_path / "out"))
         stream = None if stdin is None else io.BytesIO(stdin)
         made = listing.write([str(spec) for spec in specs], store, stream)
@@ -35,7 +28,7 @@ def listed(tmp_path: Path) -> List:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def pictures(tmp_path):
     root = tmp_path / "pictures"
     for name in ("b/10.png", "b/9.png", "a.jpg", "c/d/1.tif", "notes.txt", "b/.hidden.png", "raw.xyz"):
         path = root / name

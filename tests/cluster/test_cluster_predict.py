@@ -6,9 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -22,7 +20,7 @@ OURS = re.compile(r"prediction|results in|warning: |skipped: |\d+ ")
 
 
 @pytest.fixture(scope="module")
-def pictures(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(drawn, tmp_path_factory):
     """Good and defective ones, in folders; a copy, broken ones, one with several frames, and notes."""
     root = tmp_path_factory.mktemp("pictures")
     found = sorted((drawn / "plate/test").rglob("*.png"))
@@ -38,7 +36,7 @@ def pictures(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
+def rows(out):
     """Of a run on a cluster, in the order of the listing."""
     from pyarrow import parquet
 
@@ -46,7 +44,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [row for file in files for row in parquet.ParquetFile(file).read().to_pylist()]
 
 
-def plain(model: Path, *specs: Path, out: Path) -> list[dict[str, Any]]:
+def plain(model, *specs, out):
     """Rows of the plain command's table, its numbers as numbers."""
     main(["predict", str(model), *map(str, specs), "--out", str(out), "--threads", "1", "--quiet"])
     with open(out, encoding="utf-8-sig", newline="") as file:
@@ -55,16 +53,16 @@ def plain(model: Path, *specs: Path, out: Path) -> list[dict[str, Any]]:
     return [{name: read.get(name, from_csv_cell)(text) for name, text in row.items()} for row in table]
 
 
-def common(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def common(found):
     """The columns that the plain table has, too."""
     return [{k: v for k, v in row.items() if k not in ("height", "width", "shifts")} for row in found]
 
 
-def stamps(out: Path) -> dict[str, int]:
+def stamps(out):
     return {path.name: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")}
 
 
-def written(parts: int, out: Path) -> Callable[[], bool]:
+def written(parts, out):
     """Whether so many parts are there."""
     return lambda: len(list(out.glob("parts/*.parquet"))) >= parts
 
@@ -237,7 +235,6 @@ def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
 
 
 def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, capsys):
-    pytest.importorskip("ray")
     local = ["--cluster", "local", "--out"]
     for more, said in (
         ([*local, "out", "--json"], "--json is not for --cluster"),
@@ -256,8 +253,6 @@ def test_wrong_calls_are_refused_in_one_line(model_path, pictures, tmp_path, cap
 
 
 def test_a_cluster_of_this_machines_own_is_heard_by_this_machine_alone():
-    pytest.importorskip("ray")
-    pytest.importorskip("psutil")
     code = """
 import os, psutil
 from flawscope.cluster import connect

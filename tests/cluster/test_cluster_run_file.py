@@ -5,13 +5,8 @@ import itertools
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
-
-pytest.importorskip("ray")
-pytest.importorskip("pyarrow")
-pytest.importorskip("fsspec")
 
 from flawscope.cluster import listing, predict, shards
 from flawscope.cluster.connect import cluster_connection
@@ -24,7 +19,7 @@ CALL = {"model": ["0"], "pictures": ["pictures"], "device": "auto", "folder": ""
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileStore:
+def store(tmp_path):
     """Of results, beside twenty pictures; a run of five shards."""
     (tmp_path / "pictures").mkdir()
     for k in range(20):
@@ -42,7 +37,7 @@ def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store, tmp_pat
     assert run
     missing = run.missing_shards(store)
     assert (run.shards, missing, run.count_inputs(missing)) == (5, [0, 1, 2, 4], 16)
-    steps: list[tuple[str, int, int]] = []
+    steps = []
     # the time left is of these alone
     predict._report_progress(iter([4, 4]), 16, lambda *given: steps.append(given))
     assert [step[1:] for step in steps] == [(4, 16), (8, 16)]
@@ -84,7 +79,7 @@ def test_a_node_that_does_not_see_what_it_needs_says_so(store, tmp_path):
     assert "put the pictures where all nodes reach them" in wrong()
 
 
-def deadly(job: Job, shard: int) -> int:
+def deadly(job, shard):
     if shard == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return 4

@@ -1,16 +1,11 @@
 """Small pictures with a texture of their own, and where the reference data lie."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-Save = Callable[..., Path]
 
-
-def texture(seed: int, side: int = 48) -> np.ndarray:
+def texture(seed, side=48):
     """[side, side, 3] uint8: blobs that no other seed gives."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
@@ -18,11 +13,11 @@ def texture(seed: int, side: int = 48) -> np.ndarray:
 
 
 @pytest.fixture
-def save() -> Save:
+def save():
     """save(path, seed=..., pixels=...) writes a picture, in the format of its suffix; returns the path."""
     count = iter(range(1000, 100_000))
 
-    def write(path: Path, pixels: np.ndarray | None = None, seed: int | None = None, side: int = 48) -> Path:
+    def write(path, pixels=None, seed=None, side=48):
         path.parent.mkdir(parents=True, exist_ok=True)
         if pixels is None:
             pixels = texture(next(count) if seed is None else seed, side)
@@ -33,14 +28,14 @@ def save() -> Save:
 
 
 @pytest.fixture
-def mask() -> np.ndarray:
+def mask():
     marked = np.zeros((48, 48), np.uint8)
     marked[10:20, 10:20] = 255
     return marked
 
 
 @pytest.fixture
-def mvtec(tmp_path: Path, save: Save, mask: np.ndarray) -> Path:
+def mvtec(tmp_path, save, mask):
     """A clean category: 20 to train on, 2 good and 2 × 2 defective to test, all masks there."""
     root = tmp_path / "widget"
     for k in range(20):

@@ -13,7 +13,7 @@ from flawscope.datasets.check import check
 from flawscope.errors import InputError
 
 
-def found(root, **options) -> list[tuple[str, str, str, tuple[str, ...]]]:
+def found(root, **options):
     return [(f.severity, f.code, f.subject, f.others) for f in check(root, **options).findings]
 
 
@@ -209,6 +209,6 @@ def test_report_for_people_and_machines(mvtec):
 
 
 def test_progress_is_told_picture_by_picture(mvtec):
-    calls: list[tuple[int, int]] = []
+    calls = []
     check(mvtec, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(k, 26) for k in range(1, 27)]

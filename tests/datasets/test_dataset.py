@@ -27,7 +27,7 @@ def test_something_is_always_left_to_train_on(count, share, expected):
 GROUP = r"part(\d+)"
 
 
-def names(parts: int, each: int) -> list[str]:
+def names(parts, each):
     return [f"part{p:02d}_{view}.png" for p in range(parts) for view in range(each)]
 
 
@@ -72,7 +72,7 @@ def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(
         open_dataset(tmp_path, group="(")
 
 
-def same(numbers: list[int]) -> set[frozenset[int]]:
+def same(numbers):
     """The grouping, whatever the numbers are."""
     return {frozenset(i for i, n in enumerate(numbers) if n == value) for value in numbers}
 

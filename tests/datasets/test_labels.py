@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +24,13 @@ Y, X = np.mgrid[:H, :W] + 0.5  # centres of the pixels
 # --------------------------------------------------------------------- masks, drawn without the readers' help
 
 
-def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+def rectangle(x0, y0, x1, y1):
     mask = np.zeros((H, W), bool)
     mask[y0:y1, x0:x1] = True
     return mask
 
 
-def triangle(*corners: list[float]) -> np.ndarray:
+def triangle(*corners):
     sides = [
         (b[0] - a[0]) * (Y - a[1]) - (b[1] - a[1]) * (X - a[0])
         for a, b in zip(corners, (*corners[1:], corners[0]), strict=True)
@@ -39,14 +38,14 @@ def triangle(*corners: list[float]) -> np.ndarray:
     return np.all(np.array(sides) > 0, 0) | np.all(np.array(sides) < 0, 0)
 
 
-def seen_from(x: float, y: float, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+def seen_from(x, y, degrees):
     """Coordinates of the pixels along axes at (x, y) that are turned clockwise."""
     angle = np.radians(degrees)
     dx, dy = X - x, Y - y
     return dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
 
 
-def oval(x: float, y: float, rx: float, ry: float, degrees: float = 0) -> np.ndarray:
+def oval(x, y, rx, ry, degrees=0):
     u, v = seen_from(x, y, degrees)
     return (u / rx) ** 2 + (v / ry) ** 2 < 1
 
@@ -62,7 +61,7 @@ u, v = seen_from(32, 8, 40)
 SWUNG = (u > 0) & (u < 16) & (v > 0) & (v < 12)  # 16 x 12, around its first corner (32, 8)
 
 
-def runs(mask: np.ndarray) -> list[int]:
+def runs(mask):
     """Run lengths along a flat mask, unmarked pixels first."""
     lengths, value = [0], False
     for marked in mask:
@@ -73,7 +72,7 @@ def runs(mask: np.ndarray) -> list[int]:
     return lengths
 
 
-def compressed(lengths: list[int]) -> str:
+def compressed(lengths):
     """COCO's compressed run lengths: LEB128 of differences, six bits a character."""
     text = ""
     for k, length in enumerate(lengths):
@@ -87,7 +86,7 @@ def compressed(lengths: list[int]) -> str:
     return text
 
 
-def brush(mask: np.ndarray, *, literal: bool = False) -> list[int]:
+def brush(mask, *, literal=False):
     """Label Studio's run lengths of a mask."""
     alpha = np.zeros((H, W, 4), np.uint8)
     alpha[mask] = (12, 34, 56, 255)
@@ -109,7 +108,7 @@ def brush(mask: np.ndarray, *, literal: bool = False) -> list[int]:
     return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
 
 
-def png(mask: np.ndarray) -> str:
+def png(mask):
     stream = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
@@ -125,7 +124,7 @@ class Export(NamedTuple):
     picture: str = "bad/dent/part_7.png"
 
 
-def coco(name: str, *annotations: dict, **image: object) -> str:
+def coco(name, *annotations, **image):
     return json.dumps(
         {
             "info": {"description": ""},
@@ -143,15 +142,15 @@ def coco(name: str, *annotations: dict, **image: object) -> str:
     )
 
 
-def flat(corners: list[list[float]]) -> list[float]:
+def flat(corners):
     return [number for corner in corners for number in corner]
 
 
-def shares(corners: list[list[float]]) -> str:
+def shares(corners):
     return " ".join(f"{x / W:.8f} {y / H:.8f}" for x, y in corners)
 
 
-def voc(*objects: str, name: str = "part_7.png") -> str:
+def voc(*objects, name="part_7.png"):
     return f"""<annotation>
   <folder>VOC2012</folder><filename>{name}</filename><source><database>Unknown</database></source>
   <size><width>{W}</width><height>{H}</height><depth>3</depth></size><segmented>0</segmented>
@@ -159,22 +158,22 @@ def voc(*objects: str, name: str = "part_7.png") -> str:
 </annotation>"""
 
 
-def bndbox(x0: float, y0: float, x1: float, y1: float) -> str:
+def bndbox(x0, y0, x1, y1):
     return f"<bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox>"
 
 
-def cvat(*elements: str, name: str = "part_7.png") -> str:
+def cvat(*elements, name="part_7.png"):
     return f"""<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><task><id>4</id><mode>annotation</mode></task></meta>
   <image id="0" name="{name}" width="{W}" height="{H}">{"".join(elements)}</image>
 </annotations>"""
 
 
-def percent(corners: list[list[float]]) -> list[list[float]]:
+def percent(corners):
     return [[x / W * 100, y / H * 100] for x, y in corners]
 
 
-def region(kind: str, **value: object) -> dict:
+def region(kind, **value):
     return {
         **{"id": kind + str(len(value)), "type": kind, "from_name": "label", "to_name": "image"},
         **{"original_width": W, "original_height": H, "image_rotation": 0, "origin": "manual"},
@@ -182,13 +181,13 @@ def region(kind: str, **value: object) -> dict:
     }
 
 
-def task(*result: dict, **rest: object) -> dict:
+def task(*result, **rest):
     annotation = {"id": 1, "completed_by": 1, "was_cancelled": False, "result": list(result)}
     data = {"image": "/data/upload/1/1a2b3c4d-part_7.png"}
     return {"id": 9, "file_upload": "1a2b3c4d-part_7.png", "data": data, "annotations": [annotation], **rest}
 
 
-def via(regions: object, *, project: bool = False, name: str = "part_7.png") -> str:
+def via(regions, *, project=False, name="part_7.png"):
     pictures = {f"{name}81234": {"filename": name, "size": 81234, "regions": regions, "file_attributes": {}}}
     if not project:
         return json.dumps(pictures)
@@ -196,14 +195,14 @@ def via(regions: object, *, project: bool = False, name: str = "part_7.png") -> 
     return json.dumps({**settings, "_via_img_metadata": pictures, "_via_data_format_version": "2.0.10"})
 
 
-def via_region(attributes: dict | None = None, **shape: object) -> dict:
+def via_region(attributes=None, **shape):
     return {
         "shape_attributes": shape,
         "region_attributes": {"type": "dent"} if attributes is None else attributes,
     }
 
 
-def labelme(*shapes: dict) -> str:
+def labelme(*shapes):
     marks = [{"label": "dent", "group_id": None, "flags": {}, **shape} for shape in shapes]
     size = {"imageHeight": H, "imageWidth": W}
     return json.dumps({"version": "5.4.1", "flags": {}, "shapes": marks, "imagePath": "part_7.png", **size})
@@ -311,13 +310,13 @@ EXPORTS = {
 
 
 @pytest.fixture
-def root(tmp_path: Path, save) -> Path:
+def root(tmp_path, save):
     for k in range(3):
         save(tmp_path / f"part/good/{k}.png")
     return tmp_path / "part"
 
 
-def place(root: Path, export: Export) -> None:
+def place(root, export):
     picture = root / export.picture
     picture.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(1).integers(0, 255, (H, W, 3), dtype=np.uint8)
@@ -379,7 +378,7 @@ def test_tools_go_together(root):
     assert not {"label-stray", "no-labels"} & {finding.code for finding in check(root, near=False).findings}
 
 
-def lines(root: Path) -> list[str]:
+def lines(root):
     return [f.line() for f in check(root, near=False).findings if f.code in ("labels", "no-labels")]
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.datasets import Dataset, find_categories, open_dataset
+from flawscope.datasets import find_categories, open_dataset
 from flawscope.errors import InputError
 
 
-def names(dataset: Dataset, split: str) -> list[tuple[str, str, bool, tuple[str, ...]]]:
+def names(dataset, split):
     """(path, kind, anomalous, masks) of every item, with paths relative to the category."""
     return [
         (dataset.relative(i.path), i.kind, i.anomalous, tuple(dataset.relative(m) for m in i.masks))
@@ -18,7 +18,7 @@ def names(dataset: Dataset, split: str) -> list[tuple[str, str, bool, tuple[str,
     ]
 
 
-def refused(root, *args, **options) -> str:
+def refused(root, *args, **options):
     with pytest.raises(InputError) as caught:
         open_dataset(root, *args, **options)
     text = str(caught.value)
@@ -117,7 +117,7 @@ def test_other_data_sets_of_the_same_shape(tmp_path, save, mask, name):
 
 
 @pytest.fixture
-def visa(tmp_path, save, mask) -> Path:
+def visa(tmp_path, save, mask):
     root = tmp_path / "VisA"
     for k in range(10):
         save(root / f"candle/Data/Images/Normal/{k:04}.JPG")
@@ -128,7 +128,7 @@ def visa(tmp_path, save, mask) -> Path:
     return root
 
 
-def table(root: Path, *rows: str) -> None:
+def table(root, *rows):
     (root / "split_csv").mkdir(exist_ok=True)
     (root / "split_csv/1cls.csv").write_text("\n".join(("object,split,label,image,mask", *rows)) + "\n")
 
@@ -245,7 +245,7 @@ def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
 
 
 @pytest.fixture
-def several(tmp_path, save) -> Path:
+def several(tmp_path, save):
     for name in ("wood2", "wood10", "bolt"):
         save(tmp_path / name / "train/good/0.png")
     (tmp_path / "notes").mkdir()

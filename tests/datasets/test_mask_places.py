@@ -3,7 +3,6 @@ no picture is taken for one, wherever pictures are listed."""
 
 import re
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,7 +21,6 @@ from flawscope.errors import InputError
 from flawscope.pictures.listing import iter_inputs, list_inputs, refuse_masks
 from flawscope.predictor.watch import Arrivals
 
-Save = Callable[..., Path]
 NFD = unicodedata.normalize("NFD", "bad/Gehäuse 7.png")
 BESIDE = """a 1_mask.png|a 1-mask.png|a 1.mask.png|a 1 mask.png|a 1mask.png|a 1Mask.png|A 1_MASK.PNG
 a 1_masks.bmp|a 1_gt.png|a 1_GT.tif|a 1.gt.png|a 1_groundtruth.png|a 1_ground_truth.png|a 1_label.png
@@ -73,10 +71,10 @@ PLACES = {  # a defective picture, and its masks
 
 
 @pytest.fixture
-def place(tmp_path: Path, save: Save, mask: np.ndarray) -> Callable[..., Path]:
+def place(tmp_path, save, mask):
     """place(pictures, masks) makes a data set of three good pictures and these."""
 
-    def make(pictures: list[str], masks: list[str]) -> Path:
+    def make(pictures, masks):
         root = tmp_path / "masks of labels/part"  # folders above say nothing
         for k in range(3):
             save(root / f"good/{k}.png")
@@ -89,7 +87,7 @@ def place(tmp_path: Path, save: Save, mask: np.ndarray) -> Callable[..., Path]:
     return make
 
 
-def below(root: Path, paths: list[Path]) -> set[str]:
+def below(root, paths):
     return {unicodedata.normalize("NFC", path.relative_to(root).as_posix()) for path in paths}
 
 

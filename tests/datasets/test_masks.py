@@ -29,7 +29,7 @@ COMPRESSED = f"j7:V1{47 * '0'}fj0"
 
 
 @pytest.fixture
-def root(tmp_path, save) -> Path:
+def root(tmp_path, save):
     """good/ and bad/KIND/ without masks."""
     for k in range(4):
         save(tmp_path / f"part/good/{k}.png")
@@ -38,7 +38,7 @@ def root(tmp_path, save) -> Path:
     return tmp_path / "part"
 
 
-def coco(root: Path, name: str, *annotations: dict, file: str = "annotations.json") -> Path:
+def coco(root, name, *annotations, file="annotations.json"):
     image = {"id": 7, "file_name": name, "height": SIDE, "width": SIDE}
     of = [{"id": k, "image_id": 7, "category_id": 1, **a} for k, a in enumerate(annotations)]
     path = root / file
@@ -47,20 +47,20 @@ def coco(root: Path, name: str, *annotations: dict, file: str = "annotations.jso
     return path
 
 
-def labelme(path: Path, **shape: object) -> Path:
+def labelme(path, **shape):
     shapes = [{"label": "dent", **shape}]
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"shapes": shapes, "imagePath": "x", "imageHeight": SIDE, "imageWidth": SIDE}))
     return path
 
 
-def masks(root: Path) -> dict[str, np.ndarray]:
+def masks(root):
     """Of the defective pictures that have one, by their kinds."""
     items = [item for item in open_dataset(root).test if item.anomalous]
     return {item.kind: union_masks(item.masks, (SIDE, SIDE)) for item in items if item.masks}
 
 
-def assert_box(root: Path, kind: str) -> None:
+def assert_box(root, kind):
     """Only the defective picture of this kind is marked, with BOX."""
     marks = masks(root)
     assert list(marks) == [kind]

@@ -1,7 +1,6 @@
 """Copies are found, different pictures of the same product are not."""
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,18 +21,18 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 BICUBIC = Image.Resampling.BICUBIC
 
 
-def jpeg(image: Image.Image) -> Image.Image:
+def jpeg(image):
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=60)
     return Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
 
 
-def crop(image: Image.Image) -> Image.Image:
+def crop(image):
     w, h = image.size
     return image.crop((round(0.015 * w), round(0.015 * h), round(0.985 * w), round(0.985 * h)))
 
 
-CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+CHANGES = {
     "jpeg 60": jpeg,
     "2 % brighter": lambda i: i.point(lambda v: min(255, round(1.02 * v))),
     "one pixel aside": lambda i: Image.fromarray(np.roll(np.asarray(i), (1, 1), (0, 1))),
@@ -45,7 +44,7 @@ CHANGES["all"] = lambda i: jpeg(
 )
 
 
-def product(seed: int, side: int = 256) -> Image.Image:
+def product(seed, side=256):
     """A disc with a ring of holes, always in the same place, with a surface and grain of its own."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side - 0.5
@@ -59,11 +58,11 @@ def product(seed: int, side: int = 256) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(1)).convert("RGB")
 
 
-def small(image: Image.Image) -> Look:
+def small(image):
     return Look.of(np.asarray(image))
 
 
-def pairs(looks: list[Look], bank: list[int]) -> list[tuple[int, int]]:
+def pairs(looks, bank):
     found = near_duplicates(looks, np.array(bank, np.intp))
     return [(i, j) for i, j, _ in found]
 
@@ -75,7 +74,7 @@ def test_a_changed_copy_is_found_and_nothing_else(change):
     assert pairs(thumbnails, list(range(13))) == [(4, 12)]
 
 
-def lattice(seed: int, side: int = 256) -> Image.Image:
+def lattice(seed, side=256):
     """A woven texture that repeats after 24 pixels, begun anywhere, with a camera's noise, hardly uneven."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] + rng.uniform(0, 24, 2)[:, None, None]
@@ -84,13 +83,13 @@ def lattice(seed: int, side: int = 256) -> Image.Image:
     return Image.fromarray(np.clip(grey + rng.normal(0, 12, x.shape), 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def faint_surface(seed: int) -> np.ndarray:
+def faint_surface(seed):
     """Brushed metal, in grey levels: streaks hardly stronger than the camera's noise."""
     surface = np.random.default_rng(seed).standard_normal((256, 256))
     return np.asarray(150 + 40 * ndimage.gaussian_filter(surface, (0.5, 25)))
 
 
-def taken(surface: np.ndarray, seed: int) -> Image.Image:
+def taken(surface, seed):
     noisy = surface + np.random.default_rng(seed).normal(0, 1.7, surface.shape)
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert("RGB")
 

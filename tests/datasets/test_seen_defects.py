@@ -2,7 +2,6 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen, r
 from flawscope.errors import InputError
 
 
-def dataset_of(*counts: int, good: int = 5, without: int = 0) -> Dataset:
+def dataset_of(*counts, good=5, without=0):
     """So many pictures of kinds a, b, ...; `without` more of kind a have no mask."""
     root = Path("widget")
     items = [Item(root / f"test/good/{k}.png", "good", False) for k in range(good)]
@@ -26,7 +25,7 @@ def dataset_of(*counts: int, good: int = 5, without: int = 0) -> Dataset:
     return Dataset(root, "widget", "mvtec", (), tuple(items))
 
 
-def kinds(items: list[Item]) -> list[int]:
+def kinds(items):
     return sorted(Counter(item.kind for item in items).values())
 
 
@@ -72,7 +71,7 @@ def test_never_more_than_there_are():
     assert choose_seen(0) == []
 
 
-def names(items: list[Item]) -> list[str]:
+def names(items):
     return [f"{item.path.parent.name}/{item.path.name}" for item in items]
 
 
@@ -165,10 +164,10 @@ def test_what_is_none_of_these_is_told(seen, tmp_path, save, mask, monkeypatch):
 
 
 @pytest.fixture
-def listed(mvtec: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def listed(mvtec, tmp_path):
     """listed(*lines) gives the names of what a list in another folder means, for the data set of `mvtec`."""
 
-    def read(*lines: str, data: bool = True, encoding: str = "utf-8", folder: str = "lists") -> list[str]:
+    def read(*lines, data=True, encoding="utf-8", folder="lists"):
         path = tmp_path / folder / "seen.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(lines), encoding=encoding)

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections import Counter
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -69,14 +68,14 @@ def test_aiags_example_has_the_published_figures():
     assert (a.grade, c.grade) == ("unacceptable", "unacceptable")
 
 
-def literal_cohen(a: list[Any], b: list[Any]) -> float | None:
+def literal_cohen(a, b):
     words, n = {*a, *b}, len(a)
     observed = Fraction(sum(x == y for x, y in zip(a, b, strict=True)), n)
     chance = sum((Fraction(a.count(w), n) * Fraction(b.count(w), n) for w in words), Fraction(0))
     return None if chance == 1 else float((observed - chance) / (1 - chance))
 
 
-def literal_fleiss(ratings: list[list[Any]]) -> float | None:
+def literal_fleiss(ratings):
     raters, words = len(ratings[0]), {w for row in ratings for w in row}
     if raters < 2 or len(words) == 1:
         return None
@@ -89,7 +88,7 @@ def literal_fleiss(ratings: list[list[Any]]) -> float | None:
     return float((agreeing / len(ratings) - chance) / (1 - chance))
 
 
-def close(a: float | None, b: float | None) -> bool:
+def close(a, b):
     return a is b if a is None or b is None else abs(a - b) < 1e-9
 
 
@@ -169,7 +168,7 @@ def test_the_interval_of_repeats_counts_parts_and_not_decisions():
     assert (once.low, once.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
-def tail(misses: int, n: int, rate: Fraction) -> Fraction:
+def tail(misses, n, rate):
     """P(X <= misses) of a binomial variable, exactly."""
     return sum((math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(misses + 1)), Fraction(0))
 

@@ -4,7 +4,6 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from brightness import GREEN, RED, draw, draw_mask, model
 from flawscope.cli import main
 from flawscope.datasets import open_dataset
-from flawscope.evaluation.comparison import Comparison, Difference, compare
+from flawscope.evaluation.comparison import Difference, compare
 from flawscope.pictures.preprocess import Preprocess
 
 GOOD = [(0.1, 0.1), (0.2, 0.6), (0.6, 0.7), (0.7, 0.2), (0.3, 0.3)]  # red calls two anomalous, green two
@@ -20,7 +19,7 @@ BAD = [(0.9, 0.9), (0.8, 0.4), (0.4, 0.8), (0.45, 0.7), (0.2, 0.95)]  # red find
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "thing"
     draw(root / "train/good/0.png", 0.2, 0.2)
     for k, levels in enumerate(GOOD):
@@ -31,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def of(found: Comparison, name: str) -> Difference:
+def of(found, name):
     return next(one for one in found.differences if one.name == name)
 
 
@@ -113,7 +112,7 @@ def test_the_command_compares_a_model_with_its_export(model_path, onnx_path, dra
     assert main([*call, "--json", "--out", str(tmp_path / "out")]) == 0
     document = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8")) == document
-    models: dict[str, Any] = document["models"]
+    models = document["models"]
     assert (models["a"]["runtime"], models["b"]["runtime"]) == ("torch", "onnxruntime")
     assert document["changed"] == []
     assert all(abs(one["difference"]) < 1e-3 for one in document["metrics"].values())

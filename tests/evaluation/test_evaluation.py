@@ -8,7 +8,6 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from flawscope.cli.evaluate import format_evaluation
 from flawscope.datasets import Item, open_dataset
 from flawscope.datasets.masks import union_masks
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation import Evaluation, evaluate
+from flawscope.evaluation import evaluate
 from flawscope.evaluation.ground_truth import shrink_mask
 from flawscope.evaluation.metrics import confidence_interval_rate, pixel_metrics
 from flawscope.evaluation.report.words import Tally, sentences
@@ -32,7 +31,7 @@ from flawscope.results.prediction import Levels, Prediction
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """4 good ones, one of them over the threshold; 3 dented ones, one of them under it."""
     root = tmp_path / "thing"
     for k in range(3):
@@ -45,7 +44,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def found(root: Path, full_resolution: bool = False, **given: Any) -> Evaluation:
+def found(root, full_resolution=False, **given):
     return evaluate(model(**given), open_dataset(root), full_resolution=full_resolution)
 
 
@@ -110,8 +109,8 @@ def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root):
 
 
 def test_every_picture_is_handed_on_once_with_its_item_and_their_order_changes_nothing(root):
-    taken: list[Any] = []
-    steps: list[tuple[str, int, int]] = []
+    taken = []
+    steps = []
     dataset = open_dataset(root)
     result = evaluate(model(), dataset, take=lambda *one: taken.append(one), step=lambda *s: steps.append(s))
     assert [item.path for item, _ in taken] == [item.path for item in dataset.test]
@@ -123,15 +122,15 @@ def test_every_picture_is_handed_on_once_with_its_item_and_their_order_changes_n
     assert evaluate(model(), replace(dataset, test=dataset.test[::-1])).metrics == result.metrics
 
 
-def renamed(source: Path, target: Path) -> None:
+def renamed(source, target):
     shutil.copy(source, target)
 
 
-def as_bmp(source: Path, target: Path) -> None:
+def as_bmp(source, target):
     Image.open(source).save(target.with_suffix(".bmp"))
 
 
-def recompressed(source: Path, target: Path) -> None:
+def recompressed(source, target):
     Image.open(source).convert("RGBA").save(target.with_suffix(".png"), compress_level=0)
 
 
@@ -213,7 +212,7 @@ def test_nothing_to_test_is_an_input_error(root):
         found(root)
 
 
-def draw_dots(root: Path, *dots: tuple[int, int, int], size: int = 256) -> None:
+def draw_dots(root, *dots, size=256):
     """Pictures of 16 times the map's size, each with a square of (row, column, side)."""
     for k, (row, column, side) in enumerate(dots):
         path = root / f"test/dot/{k}.png"
@@ -396,7 +395,7 @@ def test_what_is_kept_is_read_as_it_was():
 
 
 @pytest.fixture
-def loco(tmp_path: Path) -> Path:
+def loco(tmp_path):
     """The network finds the left half of a missing object's area, and a scratch as a whole."""
     root = tmp_path / "box"
     for k in range(2):
@@ -418,7 +417,7 @@ def loco(tmp_path: Path) -> Path:
     return root
 
 
-def saturate(root: Path, threshold: float, relative: bool) -> None:
+def saturate(root, threshold, relative):
     entry = {"saturation_threshold": threshold, "relative_saturation": relative}
     (root / "defects_config.json").write_text(json.dumps([{"pixel_value": v, **entry} for v in (200, 255)]))
 

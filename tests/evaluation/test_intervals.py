@@ -20,7 +20,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Levels, Prediction
 
 
-def binormal(rng: np.random.Generator, good: int, bad: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+def binormal(rng, good, bad, shift):
     """Labels and scores; the true AUROC is Phi(shift / sqrt 2)."""
     scores = np.concatenate([rng.normal(size=good), rng.normal(shift, size=bad)])
     return np.arange(good + bad) >= good, scores
@@ -82,7 +82,7 @@ def test_image_intervals_are_seeded_and_hold_the_value():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[list[np.ndarray], list[np.ndarray]]:
+def pictures():
     """12 maps with their truths; every second one has two regions, found more or less well."""
     rng = np.random.default_rng(4)
     maps, truths = [], []
@@ -96,7 +96,7 @@ def pictures() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return maps, truths
 
 
-def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[EvaluatedPicture]:
+def evaluated(maps, truths):
     """With the mask threshold at 4."""
     found = []
     for values, truth in zip(maps, truths, strict=True):
@@ -107,7 +107,7 @@ def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[E
     return found
 
 
-def exact(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
+def exact(maps, truths):
     found = metrics.pixel_metrics(maps, truths)
     return {
         "pixel_auroc": found.auroc,

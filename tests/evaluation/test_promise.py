@@ -1,7 +1,6 @@
 """The test of the promise: its probabilities are those of scipy.stats, and copies are named."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def test_copies_of_training_pictures_are_named_and_a_broken_promise_has_reasons(
     train = [item(f"t{seed}.png", seed) for seed in range(8)]
     shown = [item("copy.png", 3, 1.0), *(item(f"new{seed}.png", seed) for seed in range(20, 23))]
     known = {"promised": True, "expected_rate": 0.05, "has_shared_units": False, "unit_count": 8}
-    model: Any = SimpleNamespace(calibration=SimpleNamespace(**known))
+    model = SimpleNamespace(calibration=SimpleNamespace(**known))
 
     def checked(alarms):
         predictions = [SimpleNamespace(is_anomalous=k < alarms, shifts=()) for k in range(len(shown))]

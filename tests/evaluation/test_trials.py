@@ -1,7 +1,6 @@
 """Reading the trials of an agreement study: tables, result folders, and what is wrong with them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +13,17 @@ TABLE = "results.csv"
 HEADER = "path,score,p_value,severity,decision,threshold,regions,error\n"
 
 
-def write(path: Path, text: str) -> Path:
+def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8-sig")
     return path
 
 
-def trials(path: Path, *lines: str, head: str = "part,appraiser,trial,decision,reference") -> Path:
+def trials(path, *lines, head="part,appraiser,trial,decision,reference"):
     return write(path, "\n".join([head, *lines, ""]))
 
 
-def results(folder: Path, answers: dict[str, tuple[str, float]], model: str = "m.safetensors") -> Path:
+def results(folder, answers, model="m.safetensors"):
     """A folder as `predict --out` leaves it; answers: decision and score by the picture's path."""
     rows = [f"{path},{score},.5,1,{decision},1,," for path, (decision, score) in answers.items()]
     write(folder / TABLE, HEADER + "\n".join(rows) + "\n")
@@ -94,10 +93,7 @@ GOOD = ("p1,Eva,1,good,good", "p2,Eva,1,bad,bad", "p1,Eva,2,good,good", "p2,Eva,
             (*GOOD, "p1,Eva,1,good,good"),
             "line 6: Eva decides on part p1 twice in trial 1 .first in .* line 2",
         ),
-        (
-            ("p1,Eva,1,good,good", "p2,Eva,1,bad,good"),
-            r"the reference has good parts alone \(2\): a study",
-        ),
+        (("p1,Eva,1,good,good", "p2,Eva,1,bad,good"), r"the reference has good parts alone \(2\): a study"),
         (("p1,Eva,1,bad,bad",), "the reference has defective parts alone"),
         ((*GOOD, "p1,Eva,3,good,bad"), "line 6: part p1 is good in one row and defective in another"),
         (("p1,Eva,1,maybe,good",), "line 2: 'maybe' is neither good nor defective: write good, ok"),

@@ -1,39 +1,32 @@
 """Which convolutions an int8 export leaves in fp32: as few as evidence asks for."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from flawscope.calibration.threshold import from_values
-
-pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from flawscope.export import eight_bits  # noqa: E402
-from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed  # noqa: E402
-from flawscope.export.export import open_embed  # noqa: E402
-from flawscope.export.onnx_graph import IR_VERSION, OPSET  # noqa: E402
-from flawscope.export.recalibrate import whole_pictures  # noqa: E402
-from flawscope.runtime import ENGINES  # noqa: E402
+from flawscope.export import eight_bits
+from flawscope.export.eight_bits import QuantizationErrorMeter, Quantizer, quantize_embed
+from flawscope.export.export import open_embed
+from flawscope.export.onnx_graph import IR_VERSION, OPSET
+from flawscope.export.recalibrate import whole_pictures
+from flawscope.runtime import ENGINES
 
 
-def pictures(count: int, seed: int = 0) -> Any:
+def pictures(count, seed=0):
     return np.random.default_rng(seed).random((count, 3, 64, 64), dtype=np.float32)
 
 
-def run(proto: Any, **given: Any) -> list[Any]:
+def run(proto, **given):
     import onnxruntime
 
-    found: list[Any] = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
-    return found
+    return onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
 
 
-def network(weights: list[Any], branches: int = 1) -> Any:
+def network(weights, branches=1):
     """Convolutions and ReLUs one after the other, for several pictures with the same weights."""
     kept = [numpy_helper.from_array(np.float32(w), f"w{k}") for k, w in enumerate(weights)]
     kept += [numpy_helper.from_array(np.float32([0.5**b]), f"half{b}") for b in range(branches)]
@@ -74,7 +67,7 @@ def test_rounded_weights_leave_the_means_of_channels(bias):
     np.testing.assert_allclose(found, expected, rtol=0.01)
 
 
-def scoring() -> Any:
+def scoring():
     """The middle channel as the map, and its maximum."""
     kept = [numpy_helper.from_array(np.int64(1), "middle"), numpy_helper.from_array(np.int64([1, 2]), "axes")]
     nodes = [
@@ -93,19 +86,19 @@ def scoring() -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def evidence(embed: Any) -> QuantizationErrorMeter:
+def evidence(embed):
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
     return QuantizationErrorMeter(embed, scoring(), whole_pictures(pictures(4)), calibration)
 
 
-def in_fp32(proto: Any) -> set[str]:
+def in_fp32(proto):
     constant = {tensor.name for tensor in proto.graph.initializer}
     return {node.name for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in constant}
 
 
-def diagonal(*values: float) -> Any:
+def diagonal(*values):
     return np.diag(values)[:, :, None, None]
 
 
@@ -141,7 +134,6 @@ def test_layers_that_8_bits_ruin_stay_in_fp32():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_layers_left_in_fp32_are_computed_in_fp32(engine):
     """Beside a weight of 1000, 1 is 0 in 8 bits: an engine that rounds these weights, too, is found."""
-    pytest.importorskip(engine)
     embed = network([diagonal(1e-3, 1, 1), diagonal(1e3, 1, 1), diagonal(1, 1, 1)])
     proto = Quantizer(embed, [pictures(4)]).quantize(["w1"])
     assert in_fp32(proto) == {"conv0.1"}
@@ -171,7 +163,6 @@ def test_what_is_not_a_number_is_far_away():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_several_threads_may_ask_for_features_at_once(engine):
-    pytest.importorskip(engine)
     embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), engine, "int8")
     shown = [pictures(1, seed=k) for k in range(8)]
     alone = [embed(picture) for picture in shown]

@@ -1,42 +1,35 @@
 """The ONNX graph: two steps that are one, smaller where that is said, and nothing of this machine."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import flawscope
 from flawscope.artefact import model_file
-
-pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-
-import torch  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.runtime.torch import TorchSession  # noqa: E402
+from flawscope.export import eight_bits, onnx_graph
+from flawscope.runtime.torch import TorchSession
 
 ROOT = Path(flawscope.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def trained(model_path: Path) -> TorchSession:
+def trained(model_path):
     return TorchSession.open(model_file.read(model_path), "cpu")
 
 
 @pytest.fixture(scope="module")
-def steps(trained: TorchSession, trace_once: Callable[[Any], Any]) -> tuple[Any, Any]:
+def steps(trained):
     """`embed` and `score`. Read only."""
-    embed, score = trace_once(trained.model)
+    embed, score = onnx_graph.trace(trained.model)
     return embed, score
 
 
 @pytest.fixture(scope="module")
-def quantised(steps: tuple[Any, Any]) -> Any:
+def quantised(steps):
     """`embed` in 8 bits. Read only."""
     before = steps[0].SerializeToString(deterministic=True)
     found, _ = eight_bits.quantize_embed(steps[0], [pictures(2), pictures(2, seed=1)])
@@ -44,27 +37,26 @@ def quantised(steps: tuple[Any, Any]) -> Any:
     return found
 
 
-def pictures(count: int, seed: int = 0) -> Any:
+def pictures(count, seed=0):
     return np.random.default_rng(seed).random((count, 3, 64, 64), dtype=np.float32)
 
 
-def run(proto: Any, **given: Any) -> list[Any]:
+def run(proto, **given):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # threads of a session this small wait for each other
     engine = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    found: list[Any] = engine.run(None, given)
-    return found
+    return engine.run(None, given)
 
 
-def copied(proto: Any) -> Any:
+def copied(proto):
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     return copy
 
 
-def stored(proto: Any) -> dict[str, Any]:
+def stored(proto):
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
@@ -133,11 +125,11 @@ def test_the_same_name_in_both_steps_means_two_things():
         assert found.tolist() == [11.0, 16.0]
 
 
-def convolutions(proto: Any) -> list[Any]:
+def convolutions(proto):
     return [node for node in proto.graph.node if node.op_type == "Conv"]
 
 
-def readers(proto: Any, name: str) -> list[Any]:
+def readers(proto, name):
     return [node for node in proto.graph.node if name in node.input]
 
 

@@ -3,42 +3,34 @@
 import argparse
 import importlib.util
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+import flawscope
+from flawscope.artefact import router_file
+from flawscope.artefact.certificate import certificates_from_facts
+from flawscope.artefact.model_file import JOINT_FORMAT, write_contents
+from flawscope.cli import main, models
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import onnx_graph
+from flawscope.export.router_export import export_router
+from flawscope.fitting import joining
+from flawscope.fitting.fitting import fit
+from flawscope.runtime import ENGINES
 
-import flawscope  # noqa: E402
-from flawscope.artefact import router_file  # noqa: E402
-from flawscope.artefact.certificate import certificates_from_facts  # noqa: E402
-from flawscope.artefact.model_file import JOINT_FORMAT, write_contents  # noqa: E402
-from flawscope.cli import main, models  # noqa: E402
-from flawscope.errors import FlawscopeError, InputError  # noqa: E402
-from flawscope.export import onnx_graph  # noqa: E402
-from flawscope.export.router_export import export_router  # noqa: E402
-from flawscope.fitting import joining  # noqa: E402
-from flawscope.fitting.fitting import fit  # noqa: E402
-from flawscope.predictor.router import Router  # noqa: E402
-from flawscope.runtime import ENGINES  # noqa: E402
-
-Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS = ("fabric", "plate")
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def exported(two_products: Path, small_backbone: dict[str, str], shared: Shared) -> Path:
+def exported(two_products, small_backbone, shared):
     """A folder with a router, line.safetensors, and its export, line.zip: pictures of fabric are padded,
     plates are aligned. Read only."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         settings = {**small_backbone, "size": SIZE, "cap": 200, "check": False, "device": "cpu"}
         models = {
             "fabric": fit(two_products, category="fabric", keep_aspect=True, **settings),
@@ -52,17 +44,15 @@ def exported(two_products: Path, small_backbone: dict[str, str], shared: Shared)
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(request.param)
+def engine(request):
     return str(request.param)
 
 
-def opened(path: Path, engine: str | None = None) -> Router:
-    model = flawscope.load(path, device="cpu", engine=engine)
-    return model
+def opened(path, engine=None):
+    return flawscope.load(path, device="cpu", engine=engine)
 
 
-def repacked(path: Path, out: Path, change: Callable[[dict[str, bytes]], Any], kind: int = 0) -> Path:
+def repacked(path, out, change, kind=0):
     """The archive with other contents. kind: of compression."""
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}

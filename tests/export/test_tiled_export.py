@@ -2,9 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,25 +11,18 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.datasets import list_pictures
+from flawscope.export.export import export
+from flawscope.export.recalibrate import ExportPictures
+from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.views import Views
 
-pytest.importorskip("torch")
-for needed in ("onnx", "onnxscript"):
-    pytest.importorskip(needed)
-
-from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import ExportPictures  # noqa: E402
-from flawscope.methods.patchcore.model import Model  # noqa: E402
-
-Tiled = Callable[..., Path]
 ROI = "0.4,0.2,0.95,0.9"
 CLOSE = 0.1  # of a score
 
 
 @pytest.fixture
-def reduced(precision: str, tiled: Tiled) -> Path:
+def reduced(precision, tiled):
     """The small tiled model with a region of interest, calibrated on the pictures it was fitted on."""
     return tiled(".onnx", precision, roi=ROI)
 
@@ -59,11 +50,9 @@ def test_it_is_calibrated_anew_on_pictures(reduced, tiled, tiled_pictures):
             assert one.map.shape == other.map.shape
 
 
-def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
-    bf16_in_name, fast, tiled, tiled_pictures, tmp_path
-):
+def test_pictures_that_it_has_not_seen_are_scored_as_they_are(bf16_in_name, tiled, tiled_pictures, tmp_path):
     good = [*list_pictures(tiled_pictures / "good"), *list_pictures(tiled_pictures / "tile")]
-    failures: list[str] = []
+    failures = []
     given = [*good, tiled_pictures / "small/0.png"]
     export(tiled(roi=ROI), tmp_path / "m.onnx", precision="bf16", pictures=given, failures=failures)
     model = flawscope.load(tmp_path / "m.onnx")
@@ -74,14 +63,12 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
 
 
 @pytest.mark.slow
-def test_pictures_are_held_one_after_the_other(
-    bf16_in_name, fast, tiled, tiled_pictures, tmp_path, monkeypatch
-):
+def test_pictures_are_held_one_after_the_other(bf16_in_name, tiled, tiled_pictures, tmp_path, monkeypatch):
     """And nothing is computed twice."""
     path = tiled()
-    alive: weakref.WeakSet[Views] = weakref.WeakSet()
+    alive = weakref.WeakSet()
     most, left_out = [0], Model.left_out
-    asked: list[int] = []
+    asked = []
     views = Preprocess.views
 
     def counted(self, *given):
@@ -105,7 +92,7 @@ def test_pictures_are_held_one_after_the_other(
 
 
 def test_pictures_that_cannot_be_left_out_are_left_away(
-    bf16_in_name, fast, tiled, tiled_pictures, tmp_path, monkeypatch
+    bf16_in_name, tiled, tiled_pictures, tmp_path, monkeypatch
 ):
     """Methods that need a part's other pictures for it say so picture by picture."""
     path, left_out = tiled(), Model.left_out

@@ -1,27 +1,24 @@
 """What the fits in these tests share."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.predictor import Predictor, load
+from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
 @pytest.fixture
-def model(model_path: Path) -> Predictor:
+def model(model_path):
     return load(model_path, device="cpu")
 
 
 @pytest.fixture
-def part(tmp_path: Path) -> Callable[..., str]:
+def part(tmp_path):
     """`part(seed, defect, stained, folder)` is the file of a drawn plate; stained: with a mark that is new;
     defect "noise": with what no good part has."""
 
-    def made(seed: int, defect: str | None = None, stained: bool = False, folder: str = "") -> str:
+    def made(seed, defect=None, stained=False, folder=""):
         kind = None if defect == "noise" else defect
         picture = draw_picture("plate", np.random.default_rng(seed), kind, 0.4, size=96)[0].copy()
         if stained:

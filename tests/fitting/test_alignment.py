@@ -10,7 +10,6 @@ from brackets import bracket
 from flawscope.calibration.parts import PartCalibration
 from flawscope.errors import InputError
 from flawscope.export.recalibrate import ExportPictures
-from flawscope.predictor import Predictor
 from flawscope.predictor.parts import PartCollector
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow
@@ -18,16 +17,16 @@ from flawscope.results.table import ResultRow
 SIDE, SPOT = 128, (15.0, 18.0)
 
 
-def part(seed: int, defect: bool = False, empty: bool = False) -> tuple[np.ndarray, tuple[float, float]]:
+def part(seed, defect=False, empty=False):
     """A bracket at any place and angle, [H, W, 3] uint8, and where a dark spot is, or would be: x, y."""
     picture, place = bracket(seed, SPOT if defect else None, empty=empty)
     return picture, place(SPOT)
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
+def predictor():
     good = [part(seed)[0] for seed in range(16)]
-    lines: list[str] = []
+    lines = []
     found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, say=lines.append)
     assert any("parts aligned (turn): 16 good ones found" in line for line in lines)
     return found

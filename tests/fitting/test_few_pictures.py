@@ -3,25 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import few_shot
 from flawscope.methods.patchcore.patches import orient
-from flawscope.predictor import Predictor, load
+from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 WAYS = range(1, 8)
 
 
-def parts(count: int, seed: int = 0, size: int = 64) -> list[NDArray[np.uint8]]:
+def parts(count, seed=0, size=64):
     rng = np.random.default_rng(seed)
     return [draw_picture("plate", rng, size=size)[0] for _ in range(count)]
 
 
-def patterned(count: int) -> list[NDArray[np.uint8]]:
+def patterned(count):
     """Parts that differ in the way they lie alone: a bright corner, a dark one and stripes."""
     rng = np.random.default_rng(5)
     base = np.full((64, 64, 3), 120, np.uint8)
@@ -30,11 +28,11 @@ def patterned(count: int) -> list[NDArray[np.uint8]]:
     return [orient(torch.from_numpy(base).permute(2, 0, 1), int(w)).permute(1, 2, 0).numpy() for w in ways]
 
 
-def fitted(images, **options) -> Predictor:
+def fitted(images, **options):
     return fit(images, **{"size": "64", "device": "cpu", "samples": 1, "check": False, **options})
 
 
-def bank(predictor: Predictor) -> NDArray[np.float32]:
+def bank(predictor):
     tensors = predictor.artefact.tensors
     return tensors["views.0.bank"] + tensors["views.0.centre"]
 
@@ -79,7 +77,7 @@ def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, 
 
 
 def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
-    told: list[str] = []
+    told = []
     made = fitted(patterned(4), say=told.append)
     assert made.manifest.facts["augment"] == "all"
     assert any("copies are in the bank" in line for line in told)
@@ -97,7 +95,7 @@ def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
 
 
 @pytest.fixture(scope="module")
-def one() -> Predictor:
+def one():
     return fitted(parts(1), size="48+64")
 
 

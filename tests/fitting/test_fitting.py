@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +24,12 @@ from flawscope.methods.patchcore import bank_selection as memory
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import Predictor, load
+from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH, FINE = 152, 40  # EfficientNet-Lite0, stages 2 and 3, and stage 2
 TWO = "48+64"  # 36 patches of both stages, 64 and 16 of one each
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +40,7 @@ def _sparse_banks():
         yield
 
 
-def parts(count: int, seed: int = 0, defect: str | None = None) -> list[np.ndarray]:
+def parts(count, seed=0, defect=None):
     """Pictures [96, 96, 3] uint8 of different parts of one product."""
     return [
         draw_picture("plate", np.random.default_rng([seed, k]), defect, 0.1, size=96)[0] for k in range(count)
@@ -50,45 +48,45 @@ def parts(count: int, seed: int = 0, defect: str | None = None) -> list[np.ndarr
 
 
 @functools.cache
-def good() -> tuple[np.ndarray, ...]:
+def good():
     return tuple(parts(12))
 
 
-def fit_small(images=None, **options) -> Predictor:
+def fit_small(images=None, **options):
     images = list(good()) if images is None else images
     return fit(images, **{"size": 64, "device": "cpu", "samples": 0, "check": False, **options})
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Predictor:
+def fitted():
     return fit_small(samples=3)
 
 
 @pytest.fixture(scope="module")
-def fitted_two() -> Predictor:
+def fitted_two():
     return fit_small(size=TWO, fine_ratio=0.2, samples=3)
 
 
-def features_of(predictor: Predictor, images) -> torch.Tensor:
+def features_of(predictor, images):
     """[N, P, D] as `fit` sees them, one size after the other."""
     tensors = [torch.from_numpy(predictor.manifest.preprocess(image)[0][0]) for image in images]
-    found: dict[int, torch.Tensor] = {}
+    found = {}
     store = lambda i, one, _: found.__setitem__(i, one)  # noqa: E731
     embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), store)
     return torch.stack([found[i] for i in range(len(tensors))])
 
 
-def bank_of(predictor: Predictor, view: int = 0) -> torch.Tensor:
+def bank_of(predictor, view=0):
     tensors = predictor.artefact.tensors
     return torch.from_numpy(tensors[f"views.{view}.bank"] + tensors[f"views.{view}.centre"])
 
 
-def radius_of(features: torch.Tensor, bank: torch.Tensor) -> float:
+def radius_of(features, bank):
     """The largest distance of a patch [N, P, D] to the bank."""
     return float(torch.cdist(features.flatten(0, 1).double(), bank.double()).amin(1).max())
 
 
-def roles(predictor: Predictor) -> list[str]:
+def roles(predictor):
     return [p.role for p in predictor.manifest.pictures]
 
 
@@ -118,7 +116,7 @@ def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
     assert [p.name for p in a.manifest.pictures] == [f"{k}.png" for k in range(5)]
 
 
-def refitted(images: Sequence[np.ndarray], groups: Sequence[int], **options) -> np.ndarray:
+def refitted(images, groups, **options):
     """Every third picture's score by a model that is fitted without its group."""
     scores = []
     for i in range(0, len(images), 3):
@@ -127,7 +125,7 @@ def refitted(images: Sequence[np.ndarray], groups: Sequence[int], **options) -> 
     return np.array(scores)
 
 
-def removed(predictor: Predictor, images: Sequence[np.ndarray], groups: Sequence[int]) -> np.ndarray:
+def removed(predictor, images, groups):
     """Every third picture's score if its group's elements alone are taken out of the bank."""
     features, detector = features_of(predictor, images), predictor.session.model
     owners = {"bank_groups.0": torch.from_numpy(predictor.artefact.tensors["bank_groups.0"])}
@@ -229,7 +227,7 @@ PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as `sele
 
 
 def test_streaming_keeps_its_promises(fitted):
-    lines: list[str] = []
+    lines = []
     streamed = fit_small(memory=4 * PER_PICTURE, say=lines.append)
     facts = streamed.manifest.facts
     assert facts["shards"] == 3
@@ -307,7 +305,7 @@ def test_a_full_bank_does_not_grow():
     assert any("memory bank is full" in note for note in new.manifest.notes)
 
 
-def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def views_of(features):
     joined, fine, coarse = features.split((36, PATCHES, 16), dim=1)
     return joined, fine[..., :FINE], coarse[..., : WIDTH - FINE]
 
@@ -534,7 +532,7 @@ def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model
 # ------------------------------------------------------------- what is kept of the pictures as a whole
 
 
-def measured(paths: list[Path], preprocess: object, roi: np.ndarray | None = None) -> list[tuple[float, ...]]:
+def measured(paths, preprocess, roi=None):
     return [measure_appearance(preprocess(path)[0][0], roi) for path in paths]
 
 

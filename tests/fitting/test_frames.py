@@ -1,13 +1,10 @@
 """What lies in a part's frame moves with it: regions of interest and tiles, on drawn parts at any angle."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-pytest.importorskip("torch")
 
 import flawscope
 from brackets import bracket
@@ -18,13 +15,12 @@ from flawscope.fitting.stored_options import refit_options
 from flawscope.methods import registry
 from flawscope.pictures.frames import AlignedPart
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.predictor import Predictor
 
 INSIDE, OUTSIDE = (15.0, 18.0), (-23.0, -12.0)  # of the zone, on the part, in pixels of a picture of 128
-QUICK: dict[str, Any] = {"align": "turn", "size": "64", "device": "cpu", "check": False}
+QUICK = {"align": "turn", "size": "64", "device": "cpu", "check": False}
 
 
-def zone_on(seed: int, radius: float = 12) -> np.ndarray:
+def zone_on(seed, radius=12):
     """A zone around `INSIDE`, drawn on a picture, [H, W] bool."""
     x, y = bracket(seed)[1](INSIDE)
     down, right = np.mgrid[:128, :128] + 0.5
@@ -32,19 +28,19 @@ def zone_on(seed: int, radius: float = 12) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def good() -> list[np.ndarray]:
+def good():
     return [bracket(seed)[0] for seed in range(24)]
 
 
 @pytest.fixture(scope="module")
-def zoned(good: list[np.ndarray]) -> Predictor:
-    lines: list[str] = []
+def zoned(good):
+    lines = []
     found = flawscope.fit(good, **QUICK, roi=zone_on(0), say=lines.append)
     assert any("drawn on picture 0, and moves with the part" in line for line in lines)
     return found
 
 
-def judged(model: Predictor, spot: tuple[float, float] | None, seeds: range = range(100, 110)) -> list[bool]:
+def judged(model, spot, seeds=range(100, 110)):
     return [model.predict(bracket(seed, spot)[0]).is_anomalous for seed in seeds]
 
 
@@ -93,7 +89,7 @@ def test_a_zone_is_drawn_on_the_picture_that_it_names(good, tmp_path):
     in_pixels, shares = (",".join(f"{edge / by:.4f}" for edge in edges) for by in (1, 128))
 
     def region(roi):
-        options: dict[str, Any] = {"align": "turn", "size": "64", "device": "cpu", "force": True}
+        options = {"align": "turn", "size": "64", "device": "cpu", "force": True}
         return prepare(tmp_path, registry.method("patchcore"), **options, roi=roi).reader.roi
 
     masks = [
@@ -140,12 +136,12 @@ LARGE, TINY = 480, {"radius": 2.0, "depth": 50.0}  # a part seen whole is reduce
 
 
 @pytest.fixture(scope="module")
-def large() -> list[np.ndarray]:
+def large():
     return [bracket(seed, side=LARGE)[0] for seed in range(16)]
 
 
 @pytest.fixture(scope="module")
-def tiled(large: list[np.ndarray]) -> Predictor:
+def tiled(large):
     return flawscope.fit(large, **QUICK, force=True, tile=96)
 
 
@@ -222,8 +218,8 @@ def test_tiles_and_a_zone_move_together(large):
 
 @pytest.mark.slow
 def test_the_smallest_defect_is_measured_in_the_frame(large):
-    lines: list[str] = []
-    how: dict[str, Any] = {"align": "turn", "device": "cpu", "force": True, "say": lines.append}
+    lines = []
+    how = {"align": "turn", "device": "cpu", "force": True, "say": lines.append}
     tiles = {
         smallest: prepare(large[:8], registry.method("patchcore"), **how, min_defect=smallest)
         for smallest in (14, 8)

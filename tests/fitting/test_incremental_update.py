@@ -3,13 +3,10 @@ learnt from."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-pytest.importorskip("torch")
 
 import flawscope
 from flawscope.calibration.power import wilson_interval
@@ -21,11 +18,10 @@ from flawscope.fitting.incremental_update import PowerLostError, update
 from flawscope.fitting.update_evaluation import ReviewedPicture, Score, exceeds_chance, score_pictures
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import Predictor
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
 
 
-def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> ReviewedPicture:
+def reviewed(model, number, source, good, **more):
     found = model.predict(source)
     learn = good and found.is_anomalous
     return replace(ReviewedPicture(number, source, good, learn=learn, before=found.score), **more)
@@ -207,7 +203,7 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(model, part, tmp_
     assert harmless.comparison.refused == harmless.responsible == []
 
 
-def extended(model: Predictor, images: list[Any], **how: object) -> Predictor:
+def extended(model, images, **how):
     return flawscope.extend(model, images, device="cpu", check=False, **how)
 
 
@@ -215,7 +211,7 @@ def test_chosen_pictures_leave_the_calibration_as_it_was(model, part):
     """Each false alarm would be one of its largest scores."""
     stained = [part(200 + k, stained=True) for k in range(3)]
     assert all(model.predict(source).is_anomalous for source in stained)
-    said: list[str] = []
+    said = []
     new = extended(model, stained, force=True, say=said.append)
     assert new.calibration.scores == model.calibration.scores
     assert new.calibration.score_threshold == model.calibration.score_threshold
@@ -280,7 +276,7 @@ def test_what_a_review_wrote_is_known_by_each_of_its_folders(model, part, tmp_pa
     for folder in ("review", "review/good"):
         with pytest.raises(InputError, match="no fair sample"):
             flawscope.extend(model, tmp_path / folder, fair=True)
-    said: list[str] = []
+    said = []
     flawscope.extend(model, tmp_path / "review", device="cpu", force=True, say=said.append)
     assert any(line.startswith("known defects found: 1 of 1 before") for line in said)
     assert any(line.startswith("simulated defects found: ") and " of 60 after" in line for line in said)

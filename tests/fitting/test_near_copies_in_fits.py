@@ -15,7 +15,7 @@ from flawscope.synthesis.demo import fabric, plate, scene
 SIDE = 96
 
 
-def part(number: int, view: int = 0) -> np.ndarray:
+def part(number, view=0):
     """A drawn plate, in another picture for each view: a little aside, and in other light."""
     rng = np.random.default_rng([number, view])
     canvas = plate.render(SIDE, np.random.default_rng(number), None)
@@ -31,7 +31,7 @@ def fitted(images, **options):
 
 
 def test_near_copies_without_names_count_as_one_part():
-    said: list[str] = []
+    said = []
     made = fitted([part(k, view) for k in range(5) for view in range(3)], say=said.append)
     assert (made.calibration.count, made.calibration.unit_count) == (15, 5)
     assert made.calibration.expected_rate <= 1 / 6 + 1e-9
@@ -54,7 +54,7 @@ def test_names_are_believed(tmp_path):
 
     for k in range(8):
         Image.fromarray(part(k // 2, k % 2)).save(tmp_path / f"{k}.png")
-    said: list[str] = []
+    said = []
     assert fitted(str(tmp_path), group=r"\d+", say=said.append).calibration.unit_count >= 6
     assert any("although their names tell different parts" in line for line in said)
 
@@ -62,7 +62,7 @@ def test_names_are_believed(tmp_path):
 def test_pictures_whose_names_tell_no_part_are_joined_whatever_others_tell():
     looks = [Look.of(part(k, view)) for k in range(4) for view in range(2)]
     names = ["p0_a", "p0_b", "p1_a", "p9_b", "x1", "x2", "y1", "y2"]  # p1 and p9 are believed
-    said: list[str] = []
+    said = []
     groups = group_numbers(names, r"p\d")
     found = find_parts(looks, names, groups, pattern=r"p\d", force=False, say=said.append)
     assert found == [0, 0, 1, 2, 3, 3, 4, 4]

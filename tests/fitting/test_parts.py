@@ -2,15 +2,10 @@
 
 import csv
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
-
-pytest.importorskip("torch")
 
 import flawscope
 from flawscope.artefact import model_file
@@ -20,7 +15,7 @@ from flawscope.errors import InputError
 VIEWS = ("side", "top")
 
 
-def view(part: int, k: int, defect: bool = False) -> NDArray[np.uint8]:
+def view(part, k, defect=False):
     rng = np.random.default_rng([part, k])
     picture = np.full((80, 80, 3), (60, 80 + 60 * k, 120), np.float64)
     picture[20:60, 20 + 10 * k : 60] = 150
@@ -30,7 +25,7 @@ def view(part: int, k: int, defect: bool = False) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """20 good parts to learn, 6 good and 4 defective ones to test; the defect shows from the top only."""
     root = tmp_path_factory.mktemp("parts")
     for split, kind, numbers in (
@@ -48,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(data: Path) -> Path:
+def model(data):
     out = data / "part.safetensors"
     how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check"]
     assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
@@ -58,7 +53,7 @@ def model(data: Path) -> Path:
 def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
     """Its samples are numbered anew in OK and in each folder of a defect."""
     root = tmp_path / "Real-IAD/realiad_256/mint"
-    split: dict[str, Any] = {"meta": {"normal_class": "OK", "prefix": "mint/"}}
+    split = {"meta": {"normal_class": "OK", "prefix": "mint/"}}
     for name, kind, parts in (
         ("train", "OK", range(20)),
         ("test", "OK", range(20, 25)),
@@ -75,7 +70,7 @@ def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
                     mask = np.zeros((80, 80), np.uint8)
                     mask[34:44, 44:54] = 255
                     Image.fromarray(mask).save(root / f"{place}.png")
-                row: dict[str, Any] = {"anomaly_class": kind if bad else "OK", "image_path": f"{place}.jpg"}
+                row = {"anomaly_class": kind if bad else "OK", "image_path": f"{place}.jpg"}
                 row["mask_path"] = f"{place}.png" if bad else None
                 split.setdefault(name, []).append(row)
     split["test"].sort(key=lambda row: "_C2_" in row["image_path"])  # parts come interleaved
@@ -119,8 +114,6 @@ def test_parts_are_decided_on_by_all_views(data, model, tmp_path, capsys):
 
 
 def test_pages_show_parts(data, model, tmp_path):
-    pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
     how = ["--out", str(tmp_path), "--quiet"]
     assert main(["evaluate", str(model), "--data", str(data), *how]) == 0
     text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())

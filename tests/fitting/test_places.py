@@ -13,7 +13,6 @@ from flawscope.methods.patchcore import places
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 # pictures of one ground, of which each counts as a part
 SMALL = {"group": r"\d+", "samples": 1, "check": False, "device": "cpu"}
 SMALL |= {"count": 100, "tile": 64, "positions": "each"}
@@ -22,7 +21,7 @@ GROUND = RNG.integers(60, 200, (144, 144, 3))
 
 
 @functools.cache
-def still(count: int = 6, seed: int = 0) -> tuple[np.ndarray, ...]:
+def still(count=6, seed=0):
     """Pictures of one ground that lies still, with noise."""
     rng = np.random.default_rng([seed, 1])
     return tuple(
@@ -31,7 +30,7 @@ def still(count: int = 6, seed: int = 0) -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
-def moving(count: int = 6) -> tuple[np.ndarray, ...]:
+def moving(count=6):
     """The same ground, anywhere."""
     rng = np.random.default_rng(2)
     return tuple(
@@ -54,7 +53,7 @@ def test_each_place_has_a_bank_of_what_was_seen_there(each):
     assert {int(g) for g in np.unique(each.artefact.tensors["bank_groups.0"])} == set(range(6))
 
 
-def striped(count: int, seed: int) -> list[np.ndarray]:
+def striped(count, seed):
     """Stripes that stand on the left and lie on the right."""
     rng = np.random.default_rng([seed, 3])
     waves = 128 + 60 * np.sin(np.arange(144) * 2 * np.pi / 8)
@@ -145,7 +144,7 @@ def test_an_extended_model_knows_the_new_pictures_at_their_places(each):
 
 
 def test_auto_takes_what_left_out_pictures_say():
-    said: list[str] = []
+    said = []
     settings = {**SMALL, "positions": "auto", "say": said.append}
     assert fit(list(still()), **settings).manifest.config["positions"] == "each"
     assert fit(list(moving()), **settings).manifest.config["positions"] == "shared"

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,22 +14,21 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.pictures.light import Light
-from flawscope.predictor import Predictor
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
 FIVE = range(5)
-OPTIONS: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
+OPTIONS = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
 
 
 @pytest.fixture(scope="module")
-def good() -> list[np.ndarray]:
+def good():
     """Eleven pictures of five brackets, and one of four."""
     return [drawn(seed, range(seed % 3, (4 if seed == 7 else 5) + seed % 3))[0] for seed in range(12)]
 
 
 @pytest.fixture(scope="module")
-def predictor(good: list[np.ndarray]) -> Predictor:
-    lines: list[str] = []
+def predictor(good):
+    lines = []
     found = flawscope.fit(good, **OPTIONS, say=lines.append)
     assert "several parts: 5 in a picture, 1 of 12 counted wrong" in lines
     return found
@@ -148,7 +146,7 @@ def test_a_zone_is_that_of_every_part(good):
 
 
 ZONE = "0.02,0.02,0.4,0.4"  # around the first picture's first part
-TOGETHER: dict[str, dict[str, Any]] = {
+TOGETHER = {
     "tiles": {"tile": 48},
     "tiles, light, zone and positions": {"tile": 48, "light": "10%", "roi": ZONE, "positions": "each"},
 }
@@ -158,7 +156,6 @@ TOGETHER: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", TOGETHER)
 def test_parts_go_with_light_tiles_zone_and_positions(name, good, tmp_path):
     """Each part's view is an ordinary one, and the picture is the worst of its parts."""
-    pytest.importorskip("onnxruntime")
     model = flawscope.fit(good, **OPTIONS, **TOGETHER[name])
     known, how = model.calibration, model.manifest.preprocess
     assert known.miscounted == 1

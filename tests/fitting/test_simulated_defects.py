@@ -1,7 +1,5 @@
 """The check at the end of a fit: where its defects lie, whom it asks, how long it takes."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from flawscope.fitting.simulated_defects import DEFECT_SIZES, score_simulated_de
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
-from flawscope.predictor import Predictor
 from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
 
@@ -24,7 +21,7 @@ LONG_FIT = 1e5  # seconds: the check may take as long as it needs
 
 
 @pytest.fixture(autouse=True)
-def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few(monkeypatch):
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", 8)
 
 
@@ -32,39 +29,37 @@ class Difference(Detector):
     """Knows one good picture by heart; the score is the share of the pixels that differ from it, or 0 where
     it is `blind`. Pictures that were left out score half."""
 
-    def __init__(self, good: Tensor, *, blind: bool = False, roi: Tensor | None = None, **settings: Any):
+    def __init__(self, good, *, blind=False, roi=None, **settings):
         super().__init__(PictureSettings(size=str(SIDE), **settings), roi)
         self.good, self.blind = good, blind
         self.seen: list[Tensor] = []
         self.groups: list[int] = []
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images):
         self.seen += list(images)
         return images
 
-    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, features, inside=None):
         maps = (features != self.good).any(1).float()
         return maps.mean((1, 2)) * (not self.blind), maps
 
-    def left_out(self, features: Tensor, group: int, kept: Any, inside: Any = None) -> tuple[Tensor, Tensor]:
+    def left_out(self, features, group, kept, inside=None):
         self.groups.append(group)
         scores, maps = self.score(features)
         return scores / 2, maps
 
     @classmethod
-    def rebuild(cls, config: Any, tensors: Any) -> Detector:
+    def rebuild(cls, config, tensors):
         raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
-def good() -> Tensor:
+def good():
     picture = draw_picture("plate", np.random.default_rng(1), None, 0.1, size=SIDE)[0]
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255 + 1e-4  # not a whole grey level
 
 
-def checked(
-    model: Difference, *, learnt: bool = False, scores: tuple[float, ...] = (0.0,) * 4, **more: Any
-) -> Any:
+def checked(model, *, learnt=False, scores=(0.0,) * 4, **more):
     count = len(scores)
     budget = more.pop("budget", Budget())
     task = Task(lambda i: model.good, range(10, 10 + count), rate=0.05, budget=budget, **more)
@@ -149,10 +144,10 @@ def test_what_is_checked_little_or_not_at_all(good, monkeypatch):
 class Clock:
     """Instead of the time module: every picture takes a second."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 1000.0
 
-    def monotonic(self) -> float:
+    def monotonic(self):
         return self.now
 
 
@@ -163,7 +158,7 @@ def test_it_takes_a_tenth_of_the_time_at_most(good, monkeypatch, fit_took, threa
     monkeypatch.setattr(simulated_defects, "time", clock)
     monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    done: list[tuple[int, int]] = []
+    done = []
 
     def embed(model, load, numbers, store):
         """As many threads take a batch of four each, at the same time."""
@@ -193,14 +188,14 @@ def test_it_takes_a_tenth_of_the_time_at_most(good, monkeypatch, fit_took, threa
     assert all(a < b for a, b in done[:-1])
 
 
-def parts(count: int, seed: int = 0) -> list[np.ndarray]:
+def parts(count, seed=0):
     return [
         draw_picture("plate", np.random.default_rng([seed, k]), None, 0.1, size=96)[0] for k in range(count)
     ]
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Predictor:
+def fitted():
     return fit(parts(8), size=64, device="cpu", samples=0)
 
 
@@ -228,7 +223,7 @@ def test_who_misses_too_many_says_what_to_do(monkeypatch):
         return SimulatedDefect(picture, np.zeros(picture.shape[:2], bool), "spot", 40.0)
 
     monkeypatch.setattr(simulated_defects, "simulate_defect", unseen)
-    said: list[str] = []
+    said = []
     model = fit(parts(6), size=64, device="cpu", samples=0, say=said.append)
     (note,) = [line for line in model.manifest.notes if "simulated defects of medium and large size" in line]
     assert note in said
@@ -285,7 +280,7 @@ def test_contrasts_fill_their_range_evenly_at_each_size_however_many_there_are()
 class Faint(Difference):
     """Sees differences above a number of grey levels alone."""
 
-    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, features, inside=None):
         maps = ((features - self.good).abs().amax(1) * 255 > 14.5).float()
         return (maps.sum((1, 2)) > 4).float(), maps
 

@@ -2,8 +2,6 @@
 
 import itertools
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-pytest.importorskip("torch")
-
 from flawscope.artefact import model_file
-from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.incremental_update import extend, open_fitted_dataset, update
@@ -26,13 +21,12 @@ from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.light import Light, light_variations
 from flawscope.pictures.undistort import Undistortion
-from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
 from matrix import draw as part
 
-QUICK: dict[str, Any] = {"device": "cpu", "check": False}
+QUICK = {"device": "cpu", "check": False}
 # For each option of a fit a value that is not its default, as a person gives it
-CASES: dict[str, dict[str, Any]] = {
+CASES = {
     "false_alarm_rate": {"false_alarm_rate": "20%"},
     "roi": {"roi": "0.1,0.2,0.8,0.9"},
     "light": {"light": "10%"},
@@ -43,13 +37,13 @@ CASES: dict[str, dict[str, Any]] = {
     "group": {"group": r"^p\d+"},
     "part": {"part": r"p\d+"},
     "view": {"part": r"p\d+", "view": "top|side"},
-    "min_defect": {"min_defect": "3px"},
+    "min_defect": {"min_defect": "1px"},
     "drop_suspects": {"drop_suspects": True},
     "force": {"force": True},
     "scale_mm": {"scale_mm": 0.05},
 }
 # Settings of the method: of each kind
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS = {
     "keep_aspect": {"keep_aspect": True},
     "crop": {"crop": (49, 48)},
     "tile": {"tile": (48, 48)},
@@ -66,7 +60,7 @@ OF_THE_CALL = {"category", "device", "seen"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """`good` with 8 parts in two views, and `several` with pictures of two parts."""
     root = tmp_path_factory.mktemp("options")
     for name, several, views in (("good", False, ("top", "side")), ("several", True, ("top",))):
@@ -77,15 +71,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def data_of(folder: Path, options: dict[str, Any]) -> Path:
+def data_of(folder, options):
     return folder / ("several" if options.get("several") else "good")
 
 
-def stored_options(artefact: Artefact) -> dict[str, Any]:
+def stored_options(artefact):
     return vars(stored_seeing(artefact)) | vars(stored_reading(artefact))
 
 
-def decisive(artefact: Artefact) -> dict[str, Any]:
+def decisive(artefact):
     """All that two models of the same options have in common, as values that can be compared."""
     manifest = artefact.manifest
     how = manifest.preprocess
@@ -108,13 +102,13 @@ def decisive(artefact: Artefact) -> dict[str, Any]:
     }
 
 
-def fitted(folder: Path, options: dict[str, Any]) -> Predictor:
+def fitted(folder, options):
     size = {} if "min_defect" in options else {"size": "64"}
     return fit(data_of(folder, options), **size | QUICK | options)
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> dict[str, Any]:
+def plain(folder):
     """What a model of no options has."""
     return decisive(fitted(folder, {}).artefact)
 
@@ -196,7 +190,7 @@ def test_the_next_model_keeps_each_option_in_whatever_way_it_is_made(name, folde
     assert hashes >= {pixel_hash(decode(picture)) for picture in new}
 
 
-def drawn_pictures(count: int) -> list[ReviewedPicture]:
+def drawn_pictures(count):
     """Good pictures of the line that nobody chose, the first of which the model learns from, too."""
     return [
         ReviewedPicture(k, part(200 + k), True, f"p{200 + k}_top.png", learn=not k, sure=True, drawn=True)

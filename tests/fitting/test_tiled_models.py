@@ -16,12 +16,11 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
 
-pytestmark = pytest.mark.usefixtures("shared_backbones")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
 
 
 @functools.cache
-def parts(count: int = 8, seed: int = 0, size: int = 144) -> tuple[np.ndarray, ...]:
+def parts(count=8, seed=0, size=144):
     return tuple(draw_picture("plate", np.random.default_rng([seed, k]), size=size)[0] for k in range(count))
 
 

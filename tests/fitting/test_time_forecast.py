@@ -1,7 +1,6 @@
 """What a fit says of its time before it begins: how many views there are, and about how long they take."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import flawscope
 from flawscope.calibration import MIN_HELD_OUT
 from flawscope.calibration.threshold import Calibration
 from flawscope.fitting import fitting, light_calibration, time_forecast
-from flawscope.fitting.time_forecast import TimeForecast
 from flawscope.methods import registry
 from flawscope.methods.method import ViewTimes
 from flawscope.methods.task import Fitted
@@ -19,7 +17,7 @@ from flawscope.progress import format_duration
 from flawscope.synthesis.demo.dataset import draw_picture
 
 
-def parts(count: int, size: int = 96) -> list[np.ndarray]:
+def parts(count, size=96):
     return [draw_picture("plate", np.random.default_rng([7, k]), None, size=size)[0] for k in range(count)]
 
 
@@ -27,15 +25,15 @@ class EnoughError(Exception):
     """The lines that are asked for were said."""
 
 
-def told(monkeypatch: pytest.MonkeyPatch, times: ViewTimes, count: int, **options: Any) -> tuple[str, str]:
+def told(monkeypatch, times, count, **options):
     """The line on time of a fit whose views take these times, and the line said after it."""
     method = registry.method("patchcore")
     fake = replace(method, predict_times=lambda model, task, images: times)
     monkeypatch.setattr(registry, "method", lambda name: fake)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    said: list[str] = []
+    said = []
 
-    def say(line: str) -> None:
+    def say(line):
         said.append(line)
         if any(before.startswith("time: ") for before in said[:-1]):
             raise EnoughError
@@ -83,7 +81,7 @@ def test_where_it_is_long_the_setting_that_makes_it_long_is_named(monkeypatch, o
 
 def test_a_real_fit_takes_about_as_long_as_foretold():
     """Very roughly: machines in use are uneven."""
-    foretold: list[TimeForecast] = []
+    foretold = []
     forecast = time_forecast.forecast
 
     def kept(*args, **options):
@@ -107,14 +105,14 @@ def test_as_many_pictures_are_foretold_for_the_lights_as_are_drawn(count, rate):
 
 
 def test_a_training_is_told_apart_from_what_follows_it():
-    said: list[str] = []
+    said = []
 
     def say(line):
         said.append(line)
         if line.startswith("time: "):
             raise EnoughError
 
-    how: dict[str, Any] = {"method": "prnet", "size": "64", "width": 0.25, "steps": 2, "device": "cpu"}
+    how = {"method": "prnet", "size": "64", "width": 0.25, "steps": 2, "device": "cpu"}
     with pytest.raises(EnoughError):
         flawscope.fit(parts(20), say=say, **how)
     assert f"for judging {MIN_HELD_OUT} of 20 views after the training's steps; " in said[-1]

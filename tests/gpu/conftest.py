@@ -5,7 +5,7 @@ import pytest
 REASON = "torch sees no CUDA device here"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

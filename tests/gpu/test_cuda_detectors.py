@@ -1,30 +1,25 @@
 """On a GPU: the CPU's answers, no wait in a pick or a step, no memory that grows."""
 
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from flawscope.fitting.fitting import fit  # noqa: E402
-from flawscope.methods.patchcore import coreset  # noqa: E402
-from flawscope.methods.training import Trainer  # noqa: E402
-from flawscope.predictor import load  # noqa: E402
+from flawscope.fitting.fitting import fit
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.training import Trainer
+from flawscope.predictor import load
 
 pytestmark = pytest.mark.cuda
 SAME = 1e-4  # relative
-Settings = dict[str, Any]
 
 
 @contextmanager
-def waits() -> Iterator[list[str]]:
+def waits():
     """What made the process wait for the GPU."""
-    found: list[str] = []
+    found = []
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as seen:
@@ -36,14 +31,14 @@ def waits() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def prnet_settings(small_backbone: dict[str, str]) -> Settings:
+def prnet_settings(small_backbone):
     own = {"size": "64", "width": 0.25, "batch": 2, "training": "fp32"}
     return {**own, **small_backbone}
 
 
 @pytest.fixture(scope="session")
-def prnet_model(drawn: Path, prnet_settings: Settings, shared: Any) -> Path:
-    def fill(folder: Path) -> None:
+def prnet_model(drawn, prnet_settings, shared):
+    def fill(folder):
         found = fit(drawn, method="prnet", device="cpu", steps=3, **prnet_settings)
         found.save(folder / "plate.safetensors")
 
@@ -51,13 +46,12 @@ def prnet_model(drawn: Path, prnet_settings: Settings, shared: Any) -> Path:
 
 
 @pytest.fixture(params=["model_path", "efficientad_path", "prnet_model"])
-def path(request: pytest.FixtureRequest) -> Path:
+def path(request):
     """A model of each method."""
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    return request.getfixturevalue(request.param)
 
 
-def images_for(predictor: Any, count: int) -> np.ndarray:
+def images_for(predictor, count):
     rng = np.random.default_rng(3)
     return rng.random((count, 3, *predictor.session.size), dtype=np.float32)
 
@@ -99,7 +93,8 @@ def test_memory_does_not_grow(path):
 
 
 def test_onnx_runtime_gives_the_same(onnx_path, model_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA")
     ours, theirs = load(onnx_path, device="cuda"), load(model_path, device="cpu")
@@ -139,16 +134,14 @@ def test_a_fit_is_the_cpus(drawn, model_path):
 
 
 @pytest.fixture(params=["efficientad", "prnet"])
-def learner(
-    request: pytest.FixtureRequest, quick_settings: Settings, prnet_settings: Settings
-) -> tuple[str, Settings]:
+def learner(request, quick_settings, prnet_settings):
     known = {"efficientad": quick_settings, "prnet": prnet_settings}
     return request.param, {k: v for k, v in known[request.param].items() if k != "steps"}
 
 
 def test_a_step_does_not_wait(learner, drawn, monkeypatch):
     method, settings = learner
-    per_step: list[list[str]] = []
+    per_step = []
     learn = Trainer._optimise
 
     def watched(self, *given):

@@ -3,8 +3,6 @@ and a GPU would be waited for; so do sums, choices and joins of tensors on two d
 
 import contextlib
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -29,12 +27,10 @@ from flawscope.predictor import load
 from flawscope.progress import ignore_progress
 
 GPU = torch.device("meta")
-Settings = dict[str, Any]
-Moved = Callable[[Any], Any]
 
 
 @pytest.fixture
-def moved(monkeypatch: pytest.MonkeyPatch) -> Moved:
+def moved(monkeypatch):
     """moved(module): a copy on the other device, which has no precisions of its own."""
     nothing = lambda *given, **more: contextlib.nullcontext()  # noqa: E731
     monkeypatch.setattr("flawscope.methods.detector.autocast", nothing)
@@ -60,13 +56,13 @@ def test_the_stand_in_notices_both_faults():
 
 
 @pytest.fixture(scope="session")
-def prnet_config(small_backbone: dict[str, str]) -> Any:
+def prnet_config(small_backbone):
     settings = {"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32", "noise": 0.0}
     return registry.method("prnet").configure("default", {**settings, **small_backbone})
 
 
 @pytest.fixture(params=["patchcore", "efficientad", "prnet"])
-def detector(request: pytest.FixtureRequest) -> Any:
+def detector(request):
     if request.param == "prnet":
         return create_prnet(request.getfixturevalue("prnet_config"))[0]
     name = {"patchcore": "model_path", "efficientad": "efficientad_path"}[request.param]
@@ -83,13 +79,13 @@ def test_a_forward_stays_on_its_device_and_asks_for_nothing(detector, moved):
 
 
 @pytest.fixture(scope="module")
-def shots() -> list[torch.Tensor]:
+def shots():
     """Two pictures [3, 256, 256] in 0..1, 8 bits deep."""
     drawn = torch.randint(0, 256, (2, 3, 256, 256), generator=torch.Generator().manual_seed(4))
     return [one.float() / 255 for one in drawn]
 
 
-def efficientad_trainer(kind: str, settings: Settings, shots: list[torch.Tensor]) -> EfficientAdTrainer:
+def efficientad_trainer(kind, settings, shots):
     roi = None
     if kind == "region":
         roi = torch.zeros(256, 256, dtype=torch.bool)
@@ -180,7 +176,7 @@ class Asked(TorchDispatchMode):
     WAITING = ("aten::item", "aten::is_nonzero", "aten::nonzero", "aten::_local_scalar_dense")
     count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func.name() in self.WAITING
         return func(*args, **(kwargs or {}))
 

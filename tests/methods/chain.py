@@ -7,7 +7,6 @@ makes right, and with the answers of the command line.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,18 +21,14 @@ from flawscope.artefact.certificate import (
     median_to_threshold,
 )
 from flawscope.datasets import list_pictures
+from flawscope.export.export import PRECISIONS, export
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.runtime import ENGINES
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-for needed in ("torch", "onnx", "onnxscript", "openvino"):
-    pytest.importorskip(needed)
-
-from flawscope.export.export import PRECISIONS, export  # noqa: E402
-
 # what a reduced precision may change is measured by how far the held-out good pictures' scores lie apart
-SMALL: dict[str, dict[str, Any]] = {
+SMALL = {
     "patchcore": {"size": "64"},
     "efficientad": {"steps": 120, "window": 41, "training": "fp32"},
     "prnet": {"size": "64", "width": 0.25, "batch": 4, "steps": 400, "training": "fp32", "held_out": 0.4},
@@ -41,27 +36,26 @@ SMALL: dict[str, dict[str, Any]] = {
 SEEN = 2
 MAXIMUM, MAP = 1e-3, 1e-2  # of fp32 maps: where a patch is in the bank, its distance is all rounding
 METHODS = sorted(registry.BUILT_IN)
-pytestmark = pytest.mark.usefixtures("traced_once")
 Fitted = Callable[[str], tuple[Path, Predictor]]
 
 
 @pytest.fixture(scope="session")
-def data(shared: Any) -> Path:
+def data(shared):
     return Path(
         shared("chain", lambda root: draw_dataset(root, train=24, good=4, bad_per_kind=1, size=96, seed=1))
     )
 
 
 @pytest.fixture(scope="session")
-def root(data: Path) -> Path:
+def root(data):
     return data / "plate"
 
 
 @pytest.fixture(scope="session")
-def pictures(root: Path, shared: Any) -> list[Path]:
+def pictures(root, shared):
     """The test pictures, and others that are not square, deep, grey or transparent."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         shown = [np.asarray(Image.open(path)) for path in list_pictures(root / "test")[:5]]
         light = np.random.default_rng(3).integers(0, 255, shown[2].shape[:2])
         for name, picture in {
@@ -77,12 +71,12 @@ def pictures(root: Path, shared: Any) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def fitted(root: Path, shared: Any, teacher_path: Path) -> Fitted:
+def fitted(root, shared, teacher_path):
     """By the command line; EfficientAD with a narrow teacher."""
     more = {"efficientad": {"teacher": str(teacher_path)}}
 
-    def of(method: str) -> tuple[Path, Predictor]:
-        def fill(folder: Path) -> None:
+    def of(method):
+        def fill(folder):
             settings = {**SMALL[method], **more.get(method, {})}
             options = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
             if registry.method(method).takes_seen_defects:
@@ -96,9 +90,9 @@ def fitted(root: Path, shared: Any, teacher_path: Path) -> Fitted:
     return of
 
 
-def answers(model: Predictor, pictures: list[Path], batch: int = 1) -> tuple[Any, Any, Any]:
+def answers(model, pictures, batch=1):
     """Scores `[N]`, maps `[N, H, W]` and decisions `[N]` through `predict`."""
-    found: Any = [answer for _, answer in model.stream(pictures, batch=batch)]
+    found = [answer for _, answer in model.stream(pictures, batch=batch)]
     return (
         np.array([a.score for a in found]),
         np.stack([a.map for a in found]).astype(float),
@@ -106,7 +100,7 @@ def answers(model: Predictor, pictures: list[Path], batch: int = 1) -> tuple[Any
     )
 
 
-def without_ties(model: Predictor, pictures: list[Path]) -> Any:
+def without_ties(model, pictures):
     """`[N]` bool: rounding alone does not decide the score."""
     import torch
 
@@ -116,7 +110,7 @@ def without_ties(model: Predictor, pictures: list[Path]) -> Any:
         return np.array([not bool(detector.ties(detector.embed(image))[0]) for image in images])
 
 
-def bf16_is_here() -> bool:
+def bf16_is_here():
     from flawscope.runtime.openvino import shared_core
 
     return "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

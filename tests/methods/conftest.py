@@ -1,9 +1,6 @@
 """The built-in methods, as small as they can be."""
 
 import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,20 +8,10 @@ from flawscope.methods import registry
 from flawscope.testing import Case
 
 
-@pytest.fixture(scope="module")
-def traced_once(trace_once: Callable[..., Any]) -> Iterator[None]:
-    """Exports trace a model once, which takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-        yield
-
-
 @pytest.fixture(scope="session")
-def cases(
-    drawn: Path, small_backbone: dict[str, str], request: pytest.FixtureRequest
-) -> Callable[[str], Case]:
+def cases(drawn, small_backbone, request):
     """A built-in method's case."""
-    settings: dict[str, Callable[[], dict[str, Any]]] = {
+    settings = {
         "patchcore": lambda: {"size": "64", **small_backbone},
         "efficientad": lambda: request.getfixturevalue("quick_settings"),
         "prnet": lambda: {

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from flawscope.fitting import fitting
 from flawscope.methods.conflicts import Conflict, ConflictError, find_conflicts
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-TOGETHER: list[dict[str, Any]] = [
+TOGETHER = [
     {},
     {"align": "turn", "roi": "0,0,1,1", "min_defect": 9, "light": 0.1},
     {"several": True, "align": "turn", "light": 0.1, "min_defect": 9, "roi": "0,0,1,1", "group": "x"},
@@ -22,7 +21,7 @@ TOGETHER: list[dict[str, Any]] = [
     {"min_defect": 12, "size": None},
     {"roi": np.ones((4, 4), np.bool_), "align": "turn"},
 ]
-APART: list[tuple[dict[str, Any], str, str]] = [
+APART = [
     ({"align": "shift", "several": True, "part": "x"}, "several", "part"),
     ({"min_defect": 9, "size": "128"}, "min_defect", "size"),
     ({"part": "x", "group": "y"}, "part", "group"),

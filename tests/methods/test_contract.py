@@ -1,18 +1,15 @@
 """What every method promises, of the built-in ones (`flawscope.testing`)."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from flawscope.methods import registry
 from flawscope.testing import checks_for
 
-torch = pytest.importorskip("torch")
 CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(registry.method(name))]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick(shared_backbones: None, traced_once: None) -> Iterator[None]:
+def _quick():
     with pytest.MonkeyPatch.context() as patch:
         # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
         patch.setattr("flawscope.methods.prnet.network.ATTENTION_LAYERS", 1)

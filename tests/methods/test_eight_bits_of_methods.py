@@ -3,24 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 import flawscope
+from flawscope.datasets import list_pictures
+from flawscope.export import eight_bits, onnx_graph
+from flawscope.export.export import export
+from flawscope.export.recalibrate import ExportPictures
+from flawscope.runtime.torch import TorchSession
 
-for needed in ("torch", "onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(needed)
-
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
-
-from flawscope.datasets import list_pictures  # noqa: E402
-from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import ExportPictures  # noqa: E402
-from flawscope.runtime.torch import TorchSession  # noqa: E402
-
-pytestmark = [pytest.mark.training, pytest.mark.usefixtures("traced_once")]
+pytestmark = pytest.mark.training
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flawscope.methods.detector import PREFETCH, embed_pictures, process_blocks
 
@@ -14,10 +14,10 @@ class Rows(nn.Module):
         super().__init__()
         self.register_buffer("roi", torch.ones(2, 2, dtype=torch.bool))
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images):
         return images[:, 0]
 
-    def inside(self, images: Tensor) -> None:
+    def inside(self, images):
         return None
 
 
@@ -33,8 +33,8 @@ def test_an_error_while_loading_comes_through():
 
 
 def test_for_a_device_threads_load_a_few_blocks_ahead_and_keep_the_order():
-    loaded: list[int] = []
-    taken: list[list[str]] = []
+    loaded = []
+    taken = []
 
     def load(item):
         loaded.append(item)

@@ -2,9 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from flawscope.methods import registry
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site(tmp_path, monkeypatch):
     """A folder on the path; what lies in it at first use is installed."""
     monkeypatch.syspath_prepend(tmp_path)
     registry._installed.cache_clear()
@@ -24,7 +22,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     registry.method.cache_clear()
 
 
-def install(site: Path, code: str, entry: str = "other = other_methods:METHOD") -> None:
+def install(site, code, entry="other = other_methods:METHOD"):
     (site / "other_methods.py").write_text(code)
     info = site / "other_methods-1.0.dist-info"
     info.mkdir()
@@ -71,7 +69,7 @@ def test_no_package_takes_a_built_in_methods_place(site):
     assert registry.method("patchcore").config.__module__ == "flawscope.methods.patchcore"
 
 
-def of_method(model_path: Path, name: str, out: Path) -> Path:
+def of_method(model_path, name, out):
     """The model with another method's name in its file."""
     artefact = model_file.read(model_path)
     model_file.write(replace(artefact, manifest=replace(artefact.manifest, method=name)), out)

@@ -1,43 +1,41 @@
 """`flawscope.testing` notices a method that breaks its promises, and says which."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
+import torch
 
 from flawscope.errors import FlawscopeError
+from flawscope.methods.patchcore.model import Model
 from flawscope.methods.settings import PictureSettings
-from flawscope.testing import Case, Check, check_method, checks_for
-
-torch = pytest.importorskip("torch")
-from flawscope.methods.patchcore.model import Model  # noqa: E402
+from flawscope.testing import Case, check_method, checks_for
 
 score_at, embed, combine = Model.score_at, Model.embed, Model.combine
 
 
-def by_batch(self: Model, positions: Any, features: Any, inside: Any = None) -> Any:
+def by_batch(self, positions, features, inside=None):
     scores, maps = score_at(self, positions, features, inside)
     return scores * (1 + 1e-4 * len(features)), maps
 
 
-def everywhere(self: Model, scores: Any, distances: Any, inside: Any = None) -> Any:
+def everywhere(self, scores, distances, inside=None):
     return combine(self, scores, distances, torch.ones_like(self.roi))
 
 
-def of_all(self: Model, positions: Any, features: Any, inside: Any = None) -> Any:
+def of_all(self, positions, features, inside=None):
     """Maps know what counts, scores do not."""
     return features.flatten(1).norm(dim=1), score_at(self, positions, features, inside)[1]
 
 
-def inverted(self: Model, images: Any) -> Any:
+def inverted(self, images):
     return embed(self, torch.where(images < 0, images, 1 - images))
 
 
-def not_left_out(self: Model, features: Any, group: int, kept: Any, inside: Any = None) -> Any:
+def not_left_out(self, features, group, kept, inside=None):
     return self.score(features, inside)
 
 
-def unmarked(self: Model, images: Any) -> Any:
+def unmarked(self, images):
     return images
 
 
@@ -117,7 +115,7 @@ def test_who_learns_from_what_must_stay_unseen_is_refused_or_named(
         one(check, case)(case) if check.isidentifier() else case.fit(samples=0)
 
 
-def one(name: str, case: Case) -> Check:
+def one(name, case):
     return next(check for check in checks_for(case.method) if check.name == name)
 
 
@@ -125,7 +123,7 @@ def one(name: str, case: Case) -> Check:
 class Careless(PictureSettings):
     """Takes any seed."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         pass
 
 

@@ -1,23 +1,18 @@
 """The trainer that all methods share, on a network that costs nothing."""
 
 import signal
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-torch = pytest.importorskip("torch")
-
-from torch import Tensor, nn  # noqa: E402
-
-from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, read_checkpoint, write_state  # noqa: E402
-from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
-from flawscope.methods.settings import TrainingSettings  # noqa: E402
-from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import learning_rate_share, one_cycle  # noqa: E402
-from flawscope.methods.training import Trainer  # noqa: E402
-from flawscope.methods.training_state import initialise  # noqa: E402
+from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, read_checkpoint, write_state
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.settings import TrainingSettings
+from flawscope.methods.task import Budget
+from flawscope.methods.time_budget import learning_rate_share, one_cycle
+from flawscope.methods.training import Trainer
+from flawscope.methods.training_state import initialise
 
 CPU = torch.device("cpu")
 
@@ -28,7 +23,7 @@ class Line(Trainer[Tensor]):
     NETWORKS, LOSSES = ("line",), ("loss",)
     CPU_STEPS = GPU_STEPS = 30
 
-    def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None, **settings: Any):
+    def __init__(self, step=lambda *_: None, **settings):
         config = TrainingSettings(**{"steps": 6, "rate": 0.05, "training": "fp32", **settings})
         super().__init__([nn.Conv2d(1, 1, 1)], config, CPU, lambda line: self.said.append(line), step)
         self.said: list[str] = []
@@ -36,35 +31,35 @@ class Line(Trainer[Tensor]):
         self.factor = 1.0
         self.initialise(0)
 
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step):
         return torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(self.torch_seed(1, step)))
 
-    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+    def losses(self, networks, batch, step):
         return [(networks[0](batch) - 2 * batch).square().mean() * self.factor]
 
-    def prepare(self, resumed: bool) -> None:
+    def prepare(self, resumed):
         if not resumed:
             self.beside += 1
 
-    def measurements(self) -> dict[str, float]:
+    def measurements(self):
         return {"weight": float(self.networks[0].weight.detach())}
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self):
         return {"beside": self.beside}
 
-    def weights(self) -> list[float]:
+    def weights(self):
         return torch.cat([v.detach().flatten() for v in self.networks[0].parameters()]).tolist()
 
 
-def run(trainer: Line, checkpoint: Path | None = None, found: Any = None, **identity: Any) -> Line:
+def run(trainer, checkpoint=None, found=None, **identity):
     trainer.learn(Budget(checkpoint=checkpoint, checkpoint_interval=0.0), found, identity)
     return trainer
 
 
-def stop_after(count: int) -> Callable[[str, int, int], None]:
+def stop_after(count):
     """A `step` that stops the training as Ctrl-C does."""
 
-    def step(stage: str, done: int, total: int) -> None:
+    def step(stage, done, total):
         if done == count:
             raise KeyboardInterrupt
 
@@ -74,25 +69,25 @@ def stop_after(count: int) -> Callable[[str, int, int], None]:
 class Normed(Line):
     """Its network has running means, which are no parameters."""
 
-    def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
+    def __init__(self, step=lambda *_: None):
         super().__init__(step)
         self.networks = (nn.Sequential(*self.networks, nn.BatchNorm2d(1)),)
         self.optimiser = self._make_adam(self.networks)
 
-    def measurements(self) -> dict[str, float]:
+    def measurements(self):
         return {}
 
 
 class Dormant(Normed):
     """A layer of its network gets no gradient in the first steps."""
 
-    def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
+    def __init__(self, step=lambda *_: None):
         super().__init__(step)
         self.networks = (nn.Sequential(self.networks[0][0], nn.Conv2d(1, 1, 1)),)
         self.optimiser = self._make_adam(self.networks)
         self.initialise(0)
 
-    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+    def losses(self, networks, batch, step):
         used = networks[0] if step >= 4 else networks[0][0]
         return [(used(batch) - 2 * batch).square().mean()]
 
@@ -130,10 +125,10 @@ def test_it_learns_and_draws_its_curve():
 class Grouped(Line):
     """Its bias learns at a rate of its own."""
 
-    def groups(self, networks: Any) -> list[dict[str, Any]]:
+    def groups(self, networks):
         return [{"params": [networks[0].weight]}, {"params": [networks[0].bias], "lr": 0.01}]
 
-    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+    def losses(self, networks, batch, step):
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         return super().losses(networks, batch, step)
 
@@ -211,14 +206,14 @@ STEP = 0.5  # seconds at speed 1
 class Clock:
     """Instead of the time module: a machine whose speed changes."""
 
-    def __init__(self, *speeds: tuple[float, float]):
+    def __init__(self, *speeds):
         """`speeds`: from which second on it is so fast."""
         self.now, self.speeds = 0.0, speeds
 
-    def monotonic(self) -> float:
+    def monotonic(self):
         return self.now
 
-    def work(self, seconds: float) -> None:
+    def work(self, seconds):
         """What takes so long at speed 1."""
         while seconds > 1e-9:
             speed = next(speed for since, speed in reversed(self.speeds) if self.now >= since)
@@ -231,18 +226,18 @@ class Clock:
 class Timed(Line):
     """A step takes half a second, what comes after the training 4 s."""
 
-    def __init__(self, clock: Clock, **settings: Any):
+    def __init__(self, clock, **settings):
         super().__init__(**{"steps": None, **settings})
         self.clock = clock
         self.rates: list[tuple[float, float]] = []  # when a step began, and its learning rate
 
-    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+    def losses(self, networks, batch, step):
         if networks is self.networks:  # not a copy, which is timed beforehand
             self.rates.append((self.clock.now, self.optimiser.param_groups[0]["lr"]))
         self.clock.work(STEP)
         return super().losses(networks, batch, step)
 
-    def after(self) -> tuple[float, float]:
+    def after(self):
         """A tenth is done to measure it; and 6 s aside."""
         before = self.clock.now
         self.clock.work(0.4)
@@ -250,8 +245,8 @@ class Timed(Line):
 
 
 @pytest.fixture
-def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
-    def use(*speeds: tuple[float, float]) -> Clock:
+def clock_of(monkeypatch):
+    def use(*speeds):
         clock = Clock(*speeds)
         for module in ("training", "training_state", "time_budget"):
             monkeypatch.setattr(f"flawscope.methods.{module}.time", clock)
@@ -260,7 +255,7 @@ def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
     return use
 
 
-def trained(clock: Clock, found: Any = None, checkpoint: Path | None = None, **settings: Any) -> Timed:
+def trained(clock, found=None, checkpoint=None, **settings):
     trainer = Timed(clock, **settings)
     trainer.learn(
         Budget(2.0, checkpoint, checkpoint_interval=0.0, started=clock.now), found, {}, trainer.after
@@ -397,10 +392,10 @@ def test_schedules_of_very_few_steps_are_rates():
     assert {learning_rate_share("constant", step, 9) for step in range(9)} == {1.0}
 
 
-def press_at(count: int) -> Callable[[str, int, int], None]:
+def press_at(count):
     """A `step` during which Ctrl-C is pressed."""
 
-    def step(stage: str, done: int, total: int) -> None:
+    def step(stage, done, total):
         if done == count:
             signal.raise_signal(signal.SIGINT)
 
@@ -468,7 +463,7 @@ def test_a_checkpoint_that_cannot_be_read_stops_only_who_asked_for_it(tmp_path):
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(path, True, pytest.fail)
-    said: list[str] = []
+    said = []
     assert load_checkpoint(path, False, said.append) is None
     assert said[0].endswith("begins at the first step, and keeps it as c.earlier.safetensors")
     assert load_checkpoint(path, True, said.append) is None

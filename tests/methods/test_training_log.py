@@ -5,23 +5,20 @@ import importlib.machinery
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from test_training import Line, run, stop_after
 
-torch = pytest.importorskip("torch")
-
-from test_training import Line, run, stop_after  # noqa: E402
-
-from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
-from flawscope.errors import InputError  # noqa: E402
-from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import learning_rate_share  # noqa: E402
-from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve  # noqa: E402
+from flawscope.artefact.state_file import read_checkpoint
+from flawscope.errors import InputError
+from flawscope.methods.task import Budget
+from flawscope.methods.time_budget import learning_rate_share
+from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def rows(path):
     with open(path, encoding="utf-8", newline="") as file:
         return [*csv.DictReader(file)]
 
@@ -90,23 +87,23 @@ def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path):
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def written(monkeypatch):
     """What TensorBoard would get, with a module in its place."""
-    seen: list[Any] = []
+    seen = []
 
     class SummaryWriter:
-        def __init__(self, folder: str, purge_step: int | None = None):
+        def __init__(self, folder, purge_step=None):
             seen.append((Path(folder).name, purge_step))
 
-        def add_scalar(self, name: str, value: float, step: int, wall: float) -> None:
+        def add_scalar(self, name, value, step, wall):
             seen.append((name, step, value))
 
-        def flush(self) -> None: ...
-        def close(self) -> None: ...
+        def flush(self): ...
+        def close(self): ...
 
     module = types.ModuleType("tensorboard")
     module.__spec__ = importlib.machinery.ModuleSpec("tensorboard", None)
-    board: Any = types.ModuleType("torch.utils.tensorboard")
+    board = types.ModuleType("torch.utils.tensorboard")
     board.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, "tensorboard", module)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)

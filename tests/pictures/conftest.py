@@ -1,10 +1,6 @@
 """Pictures in memory, and what is refused."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +10,7 @@ from flawscope.errors import InputError
 
 
 @pytest.fixture
-def rgb() -> np.ndarray:
+def rgb():
     """Smooth in places, noisy in others: [37, 52, 3] uint8."""
     picture = np.random.default_rng(0).integers(0, 256, (37, 52, 3), dtype=np.uint8)
     picture[5:20, 10:40] = np.arange(30, dtype=np.uint8)[None, :, None] * 8
@@ -22,10 +18,10 @@ def rgb() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def encoded() -> Callable[..., bytes]:
+def encoded():
     """encoded(image or array, "PNG", ...) are the bytes of the file."""
 
-    def bytes_of(image: Any, file_format: str, **options: Any) -> bytes:
+    def bytes_of(image, file_format, **options):
         stream = io.BytesIO()
         image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
         image.save(stream, file_format, **options)
@@ -35,10 +31,10 @@ def encoded() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def refused() -> Callable[..., None]:
+def refused():
     """refused(call, *words): it raises InputError in one line with the words, a reason and a remedy."""
 
-    def check(call: Callable[[], Any], *words: str) -> None:
+    def check(call, *words):
         with pytest.raises(InputError) as caught:
             call()
         text = str(caught.value)

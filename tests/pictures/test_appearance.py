@@ -1,7 +1,5 @@
 """What is measured of a picture as a whole, and when a picture lies outside of the training pictures."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -20,7 +18,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 NAMES = [feature.name for feature in FEATURES]
 
 
-def noise(seed: int, size: int = 96) -> np.ndarray:
+def noise(seed, size=96):
     """[3, H, W] float32 in 0.2..0.8, smooth enough to have detail on both scales."""
     rng = np.random.default_rng(seed)
     image = ndimage.gaussian_filter(rng.random((3, size, size)), (0, 1.5, 1.5))
@@ -28,11 +26,11 @@ def noise(seed: int, size: int = 96) -> np.ndarray:
     return (0.2 + 0.6 * image).astype(np.float32)
 
 
-def named(image: np.ndarray, roi: np.ndarray | None = None) -> dict[str, float]:
+def named(image, roi=None):
     return dict(zip(NAMES, measure_appearance(image, roi), strict=True))
 
 
-def test_light_colour_and_contrast_are_the_literal_means_and_deviation() -> None:
+def test_light_colour_and_contrast_are_the_literal_means_and_deviation():
     rng = np.random.default_rng(0)
     image = rng.random((3, 65, 65)).astype(np.float32)  # as many points as the grid has: all count
     red, green, blue = image[:, :64, :64].mean((1, 2), dtype=np.float64)
@@ -43,7 +41,7 @@ def test_light_colour_and_contrast_are_the_literal_means_and_deviation() -> None
     assert found["contrast"] == pytest.approx(image[:, :64, :64].mean(0).std(), abs=1e-6)
 
 
-def test_padding_and_what_lies_outside_the_region_count_nowhere() -> None:
+def test_padding_and_what_lies_outside_the_region_count_nowhere():
     image, roi = noise(2), np.zeros((96, 96), np.bool_)
     roi[24:72, 16:64] = True
     padded = image.copy()
@@ -58,7 +56,7 @@ def test_padding_and_what_lies_outside_the_region_count_nowhere() -> None:
     )
 
 
-def test_a_region_of_a_few_pixels_says_nothing() -> None:
+def test_a_region_of_a_few_pixels_says_nothing():
     roi = np.zeros((96, 96), np.bool_)
     roi[:3, :3] = True
     assert measure_appearance(noise(3), roi) == ()
@@ -67,7 +65,7 @@ def test_a_region_of_a_few_pixels_says_nothing() -> None:
     assert known.shifts(()) == ()
 
 
-def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside() -> None:
+def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside():
     rows = [(0.4 + 0.02 * (k % 6), 0.0, 0.0, 0.2, -5.0, -4.0) for k in range(12)]  # 0.4 to 0.5
     known = AppearanceRange.from_measures(rows)
     assert known is not None
@@ -77,7 +75,7 @@ def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside() -> None:
     assert describe_shifts([far, far]) == "redder, less blue, more fine detail"
 
 
-def test_a_widened_range_is_that_of_all_pictures() -> None:
+def test_a_widened_range_is_that_of_all_pictures():
     rows = [measure_appearance(noise(s)) for s in range(30)]
     assert AppearanceRange.from_measures(rows[: MIN_PICTURES - 1]) is None
     assert AppearanceRange.from_measures([*rows[: MIN_PICTURES - 1], ()]) is None
@@ -91,7 +89,7 @@ def test_a_widened_range_is_that_of_all_pictures() -> None:
     np.testing.assert_allclose(wider.ranges, every.ranges, rtol=1e-9, atol=1e-12)
 
 
-def test_it_is_kept_among_a_model_s_facts() -> None:
+def test_it_is_kept_among_a_model_s_facts():
     known = AppearanceRange.from_measures(measure_appearance(noise(s)) for s in range(12))
     assert known is not None
     back = AppearanceRange.from_facts({APPEARANCE_KEY: known.to_dict()})
@@ -109,18 +107,18 @@ def test_it_is_kept_among_a_model_s_facts() -> None:
         assert AppearanceRange.from_facts(damaged) is None
 
 
-def test_drawn_products_are_told_apart_and_their_defects_are_not() -> None:
+def test_drawn_products_are_told_apart_and_their_defects_are_not():
     """By `prediction.FAR_SHIFT`: defects and new good pictures lie below, other products far above."""
     preprocess, size = Preprocess((64, 64)), 96
 
-    def seen(kind: str, seed: int, defect: str | None = None) -> tuple[float, ...]:
+    def seen(kind, seed, defect=None):
         picture, _ = draw_picture(kind, np.random.default_rng(seed), defect, 0.3, size=size)
         return measure_appearance(preprocess(picture)[0][0])
 
     known = AppearanceRange.from_measures(seen("plate", s) for s in range(14))
     assert known is not None
 
-    def farthest(rows: list[tuple[float, ...]]) -> list[float]:
+    def farthest(rows):
         return [max(map(abs, known.shifts(row))) for row in rows]
 
     assert np.median(farthest([seen("plate", s) for s in range(20, 28)])) < 0.5

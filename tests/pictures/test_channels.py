@@ -1,7 +1,5 @@
 """Pictures of more than three channels become views of one or three."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

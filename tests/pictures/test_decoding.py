@@ -1,7 +1,5 @@
 """Decoding against Pillow and literal definitions, and what is refused."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import subprocess
@@ -38,7 +36,7 @@ LOSSLESS = [
 LOSSY = [("JPEG", {}), ("JPEG", {"progressive": True})]
 
 
-def shades(side: int = 48) -> Image.Image:
+def shades(side=48):
     """Brighter to the right and downwards, so that a turn would be seen."""
     y, x = np.mgrid[:side, : 2 * side]
     return Image.fromarray((x + 2 * y + 20).astype(np.uint8)).convert("RGB")
@@ -150,7 +148,7 @@ ORIENTED = {
 }
 
 
-def turned(orientation: int) -> Image.Exif:
+def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -20,27 +18,27 @@ from flawscope.pictures.preprocess import MAX_CANVAS_PIXELS, Preprocess
 LARGE = (4000, 6000)
 
 
-def test_the_default_size_is_patchcores() -> None:
+def test_the_default_size_is_patchcores():
     assert registry.method("patchcore").configure().sizes[-1] == DEFAULT_SIZE
 
 
 @pytest.mark.parametrize("text", ["20px", "20", " 20 PX ", 20, 20.0])
-def test_pixels_in_words(text: str | float) -> None:
+def test_pixels_in_words(text):
     assert parse_pixels(text) == 20
 
 
 @pytest.mark.parametrize("text", ["", "px", "20mm", "0", "-3px", "nan", "inf", "20%"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_what_is_no_size_is_refused(text):
     with pytest.raises(InputError, match="such as 20px"):
         parse_pixels(text)
 
 
-def test_what_scaling_leaves_of_a_defect() -> None:
+def test_what_scaling_leaves_of_a_defect():
     assert pixels_left(20, LARGE) == pytest.approx(512 / 300)  # 512 of 6000: the side that is reduced most
     assert pixels_left(20, LARGE, (768, 1152)) == pytest.approx(3.84)
 
 
-def test_tiles_show_the_defect_just_large_enough() -> None:
+def test_tiles_show_the_defect_just_large_enough():
     for defect in (3.0, MIN_PIXELS, 20.0, 50.0):
         found = choose_tile(defect, [LARGE])
         assert found is not None
@@ -51,7 +49,7 @@ def test_tiles_show_the_defect_just_large_enough() -> None:
         assert left == pytest.approx(min(2 * defect, MIN_PIXELS), rel=0.001)  # more would show nothing new
 
 
-def test_no_tiles_where_whole_pictures_show_it() -> None:
+def test_no_tiles_where_whole_pictures_show_it():
     enough = MIN_PIXELS * 6000 / 512
     assert choose_tile(enough, [LARGE]) is None
     assert choose_tile(enough - 1, [LARGE]) is not None
@@ -63,7 +61,7 @@ def test_no_tiles_where_whole_pictures_show_it() -> None:
     assert choose_tile(10 * MIN_PIXELS, [LARGE, (1000, 6001)]) == (1000, 10.0)
 
 
-def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
+def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be():
     size = (12_000, 12_000)
     tile, scale = choose_tile(8, [size]) or (0, 0.0)
     assert 0.5 < scale < 1
@@ -72,7 +70,7 @@ def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
     assert choose_tile(8, [(20_000, 20_000)]) == (512, 1.0)
 
 
-def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost() -> None:
+def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost():
     assert reduction_remark([(3000, 4000), LARGE]) == (
         "pictures are 6000x4000: at the default size, 512 px, a defect of 20 px has 1.7 px left",
         "give fit --min-defect 20px, or --tile",

@@ -1,7 +1,5 @@
 """Changes of light, against their definitions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from flawscope.pictures.light import Light
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])
-def test_each_change_is_its_definition_in_every_depth(dtype: type, white: float) -> None:
+def test_each_change_is_its_definition_in_every_depth(dtype, white):
     values = np.random.default_rng(0).uniform(0.2, 0.7, (12, 16, 3))
     picture = (values * white).astype(dtype)
     given = picture.astype(np.float64)
@@ -29,7 +27,7 @@ def test_each_change_is_its_definition_in_every_depth(dtype: type, white: float)
     np.testing.assert_array_equal(picture, given.astype(dtype))  # the given one is not written into
 
 
-def test_blur_spreads_a_point_by_a_share_of_the_side() -> None:
+def test_blur_spreads_a_point_by_a_share_of_the_side():
     point = np.zeros((101, 101, 3), np.float32)
     point[50, 50] = 1.0
     seen = Light(blur=0.02)(point)[:, :, 0]
@@ -38,6 +36,6 @@ def test_blur_spreads_a_point_by_a_share_of_the_side() -> None:
     assert columns**0.5 == pytest.approx(0.02 * 101, rel=0.01)
 
 
-def test_grey_has_no_white_balance() -> None:
+def test_grey_has_no_white_balance():
     grey = np.full((4, 4, 1), 100, np.uint8)
     np.testing.assert_array_equal(Light(white_balance=0.1)(grey), grey)

@@ -1,15 +1,9 @@
 """The table of forms in which masks are stored: each is read as it was drawn, or refused by name."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from deep_files import deep_png, tiff
@@ -20,10 +14,9 @@ from flawscope.pictures.roi import describe_roi, read_roi
 
 SIDE = 128
 RED, BLUE, BORDER = (128, 0, 0), (0, 0, 128), (224, 224, 192)
-Grey = NDArray[np.uint8]
 
 
-def drawn() -> NDArray[np.bool_]:
+def drawn():
     """A blob, a scratch, and a spot of 3 x 3."""
     canvas = Image.new("1", (SIDE, SIDE))
     draw = ImageDraw.Draw(canvas)
@@ -38,30 +31,30 @@ ON = TRUE.astype(np.uint8)
 CLASSES = ON * np.where(np.arange(SIDE)[None] < 70, 1, 2).astype(np.uint8)  # 0, 1, 2
 
 
-def encode(image: Any, file_format: str = "PNG", **options: Any) -> bytes:
+def encode(image, file_format="PNG", **options):
     stream = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, file_format, **options)
     return stream.getvalue()
 
 
-def palette(indices: Grey, *colours: tuple[int, int, int], file_format: str = "PNG", **options: Any) -> bytes:
+def palette(indices, *colours, file_format="PNG", **options):
     image = Image.fromarray(indices, "P")
     image.putpalette([channel for colour in colours for channel in colour])
     return encode(image, file_format, **options)
 
 
-def coloured(*colours: tuple[int, ...], classes: Grey = CLASSES) -> Grey:
+def coloured(*colours, classes=CLASSES):
     return np.array(colours, np.uint8)[classes]
 
 
-def smooth(scale: int = 4, peak: int = 255) -> Grey:
+def smooth(scale=4, peak=255):
     """As a tool draws it that smooths edges: each pixel is the share of it that is marked."""
     large = Image.fromarray(ON * 255).resize((SIDE * scale, SIDE * scale), Image.Resampling.BICUBIC)
     shares = (np.asarray(large) > 127).reshape(SIDE, scale, SIDE, scale).mean((1, 3))
     return np.rint(shares * peak).astype(np.uint8)
 
 
-def voc() -> Grey:
+def voc():
     """VOC: classes in their colours, and around them a border of one pixel, which is marked too."""
     marked = Image.fromarray(ON)
     inner = np.asarray(marked.resize(marked.size)).copy()
@@ -72,13 +65,13 @@ def voc() -> Grey:
     return coloured((0, 0, 0), RED, BORDER, classes=inner + (edge & 1))
 
 
-def deep(*channels: Any) -> NDArray[np.uint16]:
+def deep(*channels):
     return np.dstack([channel * np.ones((SIDE, SIDE), np.uint16) for channel in channels])
 
 
 FULL = np.full((SIDE, SIDE), 255, np.uint8)
 STRIPES = 24000 + np.arange(SIDE)[:, None] // 4  # numbers of class and object, as Cityscapes has them
-EXACT: dict[str, Callable[[], bytes]] = {
+EXACT = {
     "1 bit": lambda: encode(TRUE),
     "8 bits, 255": lambda: encode(ON * 255),
     "8 bits, 128": lambda: encode(ON * 128),
@@ -154,22 +147,22 @@ EXACT: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("form", EXACT)
-def test_what_was_drawn_is_read(form: str) -> None:
+def test_what_was_drawn_is_read(form):
     got = read_mask(EXACT[form]())
     assert got.dtype == np.bool_
     np.testing.assert_array_equal(got, TRUE)
 
 
-def noise(image: Any, quality: int, file_format: str = "JPEG", **options: Any) -> bytes:
+def noise(image, quality, file_format="JPEG", **options):
     return encode(image, file_format, quality=quality, **options)
 
 
-def as_png(data: bytes) -> bytes:
+def as_png(data):
     return encode(Image.open(io.BytesIO(data)))
 
 
 TOUCHING = ON + ON * (abs(np.arange(SIDE)[None] - 55) > 15).astype(np.uint8)  # classes side by side
-LOSSY: dict[str, Callable[[int], bytes]] = {
+LOSSY = {
     "JPEG": lambda q: noise(ON * 255, q),
     "JPEG, 128": lambda q: noise(ON * 128, q),
     "JPEG, colour": lambda q: noise(coloured((0, 0, 0), (250, 50, 83), (50, 183, 250)), q),
@@ -185,7 +178,7 @@ LOSSY: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("quality", [60, 75, 95])
 @pytest.mark.parametrize("form", LOSSY)
-def test_noise_is_not_marked(form: str, quality: int) -> None:
+def test_noise_is_not_marked(form, quality):
     """A few pixels of the edge may differ, where colour has half the resolution."""
     got = read_mask(LOSSY[form](quality))
     assert (got & TRUE).sum() / (got | TRUE).sum() > (0.9 if "colour" in form or "WebP" in form else 0.97)
@@ -216,7 +209,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("form", REFUSED)
-def test_a_doubt_is_refused(form: str, tmp_path: Path) -> None:
+def test_a_doubt_is_refused(form, tmp_path):
     path = tmp_path / "a_mask.png"
     path.write_bytes(REFUSED[form]())
     with pytest.raises(InputError) as caught:
@@ -226,7 +219,7 @@ def test_a_doubt_is_refused(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "webp"])
-def test_a_file_of_several_masks_is_refused(suffix: str, tmp_path: Path) -> None:
+def test_a_file_of_several_masks_is_refused(suffix, tmp_path):
     path = tmp_path / f"a_mask.{suffix}"
     further = [Image.fromarray(ON * 255), Image.fromarray(255 - ON)]
     Image.fromarray(ON * 0).save(path, save_all=True, append_images=further)
@@ -246,22 +239,22 @@ def test_a_file_of_several_masks_is_refused(suffix: str, tmp_path: Path) -> None
         (np.ones((4, 4), np.uint16), True),
     ],
 )
-def test_one_value_everywhere(image: Grey, marked: bool) -> None:
+def test_one_value_everywhere(image, marked):
     got = read_mask(encode(image))
     assert got.all() if marked else not got.any()
 
 
-def test_a_jpeg_that_marks_nothing_is_empty() -> None:
+def test_a_jpeg_that_marks_nothing_is_empty():
     assert not read_mask(encode(ON * 0, "JPEG")).any()
 
 
-def test_single_pixels_and_thin_rings_are_marked() -> None:
+def test_single_pixels_and_thin_rings_are_marked():
     mask = np.zeros((40, 40), np.uint8)
     mask[3, 5], mask[20:30, 20] = 1, 2
     np.testing.assert_array_equal(read_mask(encode(mask)), mask > 0)
 
 
-def test_a_mask_is_turned_as_its_metadata_say() -> None:
+def test_a_mask_is_turned_as_its_metadata_say():
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = ON[:64] * 255
@@ -270,13 +263,13 @@ def test_a_mask_is_turned_as_its_metadata_say() -> None:
         assert (got == np.rot90(TRUE[:64], -1)).mean() > 0.995
 
 
-def test_a_mask_that_marks_most_is_told() -> None:
+def test_a_mask_that_marks_most_is_told():
     assert marks_most(~TRUE) == "marks 92% of its picture: is it inverted? White is the defect"
     assert marks_most(TRUE) == ""
 
 
 @pytest.mark.parametrize("form", ["palette, white first", "1 outside, 255", "white, transparent outside"])
-def test_regions_of_interest_are_read_alike_and_told(form: str, tmp_path: Path) -> None:
+def test_regions_of_interest_are_read_alike_and_told(form, tmp_path):
     path = tmp_path / "roi.png"
     path.write_bytes(EXACT[form]())
     roi = read_roi(path, Preprocess(size=(SIDE, SIDE)))

@@ -1,7 +1,5 @@
 """Files whose pixels Pillow would cut or drop are read whole, or refused by name."""
 
-from __future__ import annotations
-
 import io
 import struct
 

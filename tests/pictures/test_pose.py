@@ -1,7 +1,5 @@
 """Poses of drawn parts, which are known; views of them, and the way back."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -13,17 +11,14 @@ from scipy import ndimage
 from flawscope.errors import InputError
 from flawscope.pictures.congealing import MIN_REFERENCE_PICTURES, learn_reference
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Pose, PoseKind, PoseReference
+from flawscope.pictures.pose import SIDE, PoseReference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import small_grey
 
 SIZE = (160, 200)  # of the pictures
-Known = tuple[float, float, float]  # centre x and y in pixels, angle
 
 
-def drawn(
-    seed: int, kind: str = "bracket", mirrored: bool = False, dark: float = 1.0
-) -> tuple[np.ndarray, Known]:
+def drawn(seed, kind="bracket", mirrored=False, dark=1.0):
     """A part at any place and angle on an uneven ground, [H, W, 3] uint8, and where it lies."""
     rng = np.random.default_rng(seed)
     x, y, angle = rng.uniform(75, 125), rng.uniform(70, 90), rng.uniform(-math.pi, math.pi)
@@ -46,11 +41,11 @@ def drawn(
 
 
 @pytest.fixture(scope="module")
-def reference() -> PoseReference:
+def reference():
     return learn_reference([small_grey(drawn(seed)[0]) for seed in range(12)], "turn")
 
 
-def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
+def off(found, known):
     """Errors of angles, in degrees, and of places, in shares of the longer side, but for the part's place and
     angle in the reference, which nobody has said."""
     turned = np.exp(1j * np.array([p.angle - k[2] for p, k in zip(found, known, strict=True)]))
@@ -63,7 +58,7 @@ def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
     return angles, np.abs(own - np.median(own.real) - 1j * np.median(own.imag))
 
 
-def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(reference: PoseReference) -> None:
+def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(reference):
     pictures = [drawn(seed, dark=0.8 if seed % 2 else 1.0) for seed in range(100, 120)]
     found = [reference.find(small_grey(picture)) for picture, _ in pictures]
     angles, places = off(found, [known for _, known in pictures])
@@ -73,7 +68,7 @@ def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(refere
     assert np.mean([reference.p_value(pose.error) for pose in found]) < 0.85  # as far as left-out ones
 
 
-def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference: PoseReference) -> None:
+def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference):
     pictures = [drawn(seed) for seed in range(200, 208)]
     intact = [reference.find(small_grey(picture)) for picture, _ in pictures]
     for (picture, _), pose in zip(pictures, intact, strict=True):
@@ -87,7 +82,7 @@ def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference:
     assert reference.p_value(math.inf) == 1 / (1 + len(reference.errors))
 
 
-def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
+def test_a_part_that_fills_most_of_the_picture_is_framed_and_found():
     pictures = [drawn(seed, "board") for seed in range(20)]
     reference = learn_reference([small_grey(picture) for picture, _ in pictures[:12]], "turn")
     assert 76 < reference.extent * SIZE[1] / SIDE < 94
@@ -98,19 +93,19 @@ def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
 
 
 @pytest.mark.parametrize(("kind", "period"), [("disc", 0), ("bar", 2)])
-def test_angles_that_look_alike_are_not_told_apart(kind: str, period: int) -> None:
+def test_angles_that_look_alike_are_not_told_apart(kind, period):
     reference = learn_reference([small_grey(drawn(seed, kind)[0]) for seed in range(12)], "turn")
     assert reference.period == period
     angle = reference.find(small_grey(drawn(50, kind)[0])).angle
     assert abs(angle) <= (math.pi / period + 0.1 if period else 0)
 
 
-def test_a_wheel_looks_the_same_after_a_tooth() -> None:
+def test_a_wheel_looks_the_same_after_a_tooth():
     """Else the teeth of an average of all angles are blurred, and no part is found."""
     y, x = np.mgrid[:80, :96] - np.array([40, 48])[:, None, None]
     rng = np.random.default_rng(3)
 
-    def wheel() -> np.ndarray:
+    def wheel():
         edge = 28 + 4 * np.tanh(4 * np.cos(18 * (np.arctan2(y, x) + rng.uniform(0, 2 * np.pi))))
         shown = 60 + 120 * np.clip(edge - np.hypot(y, x) + 0.5, 0, 1) + rng.normal(0, 2, y.shape)
         return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
@@ -120,7 +115,7 @@ def test_a_wheel_looks_the_same_after_a_tooth() -> None:
     assert all(reference.find(small_grey(wheel())).found for _ in range(6))
 
 
-def test_mirrored_parts_are_told_from_others() -> None:
+def test_mirrored_parts_are_told_from_others():
     pictures = [drawn(seed, mirrored=seed % 2 == 1)[0] for seed in range(12)]
     reference = learn_reference([small_grey(picture) for picture in pictures], "full")
     sides = [reference.find(small_grey(picture)).mirrored for picture in pictures]
@@ -128,7 +123,7 @@ def test_mirrored_parts_are_told_from_others() -> None:
 
 
 @pytest.mark.parametrize("kind", ["shift", "turn"])
-def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind: PoseKind) -> None:
+def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind):
     one = small_grey(drawn(0)[0])
     with pytest.raises(InputError, match="at least 8 good pictures"):
         learn_reference([one] * (MIN_REFERENCE_PICTURES - 1), kind)
@@ -139,7 +134,7 @@ def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind: PoseKind
 # ------------------------------------------------------------------------------------------------ views
 
 
-def test_aligned_views_of_a_part_are_alike_in_every_depth(reference: PoseReference) -> None:
+def test_aligned_views_of_a_part_are_alike_in_every_depth(reference):
     how = Preprocess((64, 64), reference=reference)
     assert Preprocess.from_dict(json.loads(json.dumps(how.to_dict()))) == how
     (one, _), (other, _) = (how(drawn(seed)[0]) for seed in (300, 301))
@@ -152,7 +147,7 @@ def test_aligned_views_of_a_part_are_alike_in_every_depth(reference: PoseReferen
     np.testing.assert_allclose(deep, one, atol=0.02)
 
 
-def test_a_turned_geometry_is_its_definition() -> None:
+def test_a_turned_geometry_is_its_definition():
     """Points go to matrix p + offset and back; maps, masks and boxes lie where their pixels go."""
     cos, sin = 0.8 * math.cos(0.5), 0.8 * math.sin(0.5)
     geometry = Geometry((90, 120), (64, 64), (0.8, 0.8), (3.0, -20.0), (cos, sin, -sin, cos))
@@ -187,7 +182,7 @@ def test_a_turned_geometry_is_its_definition() -> None:
     np.testing.assert_allclose(rows_10, warped[10:15], atol=1e-4)
 
 
-def test_the_frame_of_a_part_has_the_shape_that_the_network_sees(reference: PoseReference) -> None:
+def test_the_frame_of_a_part_has_the_shape_that_the_network_sees(reference):
     how = Preprocess((64, 96), keep_aspect=True, tile=(32, 48), reference=reference)
     height, width = how.frame_size((600, 800))
     assert height == round(2 * reference.extent * 800 / 128)
@@ -195,7 +190,7 @@ def test_the_frame_of_a_part_has_the_shape_that_the_network_sees(reference: Pose
     assert not np.any(how.whole.geometry((height, width)).visible_mask() == 0)  # nothing is fitted in
 
 
-def test_a_damaged_reference_is_refused(reference: PoseReference) -> None:
+def test_a_damaged_reference_is_refused(reference):
     lost = replace(reference, errors=(0.5, math.inf))
     assert (
         PoseReference.from_dict(json.loads(json.dumps(lost.to_dict(), allow_nan=False))).errors == lost.errors

@@ -1,7 +1,5 @@
 """Geometry and preprocessing against Pillow and literal definitions."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Several drawn parts in a picture, whose places are known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from brackets import SIDE, drawn
@@ -10,7 +8,7 @@ from flawscope.pictures.several_parts import OVERVIEW_SIDE, SeveralParts
 from flawscope.pictures.several_parts_learning import expected_counts, learn_several_parts
 
 
-def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
+def test_parts_are_found_and_counted_and_other_objects_are_seen():
     good = [drawn(seed, range(seed % 3, 5 + seed % 3))[0] for seed in range(8)]
     learnt = learn_several_parts(
         [small_grey(one, 255.0, OVERVIEW_SIDE) for one in good],
@@ -38,6 +36,6 @@ def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
             assert np.hypot(*(at - place).T).min() < 12
 
 
-def test_number_of_parts_is_that_of_nearly_all_good_pictures_or_a_range() -> None:
+def test_number_of_parts_is_that_of_nearly_all_good_pictures_or_a_range():
     assert expected_counts([6] * 19 + [5]) == (6, 6)
     assert expected_counts([3, 4, 6, 4]) == (3, 6)

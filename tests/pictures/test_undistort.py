@@ -1,11 +1,7 @@
 """Undistortion by a lens's coefficients, against its formula taken literally."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +33,11 @@ distortion_coefficients: !!opencv-matrix
 """
 
 
-def picture(*channels: int) -> np.ndarray:
+def picture(*channels):
     return np.random.default_rng(1).integers(0, 256, (*SIZE, *channels), np.uint8)
 
 
-def shown_at(lens: Undistortion, v: int, u: int) -> tuple[float, float]:
+def shown_at(lens, v, u):
     """Place in the picture as taken, as OpenCV's documentation writes it."""
     x, y = (u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy
     r = math.hypot(x, y)
@@ -51,7 +47,7 @@ def shown_at(lens: Undistortion, v: int, u: int) -> tuple[float, float]:
     return lens.fy * moved_y + lens.cy, lens.fx * moved_x + lens.cx
 
 
-def literal(lens: Undistortion, taken: np.ndarray) -> np.ndarray:
+def literal(lens, taken):
     """One pixel after the other, bilinear between the four around its place, edges repeated."""
     height, width = taken.shape[:2]
     undistorted = np.empty(taken.shape)
@@ -68,7 +64,7 @@ def literal(lens: Undistortion, taken: np.ndarray) -> np.ndarray:
     return undistorted
 
 
-def test_pictures_of_any_kind_are_undistorted_as_the_formula_says() -> None:
+def test_pictures_of_any_kind_are_undistorted_as_the_formula_says():
     colour, grey = picture(3), picture()
     expected = literal(LENS, colour)
     assert np.abs(expected - colour).mean() > 20, "the lens changes the picture"
@@ -82,7 +78,7 @@ def test_pictures_of_any_kind_are_undistorted_as_the_formula_says() -> None:
     assert np.asarray(as_colour).strides[2] == 0
 
 
-def test_a_lens_without_distortion_changes_no_bit() -> None:
+def test_a_lens_without_distortion_changes_no_bit():
     plain, taken = Undistortion(60.3, 55.7, 31.1, 23.9), picture(3)
     assert np.array_equal(np.asarray(plain(taken)), taken)
     with_lens, without = (Preprocess((32, 32), undistort=lens).views(taken) for lens in (plain, None))
@@ -93,7 +89,7 @@ def test_a_lens_without_distortion_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_map_comes_back_where_the_picture_as_taken_shows_it(turned: bool) -> None:
+def test_a_map_comes_back_where_the_picture_as_taken_shows_it(turned):
     """A spot on the undistorted picture's map lies where the formula puts it in the picture as taken."""
     if turned:
         place = Geometry(SIZE, (80, 80), (1.0, 1.0), (60.0, -5.0), (0.0, -1.0, 1.0, 0.0))
@@ -110,14 +106,14 @@ def test_a_map_comes_back_where_the_picture_as_taken_shows_it(turned: bool) -> N
         assert restored.dtype == np.float32
 
 
-def test_masks_and_the_picture_move_together() -> None:
+def test_masks_and_the_picture_move_together():
     taken = np.zeros((*SIZE, 3), np.uint8)
     taken[8:20, 5:25] = 255
     mask = LENS.mask(taken[..., 0] > 0)
     assert np.array_equal(mask, np.asarray(LENS(taken))[..., 0] > 127)
 
 
-def test_files_of_every_form_give_the_same_lens(tmp_path: Path) -> None:
+def test_files_of_every_form_give_the_same_lens(tmp_path):
     (tmp_path / "opencv.yaml").write_text(OPENCV)
     sized = Undistortion.read(tmp_path / "opencv.yaml")
     assert sized.to_dict() == {**LENS.to_dict(), "width": 64, "height": 48}
@@ -143,7 +139,7 @@ def test_files_of_every_form_give_the_same_lens(tmp_path: Path) -> None:
         (OPENCV.replace("0.02 ]", "0.02, 1. ]"), "more than five"),
     ],
 )
-def test_damaged_files_are_refused_in_one_line(text: str, words: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_in_one_line(text, words, tmp_path):
     (tmp_path / "lens.yaml").write_text(text)
     with pytest.raises(InputError, match=words):
         Undistortion.read(tmp_path / "lens.yaml")
@@ -151,7 +147,7 @@ def test_damaged_files_are_refused_in_one_line(text: str, words: str, tmp_path: 
         Undistortion.read(tmp_path / "none.yaml")
 
 
-def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) -> None:
+def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path):
     """Defects far from the middle lie where they were taken; the model and its export keep the lens."""
     import flawscope
 
@@ -160,7 +156,7 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) ->
     ground = 110 + 40 * np.sin(columns / 7) + 30 * np.cos(rows / 9)
     lens = Undistortion(120, 120, 80, 80, k1=-0.3, k2=0.05)
 
-    def part(spot: tuple[int, int] | None = None) -> np.ndarray:
+    def part(spot=None):
         shown = ground + rng.normal(0, 4, (side, side))
         if spot is not None:
             shown[np.hypot(rows - spot[0], columns - spot[1]) < 5] = 240
@@ -169,7 +165,7 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) ->
     (tmp_path / "lens.json").write_text(str(lens.to_dict()).replace("'", '"'))
     zone = np.zeros((side, side), np.bool_)
     zone[:80] = True
-    how: dict[str, Any] = {"size": "96", "device": "cpu", "check": False, "undistort": tmp_path / "lens.json"}
+    how = {"size": "96", "device": "cpu", "check": False, "undistort": tmp_path / "lens.json"}
     good = [part() for _ in range(8)]
     model = flawscope.fit(good, **how)
     zoned = flawscope.fit(good, **how, roi=zone)
@@ -199,7 +195,7 @@ def test_a_model_with_a_lens_answers_for_the_picture_as_taken(tmp_path: Path) ->
     assert loaded.predict(bad).score == found.score
 
 
-def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_taken() -> None:
+def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_taken():
     """Those of the undistorted picture that the turned frame's region of interest shows."""
     import flawscope
 
@@ -207,7 +203,7 @@ def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_tak
     lens = Undistortion(120, 120, 80, 80, k1=-0.25, k2=0.03)
     rows, columns = np.mgrid[:side, :side]
 
-    def part(angle: float) -> np.ndarray:
+    def part(angle):
         u, v = (columns - 80) * math.cos(angle) + (rows - 80) * math.sin(angle), rows - 80
         v = v * math.cos(angle) - (columns - 80) * math.sin(angle)
         shape = np.minimum(np.maximum(abs(u) - 35, abs(v - 18) - 8), np.maximum(abs(u + 26) - 8, abs(v) - 28))
@@ -215,7 +211,7 @@ def test_with_an_alignment_the_pixels_that_count_are_known_in_the_picture_as_tak
         return np.repeat(shown.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
 
     good = [part(angle) for angle in rng.uniform(-0.4, 0.4, 8)]
-    how: dict[str, Any] = {"size": "64", "device": "cpu", "check": False, "undistort": lens, "align": "turn"}
+    how = {"size": "64", "device": "cpu", "check": False, "undistort": lens, "align": "turn"}
     model = flawscope.fit(good, **how, roi=(0.3, 0.2, 0.8, 0.6))
     found = model.predict(part(0.3))
     assert found.part_found

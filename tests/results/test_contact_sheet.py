@@ -9,7 +9,7 @@ from flawscope.results.contact_sheet import SheetRow, contact_sheet
 
 
 @pytest.fixture
-def photo() -> np.ndarray:
+def photo():
     return np.random.default_rng(0).integers(60, 190, (60, 80, 3), dtype=np.uint8)
 
 

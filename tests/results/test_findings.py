@@ -30,13 +30,13 @@ DUSTY = Finding("dusty", "<dust> on the lens", 0.02, decides=True)  # no module 
 POSE = PartPose(40.0, 30.0, 12.0, 1.0, False, 20.0, 0.4)
 
 
-def prediction() -> Prediction:
+def prediction():
     geometry = Geometry((64, 64), (8, 8), (0.125, 0.125), (0.0, 0.0))
     levels = Levels(5.0, 5.0, (0.0, 9.0))
     return Prediction(1.0, 0.4, -2.0, False, np.zeros((8, 8), np.float32), geometry, levels, "a.png")
 
 
-def several(wrong: str = "") -> FoundParts:
+def several(wrong=""):
     parts = tuple(FoundPart(k, 1.0, 0.4, -2.0, k == 2, 0.7, POSE) for k in (1, 2))
     return FoundParts(parts, 2, 2, wrong=wrong)
 

@@ -26,9 +26,7 @@ SPOT = np.zeros(SIZE)
 SPOT[4:8, 4:8] = 1.0
 
 
-def predicted(
-    path: Path | str, values: np.ndarray | float = 0.9, picture: tuple[int, int] = (40, 60)
-) -> Prediction:
+def predicted(path, values=0.9, picture=(40, 60)):
     """Prediction with this map, or of a spot so high."""
     values = values * SPOT if isinstance(values, float) else values
     return Prediction(
@@ -43,14 +41,14 @@ def predicted(
     )
 
 
-def predict(path: Path, values: np.ndarray | float = 0.9, picture: tuple[int, int] = (40, 60)) -> Prediction:
+def predict(path, values=0.9, picture=(40, 60)):
     """The same, of a picture that is drawn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", picture[::-1], (90, 90, 90)).save(path)
     return predicted(path, values, picture)
 
 
-def files(folder: Path) -> set[str]:
+def files(folder):
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     return found - {OUTPUT_LIST}
 
@@ -219,7 +217,7 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     first.table.close()
     for mine in ("notes.txt", "break.png", "predictions/mine.json"):
         (tmp_path / mine).write_text("mine")
-    said: list[str] = []
+    said = []
     second = ResultsFolder(tmp_path, None, said.append)
     second.add_details(predicted("b.png"))
     second.write_summary({})
@@ -237,7 +235,7 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path):
     (out / "link").symlink_to(other)
     named = ["../other/x.png", str(other / "x.png"), "link/x.png", "a/../x.png", 3, ""]
     (out / OUTPUT_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
-    said: list[str] = []
+    said = []
     OutputFiles(out).remove_earlier(said.append)
     assert said == [f"{out}: 1 other file left alone"]
     assert (other / "x.png").exists()

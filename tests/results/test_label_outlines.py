@@ -8,7 +8,7 @@ from flawscope.datasets.labels.shapes import fill_polygon
 from flawscope.results import labels
 
 
-def blobs(seed: int) -> np.ndarray:
+def blobs(seed):
     """Regions with holes, and what touches at corners only."""
     noise = np.random.default_rng(seed).normal(size=(40, 60))
     return ndimage.gaussian_filter(noise, seed % 4 / 2) > 0.1 / (1 + seed)

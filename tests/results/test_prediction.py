@@ -3,7 +3,6 @@ and what is said of many that do not fit a model."""
 
 import json
 from dataclasses import FrozenInstanceError, replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from flawscope.results.prediction import (
 LEVEL = 0.5
 
 
-def prediction(values: np.ndarray, geometry: Geometry | None = None, **levels: Any) -> Prediction:
+def prediction(values, geometry=None, **levels):
     values = np.asarray(values, dtype=np.float32)
     return Prediction(
         score=float(values.max()),
@@ -35,7 +34,7 @@ def prediction(values: np.ndarray, geometry: Geometry | None = None, **levels: A
     )
 
 
-def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+def flood(mask):
     """8-connected parts, pixel by pixel."""
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     parts = []
@@ -197,7 +196,7 @@ DEFECTS = (0.5, 2.0, 8.0, 30.0, 4.0, 12.0, 60.0, 3.0)
 ALIKE = (60.0, 61.0, 64.0, 59.0, 62.0, 60.0, 61.0, 63.0)
 
 
-def one(severity: float, shifts: tuple[float, ...]) -> Prediction:
+def one(severity, shifts):
     geometry = Geometry((2, 2), (2, 2), (1.0, 1.0), (0.0, 0.0))
     values = np.zeros((2, 2), np.float32)
     return Prediction(
@@ -205,7 +204,7 @@ def one(severity: float, shifts: tuple[float, ...]) -> Prediction:
     )
 
 
-def line(severities: tuple[float, ...], shifts: tuple[float, ...], **given: bool) -> str:
+def line(severities, shifts, **given):
     found = MismatchDetector(0.05, **given)
     for severity in severities:
         found.add(one(severity, shifts))

@@ -17,7 +17,7 @@ from flawscope.results.region_size import measure_region, measure_scale, rectang
 SIDE = 200
 
 
-def turned_rectangle(length: float, width: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def turned_rectangle(length, width, angle):
     """Pixels of a map [SIDE, SIDE] whose middle lies in a rectangle around its middle."""
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
     along = np.cos(angle) * columns + np.sin(angle) * rows
@@ -100,15 +100,7 @@ def test_a_scale_goes_with_the_geometry():
 GROUND, BLOCK = (200, 190, 60), (60, 190, 200)  # as bright as each other
 
 
-def block(
-    length: float = 120,
-    width: float = 40,
-    angle: float = 0,
-    *,
-    blur: float = 0.0,
-    noise: float = 0.0,
-    x: float = 0,
-) -> np.ndarray:
+def block(length=120, width=40, angle=0, *, blur=0.0, noise=0.0, x=0):
     """A block on plain ground [SIDE, SIDE, 3], drawn 4 times finer; x: how far it lies aside, in pixels."""
     fine = 4
     rows, columns = (np.mgrid[: SIDE * fine, : SIDE * fine] + 0.5) / fine - SIDE / 2

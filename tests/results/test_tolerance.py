@@ -2,8 +2,6 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,21 +20,19 @@ PLAIN = Geometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (1.0, 1.0), (0.0, 0.0), mm_pe
 KINDS = ("scratch", "dent", "stain")
 
 
-def region(
-    box: tuple[float, ...] = (4, 4, 8, 6), kinds: tuple[str, ...] | None = ("scratch",), **sizes: Any
-) -> Region:
+def region(box=(4, 4, 8, 6), kinds=("scratch",), **sizes):
     values = {"length_mm": 1.0, "width_mm": 0.5, "area_mm2": 0.5} | sizes
     return Region(box, 8.0, 1.0, (6.0, 5.0), kinds, **values)
 
 
-def rules(*given: Rule) -> Tolerances:
+def rules(*given):
     return Tolerances("1", "0" * 64, (HEIGHT, WIDTH), given)
 
 
-def literal(regions: list[Region], given: list[dict[str, Any]], picture: tuple[int, int]) -> bool:
+def literal(regions, given, picture):
     """Reads the rules word by word, pixel by pixel."""
 
-    def covered(box: tuple[float, ...]) -> set[tuple[int, int]]:
+    def covered(box):
         """Pixels of the box and their neighbours."""
         x0, y0, x1, y1 = box
         own = [
@@ -47,7 +43,7 @@ def literal(regions: list[Region], given: list[dict[str, Any]], picture: tuple[i
         ]
         return {(x + dx, y + dy) for x, y in own for dx in (-1, 0, 1) for dy in (-1, 0, 1)}
 
-    def says(rule: dict[str, Any], one: Region, kind: str | None) -> bool:
+    def says(rule, one, kind):
         if rule["kind"] != "any" and rule["kind"] != kind:
             return False
         for limit, size in (("length", one.length_mm), ("width", one.width_mm), ("area", one.area_mm2)):
@@ -86,17 +82,17 @@ def literal(regions: list[Region], given: list[dict[str, Any]], picture: tuple[i
     return True
 
 
-def draw_case(rng: random.Random) -> tuple[list[Region], list[dict[str, Any]], tuple[int, int]]:
+def draw_case(rng):
     """Few kinds, sizes and places, so that rules and regions meet often, also exactly at a limit."""
 
-    def box() -> tuple[float, ...]:
+    def box():
         x, y = rng.choice((0, 1, 2, 4, 6.5)), rng.choice((0, 1, 2, 3, 4.5))
         return x, y, x + rng.choice((1, 3, 5, 9)), y + rng.choice((1, 2, 4, 7))
 
-    def size() -> float | None:
+    def size():
         return rng.choice((0.5, 1.0, 1.0, 1.0000001, 2.0, None if rng.random() < 0.3 else 0.25))
 
-    def mask() -> np.ndarray:
+    def mask():
         zone = np.zeros((HEIGHT, WIDTH), bool)
         zone[rng.choice((0, 0, 1)) :, rng.choice((0, 0, 2)) :] = True
         zone[rng.randrange(HEIGHT), rng.randrange(WIDTH)] = rng.random() < 0.7
@@ -161,7 +157,7 @@ def test_what_is_not_known_is_never_tolerated(regions, said):
     assert said in describe_reasons(verdict.reasons)
 
 
-def prediction(*, at: tuple[int, int] = (5, 6), **changes: Any) -> Prediction:
+def prediction(*, at=(5, 6), **changes):
     values = np.zeros((HEIGHT, WIDTH), np.float32)
     values[at[0], at[1] : at[1] + 3] = 1
     made = Prediction(1.0, 0.1, 1.0, True, values, PLAIN, Levels(0.5, 0.5, (0.0, 1.0)))
@@ -188,11 +184,7 @@ def test_a_tolerated_part_is_neither_good_nor_anomalous():
 @pytest.mark.parametrize(
     ("found", "valid", "said"),
     [
-        (
-            prediction().noticing(count_wrong("3 of 4 parts", None)),
-            EVERYWHERE,
-            "something else was noticed",
-        ),
+        (prediction().noticing(count_wrong("3 of 4 parts", None)), EVERYWHERE, "something else was noticed"),
         (prediction().noticing(outside_light()), EVERYWHERE, "something else was noticed"),
         (prediction(at=(0, 6)), EVERYWHERE, "touches the edge of what is inspected"),
         (prediction(), np.arange(WIDTH)[None].repeat(HEIGHT, 0) < 9, "touches the edge of what is inspected"),
@@ -216,7 +208,7 @@ rules:
 """
 
 
-def write(folder: Path, text: str) -> Path:
+def write(folder, text):
     (folder / "tolerances.yaml").write_text(text, encoding="utf-8")
     return folder / "tolerances.yaml"
 

@@ -4,9 +4,7 @@ import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from threading import Barrier
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +14,17 @@ from flawscope import predictor, runtime
 from flawscope.cli import main
 from flawscope.errors import InputError
 
-pytest.importorskip("torch")
 FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path"}
 
 
 @pytest.fixture(params=["torch", *runtime.ENGINES])
-def engine(request: pytest.FixtureRequest) -> str | None:
+def engine(request):
     """Every engine that is here; None for torch, which is not asked for."""
-    pytest.importorskip(request.param)
     return None if request.param == "torch" else str(request.param)
 
 
 @pytest.fixture
-def path(engine: str | None, model_path: Path, onnx_path: Path) -> Path:
+def path(engine, model_path, onnx_path):
     """The same model, for this engine."""
     return model_path if engine is None else onnx_path
 
@@ -94,8 +90,7 @@ def test_a_model_in_bf16_is_openvino_s(onnx_path):
     artefact = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
     with pytest.raises(InputError, match="its bf16 is OpenVINO's alone"):
         runtime.open_session(artefact, onnx_path, "onnxruntime")
-    pytest.importorskip("openvino")
-    asked: list[str] = []
+    asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.runtime.openvino._precision_hint", lambda *a: asked.append(a[2]) or "f32")
         assert runtime.open_session(artefact, onnx_path).runtime == "openvino"
@@ -186,8 +181,8 @@ def test_the_engine_computes_with_so_many_threads(path, engine):
 
     before = torch.get_num_threads()
     try:
-        session: Any = flawscope.load(path, engine=engine, device="cpu", threads=2).session
-        count: int = {
+        session = flawscope.load(path, engine=engine, device="cpu", threads=2).session
+        count = {
             "torch": torch.get_num_threads,
             "onnxruntime": lambda: session.graph.run.func.__self__.get_session_options().intra_op_num_threads,
             "openvino": lambda: session.graph.run.args[0][0].get_property("INFERENCE_NUM_THREADS"),

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import flawscope
@@ -18,21 +17,20 @@ from flawscope.artefact import model_file
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.runtime import onnx_file, open_session
 
-onnx = pytest.importorskip("onnx")
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 EXAMPLE = Path(flawscope.__file__).parents[2] / "examples" / "predict.py"
 
 
 @pytest.fixture
-def session(engine: str, onnx_path: Path) -> Any:
+def session(engine, onnx_path):
     return flawscope.load(onnx_path, engine=engine, device="cpu").session
 
 
-def pictures(count: int) -> Any:
+def pictures(count):
     return np.random.default_rng(0).random((count, 3, 64, 64), dtype=np.float32)
 
 
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_python(code, **env):
     env = {**os.environ, **env}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
 
@@ -144,17 +142,17 @@ def test_another_size_is_one_line(engine, onnx_path, session):
     assert "\n" not in str(error.value)
 
 
-def renamed(proto: Any) -> None:
+def renamed(proto):
     for node in proto.graph.node:
         node.output[:] = ["masks" if name == "maps" else name for name in node.output]
     proto.graph.output[1].name = "masks"
 
 
-def dimension(proto: Any, number: int) -> Any:
+def dimension(proto, number):
     return proto.graph.input[0].type.tensor_type.shape.dim[number]
 
 
-NETWORKS: dict[str, Callable[[Any], Any]] = {
+NETWORKS = {
     "no graph": lambda proto: proto.ClearField("graph"),
     "nonsense": lambda proto: setattr(proto.graph.node[0], "op_type", "Nonsense"),
     "one channel": lambda proto: setattr(dimension(proto, 1), "dim_value", 1),

@@ -5,43 +5,33 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import flawscope
+from flawscope.artefact import model_file
+from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
-from flawscope.errors import InputError
+from flawscope.datasets import list_pictures
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import export as exports
+from flawscope.export.export import export
+from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures
 from flawscope.pictures import preprocess
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_file
-
-pytest.importorskip("torch")
-for needed in ("onnx", "onnxscript"):
-    pytest.importorskip(needed)
-
-import torch  # noqa: E402
-
-from flawscope.artefact import model_file  # noqa: E402
-from flawscope.artefact.model_file import Artefact  # noqa: E402
-from flawscope.datasets import list_pictures  # noqa: E402
-from flawscope.errors import FlawscopeError  # noqa: E402
-from flawscope.export import export as exports  # noqa: E402
-from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, ExportPictures  # noqa: E402
-from flawscope.runtime.torch import TorchSession  # noqa: E402
+from flawscope.runtime.torch import TorchSession
 
 ROI = "0.4,0.2,0.95,0.9"
 
 
 @pytest.fixture
-def pictures(tiled_pictures: Path) -> list[Path]:
+def pictures(tiled_pictures):
     """Good ones, defective ones, and one of exactly one tile."""
     return [path for kind in ("good", "odd", "tile") for path in sorted((tiled_pictures / kind).iterdir())]
 
@@ -120,7 +110,7 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(engine, tiled, tiled_pictu
     assert found.predict(good[0]).score == pytest.approx(again.calibration.scores[0], rel=1e-6)
 
 
-def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]) -> Path:
+def rewritten(source, path, change):
     """An .onnx model whose entries are changed and whose hashes are right."""
     data, file = source.read_bytes(), io.BytesIO()
     entries = onnx_file.parse_entries(data)
@@ -131,10 +121,10 @@ def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]
     return path
 
 
-def manifest(**changes: Any) -> Callable[[dict[str, str]], None]:
+def manifest(**changes):
     """None removes an entry; those of the preprocessing and the fusion are found by their names."""
 
-    def change(entries: dict[str, str]) -> None:
+    def change(entries):
         data = json.loads(entries["flawscope"])
         for key, value in changes.items():
             inner = data["preprocess"] if key == "positions" else data
@@ -148,13 +138,13 @@ def manifest(**changes: Any) -> Callable[[dict[str, str]], None]:
     return change
 
 
-def region(mask: Any) -> Callable[[dict[str, str]], None]:
+def region(mask):
     return lambda entries: entries.update(
         {"flawscope.region": base64.b64encode(zlib.compress(np.asarray(mask).tobytes())).decode()}
     )
 
 
-BAD: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
+BAD = {
     "region of another size": (region(np.ones((32, 32), bool)), "region of interest are damaged"),
     "region of numbers": (region(np.ones((64, 64), np.float32)), "region of interest are damaged"),
     "region of gigabytes": (region(np.zeros((1 << 14, 1 << 14), bool)), "region of interest are damaged"),

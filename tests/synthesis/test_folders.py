@@ -1,7 +1,5 @@
 """Folders of textures."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,14 +9,14 @@ from flawscope.errors import InputError
 from flawscope.synthesis import TextureFolder, generated_texture
 
 
-def save(path: Path, pixels: np.ndarray) -> Path:
+def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
 
 
 @pytest.fixture
-def textures(tmp_path: Path) -> Path:
+def textures(tmp_path):
     """One of each sort, and a file that is none."""
     folder, rng = tmp_path / "textures", np.random.default_rng(0)
     colour = generated_texture((60, 40), rng)

@@ -4,18 +4,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from flawscope.errors import InputError
 from flawscope.synthesis import Foreground, foreground_mask
 from flawscope.synthesis.demo.dataset import draw_picture
 
-Pair = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 SIDE = 256
 
 
-def board(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+def board(draw, rng):
     """Copper strips with holes."""
     draw.rectangle([0, 0, 3 * SIDE, 3 * SIDE], fill=(176, 110, 84))
     right, down = rng.normal(0, 4, 2) + 100
@@ -26,7 +24,7 @@ def board(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
             draw.ellipse([*(m - 10 for m in middle), *(m + 10 for m in middle)], fill=(34, 30, 32))
 
 
-def grid(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+def grid(draw, rng):
     """Bars at any offset."""
     draw.rectangle([0, 0, 3 * SIDE, 3 * SIDE], fill=(60, 66, 80))
     right, down = rng.uniform(0, 36, 2)
@@ -35,14 +33,14 @@ def grid(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         draw.rectangle([0, k + down - 3, 3 * SIDE, k + down + 3], fill=(150, 156, 160))
 
 
-def chip(draw: ImageDraw.ImageDraw, c: float) -> None:
+def chip(draw, c):
     """Dark as the holes of the board, on three bright leads."""
     for k in (-1, 0, 1):
         draw.line([c + 28 * k, c, c + 42 * k, c + 45, c + 42 * k, c + 85], fill=(190, 190, 186, 255), width=9)
     draw.rectangle([c - 52, c - 75, c + 52, c + 25], fill=(14, 14, 16, 255))
 
 
-def bracket(draw: ImageDraw.ImageDraw, c: float) -> None:
+def bracket(draw, c):
     corners = [(-70, -70), (-30, -70), (-30, 30), (75, 30), (75, 70), (-70, 70)]
     draw.polygon([(c + x, c + y) for x, y in corners], fill=(210, 170, 60, 255))
 
@@ -51,7 +49,7 @@ PRODUCTS = {"chip": (board, chip, 4.0), "bracket": (grid, bracket, 360.0)}  # th
 
 
 @cache
-def drawn(name: str, count: int, part: bool = True) -> list[Pair]:
+def drawn(name, count, part=True):
     """Good pictures of a product, each in other light, and the true masks."""
     ground, shape, degrees = PRODUCTS[name]
     pairs = []
@@ -73,11 +71,11 @@ def drawn(name: str, count: int, part: bool = True) -> list[Pair]:
 
 
 @cache
-def learnt(name: str) -> Foreground:
+def learnt(name):
     return Foreground.of(picture for picture, _ in drawn(name, 11)[:8])
 
 
-def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def overlap(found, true):
     return float((found & true).sum() / (found | true).sum())
 
 

@@ -17,7 +17,7 @@ from flawscope.synthesis.masks import (
 SIZES = [(64, 64), (37, 91), (100, 16), (16, 16)]
 
 
-def literal_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def literal_perlin(shape, cells, rng):
     """The four-corner sum of Perlin 2002, pixel by pixel, on the same gradients."""
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1))
     noise = np.zeros(shape)

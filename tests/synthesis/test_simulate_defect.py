@@ -1,6 +1,5 @@
 """The simulator: exact masks, visible, in the foreground, of the size asked for, the same for one seed."""
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -14,7 +13,6 @@ from flawscope.synthesis import (
     PAPER_KINDS,
     SCALE_AREAS,
     DefectScale,
-    SimulatedDefect,
     extend_defect,
     foreground_mask,
     generated_texture,
@@ -23,10 +21,8 @@ from flawscope.synthesis import (
 from flawscope.synthesis.materials import change_appearance
 from flawscope.synthesis.simulate import VISIBLE_CHANGE, VISIBLE_LEVEL
 
-Make = Callable[..., SimulatedDefect]
 
-
-def part(height: int = 96, width: int = 128, *, seed: int = 0) -> np.ndarray:
+def part(height=96, width=128, *, seed=0):
     """A dark part on a light, slightly noisy ground."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -36,7 +32,7 @@ def part(height: int = 96, width: int = 128, *, seed: int = 0) -> np.ndarray:
     return np.clip(np.rint(picture + rng.normal(0, 2, picture.shape)), 0, 255).astype(np.uint8)
 
 
-def broken(height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray]:
+def broken(height=96, width=128):
     """The same part with a red spot and a white bar in it, and their mask."""
     picture = part(height, width, seed=1)
     y, x = np.mgrid[:height, :width]
@@ -46,7 +42,7 @@ def broken(height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray]:
     return picture, spot | bar
 
 
-def check(good: np.ndarray, made: SimulatedDefect) -> None:
+def check(good, made):
     from scipy import ndimage
 
     assert made.picture.dtype == np.uint8
@@ -109,9 +105,9 @@ def test_a_scale_is_kept_and_the_mask_is_exactly_what_changed(kind, scale):
     assert (good == before).all()
 
 
-def makes() -> dict[str, Make]:
+def makes():
     """Every way to a defect: each kind without a scale and with one, any kind, and a seen defect."""
-    found: dict[str, Make] = {"seen": lambda good, rng: extend_defect(good, *broken(), rng)}
+    found = {"seen": lambda good, rng: extend_defect(good, *broken(), rng)}
     for kind in (*KINDS, None):
         for scale in (None, "medium"):
             found[f"{kind}, {scale}"] = partial(simulate_defect, kind=kind, scale=scale)

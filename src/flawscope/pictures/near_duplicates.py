@@ -123,9 +123,12 @@ def near_duplicates(looks: Sequence[Look], bank: Ints) -> list[tuple[int, int, f
         return []
     thumbnails = np.stack([look.thumbnail for look in looks])
     level = np.array([look.noise for look in looks], np.float32)
-    pairs = _candidate_pairs(thumbnails, bank)
-    correlation, difference = _compare(thumbnails, pairs, level)
-    alike, usual = _usual_pairs(thumbnails, bank, level)
+    pairs, drawn = _candidate_pairs(thumbnails, bank), _drawn_pairs(len(looks), bank)
+    every, places = np.unique(np.concatenate([pairs, drawn]), axis=0, return_inverse=True)
+    correlation, difference = _compare(thumbnails, every, level)  # of few pictures most are in both
+    candidates, by_chance = np.split(places.ravel(), [len(pairs)])
+    alike, usual = _usual_pairs(correlation[by_chance], difference[by_chance])
+    correlation, difference = correlation[candidates], difference[candidates]
     copies = (correlation >= MIN_THRESHOLD) & (difference <= MAX_NOISE)
     # where pictures are unlike, none resemble each other so much by chance
     beyond = usual / MIN_GAP if alike > MAX_UNLIKE else np.inf
@@ -159,13 +162,16 @@ def _fine_noise(thumbnails: NDArray[np.float16], noise: Floats) -> Floats:
     return np.asarray(np.minimum((FINE_NOISE * noise) ** 2 / np.maximum(variance, MIN_STRUCTURE**2), 1))
 
 
-def _usual_pairs(thumbnails: NDArray[np.float16], bank: Ints, noise: Floats) -> tuple[float, float]:
-    """Estimates how alike and how far apart pictures are that are not copies: the middle correlation of pairs
-    drawn by chance, and the lower quartile of their difference; fewer of them may be copies."""
+def _drawn_pairs(count: int, bank: Ints) -> Ints:
+    """Unique pairs [P, 2] of `count` pictures, drawn by chance, one of each in the bank."""
     rng = np.random.default_rng(0)
-    pairs = np.stack([rng.choice(bank, MAX_DRAWN), rng.integers(len(thumbnails), size=MAX_DRAWN)], axis=1)
-    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
-    correlation, difference = _compare(thumbnails, pairs, noise)
+    pairs = np.stack([rng.choice(bank, MAX_DRAWN), rng.integers(count, size=MAX_DRAWN)], axis=1)
+    return np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+
+
+def _usual_pairs(correlation: Floats, difference: Floats) -> tuple[float, float]:
+    """Estimates how alike and how far apart pictures are that are not copies, from pairs drawn by chance: the
+    middle correlation, and the lower quartile of the difference; fewer of them may be copies."""
     alike = difference[correlation > MIN_FIRST_FIT]  # others lie elsewhere, and say nothing
     return float(np.median(correlation)), float(np.quantile(alike, 0.25)) if len(alike) else 0.0
 

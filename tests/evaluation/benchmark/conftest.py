@@ -1,14 +1,12 @@
 """A drawn data set with two categories, one of which has the name of one of MVTec AD's."""
 
-from pathlib import Path
-
 import pytest
 
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory):
     """Root with the categories "grid" and "plate". Read only."""
     root = tmp_path_factory.mktemp("two")
     for category in ("plate", "fabric"):

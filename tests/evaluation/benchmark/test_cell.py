@@ -3,8 +3,7 @@
 import functools
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -14,8 +13,6 @@ from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, few_shot_dat
 from flawscope.evaluation.benchmark.grid import Cell, plan_grid
 from flawscope.evaluation.benchmark.markdown import render
 from flawscope.evaluation.benchmark.tables import Results
-
-pytest.importorskip("torch")
 
 FAST = ["efficientad.window=41", "efficientad.border=0", "efficientad.training=fp32"]
 
@@ -32,27 +29,27 @@ class Task(NamedTuple):
     plan: RunPlan
 
     @property
-    def work(self) -> Path:
+    def work(self):
         return self.store.work_folder(self.cell)
 
     @property
-    def out(self) -> Path:
+    def out(self):
         return self.store.cell_path(self.cell)
 
 
-def task_for(root: Path, out: Path, **call: Any) -> Task:
+def task_for(root, out, **call):
     store = CellStore(out)
     store.prepare()
     return Task(plan_grid(root, categories="grid", **call).cells[0], store, RunPlan(str(root), 1, 1))
 
 
-def run(task: Task) -> dict[str, Any]:
+def run(task):
     document = fit_and_evaluate(*task, lambda *step: None, lambda line: None)
     assert json.loads(task.out.read_text(encoding="utf-8")) == json.loads(json.dumps(document))
     return document
 
 
-def figures(document: dict[str, Any]) -> dict[str, Any]:
+def figures(document):
     """What must not depend on interruptions."""
     evaluation = {k: v for k, v in document["evaluation"].items() if k != "seconds"}
     return {
@@ -62,7 +59,7 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def training(teacher_path: Path) -> dict[str, Any]:
+def training(teacher_path):
     return {"methods": "efficientad", "sets": [*FAST, f"efficientad.teacher={teacher_path}"], "steps": 3}
 
 

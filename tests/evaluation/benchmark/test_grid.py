@@ -8,11 +8,11 @@ from PIL import Image
 
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
-from flawscope.evaluation.benchmark.grid import Grid, plan_grid
+from flawscope.evaluation.benchmark.grid import plan_grid
 from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
 
-def names(grid: Grid) -> list[str]:
+def names(grid):
     return [cell.name for cell in grid.cells]
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,18 +17,17 @@ from flawscope.evaluation.benchmark import cell as store
 from flawscope.evaluation.benchmark import run as runner
 from flawscope.evaluation.benchmark.cell import CellStore, RunPlan
 from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads, run_grid
-from flawscope.evaluation.benchmark.tables import Results
 from flawscope.progress import JobsProgress
 
 GIB = 2**30
 
 
-def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def start(data, out, *more):
     words = [sys.executable, "-m", "flawscope", "benchmark", "--data", str(data), "--out", str(out), *more]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def figures(out: Path) -> dict[str, Any]:
+def figures(out):
     """Everything in the results that does not depend on when and how often it ran."""
     found = json.loads((out / "results.json").read_text(encoding="utf-8"))
     for cell in found["cells"]:
@@ -43,7 +41,6 @@ def figures(out: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_path):
-    pytest.importorskip("torch")
     call = [
         *("--categories", "grid", "--methods", "patchcore,efficientad", "--steps", "3", "--threads", "1"),
         *("--set", "patchcore.size=64", "--set", f"efficientad.teacher={teacher_path}"),
@@ -78,7 +75,6 @@ def test_killed_at_random_it_ends_with_the_same_figures(two, teacher_path, tmp_p
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two, tmp_path):
-    pytest.importorskip("torch")
     process = start(two, tmp_path, "--categories", "grid", "--set", "patchcore.size=64")
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("work/*/begun.json")) and time.monotonic() < deadline:
@@ -126,15 +122,14 @@ def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two, tm
 def test_no_place_for_a_cells_files_is_that_cells_failure(two, tmp_path):
     from flawscope.evaluation.benchmark.grid import plan_grid
 
-    pytest.importorskip("torch")
     grid = plan_grid(two, categories="grid,plate", sets=["patchcore.size=64"], device="cpu")
     place = CellStore(tmp_path)
     place.prepare()
     blocked, other = grid.cells
     place.work_folder(blocked).parent.mkdir()
     place.work_folder(blocked).write_text("no folder", encoding="utf-8")
-    said: list[str] = []
-    latest: list[Results] = []
+    said = []
+    latest = []
     live = JobsProgress(said.append, said.append, False)
     run_grid(grid, place, RunPlan(str(two), 1, 1), Processes(1, 1, live.step), live, latest.append)
     assert "cannot be made: File exists" in latest[-1].failed[blocked.name]
@@ -145,13 +140,13 @@ def test_no_place_for_a_cells_files_is_that_cells_failure(two, tmp_path):
     assert not place.work_folder(other).exists()
 
 
-def give(number: int, step: Any) -> int:
+def give(number, step):
     print("a library's words")  # are no answer
     step("half", 1, 2)
     return 2 * number
 
 
-def end(how: Any, step: Any) -> None:
+def end(how, step):
     if isinstance(how, BaseException):
         raise how
     os.kill(os.getpid(), how)
@@ -159,7 +154,7 @@ def end(how: Any, step: Any) -> None:
 
 def test_a_call_ends_with_its_value_or_with_the_reason(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # a process finds `give` and `end` there
-    told: list[tuple[Any, ...]] = []
+    told = []
     pool = Processes(9, 1, lambda *given: told.append(given))
     calls = {
         "value": (give, 3),
@@ -172,7 +167,7 @@ def test_a_call_ends_with_its_value_or_with_the_reason(monkeypatch):
     }
     for label, (function, given) in calls.items():
         pool.start(label, function, given)
-    found: dict[str, Any] = {}
+    found = {}
     while pool.running:
         found |= pool.ended(60)
     assert found.pop("value") == 6
@@ -219,7 +214,7 @@ def test_cells_at_a_time_follow_from_threads_and_memory(
 
 
 def test_threads_are_divided(monkeypatch):
-    said: list[str] = []
+    said = []
     assert jobs_and_threads(9, 3, 7, "cpu", said.append) == (3, 2)
     assert jobs_and_threads(2, 5, 4, "cpu", said.append) == (2, 2)  # there are no more cells
     assert said[0] == "3 cells at a time, 2 threads each: as --jobs says"

@@ -5,7 +5,6 @@ import io
 import itertools
 import re
 import statistics
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +20,11 @@ SOURCES = {source.id: source for source in tables.published_sources(registry.BUI
 MACHINE = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0, "system": "Linux"}
 
 
-def cell(category: str, method: str, seed: int) -> Cell:
+def cell(category, method, seed):
     return Cell(category, method, seed, {}, 0, None, None, "cpu", {"of": [category, method, seed]})
 
 
-def document(value: float | None, **changed: Any) -> dict[str, Any]:
+def document(value, **changed):
     return {
         "evaluation": {"metrics": dict.fromkeys(METRICS, value), "left_out": 0},
         "settings": {"size": "256+512", "seed": 0},
@@ -42,12 +41,7 @@ def document(value: float | None, **changed: Any) -> dict[str, Any]:
     }
 
 
-def made(
-    values: dict[tuple[str, str, int], float | None],
-    rows: tuple[str, ...],
-    failed: dict[tuple[str, str, int], str] | None = None,
-    **grid: Any,
-) -> Results:
+def made(values, rows, failed=None, **grid):
     keys = [*values, *(failed or {})]
     methods = tuple(dict.fromkeys(method for _, method, _ in keys))
     seeds = tuple(sorted({seed for *_, seed in keys}))
@@ -59,7 +53,7 @@ def made(
     )
 
 
-def lines_of(text: str, title: str) -> dict[str, list[str]]:
+def lines_of(text, title):
     """A table's rows by their first word, as cells."""
     part = text.split(f"## {title[0].upper()}{title[1:]}\n")[1].split("\n## ")[0]
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"]

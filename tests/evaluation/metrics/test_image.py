@@ -18,7 +18,7 @@ from flawscope.evaluation.metrics import (
 )
 
 
-def draw(seed: int, levels: int | None) -> tuple[np.ndarray, np.ndarray]:
+def draw(seed, levels):
     """Labels of any balance and scores that tell something; `levels` distinct scores, or no ties at all."""
     rng = np.random.default_rng(seed)
     labels = rng.random(rng.integers(5, 400)) < rng.uniform(0.05, 0.95)
@@ -94,7 +94,7 @@ def test_bad_input_is_named(labels, scores, says):
         auroc(labels, scores)
 
 
-def binomial_tail(k: int, n: int, p: float) -> float:
+def binomial_tail(k, n, p):
     """P(X >= k), term by term."""
     return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
 

@@ -17,7 +17,7 @@ from flawscope.evaluation.metrics import au_pro, au_spro, image_metrics, pixel_m
 Case = tuple[list[np.ndarray], list[np.ndarray]]
 
 
-def draw(seed: int, levels: int | None = None, share: float = 0.2) -> Case:
+def draw(seed, levels=None, share=0.2):
     """Pictures of different sizes with ragged regions; good ones among them."""
     rng = np.random.default_rng(seed)
     maps, masks = [], []
@@ -32,7 +32,7 @@ def draw(seed: int, levels: int | None = None, share: float = 0.2) -> Case:
     return maps, masks
 
 
-def literal_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+def literal_regions(mask):
     """Flood fill over the eight neighbours."""
     todo = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     regions = []
@@ -48,7 +48,7 @@ def literal_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
     return regions
 
 
-def literal_au_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -> float:
+def literal_au_pro(maps, masks, limit):
     """The definition, word for word: every threshold, every region, every trapezoid."""
     regions = [(m, region) for m, mask in zip(maps, masks, strict=True) for region in literal_regions(mask)]
     normal = [float(v) for m, mask in zip(maps, masks, strict=True) for v in m[~mask]]
@@ -60,7 +60,7 @@ def literal_au_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float
     return literal_area(curve, limit)
 
 
-def literal_area(curve: list[tuple[float, float]], limit: float) -> float:
+def literal_area(curve, limit):
     """Trapezoids under the points, up to the limit, where a line is cut."""
     area = 0.0
     for (x0, y0), (x1, y1) in itertools.pairwise(curve):
@@ -93,7 +93,7 @@ def test_the_rest_is_that_of_one_score_per_picture(levels):
     assert astuple(pixel_metrics(maps, masks))[:4] == astuple(image_metrics(labels, scores))
 
 
-def by_formula() -> tuple[np.ndarray, np.ndarray]:
+def by_formula():
     """Four pictures of 24 x 32, no random generator; in the third, six pixels joined by their corners."""
     i, y, x = np.meshgrid(np.arange(4), np.arange(24), np.arange(32), indexing="ij")
     masks = ((y - 8) ** 2 + (x - 8) ** 2 < 12 + 8 * i) | ((y >= 14) & (y < 14 + 2 * i) & (x >= 20))
@@ -178,7 +178,7 @@ def test_only_valid_pixels_count(seed, levels):
     assert pixel_metrics(maps, masks, valid=[None] * 5) == pixel_metrics(maps, masks)
 
 
-def _apart(mask: np.ndarray) -> np.ndarray:
+def _apart(mask):
     """Without defects across the cut, which would be one region and not two."""
     mask = mask.copy()
     mask[1] = False
@@ -253,14 +253,11 @@ def test_scipy_is_imported_only_where_it_is_needed():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-Regions = list[list[tuple[np.ndarray, float]]]
-
-
-def draw_regions(seed: int, levels: int | None) -> tuple[list[np.ndarray], Regions]:
+def draw_regions(seed, levels):
     """Pictures with none to three regions, which may overlap; some saturate at a fraction of a pixel."""
     rng = np.random.default_rng(seed)
-    maps: list[np.ndarray] = []
-    regions: Regions = []
+    maps = []
+    regions = []
     for count in (2, 0, 3, 1):
         shape = tuple(rng.integers(5, 12, size=2))
         masks = [rng.random(shape) < 0.15 for _ in range(count)]
@@ -274,7 +271,7 @@ def draw_regions(seed: int, levels: int | None) -> tuple[list[np.ndarray], Regio
     return maps, regions
 
 
-def literal_au_spro(maps: list[np.ndarray], regions: Regions, limit: float) -> float:
+def literal_au_spro(maps, regions, limit):
     normal = []
     for values, found in zip(maps, regions, strict=True):
         union = np.any([np.zeros(values.shape, bool), *(mask for mask, _ in found)], axis=0)

@@ -1,10 +1,8 @@
 """Runs to report on."""
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,18 +20,18 @@ class Run(NamedTuple):
     predictor: Predictor
     dataset: Dataset
 
-    def write(self, path: Path) -> str:
+    def write(self, path):
         write_report(path, self.result, self.predictor, self.dataset, model="model.safetensors")
         return path.read_text(encoding="utf-8")
 
 
-def run_on(root: Path, **given: Any) -> Run:
+def run_on(root, **given):
     predictor, dataset = model(**given), open_dataset(root)
     return Run(evaluate(predictor, dataset), predictor, dataset)
 
 
 @pytest.fixture(scope="session")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def hostile(tmp_path_factory):
     """What goes wrong in practice, all at once: names that are markup, an unreadable file, a defect without
     a mask, a flat and a tiny picture, a deep one, one that the model has learnt from."""
     root = tmp_path_factory.mktemp("hostile") / f"cat {HOSTILE}"
@@ -56,17 +54,17 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def report_path(hostile: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report_path(hostile, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     hostile.write(path)
     return path
 
 
 @pytest.fixture
-def run_of(tmp_path: Path) -> Callable[..., Run]:
+def run_of(tmp_path):
     """A run on good test pictures and defective ones of these levels."""
 
-    def made(good: tuple[float, ...], bad: tuple[float, ...], *, masks: bool = True) -> Run:
+    def made(good, bad, *, masks=True):
         root = tmp_path / "thing"
         draw(root / "train/good/0.png", 0.2)
         for k, level in enumerate(good):

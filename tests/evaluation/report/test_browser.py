@@ -2,11 +2,14 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from flawscope.evaluation.comparison import compare
 from flawscope.evaluation.report import write_page
@@ -14,13 +17,6 @@ from flawscope.evaluation.report.pages import comparison_page, predictions_page
 from flawscope.results.review import ReviewPicture, ReviewSession
 from flawscope.results.review.server import ReviewServer
 from flawscope.results.table import ResultRow
-
-webdriver = pytest.importorskip("selenium.webdriver")
-for library in ("matplotlib", "jinja2"):
-    pytest.importorskip(library)
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -32,7 +28,7 @@ Driver = Any
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Driver]:
+def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
@@ -45,37 +41,37 @@ def browser() -> Iterator[Driver]:
 
 
 @pytest.fixture
-def opened(browser: Driver, report_path: Path) -> Driver:
+def opened(browser, report_path):
     browser.get(report_path.as_uri())
     assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
     return browser
 
 
-def names(driver: Driver) -> list[str]:
+def names(driver):
     """Of the rows that are shown, from the top."""
     rows = driver.find_elements(By.CSS_SELECTOR, "#all tbody tr:not([hidden]) .open")
     return [row.text for row in rows]
 
 
-def press(driver: Driver, *keys: str) -> None:
+def press(driver, *keys):
     for key in keys:
         driver.switch_to.active_element.send_keys(key)
 
 
-def sort_by(driver: Driver, key: str) -> str | None:
+def sort_by(driver, key):
     button = driver.find_element(By.CSS_SELECTOR, f"[data-sort={key}]")
     driver.execute_script("arguments[0].focus()", button)
     press(driver, Keys.ENTER)
     return button.find_element(By.XPATH, "..").get_attribute("aria-sort")
 
 
-def choose(driver: Driver, field: str, value: str) -> None:
+def choose(driver, field, value):
     script = "const f = document.querySelector(`[data-filter=${arguments[0]}], #${arguments[0]}`);"
     script += "f.value = arguments[1];"
     driver.execute_script(script + "f.dispatchEvent(new Event('input', {bubbles: true}))", field, value)
 
 
-def viewer_name(driver: Driver) -> str | None:
+def viewer_name(driver):
     """The name of the picture that is open, if one is."""
     viewer = driver.find_element(By.ID, "viewer")
     return driver.find_element(By.ID, "viewer-name").text if viewer.get_attribute("open") else None

@@ -7,18 +7,16 @@ import pytest
 
 from flawscope.calibration.threshold import Calibration
 from flawscope.evaluation.metrics import confidence_interval_rate
-from flawscope.evaluation.report.collect import Figures, compute_figures, image_curves
+from flawscope.evaluation.report.collect import compute_figures, image_curves
 from flawscope.evaluation.report.words import Tally, headline, percent, range_text, sentences
 from flawscope.results.prediction import FALSE_ALARM, MISSED, RIGHT
 
-pytest.importorskip("matplotlib")
 
-
-def counted(run: object) -> Figures:
+def counted(run):
     return compute_figures(run.result, run.predictor.calibration, run.dataset)
 
 
-def metric(found: Figures, name: str) -> object:
+def metric(found, name):
     return next(m for m in found.metrics if m.name == name)
 
 
@@ -55,7 +53,8 @@ def test_the_table_of_types_counts_each(run_of):
 
 
 def test_image_curves_are_those_of_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics")
+    from sklearn import metrics as sklearn
+
     rng = np.random.default_rng(0)
     labels = rng.random(60) < 0.5
     scores = rng.integers(0, 12, 60) + labels * 2.0
@@ -79,7 +78,7 @@ def test_pixels_have_curves_where_there_are_masks(run_of):
     assert set(counted(run_of((), (0.4, 0.9))).plots) == {"roc", "pr", "pro", "scores"}
 
 
-def calibration(count: int, rate: float = 0.05) -> Calibration:
+def calibration(count, rate=0.05):
     values = tuple(np.linspace(0, 1, count))
     return Calibration(values, values, 0.1, rate=rate)
 

@@ -3,11 +3,10 @@
 import json
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from flawscope.evaluation.comparison import Comparison, compare
+from flawscope.evaluation.comparison import compare
 from flawscope.evaluation.report import REPORT_NAME, write_page
 from flawscope.evaluation.report.pages import LISTED, comparison_page, predictions_page
 from flawscope.evaluation.report.words import part_cards
@@ -15,26 +14,24 @@ from flawscope.predictor import Predictor
 from flawscope.results.part import PartPrediction
 from flawscope.results.table import ResultRow, Unjudged
 
-pytest.importorskip("jinja2")
-
 FACTS = {"category": "thing", "method": "patchcore", "expected_rate": 0.05, "promise": "score threshold 0.5"}
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-def pictures_in(text: str) -> list[dict[str, Any]]:
+def pictures_in(text):
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert found
     return json.loads(found[1])
 
 
-def check_safe(text: str) -> None:
+def check_safe(text):
     """No name or reason becomes markup, and nothing comes from outside."""
     assert "<img" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace("data:image", ""))
 
 
 @pytest.fixture(scope="module")
-def predictions(hostile: Any) -> list[Any]:
+def predictions(hostile):
     return [seen.prediction for seen in hostile.result.pictures]
 
 
@@ -77,7 +74,7 @@ def test_what_is_too_much_for_a_page_is_counted(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def found(hostile: Any) -> Comparison:
+def found(hostile):
     """The second model lets less pass: its threshold is the tenth largest score of calibration."""
     first = hostile.predictor
     manifest = replace(first.manifest, calibration=first.calibration.with_rate(0.5))
@@ -110,7 +107,7 @@ def test_a_model_beside_itself_shows_the_pictures_all_the_same(hostile):
     assert 'data-order="changed"' in text
 
 
-def decided(predictions: list[Any], name: str, p_value: float, missing: tuple[str, ...] = ()) -> Any:
+def decided(predictions, name, p_value, missing=()):
     views = {"top": predictions[1], "side": predictions[0]}
     return PartPrediction(name, 2.0, p_value, p_value < 0.05, "top", views, missing)
 

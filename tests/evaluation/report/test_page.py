@@ -6,8 +6,6 @@ import html.parser
 import json
 import re
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +17,11 @@ from flawscope.evaluation import report
 from flawscope.evaluation.report.page import MAX_POINTS, operating_points, step_path
 from flawscope.results.html import script_json
 
-for library in ("matplotlib", "jinja2"):
-    pytest.importorskip(library)
-
 
 class Page(html.parser.HTMLParser):
     """Elements with their attributes, and the text outside scripts and styles."""
 
-    def __init__(self, text: str):
+    def __init__(self, text):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
@@ -34,27 +29,27 @@ class Page(html.parser.HTMLParser):
         self.inside = ""
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
         self.inside = tag
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.inside == "script":
             self.scripts.append(data)
         elif self.inside != "style":
             self.words.append(data)
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         self.inside = ""
 
 
 @pytest.fixture(scope="module")
-def text(report_path: Path) -> str:
+def text(report_path):
     return report_path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def page(text: str) -> Page:
+def page(text):
     return Page(text)
 
 
@@ -206,7 +201,7 @@ def test_a_missing_library_is_told_first_with_the_extra(library, monkeypatch, ca
 ONE = np.array([0.5]), np.array([True])
 
 
-def calibration(count: int, rate: float = 0.05, **more: Any) -> Calibration:
+def calibration(count, rate=0.05, **more):
     values = tuple(np.random.default_rng(count).normal(size=count).tolist())
     return Calibration(values, values, -9.0, rate=rate, **more)
 

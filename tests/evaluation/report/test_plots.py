@@ -16,11 +16,9 @@ from flawscope.evaluation.report.plots import (
     loss_plot,
 )
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture(scope="module")
-def roc() -> str:
+def roc():
     x = np.linspace(0, 1, 3000)
     return curve_plot(
         "roc", [Curve("pictures", x, x**0.2), Curve("pixels", x, x)], ("x", "y"), mark=(0.1, 0.6)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,24 +23,22 @@ from flawscope.results import drawing
 from flawscope.results.prediction import Levels, Prediction
 
 
-def prediction(values: np.ndarray, size: tuple[int, int]) -> Prediction:
+def prediction(values, size):
     geometry = Preprocess(values.shape).geometry(size)
     return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, Levels(0.5, 0.5, (0.0, 1.0)))
 
 
-def size_of(made: dict[str, str]) -> int:
+def size_of(made):
     return sum(map(len, made.values()))
 
 
-def opened(uri: str) -> Image.Image:
+def opened(uri):
     head, body = uri.split(",")
     assert head == "data:image/webp;base64"
     return Image.open(io.BytesIO(base64.b64decode(body)))
 
 
-def make(
-    folder: Path, size: tuple[int, int], values: np.ndarray, side: int = 64, mask: np.ndarray | None = None
-) -> dict[str, str]:
+def make(folder, size, values, side=64, mask=None):
     path = folder / "picture.png"
     Image.new("RGB", size[::-1], (90, 120, 150)).save(path)
     masks = ()
@@ -112,7 +109,7 @@ def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path):
 
 
 @pytest.fixture
-def noise(tmp_path: Path) -> EvaluatedPicture:
+def noise(tmp_path):
     """Noise all over and a map that is hot and cold everywhere: nothing compresses worse."""
     rng = np.random.default_rng(0)
     values = gaussian_filter(rng.normal(size=(256, 256)), 4)

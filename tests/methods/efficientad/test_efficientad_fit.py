@@ -2,9 +2,6 @@
 
 import functools
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,35 +12,31 @@ from flawscope.calibration import hold_out
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad import Config
-from flawscope.methods.efficientad.fit import MIN_QUANTILE_PICTURES, HeldOutSplit, split_held_out
+from flawscope.methods.efficientad.fit import MIN_QUANTILE_PICTURES, split_held_out
 from flawscope.methods.efficientad.networks import read_teacher, write_teacher
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import pixel_hash
-from flawscope.predictor import Predictor
 from flawscope.synthesis.demo.dataset import draw_picture
-
-Settings = dict[str, Any]
-Pictures = list[np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def few() -> Pictures:
+def few():
     """Four parts at the network's size: three are learnt, one is held out."""
     return [draw_picture("plate", np.random.default_rng([9, k]), size=256)[0] for k in range(4)]
 
 
 @pytest.fixture(scope="module")
-def model(efficientad_path: Path) -> Predictor:
+def model(efficientad_path):
     return flawscope.load(efficientad_path, device="cpu")
 
 
-def fit_small(images: Any, settings: Settings, **options: Any) -> Predictor:
+def fit_small(images, settings, **options):
     """A border of 0 is quicker."""
     options = {"method": "efficientad", "device": "cpu", "samples": 0, "check": False, "border": 0, **options}
     return fit(images, **{**settings, **options})
 
 
-def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed: int = 0) -> HeldOutSplit:
+def held_pictures(total, size=1, reserved=(), seed=0):
     """Of so many pictures, `size` of each part, at a rate of 5 %."""
     groups, how = [i // size for i in range(total)], {"share": Config().held_out, "rate": 0.05, "seed": seed}
     how |= {"method": "efficientad", "reserved": reserved, "more": MIN_QUANTILE_PICTURES}

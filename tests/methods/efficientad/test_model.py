@@ -1,8 +1,6 @@
 """The inference path against its equations, and where a defect is drawn."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from torch import nn
 from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import Config
-from flawscope.methods.efficientad.model import Model, compact_teacher, create
+from flawscope.methods.efficientad.model import compact_teacher, create
 from flawscope.methods.efficientad.networks import (
     expansion_matrix,
     normalise,
@@ -26,11 +24,11 @@ from flawscope.runtime.torch import TorchSession
 RANK = 8
 
 
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
+def random(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def model_of(teacher: Path, roi: torch.Tensor | None = None, **settings: Any) -> Model:
+def model_of(teacher, roi=None, **settings):
     """Untrained networks, with statistics and quantiles that are not neutral."""
     torch.manual_seed(1)
     model, _ = create(Config(teacher=str(teacher), **settings), roi)
@@ -41,7 +39,7 @@ def model_of(teacher: Path, roi: torch.Tensor | None = None, **settings: Any) ->
 
 
 @pytest.fixture(scope="module")
-def plain(teacher_path: Path) -> Model:
+def plain(teacher_path):
     """256 x 256 pixels, no border. Read only."""
     return model_of(teacher_path, border=0)
 
@@ -136,7 +134,7 @@ def test_the_quantiles_become_0_and_a_tenth_and_the_map_is_their_mean(plain):
         assert float(scores) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def left_half() -> torch.Tensor:
+def left_half():
     roi = torch.zeros(256, 256, dtype=torch.bool)
     roi[:, :128] = True
     return roi

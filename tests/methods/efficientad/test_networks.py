@@ -87,7 +87,7 @@ FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", 
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     torch.manual_seed(0)
     write_teacher(path, pdn("s").state_dict(), FACTS)
@@ -107,7 +107,7 @@ def test_what_is_written_comes_back(written):
     assert written.stat().st_size < 2 * 2.7e6 + 4000  # fp16
 
 
-def nelsons(size: str) -> nn.Sequential:
+def nelsons(size):
     """The published layout: numbered layers."""
     return nn.Sequential(*pdn(size))
 

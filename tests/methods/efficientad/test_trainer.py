@@ -1,8 +1,6 @@
 """Training the detector: its losses, that it learns, and that it goes on where it stopped."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import flawscope
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad import FIRST_LAYERS, PRESETS, RECEPTIVE_FIELD, STRIDE, Config
 from flawscope.methods.efficientad.fit import SPREAD_FLOOR, _differences, difference_moments, whiten_outputs
-from flawscope.methods.efficientad.model import Model, create
+from flawscope.methods.efficientad.model import create
 from flawscope.methods.efficientad.trainer import Batch, Trainer, _hard_loss, _window_starts
 from flawscope.methods.efficientad.training_pictures import (
     DefectOutputs,
@@ -27,19 +25,9 @@ from flawscope.progress import ignore_progress
 
 PLENTY = 2**30
 FORGETTING = PRESETS["quick"]  # the student starts as the teacher, and forgets
-Settings = dict[str, Any]
-Shots = list[torch.Tensor]
 
 
-def trainer_of(
-    settings: Settings,
-    shots: Shots,
-    *,
-    rooms: tuple[int, int] = (PLENTY, PLENTY),
-    step: Callable[[str, int, int], None] = ignore_progress,
-    roi: torch.Tensor | None = None,
-    **changes: Any,
-) -> Trainer:
+def trainer_of(settings, shots, *, rooms=(PLENTY, PLENTY), step=ignore_progress, roi=None, **changes):
     """A trainer for all of `shots`, with so many bytes for pictures and for the teacher's outputs."""
     config = Config(**{**settings, "border": 0, "natural": "none", **changes})
     model, _ = create(config, roi)
@@ -59,7 +47,7 @@ def test_the_hardest_are_those_at_or_above_the_quantile(shape, share):
     assert float(_hard_loss(values, share)) == pytest.approx(expected, rel=1e-5)
 
 
-def whole(trainer: Trainer, image: torch.Tensor, index: int) -> Batch:
+def whole(trainer, image, index):
     """A batch of one picture, seen whole."""
     return Batch(image[None], image[None], trainer.teacher_outputs[index][0][None], None, [(0, 0)], None)
 
@@ -144,7 +132,7 @@ def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(quick_settings
     assert len(places) > 3
 
 
-def strips(shots: Shots) -> Shots:
+def strips(shots):
     """The middle of each, the rest padding: another part of each picture counts."""
     marked = []
     for k, shot in enumerate(shots):
@@ -251,7 +239,7 @@ def test_defects_are_unlearnt_and_the_rest_is_learnt(quick_settings, shots):
     assert [float(v) for v in nothing_counts] == [0, 0]
 
 
-def trained(settings: Settings, shots: Shots) -> Model:
+def trained(settings, shots):
     trainer = trainer_of(settings, shots, rate=1e-2, **FORGETTING)
     trainer.learn(Budget(), None, {})
     return trainer.model

@@ -19,7 +19,7 @@ ENOUGH = {"backbone.x": torch.empty(2**40, 2, device="meta")}  # tensors of a fi
 SIZE = (64, 96)
 
 
-def shake_batch_norm(network: nn.Module, seed: int = 0) -> nn.Module:
+def shake_batch_norm(network, seed=0):
     """Statistics and affine parameters as training leaves them, not ones and zeros."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -31,11 +31,11 @@ def shake_batch_norm(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def pictures(size=SIZE) -> torch.Tensor:
+def pictures(size=SIZE):
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
-def close(found: list[torch.Tensor], expected: list[torch.Tensor], relative: float = 1e-4) -> bool:
+def close(found, expected, relative=1e-4):
     return all(
         float((f - e).abs().max() / e.abs().max()) < relative for f, e in zip(found, expected, strict=True)
     )
@@ -84,7 +84,7 @@ def test_a_convolution_used_twice_is_not_folded():
 
 
 @pytest.fixture(scope="module")
-def resnet(tmp_path_factory) -> tuple[Path, list[torch.Tensor]]:
+def resnet(tmp_path_factory):
     """A random ResNet-18 as a file, and what timm's own feature extractor makes of two pictures with it."""
     timm = import_timm()
     torch.manual_seed(3)
@@ -98,7 +98,7 @@ def resnet(tmp_path_factory) -> tuple[Path, list[torch.Tensor]]:
         return path, features.eval()((pictures() - mean) / std)
 
 
-def state_of(path: Path) -> dict[str, torch.Tensor]:
+def state_of(path):
     from safetensors.torch import load_file
 
     return load_file(path)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from flawscope.methods.features.embedding import PatchEmbedding
 
 
-def authors(maps: list[torch.Tensor], p: int, dimensions: int, grid: tuple[int, int]) -> torch.Tensor:
+def authors(maps, p, dimensions, grid):
     """patchcore-inspection: PatchMaker, bilinear resize of the patches, Preprocessing, Aggregator."""
     layers = []
     for m in maps:

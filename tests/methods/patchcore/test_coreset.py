@@ -1,7 +1,5 @@
 """The fast exact selection against the textbook loop, written out here with differences in float64."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -16,16 +14,14 @@ from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
 
 
-def plain_loop(
-    features: torch.Tensor, count: int, first: int = 0, start=None
-) -> tuple[list[int], np.ndarray]:
+def plain_loop(features, count, first=0, start=None):
     """Picks, and every point's distance to them. Ties go to the lowest index, no point twice."""
     points = features.double().numpy()
     distance = np.full(len(points), np.inf)
     free = np.ones(len(points), bool)
     for known in () if start is None else start.double().numpy():
         distance = np.minimum(distance, ((points - known) ** 2).sum(1))
-    picks: list[int] = []
+    picks = []
     while len(picks) < count:
         new = first if start is None and not picks else int(np.argmax(np.where(free, distance, -1.0)))
         picks.append(new)
@@ -34,13 +30,13 @@ def plain_loop(
     return picks, np.sqrt(distance)
 
 
-def whole(seed: int, points: int, width: int, values: int) -> torch.Tensor:
+def whole(seed, points, width, values):
     """Whole numbers, on which fp32 is exact."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-values, values + 1, (points, width), generator=generator).float()
 
 
-def real(seed: int, points: int, width: int) -> torch.Tensor:
+def real(seed, points, width):
     return torch.randn(points, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -62,7 +58,7 @@ def sizes(request, monkeypatch):
         monkeypatch.setattr(quantized_search, "is_faster", lambda: False)
 
 
-def with_bytes(monkeypatch) -> None:
+def with_bytes(monkeypatch):
     """However few the points are, and on any processor."""
     if not quantized_search.sums_are_exact():
         pytest.skip("this torch multiplies no bytes here, or not exactly")

@@ -17,16 +17,14 @@ PATCHES = 24  # of a picture of 32 x 48
 CONFIG = Config(size="32x48", neighbourhood=1, layers="joined")
 
 
-def pictures(count: int, seed: int) -> torch.Tensor:
+def pictures(count, seed):
     """[count, PATCHES, 3]: patches in 24 clusters, one at each place, none like another."""
     rng = torch.Generator().manual_seed(seed)
     places = torch.randn(PATCHES, 3, generator=torch.Generator().manual_seed(0)) * 20
     return places + torch.randn(count, PATCHES, 3, generator=rng)
 
 
-def selected(
-    shown: torch.Tensor, ratio: float, groups: torch.Tensor | None = None
-) -> tuple[SelectedBank, ...]:
+def selected(shown, ratio, groups=None):
     points = shown.flatten(0, 1)
     of = (torch.arange(len(shown)) if groups is None else groups).repeat_interleave(PATCHES)
     result = select(points, round(ratio * len(points)), groups=of)
@@ -35,7 +33,7 @@ def selected(
     return SelectedBank(view, of[result.indices], points, of, result), result
 
 
-def left_out(shown: torch.Tensor, ratio: float) -> np.ndarray:
+def left_out(shown, ratio):
     """The largest distance of each picture to the bank as if it had never been there."""
     selection, result = selected(shown, ratio)
     known = result.leave_out.view(len(shown), PATCHES)
@@ -45,7 +43,7 @@ def left_out(shown: torch.Tensor, ratio: float) -> np.ndarray:
     )
 
 
-def refitted(shown: torch.Tensor, ratio: float) -> np.ndarray:
+def refitted(shown, ratio):
     found = []
     for i, picture in enumerate(shown):
         view = selected(torch.cat([shown[:i], shown[i + 1 :]]), ratio)[0].view

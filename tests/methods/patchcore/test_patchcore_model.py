@@ -32,13 +32,13 @@ CONFIG = Config(
 )  # 4 x 6 patches of 3 numbers
 
 
-def model_with(bank: torch.Tensor, roi: torch.Tensor | None = None, **options) -> Model:
+def model_with(bank, roi=None, **options):
     model = Model(replace(CONFIG, **options), Pixels(), roi)
     model.views[0].set_bank(bank)
     return model
 
 
-def two_sizes(roi: torch.Tensor | None = None, **options) -> Model:
+def two_sizes(roi=None, **options):
     """Sees the picture with 2 x 3 and with 4 x 6 patches."""
     model = Model(replace(CONFIG, size="16x24+32x48", **options), Pixels(), roi)
     model.views[0].set_bank(random(7, 3, seed=20))
@@ -47,11 +47,11 @@ def two_sizes(roi: torch.Tensor | None = None, **options) -> Model:
     return model
 
 
-def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+def random(*shape, seed=0, scale=1.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def literal_score(patches: torch.Tensor, bank: torch.Tensor, b: int) -> float:
+def literal_score(patches, bank, b):
     """Eq. 6 and 7 for one picture [P, D], word by word."""
     patches, bank = patches.double(), bank.double()
     distances = torch.cdist(patches, bank)
@@ -111,7 +111,7 @@ def test_nearest_table(elements, b):
     torch.testing.assert_close(found, distance.sort(1).values[:, :b], rtol=0, atol=1e-9)  # ties may swap
 
 
-def left_half() -> torch.Tensor:
+def left_half():
     roi = torch.zeros(32, 48, dtype=torch.bool)
     roi[:, :24] = True
     return roi
@@ -164,7 +164,7 @@ def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
     assert float(scores) < 1e-3
 
 
-def far_patch(*where: float, also: tuple[float, ...] = ()) -> torch.Tensor:
+def far_patch(*where, also=()):
     """A picture whose patches are all the bank's first element, but one, or two."""
     features = torch.zeros(1, 24, 3)
     features[0, 7] = torch.tensor(where)
@@ -312,7 +312,7 @@ def test_files_that_are_no_longer_read_say_so(stored, text):
 
 
 @pytest.fixture(scope="module")
-def real_model() -> tuple[Model, torch.Tensor]:
+def real_model():
     config = Config(size="48x64+64x96", layers="joined", score="reweighted")
     backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
     model = Model(config, backbone)

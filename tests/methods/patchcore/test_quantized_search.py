@@ -1,9 +1,6 @@
 """The search by bytes finds what the plain search finds: against float64 and against its own promise."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,44 +19,43 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     group_minima,
 )
-from flawscope.runtime import Session
 
 COUNT = MIN_BANK + 77  # the last block is not full
 WIDTH = 24
 
 
-def generator(seed: int) -> torch.Generator:
+def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
+def normal(*shape, seed=0):
     return torch.randn(*shape, generator=generator(seed))
 
 
-def clustered(count: int, width: int) -> Tensor:
+def clustered(count, width):
     centres = normal(20, width, seed=1) * 10
     return centres[torch.arange(count) % 20] + 0.1 * normal(count, width, seed=2)
 
 
-def alike(count: int, width: int) -> Tensor:
+def alike(count, width):
     """Elements that differ by less than a step: bytes cannot tell which is the nearest."""
     return 10.0 + 1e-3 * normal(count, width, seed=3)
 
 
-def one_far(count: int, width: int) -> Tensor:
+def one_far(count, width):
     """The step is that of the largest element, far too long for the others."""
     bank = normal(count, width, seed=6)
     bank[count // 2] *= 1e4
     return bank
 
 
-def one_large_feature(count: int, width: int) -> Tensor:
+def one_large_feature(count, width):
     bank = normal(count, width, seed=7)
     bank[:, 0] *= 1000
     return bank
 
 
-BANKS: dict[str, Callable[[int, int], Tensor]] = {
+BANKS = {
     "random": lambda n, d: normal(n, d, seed=8),
     "clustered": clustered,
     "alike": alike,
@@ -74,7 +70,7 @@ BANKS: dict[str, Callable[[int, int], Tensor]] = {
 }
 
 
-def queries_for(bank: Tensor) -> Tensor:
+def queries_for(bank):
     """On elements, near them, between them, in the middle, and ever farther away."""
     count, width = bank.shape
     scale = float(bank.std()) + 1e-12
@@ -89,26 +85,26 @@ def queries_for(bank: Tensor) -> Tensor:
 class Searched:
     """A screen over a bank, and what it left to the plain search."""
 
-    def __init__(self, bank: Tensor):
+    def __init__(self, bank):
         self.bank, self.norms = bank, bank.square().sum(1)
         self.screen = ByteScreen(bank)
         self.unsure: list[Tensor] = []
 
-    def plain(self, queries: Tensor) -> Tensor:
+    def plain(self, queries):
         self.unsure.append(queries)
         return (self.norms - 2.0 * (queries @ self.bank.T)).amin(1)
 
-    def __call__(self, queries: Tensor) -> Tensor:
+    def __call__(self, queries):
         self.unsure.clear()
         return self.screen(queries, self.bank, self.norms, self.plain)
 
     @property
-    def left(self) -> int:
+    def left(self):
         """One query is there for the engines that cannot work on none."""
         return sum(map(len, self.unsure)) - 1
 
 
-def exact(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+def exact(queries, bank):
     """The smallest |m|² - 2xm in float64, and what fp32's rounding of it may be."""
     q, m = queries.double(), bank.double()
     all_ = m.square().sum(1) - 2.0 * (q @ m.T)
@@ -116,7 +112,7 @@ def exact(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     return best, 4e-6 * (q.square().sum(1) + m[which].square().sum(1)) + 1e-37
 
 
-def assert_exact(found: Tensor, queries: Tensor, bank: Tensor) -> None:
+def assert_exact(found, queries, bank):
     expected, rounding = exact(queries, bank)
     away = (found.double() - expected).abs()
     assert bool((away <= rounding).all()), float((away / rounding).max())
@@ -183,7 +179,7 @@ def test_what_all_elements_lose_alike_is_not_trusted():
 # ------------------------------------------------------------------------------------------------ the bound
 
 
-def rounded(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rounded(searched, queries):
     """Squared distances [N, M] of rounded queries and elements in steps, from the parts that the screen is
     made of, and what both lose, |e_x| [N] and |e_m| [M], in steps."""
     screen, bank = searched.screen, searched.bank
@@ -202,7 +198,7 @@ def rounded(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor, Tensor
     return squares.double(), *lost
 
 
-def must_be_below(searched: Searched, queries: Tensor) -> None:
+def must_be_below(searched, queries):
     screen, bank = searched.screen, searched.bank.double()
     squares, lost, of_elements = rounded(searched, queries)
     assert bool((of_elements <= screen.max_error).all())
@@ -251,14 +247,14 @@ def test_two_products_of_bytes_fit_16_bits(name, width):
 class Unshuffled(nn.Module):
     """A backbone that only sorts pixels: 8 x 8 of them are a patch's 192 features."""
 
-    def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+    def shapes_at(self, size):
         return [(192, size[0] // 8, size[1] // 8)]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images):
         return [F.pixel_unshuffle(images, 8)]
 
 
-def picture(count: int, seed: int) -> Tensor:
+def picture(count, seed):
     """Smooth, so that patches resemble each other as real ones do. 70: of the bank."""
     small = torch.rand(count, 3, 4, 6, generator=generator(seed))
     fine = torch.rand(count, 3, 32, 48, generator=generator(seed + 1))
@@ -266,21 +262,21 @@ def picture(count: int, seed: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model():
     made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), Unshuffled())
     made.views[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
     made.for_export()
     return made
 
 
-def images() -> Tensor:
+def images():
     shown = picture(9, 80)
     shown[7, :, :16] = 1.0 - shown[7, :, :16]
     return shown
 
 
 @pytest.fixture
-def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
+def exporting(monkeypatch):
     """What is computed is what an exported graph will hold."""
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
 
@@ -324,12 +320,10 @@ def test_a_bank_that_is_no_numbers_has_none(value):
 
 
 @pytest.fixture(scope="module")
-def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
-    for name in ("onnx", "onnxscript"):
-        pytest.importorskip(name)
+def exported(model, shared):
     from flawscope.export import onnx_graph
 
-    def fill(folder: Path) -> None:
+    def fill(folder):
         steps = onnx_graph.trace(model)
         (folder / "model.onnx").write_bytes(onnx_graph.join_graphs(*steps).SerializeToString())
 
@@ -337,11 +331,10 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
-def session(request: pytest.FixtureRequest, exported: Path) -> Session:
+def session(request, exported):
     """The exported graph in an engine: compiled once, which takes seconds."""
     from flawscope.runtime import ExportedSession, exported_engine
 
-    pytest.importorskip(request.param)
     return ExportedSession(exported_engine(request.param), exported.read_bytes(), "cpu")
 
 
@@ -394,17 +387,18 @@ def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(e
 
 
 class Minima(nn.Module):
-    def __init__(self, weights: Tensor):
+    def __init__(self, weights):
         super().__init__()
         self.register_buffer("weights", weights)
 
-    def forward(self, queries: Tensor) -> Tensor:
+    def forward(self, queries):
         return group_minima(queries, self.weights, GROUP_SIZE)
 
 
 def test_engines_multiply_the_largest_bytes_exactly():
     """On every processor: those without VNNI add two products in 16 bits."""
-    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    import onnxruntime
+
     from flawscope.export import onnx_graph
     from flawscope.methods.patchcore.quantized_search import onnx_translations
 
@@ -423,7 +417,6 @@ def test_engines_multiply_the_largest_bytes_exactly():
     assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
     data, given = proto.SerializeToString(), {"queries": queries.float().numpy()}
     np.testing.assert_array_equal(onnxruntime.InferenceSession(data).run(None, given)[0], expected)
-    pytest.importorskip("openvino")
     from flawscope.runtime.openvino import PRECISION_HINTS, shared_core
 
     compiled = shared_core().compile_model(

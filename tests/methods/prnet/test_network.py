@@ -29,7 +29,7 @@ def maps_for(channels, size, batch=2, seed=0):
     return features, residuals
 
 
-def small(size=(64, 64), **options) -> Network:
+def small(size=(64, 64), **options):
     network = Network(SMALL, size, **options)
     initialise(network, torch.Generator().manual_seed(0))
     return network
@@ -78,7 +78,7 @@ def test_attention_is_the_formula():
     torch.testing.assert_close(layer(x), x + layer.merge(expected))
 
 
-def literal(logits, masks) -> tuple[float, float]:
+def literal(logits, masks):
     """SmoothL1 and focal, pixel by pixel."""
     smooth = focus = 0.0
     for x, y in zip(logits.flatten().tolist(), masks.flatten().tolist(), strict=True):

@@ -4,7 +4,6 @@ import functools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +16,24 @@ from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import Predictor
-
-Fit = Callable[..., Predictor]
-Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def model(prnet_path: Path) -> Predictor:
+def model(prnet_path):
     return flawscope.load(prnet_path, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def whole(fit_small: Fit, defects: Pairs) -> Predictor:
+def whole(fit_small, defects):
     """Of six pictures and two seen defects, three steps, nobody stopped it."""
     return fit_small(seen=defects[:2])
 
 
-def roles(predictor: Predictor) -> Counter[str]:
+def roles(predictor):
     return Counter(p.role for p in predictor.manifest.pictures)
 
 
-def assert_same(a: Predictor, b: Predictor) -> None:
+def assert_same(a, b):
     for name, values in a.artefact.tensors.items():
         assert np.array_equal(values, b.artefact.tensors[name]), name
     assert a.calibration == b.calibration
@@ -90,11 +85,11 @@ def test_overflowing_networks_name_the_precision(fit_small, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def stopped(fit_small: Fit, defects: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(fit_small, defects, tmp_path_factory):
     """The checkpoint of `whole`, stopped after step 1 of 3. Copy it."""
     path = tmp_path_factory.mktemp("stopped") / "c.safetensors"
 
-    def step(stage: str, done: int, total: int) -> None:
+    def step(stage, done, total):
         if stage.startswith("training") and done == 2:
             raise KeyboardInterrupt
 
@@ -118,7 +113,7 @@ def test_a_resumed_fit_may_have_other_settings_that_training_does_not_depend_on(
         np.testing.assert_allclose(resumed.artefact.tensors[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def moved(pairs: Pairs) -> Pairs:
+def moved(pairs):
     return [(picture, np.roll(mask, 3, axis=0)) for picture, mask in pairs]
 
 

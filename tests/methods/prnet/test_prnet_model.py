@@ -1,8 +1,6 @@
 """PRN's inference path: sizes, the score, the region of interest, batches, and what an artefact may hold."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,18 +9,18 @@ import torch
 from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
 from flawscope.methods.prnet import Config
-from flawscope.methods.prnet.model import Model, create
+from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.prototypes import residual
 from flawscope.methods.task import Budget
 from flawscope.methods.training_state import initialise
 from flawscope.runtime.torch import TorchSession
 
 
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
+def random(*shape, seed=1):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def model_of(roi: torch.Tensor | None = None, **settings: Any) -> Model:
+def model_of(roi=None, **settings):
     """Drawn weights, and the maps of two random pictures as prototypes."""
     model, _ = create(Config(**{"size": "64", "width": 0.25, **settings}), roi)
     initialise(model.network, torch.Generator().manual_seed(0))
@@ -36,7 +34,7 @@ def model_of(roi: torch.Tensor | None = None, **settings: Any) -> Model:
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model():
     """64 x 64. Read only."""
     return model_of()
 
@@ -51,7 +49,7 @@ def test_residuals_are_computed_in_fp32_whatever_the_precision(precision, monkey
         p = scale.prototypes - scale.prototypes.mean(0)
         maps.append(scale.prototypes.mean(0) + 3 * p[[5, 6]] + 2.5 * p[[2, 1]])
     last = model.features(random(2, 3, 64, 64))[-1]
-    given: list[torch.Tensor] = []
+    given = []
 
     def logits(maps, residuals):
         given.extend(residuals)
@@ -90,7 +88,7 @@ def test_stages_of_other_strides_are_refused(stages):
 
 
 def test_the_backbone_stays_what_it_was_while_the_network_learns(trainer_of):
-    modes: set[bool] = set()
+    modes = set()
 
     def step(stage, done, total):
         modes.update(part.training for part in (trainer.model, *trainer.model.backbone.modules()))
@@ -112,19 +110,19 @@ def test_the_backbone_stays_what_it_was_while_the_network_learns(trainer_of):
 UNFIT, SENSELESS = "do not fit its configuration", "are not finite, or out of range"
 
 
-def changed(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[dict, dict], None]:
-    def apply(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+def changed(name, change):
+    def apply(tensors, config):
         tensors[name] = change(tensors[name])
 
     return apply
 
 
-def setting(name: str, value: Any) -> Callable[[dict, dict], None]:
+def setting(name, value):
     return lambda tensors, config: config.update({name: value})
 
 
-def filled(value: float) -> Callable[[np.ndarray], np.ndarray]:
-    def fill(values: np.ndarray) -> np.ndarray:
+def filled(value):
+    def fill(values):
         values = values.copy()
         values.flat[0] = value
         return values

@@ -1,20 +1,18 @@
 """What PRN learns from: defects are where the mask is and nowhere else, and batches are as set."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED
 
 Pictures = list[np.ndarray]
 
 
-def shots_of(few: Pictures, kind: str) -> list[torch.Tensor]:
+def shots_of(few, kind):
     """Pictures of 8 bits; with values that are no multiples of 1/255; or with marked padding."""
     shots = [torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in few]
     if kind == "deep":
@@ -59,7 +57,7 @@ def test_defects_lie_on_the_object(pictures_of):
     assert float((touched[20:44, 16:48] > 0).float().mean()) > 0.5
 
 
-def folder_of(path: Path, *colours: tuple[int, int, int]) -> Path:
+def folder_of(path, *colours):
     path.mkdir()
     for k, colour in enumerate(colours):
         Image.fromarray(np.full((64, 64, 3), colour, np.uint8)).save(path / f"{k}.png")
@@ -83,12 +81,12 @@ def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of, tmp_path
     assert sum(g > 0.1 for g in greenest(plain)) < 4
 
 
-def watched(trainer: Trainer) -> list[tuple[str, int]]:
+def watched(trainer):
     """Kinds and places of all that is shown from now on."""
-    seen: list[tuple[str, int]] = []
+    seen = []
     show = trainer._draw_picture
 
-    def watch(step: int, k: int, good: int):
+    def watch(step, k, good):
         shown = show(step, k, good)
         seen.append((shown.kind, shown.place))
         return shown

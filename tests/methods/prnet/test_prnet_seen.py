@@ -1,8 +1,5 @@
 """Seen defects: which they are, how they are seen, and what cannot be used."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,25 +7,23 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import read_defects, seen_defect_pairs
 from flawscope.methods.prnet import METHOD
-from flawscope.methods.task import SeenDefect
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 
-Pairs = list[tuple[np.ndarray, np.ndarray]]
 SIZE = Preprocess((64, 64))
 
 
-def read(seen: object) -> tuple[dict[str, SeenDefect], list[str]]:
+def read(seen):
     """By hash what `--seen` means, each as one, and what cannot be used."""
     found, unusable = read_defects(seen_defect_pairs(seen, METHOD, 0, None), SIZE)
     return {digest: one for digest, (one,) in found.items()}, unusable
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Callable[[Pairs], Path]:
+def saved(tmp_path):
     """saved(pairs) is a folder with the pictures 0.png, ... and their masks."""
 
-    def write(pairs: Pairs) -> Path:
+    def write(pairs):
         (tmp_path / "bad/masks").mkdir(parents=True)
         for k, (picture, mask) in enumerate(pairs):
             Image.fromarray(picture).save(tmp_path / f"bad/{k}.png")

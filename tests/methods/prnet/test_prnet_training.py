@@ -9,7 +9,7 @@ from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.network import prn_loss
 from flawscope.methods.prnet.prototypes import leave_one_out_residual
-from flawscope.methods.prnet.trainer import Batch, Trainer
+from flawscope.methods.prnet.trainer import Batch
 from flawscope.methods.prnet.training_pictures import ScaleFeatureCache
 from flawscope.methods.task import Budget
 from flawscope.progress import ignore_progress
@@ -17,7 +17,7 @@ from flawscope.progress import ignore_progress
 Pictures = list[np.ndarray]
 
 
-def two_prototypes(trainer: Trainer) -> None:
+def two_prototypes(trainer):
     """Pictures 0 to 2 belong to the first, 3 and 4 to the second; 5 to none, as where k-means looked at a
     part of them only."""
     belongs = torch.tensor([0, 0, 0, 1, 1, -1])
@@ -130,7 +130,8 @@ def test_weights_decay_apart_from_the_gradients(trainer_of):
 
 def test_it_learns_to_find_defects(trainer_of):
     """On the pictures that it learns from, in draws that it has not seen."""
-    metrics = pytest.importorskip("sklearn.metrics")
+    from sklearn import metrics
+
     trainer = trainer_of(steps=30, batch=4, rate=3e-3, schedule="constant")
     drawn = [trainer.pictures.defective(k % 6, k % 2 == 0, np.random.default_rng([77, k])) for k in range(12)]
     images, masks = (torch.stack([getattr(d, name) for d in drawn]) for name in ("image", "mask"))

@@ -21,14 +21,14 @@ from flawscope.methods.prnet.prototypes import (
 )
 
 
-def groups(count: int, shape=(3, 4, 6), kinds: int = 6, seed: int = 0, apart: float = 3.0) -> torch.Tensor:
+def groups(count, shape=(3, 4, 6), kinds=6, seed=0, apart=3.0):
     """Maps around a few centres, far from the origin."""
     generator = torch.Generator().manual_seed(seed)
     centres = 20 + apart * torch.randn(kinds, *shape, generator=generator)
     return centres[torch.arange(count) % kinds] + torch.randn(count, *shape, generator=generator)
 
 
-def products_of(maps: torch.Tensor) -> torch.Tensor:
+def products_of(maps):
     flat = maps.double().flatten(1)
     flat = flat - flat.mean(0)
     return flat @ flat.T
@@ -36,7 +36,8 @@ def products_of(maps: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("apart", [3.0, 0.1])
 def test_lloyd_finds_what_scikit_learn_finds_from_the_same_points(apart):
-    cluster_module = pytest.importorskip("sklearn.cluster")
+    from sklearn import cluster as cluster_module
+
     maps = groups(80, apart=apart)
     flat = maps.flatten(1).double().numpy()
     picks = [3, 4, 11, 29, 30, 57, 62, 79]
@@ -87,7 +88,7 @@ def test_neither_blocks_nor_threads_nor_memory_change_the_result(monkeypatch):
     monkeypatch.setattr(prototypes, "BLOCK", 8)
     plain = k_means(maps.__getitem__, 50, restarts=3)
     monkeypatch.setattr(prototypes, "MAX_HELD_BYTES", 1)  # one block at a time
-    asked: list[int] = []
+    asked = []
 
     def load(numbers):
         asked.append(len(numbers))

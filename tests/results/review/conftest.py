@@ -1,7 +1,6 @@
 """A results folder as `predict --out` leaves it: three anomalous pictures and a good one, of one product."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,7 @@ SIZE = (48, 64)  # of a picture
 NAMES = {"a/part.png": 0.9, "b/part.png": 0.8, "b/part.jpg": 0.7, "fine.png": 0.2}  # name -> score
 
 
-def predicted(
-    path: Path, score: float, spot: tuple[slice, slice] = (slice(4, 8), slice(8, 12))
-) -> Prediction:
+def predicted(path, score, spot=(slice(4, 8), slice(8, 12))):
     values = np.zeros((16, 16), np.float32)
     values[spot] = score
     return Prediction(
@@ -35,7 +32,7 @@ def predicted(
 
 
 @pytest.fixture(scope="session")
-def _run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _run(tmp_path_factory):
     root = tmp_path_factory.mktemp("review")
     results = ResultsFolder(root / "results", root / "in", lambda line: None, maps="none")
     rng = np.random.default_rng(0)
@@ -55,7 +52,7 @@ def _run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(_run: Path, tmp_path: Path) -> Path:
+def run(_run, tmp_path):
     """Its own copy: `results` and the pictures in `in`, which the table names where they lay first."""
     shutil.copytree(_run / "results", tmp_path / "results")
     shutil.copytree(_run / "in", tmp_path / "in")
@@ -67,5 +64,5 @@ def run(_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(run: Path) -> ReviewSession:
+def session(run):
     return ReviewSession(read_review_pictures(run / "results"), run / "results/review")

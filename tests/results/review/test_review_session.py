@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from flawscope.results.review import (
 from flawscope.results.table import ResultRow
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder):
     """Without the list of flawscope's own files."""
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
@@ -35,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def again(session: ReviewSession) -> ReviewSession:
+def again(session):
     return ReviewSession(session.pictures, session.out)
 
 
@@ -153,7 +152,7 @@ def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(s
 
 def test_a_decision_is_on_the_disk_before_it_holds(session, monkeypatch):
     """The line is forced to the disk; where that fails nothing is decided and nothing is left behind."""
-    synced: list[int] = []
+    synced = []
     real = os.fsync
 
     def full(number):

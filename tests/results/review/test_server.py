@@ -8,9 +8,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,14 +17,12 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.masks import read_mask
-from flawscope.results.review import DEFECT, GOOD, ReviewSession
+from flawscope.results.review import DEFECT, GOOD
 from flawscope.results.review.server import ReviewServer
-
-pytest.importorskip("jinja2")
 
 
 @pytest.fixture
-def review(session: ReviewSession) -> Iterator[ReviewServer]:
+def review(session):
     review = ReviewServer(session, "results")
     thread = threading.Thread(target=review.serve)
     thread.start()
@@ -36,9 +32,7 @@ def review(session: ReviewSession) -> Iterator[ReviewServer]:
     assert not thread.is_alive()
 
 
-def ask(
-    review: ReviewServer, path: str, sent: Any = None, **headers: str
-) -> tuple[int, http.client.HTTPMessage, bytes]:
+def ask(review, path, sent=None, **headers):
     """`path` is below the token, or absolute. Sends JSON where there is something to send."""
     parts = urlsplit(review.url)
     connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=10)
@@ -55,7 +49,7 @@ def ask(
     return answer.status, answer.headers, body
 
 
-def verdict(review: ReviewServer, number: int, word: str, **more: Any) -> tuple[int, dict[str, Any]]:
+def verdict(review, number, word, **more):
     """Of the picture with this number, from 0; pages count from 1."""
     sent = {"verdict": word, "mask": None, "note": "", **more}
     status, _, body = ask(review, f"api/inspections/{number + 1}/verdict", sent)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +9,7 @@ from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_pict
 ALL = [(c, d) for c, known in CATEGORIES.items() for d in known.defects]
 
 
-def files(root: Path) -> dict[str, bytes]:
+def files(root):
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.png"))}
 
 
