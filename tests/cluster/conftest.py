@@ -13,11 +13,11 @@ STORE = 100 * 2**20  # bytes of shared memory that each node sets aside
 
 
 class Nodes:
-    """A head that takes no tasks, with a server for clients, and two nodes of one core.
+    """A head that takes no tasks, with a server for clients, and nodes of one core.
 
     Attributes:
         address, client: what `--cluster` takes.
-        workers: the two nodes.
+        workers: the nodes.
     """
 
     def __init__(self):
@@ -30,7 +30,7 @@ class Nodes:
         self.ray = Cluster(initialize_head=True, head_node_args={**head, "ray_client_server_port": port})
         self.address, self.client = self.ray.address, f"ray://127.0.0.1:{port}"
         self.workers: list[Any] = []
-        self.restore()
+        self.restore(1)
 
     def lose(self, node=None):
         """A node, the first one if none is named, at once and with all that runs on it. `restore` it."""
@@ -38,9 +38,9 @@ class Nodes:
         self.workers.remove(lost)
         self.ray.remove_node(lost, allow_graceful=False)
 
-    def restore(self):
-        """Another node joins for each that was lost. Ray wants this in the main thread."""
-        while len(self.workers) < 2:
+    def restore(self, count=2):
+        """Nodes join until there are so many. Ray wants this in the main thread."""
+        while len(self.workers) < count:
             self.workers.append(self.ray.add_node(num_cpus=1, object_store_memory=STORE))
         self.ray.wait_for_nodes()
 
@@ -69,12 +69,19 @@ class Nodes:
         return found
 
 
-@pytest.fixture(scope="session")
-def cluster():
-    """One for all tests: who loses a node restores it."""
+@pytest.fixture(scope="module")
+def one_node():
+    """A cluster of one node at least; kept longer, it would take a twentieth of a core for nothing."""
     made = Nodes()
     yield made
     made.ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(one_node):
+    """One of two nodes: who loses a node restores it."""
+    one_node.restore()
+    return one_node
 
 
 @pytest.fixture(scope="module")

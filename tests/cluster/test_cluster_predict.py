@@ -69,7 +69,7 @@ def written(parts, out):
 
 @pytest.mark.smoke
 def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
-    cluster, model_path, pictures, tmp_path, capfd
+    one_node, model_path, pictures, tmp_path, capfd
 ):
     folder = tmp_path / "folder"
     missing = tmp_path / "missing"
@@ -80,7 +80,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert main([*call, "--out", str(folder), "--threads", "1", "--only-anomalous"]) == 3
     said = capfd.readouterr().err.splitlines()
     out = tmp_path / "out"
-    clustered = [*call, "--out", str(out), "--cluster", cluster.address, "--overlays"]
+    clustered = [*call, "--out", str(out), "--cluster", one_node.address, "--overlays"]
     assert main(clustered) == 3
     shown = capfd.readouterr()
     assert shown.out == ""
@@ -91,7 +91,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert sizes == {(96, 96), (None, None)}
     assert {len(row["shifts"]) for row in found if row["shifts"]} == {6}
     # the same is said at the end
-    own = ("prediction", "2 workers on 2 nodes", "report", "results in", "page:", "no page", str(folder))
+    own = ("prediction", "1 worker", "2 workers", "report", "results in", "page:", "no page", str(folder))
     left = [line for line in said if not line.startswith(own)]
     assert [line for line in shown.err.splitlines() if not line.startswith(own)] == left
     assert any("several pictures" in line for line in left)
