@@ -8,8 +8,6 @@ from flawscope.cli import main
 from flawscope.results.review import DEFECT, GOOD
 from flawscope.results.review.server import ReviewServer
 
-Capture = pytest.CaptureFixture[str]
-
 
 @pytest.fixture
 def results(model_path, tmp_path, capsys):

@@ -50,12 +50,6 @@ def run(proto, **given):
     return engine.run(None, given)
 
 
-def copied(proto):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    return copy
-
-
 def stored(proto):
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 

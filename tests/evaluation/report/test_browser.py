@@ -3,7 +3,6 @@
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -23,8 +22,6 @@ DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="Chromium and its chromedriver are not installed"
 )
-
-Driver = Any
 
 
 @pytest.fixture(scope="module")

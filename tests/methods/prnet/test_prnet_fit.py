@@ -33,12 +33,6 @@ def roles(predictor):
     return Counter(p.role for p in predictor.manifest.pictures)
 
 
-def assert_same(a, b):
-    for name, values in a.artefact.tensors.items():
-        assert np.array_equal(values, b.artefact.tensors[name]), name
-    assert a.calibration == b.calibration
-
-
 @pytest.mark.smoke
 def test_the_manifest_tells_how_it_was_trained(model, drawn):
     facts = model.manifest.facts
