@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """All that was imported and collected stays: looking through it for garbage, again and again, would take a
+    """All that was imported and collected stays: looking through it for garbage again and again would take a
     tenth of the time."""
     gc.freeze()
 

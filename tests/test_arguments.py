@@ -1,6 +1,8 @@
 """Wrong types of arguments: one line that names the argument, wherever the public interface is called."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ WRONG = [
 ]
 
 
-def calls():
+def calls() -> dict[str, Callable[[Any], Any]]:
     known = model()
     return {
         "path": load,
@@ -44,7 +46,7 @@ def calls():
 
 
 # What is right for an argument, of `WRONG`
-RIGHT = {
+RIGHT: dict[str, tuple[type, ...]] = {
     "engine": (type(None),),
     "threads": (type(None), int),
     "seed": (int,),
@@ -83,7 +85,7 @@ def test_an_element_of_a_list_is_named_by_its_place():
 
 def test_what_fits_passes_and_functions_keep_their_names(tmp_path):
     @check_arguments()
-    def made(count, share=0.5, *, names=None, **more):
+    def made(count: int, share: float = 0.5, *, names: list[str] | None = None, **more: int) -> str:
         """Says what it got."""
         return f"{count} {share} {names} {more}"
 
@@ -119,7 +121,7 @@ def test_results_hold_plain_numbers(tmp_path):
     draw(tmp_path / "a.png", 0.9, spot=True)
     found = model().predict(tmp_path / "a.png")
     assert found.regions
-    values = [found, *found.regions]
+    values: list[Any] = [found, *found.regions]
     while values:
         value = values.pop()
         assert not isinstance(value, np.generic), value
