@@ -60,7 +60,6 @@ def test_a_damaged_scale_is_told(wrong):
 
 @pytest.mark.parametrize("how", [{}, {"roi": (20, 20, 60, 60)}, {"undistort": LENS}])
 def test_each_of_several_parts_is_tolerated_by_itself(how):
-    pytest.importorskip("torch")
     good = [matrix.draw(seed, "top", True, "one", False) for seed in range(8)]
     quick = {"size": "64", "cap": 60, "device": "cpu", "check": False, "samples": 0, "force": True}
     several = flawscope.fit(good, align="turn", several=True, **quick, **how).with_scale(1.0)
