@@ -224,7 +224,7 @@ def backbone_of(name: str, stages: tuple[int, ...] = (2, 3)) -> Any:
 
 def embeddings_at(backbone: str, size: int, kinds: Sequence[str]) -> dict[str, Any]:
     """By kind of patches: which of the maps they take, and how these become patches."""
-    from flawscope.methods.features.embedding import PatchEmbedding
+    from flawscope.methods.patch_detector import PatchEmbedding
 
     shapes = backbone_of(backbone).shapes_at((size, size))
     numbers = {kind: [stage - 2 for stage in STAGES.get(kind, (2, 3))] for kind in kinds}
@@ -376,7 +376,7 @@ def judge(work: Path, name: str, setting: str) -> Cell:
 
 @cache
 def _matrix(size: int, cells: int, sigma: float) -> Floats:
-    from flawscope.methods.features.embedding import smoothing_matrix
+    from flawscope.methods.patch_detector import smoothing_matrix
 
     return np.asarray(smoothing_matrix(MAP, cells, sigma * MAP / size).numpy())
 

@@ -19,7 +19,7 @@ from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
 from flawscope.export.export import export
-from flawscope.methods.patchcore import memory_bank as views
+from flawscope.methods.patchcore import model as views
 from flawscope.methods.patchcore.model import Model
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, read_manifest

@@ -6,7 +6,8 @@ import torch
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.methods.patchcore import few_shot
+from flawscope.methods.patchcore import patches
+from flawscope.methods.patchcore.leave_one_out import distances_elsewhere
 from flawscope.methods.patchcore.patches import orient
 from flawscope.predictor import load
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -48,13 +49,13 @@ def test_a_region_in_the_padding_of_a_picture_is_refused(count):
 
 def test_a_copy_keeps_the_size_and_the_region():
     square, wide = torch.ones(4, 4, dtype=torch.bool), torch.ones(4, 6, dtype=torch.bool)
-    assert few_shot.possible_orientations("all", square) == tuple(WAYS)
-    assert few_shot.possible_orientations("all", wide) == (1, 2, 3)
+    assert patches.possible_orientations("all", square) == tuple(WAYS)
+    assert patches.possible_orientations("all", wide) == (1, 2, 3)
     left = square.clone()
     left[:, 2:] = False
-    assert few_shot.possible_orientations("all", left) == (1,)
+    assert patches.possible_orientations("all", left) == (1,)
     left[0] = False
-    assert few_shot.possible_orientations("all", left) == ()
+    assert patches.possible_orientations("all", left) == ()
     region = np.zeros((64, 64), np.uint8)
     region[1:, :32] = 255
     with pytest.raises(InputError, match="augment: mirror is not possible"):
@@ -70,7 +71,7 @@ def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, 
     assert made.calibration.count == len(made.manifest.pictures) == 3
     # with whole banks leaving out is exact: the others and their copies make a model that scores the same
     pixels = [torch.from_numpy(i).permute(2, 0, 1) for i in images[1:]]
-    ways = (0, *few_shot.ORIENTATIONS[augment])
+    ways = (0, *patches.ORIENTATIONS[augment])
     rest = [orient(p, w).permute(1, 2, 0).contiguous().numpy() for p in pixels for w in ways]
     other = fitted(rest, augment="none", ratio=1.0)
     assert other.predict(images[0]).score == pytest.approx(made.calibration.scores[0], rel=1e-3)
@@ -88,7 +89,7 @@ def test_auto_takes_copies_where_parts_lie_any_way_round_and_are_few():
     images = patterned(4) * 3
     images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
     auto, none = fitted(images), fitted(images, augment="none")
-    assert len(images) > few_shot.FEW_PICTURES
+    assert len(images) > patches.FEW_PICTURES
     assert auto.manifest.facts["augment"] == "none"
     assert np.array_equal(bank(auto), bank(none))
     assert auto.calibration == none.calibration
@@ -133,7 +134,7 @@ def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
 def test_elsewhere_is_the_nearest_patch_not_around(others):
     rng = np.random.default_rng(1)
     own, more = (torch.from_numpy(rng.normal(size=(n, 5))).float() for n in (64, 64))
-    found = few_shot.distances_elsewhere([own, *[more] * others], (8, 8), torch.ones(64, dtype=torch.bool), 0)
+    found = distances_elsewhere([own, *[more] * others], (8, 8), torch.ones(64, dtype=torch.bool), 0)
     for p in range(64):
         allowed = [
             float((own[p] - own[q]).norm())

@@ -126,4 +126,3 @@ def test_without_tensorboard_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--tensorboard needs tensorboard: pip install"):
         tensorboard_folder("runs")
-    assert tensorboard_folder(None) is None

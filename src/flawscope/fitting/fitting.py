@@ -99,7 +99,7 @@ class Learning:
             self.resume,
             scored_later=self.samples,
             scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
-            tensorboard=tensorboard_folder(self.tensorboard),
+            tensorboard=None if self.tensorboard is None else tensorboard_folder(self.tensorboard),
         )
 
 

@@ -149,8 +149,8 @@ def _format_value(name: str, value: float | None) -> str:
     return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"
 
 
-def tensorboard_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+def tensorboard_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder for TensorBoard's events. InputError where TensorBoard is not installed."""
-    if folder is not None and importlib.util.find_spec("tensorboard") is None:
+    if importlib.util.find_spec("tensorboard") is None:
         raise missing_library_error("--tensorboard", "tensorboard", extras="tensorboard")
-    return None if folder is None else Path(folder)
+    return Path(folder)

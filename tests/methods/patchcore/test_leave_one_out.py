@@ -10,7 +10,7 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.leave_one_out import SelectedBank
-from flawscope.methods.patchcore.memory_bank import BankView
+from flawscope.methods.patchcore.model import BankView
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48

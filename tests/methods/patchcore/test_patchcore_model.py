@@ -11,10 +11,10 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.features.embedding import patches_in_region, reducing_matrix, smoothing_matrix
+from flawscope.methods.patch_detector import patches_in_region, reducing_matrix, smoothing_matrix
 from flawscope.methods.patchcore import METHOD, Config
-from flawscope.methods.patchcore.memory_bank import BLOCK, neighbour_table, reweight
-from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.leave_one_out import distances_without, score_without
+from flawscope.methods.patchcore.model import BLOCK, Model, neighbour_table, reweight
 
 
 class Pixels(nn.Module):
@@ -137,9 +137,9 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
     for i, picture in enumerate(features):
         literal = torch.cdist(picture, bank[~ignored]).amin(1)
         view = model.views[0]
-        distances = view.distances_without(picture, ignored, view.inside)
+        distances = distances_without(view, picture, ignored, view.inside)
         torch.testing.assert_close(distances, literal * view.inside, rtol=1e-4, atol=1e-5)
-        score = view.score_without(picture, ignored, view.inside, distances)
+        score = score_without(view, picture, ignored, view.inside, distances, view.bank[:0])
         found, drawn = model.combine([score[None]], [distances[None]])
         assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
         torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)
@@ -148,7 +148,7 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
 def test_nothing_left_without_the_ignored():
     view = model_with(random(4, 3)).views[0]
     with pytest.raises(InputError, match="at least two parts"):
-        view.distances_without(random(24, 3), torch.ones(4, dtype=torch.bool), view.inside)
+        distances_without(view, random(24, 3), torch.ones(4, dtype=torch.bool), view.inside)
 
 
 def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():

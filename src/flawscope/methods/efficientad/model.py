@@ -25,7 +25,7 @@ from flawscope.methods.efficientad.networks import (
     replace_last_layer,
     width_of,
 )
-from flawscope.methods.features.embedding import smooth_matrix
+from flawscope.methods.patch_detector import smooth_matrix
 
 MIN_SHARE = 1e-6  # divisor for pixels in which no cell has a part
 RECEPTIVE_CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees

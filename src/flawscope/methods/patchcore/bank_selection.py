@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import BATCH, GPU_BATCH
 from flawscope.methods.method import ViewTimes
-from flawscope.methods.patchcore import Config, coreset, few_shot, quantized_search
+from flawscope.methods.patchcore import Config, coreset, quantized_search
 from flawscope.methods.patchcore.leave_one_out import SelectedBank
-from flawscope.methods.patchcore.memory_bank import BLOCK, BankView, shallow_copy
-from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import FitJob, Patches
+from flawscope.methods.patchcore.model import BLOCK, BankView, Model, shallow_copy
+from flawscope.methods.patchcore.patches import FitJob, Patches, choose_orientations
 from flawscope.methods.task import Task
 
 MIB, GIB = 2**20, 2**30
@@ -120,7 +119,7 @@ class MemoryPlan:
 
 def predict_peak(model: Model, task: Task) -> int:
     """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
-    copies = few_shot.choose_orientations(FitJob(model, task))
+    copies = choose_orientations(FitJob(model, task))
     return plan_memory(model, task, task.count * (1 + len(copies))).peak
 
 
@@ -212,7 +211,7 @@ def _free_bytes(device: torch.device) -> int:
 
 def predict_times(model: Model, task: Task, images: Tensor) -> ViewTimes:
     """Seconds that a view takes one thread. images: [B, 3, H, W], of some views."""
-    copies = few_shot.choose_orientations(FitJob(model, task))
+    copies = choose_orientations(FitJob(model, task))
     model.embed(images)  # the first time is slower
     began = time.perf_counter()
     features = model.embed(images)

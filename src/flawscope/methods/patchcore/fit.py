@@ -15,7 +15,7 @@ from flawscope.calibration.threshold import find_suspects, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.detector import embed_pictures
-from flawscope.methods.patchcore import coreset, few_shot, places
+from flawscope.methods.patchcore import coreset, places
 from flawscope.methods.patchcore.bank_selection import (
     MemoryPlan,
     bank_size,
@@ -24,17 +24,27 @@ from flawscope.methods.patchcore.bank_selection import (
     select_banks,
 )
 from flawscope.methods.patchcore.leave_one_out import (
+    ONE_PART_METHOD,
     GoodValues,
     LeaveOutOfBanks,
     LeftOutPicture,
     SelectedBank,
     calibrate,
+    calibrate_one_part,
     leave_one_out,
     score_left_out,
     suspicion_fence,
 )
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import ExistingBank, FitJob, Patches, collect_patches
+from flawscope.methods.patchcore.patches import (
+    ExistingBank,
+    FitJob,
+    Patches,
+    augment_name,
+    choose_orientations,
+    collect_patches,
+    keep_helpful_copies,
+)
 from flawscope.methods.task import Fitted, Task
 
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
@@ -46,7 +56,7 @@ def fit(model: Model, task: Task) -> Fitted:
     its own group in calibration."""
     by_place, old = task.views.positions is not None, task.old
     job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
-    job.orientations = few_shot.choose_orientations(job)
+    job.orientations = choose_orientations(job)
     planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
         job.orientations = ()  # `keep_helpful_copies` needs all features in memory
@@ -63,7 +73,7 @@ def fit(model: Model, task: Task) -> Fitted:
     if old is not None:
         _keep_old_calibration(fitted, job, old)
     facts = fitted.facts
-    facts |= {"augment": few_shot.augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
+    facts |= {"augment": augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
     facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
     used, predicted = (facts[f"memory_{which}"] / 2**30 for which in ("peak", "predicted"))
@@ -178,7 +188,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
     patches = collect_patches(job, range(job.task.count), "features")
     _require_pictures(patches.pictures)
     if job.orientations and job.config.augment == "auto" and job.task.old is None:
-        patches = few_shot.keep_helpful_copies(job, patches)
+        patches = keep_helpful_copies(job, patches)
     job.record_time("features")
     suspected: dict[int, float] = {}
     dropped: list[int] = []
@@ -208,9 +218,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
     radii = [one.result.radius for one in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
-        fitted.calibration = replace(
-            fitted.calibration, promised=False, units=(), method=few_shot.ONE_PART_METHOD
-        )
+        fitted.calibration = replace(fitted.calibration, promised=False, units=(), method=ONE_PART_METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), suspected
     return fitted
 
@@ -220,7 +228,7 @@ def _calibrate(
 ) -> tuple[GoodValues, list[int]]:
     """Calibrate, and return the pictures used for it; `alone`: all pictures show one part."""
     if alone:
-        return few_shot.calibrate_one_part(job, patches, selections), patches.pictures
+        return calibrate_one_part(job, patches, selections), patches.pictures
     chosen = _draw_calibration(job, len(patches.pictures))
     return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
 

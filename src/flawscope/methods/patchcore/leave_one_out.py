@@ -22,9 +22,8 @@ from torch.nn.functional import max_pool2d
 from flawscope.calibration.threshold import upper_fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.memory_bank import ONE_PART, BankView
-from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
+from flawscope.methods.patchcore.model import BankView, Model, farthest_patch, reweight
+from flawscope.methods.patchcore.patches import FitJob, Patches, nearest_distance, to_grid
 from flawscope.methods.task import Fitted, LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
@@ -33,6 +32,10 @@ FARTHEST = 16  # patches of a picture around which the bank is selected anew; as
 FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
 SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
 SAMPLED = 61  # of so many pixels, one is looked at for it: a prime, so that no column is left out
+ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
+ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
+SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
+BLOCK_ROWS = 512  # patches compared at once
 KEPT_NEIGHBOURS = 128  # elements nearest to each of them, which else stay and keep new ones away
 
 
@@ -68,10 +71,10 @@ class SelectedBank:
     ) -> tuple[Tensor, Tensor]:
         """The image score of a picture, and its patch distances [P], as if its group had never been there."""
         if distances is None:
-            distances = self.view.distances_without(features, self.groups == group, valid_mask)
+            distances = distances_without(self.view, features, self.groups == group, valid_mask)
         hidden, added, distances = self.bank_without_group(features, group, distances, valid_mask)
         missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, hidden, True)
-        return self.view.score_without(features, missing, valid_mask, distances, added), distances
+        return score_without(self.view, features, missing, valid_mask, distances, added), distances
 
     def bank_without_group(
         self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
@@ -145,10 +148,68 @@ class SelectedBank:
         return torch.stack([distances.argmax(), cell]).unique()
 
 
-def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
-    """Distances [P] from features [P, D] to the nearest of elements [K, D]."""
-    square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
-    return (square + (features * features).sum(1)).clamp(min=0).sqrt()
+def distances_without(view: BankView, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
+    """Distances `[P]` of one picture's patches `[P, D]`, absolute, to a view's bank as if its `hidden` [M]
+    elements were not there; 0 where `valid_mask` [P] is."""
+    norms = view.norms.masked_fill(hidden, torch.inf)
+    if not bool(norms.isfinite().any()):
+        raise InputError(ONE_PART)
+    return view.search((features - view.centre)[None], valid_mask, norms)[0]
+
+
+def score_without(
+    view: BankView,
+    features: Tensor,
+    hidden: Tensor,
+    valid_mask: Tensor,
+    distances: Tensor,
+    added: Tensor,
+) -> Tensor:
+    """The image score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D],
+    relative to the centre, were; 0 where the score is of the map.
+
+    Args:
+        features, valid_mask: as for `distances_without`.
+        distances: `[P]`, to the elements that are there.
+    """
+    if view.config.score == "map":
+        return distances.new_zeros(())
+    patch = farthest_patch((features - view.centre)[None], distances[None], valid_mask)[0]
+    # the bank is not copied: every thread would need room for another one
+    parts = [(view.bank, view.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
+
+    def away(point: Tensor) -> Tensor:
+        return torch.cat([torch.addmv(norms, bank, point, alpha=-2) for bank, norms in parts])
+
+    def element(index: int) -> Tensor:
+        beyond = index - len(view.bank)
+        return view.bank[index] if beyond < 0 else parts[1][0][beyond]
+
+    present = sum(int(norms.isfinite().sum()) for _, norms in parts)
+    b = min(view.config.neighbours, present)
+    nearest = int(away(patch).argmin())
+    around = away(element(nearest))
+    around[nearest] = -torch.inf
+    found = around.topk(b, largest=False, sorted=True).indices.tolist()
+    neighbours = torch.stack([element(index) for index in found])
+    return reweight(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
+
+
+def left_out(
+    model: Model, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
+    were. While a model is fitted, `LeaveOutOfBanks` does better."""
+    if model.positions is not None:
+        return left_out(model.at_position(0), features, group, kept, inside)
+    scores, distances = [], []
+    for v, (view, part) in enumerate(zip(model.views, model.parts(features), strict=True)):
+        valid_mask = view.valid_mask(inside).view(-1)
+        hidden = model.own_groups(kept[f"bank_groups.{v}"]) == group
+        known = distances_without(view, part[0], hidden, valid_mask)
+        scores.append(score_without(view, part[0], hidden, valid_mask, known, view.bank[:0])[None])
+        distances.append(known[None])
+    return model.combine(scores, distances, inside)
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -299,3 +360,57 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
     normal = model.normal[:, part].double().cpu()
     return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))
+
+
+# ------------------------------------------------------------------------------------------- one part alone
+
+
+def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
+    """Calibrate where all pictures show one part. Each patch is compared with all pictures but for its own
+    surroundings, and is at least as far away as from the bank, so that no picture that was learnt from is
+    anomalous."""
+    count = len(patches.pictures)
+    learnt = [patches.scatter_values(v, one.result.distances) for v, one in enumerate(selections)]
+
+    def raw(i: int) -> LeftOutPicture:
+        inside, found = patches.pixel_mask(i), []
+        for view, own, known in zip(job.views, patches.features, learnt, strict=True):
+            region = view.inside.bool()
+            away = distances_elsewhere([own[j] for j in range(count)], view.grid, region, i)
+            away[region] = torch.maximum(away[region], known[i])
+            away = away * valid_mask_of(view, inside)
+            # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
+            found.append((away.amax(), away))
+        return LeftOutPicture(found, inside)
+
+    with workers(job.device) as each:
+        return calibrate(job, each(raw, range(count)))
+
+
+def distances_elsewhere(
+    features: Sequence[Tensor], grid: tuple[int, int], region: Tensor, picture: int
+) -> Tensor:
+    """Distances [P] from each patch of one picture to the nearest of all pictures, but for those around it; 0
+    outside the region, and where there is no other patch.
+
+    Args:
+        features: of every picture [K, D], of the patches in the region.
+        grid: patches in a column and in a row.
+        region: [P] bool.
+        picture: number of the picture.
+    """
+    places = region.nonzero().flatten()
+    at = torch.stack([places // grid[1], places % grid[1]], 1)
+    reach = torch.tensor([side * SURROUNDINGS for side in grid], device=at.device)
+    found = []
+    for rows in torch.arange(len(at), device=at.device).split(BLOCK_ROWS):
+        own = torch.cdist(features[picture][rows], features[picture])
+        around = ((at[rows, None] - at).abs() <= reach).all(2)
+        near = own.masked_fill(around, torch.inf).amin(1)
+        for other, points in enumerate(features):
+            if other != picture:
+                near = torch.minimum(near, torch.cdist(features[picture][rows], points).amin(1))
+        found.append(near)
+    whole = torch.zeros(len(region), device=at.device)
+    whole[region] = torch.cat(found).nan_to_num(posinf=0.0)
+    return whole

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from functools import reduce
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.method import deferred
-from flawscope.methods.patch_detector import PatchDetector
+from flawscope.methods.patch_detector import PatchDetector, PatchView
 from flawscope.methods.patchcore import METHOD, Config
-from flawscope.methods.patchcore.memory_bank import BankView, shallow_copy
-from flawscope.methods.patchcore.quantized_search import onnx_translations
+from flawscope.methods.patchcore.quantized_search import (
+    GROUP_SIZE,
+    KEPT_GROUPS,
+    MIN_BANK,
+    ByteScreen,
+    onnx_translations,
+)
+from flawscope.methods.threads import workers
+
+TIE_TOLERANCE = 1e-5  # relative
+MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
+BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
+EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
+GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Model(PatchDetector):
@@ -119,7 +135,8 @@ class Model(PatchDetector):
             return torch.stack(list(maps)).amax(0)
         return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
 
-    choose = deferred("flawscope.methods.patchcore.auto_settings:choose")
+    choose = deferred("flawscope.methods.patchcore.places:choose")
+    left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
 
     # ---- calibration and comparison of an exported model
 
@@ -129,22 +146,6 @@ class Model(PatchDetector):
 
     def operators(self) -> dict[Any, Any]:
         return onnx_translations()
-
-    def left_out(
-        self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
-        were. While a model is fitted, `LeaveOutOfBanks` does better."""
-        if self.positions is not None:
-            return self.at_position(0).left_out(features, group, kept, inside)
-        scores, distances = [], []
-        for v, (view, part) in enumerate(zip(self.views, self.parts(features), strict=True)):
-            valid_mask = view.valid_mask(inside).view(-1)
-            hidden = self.own_groups(kept[f"bank_groups.{v}"]) == group
-            known = view.distances_without(part[0], hidden, valid_mask)
-            scores.append(view.score_without(part[0], hidden, valid_mask, known)[None])
-            distances.append(known[None])
-        return self.combine(scores, distances, inside)
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
@@ -162,3 +163,245 @@ class Model(PatchDetector):
         for i, view in enumerate(self.views):  # as large as the artefact says
             view.load_bank(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         super().fill(tensors)
+
+
+# ------------------------------------------------------------------------------------------- one size
+
+
+class BankView(PatchView):
+    """PatchCore at one picture size.
+
+    The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
+    with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
+
+    Where places in a picture are told apart, each of R has a bank of its own, relative to its own mean:
+    `bank` is [R, M, D], `norms` [R, M], `centre` [R, D]. `at` is the view at one of them.
+    """
+
+    centre: Tensor  # [D]
+    bank: Tensor  # [M, D]
+    norms: Tensor  # [M], |m|²
+    table: Tensor  # [M, b], nearest elements, itself first
+
+    def __init__(
+        self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor, stage: int | None = None
+    ):
+        super().__init__(config, backbone, size, roi, config.dimensions, stage)
+        self.config = config
+        self.register_buffer("centre", torch.zeros(self.embedding.width))
+        self.register_buffer("bank", torch.zeros(0, self.embedding.width))
+        self.register_buffer("norms", torch.zeros(0), persistent=False)
+        self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
+        self.screen: ByteScreen | None = None
+
+    # ---- the memory bank
+
+    def set_bank(self, bank: Tensor) -> None:
+        """Install a memory bank `[M, D]` of absolute features."""
+        with workers(bank.device) as each:  # in fixed blocks: the same bytes with any number of threads
+            sums = each(lambda block: block.sum(0), bank.split(BLOCK))
+        self.centre = torch.stack(sums).sum(0) / len(bank)
+        self._install(bank - self.centre)
+
+    def extend_bank(self, more: Tensor) -> None:
+        """Add absolute features `[K, D]`; the elements already there stay as they are, bit for bit."""
+        self._install(torch.cat([self.bank, more - self.centre]))
+
+    def _install(self, bank: Tensor) -> None:
+        self._set_elements(bank)
+        if self.config.score == "reweighted":
+            self.table = neighbour_table(bank, min(self.config.neighbours, len(bank)))
+
+    def load_bank(self, bank: Tensor, table: Tensor) -> None:
+        """Take over a bank and its table from a `state_dict`. InputError where these do not fit `config`."""
+        several = bank.dim() == 3 and self.config.positions == "each"
+        if (
+            bank.dim() not in ((3,) if several else (2,))
+            or bank.shape[-1:] != self.centre.shape[-1:]
+            or not math.prod(bank.shape)
+            or (self.config.score == "reweighted" and len(table) != len(bank))
+            or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
+        ):
+            raise InputError("the model's memory bank does not fit its configuration: fit anew")
+        self._set_elements(bank)
+        self.table = table
+        if several:
+            self.centre = self.centre.new_zeros(len(bank), bank.shape[2])
+
+    def _set_elements(self, bank: Tensor) -> None:
+        self.bank, self.norms = bank, (bank * bank).sum(-1)
+        self.screen = None
+
+    # ---- banks by position
+
+    @property
+    def positions(self) -> int | None:
+        """Number of positions with banks of their own; None: all share one bank."""
+        return len(self.bank) if self.bank.dim() == 3 else None
+
+    def at(self, position: int) -> BankView:
+        """The view with the bank of one position; while there is none yet, a view with none of its own."""
+        one = shallow_copy(self)
+        one.screen = None
+        if self.positions is not None:
+            one.centre, one.bank, one.norms = (x[position] for x in (self.centre, self.bank, self.norms))
+        return one
+
+    def join_banks(self, views: Sequence[BankView]) -> None:
+        """Take the banks of all positions, smaller ones padded with copies, which change no distance."""
+        most = max(len(view.bank) for view in views)
+        self.centre = torch.stack([view.centre for view in views])
+        self._set_elements(torch.stack([pad_rows(view.bank, most) for view in views]))
+
+    def banks_at(self, positions: Tensor | None, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre [R, D], norms [R, 1, M] and bank [R, M, D] of the positions of pictures with these features
+        [B, P, D] (None: they are whole); of one where all share a bank."""
+        if self.positions is None:
+            return self.centre[None], self.norms[None, None], self.bank[None]
+        if positions is None:
+            positions = torch.zeros(features.shape[0], dtype=torch.long, device=self.bank.device)
+        return self.centre[positions], self.norms[positions][:, None], self.bank[positions]
+
+    def distances(self, features: Tensor, valid_mask: Tensor, positions: Tensor | None) -> Tensor:
+        """`search` of absolute features, where picture i of the batch has the bank of `positions[i]`."""
+        if self.positions is None:
+            return self.search(features - self.centre, valid_mask)
+        centre, norms, bank = self.banks_at(positions, features)
+        features = features - centre[:, None]
+        best = smallest(products(features, norms, bank))
+        return (best + (features * features).sum(2)).clamp(min=0).sqrt() * valid_mask
+
+    def for_export(self) -> None:
+        """Make what the exported graph searches with."""
+        if self.positions is not None:  # each bank is small
+            return
+        # with norms that are not finite there is no bound
+        bounded = len(self.bank) >= MIN_BANK and bool(self.norms.isfinite().all())
+        confirmed = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4  # bytes a picture
+        self.screen = ByteScreen(self.bank) if bounded and confirmed <= MAX_CONFIRMED else None
+
+    # ---- patches to distances and scores
+
+    def search(self, features: Tensor, valid_mask: Tensor, norms: Tensor | None = None) -> Tensor:
+        """Distance `[B, P]` of every patch to its nearest bank element; 0 for patches that do not count.
+
+        Args:
+            features: `[B, P, D]`, relative to `centre`.
+            valid_mask: as the method `valid_mask` gives it.
+            norms: |m|² of the bank, infinite for elements to be ignored.
+        """
+        batch, patches, width = features.shape
+        queries = features.reshape(-1, width)
+        if self.screen is not None and norms is None and torch.compiler.is_exporting():
+            best = self.screen(queries, self.bank, self.norms, self.nearest_square)
+        else:
+            best = self.nearest_square(queries, norms)
+        distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
+        return distances.view(batch, patches) * valid_mask
+
+    def nearest_square(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
+        """The smallest |m|² - 2xm `[N]` of queries x `[N, D]`: the part of |x - m|² that depends on m.
+
+        In blocks that stay in the processor's cache: the [N, M] products never travel to memory.
+        """
+        norms = self.norms if norms is None else norms
+        exported = torch.compiler.is_exporting()
+        block = EXPORTED_BLOCK if exported else GPU_BLOCK if queries.device.type == "cuda" else BLOCK
+        # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
+        parts = [queries] if exported else queries.split(block)
+        return torch.cat([smallest(products(part, norms, self.bank, block)) for part in parts])
+
+    def nearest(self, features: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The bank element `[B, P, D]` nearest to each patch `[B, P, D]`, both absolute; of equals the first.
+
+        Args:
+            positions: `[B]`, of the banks where places in a picture are told apart.
+        """
+        centre, norms, bank = self.banks_at(positions, features)
+        queries = (features - centre[:, None]).reshape(bank.shape[0], -1, bank.shape[2])
+        squares, places = zip(*(part.min(2) for part in products(queries, norms, bank)), strict=True)
+        block = torch.stack(squares).argmin(0)
+        index = block * BLOCK + torch.stack(places).gather(0, block[None])[0]
+        picture = torch.arange(bank.shape[0], device=index.device)[:, None]
+        return (bank[picture, index] + centre[:, None]).view_as(features)
+
+    def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+        """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
+        patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
+        nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
+        neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
+        return reweight(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
+
+    def ties(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+        """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
+        the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
+        found, patches = [], farthest_patch(features, distances, valid_mask)
+        for own, away, patch in zip(features, distances, patches, strict=True):
+            far = own[away >= away.max() * (1 - TIE_TOLERANCE)]
+            # not by a product, whose rounding is as large as the differences looked for
+            near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
+            close = self.bank[near <= near.min() * (1 + TIE_TOLERANCE)]
+            found.append(bool((far != patch).any() or (close != close[:1]).any()))
+        return torch.tensor(found)
+
+
+def shallow_copy(module: Module) -> Module:
+    """Shallow copy of a module: shares the tensors, which can be replaced in the copy alone."""
+    one = copy(module)
+    one._buffers, one._modules = dict(module._buffers), dict(module._modules)
+    return one
+
+
+def products(queries: Tensor, norms: Tensor, bank: Tensor, block: int = BLOCK) -> Iterator[Tensor]:
+    """|m|² - 2xm of queries x [(R,) N, D] and elements m [(R,) M, D] with these norms, [M] or [R, 1, M]: the
+    part of |x - m|² that depends on m, [(R,) N, block] of elements at a time."""
+    multiply = torch.addmm if queries.dim() == 2 else torch.baddbmm
+    for square, part in zip(norms.split(block, -1), bank.split(block, -2), strict=True):
+        yield multiply(square, queries, part.transpose(-1, -2), alpha=-2)
+
+
+def smallest(blocks: Iterable[Tensor]) -> Tensor:
+    """The smallest value of each row of products, which are in the cache one block at a time."""
+    return reduce(torch.minimum, (block.amin(-1) for block in blocks))
+
+
+def pad_rows(rows: Tensor, count: int) -> Tensor:
+    """Pad `rows` to [count, ...] with copies of the first one; zeros where there are no rows."""
+    if not len(rows):
+        return rows.new_zeros(count, *rows.shape[1:])
+    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
+
+
+def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+    """The patch `[B, D]` with the largest distance (Eq. 6), of those that count."""
+    index = distances.masked_fill(valid_mask == 0, -1.0).argmax(1)
+    return features[torch.arange(features.shape[0], device=features.device), index]
+
+
+def reweight(distances: Tensor) -> Tensor:
+    """Eq. 7: s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+
+    Args:
+        distances: [B, b], of the farthest patch to N_b(m*), m* itself first.
+
+    With b = 1 the factor would be 0 and is left out. The softmax subtracts the maximum, so that distances
+    beyond 88 do not overflow.
+    """
+    if distances.shape[1] == 1:
+        return distances[:, 0]
+    return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
+
+
+def neighbour_table(bank: Tensor, b: int) -> Tensor:
+    """Every bank element's `b` nearest elements, itself first: [M, b] int32."""
+    norms = (bank * bank).sum(1)
+
+    def rows(start: int) -> Tensor:
+        part = bank[start : start + BLOCK // 4]
+        square = torch.addmm(norms, part, bank.T, alpha=-2)
+        own = torch.arange(len(part), device=bank.device)
+        square[own, own + start] = -torch.inf  # rounding or a twin must not put another first
+        return square.topk(b, largest=False, sorted=True).indices.int()
+
+    with workers(bank.device) as each:
+        return torch.cat(each(rows, range(0, len(bank), BLOCK // 4)))

@@ -1,9 +1,9 @@
-"""A fit of PatchCore, and the patches of its pictures."""
+"""A fit of PatchCore, and the patches of its pictures; of few pictures, turned and mirrored copies too."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,9 +14,22 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods.detector import check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.memory_bank import BankView
-from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.task import Task
+
+FEW_PICTURES = 10  # pictures up to which `auto` tries copies
+COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
+FARTHEST_PATCHES = 64  # of them, whose distances are compared
+# From which share on copies are kept. Products whose parts always lie alike have 0 to 0.07, and copies do not
+# change what is found there; where parts lie any way round it is 0.3 (docs/patchcore.md)
+MIN_GAIN = 0.08
+# A way to turn a picture, 1 to 7: its bits mirror the rows, mirror the columns, and, first, swap both
+ORIENTATIONS: dict[str, tuple[int, ...]] = {
+    "none": (),
+    "turn": (3, 5, 6),
+    "mirror": (1, 2),
+    "all": (1, 2, 3, 4, 5, 6, 7),
+}
 
 
 @dataclass
@@ -24,7 +37,7 @@ class FitJob:
     """A fit: the model that is filled, its task, and how long each stage took.
 
     existing_banks: one per view, if a model is being extended.
-    orientations: of the copies of pictures in the bank (`few_shot.choose_orientations`).
+    orientations: of the copies of pictures in the bank (`choose_orientations`).
     """
 
     model: Model
@@ -183,7 +196,7 @@ class Patches:
 
 
 def orient(image: Tensor, way: int) -> Tensor:
-    """Image [..., H, W] turned by quarters and mirrored, in one of the ways of `few_shot.ORIENTATIONS`."""
+    """Image [..., H, W] turned by quarters and mirrored, in one of the ways of `ORIENTATIONS`."""
     if way & 4:
         image = image.transpose(-1, -2)
     return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
@@ -243,3 +256,84 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
         features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
     )
     return every.keep_rows([rows[number] for number in sorted(got) if number % task.count in used])
+
+
+def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
+    """Distances [P] from features [P, D] to the nearest of elements [K, D]."""
+    square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
+    return (square + (features * features).sum(1)).clamp(min=0).sqrt()
+
+
+# ------------------------------------------------------------------------------------------------- copies
+
+
+def choose_orientations(job: FitJob) -> tuple[int, ...]:
+    """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
+    the model that is extended; or, of few pictures, every way, until `keep_helpful_copies` has decided, and
+    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest;
+    none where places are learnt apart.
+
+    Raises:
+        InputError: the setting names ways, and none is possible.
+    """
+    old, roi, augment = job.task.old, job.model.roi, job.config.augment
+    if job.task.views.positions is not None:
+        return ()
+    if augment == "auto":
+        few = job.task.count <= FEW_PICTURES if old is None else old.manifest.facts.get("augment") == "all"
+        return possible_orientations("all" if few and not job.config.upright else "none", roi)
+    found = possible_orientations(augment, roi)
+    if not found and augment != "none":
+        raise InputError(
+            f"setting augment: {augment} is not possible: a copy does not fit the picture size or the region "
+            "of interest; take a square --size, a symmetric --roi, or augment: none"
+        )
+    return found
+
+
+def possible_orientations(augment: str, roi: Tensor) -> tuple[int, ...]:
+    """The ways that leave a region of interest [H, W] bool as it is."""
+    return tuple(way for way in ORIENTATIONS[augment] if torch.equal(orient(roi, way), roi))
+
+
+def augment_name(job: FitJob) -> str:
+    """Name of the setting that describes the copies in the bank."""
+    if job.config.augment != "auto":
+        return job.config.augment
+    return "all" if job.orientations else "none"
+
+
+def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
+    """Keep the copies only where they bring left-out pictures nearer, or where one part is all there is."""
+    one_part = len(patches.groups.unique()) == 1
+    if not one_part and (gain := distance_gain(patches)) < MIN_GAIN:
+        job.orientations = ()
+        return patches.keep_rows(range(len(patches.pictures)))
+    why = ", which --augment none leaves out" if one_part else f": left-out pictures are {gain:.0%} nearer"
+    job.task.say(f"turned and mirrored copies are in the bank too{why}")
+    return patches
+
+
+def distance_gain(patches: Patches) -> float:
+    """Mean share by which copies reduce the farthest patches' distances, at the smallest size."""
+    features, originals = patches.features[0], len(patches.pictures)
+    gains = []
+
+    def counting(i: int) -> Tensor:
+        return features[i] if patches.valid_mask is None else features[i][patches.valid_mask[0][i]]
+
+    def away(points: Tensor, rows: Iterable[int]) -> Tensor:
+        return torch.stack([nearest_distance(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
+
+    for i in range(originals):
+        others = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
+        own = counting(i)
+        if not len(own):
+            continue
+        own = own[:: 1 + (len(own) - 1) // COMPARED_PATCHES]
+        alone = away(own, (j for j in others if j < originals))
+        far = alone.topk(min(FARTHEST_PATCHES, len(own))).indices
+        copied = away(own[far], (j for j in others if j >= originals))
+        after = torch.minimum(alone[far], copied)
+        gains.append(1 - float(after.sum()) / max(float(alone[far].sum()), 1e-12))
+    return sum(gains) / max(1, len(gains))

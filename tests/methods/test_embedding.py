@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flawscope.methods.features.embedding import PatchEmbedding
+from flawscope.methods.patch_detector import PatchEmbedding
 
 
 def authors(maps, p, dimensions, grid):
