@@ -36,18 +36,7 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import inspections, parts
 from sink_helpers import Listener, Mosquitto, new_folder
-from station_helpers import (
-    NAME,
-    PATIENCE,
-    Running,
-    Served,
-    add_version,
-    aged,
-    free_port,
-    png,
-    taken,
-    until,
-)
+from station_helpers import NAME, PATIENCE, Running, Served, add_version, aged, free_port, png, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
 

@@ -45,17 +45,7 @@ from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.station import Station
 from flawscope_station.store import files as store_files
 from flawscope_station.store.database import StoreError
-from station_helpers import (
-    NAME,
-    PATIENCE,
-    ManualClock,
-    Running,
-    delayed,
-    everything,
-    failing,
-    opened,
-    until,
-)
+from station_helpers import NAME, PATIENCE, ManualClock, Running, delayed, everything, failing, opened, until
 
 # ------------------------------------------------------------------------------ lines for a person
 

@@ -19,13 +19,7 @@ from flawscope_station.access.users import SIGN_IN_FAILED
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import VERSION_ACTIVATED, VERSION_ADDED
-from flawscope_station.store.records import (
-    REMOVED_EVENT,
-    TOLERANCES_EVENT,
-    VERDICT_EVENT,
-    add_event,
-    iso,
-)
+from flawscope_station.store.records import REMOVED_EVENT, TOLERANCES_EVENT, VERDICT_EVENT, add_event, iso
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
 

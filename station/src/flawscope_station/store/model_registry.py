@@ -23,14 +23,7 @@ from flawscope_station.store.files import MODELS, Files, write_error
 from flawscope_station.store.insert import add_product, lock_products
 from flawscope_station.store.open_models import AddressModel, Model, OpenModels, ProductModel
 from flawscope_station.store.records import REMOVED_EVENT, add_event, fetch_row, iso
-from flawscope_station.store.schema import (
-    candidates,
-    events,
-    inspections,
-    learnt_pixels,
-    products,
-    versions,
-)
+from flawscope_station.store.schema import candidates, events, inspections, learnt_pixels, products, versions
 
 VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
 RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
@@ -120,12 +113,7 @@ class ModelRegistry:
         return self.add_at_rate(product_id, number, rate, "station")
 
     def add_joint(
-        self,
-        entry_id: int,
-        model: str | os.PathLike[str],
-        names: Mapping[str, str],
-        origin: str,
-        who: str,
+        self, entry_id: int, model: str | os.PathLike[str], names: Mapping[str, str], origin: str, who: str
     ) -> dict[int, int]:
         """Keep a copy of a joint model as a version of the entry and of each product, which become the
         entry's; return the versions, by product and entry. Errors as of `add`.

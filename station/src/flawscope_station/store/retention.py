@@ -17,18 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    and_,
-    delete,
-    exists,
-    false,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, and_, delete, exists, false, func, or_, select, update
 
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures import decoding

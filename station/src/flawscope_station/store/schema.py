@@ -222,11 +222,7 @@ Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 for _label in (inspections.c.part, inspections.c.batch):
     _partial_index(
-        f"inspections_{_label.name}",
-        _label.is_not(None),
-        inspections.c.product_id,
-        _label,
-        inspections.c.id,
+        f"inspections_{_label.name}", _label.is_not(None), inspections.c.product_id, _label, inspections.c.id
     )
 _partial_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
 

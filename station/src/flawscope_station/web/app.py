@@ -19,13 +19,7 @@ from flawscope.errors import InputError
 from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.files import RESERVED_BYTES
-from flawscope_station.web import (
-    api,
-    inspect_api,
-    pages,
-    records_api,
-    sign_in_pages,
-)
+from flawscope_station.web import api, inspect_api, pages, records_api, sign_in_pages
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
 from flawscope_station.web.parts import HealthDep, MetricsDep

@@ -137,8 +137,7 @@ async def trigger(
     metrics: MetricsDep,
     label: LabelDep,
     camera: Annotated[
-        int | None,
-        Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
+        int | None, Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1])
     ] = None,
     seconds: Annotated[
         float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])

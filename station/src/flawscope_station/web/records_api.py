@@ -88,11 +88,7 @@ def one_part(product_id: ProductId, number: int, database: DatabaseDep) -> Any:
     return find_part(database, product_id, valid_id_or_zero(number))
 
 
-@router.get(
-    "/export",
-    response_class=Response,
-    responses={200: {"content": {CSV: {}, XLSX: {}}}},
-)
+@router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
 def export(
     name: str,
     product_id: ProductId,

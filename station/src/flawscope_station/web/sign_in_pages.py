@@ -52,11 +52,7 @@ def sign_in_page(request: Request, next: str = "/") -> Response:
 
 @page_router.post("/sign-in")
 def sign_in(
-    request: Request,
-    access: AccessDep,
-    name: str = Form(""),
-    password: str = Form(""),
-    next: str = Form("/"),
+    request: Request, access: AccessDep, name: str = Form(""), password: str = Form(""), next: str = Form("/")
 ) -> Response:
     page = Page(request, "sign-in")
     try:
