@@ -130,6 +130,15 @@ def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     assert (more.calibration.count, more.calibration.promised) == (3, False)
 
 
+def test_the_threshold_of_one_part_is_not_below_what_its_pictures_have_without_each_other():
+    rng, (part,) = np.random.default_rng(2), parts(1)
+    noisy = [np.clip(part + rng.normal(0, 6, part.shape), 0, 255).astype(np.uint8) for _ in range(8)]
+    alone, each = (fitted(noisy, group=group, augment="none").calibration for group in ("picture", None))
+    assert not alone.promised
+    assert each.promised
+    assert alone.score_threshold >= each.score_threshold - 1e-4
+
+
 @pytest.mark.parametrize("others", [0, 1])
 def test_elsewhere_is_the_nearest_patch_not_around(others):
     rng = np.random.default_rng(1)

@@ -11,7 +11,7 @@ All pictures of one part, a group, are left out together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -367,18 +367,25 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
     """Calibrate where all pictures show one part. Each patch is compared with all pictures but for its own
-    surroundings, and is at least as far away as from the bank, so that no picture that was learnt from is
-    anomalous."""
-    count = len(patches.pictures)
-    learnt = [patches.scatter_values(v, one.result.distances) for v, one in enumerate(selections)]
+    surroundings, and is at least as far away as from the bank without its picture, as a new picture of the
+    part would be."""
+    count, numbers = len(patches.pictures), torch.tensor(patches.numbers, device=patches.groups.device)
+    banks = []
+    for v, selection in enumerate(selections):
+        points, pictures = replace(patches, groups=numbers).points(v)
+        chosen = pictures[selection.result.indices]
+        banks.append(SelectedBank(selection.view, chosen, points, pictures, selection.result))
 
     def raw(i: int) -> LeftOutPicture:
         inside, found = patches.pixel_mask(i), []
-        for view, own, known in zip(job.views, patches.features, learnt, strict=True):
-            region = view.inside.bool()
-            away = distances_elsewhere([own[j] for j in range(count)], view.grid, region, i)
-            away[region] = torch.maximum(away[region], known[i])
-            away = away * valid_mask_of(view, inside)
+        for v, (bank, own) in enumerate(zip(banks, patches.features, strict=True)):
+            region, valid_mask = bank.view.inside.bool(), valid_mask_of(bank.view, inside)
+            away = distances_elsewhere([own[j] for j in range(count)], bank.view.grid, region, i)
+            if bool((bank.groups == numbers[i]).all()):  # the only picture: its own elements count
+                others = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
+            else:
+                others = bank.score_without_group(to_grid(own[i], region), patches.numbers[i], valid_mask)[1]
+            away = torch.maximum(away, others) * valid_mask
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
             found.append((away.amax(), away))
         return LeftOutPicture(found, inside)
