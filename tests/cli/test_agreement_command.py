@@ -48,6 +48,9 @@ def test_a_claim_alone_says_how_many_parts_it_takes(run, table):
     code, out, _ = run("agreement", "--claim", "1%")
     assert code == 0
     assert "299 with none missed, 473 with 1 missed" in out
+    assert "at most 0.01\N{NO-BREAK SPACE}%" in run("agreement", "--claim", "0.01%")[1], "not 0 %"
+    code, _, err = run("agreement", "--claim", "1e-9")
+    assert (code, "expected 0.000001 and more" in err) == (2, True)
     code, _, err = run("agreement", "--out", "page.html")
     assert code == 2
     assert "--out needs a study" in err

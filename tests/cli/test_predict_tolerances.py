@@ -100,6 +100,7 @@ def test_wrong_calls_are_one_line(run, folder):
     for option, value, said in (
         ("--scale-mm", "0", "'0' is not a length: write millimetres"),
         ("--scale-mm", "nan", "'nan' is not a length"),
+        ("--scale-mm", "1e200", "'1e200' is not a length"),  # its square is no number
         ("--tolerances", "gone.yaml", "cannot read gone.yaml"),
         ("--scale-marker", ("gone.png", "25"), "cannot read picture gone.png"),
         ("--scale-marker", (folder / "in/good.png", "0"), "--scale-marker: '0' is not a length"),

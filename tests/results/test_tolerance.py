@@ -234,6 +234,14 @@ def test_a_file_is_known_by_its_version_and_its_content(tmp_path):
     [
         (("version: 3", "version: 1.10"), "version is 1.1: write a whole number, or text in quotes"),
         (("version: 3\n", ""), "version is None"),
+        (("version: 3", 'version: "3\\n4"'), r"version is '3\\n4': write a whole number, or text"),
+        (("version: 3", f"version: {'3' * 101}"), "version is 3{60}: write a whole number"),
+        (("version: 3", f"version: 0x{'f' * 5000}"), "is not YAML: Exceeds the limit"),
+        (("[0, 0, 16, 6]", f"[0, 0, 0x{'f' * 5000}, 6]"), "is not YAML: int too large"),
+        (
+            ("kind: scratch,", 'kind: "\\e[31mscratch",'),
+            r"rule 1: kind is '\\x1b\[31mscratch': name the kind",
+        ),
         (("[16, 12]", "[16]"), r"picture is \[16\]: write \[width, height\]"),
         (("length: 2,", "length: 2, length: 9,"), "length stands twice, line 5"),
         (("length: 2,", "lengthx: 2,"), "rule 1: unknown key 'lengthx'; did you mean length"),

@@ -7,7 +7,6 @@ import csv
 import errno
 import io
 import json
-import math
 import os
 import re
 import sys
@@ -167,14 +166,14 @@ def scale_of(args: argparse.Namespace) -> float | None:
 
 
 def parse_length(text: str) -> float:
-    """Reads a length above 0."""
+    """Reads a length of a pixel, or of what is in a picture, in mm."""
+    from flawscope.pictures.geometry import positive_length
+
     try:
-        length = float(text)
+        return positive_length(float(text))
     except ValueError:
-        length = math.nan
-    if not 0 < length < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a length: write millimetres, such as 0.05")
-    return length
+        error = f"{text!r} is not a length: write millimetres, such as 0.05"
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:

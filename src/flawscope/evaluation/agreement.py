@@ -19,6 +19,7 @@ from flawscope.errors import InputError
 from flawscope.evaluation.metrics import confidence_interval_rate
 
 CONFIDENCE = 0.95
+LEAST_CLAIM = 1e-6  # below it more parts are needed than scipy counts
 ACCEPTABLE, MARGINAL, UNACCEPTABLE = "acceptable", "marginal", "unacceptable"
 # AIAG's limits: acceptable up to the first, marginal up to the second
 LIMITS = {"effectiveness": (0.90, 0.80), "miss_rate": (0.02, 0.05), "false_alarm_rate": (0.05, 0.10)}
@@ -237,10 +238,10 @@ def parts_needed(rate: float, misses: int = 0, confidence: float = CONFIDENCE) -
     most `misses` of them came up. The least n with P(X <= misses) <= 1 - confidence, X binomial (n, rate);
     299 for 1 % without a miss.
 
-    Raises InputError unless 0 < rate < 1 and misses >= 0.
+    Raises InputError unless `LEAST_CLAIM` <= rate < 1 and misses >= 0.
     """
-    if not 0 < rate < 1:
-        raise InputError(f"the rate of a claim is {rate}, expected above 0 and below 1")
+    if not LEAST_CLAIM <= rate < 1:
+        raise InputError(f"the rate of a claim is {rate:g}, expected {LEAST_CLAIM:f} and more, below 1")
     if misses < 0:
         raise InputError(f"{misses} misses, expected 0 or more")
     from scipy.special import bdtr

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
+MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -260,8 +262,8 @@ def _parse_matrix(values: Any) -> tuple[float, float, float, float]:
 
 
 def positive_length(value: Any) -> float:
-    """Returns a finite number above 0. ValueError for any other value."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    """Returns millimetres of a pixel, above 0 to `MAX_LENGTH`. ValueError for any other value."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
         raise ValueError(value)
     return float(value)
 

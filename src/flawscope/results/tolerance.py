@@ -22,6 +22,7 @@ ANY = "any"  # kind of a rule that holds for every kind, also where the model na
 # limit of a rule: the region's size, and its unit
 LIMITS = {"length": ("length_mm", "mm"), "width": ("width_mm", "mm"), "area": ("area_mm2", "mm²")}
 MAX_TOLD = 3  # regions that are told
+MAX_NAME_LENGTH = 100  # characters of a version or kind
 
 Mask = NDArray[np.bool_]
 Zone = tuple[float, float, float, float] | Mask
@@ -105,20 +106,31 @@ class Tolerances:
 
         try:
             content = path.read_bytes()
-            data = yaml.load(content, _loader())
+            return cls._parse(yaml.load(content, _loader()), content, path)
+        except InputError:
+            raise
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file of tolerances") from None
-        except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        except (
+            yaml.YAMLError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+        ) as error:  # huge numbers
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}; mend it") from None
+
+    @classmethod
+    def _parse(cls, data: Any, content: bytes, path: Path) -> Tolerances:
         known = ["version", "picture", "rules"]
         _check_keys(data, known, str(path))
         version, picture, rules = (data.get(name) for name in known)
-        if isinstance(version, bool) or not isinstance(version, int | str) or not str(version).strip():
-            raise InputError(f"{path}: version is {version!r}: write a whole number, or text in quotes")
+        if isinstance(version, bool) or not isinstance(version, int | str) or not _is_name(str(version)):
+            raise InputError(f"{path}: version is {version!r:.60}: write a whole number, or text in quotes")
         sides = picture if isinstance(picture, list) else []
         if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
             raise InputError(
-                f"{path}: picture is {picture!r}: write [width, height] of the pictures, in pixels"
+                f"{path}: picture is {picture!r:.60}: write [width, height] of the pictures, in pixels"
             )
         if not isinstance(rules, list) or not rules:
             raise InputError(f"{path} has no rules: write a list, each with kind and length, width or area")
@@ -219,8 +231,8 @@ def _kinds(region: Region) -> tuple[str | None, ...]:
 def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> Rule:
     _check_keys(data, [field.name for field in fields(Rule)], place)
     kind, number, zone = data.get("kind"), data.get("number"), data.get("zone")
-    if not isinstance(kind, str) or not kind.strip():
-        raise InputError(f"{place}: kind is {kind!r}: name the kind, or write any")
+    if not isinstance(kind, str) or not _is_name(kind):
+        raise InputError(f"{place}: kind is {kind!r:.60}: name the kind, or write any")
     limits = {name: data[name] for name in LIMITS if name in data}
     for name, value in limits.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -248,8 +260,12 @@ def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Z
         if min(x1, size[1]) - max(x0, 0) > 1 and min(y1, size[0]) - max(y0, 0) > 1:
             return x0, y0, x1, y1
     raise InputError(
-        f"{place}: zone is {zone!r}: write [x0, y0, x1, y1] in pixels of the picture, or the file of a mask"
+        f"{place}: zone is {zone!r:.60}: write [x0, y0, x1, y1] in pixels of the picture, or a mask's file"
     )
+
+
+def _is_name(text: str) -> bool:
+    return text.isprintable() and 0 < len(text.strip()) <= MAX_NAME_LENGTH
 
 
 def _check_keys(data: Any, known: Sequence[str], place: str) -> None:

@@ -50,16 +50,21 @@ def share_text(share: Share | None) -> str:
     return f"{share.number:,} of {share.of:,}, {percent(share.rate)} ({interval})"
 
 
+def at_most(rate: float) -> str:
+    """Formats a rate that is claimed, which may be far below a percent."""
+    return f"{100 * rate:.3g}\N{NO-BREAK SPACE}%"
+
+
 def claim_sentence(rate: float) -> str:
     """Says how many defective parts the claim of a miss rate needs."""
     needed = [f"{agreement.parts_needed(rate, k):,} with {k or 'none'} missed" for k in ALLOWED_MISSES]
-    return f"to claim misses of at most {percent(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
+    return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
 
 
 def shown_sentence(one: Appraisal) -> str:
     """Says which miss rate an appraiser's trials show."""
     parts = f"{one.ever_missed.number or 'none'} of {pluralize(one.ever_missed.of, 'defective part')}"
-    return f"{one.name} missed {parts} at least once: misses at most {percent(one.misses_at_most)}, 95 % sure"
+    return f"{one.name} missed {parts} at least once: misses at most {at_most(one.misses_at_most)}, 95 % sure"
 
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
