@@ -195,18 +195,18 @@ def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> tuple[
     a, b = _smooth(first.astype(np.float32)), _smooth(second.astype(np.float32))
     result, difference = np.zeros((2, len(a)), np.float32)
     pose = np.zeros((4, len(a)), np.float32)  # scale and shift, horizontal then vertical, in half widths
-    active = np.arange(len(a))
+    active, fine = np.arange(len(a)), _fine(a)
     for step in range(STEPS + 1):
         scale_x, shift_x, scale_y, shift_y = pose[:, active]
         warped = _resample(b, _resampling_matrices(scale_y, shift_y), _resampling_matrices(scale_x, shift_x))
-        result[active] = _fine_correlation(a, warped)
+        result[active] = _fine_correlation(fine, _fine(warped))
         if step in (1, STEPS):
             difference[active] = _differ_beyond_light(a, warped)
         if step == STEPS:
             break
         if step == 1:
             keep = result[active] > MIN_FIRST_FIT
-            active, a, b, warped = active[keep], a[keep], b[keep], warped[keep]
+            active, a, b, warped, fine = active[keep], a[keep], b[keep], warped[keep], fine[keep]
         if not len(active):
             break
         pose[:, active] = np.clip(pose[:, active] + _gauss_newton(a, warped), -0.06, 0.06)
@@ -215,23 +215,22 @@ def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> tuple[
 
 def _differ_beyond_light(a: Floats, warped: Floats) -> Floats:
     """Root mean square [P] of what a light that is offset, brighter and uneven does not explain."""
-    design = np.stack([_flatten_inner(column) for column in _light_columns(warped)], axis=1)
-    values = _flatten_inner(a).astype(np.float64)
-    left = values - (_least_squares(design, a)[:, None] @ design)[:, 0]
+    design, values = _as_rows(_light_columns(_inner(warped), _INNER_ACROSS)), _flatten_inner(a)
+    left = values.astype(np.float64) - (_least_squares(design, values)[:, None] @ design)[:, 0]
     return np.asarray(np.sqrt(np.mean(left * left, axis=1)) / SMOOTHED, np.float32)
 
 
-def _light_columns(warped: Floats) -> list[Floats]:
-    """Changes of pictures [P, n, n] by a light that is brighter, uneven, or offset."""
-    across = np.linspace(-1, 1, warped.shape[-1], dtype=np.float32)
+def _light_columns(warped: Floats, across: Floats) -> list[Floats]:
+    """Changes of pictures [P, n, n] by a light that is brighter, uneven, or offset. across: places of their
+    columns, -1..1 in the whole picture."""
     x, y = across[None, :], across[:, None]
     return [*(warped * part for part in (1, x, y, x * x, x * y, y * y)), np.ones_like(warped)]
 
 
 def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
-    """Coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, n, n]."""
+    """Coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, pixels]."""
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
-    right = (design @ _flatten_inner(values)[:, :, None]).astype(np.float64)
+    right = (design @ values[:, :, None]).astype(np.float64)
     size = design.shape[1]
     gram += (1e-7 * np.einsum("pii->pi", gram)[:, :, None] + 1e-6) * np.eye(size)
     return np.asarray(np.linalg.solve(gram, right)[:, :, 0], np.float64)
@@ -288,7 +287,8 @@ def _own_descriptors(thumbnails: NDArray[np.float16], bank: Ints) -> Floats:
     another light. Parts that lie alike resemble each other more than two lights do."""
     plain = _descriptors(thumbnails, 1.0)
     mean = plain[bank].mean(axis=0).reshape(1, DESCRIPTOR_SIDE, DESCRIPTOR_SIDE)
-    shared = np.stack([column.ravel() for column in _light_columns(mean)])  # [7, 256]
+    across = np.linspace(-1, 1, DESCRIPTOR_SIDE, dtype=np.float32)
+    shared = np.stack([column.ravel() for column in _light_columns(mean, across)])  # [7, 256]
     basis = np.linalg.qr(shared.T.astype(np.float64))[0]
     own = plain - (plain @ basis) @ basis.T
     return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6), np.float32)
@@ -312,12 +312,11 @@ def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
 
 def _gauss_newton(a: Floats, warped: Floats) -> Floats:
     """Does one step of the fit a ≈ light · warp(b) + offset -> change of the pose [4, P]."""
-    n = a.shape[-1]
-    across = np.linspace(-1, 1, n, dtype=np.float32)
-    d_row, d_column = (np.asarray(d, np.float32) for d in np.gradient(warped, 2 / (n - 1), axis=(1, 2)))
-    down = across[:, None]
-    columns = (*_light_columns(warped), d_column * across, d_column, d_row * down, d_row)
-    solution = _least_squares(np.stack([_flatten_inner(c) for c in columns], axis=1), a)
+    gradients = np.gradient(warped, 2 / (a.shape[-1] - 1), axis=(1, 2))
+    d_row, d_column = (_inner(np.asarray(d, np.float32)) for d in gradients)
+    moved = d_column * _INNER_ACROSS, d_column, d_row * _INNER_ACROSS[:, None], d_row
+    columns = _as_rows([*_light_columns(_inner(warped), _INNER_ACROSS), *moved])
+    solution = _least_squares(columns, _flatten_inner(a))
     gain = np.where(np.abs(solution[:, :1]) < 0.1, 1.0, solution[:, :1])
     return np.clip(solution[:, -4:] / gain, -0.03, 0.03).T.astype(np.float32)
 
@@ -337,18 +336,32 @@ def _resampling_matrices(scale: Floats, shift: Floats) -> Floats:
     return np.asarray(weights / weights.sum(axis=2, keepdims=True), np.float32)
 
 
-def _fine_correlation(a: Floats, b: Floats) -> Floats:
-    fine_a, fine_b = _flatten_inner(a - _smooth(a, 3)), _flatten_inner(b - _smooth(b, 3))
-    fine_a = fine_a - fine_a.mean(axis=1, keepdims=True)
-    fine_b = fine_b - fine_b.mean(axis=1, keepdims=True)
+def _fine(values: Floats) -> Floats:
+    """Fine structure [P, pixels] of pictures [P, n, n], mean zero."""
+    fine = _flatten_inner(values - _smooth(values, 3))
+    return np.asarray(fine - fine.mean(axis=1, keepdims=True))
+
+
+def _fine_correlation(fine_a: Floats, fine_b: Floats) -> Floats:
     scale = np.linalg.norm(fine_a, axis=1) * np.linalg.norm(fine_b, axis=1)
     floor = MIN_STRUCTURE**2 * fine_a.shape[1]
     product = np.einsum("pn,pn->p", fine_a, fine_b)
     return np.asarray(np.where(scale > floor, product / np.maximum(scale, floor), 0), np.float32)
 
 
+_INNER_ACROSS = np.linspace(-1, 1, SIDE, dtype=np.float32)[MARGIN:-MARGIN]
+
+
+def _inner(values: Floats) -> Floats:
+    return values[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
 def _flatten_inner(values: Floats) -> Floats:
-    return values[:, MARGIN:-MARGIN, MARGIN:-MARGIN].reshape(len(values), -1)
+    return _inner(values).reshape(len(values), -1)
+
+
+def _as_rows(columns: Sequence[Floats]) -> Floats:
+    return np.stack([column.reshape(len(column), -1) for column in columns], axis=1)
 
 
 def _binomial_matrix(times: int) -> Floats:
