@@ -6,14 +6,15 @@
 A model of each product's good pictures judges its defective ones, and simulated defects on good pictures
 that are left out. Both are sorted by size (share of the picture) and by contrast, measured alike: the
 difference from the nearest of five other good pictures, moved by up to two pixels, as a mean over the defect
-in grey levels. `expected` is the share of the real defects that would be found if each were as hard as the
-simulated ones of its size and contrast. The products of --kinds are drawn, with defects by another program
-than the simulated ones.
+in grey levels. Expected is the share of the real defects that would be found if each were as hard as the
+simulated ones of its size and contrast; both shares have their 95 % intervals. The products of --kinds are
+drawn, with defects by another program than the simulated ones.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import common
 from common import Args, Cell, Record
 
 SIZES = {"small": 0.002, "medium": 0.01, "large": 0.05, "larger": 1.01}  # shares of the picture, below
+LEAST = 5  # simulated defects of a size and contrast that say how hard they are
 CONTRASTS = (6.0, 12.0, 24.0, 48.0, 256.0)  # grey levels, below
 COMPARED, SHIFT = 5, 2  # good pictures, and pixels that these are moved
 Pixels = NDArray[np.uint8]
@@ -106,7 +108,6 @@ def measure(args: Args, root: Path, method: str) -> Cell:
         "alarms": alarms,
         "real": _table(real),
         "simulated": _table(simulated),
-        "expected": _expected(real, simulated),
     }
 
 
@@ -166,20 +167,28 @@ def _table(answers: list[Answer]) -> Cell:
     return {"found": sum(a.found for a in answers), "defects": len(answers), "cells": cells}
 
 
-def _expected(real: list[Answer], simulated: list[Answer]) -> Any:
-    """Share of the real defects that is found if each is as hard as simulated ones of its cell; of those in
-    cells with five simulated ones. Beside it the share of the same real ones that is found."""
-    cells: dict[str, list[bool]] = {}
-    for answer in simulated:
-        cells.setdefault(answer.cell, []).append(answer.found)
-    pairs = [(a.found, np.mean(cells[a.cell])) for a in real if len(cells.get(a.cell, ())) >= 5]
-    if not pairs:
-        return None
-    found, expected = np.mean(pairs, axis=0)
+def _compared(real: Mapping[str, list[int]], simulated: Mapping[str, list[int]]) -> Cell:
+    """Share that is found of the real defects in cells with `LEAST` simulated ones, and the share if each
+    were as hard as the simulated ones of its cell, with Wilson's 95 % intervals; that of a weighted mean is
+    of as many defects as would have its variance (Kish)."""
+    from flawscope.calibration.power import wilson_interval
+
+    shared = [cell for cell in real if simulated.get(cell, (0, 0))[1] >= LEAST]
+    if not shared:
+        return {}
+    found, count = np.array([real[cell] for cell in shared]).T
+    hits, tried = np.array([simulated[cell] for cell in shared]).T
+    weights = count / count.sum()
+    expected, effective = weights @ (hits / tried), 1 / (weights**2 / tried).sum()
+    share, all_found = weights @ (found / count), wilson_interval(int(found.sum()), int(count.sum()))
+    likely = wilson_interval(expected * effective, effective)
+    alike = likely[0] <= share <= likely[1] and all_found[0] <= expected <= all_found[1]
     return {
-        "defects": len(pairs),
-        "found": common.round_to(float(found), 3),
-        "expected": common.round_to(float(expected), 3),
+        "of the same sizes and contrasts, real": f"{share:.2f} ({all_found[0]:.2f} to {all_found[1]:.2f})",
+        "expected by simulated": f"{expected:.2f} ({likely[0]:.2f} to {likely[1]:.2f})",
+        "defects": int(count.sum()),
+        "within each other's": "yes" if alike else "no",
+        "overlap": "yes" if max(all_found[0], likely[0]) <= min(all_found[1], likely[1]) else "no",
     }
 
 
@@ -221,13 +230,11 @@ def _products(args: Args, work: Path) -> list[tuple[str, Path]]:
 
 
 def _row(name: str, cell: Cell) -> Cell:
-    expected = cell["expected"] or {"found": "", "expected": ""}
     return {
         "product": name,
         "real": f"{cell['real']['found']} of {cell['real']['defects']}",
         "simulated": f"{cell['simulated']['found']} of {cell['simulated']['defects']}",
-        "real, in shared cells": expected["found"],
-        "expected by simulated": expected["expected"],
+        **_compared(cell["real"]["cells"], cell["simulated"]["cells"]),
         "false alarms": cell["alarms"],
     }
 

@@ -45,7 +45,7 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found):
     assert "small 1 of 2 faint and 1 of 2 (9% to 91%) clear ones, large 0 of 1 faint and 3 of 3" in said
     assert "on 3 good pictures" in said
     assert "false-alarm rate of 5.0%" in said
-    assert said.endswith("real defects may be harder to find")
+    assert said.endswith("only labelled ones tell")
 
 
 def test_contrasts_that_were_not_drawn_are_not_told():
@@ -57,7 +57,7 @@ def test_contrasts_that_were_not_drawn_are_not_told():
 def test_a_model_of_an_earlier_version_says_nothing_of_contrasts():
     found = DefectScores(SCORES, {}, 3, 1.0, 0.05, GOOD.score_threshold)
     assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()
-    assert found.describe().endswith("real defects may be harder to find")
+    assert found.describe().endswith("only labelled ones tell")
     assert found.limit("small", 0.5) is None
     assert "contrasts" not in found.to_dict()["sizes"]["small"]
     assert DefectScores.from_facts({KEY: DefectScores({"a": (1.0,)}, {}, 3, 1.0, 0.05, 1.0).to_dict()})

@@ -58,7 +58,7 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     assert [one["found"] for one in facts["sizes"].values()] == [
         a + b for a, b in zip(faint, clear, strict=True)
     ]
-    assert said.endswith("real defects may be harder to find")
+    assert said.endswith("only labelled ones tell")
     assert "time: " in err
     assert err.index("time: ") < err.index("features")
     assert run("evaluate", out, "--data", drawn, "--out", tmp_path / "results", "--quiet")[0] == 0

@@ -27,7 +27,7 @@ MIN_FOR_LIMIT = 8  # defects of a size, for the contrast from which on they are 
 STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
 
 
-def wilson_interval(found: int, count: int) -> tuple[float, float]:
+def wilson_interval(found: float, count: float) -> tuple[float, float]:
     """The 95 % interval of a rate of which `found` of `count` trials came up, in 0..1; (0, 1) for no trials.
 
     Wilson, Journal of the American Statistical Association 22 (1927). Without scipy, which takes longer to
@@ -107,7 +107,8 @@ class DefectScores:
             f"{f'; half are found from these contrasts on: {join_names(words)}' if words else ''}"
             f"{explained}"
             f"; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, at a false-alarm "
-            f"rate of {self.rate:.1%}; 95 % intervals; real defects may be harder to find"
+            f"rate of {self.rate:.1%}; 95 % intervals, of simulated defects; what share of real ones is "
+            "found, only labelled ones tell"
         )
 
     def _describe_size(self, size: str) -> str:
