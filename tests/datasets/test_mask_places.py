@@ -166,6 +166,14 @@ def test_masks_by_words_that_nobody_knows_are_told(name, place):
     assert line == f"count as pictures, but look like masks: {name}; the mask of a.png is a_mask.png"
 
 
+def test_bright_pictures_with_black_print_do_not_look_like_masks(place, save):
+    root = place(["bad/a.png"], [])
+    label = np.full((48, 48, 3), (250, 250, 240), np.uint8)
+    label[10:20, 10:30] = 0
+    save(root / "bad/dent/0.png", label)
+    assert not [f for f in check(root, near=False).findings if f.code == "mask-unpaired"]
+
+
 def test_black_masks_of_good_pictures_are_not_learnt_from(place, save):
     root = place([], [])
     save(root / "good/0_mask.png", np.zeros((48, 48), np.uint8))

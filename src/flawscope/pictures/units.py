@@ -155,7 +155,8 @@ def find_parts(
     parts = len({*numbers})
     say(
         f"near-copies: {describe(joined)}; they count as one part each: {pluralize(parts, 'part')}, from "
-        f"which a rate of {1 / (parts + 1):.1%} can be promised at best; --group names parts by their files"
+        f"which a rate of {1 / (parts + 1):.1%} can be promised at best; --group tells parts by their files' "
+        "names, --group '.*' that each picture shows a part of its own"
     )
     return numbers
 
