@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # all tests in several processes; the few that ARGS names are done before those have started
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-# tests/conftest.py says which tests are of these kinds
+# conftest.py says which tests are of these kinds
 QUICK := smoke or not (service or browser or cluster or docs or training or slow)
 
 # of all three houses: the library, the station, and plugins for a line

@@ -117,9 +117,8 @@ def sites(path: Path) -> Iterator[dict[str, Any]]:
     seen: dict[tuple[str, str, str], int] = {}
     for found in walk(ast.parse(text), ""):
         key = found["function"], found["before"], found["after"]
-        found["nth"] = seen[key] = (
-            seen.get(key, -1) + 1
-        )  # the same text may stand in a function several times
+        # the same text may stand in a function several times
+        found["nth"] = seen[key] = seen.get(key, -1) + 1
         yield found
 
 
