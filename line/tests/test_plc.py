@@ -300,7 +300,7 @@ def test_a_station_that_ends_says_so_to_a_plc_that_serves(play):
     assert (shown["ready"], shown["done"], shown["ok"], shown["code"]) == (False, False, False, Code.ENDING)
 
 
-@pytest.mark.parametrize(("wire", "lives"), [("modbus", 3), ("opcua", 1)])
+@pytest.mark.parametrize(("wire", "lives"), [("modbus", 2), ("opcua", 1)])
 def test_a_station_that_is_killed_between_trigger_and_done(
     plugins, settings, reels, model_file, tmp_path, wire, lives
 ):
