@@ -86,6 +86,7 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(postgres, tmp_
     path = tmp_path / "station.yaml"
     path.write_text(f"password_file: secret\ndatabase: postgresql://line@/line?host={postgres.folder}\n")
     (tmp_path / "secret").write_text("wrong")
+    (tmp_path / "station").mkdir()
     with pytest.raises(InputError, match="password authentication failed") as caught:
         Database(read_settings(path).url).migrate()
     assert "\n" not in str(caught.value)
