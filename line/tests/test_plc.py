@@ -45,9 +45,8 @@ from station_helpers import NAME, PATIENCE, Served, everything, free_port, held,
 pytestmark = pytest.mark.usefixtures("plugins")
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_an_anomalous_part_says_its_kind(play, reels, model_file, naming, wire):
-    played = play(wire, {NAME: f"{model_file} {reels['mixed']}"})
+def test_an_anomalous_part_says_its_kind(play, reels, model_file, naming):
+    played = play(products={NAME: f"{model_file} {reels['mixed']}"})
     expected = [("ok", 0), ("nok", 2), ("ok", 0), ("nok", Kind.SEVERAL), ("ok", 0), ("nok", Kind.NEW)]
     for number, (outcome, kind) in enumerate(expected):
         naming.update(crack=0.6 if kind == Kind.SEVERAL else 0.01, scratch=0.01 if kind == Kind.NEW else 0.6)
@@ -71,7 +70,7 @@ def test_kinds_have_numbers(regions, kind):
     assert kind_number(regions) == kind
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", ["modbus", "opcua"])
 def test_the_wire_tells_a_part_within_tolerance(play, reels, model_file, naming, tmp_path, wire):
     scaled, rules = flawscope.load(model_file).with_scale(0.1), tmp_path / "tolerances.yaml"
     scaled.save(tmp_path / "scaled.onnx")
@@ -184,7 +183,7 @@ def test_an_answer_never_stands_for_the_next_trigger(play):
         assert plc.ready(1) is not None
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", ["modbus", "opcua"])
 def test_only_parts_that_were_judged_good_pass_the_gate(play, reels, model_file, wire):
     played = play(wire, {NAME: f"{model_file} {reels['mixed']}"}, gate=2)
     plc, passed, outcomes = played.plc, [], []
@@ -204,9 +203,8 @@ def test_only_parts_that_were_judged_good_pass_the_gate(play, reels, model_file,
     assert not plc.until(lambda shown: shown["gate_count"] == 1)["gate"], "it counts anew"
 
 
-@pytest.mark.parametrize("wire", ["modbus", "opcua"])
-def test_what_cannot_be_inspected_in_time_is_an_error(play, wire):
-    played = play(wire, deadline="150 ms")
+def test_what_cannot_be_inspected_in_time_is_an_error(play):
+    played = play(deadline="150 ms")
     with held(played.running.station):
         outcome, shown = played.plc.inspect("A")
     assert outcome == "fault"
@@ -302,7 +300,7 @@ def test_a_station_that_ends_says_so_to_a_plc_that_serves(play):
     assert (shown["ready"], shown["done"], shown["ok"], shown["code"]) == (False, False, False, Code.ENDING)
 
 
-@pytest.mark.parametrize(("wire", "lives"), [("modbus", 3), ("opcua", 1)])
+@pytest.mark.parametrize(("wire", "lives"), [("modbus", 2), ("opcua", 1)])
 def test_a_station_that_is_killed_between_trigger_and_done(
     plugins, settings, reels, model_file, tmp_path, wire, lives
 ):

@@ -295,13 +295,12 @@ def test_a_folder_waits(prepare, tmp_path):
     until(lambda: store.totals(number)["inspections"] == 3)
 
 
-@pytest.mark.both_databases
 def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, tmp_path):
     prepare().close()
     path, product = tmp_path / "station.yaml", settings.products[NAME]
     path.write_text(
         f"products:\n  {NAME}:\n    model: {product.model}\n    challenge: []\nstore: {settings.store}\n"
-        f"database: {settings.database or 'null'}\nthreads: 1\ndevice: cpu\n"
+        "threads: 1\ndevice: cpu\n"
     )
     served = Served([str(path)], free_port())
     try:

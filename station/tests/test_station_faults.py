@@ -389,7 +389,7 @@ def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served, parts):
     load, rng = Load(served.url, parts), random.Random(1)
     served.start()
     load.start()
-    for _ in range(3):
+    for _ in range(2):
         before = len(load.taken)
         until(lambda before=before: len(load.taken) > before + 5)
         time.sleep(rng.random() / 2)

@@ -29,7 +29,7 @@ from station_helpers import broken, everything, originals
 pytestmark = pytest.mark.listens
 ENDLESS = ("/api/v1/products/{name}/live",)  # a stream that goes on
 DRAFT = "disc"
-EXAMPLES = 8  # of an operation, for names that there are and for any
+EXAMPLES = 8  # of an operation
 UPLOADS = 300
 SETTINGS = hypothesis.settings(
     max_examples=EXAMPLES,
@@ -61,8 +61,8 @@ def operations(schema: Any) -> Iterator[Any]:
 def asked(operation: Any, kind: str) -> list[Any]:
     """Answers to requests.
 
-    kind: known: as the description allows them, of a product and an inspection that there are; wrong: of the
-    same, as it does not allow them; any: of other ones.
+    kind: known: as the description allows them, of a product and an inspection that there are, every fourth
+    time of other ones; wrong: as it does not allow them.
     """
     from schemathesis import GenerationMode
 
@@ -74,7 +74,7 @@ def asked(operation: Any, kind: str) -> list[Any]:
     def ask(case: Any) -> None:
         draft = case.path.startswith("/api/v1/new/")
         for name, value in {"name": DRAFT if draft else "plate", "number": 1}.items():
-            if kind != "any" and name in case.path_parameters:
+            if (kind == "wrong" or len(answers) % 4 < 3) and name in case.path_parameters:
                 case.path_parameters[name] = value
         with suppress(ValueError, UnicodeError):  # no client can send that
             answers.append(case.call())
@@ -84,7 +84,7 @@ def asked(operation: Any, kind: str) -> list[Any]:
     return answers
 
 
-@pytest.mark.parametrize("kind", ["known", "wrong", "any"])
+@pytest.mark.parametrize("kind", ["known", "wrong"])
 def test_no_request_is_answered_with_500(running, api, kind):
     schema = schemathesis.openapi.from_url(f"{running.url}/api/v1/openapi.json")
     statuses: dict[str, Counter[int]] = {}

@@ -245,7 +245,6 @@ def test_a_slow_one_holds_nothing_up(receive, with_sinks, parts):
     until(lambda: numbers(slow) == sent)
 
 
-@pytest.mark.both_databases
 def test_a_station_that_is_killed_loses_nothing(receive, settings, model_file, tmp_path, parts):
     """What comes again has the same id."""
     receiver, path = receive(), tmp_path / "station.yaml"
@@ -254,7 +253,6 @@ def test_a_station_that_is_killed_loses_nothing(receive, settings, model_file, t
             NAME: {"model": str(model_file), "sinks": [{"webhook": receiver.url}, {"folder": "found"}]}
         },
         "store": settings.store,
-        **({} if settings.database is None else {"database": settings.database}),
     }
     path.write_text(yaml.safe_dump(values))
     served = Served([str(path), "--device", "cpu", "--threads", "1"], free_port())

@@ -314,6 +314,10 @@ class Asked:
         assert self.get("/readyz").status_code in (200, 503)  # the station checks itself
         return any(line.startswith(kind) and not line.endswith(": over") for line in self.told)
 
+    def problem(self, kind: str) -> str:
+        """The text of such a problem; "": there is none."""
+        return next((one.text for one in self.station.problems() if one.kind == kind), "")
+
     def submit(self, data: bytes, name: str) -> Future[Any]:
         (answer,) = self.station.inspector.submit([Picture(self.number, data, name, "http")])
         return answer
@@ -462,35 +466,9 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "the folder's thread ends": (_set(folder, "_report", EXIT), "not_inspecting"),
     "the folder is away": (_folder_gone, "folder_away"),
     "the folder cannot ask the store": (_set(lambda one: one.store, "numbers_by_key", BUG), "folder_waits"),
-    "drift panics": (_set(lambda one: one.parts[Drift].monitor, "update", PANIC, wake=True), "thread_failed"),
-    "the camera's checks panic": (
-        _set(lambda one: one.parts[Drift].cameras, "_check", PANIC),
-        "thread_failed",
-    ),
-    "deadlines of parts end": (
-        _set(lambda one: one.part_deadlines, "_decide_due", EXIT, wake=True),
-        "thread_failed",
-    ),
-    "housekeeping panics": (
-        _set(lambda one: one.housekeeping, "check_clock", PANIC, wake=True),
-        "thread_failed",
-    ),
     "a sink is away": (
         _set(lambda one: one.sinks.deliveries[0].sink, "send", OSError(113, "No route")),
         "sink",
-    ),
-    "a delivery panics": (
-        _set(lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC, wake=True),
-        "thread_failed",
-    ),
-    "learning panics": (
-        _set(lambda one: one.parts[Learning], "_queue_if_enough", PANIC, wake=True),
-        "thread_failed",
-    ),
-    "new products end": (_set(lambda one: one.parts[Drafts], "_next_job", EXIT, wake=True), "thread_failed"),
-    "pictures of new products panic": (
-        _set(lambda one: one.parts[Drafts].captures, "drafts", PANIC, wake=True),
-        "thread_failed",
     ),
     "a product comes, and shifts fail": (_product_added, "thread_failed"),
     "the station cannot check itself": (
@@ -542,6 +520,31 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
     files = {f"file{turn}.png" for turn in range(3)} if fault != "the folder is away" else set()
     until(lambda: files <= set(asked.names()), "a file was not inspected")
     assert asked.inspect(parts[1], "last")
+    assert asked.is_ready
+
+
+BESIDE = {  # threads that do not inspect: what they call, which fails
+    "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
+    "camera": (lambda one: one.parts[Drift].cameras, "_check", PANIC),
+    "parts": (lambda one: one.part_deadlines, "_decide_due", EXIT),
+    "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
+    "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
+    "learning": (lambda one: one.parts[Learning], "_queue_if_enough", PANIC),
+    "new products": (lambda one: one.parts[Drafts], "_next_job", EXIT),
+    "pictures of new products": (lambda one: one.parts[Drafts].captures, "drafts", PANIC),
+}
+
+
+def test_threads_beside_the_inspection_are_told_and_begun_again(asked, parts, monkeypatch):
+    with monkeypatch.context() as patch:
+        for find, name, error in BESIDE.values():
+            _set(find, name, error, wake=True)(asked.station, patch)
+        for turn in range(3):
+            assert asked.inspect(parts[turn], f"sent{turn}")
+        for name in BESIDE:
+            until(lambda name=name: f"{name}: " in asked.problem("thread_failed"), f"{name} was not told")
+    assert asked.inspect(parts[0], "after")
+    until(lambda: not any(thread.is_down for thread, _ in asked.station._threads()))
     assert asked.is_ready
 
 

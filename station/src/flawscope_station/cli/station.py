@@ -41,16 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(_add_verb(token, "remove", _remove_token, "no longer accept one"))
     _add_verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
 
-    trail = _add_verb(what, "audit", _audit, "show who did what, when and from where, the latest last")
-    trail.add_argument("--text", default="", metavar="TEXT", help="part of who, address, kind or text")
-    trail.add_argument(
-        "--about",
-        default="",
-        metavar="WHAT",
-        help="sign-ins, users, tokens, settings, versions, verdicts or deletions (default: all)",
-    )
-    trail.add_argument("--limit", type=int, default=100, metavar="N", help="records (default: 100)")
-
     text = "copy everything that a station keeps into one file, while it runs"
     _add_file(_add_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
     text = "make a station from a backup, where none is: in an empty folder, and an empty data base"
@@ -157,18 +147,6 @@ def _utc(at: int | None) -> str:
     from flawscope_station.store.records import iso
 
     return "never" if at is None else iso(at)[:16].replace("T", " ") + " UTC"
-
-
-def _audit(args: argparse.Namespace) -> None:
-    from flawscope_station.access import audit
-
-    if args.limit < 1:
-        raise InputError(f"--limit {args.limit} is not 1 or more")
-    with _open_access(args) as access:
-        found = audit.search(access.database, text=args.text, about=args.about, limit=args.limit)
-    names = ("at", "kind", "who", "address", "product", "text")
-    rows = [tuple(str(one[name] or "-") for name in names) for one in reversed(found)]
-    cli.show(cli.format_table(rows, names)) if rows else cli.say("nothing was noted that fits")
 
 
 # ----------------------------------------------------------------------------------------- backup and restore

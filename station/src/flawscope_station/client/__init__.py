@@ -11,9 +11,7 @@ import os
 import random
 import time
 import uuid
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +33,7 @@ from flawscope_station.client.messages import (
 )
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection
-from flawscope_station.web.schemas import Part, PartWithInspections, Product, Version
+from flawscope_station.web.schemas import PartWithInspections, Product, Version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +43,10 @@ Verdict = Literal["good", "defect", "skip", "undo"]
 Query = Mapping[str, str | int | float | None]
 
 TOKEN_VARIABLE = "FLAWSCOPE_TOKEN"  # environment variable
-PAGE_SIZE = 500  # inspections or parts in one answer
+PAGE_SIZE = 500  # inspections in one answer
 MAX_WAIT = 60.0  # seconds of a station's Retry-After that the client obeys, at most
 FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
 _RETRY_STATUSES = (408, 502, 503, 504)  # temporary failures of a station or its proxy
-_PICTURE_STATUSES = (413, 415, 422)  # the picture is invalid: the next one may be accepted
 
 
 class RefusedError(InputError):
@@ -138,34 +135,6 @@ class Client:
         answer = self._call("POST", path, query=query, tries=tries, content=data, headers=headers)
         return parse(Inspection, answer)
 
-    def inspect_many(
-        self, pictures: Iterable[PictureSource], product: str | None = None, workers: int = 4
-    ) -> Iterator[tuple[PictureSource, Inspection | InputError]]:
-        """Yield each picture with its inspection, in order; with an InputError if it is invalid or refused.
-        At most `workers` pictures are sent at a time; `pictures` is read no further ahead."""
-        product = self._product_name(product, joint=True)
-        pending: deque[tuple[PictureSource, Future[Inspection | InputError]]] = deque()
-        pool = ThreadPoolExecutor(max(1, workers), "send")
-        try:
-            for picture in pictures:
-                pending.append((picture, pool.submit(self._inspect_or_error, picture, product)))
-                if len(pending) >= workers:
-                    yield pending[0][0], pending.popleft()[1].result()
-            while pending:
-                yield pending[0][0], pending.popleft()[1].result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _inspect_or_error(self, picture: PictureSource, product: str) -> Inspection | InputError:
-        try:
-            return self.inspect(picture, product)
-        except RefusedError as error:
-            if error.status in _PICTURE_STATUSES:
-                return error
-            raise
-        except InputError as error:
-            return error
-
     def trigger(
         self,
         product: str | None = None,
@@ -222,48 +191,16 @@ class Client:
             **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
             **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE_SIZE},
         }
-        for item in self._paginate(f"{self._path(product)}/inspections", "inspections", query):
-            yield parse(Inspection, item)
-
-    def _paginate(self, path: str, name: str, query: dict[str, str | int | float | None]) -> Iterator[Any]:
-        """Yield the items of a list, page by page. name: key of the list in the answer."""
         while True:
-            page = self._call("GET", path, query=query)
-            yield from page[name]
+            page = self._call("GET", f"{self._path(product)}/inspections", query=query)
+            yield from (parse(Inspection, item) for item in page["inspections"])
             if not page["next"]:
                 return
             query["cursor"] = page["next"]
 
-    def parts(
-        self, product: str | None = None, *, part: str | None = None, decision: str | None = None
-    ) -> Iterator[Part]:
-        """All parts that are seen in several views, the newest first, fetched page by page.
-
-        Args:
-            part: its number. decision: good, anomalous, incomplete, or open.
-        """
-        query: dict[str, str | int | float | None] = {"part": part, "decision": decision, "limit": PAGE_SIZE}
-        for item in self._paginate(f"{self._path(product)}/parts", "parts", query):
-            yield parse(Part, item)
-
     def part(self, number: int, product: str | None = None) -> PartWithInspections:
         """Part with its views' inspections. number: `id` of the part, `part_id` of its inspections."""
         return parse(PartWithInspections, self._call("GET", f"{self._path(product)}/parts/{number:d}"))
-
-    def overlay(self, number: int, product: str | None = None, side: int = 1600) -> bytes:
-        """WebP of the picture with heat map and outlines, the longer side at most `side` pixels."""
-        path = f"{self._path(product)}/inspections/{number:d}/overlay"
-        return self._request("GET", path, query={"side": side}).content
-
-    def trends(
-        self,
-        product: str | None = None,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-    ) -> dict[str, Any]:
-        """Scores and numbers of inspections between two times, as the API gives them."""
-        query = {"since": format_time(since), "until": format_time(until)}
-        return dict(self._call("GET", f"{self._path(product)}/trends", query=query))
 
     # ---- verdicts
 

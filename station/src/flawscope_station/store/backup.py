@@ -353,7 +353,7 @@ def _open_restored(settings: Settings) -> Contents:
     """Open the restored station and count its records. Pictures that the backup lacks are marked removed."""
     files, database = Files(settings.store), Database(settings.url)
     try:
-        database.migrate(settings.name)
+        database.migrate()
         adopt_identity(database, files)
         with database.writing() as connection:
             query = select(pictures.c.hash, pictures.c.suffix).distinct().where(IS_PRESENT)

@@ -119,11 +119,8 @@ class Database:
 
     # ---- versions of the tables
 
-    def migrate(self, station: str | None = None) -> None:
+    def migrate(self) -> None:
         """Make the tables, or migrate them to this version.
-
-        Args:
-            station: the one that a restored copy keeps, where an earlier version had several in it.
 
         Raises:
             InputError: that fails, or several stations have records here.
@@ -136,21 +133,16 @@ class Database:
                     return
             with self.writing() as connection:
                 self.lock_exclusively(connection)
-                migrate(connection, station)
+                migrate(connection)
         except UnknownVersionError:
             raise InputError(
                 f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
             ) from None
         except SeveralStationsError as error:
             names = ", ".join(error.names)
-            if station is not None:
-                raise InputError(
-                    f"this backup has the stations {names}: give one of these as `name` in a file for "
-                    "--settings"
-                ) from None
             raise InputError(
-                f"{self.name} has the records of several stations, {names}, and each needs a data base of "
-                "its own: back each up with the flawscope before this one, and restore it with this one"
+                f"{self.name} has the records of several stations, {names}: go on with the flawscope that "
+                "wrote them, or name an empty data base for each"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Column, Connection, delete, inspect, or_, select, text, update
+from sqlalchemy import Column, Connection, inspect, select, text, update
 from sqlalchemy.schema import CreateColumn
 
 from flawscope_station.store.schema import HOUR, REPORT_VIEW, create_view_sql, marks, metadata, revision
@@ -43,11 +43,8 @@ def is_current(connection: Connection) -> bool:
     return _version(connection) == HEAD
 
 
-def migrate(connection: Connection, station: str | None = None) -> None:
+def migrate(connection: Connection) -> None:
     """Make the tables, or migrate them to this version.
-
-    Args:
-        station: the one to keep, where there are several.
 
     Raises:
         UnknownVersionError, SeveralStationsError: nothing has changed.
@@ -60,13 +57,10 @@ def migrate(connection: Connection, station: str | None = None) -> None:
         return
     if current not in STEPS:
         raise UnknownVersionError
-    names = _stations_with_records(connection)
-    if len(names) > 1 and station not in names:
+    if len(names := _stations_with_records(connection)) > 1:
         raise SeveralStationsError(names)
     order = list(STEPS)
     for version in order[order.index(current) + 1 :]:
-        if version == ONE_STATION:
-            _remove_other_stations(connection, station if len(names) > 1 else next(iter(names), None))
         STEPS[version](connection)
     connection.execute(update(revision).values(version_num=HEAD))
 
@@ -125,37 +119,18 @@ def _drop_csrf(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE sessions DROP COLUMN csrf"))
 
 
-def _drop_address(connection: Connection) -> None:
-    """Drop the address at which a station's pages were found from those of other stations."""
+def _keep_one_station(connection: Connection) -> None:
+    """Remove stations without records, and the address at which a station was found from others."""
+    for table, column in (("marks", "station_id"), ("stations", "id")):
+        connection.execute(
+            text(f"DELETE FROM {table} WHERE {column} NOT IN (SELECT station_id FROM products)")
+        )
     connection.execute(text("ALTER TABLE stations DROP COLUMN address"))
 
 
 def _stations_with_records(connection: Connection) -> list[str]:
     query = text("SELECT name FROM stations WHERE id IN (SELECT station_id FROM products) ORDER BY name")
     return list(connection.execute(query).scalars())
-
-
-def _remove_other_stations(connection: Connection, name: str | None) -> None:
-    """Remove all stations but one, with all that belongs to their products. name: None: none has records."""
-    table = metadata.tables
-    if len(connection.execute(select(table["stations"].c.id)).all()) < 2:
-        return
-    own = select(table["stations"].c.id).where(table["stations"].c.name == name)
-    gone = select(table["products"].c.id).where(table["products"].c.station_id.not_in(own))
-    foreign = select(table["versions"].c.id).where(table["versions"].c.product_id.in_(gone))
-    seen = select(table["inspections"].c.id).where(table["inspections"].c.product_id.in_(gone))
-    connection.execute(delete(table["verdicts"]).where(table["verdicts"].c.inspection_id.in_(seen)))
-    is_foreign = or_(table["learnt"].c.version_id.in_(foreign), table["learnt"].c.product_id.in_(gone))
-    connection.execute(delete(table["learnt"]).where(is_foreign))
-    connection.execute(delete(table["learnt_pixels"]).where(table["learnt_pixels"].c.version_id.in_(foreign)))
-    for kind in (
-        *("hours", "deliveries", "removed_files", "candidates", "events"),
-        *("inspections", "parts", "pictures", "versions"),  # each names those after it
-    ):
-        connection.execute(delete(table[kind]).where(table[kind].c.product_id.in_(gone)))
-    for kind in ("products", "marks"):
-        connection.execute(delete(table[kind]).where(table[kind].c.station_id.not_in(own)))
-    connection.execute(delete(table["stations"]).where(table["stations"].c.id.not_in(own)))
 
 
 def _create_report_view(connection: Connection) -> None:
@@ -173,7 +148,6 @@ def _add_tolerances(connection: Connection) -> None:
     _create_report_view(connection)
 
 
-ONE_STATION = "0020"  # from here on a data base has one station
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Step] = {
     "0006": _add_step(),  # earlier tables were never released
@@ -192,7 +166,7 @@ STEPS: dict[str, Step] = {
     "0017": _add_step("users_subject", users="subject"),
     "0018": _add_step(stations="made"),
     "0019": _add_step("pictures_there learnt_pixels_pixels", tables="removed_files", pictures="pixels"),
-    ONE_STATION: _drop_address,
+    "0020": _keep_one_station,  # from here on a data base has one station
     "0021": _add_step(inspections="findings"),
     "0022": _add_step(tables="challenge_parts challenges challenge_results"),
     "0023": _add_step(inspections="kind", verdicts="kind"),
