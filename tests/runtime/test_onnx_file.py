@@ -1,6 +1,7 @@
 """Exported files: damage, networks that mean harm behind right hashes, and metadata, with the onnx package as
 the oracle."""
 
+import errno
 import io
 import json
 import subprocess
@@ -387,3 +388,13 @@ def test_a_bad_file_is_one_line(name, onnx_path, tmp_path):
     path.write_bytes(change(onnx_path.read_bytes()))
     with pytest.raises(InputError, match=f"^cannot use model {path}: .*{reason}"):
         flawscope.load(path)
+
+
+def test_a_full_disk_is_told_as_such(onnx_path):
+    class Full(io.BytesIO):
+        def write(self, piece):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    artefact = runtime.read(onnx_path)
+    with pytest.raises(OSError, match="No space left"):
+        runtime.NetworkFile.open(onnx_path).write_to(Full(), artefact)

@@ -156,12 +156,8 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
         start, size = path[2:] if isinstance(path, Member) else (0, whole)
         if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > whole:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
-        with (
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as view,
-            view[start : start + size] as part,
-        ):
-            yield part
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        yield view[start : start + size]  # unmapped with its last slice, which an error's traceback may hold
 
 
 # ---------------------------------------------------------------------------------------------- the entries
