@@ -140,7 +140,8 @@ def _seems_mask(path: PurePath, other: PurePath | None) -> bool:
 
 
 def _marks_a_part(path: PurePath) -> bool:
-    return 0 < read_mask(path).mean() <= 0.5  # printed labels and backlit parts are bright in most places
+    share = float(read_mask(path).mean())
+    return 0 < share <= 0.5  # printed labels are bright in most places
 
 
 def find_masks(files: Iterable[_Path], look: Look | None = None) -> dict[_Path, _Path | None]:
