@@ -86,7 +86,9 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(run, efficientad, 
 
 
 def test_minutes_win_over_a_presets_steps(run, efficientad, tmp_path, monkeypatch):
-    monkeypatch.setattr("flawscope.methods.time_budget.Pace.is_over", property(lambda pace: pace.steps >= 3))
+    monkeypatch.setattr(
+        "flawscope.methods.training_state.Pace.is_over", property(lambda pace: pace.steps >= 3)
+    )
     paper = ["--preset", "paper", "--set", "window=33", "--minutes", "0.5", "--quiet"]
     assert run(*efficientad, *paper)[::2] == (0, "")
     config = read_manifest(tmp_path / "m.safetensors").config

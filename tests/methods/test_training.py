@@ -10,9 +10,8 @@ from flawscope.artefact.state_file import checkpoint_progress, load_checkpoint, 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Budget
-from flawscope.methods.time_budget import learning_rate_share, one_cycle
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_state import initialise
+from flawscope.methods.training_state import initialise, learning_rate_share, one_cycle
 
 CPU = torch.device("cpu")
 
@@ -248,7 +247,7 @@ class Timed(Line):
 def clock_of(monkeypatch):
     def use(*speeds):
         clock = Clock(*speeds)
-        for module in ("training", "training_state", "time_budget"):
+        for module in ("training", "training_state"):
             monkeypatch.setattr(f"flawscope.methods.{module}.time", clock)
         return clock
 

@@ -14,8 +14,8 @@ from test_training import Line, run, stop_after
 from flawscope.artefact.state_file import read_checkpoint
 from flawscope.errors import InputError
 from flawscope.methods.task import Budget
-from flawscope.methods.time_budget import learning_rate_share
 from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve
+from flawscope.methods.training_state import learning_rate_share
 
 
 def rows(path):

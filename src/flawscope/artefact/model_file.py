@@ -84,7 +84,6 @@ class Manifest:
     backbone: dict[str, str] = field(default_factory=dict)
     category: str = ""
     pictures: tuple[Picture, ...] = ()
-    metrics: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)  # seconds, covering radius, peak memory, ...
     notes: tuple[str, ...] = ()
     samples: tuple[dict[str, Any], ...] = ()  # name, score, map_maximum of each picture in tensor "samples"
@@ -106,7 +105,7 @@ class Manifest:
             "preprocess": self.preprocess.to_dict(),
             "calibration": self.calibration.to_dict(),
             "pictures": [asdict(p) for p in self.pictures],
-            "metrics": self.metrics,
+            "metrics": {},  # earlier versions ask for it
             "facts": self.facts,
             "notes": list(self.notes),
             "samples": list(self.samples),
@@ -129,7 +128,6 @@ class Manifest:
                 pictures=tuple(
                     Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]
                 ),
-                metrics=dict(data["metrics"]),
                 facts=_parse_facts(data["facts"]),
                 notes=tuple(map(str, data["notes"])),
                 samples=tuple(dict(s) for s in data["samples"]),

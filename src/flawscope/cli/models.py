@@ -73,7 +73,6 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         *model_facts(manifest),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
-        *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
         ("samples", f"{len(manifest.samples)} for --self-test"),
         ("format", str(manifest.format)),
     ]

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from flawscope.artefact.state_file import Arrays, set_aside_checkpoint
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.task import Budget
-from flawscope.methods.time_budget import Pace, learning_rate_share
 from flawscope.methods.training_log import TrainingLog
-from flawscope.methods.training_state import TrainingState, describe_difference
+from flawscope.methods.training_state import Pace, TrainingState, describe_difference, learning_rate_share
 from flawscope.progress import ProgressCallback, defer_interrupts, format_duration
 
 CURVE_POINTS = 20  # of the loss curve

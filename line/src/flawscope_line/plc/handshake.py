@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 
 class Phase(StrEnum):
@@ -142,14 +143,21 @@ class Rules:
         return next(iter(self.budgets)) if len(self.budgets) == 1 else 0
 
 
+class Triggered(NamedTuple):
+    """Part that a trigger is for, and the recipe as which it is judged."""
+
+    part: str = ""
+    recipe: int = 0
+
+
 @dataclass(frozen=True)
 class State:
     """State of the handshake.
 
     plc: the PLC's last signals. last_beat: time of the last change of its heartbeat. recipe: whose model is
-    loaded. requested_recipe: the last to be loaded; load_error: why it could not be. job: number of the last
-    accepted trigger, for `part` as the recipe `part_recipe`; its answer is due at `due`. last_code: of the
-    last trigger, where it was withdrawn.
+    loaded. requested_recipe: the last to be loaded; load_error: why it could not be. triggered: the part and
+    recipe of the last trigger. job: number of the last accepted one; its answer is due at `due`. last_code:
+    of the last trigger, where it was withdrawn.
     """
 
     phase: Phase = Phase.WAITING
@@ -163,8 +171,7 @@ class State:
     load_error: Code = Code.NONE
     job: int = 0
     due: float = math.inf
-    part: str = ""
-    part_recipe: int = 0
+    triggered: Triggered = field(default_factory=Triggered)
     answer: Answer | None = None
     last_code: Code = Code.NONE
 
@@ -187,7 +194,7 @@ def step(state: State, observation: Observation, rules: Rules) -> State:
     if state.phase is Phase.IDLE:
         return _accept_trigger(state, rules) if state.is_triggered else _request_recipe(state, rules)
     requested = None if state.plc is None else (state.plc.part, _wanted_recipe(state, rules))
-    if requested not in (None, (state.part, state.part_recipe)):
+    if requested not in (None, state.triggered):
         return _end_unjudged(state, Code.CHANGED)
     return _apply_answer(state, observation.answer) if state.phase is Phase.BUSY else state
 
@@ -203,10 +210,10 @@ def outputs(state: State, rules: Rules) -> Outputs:
         ready=state.phase is Phase.IDLE and not blocking_code and not state.is_triggered,
         busy=state.phase is Phase.BUSY,
         heartbeat=int(state.now * 4) % 65536,
-        recipe=state.part_recipe if is_judged else state.recipe,
+        recipe=state.triggered.recipe if is_judged else state.recipe,
         error=is_idle and not is_waiting,
         code=(blocking_code or state.last_code) if is_idle else Code.NONE,
-        part=state.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
+        part=state.triggered.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
     )
     if answer is None:
         return without_answer
@@ -275,7 +282,8 @@ def _accept_trigger(state: State, rules: Rules) -> State:
 def _note_trigger(state: State, rules: Rules) -> State:
     """Note the part of a trigger, and the recipe as which it is judged."""
     assert state.plc is not None
-    return replace(state, part=state.plc.part, part_recipe=_wanted_recipe(state, rules), last_code=Code.NONE)
+    triggered = Triggered(state.plc.part, _wanted_recipe(state, rules))
+    return replace(state, triggered=triggered, last_code=Code.NONE)
 
 
 def _request_recipe(state: State, rules: Rules) -> State:

@@ -191,7 +191,8 @@ class PlcLine:
         state = self.state
         if state.phase is Phase.DONE and state.answer is not None and self._trigger_time is not None:
             missed, seconds = state.answer.code is Code.LATE, self.clock.monotonic() - self._trigger_time
-            product, budget = self.settings.recipes[state.part_recipe], self.rules.budgets[state.part_recipe]
+            recipe = state.triggered.recipe
+            product, budget = self.settings.recipes[recipe], self.rules.budgets[recipe]
             self.floor.timing.note(product, seconds, missed=missed, budget=budget)
             self._trigger_time = None
         left = state.due - self.clock.monotonic() if state.phase is Phase.BUSY else TICK
@@ -214,7 +215,7 @@ class PlcLine:
             if state.job != before.job:
                 self._trigger_time = state.now
                 recipe = self.settings.recipes[state.recipe]
-                self._spawn(self._inspect_part(state.job, recipe, state.part, state.due))
+                self._spawn(self._inspect_part(state.job, recipe, state.triggered.part, state.due))
             if state.phase is Phase.IDLE:
                 self._trigger_time = None  # it was withdrawn
             if state.requested_recipe and state.requested_recipe != before.requested_recipe:
