@@ -326,9 +326,8 @@ class Calibration:
         """Reason why a model that is not `promised` promises no rate."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
-            f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, of a "
-            f"texture it may be all, and no p-value is below {1 / (self.unit_count + 1):.2g}; good pictures "
-            "of other parts would tell"
+            f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
+            f"p-value is below {1 / (self.unit_count + 1):.2g}; good pictures of other parts would tell"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -366,10 +366,9 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
 
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
-    """Calibrate where all pictures show one part. Each patch is compared with all pictures but for its own
-    surroundings, and is at least as far away as from the bank without its picture, as a new picture of the
-    part would be."""
-    count, numbers = len(patches.pictures), torch.tensor(patches.numbers, device=patches.groups.device)
+    """Calibrate where all pictures show one part: each against the banks as if it had never been there. The
+    only one is compared with its elements elsewhere, and no patch is nearer than to the whole bank."""
+    numbers = torch.tensor(patches.numbers, device=patches.groups.device)
     banks = []
     for v, selection in enumerate(selections):
         points, pictures = replace(patches, groups=numbers).points(v)
@@ -380,44 +379,39 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
         inside, found = patches.pixel_mask(i), []
         for v, (bank, own) in enumerate(zip(banks, patches.features, strict=True)):
             region, valid_mask = bank.view.inside.bool(), valid_mask_of(bank.view, inside)
-            away = distances_elsewhere([own[j] for j in range(count)], bank.view.grid, region, i)
-            if bool((bank.groups == numbers[i]).all()):  # the only picture: its own elements count
-                others = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
+            if bool((bank.groups == numbers[i]).all()):
+                chosen = patches.place(v, i, bank.result.indices)
+                away = distances_elsewhere(own[i], chosen, bank.view.grid, region)
+                known = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
+                away = torch.maximum(away, known) * valid_mask
             else:
-                others = bank.score_without_group(to_grid(own[i], region), patches.numbers[i], valid_mask)[1]
-            away = torch.maximum(away, others) * valid_mask
+                features = to_grid(own[i], region)
+                away = bank.score_without_group(features, patches.numbers[i], valid_mask)[1]
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
             found.append((away.amax(), away))
         return LeftOutPicture(found, inside)
 
     with workers(job.device) as each:
-        return calibrate(job, each(raw, range(count)))
+        return calibrate(job, each(raw, range(len(patches.pictures))))
 
 
-def distances_elsewhere(
-    features: Sequence[Tensor], grid: tuple[int, int], region: Tensor, picture: int
-) -> Tensor:
-    """Distances [P] from each patch of one picture to the nearest of all pictures, but for those around it; 0
-    outside the region, and where there is no other patch.
+def distances_elsewhere(features: Tensor, chosen: Tensor, grid: tuple[int, int], region: Tensor) -> Tensor:
+    """Distances [P] from each patch of a picture to the nearest of some of its patches that is not around it;
+    0 outside the region, and where there is none.
 
     Args:
-        features: of every picture [K, D], of the patches in the region.
+        features: [K, D], of the patches in the region.
+        chosen: [M], numbers of some of them.
         grid: patches in a column and in a row.
         region: [P] bool.
-        picture: number of the picture.
     """
     places = region.nonzero().flatten()
     at = torch.stack([places // grid[1], places % grid[1]], 1)
     reach = torch.tensor([side * SURROUNDINGS for side in grid], device=at.device)
     found = []
     for rows in torch.arange(len(at), device=at.device).split(BLOCK_ROWS):
-        own = torch.cdist(features[picture][rows], features[picture])
-        around = ((at[rows, None] - at).abs() <= reach).all(2)
-        near = own.masked_fill(around, torch.inf).amin(1)
-        for other, points in enumerate(features):
-            if other != picture:
-                near = torch.minimum(near, torch.cdist(features[picture][rows], points).amin(1))
-        found.append(near)
+        around = ((at[rows, None] - at[chosen]).abs() <= reach).all(2)
+        found.append(torch.cdist(features[rows], features[chosen]).masked_fill(around, torch.inf).amin(1))
     whole = torch.zeros(len(region), device=at.device)
     whole[region] = torch.cat(found).nan_to_num(posinf=0.0)
     return whole

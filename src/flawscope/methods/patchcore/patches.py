@@ -145,6 +145,13 @@ class Patches:
         mask = self.valid_mask[v].flatten()
         return own.flatten(0, 1)[mask], groups[mask]
 
+    def place(self, v: int, i: int, points: Tensor) -> Tensor:
+        """Numbers [M] in picture i's own patches of those of a view's points [L] that are its own."""
+        count = self.features[v].shape[1]
+        if self.valid_mask is not None:
+            points = self.valid_mask[v].flatten().nonzero().flatten()[points]
+        return points[points // count == i] % count
+
     def pixel_mask(self, i: int) -> Tensor | None:
         """The pixels [H, W] of a picture that count; None: those of the region of interest."""
         return None if self.inside is None else self.inside[i]
