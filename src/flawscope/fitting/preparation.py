@@ -474,9 +474,13 @@ def _grid_shape(
 ) -> tuple[int, int] | None:
     """Rows and columns of tiles, if they are the same in frames of these sizes; else None, or where they are
     `needed` an InputError."""
-    if how.tile is None and needed:
-        raise InputError("--positions each is for tiles: give --tile or --min-defect too, or leave it out")
-    grids = [] if how.tile is None else [how.grid(size) for size in sizes]
+    if how.tile is None:
+        if needed:
+            raise InputError(
+                "--positions each is for tiles: give --tile or --min-defect, or leave it out"
+            )
+        return None
+    grids = [how.grid(size) for size in sizes]
     shapes = {grid.shape for grid in grids if grid is not None}
     if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
         return one

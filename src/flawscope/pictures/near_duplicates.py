@@ -215,7 +215,7 @@ def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> tuple[
 
 def _differ_beyond_light(a: Floats, warped: Floats) -> Floats:
     """Root mean square [P] of what a light that is offset, brighter and uneven does not explain."""
-    design, values = _as_rows(_light_columns(_inner(warped), _INNER_ACROSS)), _flatten_inner(a)
+    design, values = _as_rows(_light_columns(warped[_INNER], _INNER_ACROSS)), _flatten_inner(a)
     left = values.astype(np.float64) - (_least_squares(design, values)[:, None] @ design)[:, 0]
     return np.asarray(np.sqrt(np.mean(left * left, axis=1)) / SMOOTHED, np.float32)
 
@@ -313,9 +313,9 @@ def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
 def _gauss_newton(a: Floats, warped: Floats) -> Floats:
     """Does one step of the fit a ≈ light · warp(b) + offset -> change of the pose [4, P]."""
     gradients = np.gradient(warped, 2 / (a.shape[-1] - 1), axis=(1, 2))
-    d_row, d_column = (_inner(np.asarray(d, np.float32)) for d in gradients)
+    d_row, d_column = (np.asarray(d, np.float32)[_INNER] for d in gradients)
     moved = d_column * _INNER_ACROSS, d_column, d_row * _INNER_ACROSS[:, None], d_row
-    columns = _as_rows([*_light_columns(_inner(warped), _INNER_ACROSS), *moved])
+    columns = _as_rows([*_light_columns(warped[_INNER], _INNER_ACROSS), *moved])
     solution = _least_squares(columns, _flatten_inner(a))
     gain = np.where(np.abs(solution[:, :1]) < 0.1, 1.0, solution[:, :1])
     return np.clip(solution[:, -4:] / gain, -0.03, 0.03).T.astype(np.float32)
@@ -349,15 +349,12 @@ def _fine_correlation(fine_a: Floats, fine_b: Floats) -> Floats:
     return np.asarray(np.where(scale > floor, product / np.maximum(scale, floor), 0), np.float32)
 
 
+_INNER = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 _INNER_ACROSS = np.linspace(-1, 1, SIDE, dtype=np.float32)[MARGIN:-MARGIN]
 
 
-def _inner(values: Floats) -> Floats:
-    return values[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
-
-
 def _flatten_inner(values: Floats) -> Floats:
-    return _inner(values).reshape(len(values), -1)
+    return values[_INNER].reshape(len(values), -1)
 
 
 def _as_rows(columns: Sequence[Floats]) -> Floats:

@@ -319,8 +319,8 @@ class Predictor:
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
             return self.decide([(source, one)], np.empty(0), [])[0][1]
         fusion = self.manifest.fusion
-        batch = None if fusion is None else self.session.batch
-        roi = None if self.manifest.preprocess.tile is not None else self.artefact.counted
+        # tiles mark the region themselves
+        batch, roi = (None, self.artefact.counted) if fusion is None else (self.session.batch, None)
         scores, drawn, numbers = views.predict_parts(run, fusion, batch, roi)
         found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
