@@ -476,9 +476,7 @@ def _grid_shape(
     `needed` an InputError."""
     if how.tile is None:
         if needed:
-            raise InputError(
-                "--positions each is for tiles: give --tile or --min-defect, or leave it out"
-            )
+            raise InputError("--positions each is for tiles: give --tile or --min-defect, or leave it out")
         return None
     grids = [how.grid(size) for size in sizes]
     shapes = {grid.shape for grid in grids if grid is not None}
