@@ -95,6 +95,13 @@ def test_the_figures_are_those_one_counts_by_hand(root):
     assert {"category", "method", "metrics", "false_alarms", "images", "left_out", "seconds"} <= set(data)
 
 
+def test_a_model_without_a_promise_is_not_held_to_one(root):
+    plain = model()
+    result = evaluate(plain.with_calibration(replace(plain.calibration, promised=False)), open_dataset(root))
+    assert result.false_alarms["expected"] is None
+    assert "false alarms: 25.0% of 4 good pictures (no promise, " in format_evaluation(result)
+
+
 def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root):
     by_masks = found(root)
     assert "boxes" not in by_masks.labels["au_pro"]

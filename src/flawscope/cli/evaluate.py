@@ -173,11 +173,12 @@ def format_evaluation(result: Evaluation) -> str:
     ]
     alarms = result.false_alarms
     if alarms["measured"] is not None:
-        low, high = alarms["interval"]
+        (low, high), told = alarms["interval"], "no promise"
+        if alarms["expected"] is not None:
+            told = f"expected {alarms['expected']:.1%}, target {alarms['target']:.1%}"
         parts.append(
             f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
-            f"(expected {alarms['expected']:.1%}, target {alarms['target']:.1%}, "
-            f"95 % interval {low:.1%} to {high:.1%})"
+            f"({told}, 95 % interval {low:.1%} to {high:.1%})"
         )
         parts += ["\n".join(lines)] if (lines := describe_promise(alarms)) else []
     kinds = [

@@ -221,9 +221,10 @@ def _false_alarm_statistics(
     good = [prediction.is_anomalous for item, prediction in shown if not item.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
+    calibration = predictor.calibration
     return {
-        "target": predictor.calibration.effective_rate,
-        "expected": predictor.calibration.expected_rate,
+        "target": calibration.effective_rate,
+        "expected": calibration.expected_rate if calibration.promised else None,
         "measured": alarms / total if total else None,
         "images": total,
         "interval": [low, high],

@@ -192,8 +192,8 @@ class Evaluation:
     metrics: those of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen
         with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
         pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
-    false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
-        test pictures), interval (95 %, Clopper-Pearson).
+    false_alarms: target, expected (k/(n + 1), what n calibration pictures promise; None: nothing), measured,
+        images (good test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
         severity, which is comparable between models.
     defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
@@ -355,7 +355,8 @@ def _false_alarm_text(result: Evaluation) -> str:
         return "not measured: no good test pictures"
     (low, high), count = known["interval"], round(known["measured"] * known["images"])
     of = pluralize(known["images"], "good picture")
-    return f"{count} of {of} ({low:.1%} to {high:.1%}, expected {known['expected']:.1%})"
+    told = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
+    return f"{count} of {of} ({low:.1%} to {high:.1%}, {told})"
 
 
 def _picture_html(one: EvaluatedPicture) -> str:

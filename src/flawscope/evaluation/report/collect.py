@@ -174,8 +174,9 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[s
 
 
 def _rate_metrics(tally: Tally, calibration: Calibration) -> list[Metric]:
+    told = f"expected {percent(calibration.expected_rate)}" if calibration.promised else "no promise"
     counted = (
-        ("false alarms", tally.false_alarms, tally.good, f"expected {percent(calibration.expected_rate)}"),
+        ("false alarms", tally.false_alarms, tally.good, told),
         ("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
     )
     return [
