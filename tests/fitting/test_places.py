@@ -158,7 +158,7 @@ def test_auto_takes_what_left_out_pictures_say():
 def test_what_goes_with_them_and_what_does_not():
     mixed = [*still(3), *(picture[:100] for picture in still(6)[3:])]
     for options, text in (
-        ({"tile": None}, "--tile or --min-defect too"),
+        ({"tile": None}, "--tile or --min-defect, or"),
         ({"score": "reweighted"}, "positions goes with score: map"),
         ({"augment": "all"}, "positions and augment: all"),
         ({"tile": 144}, "at least two, and these have 144x144 pixels"),
