@@ -1,4 +1,4 @@
-"""Checks pictures that are given as numpy arrays, and places what is transparent over white."""
+"""Checks pictures that are given as numpy arrays, places what is transparent over white, and parts values."""
 
 from __future__ import annotations
 
@@ -112,3 +112,19 @@ def require_finite(values: Float32, name: str) -> Float32:
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
     return values
+
+
+def otsu(values: NDArray[Any]) -> tuple[float, float]:
+    """Otsu's threshold, and the share of the variance that it explains, 0..1 (Otsu, IEEE Transactions on
+    Systems, Man and Cybernetics 9, 1979)."""
+    counts, edges = np.histogram(values, bins=128)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    total = counts.sum()
+    sums = np.cumsum(counts * middles)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / (total - below)
+        between = np.nan_to_num(below / total * (1 - below / total) * gap**2)
+    best = int(between.argmax())
+    variance = float(values.var())
+    return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0

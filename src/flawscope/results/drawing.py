@@ -123,6 +123,11 @@ def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
     return smooth(rise) * (1 - np.float32(1 - _PEAK_OPACITY) * smooth(2 * share - 1))
 
 
+def outline_colour(tolerated: bool) -> Colour:
+    """Colour of the outlines of a part: another one within tolerance."""
+    return WITHIN_COLOUR if tolerated else OUTLINE_COLOUR
+
+
 def contour(
     picture: Pixels,
     mask: NDArray[np.bool_],

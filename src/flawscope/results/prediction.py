@@ -238,11 +238,6 @@ class Prediction:
         """Mask at the picture's size; False where the network does not look."""
         return self.outlined(self.picture_map())
 
-    @property
-    def outline_colour(self) -> drawing.Colour:
-        """Colour of the outlines: another one within tolerance."""
-        return drawing.WITHIN_COLOUR if self.is_tolerated else drawing.OUTLINE_COLOUR
-
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], drawing.Colour]:
         """Heat map over the picture [H, W, 3] at any size, the marked pixels [H, W] bool, and the colour of
         their outline."""
@@ -250,7 +245,8 @@ class Prediction:
         heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
         numbered = self.found_parts is not None
         heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered)
-        return drawing.draw_names(heat, self._named_places(heat.shape[:2])), marked, self.outline_colour
+        named = drawing.draw_names(heat, self._named_places(heat.shape[:2]))
+        return named, marked, drawing.outline_colour(self.is_tolerated)
 
     def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
         """Lower left corners x, y of the strongest regions' boxes in the picture scaled to (H, W), and their

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
+from flawscope.pictures.arrays import otsu
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import PictureSource, source_name
 from flawscope.pictures.geometry import Geometry
@@ -64,10 +65,10 @@ def measure_scale(picture: PictureSource, length: float) -> float:
     values, name = first_view(picture)[0].astype(np.float32), source_name(picture)
     rim = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     away = abs(values - np.median(rim, axis=0)).max(2)  # [H, W], from the ground
-    ground, marker = _two_levels(away)
-    if not away.any() or marker - ground < MIN_CONTRAST * max(
-        float(away[away < (ground + marker) / 2].std()), 1e-6
-    ):
+    parts = away > otsu(away)[0]
+    ground, marker = (float(away[part].mean()) if part.any() else 0.0 for part in (~parts, parts))
+    spread = float(away[~parts].std()) if not parts.all() else 0.0
+    if marker - ground < MIN_CONTRAST * max(spread, 1e-6):
         raise _no_marker(name, "nothing stands out from its ground", "lay the marker on plain ground")
     sides = [_marker_length(away, ground + share * (marker - ground), name) for share in (0.25, 0.5, 0.75)]
     if sides[1] < MIN_MARKER_LENGTH:
@@ -81,20 +82,6 @@ def measure_scale(picture: PictureSource, length: float) -> float:
 
 def _no_marker(name: str, why: str, remedy: str) -> InputError:
     return InputError(f"{name}: {why}; {remedy}")
-
-
-def _two_levels(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Means of the low and the high values, parted so that they differ most (Otsu, IEEE Transactions on
-    Systems, Man and Cybernetics 9, 1979)."""
-    counts, edges = np.histogram(values, 256)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below, total = np.cumsum(counts)[:-1], np.cumsum(counts * middles)
-    low, high = (
-        total[:-1] / np.maximum(below, 1),
-        (total[-1] - total[:-1]) / np.maximum(values.size - below, 1),
-    )
-    best = int(np.argmax(below * (values.size - below) * (high - low) ** 2))
-    return float(low[best]), float(high[best])
 
 
 def _marker_length(away: NDArray[np.float32], level: float, name: str) -> float:

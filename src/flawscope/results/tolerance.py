@@ -111,13 +111,8 @@ class Tolerances:
             raise
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file of tolerances") from None
-        except (
-            yaml.YAMLError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-            TypeError,
-        ) as error:  # huge numbers
+        # OverflowError: of huge numbers
+        except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}; mend it") from None
 
     @classmethod

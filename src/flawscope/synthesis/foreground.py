@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
+from flawscope.pictures.arrays import otsu
 from flawscope.synthesis.masks import Floats, Mask, Picture
 from flawscope.synthesis.materials import check_picture
 
@@ -312,21 +313,6 @@ class Foreground:
 def _resize_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)) > 127
-
-
-def otsu(values: Floats) -> tuple[float, float]:
-    """Otsu's threshold and the share of the variance that it explains, 0..1."""
-    counts, edges = np.histogram(values, bins=128)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1]
-    total = counts.sum()
-    sums = np.cumsum(counts * middles)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / (total - below)
-        between = np.nan_to_num(below / total * (1 - below / total) * gap**2)
-    best = int(between.argmax())
-    variance = float(values.var())
-    return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0
 
 
 def foreground_mask(picture: Picture) -> Mask:

@@ -136,7 +136,7 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
     def outlined(picture: Pixels) -> Pixels:
-        lined = drawing.contour(picture, marked, prediction.outline_colour)
+        lined = drawing.contour(picture, marked, drawing.outline_colour(prediction.is_tolerated))
         return drawing.draw_note(drawing.draw_squares(lined, prediction.squares(size)), prediction.remark)
 
     low, high = prediction.levels.colour_range

@@ -293,7 +293,7 @@ def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) ->
 
 
 def score_in_view(
-    patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor
+    patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Image score and patch distances [P] of picture i in view v (`SelectedBank.score_without_group`)."""
     view = selection.view
@@ -368,25 +368,23 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
     """Calibrate where all pictures show one part: each against the banks as if it had never been there. The
     only one is compared with its elements elsewhere, and no patch is nearer than to the whole bank."""
-    numbers = torch.tensor(patches.numbers, device=patches.groups.device)
+    patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
     banks = []
     for v, selection in enumerate(selections):
-        points, pictures = replace(patches, groups=numbers).points(v)
-        chosen = pictures[selection.result.indices]
-        banks.append(SelectedBank(selection.view, chosen, points, pictures, selection.result))
+        points, groups = patches.points(v)
+        chosen = groups[selection.result.indices]
+        banks.append(SelectedBank(selection.view, chosen, points, groups, selection.result))
 
     def raw(i: int) -> LeftOutPicture:
         inside, found = patches.pixel_mask(i), []
-        for v, (bank, own) in enumerate(zip(banks, patches.features, strict=True)):
-            region, valid_mask = bank.view.inside.bool(), valid_mask_of(bank.view, inside)
-            if bool((bank.groups == numbers[i]).all()):
-                chosen = patches.place(v, i, bank.result.indices)
-                away = distances_elsewhere(own[i], chosen, bank.view.grid, region)
+        for v, bank in enumerate(banks):
+            if bool((bank.groups == patches.groups[i]).all()):
+                region, chosen = bank.view.inside.bool(), patches.place(v, i, bank.result.indices)
+                away = distances_elsewhere(patches.features[v][i], chosen, bank.view.grid, region)
                 known = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
-                away = torch.maximum(away, known) * valid_mask
+                away = torch.maximum(away, known) * valid_mask_of(bank.view, inside)
             else:
-                features = to_grid(own[i], region)
-                away = bank.score_without_group(features, patches.numbers[i], valid_mask)[1]
+                away = score_in_view(patches, i, v, bank)[1]
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
             found.append((away.amax(), away))
         return LeftOutPicture(found, inside)

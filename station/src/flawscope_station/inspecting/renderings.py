@@ -93,10 +93,8 @@ class InspectionRenderer:
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
             heat, marked, _ = prediction.over(self._reduced_picture(row, side))
-            colour = (
-                drawing.WITHIN_COLOUR if row.tolerated else drawing.OUTLINE_COLOUR
-            )  # the rules may change
-            return encode_webp(drawing.contour(heat, marked, colour))
+            # by the record, for the rules may have changed since
+            return encode_webp(drawing.contour(heat, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
