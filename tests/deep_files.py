@@ -40,7 +40,7 @@ def deep_png(values, *extra, interlaced=False):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def tiff(values, *, order="<", extra=(), bits=None, planar=False, compression=1, kind=None):
+def tiff(values, *, order="<", extra=(), bits=None, planar=False, compression=1, kind=None, photometric=None):
     """A TIFF of one strip. bits: that the tags say. kind: sample format."""
     height, width, channels = values.shape
     size = values.dtype.itemsize * 8
@@ -49,7 +49,7 @@ def tiff(values, *, order="<", extra=(), bits=None, planar=False, compression=1,
     strips = [plane.tobytes() for plane in body] if planar else [body.tobytes()]
     strips = [zlib.compress(strip) if compression == 8 else strip for strip in strips]
     body = b"".join(strips)
-    photometric = 2 if channels - len(extra) == 3 else 1
+    photometric = (2 if channels - len(extra) == 3 else 1) if photometric is None else photometric
     kind = kind or {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     planes = channels if planar else 1
     tags = {256: [width], 257: [height], 258: [bits or size] * channels, 259: [compression]}

@@ -86,9 +86,10 @@ def test_layouts_that_pillow_does_not_read_are_named(order, refused):
         return np.full((4, 5, channels), 9, dtype)
 
     for data, *words in (
-        (tiff(values(3, np.int16), order=order), "3 channels with signed values of 16 bits"),
-        (tiff(values(3, np.uint16), bits=11, order=order), "3 channels with values of 11 bits"),
-        (tiff(values(1), compression=34887, order=order), "compression 34887"),
+        (tiff(values(3, np.uint64), kind=6, order=order), "3 channels with complex values of 64 bits"),
+        (tiff(values(4, np.uint16), order=order, photometric=5), "4 channels CMYK with values of 16 bits"),
+        (tiff(values(1, np.uint16), order=order, photometric=3), "1 channel of a palette"),
+        (tiff(values(1, np.int16), order=order, photometric=0), "signed values of 16 bits, whose white is 0"),
     ):
         refused(lambda data=data: decode(data), *words, "store it as grey or RGB")
     mosaic = tiff(values(1, np.uint16), order=order).replace(

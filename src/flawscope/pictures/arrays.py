@@ -47,10 +47,18 @@ def check_values(array: NDArray[Any], name: str) -> NDArray[Any]:
             name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
         )
     if array.dtype.kind == "f":
-        return require_finite(array.astype(np.float32, copy=False), name)
+        with np.errstate(over="ignore"):  # beyond float32: infinity, which is refused
+            return require_finite(array.astype(np.float32, copy=False), name)
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def narrow_integers(values: NDArray[Any]) -> NDArray[Any]:
+    """Integers that are neither uint8 nor uint16 as uint16 where they lie in 0..65535, else as float32."""
+    if values.dtype.kind not in "iu" or values.dtype in (np.uint8, np.uint16):
+        return values
+    return values.astype(np.uint16 if values.min() >= 0 and values.max() <= 65535 else np.float32)
 
 
 def grey_with_alpha(values: NDArray[np.uint16], name: str) -> NDArray[Any]:

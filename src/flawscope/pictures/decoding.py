@@ -24,6 +24,7 @@ from flawscope.pictures.arrays import (
     from_numpy,
     grey_as_rgb,
     grey_with_alpha,
+    narrow_integers,
     picture_error,
     require_finite,
 )
@@ -64,7 +65,7 @@ PictureSource: TypeAlias = PillowSource | np.ndarray[Any, Any]
 
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
 _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", *tiff.MAGIC, b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
 _NUMPY = b"\x93NUMPY"
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
@@ -174,9 +175,7 @@ def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Ima
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16, copy=False)[:, :, None]
     if image.mode == "I":
-        values = np.asarray(image)
-        deep = values.min() >= 0 and values.max() <= 65535
-        return values.astype(np.uint16 if deep else np.float32)[:, :, None]
+        return narrow_integers(np.asarray(image))[:, :, None]
     if image.mode == "F":
         return require_finite(np.asarray(image), name)[:, :, None]
     return composite_over_white(image)

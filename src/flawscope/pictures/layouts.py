@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from flawscope.errors import install_command
 from flawscope.pictures import tiff
-from flawscope.pictures.arrays import picture_error
+from flawscope.pictures.arrays import narrow_integers, picture_error
 from flawscope.pictures.files import TRUNCATED, turn_array
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def raw_mode(image: Image.Image) -> str:
 
 def is_deep_colour(image: Image.Image) -> bool:
     """Whether an image that was not loaded yet is a PNG of 16 bits a channel, more than one of them."""
-    return raw_mode(image)[:-1] in _DEEP_MODES
+    return image.format == "PNG" and raw_mode(image)[:-1] in _DEEP_MODES
 
 
 def take_lower_bytes(image: Image.Image) -> bool:
@@ -95,7 +96,10 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
         which = "one is" if count == 1 else f"{count} are"
         reason = f"it has {page.channels} channels, of which {which} neither colour nor alpha"
         raise picture_error(name, reason, CHANNELS_ONLY)
-    return read_page(stream, page, name, most)
+    values = read_page(stream, page, name, most)
+    if tiff.PREMULTIPLIED in page.extra and np.ptp(values[:, :, page.colours]) > 0:
+        raise picture_error(name, "its colours are multiplied by its alpha", "store it without alpha")
+    return values
 
 
 def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
@@ -112,17 +116,21 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
 
 def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[Any]:
     """Reads a picture of a TIFF, [H, W, C] upright. InputError as of `read_whole`."""
-    if not page.is_readable:
-        raise picture_error(name, page.describe() or DAMAGED, STORE_AGAIN)
     if math.prod(page.size) > most:
         raise size_error(name, most)
+    if not page.is_readable:
+        raise picture_error(name, page.describe(), STORE_AGAIN)
     try:
-        return turn_array(tiff.read(stream, page), page.first(274, 1))
+        values = narrow_integers(turn_array(tiff.read(stream, page), page.orientation))
     except MemoryError:
         raise
+    except tiff.MissingCodecError as error:
+        remedy = f"{install_command('imagecodecs', extras='tiff')}, or {STORE_AGAIN}"
+        raise picture_error(name, str(error), remedy) from None
     except Exception as error:  # of a damaged directory, of numpy, of libtiff
         reason = TRUNCATED if "truncated" in str(error) else f"{DAMAGED} ({error})"
         raise picture_error(name, reason, "copy it again") from None
+    return values
 
 
 def size_error(name: str, most: int) -> InputError:
@@ -184,7 +192,7 @@ def unread_layout(stream: IO[bytes], head: bytes) -> str:
     stream.seek(0)
     if head[:4] in tiff.MAGIC:
         page = tiff.first_page(stream)
-        return "" if page is None else page.describe()
+        return page.describe() if page is not None and all(page.size) else ""
     if head.startswith(b"\xff\xd8"):
         return _jpeg_layout(stream)
     if head.startswith(b"\0\0\0\x0cjP  "):
