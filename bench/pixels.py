@@ -85,7 +85,7 @@ def measure_deep(args: Args, colours: int, bits: int) -> Cell:
     settings = {"size": SIDE, "check": False, "samples": 0, "device": "cpu", "group": r"\d+", "names": names}
     model = flawscope.fit(made(args.good, 0, 0), false_alarm_rate=RATE, **settings)
     good = model.predict(made(args.new, 10_000, 0))
-    cell: Cell = {"white level": model.manifest.preprocess.white_level}
+    cell: Cell = {"white level": model.manifest.preprocess.levels}
     cell |= {"alarms": sum(p.is_anomalous for p in good), "of": args.new}
     cell["promised"] = round(model.calibration.expected_rate, 3)
     for contrast in CONTRASTS:

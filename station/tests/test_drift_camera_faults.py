@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from flawscope.pictures.levels import Levels
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope_station.drift import camera_faults as camera
 from flawscope_station.drift.camera_faults import CameraCheck, PictureMeasurements, Reference, measure_picture
@@ -188,11 +189,11 @@ def test_before_there_is_a_reference_the_training_pictures_tell():
     assert watch.first_pictures == []
 
 
-def looked(picture: Picture, kind: str, white_level: float | None = None) -> PictureMeasurements:
+def looked(picture: Picture, kind: str, levels: Levels | None = None) -> PictureMeasurements:
     buffer = io.BytesIO()
     picture.save(buffer, kind)
     with Image.open(io.BytesIO(buffer.getvalue())) as opened:
-        return measure_picture(opened, white_level)
+        return measure_picture(opened, levels)
 
 
 def test_any_picture_can_be_looked_at():
@@ -238,10 +239,12 @@ def test_deep_pictures_are_as_bright_as_their_white_level_says(side):
     """A camera of 12 bits in files of 16, and floats of a scale of their own; what is above is white."""
     values = np.random.default_rng(3).integers(300, 2500, (side, side))
     twelve = Image.fromarray(values.astype(np.uint16))
-    assert looked(twelve, "PNG", 4095).brightness == pytest.approx(values.mean() / 4095, abs=0.01)
+    assert looked(twelve, "PNG", Levels(0, 4095)).brightness == pytest.approx(values.mean() / 4095, abs=0.01)
     assert looked(twelve, "PNG").brightness == pytest.approx(values.mean() / 65535, abs=0.01)
     floats = Image.fromarray((values / 4095 * 3).astype(np.float32))
-    assert looked(floats, "TIFF", 3.0).brightness == pytest.approx(values.mean() / 4095, abs=0.01)
-    assert looked(twelve, "PNG", 255).white == 1
+    assert looked(floats, "TIFF", Levels(0, 3)).brightness == pytest.approx(values.mean() / 4095, abs=0.01)
+    assert looked(twelve, "PNG", Levels(0, 255)).white == 1
     eight = Image.fromarray((values // 16).astype(np.uint8))
-    assert looked(eight, "PNG", 4095).brightness == looked(eight, "PNG").brightness, "8 bits have their own"
+    assert looked(eight, "PNG", Levels(0, 4095)).brightness == looked(eight, "PNG").brightness, (
+        "8 bits have their own"
+    )

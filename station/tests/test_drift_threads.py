@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flawscope.pictures.levels import Levels
 from flawscope_station.background import Backoff
 from flawscope_station.drift.camera_faults import REFERENCE
 from flawscope_station.drift.camera_monitor import CameraMonitor
@@ -107,13 +108,13 @@ def test_the_trouble_of_one_product_is_not_the_others():
 class Camera:
     """One product whose pictures lie in memory; 7 is the one that was removed."""
 
-    def __init__(self, white_level: float | None = None):
+    def __init__(self, levels: Levels | None = None):
         self.told: Told = []
         self.pictures: dict[int, bytes] = {}
         files: Any = SimpleNamespace(read=self.read, folder=Path("nowhere"))
         run: Any = SimpleNamespace(version=1, after=0)
         given: Any = files, lambda product_id: run, lambda *told: self.told.append(told)
-        self.looks = CameraMonitor(*given, MemoryBudget(0), lambda product_id: white_level)
+        self.looks = CameraMonitor(*given, MemoryBudget(0), lambda product_id: levels)
         self.looks.names[1] = "plate"
 
     def read(self, kind: str, picture: int, suffix: str) -> bytes:
@@ -162,7 +163,7 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path):
 
 def test_deep_pictures_are_as_bright_as_the_model_sees_them():
     """A camera of 12 bits in files of 16."""
-    camera = Camera(white_level=4095)
+    camera = Camera(Levels(0, 4095))
     rng = np.random.default_rng(0)
     for number in range(10, 20):
         camera.show(number, png(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))

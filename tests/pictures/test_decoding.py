@@ -21,6 +21,7 @@ from flawscope.pictures.decoding import (
     to_eight_bits,
 )
 from flawscope.pictures.files import upright_size
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.masks import read_labels
 from flawscope.pictures.preprocess import Preprocess
 
@@ -342,11 +343,11 @@ def test_hash_is_of_the_pixels_whatever_the_file(rgb, encoded):
 
 def test_deep_and_grey_pictures_become_eight_bits():
     deep = np.asarray([[[0], [2048], [4095]]], np.uint16)
-    assert to_eight_bits(deep, 4095)[0, :, 0].tolist() == [0, 128, 255]
+    assert to_eight_bits(deep, Levels(0, 4095))[0, :, 0].tolist() == [0, 128, 255]
     assert to_eight_bits(deep).shape == (1, 3, 3)
-    assert to_eight_bits(deep, 2048)[0, :, 2].tolist() == [0, 255, 255]
+    assert to_eight_bits(deep, Levels(0, 2048))[0, :, 2].tolist() == [0, 255, 255]
     floats = np.asarray([[[0.0, 0.5, 1.0]]], np.float32)
-    assert to_eight_bits(floats, 1.0).tolist() == [[[0, 128, 255]]]
+    assert to_eight_bits(floats, Levels(0, 1)).tolist() == [[[0, 128, 255]]]
     view = np.broadcast_to(np.zeros((4, 4, 1), np.uint8), (4, 4, 3))
     assert to_eight_bits(view).flags.c_contiguous
 

@@ -74,9 +74,9 @@ def test_twelve_bits_in_sixteen_are_seen_by_their_white_level(deep, tmp_path):
     twelve = deep[:, :, :3] // 16
     path = tmp_path / "a.png"
     path.write_bytes(deep_png(twelve))
-    level = survey([path]).white_level
-    assert level == 4095
-    seen = Preprocess(size=(11, 9), white_level=level)(path)[0][0]
+    levels = survey([path]).levels
+    assert levels == (0, 4095)
+    seen = Preprocess.of_levels(levels, size=(11, 9))(path)[0][0]
     np.testing.assert_allclose(seen.transpose(1, 2, 0), twelve / 4095, atol=1e-6)
 
 
@@ -118,7 +118,7 @@ def test_floating_point_colour_and_grey_whose_white_is_0(tmp_path):
     np.testing.assert_array_equal(decode(tiff(floats)), floats)
     np.testing.assert_array_equal(decode(tiff(floats.astype(np.float64))), floats)
     (tmp_path / "a.tif").write_bytes(tiff(floats * 300))
-    assert survey([tmp_path / "a.tif"]).white_level == float((floats * 300).max())
+    assert survey([tmp_path / "a.tif"]).levels == (0, float((floats * 300).max()))
     grey = np.arange(20, dtype=np.uint16).reshape(4, 5, 1) * 3000
     field = struct.pack("<HHI", 262, 3, 1)
     swapped = tiff(grey).replace(field + b"\1", field + b"\0")

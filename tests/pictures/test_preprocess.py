@@ -10,7 +10,7 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.roi import read_roi
 from flawscope.pictures.views import remove_padding_marks
 
@@ -244,20 +244,6 @@ def test_deep_pictures_of_another_depth_are_refused(refused):
     assert Preprocess(size=(4, 4), white_level=4095)(hot)[0].max() == 1
     refused(lambda: Preprocess()(Image.fromarray(np.full((4, 4), 200, np.int32))), "200", "8-bit")
     assert Preprocess()(np.zeros((4, 4), np.uint16))[0].max() == 0  # a black picture is black at any depth
-
-
-@pytest.mark.parametrize(
-    ("maximum", "dtype", "level"),
-    [
-        *[(4000, np.uint16, 4095), (4095, np.uint16, 4095), (4096, np.uint16, 8191)],
-        *[(65535, np.uint16, 65535), (12, np.uint16, 255), (200, np.uint8, 255)],
-        *[(0.4, np.float32, 1), (1, np.float64, 1), (812.5, np.float32, 812.5)],
-    ],
-)
-def test_white_level(maximum, dtype, level, refused):
-    assert white_level_for(maximum, dtype) == level
-    for nonsense in (float("nan"), -1):
-        refused(lambda nonsense=nonsense: white_level_for(nonsense, dtype))
 
 
 def test_preprocess_goes_through_json():

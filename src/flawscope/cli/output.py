@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.calibration.threshold import Calibration
     from flawscope.pictures.decoding import PictureSource
+    from flawscope.pictures.levels import Levels
     from flawscope.predictor import Predictor
     from flawscope.predictor.parts import PartCollector
     from flawscope.predictor.router import Router
@@ -214,12 +215,12 @@ class Output:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
             common.show(line, flush=self.flush_each)
 
-    def finish(self, facts: dict[str, Any], white: float | None = None) -> None:
+    def finish(self, facts: dict[str, Any], levels: Levels | None = None) -> None:
         """Writes the final files, and says where they are. `complete` of the facts is true only where all was
         judged and written.
 
         Args:
-            white: the level of a deep picture that is shown white.
+            levels: of deep pictures, as they are shown.
         """
         from flawscope.results.run import PARTS_TABLE_NAME, TABLE_NAME
 
@@ -239,7 +240,7 @@ class Output:
             self.failures += self.results.pictures.failures
             if facts["complete"]:  # after Ctrl-C nobody waits for a page
                 with self.unwritten.collect("page"):
-                    self._write_page(self.results, facts, white)
+                    self._write_page(self.results, facts, levels)
             with self.unwritten.collect("summary"):
                 undrawn = len(self.results.pictures.failures)
                 counts = dict(self.unwritten.counts) | ({"overlay": undrawn} if undrawn else {})
@@ -252,7 +253,7 @@ class Output:
         for line in self.unwritten.lines():
             common.say(line)
 
-    def _write_page(self, results: ResultsFolder, facts: dict[str, Any], white: float | None) -> None:
+    def _write_page(self, results: ResultsFolder, facts: dict[str, Any], levels: Levels | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
         from flawscope.evaluation.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
@@ -266,7 +267,7 @@ class Output:
             return
         path, table = results.own.path(report.REPORT_NAME), read_table(results.out / TABLE_NAME)
         step, parts = common.progress_for(self.args), self.decided_parts
-        report.write_page(path, predictions_page(table, results.shown, facts, white, step, parts=parts))
+        report.write_page(path, predictions_page(table, results.shown, facts, levels, step, parts=parts))
         say(f"page: {path}")
 
     @property
@@ -289,13 +290,14 @@ class Summary:
     """Summary of a run of a model, of one product or of several."""
 
     def __init__(self, model: Predictor | Router):
+        from flawscope.pictures.levels import widest
         from flawscope.results.by_product import ProductCounts
 
         self.kind = model.kind
         self.products = self.kind == "product"
         self.manifests = {name: one.manifest for name, one in model.products.items()}
         seen = [one.preprocess for one in self.manifests.values()]
-        self.white_level = max((one.white_level for one in seen if one.white_level is not None), default=None)
+        self.levels = widest([levels for one in seen if (levels := one.levels) is not None])
         self.columns = {  # of the table
             "kinds": any(one.kinds is not None for one in self.manifests.values()),
             "products": self.products,

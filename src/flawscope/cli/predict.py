@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         unjudged = len(results.failures)
         facts = summary.facts(args, unjudged)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
-        results.finish(facts, summary.white_level)
+        results.finish(facts, summary.levels)
     if not args.quiet:
         if not args.json and totals.count:
             common.say(summary.line())

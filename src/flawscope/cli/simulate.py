@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from flawscope.pictures.levels import Levels
     from flawscope.results.table import OutputFiles
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
@@ -191,8 +192,8 @@ def _defect_maker(args: argparse.Namespace, textures: TextureFolder | None, fail
     from flawscope.synthesis import extend_defect, simulate_defect
 
     items = list_seen(args.seen) if args.seen else []
-    white = _white_level([item.path for item in items])
-    read = functools.lru_cache(16)(lambda item: read_seen(item, white))
+    levels = _levels([item.path for item in items])
+    read = functools.lru_cache(16)(lambda item: read_seen(item, levels))
     seen = ReadableEntries(items, read, f"no seen defect in {args.seen}", failures)
     draw = textures.draw if textures else None
 
@@ -222,9 +223,9 @@ def _simulate(
 
     step = common.progress_for(args)
     shuffled = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
-    white = _white_level(shuffled[: args.count])
+    levels = _levels(shuffled[: args.count])
     none = f"no good picture in {args.data}"
-    pictures = ReadableEntries(shuffled, lambda path: _read_picture(path, white, args.size), none, failures)
+    pictures = ReadableEntries(shuffled, lambda path: _read_picture(path, levels, args.size), none, failures)
     if args.foreground:
         foregrounds = Foreground(given=read_mask(args.foreground))
     else:
@@ -243,31 +244,32 @@ def _simulate(
     return rows, objects
 
 
-def _white_level(paths: list[Path]) -> float | None:
-    """Common white level of all pictures with more than 8 bits; None where there is none."""
+def _levels(paths: list[Path]) -> Levels | None:
+    """Common levels of all pictures with more than 8 bits; None where there is none."""
     import numpy as np
 
     from flawscope.pictures.decoding import decode
-    from flawscope.pictures.preprocess import white_level_for
+    from flawscope.pictures.levels import common_levels, used_range
 
-    level = None
+    used, kind = [], "u"
     for path in paths:
         try:
             picture = decode(path)
         except InputError:
             continue  # reported when it is used
         if picture.dtype != np.uint8:
-            level = max(level or 0.0, white_level_for(float(picture.max()), picture.dtype))
-    return level
+            used.append(used_range(picture))
+            kind = picture.dtype.kind
+    return common_levels(used, kind)[0] if used else None
 
 
-def _read_picture(path: Path, white: float | None, size: int | None) -> NDArray[np.uint8]:
+def _read_picture(path: Path, levels: Levels | None, size: int | None) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
     from flawscope.pictures.decoding import decode, to_eight_bits
 
-    picture = to_eight_bits(decode(path), white)
+    picture = to_eight_bits(decode(path), levels)
     if size is not None:
         picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
     if min(picture.shape[:2]) < 16:

@@ -14,6 +14,7 @@ from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth, union_masks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import natural_key, subfolders
 from flawscope.pictures.mask_files import fold, masked_folder
 
@@ -110,12 +111,12 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
     return items
 
 
-def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Reads a defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `white` as for `to_eight_bits`.
+def read_seen(item: Item, levels: Levels | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Reads a defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `levels` as of `to_eight_bits`.
 
     Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
     """
-    picture = to_eight_bits(decode(item.path), white)
+    picture = to_eight_bits(decode(item.path), levels)
     mask = union_masks(item.masks, picture.shape[:2])
     if not mask.any():
         raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")

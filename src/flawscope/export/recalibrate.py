@@ -41,6 +41,7 @@ from flawscope.pictures.decoding import (
     source_name,
     to_eight_bits,
 )
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts
 from flawscope.pictures.views import RunModel, Views, remove_padding_marks
@@ -175,7 +176,7 @@ def add_defect(
 ) -> NDArray[np.float32]:
     """Puts a simulated defect on a view `[1, 3, H, W]`."""
     shown, inside = remove_padding_marks(image)
-    pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
+    pixels = to_eight_bits(shown[0].transpose(1, 2, 0), Levels(0.0, 1.0))
     bad = simulate_defect(pixels, rng, scale=scale).picture.transpose(2, 0, 1)[None]
     return np.where(inside[:, None], bad.astype(np.float32) / 255.0, image)
 

@@ -21,6 +21,7 @@ from flawscope.methods import registry
 from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Task
 from flawscope.pictures import congealing
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.pose import PoseKind
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import ProgressCallback
@@ -51,13 +52,13 @@ class AlignmentTask:
     """Good pictures by which the alignment is chosen.
 
     decode_picture: gives picture i as `decode` does, or None where it cannot be read.
-    count: how many there are. white_level: of deep ones.
+    count: how many there are. levels: of deep ones.
     """
 
     decode_picture: Callable[[int], NDArray[Any] | None]
     count: int
     device: torch.device
-    white_level: float | None
+    levels: Levels | None
     step: ProgressCallback
 
 
@@ -119,16 +120,16 @@ def _split_pictures(
     found: tuple[list[Pixels], list[Pixels]] = ([], [])
     for i in order:
         if (picture := task.decode_picture(int(i))) is not None:
-            found[bool(np.isin(numbers[i], held_out))].append(_downscale(picture, task.white_level))
+            found[bool(np.isin(numbers[i], held_out))].append(_downscale(picture, task.levels))
     return found
 
 
-def _downscale(picture: NDArray[Any], white_level: float | None) -> Pixels:
+def _downscale(picture: NDArray[Any], levels: Levels | None) -> Pixels:
     """The picture [h, w, 3], its longer side at most `MAX_SIDE` pixels."""
     height, width = picture.shape[:2]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(16, round(height * scale)), max(16, round(width * scale))
-    planes = Preprocess(size, white_level=white_level)(picture)[0][0]
+    planes = Preprocess.of_levels(levels, size=size)(picture)[0][0]
     return np.asarray(np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255), np.uint8)
 
 

@@ -23,6 +23,7 @@ from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures
 from flawscope.methods.settings import PATCH_SIZE_IN_NAME, PatchSettings
+from flawscope.pictures.levels import widest
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import stored_part_pattern
@@ -121,9 +122,8 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     else:
         tensors = {name: values for name, values in first.tensors.items() if name.startswith("backbone.")}
         tensors["roi"] = np.ones(config.network_size, np.bool_)
-    levels = [one.manifest.preprocess.white_level for one in products.values()]
-    level = max((one for one in levels if one is not None), default=None)
-    seen = Preprocess(size=config.network_size, white_level=level)
+    levels = [levels for one in products.values() if (levels := one.manifest.preprocess.levels) is not None]
+    seen = Preprocess.of_levels(widest(levels), size=config.network_size)
     return DescriptorModel(asdict(config), seen, tensors, {})
 
 

@@ -300,21 +300,23 @@ class _Steps:
         groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=self.say)
         apart = range(len(learnt), len(sources))
         seen = survey(sources, None if channels is None else channels.read)
+        for line in seen.remarks:
+            self.say(line)
         return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, seen, channels)
 
     def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
-        how, sources, white_level = self.how, pictures.sources, pictures.surveyed.white_level
+        how, sources, levels = self.how, pictures.sources, pictures.surveyed.levels
         lens = how.undistort
         if lens is not None and not isinstance(lens, Undistortion):
             lens = Undistortion.read(lens)
-        preprocess = Preprocess(white_level=white_level, undistort=lens, channels=pictures.channels)
+        preprocess = Preprocess.of_levels(levels, undistort=lens, channels=pictures.channels)
         kind, chosen = None if how.align == "none" else how.align, None
         if kind == "auto":
             task = alignment.AlignmentTask(
                 lambda i: decoded_or_none(sources[i], preprocess.upright),
                 len(sources),
                 self.device,
-                white_level,
+                levels,
                 self.step,
             )
             kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)

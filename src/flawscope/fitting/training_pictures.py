@@ -31,12 +31,13 @@ from flawscope.pictures.congealing import learn_reference
 from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.layouts import is_deep_colour, is_read_whole
+from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_range
 from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.pose import PoseKind, PoseReference
-from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.roi import FrameRegion, describe_roi, read_roi, split_picture
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
 from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
@@ -272,16 +273,17 @@ def told_parts(names: Sequence[str], group: str | None, pattern: PartPattern | N
 
 
 class Survey(NamedTuple):
-    """Sizes and white level of the pictures, known before a fit reads them.
+    """Sizes and levels of the pictures, known before a fit reads them.
 
-    white_level: one for all deep pictures; None where all have 8 bits.
+    levels: of all deep pictures; None where all have 8 bits. remarks: what is clipped or stretched.
     largest: bytes of the largest one.
     sizes: (H, W) of each, upright; None where it cannot be read.
     """
 
-    white_level: float | None
+    levels: Levels | None
     largest: int
     sizes: list[tuple[int, int] | None]
+    remarks: list[str]
 
 
 def survey(
@@ -289,7 +291,8 @@ def survey(
 ) -> Survey:
     """Surveys the pictures; of 8-bit files only the headers are read. read: of pictures with more channels,
     which are read all."""
-    highest, kind, largest = -1.0, np.dtype(np.uint16), 0
+    used: list[UsedRange] = []
+    kind, largest = "u", 0
     sizes: list[tuple[int, int] | None] = []
     for source in sources:
         sizes.append(None)
@@ -313,8 +316,10 @@ def survey(
             largest = max(largest, picture.nbytes)
             sizes[-1] = (picture.shape[0], picture.shape[1])
             if picture.dtype != np.uint8:
-                highest, kind = max(highest, float(picture.max())), picture.dtype
-    return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
+                used.append(used_range(picture))
+                kind = picture.dtype.kind
+    levels, remarks = common_levels(used, kind) if used else (None, [])
+    return Survey(levels, largest, sizes, remarks)
 
 
 def look_at(

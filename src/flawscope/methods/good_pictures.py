@@ -21,6 +21,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector, LoadPicture, StoreFeatures, embed_pictures, process_blocks
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import to_eight_bits
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.views import remove_padding_marks
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.synthesis import Foreground
@@ -329,7 +330,7 @@ class PartMasks:
 def to_pixels(image: Tensor) -> tuple[Pixels, Mask]:
     """An image `[3, H, W]` as `[H, W, 3]` uint8, and the mask `[H, W]` bool of what is not padding."""
     plain, inside = remove_padding_marks(image.numpy())
-    return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
+    return to_eight_bits(plain.transpose(1, 2, 0), Levels(0.0, 1.0)), inside
 
 
 def crop_padding(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:

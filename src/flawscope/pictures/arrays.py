@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.pictures.levels import no_data_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +120,9 @@ def grey_as_rgb(array: NDArray[Any]) -> NDArray[Any]:
 def require_finite(values: Float32, name: str) -> Float32:
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
+    if (none := no_data_value(values)) is not None:
+        reason = f"some pixels are {none:g}, far off all others, as where there is no data"
+        raise picture_error(name, reason, "replace them by values like those around them")
     return values
 
 

@@ -29,6 +29,7 @@ from flawscope.pictures.arrays import (
     require_finite,
 )
 from flawscope.pictures.files import TRUNCATED, apply_orientation, find_damage
+from flawscope.pictures.levels import Levels, own_levels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,15 +147,16 @@ def _hash_rows(shape: tuple[int, ...], dtype: np.dtype[Any], rows: Iterable[NDAr
     return digest.hexdigest()
 
 
-def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> NDArray[np.uint8]:
+def to_eight_bits(picture: NDArray[Any], levels: Levels | None = None) -> NDArray[np.uint8]:
     """Turns a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
 
-    Deep pictures are divided by `white`; pass one level for a whole data set. None takes the picture's own
-    maximum. Grey is repeated in all three channels.
+    levels: values of deep pictures that become 0 and 255; pass the same for a whole data set. None: the
+    picture's own. Grey is repeated in all three channels.
     """
     if picture.dtype != np.uint8:
-        level = float(picture.max()) if white is None else white
-        picture = np.clip(np.rint(picture * (255 / max(level, 1e-6))), 0, 255).astype(np.uint8)
+        black, white = levels or own_levels(picture)
+        shown = np.subtract(picture, np.float32(black), dtype=np.float32)
+        picture = np.clip(np.rint(shown * (255 / max(white - black, 1e-6))), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 

@@ -34,6 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.pictures.levels import own_levels
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 
@@ -77,7 +79,8 @@ def thumbnail(picture: NDArray[Any]) -> NDArray[np.float16]:
         image = image.convert("F")
     else:
         deep = np.nan_to_num(picture.mean(axis=2, dtype=np.float32))
-        image = Image.fromarray(deep * np.float32(255.0 / max(float(deep.max()), 1e-6)))  # 12 bits in 16, ...
+        black, white = own_levels(deep[:, :, None])  # 12 bits in 16, ...
+        image = Image.fromarray((deep - np.float32(black)) * np.float32(255.0 / (white - black)))
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
     return np.asarray(np.clip(small, 0, 255), np.float16)
 
@@ -108,7 +111,8 @@ def noise_level(picture: NDArray[Any]) -> float:
     rows, columns = (slice(max(0, side // 2 - 512), side // 2 + 512) for side in (height, width))
     grey = picture[rows, columns].mean(axis=2, dtype=np.float32)
     if picture.dtype != np.uint8:
-        grey *= 255.0 / max(float(np.nan_to_num(picture).max()), 1e-6)
+        black, white = own_levels(np.nan_to_num(picture))
+        grey *= 255.0 / (white - black)
     along = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     answer = np.abs(along[:-2] - 2 * along[1:-1] + along[2:])
     deviation = float(np.median(answer)) / (6 * NORMAL_MEDIAN) if answer.size else 0.0

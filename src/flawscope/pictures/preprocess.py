@@ -22,6 +22,7 @@ from flawscope.pictures.channels import Channels, ChannelViews, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
 from flawscope.pictures.frames import AlignedPart, Frame, WholePicture
 from flawscope.pictures.geometry import Geometry, positive_integer
+from flawscope.pictures.levels import Levels, used_range
 from flawscope.pictures.light import Light, Normalization, ToneCorrection, light_variations
 from flawscope.pictures.part_views import PartViews, find_parts
 from flawscope.pictures.pose import SIDE, PoseReference
@@ -31,7 +32,7 @@ from flawscope.pictures.undistort import Undistortion
 from flawscope.pictures.views import TileGrid, Views, write_planes
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
@@ -68,8 +69,9 @@ class Preprocess:
     `keep_aspect` scaled until it covers `size` (the PatchCore paper's 256 -> 224), and the central `crop`
     is kept. Resampling is Pillow's antialiased bilinear. Without a `white_level` the model learnt from 8-bit
     pictures and sees others so, too, uint16 divided by 65535, floats by 1. With one, pictures are resampled
-    in float32, and deep ones divided by it; 8-bit ones always by 255. All are clipped to 0..1; nothing
-    depends on what one picture holds.
+    in float32, and deep ones scaled so that it is 1 and `black_level` 0; 8-bit ones always by 255. All are
+    clipped to 0..1; with a `black_level`, which earlier models do not have, before they are resampled, so
+    that a stray pixel stays one. Nothing depends on what one picture holds.
 
     - `tile`: the frame is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
       two neighbours share `overlap` of a tile (`Views`).
@@ -89,6 +91,7 @@ class Preprocess:
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
     white_level: float | None = None
+    black_level: float | None = None
     marks_padding: bool = True
     tile: tuple[int, int] | None = None
     overlap: float = DEFAULT_OVERLAP
@@ -132,6 +135,23 @@ class Preprocess:
             if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < math.inf:
                 raise InputError(f"white_level is {level!r}; give a number above 0, or none")
             object.__setattr__(self, "white_level", float(level))
+        if self.black_level is not None:
+            level = self.black_level
+            white = self.white_level or 0.0
+            if isinstance(level, bool) or not isinstance(level, Real) or not 0 <= level < white:
+                raise InputError(f"black_level is {level!r}; give a number from 0 to below the white level")
+            object.__setattr__(self, "black_level", float(level))
+
+    @classmethod
+    def of_levels(cls, levels: Levels | None, **fields: Any) -> Preprocess:
+        """Preprocessing of pictures of these levels; None: of 8 bits."""
+        black, white = levels or (None, None)
+        return cls(white_level=white, black_level=black, **fields)
+
+    @property
+    def levels(self) -> Levels | None:
+        """Values of deep pictures that are black and white; None: the model learnt from 8-bit pictures."""
+        return None if self.white_level is None else Levels(self.black_level or 0.0, self.white_level)
 
     @property
     def network_size(self) -> tuple[int, int]:
@@ -326,6 +346,7 @@ class Preprocess:
             "keep_aspect": self.keep_aspect,
             "crop": list(self.crop) if self.crop else None,
             "white_level": self.white_level,
+            **({} if self.black_level is None else {"black_level": self.black_level}),
             "marks_padding": self.marks_padding,
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
             **({} if self.positions is None else {"positions": list(self.positions)}),
@@ -421,50 +442,54 @@ class Preprocess:
         level = self.white_level or (65535.0 if picture.dtype == np.uint16 else 1.0)
         self._check_range(picture, level, name)
         if self.white_level is not None:
-            return picture, level
+            return self._clipped(picture, level)
         values = np.multiply(picture, np.float32(255 / level), dtype=np.float32)
         return grey_as_rgb(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)), 255.0
 
+    def _clipped(self, picture: NDArray[Any], white: float) -> tuple[NDArray[Any], float]:
+        """A deep picture from black on, and the divisor of its values."""
+        black = self.black_level
+        if black is None or (black == 0 and picture.max() <= white):
+            return picture, white
+        return np.clip(picture, black, white).astype(np.float32) - np.float32(black), white - black
+
     def _check_range(self, picture: NDArray[Any], level: float, name: str) -> None:
         lowest, largest = float(picture.min()), float(picture.max())
+        if self.black_level is not None and largest > level:
+            largest = used_range(picture).high  # stray pixels are clipped
         if lowest < -TOLERANCE * level:
-            raise picture_error(
-                name, f"its values go down to {lowest:g}", f"scale it to 0..{level:g}, where 0 is black"
-            )
+            remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
+            raise picture_error(name, f"its values go down to {lowest:g}", remedy)
         if self.white_level is None and picture.dtype == np.uint16 and 0 < largest <= TWELVE_BITS:
             raise picture_error(
                 name,
                 f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
                 "fit on pictures like this one, or scale it to 0..65535",
             )
-        if picture.dtype != np.uint16 and level <= 1 and largest > level * (1 + TOLERANCE):
+        unit = level == 1 or (level < 1 and self.black_level is None)
+        if picture.dtype != np.uint16 and unit and largest > level * (1 + TOLERANCE):
             which = "no white level is set" if self.white_level is None else f"the white level is {level:g}"
             remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
             raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
         if picture.dtype != np.uint16 and level >= 255 and 0 < largest <= 1:
             raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")
-        if largest > 2 * level and np.median(picture) > level:
-            raise picture_error(
-                name,
-                f"half of its values lie above the model's white level of {level:g}, up to {largest:g}",
-                "fit on pictures of this depth, or scale it",
-            )
+        black = self.black_level or 0.0
+        above, below = largest > 2 * level - black, lowest < 2 * black - level
+        middle = float(np.median(picture)) if above or below else level
+        for side, far, limit, found in (
+            ("above", largest, f"white level of {level:g}, up to", above and middle > level),
+            ("below", lowest, f"black level of {black:g}, down to", below and middle < black),
+        ):
+            if found:
+                raise picture_error(
+                    name,
+                    f"half of its values lie {side} the model's {limit} {far:g}",
+                    "fit on pictures of this depth, or scale it",
+                )
 
 
 def _rows_and_columns(shape: tuple[int, int]) -> str:
     return f"{shape[0]} rows of {shape[1]}"
-
-
-def white_level_for(maximum: float, dtype: DTypeLike) -> float:
-    """The white level for a set of pictures whose largest value is `maximum`; for `Preprocess.white_level`.
-
-    Integers: the next 2^k - 1 (a 12-bit camera gives 4095), at least 255. Floats: 1, or `maximum` above 1.
-    """
-    if not (math.isfinite(maximum) and maximum >= 0):
-        raise InputError(f"the largest pixel value is {maximum}; expected a finite number of at least 0")
-    if np.dtype(dtype).kind == "f":
-        return max(1.0, float(maximum))
-    return float((1 << max(8, math.ceil(maximum).bit_length())) - 1)
 
 
 def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int) -> None:

@@ -59,7 +59,7 @@ def write_report(
 
     manifest = predictor.manifest
     found = compute_figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
-    layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.white_level, step)
+    layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.levels, step)
     about = collect_facts(result, manifest, dataset, predictor.session.runtime, model)
     return write_page(path, evaluation_page(result, found, about, layers, manifest))
 

@@ -33,6 +33,7 @@ from flawscope.evaluation.report.words import (
 )
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.channels import first_view
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.alignment import Alignment
@@ -49,7 +50,7 @@ def predictions_page(
     table: Sequence[ResultRow],
     shown: Sequence[Prediction],
     facts: Mapping[str, Any],
-    white: float | None = None,
+    levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
     *,
     parts: Sequence[PartPrediction] = (),
@@ -59,7 +60,7 @@ def predictions_page(
     Args:
         shown: predictions with their maps, most severe first; pictures of the others are not shown.
         facts: of the run, as in `results.json`.
-        white: the level of a deep picture that is shown white (`Preprocess.white_level`).
+        levels: of deep pictures (`Preprocess.levels`).
         parts: that were decided on, where the model decides on parts.
     """
     require_libraries(plots=False)
@@ -67,7 +68,7 @@ def predictions_page(
     rows, maps = judged[:MAX_ROWS], {str(p.path): p for p in shown}
     wanted = [maps[row.path] for row in rows if row.path in maps]
     seen = [EvaluatedPicture(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
-    made = thumbnails(seen, range(len(seen)), white, step)
+    made = thumbnails(seen, range(len(seen)), levels, step)
     layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
     common = _common_folder([row.path for row in rows])
     pictures = [_row_entry(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
@@ -205,8 +206,8 @@ def comparison_page(comparison: Comparison, step: ProgressCallback = ignore_prog
     require_libraries(plots=False)
     order = _display_order(comparison)
     (first, second), sentence = comparison.evaluations, comparison.sentence()
-    white = comparison.predictors[0].manifest.preprocess.white_level
-    layers = thumbnails(first.pictures, order, white, step, others=second.pictures)
+    levels = comparison.predictors[0].manifest.preprocess.levels
+    layers = thumbnails(first.pictures, order, levels, step, others=second.pictures)
     rank = {index: k for k, index in enumerate(order)}
     rows = [
         _comparison_entry(one, len(order) - rank[one.index], shown)

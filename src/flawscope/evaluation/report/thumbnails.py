@@ -27,6 +27,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation.result import EvaluatedPicture
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import to_eight_bits
+from flawscope.pictures.levels import Levels
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
@@ -52,7 +53,7 @@ where one is known. heat_b, line_b: a second model's findings.
 def thumbnails(
     pictures: Sequence[EvaluatedPicture],
     order: Sequence[int],
-    white: float | None = None,
+    levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
     *,
     others: Sequence[EvaluatedPicture] = (),
@@ -66,7 +67,7 @@ def thumbnails(
         item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
         other = others[k].prediction if others else None
         try:
-            return picture_layers(item.path, prediction, item.masks, side, white, other)
+            return picture_layers(item.path, prediction, item.masks, side, levels, other)
         except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
             return UNREADABLE
 
@@ -95,18 +96,18 @@ def picture_layers(
     prediction: Prediction,
     masks: tuple[Mask, ...],
     side: int,
-    white: float | None,
+    levels: Levels | None,
     other: Prediction | None = None,
 ) -> Layers:
     """Layers of one picture file, as large in area as a square of `side` pixels.
 
-    white: level of a deep picture that is shown white; None: 65535, or 1 of floats. other: a second model's
+    levels: of a deep picture; None: up to 65535, or 1 of floats. other: a second model's
     findings. Masks that cannot be read are left out: the evaluation reports them. Raises InputError where the
     picture cannot be read (any more).
     """
     picture, _ = first_view(path)
-    level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
-    found, size = truth_layers(picture, masks, side, level)
+    levels = levels or Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
+    found, size = truth_layers(picture, masks, side, levels)
     found |= _finding_layers(prediction, size)
     if other:
         second = _finding_layers(other, size)
@@ -115,11 +116,11 @@ def picture_layers(
 
 
 def truth_layers(
-    picture: NDArray[Any], masks: tuple[Mask, ...], side: int, white: float | None
+    picture: NDArray[Any], masks: tuple[Mask, ...], side: int, levels: Levels | None
 ) -> tuple[Layers, tuple[int, int]]:
-    """Layers of a decoded picture and what its masks mark, and their size. white: as `to_eight_bits` takes
-    it."""
-    photo = _fit_area(to_eight_bits(picture, white), side)
+    """Layers of a decoded picture and what its masks mark, and their size. levels: as `to_eight_bits` takes
+    them."""
+    photo = _fit_area(to_eight_bits(picture, levels), side)
     size = (photo.shape[0], photo.shape[1])
     found = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)}
     with suppress(InputError):

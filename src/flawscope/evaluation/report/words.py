@@ -227,6 +227,7 @@ def model_facts(manifest: Manifest) -> Pairs:
         *([f"seen at {sizes}"] if "+" in sizes else []),
         "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _view_text(p),
         *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
+        *([f"black level {p.black_level:g}"] if p.black_level else []),
         *([f"white level {p.white_level:g}"] if p.white_level else []),
     ]
     rows = [

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.pictures.levels import Levels
+
 REFERENCE = 50  # pictures
 PICTURES_IN_ROW = 5  # pictures in a row that show a fault; as many are averaged to measure a shift
 EDGE_SIDE = 512  # pixels of the longer side at which edges are measured, at least, where the picture has them
@@ -59,15 +61,15 @@ class PictureMeasurements(NamedTuple):
     small: GreyPicture
 
 
-def measure_picture(image: Image.Image, white_level: float | None = None) -> PictureMeasurements:
+def measure_picture(image: Image.Image, levels: Levels | None = None) -> PictureMeasurements:
     """Measure a picture, decoded at a reduced size where its format allows that.
 
     Args:
-        white_level: the model's `Preprocess.white_level`, by which deep pictures are as bright as the model
-            sees them.
+        levels: the model's `Preprocess.levels`, by which deep pictures are as bright as the model sees
+            them.
     """
     image.draft("L", (EDGE_SIDE, EDGE_SIDE))
-    image = _grey(image, white_level)  # before `reduce`: Pillow reduces neither palettes, nor 1 bit, nor 16
+    image = _grey(image, levels)  # before `reduce`: Pillow reduces neither palettes, nor 1 bit, nor 16
     factor = max(1, max(image.size) // (2 * EDGE_SIDE))
     grey: GreyPicture = np.asarray(image.reduce(factor), np.float32) / np.float32(255)
     picture = Image.fromarray(grey)
@@ -87,12 +89,13 @@ def measure_picture(image: Image.Image, white_level: float | None = None) -> Pic
     )
 
 
-def _grey(image: Image.Image, white_level: float | None) -> Image.Image:
-    """Convert any mode to 8 bits; deep pictures are clipped at the white level."""
+def _grey(image: Image.Image, levels: Levels | None) -> Image.Image:
+    """Convert any mode to 8 bits; deep pictures are clipped at their levels."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image.convert("L")
     values = np.array(image, np.float32)
-    values *= 255 / (white_level or (1.0 if image.mode == "F" else 65535.0))
+    black, white = levels or (0.0, 1.0 if image.mode == "F" else 65535.0)
+    values = (values - np.float32(black)) * np.float32(255 / (white - black))
     return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
 
 

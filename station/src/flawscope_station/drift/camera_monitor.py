@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flawscope.errors import message_with_type
 from flawscope.pictures import decoding, displayed
+from flawscope.pictures.levels import Levels
 from flawscope_station.background import BackgroundThread
 from flawscope_station.drift import camera_faults
 from flawscope_station.drift.camera_faults import (
@@ -41,7 +42,7 @@ class CameraMonitor(BackgroundThread):
     Args:
         tests_of: returns a product's drift tests, with which the camera checks begin anew.
         report: reports a problem, as `Problems.report`.
-        white_level_of: returns a product's white level, for `measure_picture`.
+        levels_of: returns the levels of a product's deep pictures, for `measure_picture`.
 
     Attributes:
         names: names of the products that are checked, by number.
@@ -53,10 +54,10 @@ class CameraMonitor(BackgroundThread):
         tests_of: Callable[[int], DriftTests | None],
         report: Callable[[str, str | None], None],
         memory: MemoryBudget,
-        white_level_of: Callable[[int], float | None],
+        levels_of: Callable[[int], Levels | None],
     ):
         super().__init__("camera")
-        self.files, self.tests_of, self.report, self.white_level_of = files, tests_of, report, white_level_of
+        self.files, self.tests_of, self.report, self.levels_of = files, tests_of, report, levels_of
         self.memory = memory
         self.names: dict[int, str] = {}
         self.min_interval = MIN_INTERVAL
@@ -128,7 +129,7 @@ class CameraMonitor(BackgroundThread):
                 image = Image.fromarray(displayed(data))
         # only large pictures share their memory with the inspections
         with image, self.memory.hold(data, "the picture"):
-            return camera_faults.measure_picture(image, self.white_level_of(recorded.inspection.product_id))
+            return camera_faults.measure_picture(image, self.levels_of(recorded.inspection.product_id))
 
     # ---- over a restart: without the file, or where it is damaged, a new reference is begun
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flawscope.pictures.levels import Levels
 from flawscope_station.drift.camera_monitor import CameraMonitor
 from flawscope_station.drift.monitor import DriftMonitor
 from flawscope_station.inspecting.capacity import MemoryBudget
@@ -33,11 +34,11 @@ class Drift:
         report: Callable[[str, str | None], None],
         memory: MemoryBudget,
     ):
-        def white_level(product_id: int) -> float | None:
-            return versions.active(product_id)[1].manifest.preprocess.white_level
+        def levels(product_id: int) -> Levels | None:
+            return versions.active(product_id)[1].manifest.preprocess.levels
 
         self.monitor = DriftMonitor(store, versions, names, report, files)
-        self.cameras = CameraMonitor(files, self.monitor.tests_of, report, memory, white_level)
+        self.cameras = CameraMonitor(files, self.monitor.tests_of, report, memory, levels)
         for product_id, product in settings.items():
             self.add_product(product_id, names[product_id], product)
 

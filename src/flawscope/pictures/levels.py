@@ -1,0 +1,141 @@
+"""Black and white of pictures of more than 8 bits, from the values that they use, not from single pixels.
+
+A stuck pixel of a 12-bit camera may say 65535: the largest value would make everything else sixteen times as
+dark. Stray pixels are few, lie far beyond all others, and stand alone; what shines on a part does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError, pluralize
+
+MAX_STRAY_SHARE, MIN_STRAYS = 1e-4, 4  # of a picture's values: more are no strays
+MAX_STRAY_GROUP = 2  # pixels that touch
+FULL, FEW_BITS = 65535, 1 << 14  # where all other values lie below the latter, the former says "none"
+SMALL_PART = 1 / 16  # of the range from 0 to white: pictures that use less are stretched
+NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times what the others use; of several pixels, and of one
+MARGIN = 0.25  # of the used range, on either side: defects may be darker and brighter
+USUAL_SHARE, UNUSUAL = 0.9, 4  # pictures that reach so many times as far as most are clipped
+
+
+class Levels(NamedTuple):
+    """Values that are shown black and white."""
+
+    black: float
+    white: float
+
+
+class UsedRange(NamedTuple):
+    """Values that a picture uses, from `low` to `high`, without its stray pixels, of which there are so many;
+    the farthest of them is `far`."""
+
+    low: float
+    high: float
+    strays: int = 0
+    far: float = 0.0
+
+
+def used_range(picture: NDArray[Any]) -> UsedRange:
+    """Measures which values a decoded picture [H, W, C] uses."""
+    low, high = float(picture.min()), float(picture.max())
+    values, strays = picture, 0
+    if high == FULL and picture.dtype == np.uint16:
+        below = picture[picture < FULL]
+        if 2 * below.size > picture.size and below.max() < FEW_BITS:
+            values, strays = below, picture.size - below.size
+    most = max(MIN_STRAYS, int(values.size * MAX_STRAY_SHARE))
+    if values.size <= 2 * most:
+        return UsedRange(low, high)
+    ordered = np.partition(values, (most, values.size - 1 - most), axis=None)
+    inner = float(ordered[most]), float(ordered[-1 - most])
+    reach = inner[1] - inner[0]
+    outside = (picture < inner[0] - reach) | (picture > inner[1] + reach)
+    if not outside.any():
+        return UsedRange(low, high)
+    from scipy.ndimage import label
+
+    groups, _ = label(outside.any(axis=2), structure=np.ones((3, 3)))
+    alone = (np.bincount(groups.ravel()) <= MAX_STRAY_GROUP)[groups]
+    alone |= (picture == FULL).any(axis=2) if strays else False
+    alone &= groups > 0
+    kept, stray = picture[~alone], picture[alone]
+    if not stray.size or not kept.size:
+        return UsedRange(low, high)
+    middle = sum(inner) / 2
+    far = float(stray.flat[np.abs(stray - np.float64(middle)).argmax()])
+    return UsedRange(float(kept.min()), float(kept.max()), int(alone.sum()), far)
+
+
+def no_data_value(picture: NDArray[np.floating[Any]]) -> float | None:
+    """A value of floats that says that there is no data, such as 1e6 or -9999: pixels that all have the same
+    one, far off all others; None where there is none."""
+    for value in (float(picture.min()), float(picture.max())):
+        # 0 to 1 are pictures; 2^k - 1 is where cameras end
+        if 0 <= value <= 1 or (value > 0 and math.log2(value + 1).is_integer()):
+            continue
+        others = picture[picture != np.float32(value)]
+        if not others.size or (reach := float(np.ptp(others))) == 0:
+            continue
+        gap = float(np.abs(others - np.float32(value)).min())
+        if gap > (NO_DATA_GAP if picture.size - others.size > 1 else SINGLE_NO_DATA_GAP) * reach:
+            return value
+    return None
+
+
+def own_levels(picture: NDArray[Any]) -> Levels:
+    """Levels of a deep picture by itself: black is 0 unless it uses a small part of its range."""
+    used = used_range(picture)
+    small = used.low > 0 and used.high - used.low <= SMALL_PART * used.high
+    return Levels(used.low if small else 0.0, max(used.high, 1e-6))
+
+
+def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[str]]:
+    """Levels for a set of deep pictures, and lines that say what is clipped or stretched. kind: "u" for
+    integers, whose white is the next 2^k - 1, at least 255; "f" for floats, whose white is at least 1.
+
+    Raises:
+        InputError: their values lie below 0, or are not finite.
+    """
+    highs, lows = np.sort([one.high for one in used]), np.sort([one.low for one in used])
+    if not (np.isfinite(highs).all() and highs[-1] >= 0):
+        raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
+    rank = int(USUAL_SHARE * (len(used) - 1))
+    reach = (UNUSUAL - 1) * (highs[rank] - lows[-1 - rank])
+    high = float(highs[highs <= highs[rank] + reach][-1])
+    low = float(lows[lows >= lows[-1 - rank] - reach][0])
+    white = max(1.0, high) if kind == "f" else float((1 << max(8, math.ceil(high).bit_length())) - 1)
+    lines, levels = [], Levels(0.0, white)
+    if 0 < high - low <= SMALL_PART * white:
+        margin = MARGIN * (high - low)
+        levels = Levels(max(0.0, low - margin), high + margin)
+        lines.append(
+            f"the pictures use only {low:g} to {high:g}: they are stretched, {levels.black:g} is black and "
+            f"{levels.white:g} white"
+        )
+    beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
+    if beyond:
+        count, far = sum(one.strays for one in beyond), max(beyond, key=lambda one: abs(one.far)).far
+        end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
+        lines.append(
+            f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
+            f"far off all others: they are taken for {end}"
+        )
+    if clipped := sum(one.high > white or (one.low < levels.black) for one in used):
+        lines.append(
+            f"{pluralize(clipped, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the range "
+            "of nearly all others, and are clipped"
+        )
+    return levels, lines
+
+
+def widest(several: Sequence[Levels]) -> Levels | None:
+    """Levels from the darkest black to the brightest white; None of none."""
+    if not several:
+        return None
+    return Levels(min(one.black for one in several), max(one.white for one in several))
