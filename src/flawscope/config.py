@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from flawscope.errors import InputError, one_line_message, suggest_name
 
 T = TypeVar("T")
+MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 50_000, 20, 30  # settings have three levels
 
 
 def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]:
@@ -21,8 +22,7 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     import yaml
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text) or {}
+        values = load_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45
@@ -44,6 +44,24 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     return {**values, **categories.get(category, {})}
 
 
+def load_yaml(text: str) -> Any:
+    """Reads YAML as plain values. ValueError or yaml.YAMLError: it is none, or is so long or deep, or names
+    values so often, that reading it takes minutes."""
+    import yaml
+
+    if len(text) > MAX_YAML_LENGTH:
+        raise ValueError(f"it has more than {MAX_YAML_LENGTH:,} characters")
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        aliases += isinstance(event, yaml.AliasEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+    if aliases > MAX_YAML_ALIASES:
+        raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
+    return yaml.safe_load(text)
+
+
 def _yaml_problem(error: Exception) -> str:
     """Describes an error of YAML without the line itself, which may hold a password."""
     mark = getattr(error, "problem_mark", None)
@@ -62,9 +80,9 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
         if not found or not key.strip():
             raise InputError(f"--set {pair!r} is not key=value: write for example --set ratio=0.05")
         try:
-            values[key.strip().replace("-", "_")] = yaml.safe_load(text)
+            values[key.strip().replace("-", "_")] = load_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError(f"--set {pair!r}: the value cannot be read; quote it") from None
+            raise InputError(f"--set {pair!r:.99}: the value cannot be read; quote it") from None
     return values
 
 

@@ -138,6 +138,8 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
+    if "threads" in options:
+        raise InputError("fit has no option threads: call torch.set_num_threads(N) before it")
     how, asked = pop_options(Learning, options), registry.method(registry.default_method_name(method, preset))
     budget = how.budget(asked)
     if how.minutes is not None:

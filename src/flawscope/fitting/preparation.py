@@ -18,17 +18,16 @@ from flawscope.datasets import Dataset, open_dataset
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
 from flawscope.fitting.picture_views import Sizes, ViewSet, frames_of, views_of
+from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    RoiSource,
     SeenDefects,
     Survey,
     decoded_or_none,
     learn_normalization,
     learn_part_finding,
     learn_pose_reference,
-    learn_region,
     look_at,
     read_defects,
     seen_defect_pairs,
@@ -296,10 +295,11 @@ class _Steps:
         groups = told_parts(names, group, pattern)
         views = 1.0 if pattern is None else len(groups) / (1 + max(groups, default=0))
         channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
+        seen = survey(sources, None if channels is None else channels.read)
+        check_region(self.how.roi, sources, names, seen.sizes)
         looks = look_at(sources, self.step, channels)
         groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=self.say)
         apart = range(len(learnt), len(sources))
-        seen = survey(sources, None if channels is None else channels.read)
         for line in seen.remarks:
             self.say(line)
         return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, seen, channels)

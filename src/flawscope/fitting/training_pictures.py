@@ -38,7 +38,6 @@ from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.pose import PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.roi import FrameRegion, describe_roi, read_roi, split_picture
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
 from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
 from flawscope.pictures.views import Views, hide_outside_roi
@@ -336,47 +335,6 @@ def look_at(
 
     with workers() as each:
         return each(look, sources)
-
-
-RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
-
-
-def learn_region(
-    roi: RoiSource,
-    preprocess: Preprocess,
-    sources: Sequence[PictureSource],
-    names: Sequence[str],
-    say: Callable[[str], None],
-) -> NDArray[np.bool_]:
-    """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
-    drawn on the picture that it names, else on the first, and moves with the part; where pictures are
-    corrected it is drawn on the picture as taken.
-
-    Raises:
-        InputError: it cannot be read, holds nothing, or the picture shows no part.
-    """
-    how = preprocess.whole
-    if isinstance(roi, FrameRegion):
-        return roi.carried(how)
-    spec, named = split_picture(roi)
-    if not named and how.reference is None and not how.corrections:
-        mask = read_roi(spec, how)
-        if text := describe_roi(spec, mask):
-            say(text)
-        return mask
-    where = [*names].index(named) if named in names else 0
-    source = named if named and named not in names else sources[where]
-    name = named or names[where]
-    views = how.views(source, name)
-    if views.unusable:
-        raise InputError(
-            f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
-            "--roi REGION@PICTURE"
-        )
-    mask = read_roi(spec, how, [part.placed for part in views.parts])
-    moves = "" if how.reference is None else ", and moves with the part"
-    say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
-    return mask
 
 
 def learn_normalization(

@@ -83,7 +83,8 @@ def no_data_value(picture: NDArray[np.floating[Any]]) -> float | None:
         if not others.size or (reach := float(np.ptp(others))) == 0:
             continue
         gap = float(np.abs(others - np.float32(value)).min())
-        if gap > (NO_DATA_GAP if picture.size - others.size > 1 else SINGLE_NO_DATA_GAP) * reach:
+        stuck = value > 0 and picture.size - others.size == 1  # it may be a stuck pixel
+        if gap > (SINGLE_NO_DATA_GAP if stuck else NO_DATA_GAP) * reach:
             return value
     return None
 

@@ -37,6 +37,24 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
     return region, picture
 
 
+def drawn_size(spec: Drawn) -> tuple[int, int] | None:
+    """Size (H, W) of the picture that a region is drawn on; None where fractions do not tell. InputError: it
+    is a mask that cannot be read."""
+    if isinstance(spec, np.ndarray):
+        return (spec.shape[0], spec.shape[1]) if spec.ndim == 2 else None
+    if isinstance(spec, list | tuple):
+        return None
+    if match := _BOX.fullmatch(str(spec)):
+        return (int(match[6]), int(match[5])) if match[5] else None
+    mask = read_mask(spec)
+    return mask.shape[0], mask.shape[1]
+
+
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (H, W) have one shape, but for rounding."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+
+
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
     """The region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 

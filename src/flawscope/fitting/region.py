@@ -1,0 +1,95 @@
+"""The region of interest of a fit: whose picture it is drawn on, whether it fits, and where it lies in frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError, suggest_name
+from flawscope.fitting.training_pictures import survey
+from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.roi import FrameRegion, describe_roi, drawn_size, read_roi, same_shape, split_picture
+
+RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
+
+
+def check_region(
+    roi: RoiSource | None,
+    sources: Sequence[PictureSource],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int] | None],
+) -> None:
+    """InputError where a region cannot be read, or has not the shape of the picture that it is drawn on, or of
+    any picture where it names none: it would be stretched. sizes: (H, W) of the pictures, upright."""
+    if roi is None or isinstance(roi, FrameRegion):
+        return
+    spec, named = split_picture(roi)
+    if named:
+        sizes = survey([_region_picture(named, sources, names)]).sizes
+    drawn, known = drawn_size(spec), sorted({size for size in sizes if size is not None})
+    if drawn is None or not known or any(same_shape(drawn, size) for size in known):
+        return
+    on_its_side = any(same_shape(drawn, size[::-1]) for size in known)
+    shown = spec if isinstance(spec, str | os.PathLike) else "given"
+    raise InputError(
+        f"region of interest {shown} is drawn on {drawn[1]} x {drawn[0]} pixels, and pictures have "
+        f"{known[0][1]} x {known[0][0]}: draw it on a picture"
+        + (" as it is shown, not as it is stored" if on_its_side else "")
+    )
+
+
+def _region_picture(named: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
+    """The picture that a region names: by its name, by the end of its path, or another file. InputError: there
+    is none, or there are several."""
+    if named in names:
+        return sources[[*names].index(named)]
+    parts = Path(named).parts
+    found = [
+        one for one in sources if isinstance(one, str | Path) and Path(one).parts[-len(parts) :] == parts
+    ]
+    if len(found) > 1:
+        raise InputError(f"--roi: {named} names {len(found)} pictures; write more of its path")
+    if not found and not os.path.exists(named):
+        raise InputError(f"--roi: there is no picture {named}; {suggest_name(named, names[:9])}")
+    return found[0] if found else named
+
+
+def learn_region(
+    roi: RoiSource,
+    preprocess: Preprocess,
+    sources: Sequence[PictureSource],
+    names: Sequence[str],
+    say: Callable[[str], None],
+) -> NDArray[np.bool_]:
+    """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
+    drawn on the picture that it names, else on the first, and moves with the part; where pictures are
+    corrected it is drawn on the picture as taken.
+
+    Raises:
+        InputError: it cannot be read, holds nothing, or the picture shows no part.
+    """
+    how = preprocess.whole
+    if isinstance(roi, FrameRegion):
+        return roi.carried(how)
+    spec, named = split_picture(roi)
+    if not named and how.reference is None and not how.corrections:
+        mask = read_roi(spec, how)
+        if text := describe_roi(spec, mask):
+            say(text)
+        return mask
+    name = named or names[0]
+    views = how.views(_region_picture(named, sources, names) if named else sources[0], name)
+    if views.unusable:
+        raise InputError(
+            f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
+            "--roi REGION@PICTURE"
+        )
+    mask = read_roi(spec, how, [part.placed for part in views.parts])
+    moves = "" if how.reference is None else ", and moves with the part"
+    say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
+    return mask
