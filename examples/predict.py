@@ -19,6 +19,7 @@ entries = session.get_modelmeta().custom_metadata_map
 manifest = json.loads(entries["flawscope"])
 how, good, fusion = manifest["preprocess"], manifest["calibration"], manifest.get("fusion")
 tile, overlap, grid = (how.pop(key, None) for key in ("tile", "overlap", "positions"))  # with tiles alone
+how.pop("black_level", None)  # of pictures of more than 8 bits
 if manifest["format"] != 2 or set(how) != {*("size", "keep_aspect", "crop", "white_level", "marks_padding")}:
     sys.exit(f"{sys.argv[1]}: made by a flawscope that this example does not know")
 size, seen = np.array(how["size"]), np.array(how["crop"] or how["size"])  # before and after cropping

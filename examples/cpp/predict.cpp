@@ -510,7 +510,8 @@ int judge(int count, char** words) {
     const Json manifest = Parser(held).document();
     const Json& how = manifest["preprocess"];
     const bool tiled = how.has("tile"), located = tiled && how.has("positions");
-    if (manifest["format"].real() != 2 || how.members.size() != (located ? 8 : tiled ? 7 : 5) ||
+    const std::size_t known = (located ? 8 : tiled ? 7 : 5) + how.has("black_level");  // of deep pictures
+    if (manifest["format"].real() != 2 || how.members.size() != known ||
         (tiled && how["crop"].kind != Json::null))
         throw std::runtime_error("this example cannot read the model's format");
 

@@ -1,4 +1,4 @@
-"""The region of interest of a fit: whose picture it is drawn on, whether it fits, and where it lies in frames."""
+"""The region of interest of a fit: which picture it is drawn on, whether it fits, where it lies in frames."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_region(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int] | None],
 ) -> None:
-    """InputError where a region cannot be read, or has not the shape of the picture that it is drawn on, or of
-    any picture where it names none: it would be stretched. sizes: (H, W) of the pictures, upright."""
+    """InputError where a region cannot be read, or has not the shape of the picture that it is drawn on, or
+    of any picture where it names none: it would be stretched. sizes: (H, W) of the pictures, upright."""
     if roi is None or isinstance(roi, FrameRegion):
         return
     spec, named = split_picture(roi)
@@ -44,14 +44,13 @@ def check_region(
 
 
 def _region_picture(named: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
-    """The picture that a region names: by its name, by the end of its path, or another file. InputError: there
-    is none, or there are several."""
+    """The picture that a region names: by its name, by the end of its path, or another file. InputError:
+    there is none, or there are several."""
     if named in names:
         return sources[[*names].index(named)]
     parts = Path(named).parts
-    found = [
-        one for one in sources if isinstance(one, str | Path) and Path(one).parts[-len(parts) :] == parts
-    ]
+    paths = [one for one in sources if isinstance(one, str | os.PathLike)]
+    found = [one for one in paths if Path(one).parts[-len(parts) :] == parts]
     if len(found) > 1:
         raise InputError(f"--roi: {named} names {len(found)} pictures; write more of its path")
     if not found and not os.path.exists(named):

@@ -1,0 +1,107 @@
+"""A region of interest is drawn on a picture of the shape that is seen, and that picture is found by its name."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.region import check_region
+
+QUICK = {"size": 32, "check": False, "samples": 0, "device": "cpu"}
+BOX = "0.1,0.1,0.9,0.9"
+
+
+@pytest.fixture
+def folder(drawn, tmp_path):
+    """good/000.png ..., 96 x 72."""
+    root = tmp_path / "part"
+    (root / "good").mkdir(parents=True)
+    for path in sorted((drawn / "plate/train/good").glob("*.png")):
+        Image.open(path).crop((0, 0, 96, 72)).save(root / "good" / path.name)
+    return root
+
+
+def call(folder, roi, tmp_path, capsys):
+    words = [
+        "fit",
+        "--data",
+        str(folder),
+        "--roi",
+        str(roi),
+        "--size",
+        "32",
+        "--out",
+        str(tmp_path / "m.safetensors"),
+    ]
+    code = main([*words, "--align", "shift", "--force"])
+    return code, capsys.readouterr().err
+
+
+def test_the_picture_is_named_as_data_check_prints_it(folder, tmp_path, capsys):
+    path = folder / "good/003.png"
+    for named in ("003.png", "good/003.png", str(path)):
+        sources = sorted((folder / "good").glob("*.png"))
+        check_region(f"{BOX}@{named}", sources, [one.name for one in sources], [(72, 96)] * len(sources))
+    code, said = call(folder, f"{BOX}@good/003.png", tmp_path, capsys)
+    assert "there is no" not in said, said
+    assert code == 0 or "no part" in said, said
+
+
+@pytest.mark.parametrize("named", ["good/909.png", "bad/000.png", "00.png"])
+def test_a_wrong_name_is_told_before_the_pictures_are_compared(folder, tmp_path, capsys, named, monkeypatch):
+    monkeypatch.setattr("flawscope.fitting.preparation.look_at", lambda *_: pytest.fail("the work began"))
+    code, said = call(folder, f"{BOX}@{named}", tmp_path, capsys)
+    assert code == 2
+    assert f"there is no picture {named}" in said
+
+
+@pytest.mark.parametrize("size", [(256, 256), (96, 96), (72, 96), (320, 100)])  # width, height
+def test_a_mask_of_another_shape_is_refused_before_the_work(folder, tmp_path, capsys, size, monkeypatch):
+    monkeypatch.setattr("flawscope.fitting.preparation.look_at", lambda *_: pytest.fail("the work began"))
+    mask = tmp_path / "roi.png"
+    shape = size[::-1]
+    Image.fromarray(
+        np.where(np.arange(shape[0])[:, None] < 40, 255, 0).repeat(shape[1], 1).astype(np.uint8)
+    ).save(mask)
+    code, said = call(folder, mask, tmp_path, capsys)
+    assert code == 2
+    assert f"{size[0]} x {size[1]} pixels, and pictures have 96 x 72" in said
+    assert ("not as it is stored" in said) == (size == (72, 96))
+    with pytest.raises(InputError, match="draw it on a picture"):
+        fit(folder, roi=np.ones(shape, bool), **QUICK)
+    with pytest.raises(InputError, match="draw it on a picture"):
+        fit(folder, roi=f"0,0,{size[0]},{size[1]}@{size[0]}x{size[1]}", **QUICK)
+
+
+def test_stored_pixels_of_turned_pictures_are_no_region(folder, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (folder / "good").glob("*.png"):
+        Image.open(path).save(path, exif=exif)
+    with pytest.raises(InputError, match="not as it is stored"):
+        fit(folder, roi=np.ones((72, 96), bool), **QUICK)
+    check_region(np.ones((96, 72), bool), ["a"], ["a"], [(96, 72)])
+
+
+def test_a_mask_of_the_same_shape_may_be_smaller(folder, tmp_path):
+    half = np.zeros((36, 48), bool)
+    half[:, :24] = True
+    found = fit(folder, roi=half, **QUICK)
+    assert found.artefact.tensors["roi"][:, :15].all()
+    assert not found.artefact.tensors["roi"][:, 17:].any()
+
+
+def test_pictures_of_one_name_are_told_apart(folder):
+    shutil.copytree(folder, folder / "second")
+    sources = [folder / "good/000.png", folder / "second/good/000.png"]
+    with pytest.raises(InputError, match="names 2 pictures"):
+        check_region(f"{BOX}@good/000.png", sources, ["a", "b"], [(72, 96)] * 2)
+
+
+def test_fit_says_how_threads_are_set(folder):
+    with pytest.raises(InputError, match="set_num_threads"):
+        fit(folder, threads=1, **QUICK)
