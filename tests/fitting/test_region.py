@@ -1,4 +1,4 @@
-"""A region of interest is drawn on a picture of the shape that is seen, and that picture is found by its name."""
+"""A region of interest has the shape of the pictures, and the picture that it names is found."""
 
 import shutil
 
@@ -26,18 +26,8 @@ def folder(drawn, tmp_path):
 
 
 def call(folder, roi, tmp_path, capsys):
-    words = [
-        "fit",
-        "--data",
-        str(folder),
-        "--roi",
-        str(roi),
-        "--size",
-        "32",
-        "--out",
-        str(tmp_path / "m.safetensors"),
-    ]
-    code = main([*words, "--align", "shift", "--force"])
+    words = ["fit", "--data", folder, "--roi", roi, "--size", 32, "--out", tmp_path / "m.safetensors"]
+    code = main([*map(str, words), "--align", "shift", "--force"])
     return code, capsys.readouterr().err
 
 
@@ -64,9 +54,9 @@ def test_a_mask_of_another_shape_is_refused_before_the_work(folder, tmp_path, ca
     monkeypatch.setattr("flawscope.fitting.preparation.look_at", lambda *_: pytest.fail("the work began"))
     mask = tmp_path / "roi.png"
     shape = size[::-1]
-    Image.fromarray(
-        np.where(np.arange(shape[0])[:, None] < 40, 255, 0).repeat(shape[1], 1).astype(np.uint8)
-    ).save(mask)
+    upper = np.zeros(shape, np.uint8)
+    upper[:40] = 255
+    Image.fromarray(upper).save(mask)
     code, said = call(folder, mask, tmp_path, capsys)
     assert code == 2
     assert f"{size[0]} x {size[1]} pixels, and pictures have 96 x 72" in said

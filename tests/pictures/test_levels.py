@@ -1,4 +1,4 @@
-"""Black and white of deep pictures: stray pixels decide nothing, small ranges are stretched, no data is told."""
+"""Black and white of deep pictures: stray pixels decide nothing, small ranges are stretched."""
 
 import io
 
