@@ -79,11 +79,12 @@ def no_data_value(picture: NDArray[np.floating[Any]]) -> float | None:
         # 0 to 1 are pictures; 2^k - 1 is where cameras end
         if 0 <= value <= 1 or (value > 0 and math.log2(value + 1).is_integer()):
             continue
-        others = picture[picture != np.float32(value)]
-        if not others.size or (reach := float(np.ptp(others))) == 0:
+        same = picture == np.float32(value)
+        others = picture[~same]
+        if same.all(axis=(0, 1)).any() or not others.size or (reach := float(np.ptp(others))) == 0:
             continue
         gap = float(np.abs(others - np.float32(value)).min())
-        stuck = value > 0 and picture.size - others.size == 1  # it may be a stuck pixel
+        stuck = value > 0 and same.sum() == 1  # it may be a stuck pixel
         if gap > (SINGLE_NO_DATA_GAP if stuck else NO_DATA_GAP) * reach:
             return value
     return None

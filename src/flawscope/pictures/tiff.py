@@ -38,7 +38,7 @@ _NAMES = {_PALETTE: " of a palette", 5: " CMYK", _YCBCR: " YCbCr", 8: " LAB"}
 
 
 class MissingCodecError(Exception):
-    """What imagecodecs is needed for, which is not installed."""
+    """Error of a compression that needs imagecodecs, which is not installed."""
 
 
 @dataclass(frozen=True)
