@@ -284,10 +284,15 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
             begin, end = stream.tell(), stream.seek(0, os.SEEK_END)
-            if end - begin < math.prod(shape) * dtype.itemsize:  # before as much memory is taken
-                raise ValueError("truncated")
-            stream.seek(0)
-            return np.asarray(np.load(stream, allow_pickle=False))
+    except Exception as error:  # of a torn header: what Python's parser raises, MemoryError among it
+        raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
+    if dtype.hasobject:
+        raise picture_error(name, "it holds Python objects", "store an array of numbers")
+    if min(shape, default=0) < 0 or end - begin < math.prod(shape) * dtype.itemsize:
+        raise picture_error(name, TRUNCATED, _COPY_AGAIN)  # before as much memory is taken
+    stream.seek(0)
+    try:
+        return np.asarray(np.load(stream, allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
         raise picture_error(name, f"the file is damaged ({error})", _COPY_AGAIN) from None
 
