@@ -136,6 +136,18 @@ def test_a_picture_is_read_right_or_refused(name):
     np.testing.assert_array_equal(got, np.broadcast_to(expected, got.shape).astype(np.float32))
 
 
+def test_signed_values_below_0_are_neither_wrapped_nor_cut():
+    for dtype in (np.int8, np.int16, np.int32):
+        values = drawn(dtype)
+        values[3, 4] = -7
+        got = decode(written(values[:, :, 0], **GREY))
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, values)
+    assert decode(written(drawn(np.int8)[:, :, 0], **GREY)).dtype == np.uint8
+    huge = drawn("uint32") * 60_000
+    np.testing.assert_array_equal(decode(written(huge[:, :, 0], **GREY)), huge.astype(np.float32))
+
+
 def test_sub_directories_and_smaller_copies_are_no_channels():
     file, values = io.BytesIO(), drawn("uint16", 2)
     with tifffile.TiffWriter(file) as writer:

@@ -56,10 +56,11 @@ def check_values(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def narrow_integers(values: NDArray[Any]) -> NDArray[Any]:
-    """Integers that are neither uint8 nor uint16 as uint16 where they lie in 0..65535, else as float32."""
+    """Integers that are neither uint8 nor uint16 as these where they lie in 0..65535, else as float32."""
     if values.dtype.kind not in "iu" or values.dtype in (np.uint8, np.uint16):
         return values
-    return values.astype(np.uint16 if values.min() >= 0 and values.max() <= 65535 else np.float32)
+    whole = np.uint8 if values.dtype == np.int8 else np.uint16
+    return values.astype(whole if values.min() >= 0 and values.max() <= 65535 else np.float32)
 
 
 def grey_with_alpha(values: NDArray[np.uint16], name: str) -> NDArray[Any]:
