@@ -46,6 +46,7 @@ def drawn_size(spec: Drawn) -> tuple[int, int] | None:
         return None
     if match := _BOX.fullmatch(str(spec)):
         return (int(match[6]), int(match[5])) if match[5] else None
+    assert isinstance(spec, str | os.PathLike)
     mask = read_mask(spec)
     return mask.shape[0], mask.shape[1]
 
