@@ -20,9 +20,10 @@ from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.pictures.arrays import grey_as_rgb, picture_error
 from flawscope.pictures.channels import Channels, ChannelViews, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
+from flawscope.pictures.depth import check_depth
 from flawscope.pictures.frames import AlignedPart, Frame, WholePicture
 from flawscope.pictures.geometry import Geometry, positive_integer
-from flawscope.pictures.levels import Levels, used_range
+from flawscope.pictures.levels import Levels
 from flawscope.pictures.light import Light, Normalization, ToneCorrection, light_variations
 from flawscope.pictures.part_views import PartViews, find_parts
 from flawscope.pictures.pose import SIDE, PoseReference
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 # a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
 MAX_CANVAS_PIXELS = 1 << 28  # of a canvas that is larger than its picture
-TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera with fewer bits
-TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
 
 
 # Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
@@ -440,7 +439,7 @@ class Preprocess:
             values = np.asarray(picture)
             return values.reshape(*values.shape[:2], -1).astype(np.uint16), 255.0
         level = self.white_level or (65535.0 if picture.dtype == np.uint16 else 1.0)
-        self._check_range(picture, level, name)
+        check_depth(picture, self.white_level, self.black_level, name)
         if self.white_level is not None:
             return self._clipped(picture, level)
         values = np.multiply(picture, np.float32(255 / level), dtype=np.float32)
@@ -452,40 +451,6 @@ class Preprocess:
         if black is None or (black == 0 and picture.max() <= white):
             return picture, white
         return np.clip(picture, black, white).astype(np.float32) - np.float32(black), white - black
-
-    def _check_range(self, picture: NDArray[Any], level: float, name: str) -> None:
-        lowest, largest = float(picture.min()), float(picture.max())
-        if self.black_level is not None and largest > level:
-            largest = used_range(picture).high  # stray pixels are clipped
-        if lowest < -TOLERANCE * level:
-            remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
-            raise picture_error(name, f"its values go down to {lowest:g}", remedy)
-        if self.white_level is None and picture.dtype == np.uint16 and 0 < largest <= TWELVE_BITS:
-            raise picture_error(
-                name,
-                f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
-                "fit on pictures like this one, or scale it to 0..65535",
-            )
-        unit = level == 1 or (level < 1 and self.black_level is None)
-        if picture.dtype != np.uint16 and unit and largest > level * (1 + TOLERANCE):
-            which = "no white level is set" if self.white_level is None else f"the white level is {level:g}"
-            remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
-            raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
-        if picture.dtype != np.uint16 and level >= 255 and 0 < largest <= 1:
-            raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")
-        black = self.black_level or 0.0
-        above, below = largest > 2 * level - black, lowest < 2 * black - level
-        middle = float(np.median(picture)) if above or below else level
-        for side, far, limit, found in (
-            ("above", largest, f"white level of {level:g}, up to", above and middle > level),
-            ("below", lowest, f"black level of {black:g}, down to", below and middle < black),
-        ):
-            if found:
-                raise picture_error(
-                    name,
-                    f"half of its values lie {side} the model's {limit} {far:g}",
-                    "fit on pictures of this depth, or scale it",
-                )
 
 
 def _rows_and_columns(shape: tuple[int, int]) -> str:
