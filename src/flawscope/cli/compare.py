@@ -105,7 +105,7 @@ def format_comparison(found: Comparison) -> str:
     from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]
-    parts = [f"{first.category}: {pluralize(first.images, 'test picture')}"]
+    parts = [f"{first.category}: {first.counts()}"]
     models = [
         f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
         for which, name, facts in zip("AB", found.names, map(describe_model, found.predictors), strict=True)

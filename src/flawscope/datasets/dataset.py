@@ -37,6 +37,7 @@ class Dataset:
     train: tuple[Item, ...]  # good only
     test: tuple[Item, ...]
     validation: tuple[Item, ...] = ()  # good only; MVTec LOCO and MVTec AD 2 have one
+    drawn_split: bool = False  # it has no split of its own: a model of another data set is tested on all of it
 
     @property
     def reviewed(self) -> bool:
@@ -92,7 +93,7 @@ def split_dataset(
     items = [Item(path, good.name, False) for path in paths]
     train = tuple(item for k, item in enumerate(items) if k not in held)
     test = *(items[k] for k in sorted(held)), *bad
-    return Dataset(root, category_of(root), layout, train, test)
+    return Dataset(root, category_of(root), layout, train, test, drawn_split=True)
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:

@@ -332,7 +332,8 @@ def _open_bare(root: Path) -> Dataset:
     if hints is not None:
         reason = "the name hints at a split or at defects, but the folders around it follow no known layout"
         raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
-    return Dataset(root, category_of(root), "folder", tuple(Item(path, "good", False) for path in paths), ())
+    items = tuple(Item(path, "good", False) for path in paths)
+    return Dataset(root, category_of(root), "folder", items, (), drawn_split=True)
 
 
 def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:

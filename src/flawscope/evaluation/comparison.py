@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flawscope import Predictor
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, check_arguments, pluralize
-from flawscope.evaluation.evaluation import evaluate
+from flawscope.evaluation.evaluation import evaluate, with_unlearnt
 from flawscope.evaluation.intervals import (
     RESAMPLES,
     bootstrap_counts,
@@ -212,6 +212,12 @@ def compare(
         InputError: there is nothing to test.
     """
 
+    learnt_from = 0
+    if dataset.drawn_split:
+        learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
+        dataset = with_unlearnt(a, dataset, learnt, step)
+        learnt_from = len(dataset.train)
+
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
         def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
@@ -224,7 +230,10 @@ def compare(
             step=report_step,
         )
 
-    evaluations = _evaluate_same_pictures(evaluate_model, dataset.test)
+    first, second = (
+        replace(one, learnt_from=learnt_from) for one in _evaluate_same_pictures(evaluate_model, dataset.test)
+    )
+    evaluations = first, second
     pictures = _pair_predictions(*evaluations, dataset)
     differences = tuple(_differences(evaluations, pictures, resamples, seed))
     return Comparison(names, (a, b), dataset, evaluations, differences, pictures)

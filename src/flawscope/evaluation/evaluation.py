@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,9 @@ from flawscope.evaluation.result import (
 from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
+from flawscope.pictures.listing import relative_names
+from flawscope.pictures.units import compile_group, part_key
+from flawscope.predictor.streaming import read_picture
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
@@ -76,7 +79,7 @@ def evaluate(
     """Scores the test pictures and computes the metrics.
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
-    their name. A defective picture without a mask counts for image metrics only. For pixel metrics only
+    their name. Where the data set has no split of its own, every other picture is tested. A defective picture without a mask counts for image metrics only. For pixel metrics only
     `valid_pixels` count. Maps lie in a temporary file (in TMPDIR).
 
     Args:
@@ -93,6 +96,11 @@ def evaluate(
     if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
         raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
     require_type("dataset", dataset, Dataset)
+    learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}  # thresholds are learnt, too
+    learnt_from = 0
+    if dataset.drawn_split:
+        dataset = with_unlearnt(predictor, dataset, learnt, step)
+        learnt_from = len(dataset.train)
     if not dataset.test:
         raise InputError(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
@@ -100,7 +108,7 @@ def evaluate(
         )
     if robust and predictor.manifest.preprocess.channels is not None:
         raise InputError("pictures of several channels have no light to change: leave out --robustness")
-    seen = _predict_all(predictor, dataset, leave_out, take, step)
+    seen = _predict_all(predictor, dataset, learnt, take, step)
     kept = seen.kept
     if not kept.items:
         raise InputError(
@@ -125,6 +133,7 @@ def evaluate(
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
         masks={name: seen.marked[name] for name in MASK_COUNTS},
         left_out=dict(Counter(item.kind for item in seen.left_out)),
+        learnt_from=learnt_from,
         without_mask=kept.without_mask,
         seconds=time.perf_counter() - began,
         mismatch=_mismatch_warning(kept, predictor),
@@ -139,15 +148,39 @@ def evaluate(
     )
 
 
+def with_unlearnt(
+    predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
+) -> Dataset:
+    """Moves the training pictures that were not learnt from to the test pictures. A drawn split keeps pictures
+    back for the model that is fitted on the others; a model of other pictures needs none kept back.
+
+    Pictures of a part that was learnt from (`--group`) stay where they are.
+
+    Args:
+        learnt: hashes (`decoding.pixel_hash`) of the pictures that were learnt from.
+    """
+    pattern = compile_group(predictor.manifest.facts.get("group"))
+    names = relative_names([item.path for item in dataset.train])
+    parts = {
+        item: part_key(name, pattern) or item.path for item, name in zip(dataset.train, names, strict=True)
+    }
+    read, learnt_parts = predictor.manifest.preprocess.decode, set[object]()
+    for done, (item, part) in enumerate(parts.items(), start=1):
+        if isinstance(read_picture(item.path, leave_out=learnt, read=read), ExcludedPictureError):
+            learnt_parts.add(part)
+        step("pictures learnt from", done, len(parts))
+    train = tuple(item for item, part in parts.items() if part in learnt_parts)
+    fresh = tuple(item for item, part in parts.items() if part not in learnt_parts)
+    return replace(dataset, train=train, test=(*dataset.test, *fresh), drawn_split=False)
+
+
 def _predict_all(
     predictor: Predictor,
     dataset: Dataset,
-    leave_out: Collection[str],
+    learnt: Collection[str],
     take: OnPrediction | None,
     step: ProgressCallback,
 ) -> _TestPictures:
-    # thresholds are learnt from pictures, too
-    learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}
     seen = _TestPictures(PictureStore(lambda geometry: valid_pixels(predictor, geometry)))
     results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
     for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):

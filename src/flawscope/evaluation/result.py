@@ -205,6 +205,8 @@ class Evaluation:
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    learnt_from: pictures of a data set without a split of its own that the model was fitted or calibrated on;
+        all others were tested. 0 where the data set has a split.
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
@@ -222,6 +224,7 @@ class Evaluation:
     left_out: dict[str, int]
     without_mask: int
     seconds: float
+    learnt_from: int = 0
     failures: tuple[str, ...] = ()
     masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
@@ -263,6 +266,12 @@ class Evaluation:
                 line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
         return lines
+
+    def counts(self) -> str:
+        """Says how many pictures were tested, and how many others of the folder were learnt from."""
+        good = self.false_alarms["images"]
+        text = f"{pluralize(self.images, 'test picture')} ({good} good, {self.images - good} defective"
+        return f"{text}; {self.learnt_from} others were learnt from)" if self.learnt_from else f"{text})"
 
     @property
     def aligned(self) -> bool:
@@ -327,6 +336,7 @@ class Evaluation:
             "defect_pixels": self.defect_pixels,
             "left_out": sum(self.left_out.values()),
             "left_out_by_kind": self.left_out,
+            "learnt_from": self.learnt_from,
             "without_mask": self.without_mask,
             "masks": self.masks,
             "remarks": self.remarks,
