@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
 from flawscope.cli import common
-from flawscope.errors import pluralize
 from flawscope.evaluation import report
 
 if TYPE_CHECKING:

@@ -57,6 +57,7 @@ class _TestPictures:
     left_out: list[Item] = field(default_factory=list)
     unjudged: list[tuple[Item, str]] = field(default_factory=list)
     marked: Counter[str] = field(default_factory=Counter)  # counts of `DEFECT_PIXELS` and `MASK_COUNTS`
+    unmarked: list[str] = field(default_factory=list)  # why defective pictures have no usable mask
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
@@ -79,8 +80,9 @@ def evaluate(
     """Scores the test pictures and computes the metrics.
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
-    their name. Where the data set has no split of its own, every other picture is tested. A defective picture without a mask counts for image metrics only. For pixel metrics only
-    `valid_pixels` count. Maps lie in a temporary file (in TMPDIR).
+    their name. Where the data set has no split of its own, every other picture is tested. A defective picture
+    without a mask counts for image metrics only. For pixel metrics only `valid_pixels` count. Maps lie in a
+    temporary file (in TMPDIR).
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
@@ -135,6 +137,7 @@ def evaluate(
         left_out=dict(Counter(item.kind for item in seen.left_out)),
         learnt_from=learnt_from,
         without_mask=kept.without_mask,
+        unmarked=dict(Counter(seen.unmarked)),
         seconds=time.perf_counter() - began,
         mismatch=_mismatch_warning(kept, predictor),
         labels=labels,
@@ -151,8 +154,8 @@ def evaluate(
 def with_unlearnt(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Moves the training pictures that were not learnt from to the test pictures. A drawn split keeps pictures
-    back for the model that is fitted on the others; a model of other pictures needs none kept back.
+    """Moves the training pictures that were not learnt from to the test pictures. A drawn split keeps some
+    back from the model that is fitted on the others; for a model of other pictures none is kept back.
 
     Pictures of a part that was learnt from (`--group`) stay where they are.
 
@@ -194,8 +197,10 @@ def _predict_all(
             continue
         try:
             truth = _ground_truth(item, result, predictor, seen.marked)
+            seen.unmarked += [item.unmarked or "masks that mark nothing"] if truth is None else []
         except InputError as error:
             seen.failures.append(f"{error} {COUNTED_WITHOUT_MASK}")
+            seen.unmarked.append("masks that cannot be used")
             truth = None
         seen.kept.append(item, result, truth)
         if take:

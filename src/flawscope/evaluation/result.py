@@ -207,6 +207,7 @@ class Evaluation:
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
     learnt_from: pictures of a data set without a split of its own that the model was fitted or calibrated on;
         all others were tested. 0 where the data set has a split.
+    without_mask: defective pictures without a usable mask; unmarked: of these, by the reason.
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
@@ -225,6 +226,7 @@ class Evaluation:
     without_mask: int
     seconds: float
     learnt_from: int = 0
+    unmarked: dict[str, int] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
@@ -242,10 +244,11 @@ class Evaluation:
         masks, pixels, lines = self.masks, self.defect_pixels, []
         if self.without_mask:
             of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
-            empty = f"; masks that mark nothing: {masks['empty']}" if masks["empty"] else ""
+            reasons = [f"{why}: {n}" for why, n in sorted(self.unmarked.items(), key=lambda pair: -pair[1])]
+            why = f"; {', '.join(reasons)}" if {*self.unmarked} - {"no mask"} else ""
             which = f"of the other {masks['pictures']}" if masks["pictures"] else "not measured"
             lines.append(
-                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{empty}"
+                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{why}"
             )
         if masks["lost"]:
             lines.append(
@@ -338,6 +341,7 @@ class Evaluation:
             "left_out_by_kind": self.left_out,
             "learnt_from": self.learnt_from,
             "without_mask": self.without_mask,
+            "without_mask_by_reason": self.unmarked,
             "masks": self.masks,
             "remarks": self.remarks,
             "seconds": round(self.seconds, 3),
