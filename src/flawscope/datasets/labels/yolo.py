@@ -80,6 +80,10 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     if min(map(len, rows)) <= 4 or len({*map(len, rows)}) > 1:
         return False
     table = np.array(rows)
+    if (table[:, :2] < table[:, 2:4] / 2 - ROUNDING).any() or (
+        table[:, :2] + table[:, 2:4] / 2 > 1 + ROUNDING
+    ).any():
+        return False  # no box
     centre, half, rest = table[:, None, :2], table[:, None, 2:4] / 2 + ROUNDING, table[:, 4:]
 
     def in_box(points: NDArray[np.float64]) -> NDArray[np.bool_]:
