@@ -97,9 +97,9 @@ def _is_drawn_on(path: Path, other: Path) -> bool:
         return False
     if drawn.shape != plain.shape:
         return False
-    textured = (np.diff(plain, axis=1) != 0).any(2)
-    equal = (abs(drawn - plain) <= OVERLAY_LEVELS).all(2)[:, 1:]
-    return bool(textured.any()) and float(equal[textured].mean()) > OVERLAY_SHARE
+    textured = np.diff(plain, axis=1).any(2)
+    changed = np.abs(drawn - plain).max(2)[:, 1:][textured]
+    return changed.size > 0 and float(np.mean(changed <= OVERLAY_LEVELS)) > OVERLAY_SHARE
 
 
 def union_masks(

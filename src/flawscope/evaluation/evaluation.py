@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,11 +37,11 @@ from flawscope.evaluation.result import (
     PictureStore,
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
+from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import compile_group, part_key
-from flawscope.predictor.streaming import read_picture
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
@@ -169,8 +170,9 @@ def with_unlearnt(
     }
     read, learnt_parts = predictor.manifest.preprocess.decode, set[object]()
     for done, (item, part) in enumerate(parts.items(), start=1):
-        if isinstance(read_picture(item.path, leave_out=learnt, read=read), ExcludedPictureError):
-            learnt_parts.add(part)
+        with suppress(InputError, MemoryError):  # told when it is judged
+            if pixel_hash(read(item.path)) in learnt:
+                learnt_parts.add(part)
         step("pictures learnt from", done, len(parts))
     train = tuple(item for item, part in parts.items() if part in learnt_parts)
     fresh = tuple(item for item, part in parts.items() if part not in learnt_parts)

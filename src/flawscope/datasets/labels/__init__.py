@@ -166,8 +166,8 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """How far to the right and down [N, 2] the marks reach in each picture, in shares of it, by sources
-        that do not say how large their pictures are."""
+        """Reach of the marks to the right and down [N, 2] in each picture, in shares of it, by sources that
+        do not say how large their pictures are."""
         reach: dict[str, list[NDArray[np.float64]]] = {}
         for entry, pictures in self._assigned:
             for picture in () if entry.labels.size or entry.labels.form == "YOLO" else pictures:
