@@ -132,7 +132,7 @@ def _write_results(
     from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
-    inputs = [item.path for item in dataset.test]
+    inputs = [item.path for item, _ in all_results(result)]
     columns = {"kinds": result.names_kinds, "aligned": result.aligned}
     results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)

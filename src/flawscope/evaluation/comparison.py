@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flawscope import Predictor
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, check_arguments, pluralize
-from flawscope.evaluation.evaluation import evaluate, with_unlearnt
+from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
     bootstrap_counts,
@@ -29,6 +29,7 @@ from flawscope.evaluation.intervals import (
     percentile_interval,
 )
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
+from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 
@@ -212,11 +213,8 @@ def compare(
         InputError: there is nothing to test.
     """
 
-    learnt_from = 0
-    if dataset.drawn_split:
-        learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
-        dataset = with_unlearnt(a, dataset, learnt, step)
-        learnt_from = len(dataset.train)
+    learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
+    is_drawn, dataset = dataset.drawn_split, with_unlearnt(a, dataset, learnt, step)
 
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
         def report_step(stage: str, done: int, total: int) -> None:
@@ -231,7 +229,8 @@ def compare(
         )
 
     first, second = (
-        replace(one, learnt_from=learnt_from) for one in _evaluate_same_pictures(evaluate_model, dataset.test)
+        replace(one, learnt_from=len(dataset.train) if is_drawn else 0)
+        for one in _evaluate_same_pictures(evaluate_model, dataset.test)
     )
     evaluations = first, second
     pictures = _pair_predictions(*evaluations, dataset)

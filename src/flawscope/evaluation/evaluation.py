@@ -6,8 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,9 @@ from flawscope.evaluation.result import (
     PictureStore,
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
-from flawscope.pictures.decoding import pixel_hash
+from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
-from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import compile_group, part_key
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import MIN_WARNING_PICTURES, MismatchDetector, Prediction
@@ -100,10 +97,7 @@ def evaluate(
         raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
     require_type("dataset", dataset, Dataset)
     learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}  # thresholds are learnt, too
-    learnt_from = 0
-    if dataset.drawn_split:
-        dataset = with_unlearnt(predictor, dataset, learnt, step)
-        learnt_from = len(dataset.train)
+    is_drawn, dataset = dataset.drawn_split, with_unlearnt(predictor, dataset, learnt, step)
     if not dataset.test:
         raise InputError(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
@@ -136,7 +130,7 @@ def evaluate(
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
         masks={name: seen.marked[name] for name in MASK_COUNTS},
         left_out=dict(Counter(item.kind for item in seen.left_out)),
-        learnt_from=learnt_from,
+        learnt_from=len(dataset.train) if is_drawn else 0,
         without_mask=kept.without_mask,
         unmarked=dict(Counter(seen.unmarked)),
         seconds=time.perf_counter() - began,
@@ -150,33 +144,6 @@ def evaluate(
         left_out_items=tuple(seen.left_out),
         unjudged=tuple(seen.unjudged),
     )
-
-
-def with_unlearnt(
-    predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
-) -> Dataset:
-    """Moves the training pictures that were not learnt from to the test pictures. A drawn split keeps some
-    back from the model that is fitted on the others; for a model of other pictures none is kept back.
-
-    Pictures of a part that was learnt from (`--group`) stay where they are.
-
-    Args:
-        learnt: hashes (`decoding.pixel_hash`) of the pictures that were learnt from.
-    """
-    pattern = compile_group(predictor.manifest.facts.get("group"))
-    names = relative_names([item.path for item in dataset.train])
-    parts = {
-        item: part_key(name, pattern) or item.path for item, name in zip(dataset.train, names, strict=True)
-    }
-    read, learnt_parts = predictor.manifest.preprocess.decode, set[object]()
-    for done, (item, part) in enumerate(parts.items(), start=1):
-        with suppress(InputError, MemoryError):  # told when it is judged
-            if pixel_hash(read(item.path)) in learnt:
-                learnt_parts.add(part)
-        step("pictures learnt from", done, len(parts))
-    train = tuple(item for item, part in parts.items() if part in learnt_parts)
-    fresh = tuple(item for item, part in parts.items() if part not in learnt_parts)
-    return replace(dataset, train=train, test=(*dataset.test, *fresh), drawn_split=False)
 
 
 def _predict_all(
