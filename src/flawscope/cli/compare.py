@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
 from flawscope.cli import common
-from flawscope.errors import pluralize
 from flawscope.evaluation import report
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def format_comparison(found: Comparison) -> str:
     from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]
-    parts = [f"{first.category}: {pluralize(first.images, 'test picture')}"]
+    parts = [f"{first.category}: {first.counts()}"]
     models = [
         f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
         for which, name, facts in zip("AB", found.names, map(describe_model, found.predictors), strict=True)

@@ -132,7 +132,7 @@ def _write_results(
     from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
-    inputs = [item.path for item in dataset.test]
+    inputs = [item.path for item, _ in all_results(result)]
     columns = {"kinds": result.names_kinds, "aligned": result.aligned}
     results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
@@ -167,8 +167,7 @@ def format_evaluation(result: Evaluation) -> str:
 
     rows = [(METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
-        f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
-        f"{format_duration(result.seconds)}",
+        f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
         "\n".join([common.format_table(rows, ("metric", "value")), *result.remarks]),
     ]
     alarms = result.false_alarms
@@ -253,7 +252,7 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    return fit_one.split_by_view(dataset, pattern, "test")
+    return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 
 def _recognition(model: Router, name: str, result: Evaluation) -> dict[str, Any]:
@@ -299,7 +298,7 @@ def _run_several(
             found[name]["products"] = _recognition(model, name, result)
         if datasets:
             pictures.extend((one.item, one.prediction) for one in result.pictures)
-        say(f"{name}: {pluralize(result.images, 'test picture')} in {format_duration(result.seconds)}")
+        say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, failed = common.run_for_each(names, work, debug=args.debug)

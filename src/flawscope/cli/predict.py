@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.predictor.tolerating import tolerating
     from flawscope.results.folder import common_folder
+    from flawscope.results.labels import require_own_files
     from flawscope.results.tolerance import Tolerances
 
     if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         return cluster_predict.predict_on_cluster(args)
     common.check_output(args)
     inputs = output.collect_inputs(args.pictures)
+    if args.labels and inputs.total:
+        require_own_files(args.labels, (path for path in inputs.sources if isinstance(path, Path)))
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model)
     if (scale := common.scale_of(args)) is not None:

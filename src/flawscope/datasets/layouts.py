@@ -241,7 +241,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
     for kind, folder in subfolders(test).items() if test else ():
         anomalous = kind.casefold() not in GOOD
         for path in truth.pictures_in(folder):
-            items.append(Item(path, kind, anomalous, truth.find(path) if anomalous else ()))
+            marks = (truth.find(path), truth.left_out(path)) if anomalous else ()
+            items.append(Item(path, kind, anomalous, *marks))
     validation = subfolder(root, "validation")
     held = _good_items(validation, truth) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
@@ -278,7 +279,7 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
         parts = path.relative_to(folder).parts[:-1]
         if not any(part.casefold() in GOOD for part in parts):
             kind = next((part for part in parts if not is_picture_folder(part)), folder.name)
-            items.append(Item(path, kind, True, truth.find(path)))
+            items.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
     return items
 
 
@@ -332,7 +333,8 @@ def _open_bare(root: Path) -> Dataset:
     if hints is not None:
         reason = "the name hints at a split or at defects, but the folders around it follow no known layout"
         raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
-    return Dataset(root, category_of(root), "folder", tuple(Item(path, "good", False) for path in paths), ())
+    items = tuple(Item(path, "good", False) for path in paths)
+    return Dataset(root, category_of(root), "folder", items, (), drawn_split=True)
 
 
 def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:

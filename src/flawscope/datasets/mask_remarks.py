@@ -36,10 +36,13 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
     """Says that a mask may be drawn on the picture as it is stored, where that is turned and has the size
     (H, W) of the mask either way; empty where nothing is in doubt."""
     turn = stored_turn(picture)
-    if turn == 1 or (turn in TRANSPOSING and size[0] != size[1]):
+    fits_both = turn not in TRANSPOSING or size[0] == size[1]
+    doubtful = (
+        mask.is_doubtful if isinstance(mask, PictureLabels) else fits_both and stored_turn(mask) == 1
+        for mask in masks
+    )
+    if turn == 1 or not any(doubtful):  # a mask may be turned like it
         return ""
-    if all(not isinstance(mask, PictureLabels) and stored_turn(mask) != 1 for mask in masks):
-        return ""  # turned like it
     return (
         f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, upright is taken"
     )
@@ -70,12 +73,21 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def good_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on good pictures in which something is marked, and on pictures that seem to be masks."""
+    """Yields remarks on good pictures in which something is marked, on pictures that seem to be masks, and on
+    label files."""
+    truth = GroundTruth(dataset.root) if dataset.root.is_dir() else None  # made by hand
+    if truth:
+        for path, reason in truth.labels.unreadable.items():
+            yield f"{path} could not be read ({reason}), nothing in it counts: export it again"
+        for source, reason in truth.labels.scale_doubts():
+            yield f"{source} {reason}: if it was made on smaller pictures, mark these"
+        if overlays := [dataset.relative(path) for path in truth.overlays]:
+            yield f"passed over, since they are others with something drawn in: {join_names(overlays)}"
     every = [item.path for items in dataset.splits.values() for item in items]
     if seeming := [dataset.relative(path) for path in seem_masks(every)]:
         names = join_names(seeming)
         yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
-    if marked := sorted(marked_good(dataset), key=lambda entry: natural_key(entry[0].path)):
+    if marked := sorted(marked_good(dataset, truth), key=lambda entry: natural_key(entry[0].path)):
         where = [f"{dataset.relative(item.path)} (in {dataset.relative(mask)})" for item, mask in marked]
         yield f"counted as good, but something is marked: {join_names(where)}; move it, or remove the mark"
 

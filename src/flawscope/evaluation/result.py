@@ -205,6 +205,9 @@ class Evaluation:
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    learnt_from: pictures of a data set without a split of its own that the model was fitted or calibrated on;
+        all others were tested. 0 where the data set has a split.
+    without_mask: defective pictures without a usable mask; unmarked: of these, by the reason.
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
@@ -222,6 +225,8 @@ class Evaluation:
     left_out: dict[str, int]
     without_mask: int
     seconds: float
+    learnt_from: int = 0
+    unmarked: dict[str, int] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
@@ -239,10 +244,11 @@ class Evaluation:
         masks, pixels, lines = self.masks, self.defect_pixels, []
         if self.without_mask:
             of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
-            empty = f"; masks that mark nothing: {masks['empty']}" if masks["empty"] else ""
+            reasons = [f"{why}: {n}" for why, n in sorted(self.unmarked.items(), key=lambda pair: -pair[1])]
+            why = f"; {', '.join(reasons)}" if {*self.unmarked} - {"no mask"} else ""
             which = f"of the other {masks['pictures']}" if masks["pictures"] else "not measured"
             lines.append(
-                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{empty}"
+                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{why}"
             )
         if masks["lost"]:
             lines.append(
@@ -263,6 +269,12 @@ class Evaluation:
                 line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
         return lines
+
+    def counts(self) -> str:
+        """Says how many pictures were tested, and how many others of the folder were learnt from."""
+        good = self.false_alarms["images"]
+        text = f"{pluralize(self.images, 'test picture')} ({good} good, {self.images - good} defective"
+        return f"{text}; {self.learnt_from} others were learnt from)" if self.learnt_from else f"{text})"
 
     @property
     def aligned(self) -> bool:
@@ -327,7 +339,9 @@ class Evaluation:
             "defect_pixels": self.defect_pixels,
             "left_out": sum(self.left_out.values()),
             "left_out_by_kind": self.left_out,
+            "learnt_from": self.learnt_from,
             "without_mask": self.without_mask,
+            "without_mask_by_reason": self.unmarked,
             "masks": self.masks,
             "remarks": self.remarks,
             "seconds": round(self.seconds, 3),

@@ -287,7 +287,8 @@ class _Steps:
         group = which.group or which.part
         if isinstance(images, str | os.PathLike):
             images = open_dataset(os.fspath(images), which.category, seed=seed, group=group)
-        pairs = seen_defect_pairs(which.seen, method, seed, images if isinstance(images, Dataset) else None)
+        dataset = images if isinstance(images, Dataset) else None
+        pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
         # a method that holds nothing out is calibrated on the pictures learnt from
         sources = [*learnt, *(reserved if method.holds_out else [])]

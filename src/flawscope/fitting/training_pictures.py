@@ -175,16 +175,20 @@ SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[PictureSource, Pictu
 
 
 def seen_defect_pairs(
-    seen: SeenDefects, method: Method, seed: int, dataset: Dataset | None
+    seen: SeenDefects,
+    method: Method,
+    seed: int,
+    dataset: Dataset | None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
-    """The defective pictures that `seen` means, each with its masks."""
+    """The defective pictures that `seen` means, each with its masks. say: as `choose_seen` takes it."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
     if wanted and not method.takes_seen_defects:
         raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
-        items = choose_seen(seen, dataset, seed)
+        items = choose_seen(seen, dataset, seed, say)
         pairs = [(item.path, list(item.masks)) for item in items]
     else:
         raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")
