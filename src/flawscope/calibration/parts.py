@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
+from flawscope.calibration.promise import describe_rate
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
@@ -208,8 +209,8 @@ class PartCalibration:
         if count < 2:
             return f"parts of {views}: no promise, {pluralize(count, 'good part')} with all views"
         text = (
-            f"parts of {views}: {self.expected_rate:.1%} ({self._rank}/{count + 1}) of good parts expected "
-            f"to be called anomalous, from {pluralize(count, 'good part')}"
+            f"parts of {views}: {describe_rate(self.expected_rate, count, 'parts')}, from "
+            f"{pluralize(count, 'good part')}"
         )
         if self.parts_missing:
             text += (

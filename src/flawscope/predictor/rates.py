@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.power import DefectScores
+from flawscope.calibration.promise import rate_interval
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
@@ -40,6 +41,11 @@ class Promise(NamedTuple):
     rate: float
     calibrated: int
     missing: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval, 0..1, in which the rate of this one model lies with 95 %."""
+        return rate_interval(self.rate, self.calibrated)
 
 
 def promise_of(manifest: Manifest) -> Promise:
