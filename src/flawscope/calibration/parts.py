@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.promise import describe_rate
+from flawscope.calibration.promise import PromiseVerdict, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
@@ -201,6 +201,11 @@ class PartCalibration:
     @property
     def _rank(self) -> int:
         return max(1, int(self.rate * (self.complete_count + 1) + 1e-9))
+
+    def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
+        """Judges by so many new good parts whether the promise was kept; None: none was made."""
+        known = self.complete_count
+        return judge_promise(alarms, good, self.expected_rate, known) if known > 1 else None
 
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""

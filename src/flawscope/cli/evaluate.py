@@ -204,8 +204,8 @@ def _parts_text(parts_found: dict[str, Any]) -> str:
     return (
         f"{parts_found['promise']}\n"
         f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
-        f"(95 % interval {low:.1%} to {high:.1%}), {parts_found['found']} of {parts_found['defective']} "
-        f"defective found"
+        f"(95 % interval {low:.1%} to {high:.1%}){', more than promised' if parts_found['broken'] else ''}, "
+        f"{parts_found['found']} of {parts_found['defective']} defective found"
         + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
         + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
     )

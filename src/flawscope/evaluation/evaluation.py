@@ -265,11 +265,13 @@ def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart])
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(decisions & ~anomalous))
     auroc = metrics.image_metrics(anomalous, np.array([one.prediction.score for one in judged])).auroc
+    verdict = parts.judge_promise(alarms, good)
     return {
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.promise(),
+        "broken": None if verdict is None else verdict.broken,
         "defective": len(judged) - good,
         "found": int(np.count_nonzero(decisions & anomalous)),
         "incomplete": sum(one.prediction.decision == INCOMPLETE for one in judged),

@@ -38,9 +38,7 @@ def check_promise(
     if not good or not calibration.promised:
         return {}
     alarms = sum(prediction.is_anomalous for _, prediction in good)
-    chance, broken = judge_promise(
-        alarms, len(good), calibration.expected_rate, calibration.unit_count
-    )
+    chance, broken = judge_promise(alarms, len(good), calibration.expected_rate, calibration.unit_count)
     learnt, shown = _looks(train), _looks([item for item, _ in good])
     copies = _copies_of(learnt, shown)
     return {

@@ -163,9 +163,7 @@ def _false_alarms(tally: Tally, calibration: Calibration) -> str:
     elif judge_promise(
         tally.false_alarms, tally.good, calibration.expected_rate, calibration.unit_count
     ).broken:
-        judged = (
-            "The promise was broken; are the good test pictures like those that the model learnt from?"
-        )
+        judged = "The promise was broken; are the good test pictures like those that the model learnt from?"
     else:
         judged = "The promise was kept."
     return (
