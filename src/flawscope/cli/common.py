@@ -22,6 +22,7 @@ from flawscope.errors import (
     message_with_type,
     one_line_message,
     pluralize,
+    require_installed,
 )
 from flawscope.evaluation import report
 from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
@@ -338,6 +339,14 @@ def stop_progress() -> None:
     """Ends the display of progress: the command has ended, or waits for input."""
     while _progress:
         _progress.pop().stop()
+
+
+def require_torch(model: str) -> None:
+    """InputError, before anything else is asked for, where a fitted model cannot be run here."""
+    from flawscope.artefact.files import TRAINED_SUFFIX
+
+    if model.lower().endswith(TRAINED_SUFFIX):
+        require_installed("running a .safetensors model", "torch", "timm", extras="train")
 
 
 def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:

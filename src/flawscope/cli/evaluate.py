@@ -88,6 +88,7 @@ def evaluate_model(
     step = common.progress_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
+        common.require_torch(args.model)  # whose extra brings what a report needs, too
         report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)

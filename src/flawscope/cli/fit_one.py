@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common
 from flawscope.cli.output import file_remarks
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     from flawscope.artefact.state_file import checkpoint_path, training_log_path
 
     call, checkpoint = read_fit_settings(args), None
+    require_training()
     old = model_file.read(args.update) if args.update else None
     if old is None and registry.method(call.method).learns_in_steps:
         checkpoint = checkpoint_path(args.out)
@@ -94,6 +95,11 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
         checkpoint.unlink(missing_ok=True)
         say(f"training log: {training_log_path(checkpoint)}")
     return predictor
+
+
+def require_training() -> None:
+    """InputError where what fits is not installed."""
+    require_installed("fitting", "torch", "timm", extras="train")
 
 
 def fit_model(

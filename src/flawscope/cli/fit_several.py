@@ -70,6 +70,7 @@ def fit_each(
     say, names = common.say_unless_quiet(args), [*calls]
     for call in calls.values():
         fit_one.read_fit_settings(call)
+    fit_one.require_training()
     common.prepare_output_folder(folder)
     say(f"{pluralize(len(names), kind)}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}

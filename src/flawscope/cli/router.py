@@ -36,6 +36,7 @@ def fit(args: argparse.Namespace) -> int:
     calls = _product_calls(args, old, folder) if pattern is None else _view_calls(args, old, folder, pattern)
     for call in calls.values():
         fit_one.read_fit_settings(call)
+    fit_one.require_training()
     if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
         new = None if args.part is None or args.each_view else {"part": args.part, "view": args.view}
         router_file.check_same_parts([new, *(one.manifest.facts.get("part") for one in products.values())])
