@@ -1,9 +1,9 @@
 """How far the false-alarm rate of a single model may lie from the promised one, and whether it was kept.
 
-A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of the
-one model that was made is itself a draw: the share of good units above the k-th largest of K is distributed as
-Beta(k, K + 1 - k), whatever the scores' distribution. So the number of false alarms among new good pictures is
-beta-binomial: both the threshold's pictures and the test pictures are drawn.
+A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of
+the one model that was made is itself a draw: the share of good units above the k-th largest of K is
+distributed as Beta(k, K + 1 - k), whatever the scores' distribution. So the number of false alarms among new
+good pictures is beta-binomial: both the threshold's pictures and the test pictures are drawn.
 """
 
 from __future__ import annotations

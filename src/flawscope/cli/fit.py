@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common, fit_one, fit_several, router
+from flawscope.cli import common, fit_one, fit_options, fit_several, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
@@ -141,7 +141,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_device(parser)
     common.add_cluster(parser)
     common.add_quiet(parser)
-    parser.set_defaults(only_view=None)  # of `router.fit`: pattern and view
+    parser.set_defaults(
+        only_view=None, typed=None, filed=()
+    )  # of `router.fit`, and of `fit_options.with_file`
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
@@ -168,9 +170,11 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.predictor.router import is_router
 
-    if args.channels and "{" in args.channels:
-        args.part, args.view = _parse_template(args)
-        args.channels = None
+    several = args.joint or common.asks_several(args)
+    category = (
+        None if several else args.category or (fit_one.only_category(args.data) if args.config else None)
+    )
+    args = fit_options.with_file(args, category)
     if args.cluster is not None:
         connect.check_address(args.cluster)
     if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
@@ -200,16 +204,6 @@ def run(args: argparse.Namespace) -> int:
     if args.evaluate:
         failures += _evaluate(args, predictor)
     return common.report_failures(failures)
-
-
-def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Patterns of --part and --view that `--channels {part}_{light}.png` stands for."""
-    from flawscope.calibration.parts import PartPattern
-
-    if args.part or args.view or args.group:
-        raise InputError("--channels tells part and view by names: leave out --part, --view and --group")
-    pattern = PartPattern.from_template(args.channels)
-    return pattern.part, pattern.view
 
 
 def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, fit_options
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     names = common.selected_categories(args, "models")
     if args.update:
         raise InputError("--update adds to one model: name one --category")
-    calls = {name: category_call(args, name, args.out) for name in names}
+    calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
     outcomes = fit_each(args, calls, args.out, "model")
     files = {name: "failed" if one.failed else Path(calls[name].out).name for name, one in outcomes.items()}
     rows = [(name, files[name], *one.figures) for name, one in outcomes.items()]

@@ -57,8 +57,8 @@ def describe_promise(found: Mapping[str, Any]) -> list[str]:
     lines = []
     if found.get("broken"):
         lines.append(
-            f"the promise was broken: a sound model calls so many anomalous in {100 * found['chance']:.2g} % of "
-            "such tests. Why it may be:"
+            f"the promise was broken: a sound model calls so many anomalous in {100 * found['chance']:.2g} % "
+            "of such tests. Why it may be:"
         )
         lines += [f"  {reason}" for reason in found["reasons"]]
     if copies := found.get("copies_of_training"):
