@@ -170,18 +170,10 @@ def format_evaluation(result: Evaluation) -> str:
     parts = [
         f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
         f"{format_duration(result.seconds)}",
+        "\n".join(_decision_lines(result)),
         "\n".join([common.format_table(rows, ("metric", "value")), *result.remarks]),
     ]
-    alarms = result.false_alarms
-    if alarms["measured"] is not None:
-        (low, high), told = alarms["interval"], "no promise"
-        if alarms["expected"] is not None:
-            told = f"expected {alarms['expected']:.1%}, target {alarms['target']:.1%}"
-        parts.append(
-            f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
-            f"({told}, 95 % interval {low:.1%} to {high:.1%})"
-        )
-        parts += ["\n".join(lines)] if (lines := describe_promise(alarms)) else []
+    parts += ["\n".join(lines)] if (lines := describe_promise(result.false_alarms)) else []
     kinds = [
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
         for kind, v in result.kinds.items()
@@ -198,6 +190,30 @@ def format_evaluation(result: Evaluation) -> str:
     if result.left_out:
         parts.append(common.left_out_line(result, "the model"))
     return "\n\n".join(parts)
+
+
+def _decision_lines(result: Evaluation) -> Iterator[str]:
+    """Yields what became of the defects and of the good pictures, each with its interval."""
+    if (defects := result.defects)["images"]:
+        low, high = defects["interval"]
+        yield f"{_found_text(defects)} defects found (95 %: {low:.0%} to {high:.0%} of such defects)"
+    alarms = result.false_alarms
+    if alarms["measured"] is None:
+        return
+    low, high = alarms["interval"]
+    told = "no promise"
+    if alarms["expected"] is not None:
+        from_to = "{:.1%} to {:.1%}".format(*alarms["expected_interval"])
+        kept = "broken, see below" if alarms["broken"] else "kept"
+        told = f"promised {alarms['expected']:.1%}, of this one model {from_to}: {kept}"
+    yield (
+        f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
+        f"(95 %: {low:.1%} to {high:.1%}); {told}"
+    )
+
+
+def _found_text(defects: Mapping[str, Any]) -> str:
+    return f"{defects['found']} of {defects['images']}"
 
 
 def _parts_text(parts_found: dict[str, Any]) -> str:
@@ -307,7 +323,7 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.kind
-    averages = _averages(found, kind)
+    averages = _averages(found, kind, names)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
         document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
@@ -331,12 +347,24 @@ def _model_path(folder: str, category: str) -> Path:
     raise InputError(f"{folder} has no {category}{MODEL_SUFFIXES[0]}: fit it with --category {category}")
 
 
-def _averages(found: Documents, kind: str) -> dict[str, dict[str, Any]]:
-    """Averages for the rows below the table: means over the measured categories of each of the papers'
-    groups, or over all products or views of a router."""
+def _averages(found: Documents, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Averages for the rows below the table: means over the measured categories, by the papers' groups where
+    all of a group were asked for; or over all products or views of a router.
+
+    Args:
+        names: of those that were asked for.
+    """
     from flawscope.evaluation.benchmark.tables import category_groups
 
-    every = {group.label: group.categories for group in category_groups(tuple(found))}
+    # a product may be called as one of the papers' is
+    every = {
+        group.label: group.categories
+        for group in category_groups(names)
+        if group.label != "others" and {*group.categories} <= {*names}
+    }
+    grouped = {name for group in every.values() for name in group}
+    if rest := tuple(name for name in names if name not in grouped):
+        every["others" if every else "all"] = rest
     if kind != "category":
         every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
     averages = {}
@@ -378,7 +406,8 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
     rows: list[Sequence[str]] = []
     for name, one in found.items():
         alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
-        rows.append((name, *cells(one["metrics"]), alarms, *mistaken([name])))
+        shown = _found_text(one["defects"]) if one["defects"]["images"] else ""
+        rows.append((name, *cells(one["metrics"]), alarms, shown, *mistaken([name])))
     for label, average in averages.items():
         covered = len(average["categories"])
         of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
@@ -388,8 +417,8 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
             value if count in (0, covered) else f"{value} ({count} of {covered})"
             for value, count in zip(cells(average["metrics"]), counts, strict=True)
         ]
-        rows.append((label, *means, "", *mistaken(average["categories"])))
-    header = (kind, *METRICS.values(), "false alarms")
+        rows.append((label, *means, "", "", *mistaken(average["categories"])))
+    header = (kind, *METRICS.values(), "false alarms", "defects found")
     parts = [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
     parts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
     parts += [_parts_text(document["parts"])] if document.get("parts") else []
@@ -401,13 +430,15 @@ def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[
         return [_count_mistaken(found, names)] if has_products else []
 
     metrics, has_products = _metric_names(found), kind == "product"
-    more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if has_products else []))
+    more = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
+    more += ["mistaken"] if has_products else []
     yield ["category", "method", "pictures", *metrics, *more]
     for name, one in found.items():
         values = [one["metrics"].get(metric) for metric in metrics]
         alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
-        yield [name, one["method"], one["images"], *values, *alarms, *mistaken([name])]
+        defects = [one["defects"][key] for key in ("found", "images")]
+        yield [name, one["method"], one["images"], *values, *alarms, *defects, *mistaken([name])]
     for label, average in averages.items():
         values = [average["metrics"][m] for m in metrics]
         label = f"average: {label}" if kind == "category" else label
-        yield [label, "", "", *values, "", "", "", *mistaken(average["categories"])]
+        yield [label, "", "", *values, *[""] * 5, *mistaken(average["categories"])]

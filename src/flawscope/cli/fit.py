@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common, fit_one, fit_options, fit_several, router
@@ -197,9 +199,9 @@ def run(args: argparse.Namespace) -> int:
         predictor = fit_several.fit_in_task(args, say)
     for line in summary(predictor):
         say(line)
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-    exported = out.with_suffix(".onnx")
-    say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
+    for line in next_steps(args, out):
+        say(line)
     failures = list(predictor.failures)
     if args.evaluate:
         failures += _evaluate(args, predictor)
@@ -220,14 +222,14 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 
 
 def summary(predictor: Predictor) -> list[str]:
-    from flawscope.calibration.power import describe_detection
+    """Lines on a fit: the promise, simulated defects, what stands out. `info` has the rest."""
+    from flawscope.calibration.power import describe_found
+    from flawscope.predictor.rates import promise_of
 
-    facts, calibration = predictor.manifest.facts, predictor.calibration
-    lines = [*facts["summary"], calibration.promise()]
-    if found := describe_detection(facts, calibration):
-        lines.append(f"simulated defects found: {found}")
+    manifest = predictor.manifest
+    lines = [promise_of(manifest).text, *describe_found(manifest.facts)]
     if predictor.suspects:
-        dropped = "left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "kept"
+        dropped = "left out" if any(p.role == "dropped" for p in manifest.pictures) else "kept"
         lines.append(
             f"{dropped}: {pluralize(len(predictor.suspects), 'suspicious picture')}, most suspicious first:"
         )
@@ -237,3 +239,17 @@ def summary(predictor: Predictor) -> list[str]:
         if dropped == "kept":
             lines.append("look at them; --drop-suspects leaves them out")
     return lines
+
+
+def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
+    """Lines with the commands that come next."""
+    category = ["--category", args.category] if args.category else []
+    steps = (
+        (["predict", out, "NEW_PICTURES", "--out", "found"], "judges pictures"),
+        (
+            ["evaluate", out, "--data", args.data, *category, "--out", "results"],
+            "measures on good and bad ones",
+        ),
+        (["export", out, "--out", out.with_suffix(".onnx")], "makes a copy that needs no torch"),
+    )
+    return ["next:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]

@@ -116,7 +116,7 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) 
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    from flawscope.calibration.power import describe_detection
+    from flawscope.calibration.power import describe_found
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.called
@@ -134,9 +134,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
     took, manifest = format_duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"]
-    if power := describe_detection(manifest.facts, manifest.calibration):
-        lines.append(f"  simulated defects found: {power}")
-    lines += [f"  {note}" for note in manifest.notes]
+    lines += [f"  {line}" for line in (*describe_found(manifest.facts), *manifest.notes)]
     return Outcome(_figures(manifest, took), lines, skipped=predictor.failures)
 
 

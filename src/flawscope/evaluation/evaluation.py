@@ -120,6 +120,7 @@ def evaluate(
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
         false_alarms=_false_alarm_statistics(kept, predictor, dataset.train),
+        defects=_defect_statistics(kept),
         kinds=_kind_statistics(kept, dataset),
         images=len(kept),
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
@@ -230,6 +231,13 @@ def _false_alarm_statistics(
         "interval": [low, high],
         **check_promise(predictor, train, [pair for pair in shown if not pair[0].anomalous]),
     }
+
+
+def _defect_statistics(kept: PictureStore) -> dict[str, Any]:
+    shown = zip(kept.items, kept.predictions, strict=True)
+    called = [prediction.is_anomalous for item, prediction in shown if item.anomalous]
+    interval = metrics.confidence_interval_rate(sum(called), len(called))
+    return {"images": len(called), "found": sum(called), "interval": [*interval]}
 
 
 def judge_parts(

@@ -195,6 +195,7 @@ class Evaluation:
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise; None: nothing), measured,
         images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise` finds, with
         expected_interval, in which the rate of this one model lies with 95 %.
+    defects: defective test pictures: images, found, and the interval of the share that is found, as above.
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
         severity, which is comparable between models.
     defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
@@ -217,6 +218,7 @@ class Evaluation:
     method: str
     metrics: dict[str, float | None]
     false_alarms: dict[str, Any]
+    defects: dict[str, Any]
     kinds: dict[str, dict[str, Any]]
     images: int
     defect_pixels: dict[str, int]
@@ -323,6 +325,7 @@ class Evaluation:
             "method": self.method,
             "metrics": self.metrics,
             "false_alarms": self.false_alarms,
+            "defects": self.defects,
             "kinds": self.kinds,
             "images": self.images,
             "defect_pixels": self.defect_pixels,
