@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import errno
-import io
 import json
 import os
 import re
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
+    from flawscope.results.excel import ExcelTable
+    from flawscope.results.table import TableWriter
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
 
@@ -241,7 +241,13 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """Adds the option on how `--out DIR` is written."""
+    """Adds the options on how `--out` is written."""
+    parser.add_argument(
+        "--decimal-comma",
+        action="store_true",
+        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
+        "--out FILE.xlsx needs none",
+    )
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
@@ -251,9 +257,19 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def is_table(out: str) -> bool:
-    from flawscope.results.table import TABLE_SUFFIX
+    from flawscope.results.table import EXCEL_SUFFIX, TABLE_SUFFIX
 
-    return out.lower().endswith(TABLE_SUFFIX) and not os.path.isdir(out)
+    return out.lower().endswith((TABLE_SUFFIX, EXCEL_SUFFIX)) and not os.path.isdir(out)
+
+
+def open_table(args: argparse.Namespace, **columns: bool) -> TableWriter | ExcelTable:
+    """Opens the table alone that `--out` names."""
+    from flawscope.results.excel import ExcelTable
+    from flawscope.results.table import EXCEL_SUFFIX, TableWriter
+
+    if args.out.lower().endswith(EXCEL_SUFFIX):
+        return ExcelTable(args.out, **columns)
+    return TableWriter(args.out, decimal_comma=args.decimal_comma, **columns)
 
 
 def check_output(args: argparse.Namespace) -> None:
@@ -264,6 +280,12 @@ def check_output(args: argparse.Namespace) -> None:
 
         refuse_foreign(prepare_output_folder(args.out), report.REPORT_NAME)
         return
+    if args.out and args.out.lower().endswith(".xlsx"):
+        from flawscope.results.excel import require_excel
+
+        require_excel()
+    if args.decimal_comma and (not args.out or args.out.lower().endswith(".xlsx")):
+        raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
         raise InputError("--maps has nothing to write to: add --out DIR")
     if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
@@ -313,14 +335,18 @@ def as_json(document: Any) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file whole or not at all."""
-    from flawscope.artefact.files import CSV_ENCODING, atomic_write, csv_cell
+def write_table(path: Path, rows: Iterable[Sequence[Any]], *, decimal_comma: bool = False) -> None:
+    """Writes a table, .csv or .xlsx, whole or not at all."""
+    from flawscope.artefact.files import CSV_ENCODING, atomic_write
+    from flawscope.results.excel import write_workbook
+    from flawscope.results.table import EXCEL_SUFFIX, csv_line
 
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
+    if path.suffix.lower() == EXCEL_SUFFIX:
+        write_workbook(path, rows)
+        return
+    text = "".join(csv_line(row, decimal_comma=decimal_comma) for row in rows)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode(CSV_ENCODING, "backslashreplace"))
+        file.write(text.encode(CSV_ENCODING, "backslashreplace"))
 
 
 _progress: list[TerminalProgress] = []  # of the running command
@@ -398,7 +424,7 @@ def prepare_output_folder(path: str) -> Path:
     """Makes an output folder if it is missing, and checks that it can be written."""
     folder = Path(path)
     if folder.suffix.lower() == ".parquet" and not folder.exists():
-        raise InputError(f"--out {path}: tables are FILE.csv; name one, or a folder")
+        raise InputError(f"--out {path}: tables are FILE.csv or FILE.xlsx; name one, or a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

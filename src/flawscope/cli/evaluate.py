@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
-        "write results, a report, overlays and maps; or the table of results alone, .csv; for several "
-        "categories a folder for each, or a table with a row for each",
-        "DIR|FILE.csv",
+        "write results, a report, overlays and maps; or the table of results alone, .csv or .xlsx (Excel); "
+        "for several categories a folder for each, or a table with a row for each",
+        "DIR|FILE.csv|FILE.xlsx",
     )
     parser.add_argument(
         "--robustness",
@@ -98,7 +98,6 @@ def evaluate_model(
     from flawscope.datasets.mask_remarks import mask_remarks
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.result import all_results
-    from flawscope.results.table import TableWriter
 
     predictor = predictor or common.load_single(args, args.model)
     result = evaluate(
@@ -112,7 +111,7 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = TableWriter(args.out, kinds=result.names_kinds, aligned=result.aligned)
+        table = common.open_table(args, kinds=result.names_kinds, aligned=result.aligned)
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
@@ -134,7 +133,11 @@ def _write_results(
 
     say = common.say_unless_quiet(args)
     inputs = [item.path for item in dataset.test]
-    columns = {"kinds": result.names_kinds, "aligned": result.aligned}
+    columns = {
+        "kinds": result.names_kinds,
+        "aligned": result.aligned,
+        "decimal_comma": args.decimal_comma,
+    }
     results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
@@ -149,7 +152,8 @@ def _write_results(
     if result.judged_parts:
         with unwritten.collect("table"):
             decided = (one.prediction for one in result.judged_parts)
-            common.write_csv(results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False))
+            path, rows = results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False)
+            common.write_table(path, rows, decimal_comma=args.decimal_comma)
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(item.path, prediction)
@@ -330,7 +334,8 @@ def _run_several(
     common.show_document(args, document, lambda: _several_text(document, kind))
     if args.out:
         rows = _several_rows(found, averages, kind)
-        common.write_csv(own.path(TABLE_NAME) if folder else Path(args.out), rows)
+        path = own.path(TABLE_NAME) if folder else Path(args.out)
+        common.write_table(path, rows, decimal_comma=args.decimal_comma)
     return max(code, common.report_failures(unread))
 
 

@@ -91,10 +91,9 @@ def fit_each(
 
     try:
         if args.cluster is None:
-            # without a terminal a line for each is enough
-            step = common.progress_for(args) if sys.stderr.isatty() else ignore_progress
-            for name, call in calls.items():
-                take(name, _fit_call(call, step))
+            for number, (name, call) in enumerate(calls.items(), start=1):
+                say(f"{name}: {number} of {len(names)}")
+                take(name, _fit_call(call, common.progress_for(args)))
         else:
             left = {name: call for name, call in calls.items() if not _is_kept(call)}
             for name in [name for name in calls if name not in left]:
