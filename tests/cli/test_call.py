@@ -105,7 +105,7 @@ WRONG = [
     ([*FIT, "--config", "no.yaml"], "no.yaml"),
     ([*FIT, "--roi", "no.png"], "no.png"),
     ([*FIT, "--update", "no.safetensors"], "there is no model"),
-    ([*FIT, "--update", "MODEL", "--size", "64"], "leave out size"),
+    ([*FIT, "--update", "MODEL", "--size", "64"], "leave out --size"),
     ([*FIT, "--fair"], "--fair is for --update: leave it out"),
     ([*FIT, "--minutes", "3"], "patchcore does not learn in steps"),
     ([*FIT, "--resume"], "patchcore does not learn in steps"),
