@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
-    from flawscope.results.excel import ExcelTable
-    from flawscope.results.table import TableWriter
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
 
@@ -262,16 +260,6 @@ def is_table(out: str) -> bool:
     return out.lower().endswith((TABLE_SUFFIX, EXCEL_SUFFIX)) and not os.path.isdir(out)
 
 
-def open_table(args: argparse.Namespace, **columns: bool) -> TableWriter | ExcelTable:
-    """Opens the table alone that `--out` names."""
-    from flawscope.results.excel import ExcelTable
-    from flawscope.results.table import EXCEL_SUFFIX, TableWriter
-
-    if args.out.lower().endswith(EXCEL_SUFFIX):
-        return ExcelTable(args.out, **columns)
-    return TableWriter(args.out, decimal_comma=args.decimal_comma, **columns)
-
-
 def check_output(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
     pictures are refused where none are written."""
@@ -333,20 +321,6 @@ def show_document(args: argparse.Namespace, document: Any, lines: Callable[[], s
 
 def as_json(document: Any) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
-
-
-def write_table(path: Path, rows: Iterable[Sequence[Any]], *, decimal_comma: bool = False) -> None:
-    """Writes a table, .csv or .xlsx, whole or not at all."""
-    from flawscope.artefact.files import CSV_ENCODING, atomic_write
-    from flawscope.results.excel import write_workbook
-    from flawscope.results.table import EXCEL_SUFFIX, csv_line
-
-    if path.suffix.lower() == EXCEL_SUFFIX:
-        write_workbook(path, rows)
-        return
-    text = "".join(csv_line(row, decimal_comma=decimal_comma) for row in rows)
-    with atomic_write(path) as file:
-        file.write(text.encode(CSV_ENCODING, "backslashreplace"))
 
 
 _progress: list[TerminalProgress] = []  # of the running command

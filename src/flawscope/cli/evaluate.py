@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, tables
 from flawscope.errors import InputError, pluralize
 from flawscope.evaluation import report
 from flawscope.progress import format_duration
@@ -111,7 +111,7 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = common.open_table(args, kinds=result.names_kinds, aligned=result.aligned)
+        table = tables.open_table(args, kinds=result.names_kinds, aligned=result.aligned)
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
@@ -153,7 +153,7 @@ def _write_results(
         with unwritten.collect("table"):
             decided = (one.prediction for one in result.judged_parts)
             path, rows = results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False)
-            common.write_table(path, rows, decimal_comma=args.decimal_comma)
+            tables.write_table(path, rows, decimal_comma=args.decimal_comma)
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(item.path, prediction)
@@ -335,7 +335,7 @@ def _run_several(
     if args.out:
         rows = _several_rows(found, averages, kind)
         path = own.path(TABLE_NAME) if folder else Path(args.out)
-        common.write_table(path, rows, decimal_comma=args.decimal_comma)
+        tables.write_table(path, rows, decimal_comma=args.decimal_comma)
     return max(code, common.report_failures(unread))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, tables
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation import report
 
@@ -167,7 +167,7 @@ class Output:
         self.table: TableWriter | ExcelTable | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = common.open_table(args, **columns)
+            self.table = tables.open_table(args, **columns)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
@@ -234,7 +234,7 @@ class Output:
                 with self.unwritten.collect("table"):
                     rows = part_rows(self.decided_parts, self.products)
                     path = self.results.own.path(PARTS_TABLE_NAME)
-                    common.write_table(path, rows, decimal_comma=self.args.decimal_comma)
+                    tables.write_table(path, rows, decimal_comma=self.args.decimal_comma)
             if self.labels:
                 with self.unwritten.collect("file of labels"):
                     self.labels.finish()
