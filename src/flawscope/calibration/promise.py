@@ -1,4 +1,4 @@
-"""How far the false-alarm rate of a single model may lie from the promised one, and whether it was kept.
+"""Tells how far the false-alarm rate of one model may lie from the promised one, and whether it was kept.
 
 A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of
 the one model that was made is itself a draw: the share of good units above the k-th largest of K is

@@ -1,4 +1,4 @@
-"""Options of `flawscope fit` that stand in its YAML file, for all categories or for each by itself.
+"""Options of `flawscope fit`: on the command line, and in its YAML file, for each category by itself.
 
 A file names an option as the command line does, without dashes in front and with _ inside; the command line
 wins. Settings of methods, which stand in the same file, are read by `common.read_settings`.
@@ -7,13 +7,14 @@ wins. Settings of methods, which stand in the same file, are read by `common.rea
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from flawscope.config import parse_assignments, read_config, redact_value, setting_names
+from flawscope.cli import common
 from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
+from flawscope.methods.settings import parse_assignments, read_config, redact_value, setting_names
 
 # Of the call, not of what is fitted
 OF_THE_CALL = frozenset(
@@ -23,7 +24,158 @@ OF_THE_CALL = frozenset(
     )
 )
 # Settings of every method, and the file's own
-COMMON = frozenset(("method", "preset", "seen", "scale"))
+COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data(parser, several=f"{common.SEVERAL_HELP}a model for each")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="MODEL",
+        help="model file to write, .safetensors; for several categories a folder: CATEGORY.safetensors in it",
+    )
+    parser.add_argument(
+        "--joint",
+        action="store_true",
+        help="one file with a model of each category: `predict` recognises which one a picture shows",
+    )
+    parser.add_argument(
+        "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
+    )
+    parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
+    common.add_settings(parser, "default or paper; small or accurate: PatchCore, quick: EfficientAD")
+    parser.add_argument(
+        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+512)"
+    )
+    parser.add_argument(
+        "--tile",
+        metavar="N|HxW",
+        help="large pictures: look at tiles of so many of their pixels too, each at full resolution",
+    )
+    parser.add_argument(
+        "--overlap", metavar="SHARE|Npx", help="of neighbouring tiles: 0.25, 25%% or 128px (default: 25%%)"
+    )
+    parser.add_argument(
+        "--scale", metavar="S", help="of tiles: so many pixels of the picture become one (default: 1)"
+    )
+    parser.add_argument(
+        "--min-defect",
+        metavar="Npx",
+        help="the smallest defect that is to be found, in pixels of the pictures: chooses --tile and --scale",
+    )
+    parser.add_argument("--keep-aspect", action="store_true", default=None, help="do not stretch")
+    parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")
+    common.add_backbone(parser)
+    parser.add_argument("--stages", metavar="2,3", help="feature stages as timm counts them")
+    for flag, (metavar, text) in _method_flags().items():
+        parser.add_argument(flag, metavar=metavar, help=text)
+    parser.add_argument(
+        "--seen",
+        metavar="N|FOLDER|FILE",
+        help=f"{_methods_with('takes_seen_defects')}: defects to learn from: so many test pictures, "
+        "drawn evenly over kinds, or a folder of pictures with masks, or a text file of paths; evaluation "
+        "leaves them out",
+    )
+    length = parser.add_mutually_exclusive_group()
+    in_steps = _methods_with("learns_in_steps")
+    length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
+    length.add_argument(
+        "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
+    common.add_tensorboard(parser)
+    common.add_roi(parser)
+    parser.add_argument(
+        "--light",
+        metavar="SHARE",
+        help="keep the false-alarm rate in each light whose brightness and contrast differ by up to SHARE, "
+        "10%% say, and its white balance by half of it",
+    )
+    parser.add_argument(
+        "--align",
+        choices=("none", "shift", "turn", "full", "auto"),
+        help="find the part in each picture, and see it as if all lay alike: shift: parts lie at different "
+        "places, turn: at any angle, too, full: mirrored and at slightly different scales, too, auto: "
+        "none, shift or turn, as left-out good pictures and simulated defects say (default: none)",
+    )
+    parser.add_argument(
+        "--several",
+        action="store_true",
+        help="--align: pictures show several parts each: all are found, counted and judged",
+    )
+    parser.add_argument(
+        "--undistort",
+        metavar="FILE",
+        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
+        "k2, p1, p2, k3 by name",
+    )
+    common.add_scale(parser)
+    parser.add_argument(
+        "--channels",
+        metavar="all|1-3,4|PATTERN",
+        help="judge more channels than three together: colours, and each other one by itself (all), or views "
+        "by numbers; or files of one part under several lights, such as {part}_{light}.png",
+    )
+    common.add_group(parser)
+    common.add_part(parser)
+    common.add_view(parser)
+    parser.add_argument(
+        "--each-view",
+        action="store_true",
+        help="--part: learn each view by itself, in one file: for cameras that see quite different things",
+    )
+    parser.add_argument(
+        "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
+    )
+    parser.add_argument(
+        "--fair",
+        action="store_true",
+        help="--update: the pictures are good ones as they come, chosen by nobody; they set the threshold",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="go on where good pictures show nothing, or are as far out as defects are; --update: or where "
+        "the model would find fewer defects",
+    )
+    common.add_rate(parser, "5%%")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="measure the model on the test pictures when it is written"
+    )
+    parser.add_argument("--json", action="store_true", help="--evaluate: print its one JSON document")
+    parser.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
+    parser.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not measure what share of simulated defects it finds"
+    )
+    common.add_device(parser)
+    common.add_cluster(parser)
+    common.add_quiet(parser)
+    parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
+
+
+def _method_flags() -> dict[str, tuple[str, str]]:
+    """Returns metavar and help of the flags of single methods; the help names the methods."""
+    found: dict[str, tuple[str, str]] = {}
+    for method in registry.loadable_methods():
+        for option in method.options:
+            text = f"{method.name}: {option.help}"
+            metavar, known = found.get(option.flag, (option.metavar, ""))
+            found[option.flag] = metavar, f"{known}; {text}" if known else text
+    return found
+
+
+def _methods_with(capability: str) -> str:
+    """Names of the methods that declare the capability."""
+    return ", ".join(method.name for method in registry.loadable_methods() if getattr(method, capability))
+
+
+def _join_or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+# ------------------------------------------------------------------------------------------------ in a file
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
@@ -81,15 +233,13 @@ def _settings() -> frozenset[str]:
     own: Iterable[str] = (
         name for method in registry.loadable_methods() for name in setting_names(method.config)
     )
-    return frozenset(own) | COMMON
+    return frozenset(own) | COMMON_SETTINGS
 
 
 @cache
 def _actions() -> dict[str, argparse.Action]:
-    from flawscope.cli import fit
-
     parser = argparse.ArgumentParser(add_help=False)
-    fit.add_arguments(parser)
+    add_arguments(parser)
     return {action.dest: action for action in parser._actions}
 
 
