@@ -140,6 +140,7 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
     result = found["result"]
     assert (result["pictures"], result["calibrated"]) == (12, 12)
     assert result["rate"] == pytest.approx(1 / 13)
+    assert result["interval"] == pytest.approx([1 - 0.975 ** (1 / 12), 1 - 0.025 ** (1 / 12)])
     assert result["missing"] == 7
     assert len(result["odd"]) == 8
     assert result["odd"] == sorted(result["odd"], key=lambda one: -one["score"])

@@ -138,7 +138,7 @@ def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_
 def test_another_rate_moves_the_threshold(run, model_path, batch):
     rates = ("10%", "50%", "0.5")
     err = [run("predict", model_path, batch / "a.png", "--false-alarm-rate", rate)[2] for rate in rates]
-    assert "(1/13) of good pictures expected above it" in err[0]  # of 12 calibration pictures
+    assert "about 1 of 13 good pictures will be called anomalous" in err[0]  # of 12 calibration pictures
     assert err[0] != err[1] == err[2]
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
+from flawscope.calibration.promise import describe_rate, rate_interval
 from flawscope.errors import InputError, pluralize
 
 DEFAULT_RATE = 0.05
@@ -136,6 +137,12 @@ class Calibration:
         """Expected share of new good pictures above the threshold: at most the target if possible. Where each
         picture is a unit it is k/(n + 1)."""
         return (1 + self._weight_above) / (self.unit_count + 1)
+
+    @property
+    def rate_interval(self) -> tuple[float, float]:
+        """Interval, 0..1, in which the false-alarm rate of this one model lies with 95 %: `expected_rate` is
+        the mean of such models."""
+        return rate_interval(self.expected_rate, self.unit_count)
 
     @property
     def pictures_missing(self) -> int:
@@ -303,9 +310,7 @@ class Calibration:
         if not self.promised:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
-            f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
-            f"({1 + self._weight_above:.4g}/{self.unit_count + 1}) of good pictures expected above it"
-            f"{' at most' if self.has_shared_units else ''}, from "
+            f"{self.describe_rate()}: score threshold {self.score_threshold:.4g} from "
             f"{self.describe_pictures()} ({self.method})"
         )
         if self.miscounted:
@@ -316,6 +321,11 @@ class Calibration:
                 f"{self.pictures_missing} more would do"
             )
         return text
+
+    def describe_rate(self) -> str:
+        """Words the promised rate, and how far that of this one model may lie."""
+        at_most = "at most " if self.has_shared_units else ""
+        return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
 
     def describe_pictures(self) -> str:
         """Number of good pictures, and of their units where these are fewer."""

@@ -177,7 +177,7 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int:
     """Do the main job on pictures drawn here: draw a data set, fit, evaluate, report. It needs no network."""
-    from flawscope.cli import main
+    from flawscope.cli import fit_one, main
     from flawscope.evaluation import report
     from flawscope.synthesis.demo import dataset
 
@@ -185,6 +185,7 @@ def demo(args: argparse.Namespace) -> int:
         known = ", ".join(dataset.CATEGORIES)
         raise InputError(f"--category {args.category}: there is no such drawn category; choose of {known}")
     if not args.only_draw:
+        fit_one.require_training()  # whose extra brings what a report needs, too
         report.require_libraries()
     out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, fit_options
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     names = common.selected_categories(args, "models")
     if args.update:
         raise InputError("--update adds to one model: name one --category")
-    calls = {name: category_call(args, name, args.out) for name in names}
+    calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
     outcomes = fit_each(args, calls, args.out, "model")
     files = {name: "failed" if one.failed else Path(calls[name].out).name for name, one in outcomes.items()}
     rows = [(name, files[name], *one.figures) for name, one in outcomes.items()]
@@ -70,6 +70,7 @@ def fit_each(
     say, names = common.say_unless_quiet(args), [*calls]
     for call in calls.values():
         fit_one.read_fit_settings(call)
+    fit_one.require_training()
     common.prepare_output_folder(folder)
     say(f"{pluralize(len(names), kind)}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
@@ -90,10 +91,9 @@ def fit_each(
 
     try:
         if args.cluster is None:
-            # without a terminal a line for each is enough
-            step = common.progress_for(args) if sys.stderr.isatty() else ignore_progress
-            for name, call in calls.items():
-                take(name, _fit_call(call, step))
+            for number, (name, call) in enumerate(calls.items(), start=1):
+                say(f"{name}: {number} of {len(names)}")
+                take(name, _fit_call(call, common.progress_for(args)))
         else:
             left = {name: call for name, call in calls.items() if not _is_kept(call)}
             for name in [name for name in calls if name not in left]:
@@ -115,7 +115,7 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) 
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    from flawscope.calibration.power import describe_detection
+    from flawscope.calibration.power import describe_found
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.called
@@ -133,9 +133,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
     took, manifest = format_duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"]
-    if power := describe_detection(manifest.facts, manifest.calibration):
-        lines.append(f"  simulated defects found: {power}")
-    lines += [f"  {note}" for note in manifest.notes]
+    lines += [f"  {line}" for line in (*describe_found(manifest.facts), *manifest.notes)]
     return Outcome(_figures(manifest, took), lines, skipped=predictor.failures)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, tables
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation import report
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.parts import PartCollector
     from flawscope.predictor.router import Router
+    from flawscope.results.excel import ExcelTable
     from flawscope.results.part import PartPrediction
     from flawscope.results.prediction import MismatchDetector, Prediction
     from flawscope.results.run import ResultsFolder
@@ -157,7 +158,6 @@ class Output:
     ):
         from flawscope.results.labels import LabelWriter
         from flawscope.results.run import ResultsFolder, WriteErrors
-        from flawscope.results.table import TableWriter
 
         self.args, self.products, self.parts = args, columns.get("products", False), parts
         self.flush_each = inputs is None  # somebody may wait for every line
@@ -165,14 +165,15 @@ class Output:
         self.unwritten = WriteErrors(common.say)
         self.failures: list[str] = []
         self.results: ResultsFolder | None = None
-        self.table: TableWriter | None = None
+        self.table: TableWriter | ExcelTable | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = TableWriter(args.out, **columns)
+            self.table = tables.open_table(args, **columns)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
-            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **columns)
+            how = {**columns, "decimal_comma": args.decimal_comma}
+            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **how)
             self.table = self.results.table
             if args.labels:
                 self.labels = LabelWriter(args.labels, self.results.own)
@@ -233,7 +234,8 @@ class Output:
             if self.parts:
                 with self.unwritten.collect("table"):
                     rows = part_rows(self.decided_parts, self.products)
-                    common.write_csv(self.results.own.path(PARTS_TABLE_NAME), rows)
+                    path = self.results.own.path(PARTS_TABLE_NAME)
+                    tables.write_table(path, rows, decimal_comma=self.args.decimal_comma)
             if self.labels:
                 with self.unwritten.collect("file of labels"):
                     self.labels.finish()

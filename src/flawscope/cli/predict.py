@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line for every input, judged or not")
     parser.add_argument(
         "--out",
-        metavar="DIR|FILE.csv",
+        metavar="DIR|FILE.csv|FILE.xlsx",
         help="write a table of results, a JSON file for every input, overlays, maps and masks; or the table "
-        "alone, .csv",
+        "alone, .csv or .xlsx (Excel)",
     )
     parser.add_argument(
         "--only-anomalous",

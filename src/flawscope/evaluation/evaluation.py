@@ -125,6 +125,7 @@ def evaluate(
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
         false_alarms=_false_alarm_statistics(kept, predictor, dataset.train),
+        defects=_defect_statistics(kept),
         kinds=_kind_statistics(kept, dataset),
         images=len(kept),
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
@@ -239,6 +240,13 @@ def _false_alarm_statistics(
     }
 
 
+def _defect_statistics(kept: PictureStore) -> dict[str, Any]:
+    shown = zip(kept.items, kept.predictions, strict=True)
+    called = [prediction.is_anomalous for item, prediction in shown if item.anomalous]
+    interval = metrics.confidence_interval_rate(sum(called), len(called))
+    return {"images": len(called), "found": sum(called), "interval": [*interval]}
+
+
 def judge_parts(
     predictor: Predictor | Router,
     pictures: Iterable[tuple[Item, Prediction]],
@@ -272,11 +280,13 @@ def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart])
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(decisions & ~anomalous))
     auroc = metrics.image_metrics(anomalous, np.array([one.prediction.score for one in judged])).auroc
+    verdict = parts.judge_promise(alarms, good)
     return {
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.promise(),
+        "broken": None if verdict is None else verdict.broken,
         "defective": len(judged) - good,
         "found": int(np.count_nonzero(decisions & anomalous)),
         "incomplete": sum(one.prediction.decision == INCOMPLETE for one in judged),

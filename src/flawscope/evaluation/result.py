@@ -193,7 +193,9 @@ class Evaluation:
         with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
         pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise; None: nothing), measured,
-        images (good test pictures), interval (95 %, Clopper-Pearson).
+        images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise` finds, with
+        expected_interval, in which the rate of this one model lies with 95 %.
+    defects: defective test pictures: images, found, and the interval of the share that is found, as above.
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
         severity, which is comparable between models.
     defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
@@ -219,6 +221,7 @@ class Evaluation:
     method: str
     metrics: dict[str, float | None]
     false_alarms: dict[str, Any]
+    defects: dict[str, Any]
     kinds: dict[str, dict[str, Any]]
     images: int
     defect_pixels: dict[str, int]
@@ -334,6 +337,7 @@ class Evaluation:
             "method": self.method,
             "metrics": self.metrics,
             "false_alarms": self.false_alarms,
+            "defects": self.defects,
             "kinds": self.kinds,
             "images": self.images,
             "defect_pixels": self.defect_pixels,

@@ -321,6 +321,7 @@ class _Steps:
                 self.step,
             )
             kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
+            self.say(chosen)
         if kind is None:
             return _Frames(preprocess, None, chosen)
         learnt = learn_part_finding(sources, preprocess, kind) if how.several else None

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from inspect import get_annotations
 from typing import Any, ClassVar, Literal
 
-from flawscope.config import convert_value, parse_assignments, read_config
+from flawscope.config import convert_value
+
+# The command line reads them here
+from flawscope.config import parse_assignments as parse_assignments
+from flawscope.config import read_config as read_config
+from flawscope.config import redact_value as redact_value
+from flawscope.config import setting_names as setting_names
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap

@@ -10,6 +10,7 @@ import numpy as np
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.parts import PartCalibration, PartPattern, View
+from flawscope.calibration.promise import PromiseVerdict
 from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PictureSource
@@ -161,6 +162,10 @@ class PartCollector:
         """Line for a person: the false alarms expected among parts with all views."""
         return self.calibration.promise()
 
+    def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
+        """Judges by so many new good parts whether the promise was kept; None: none was made, or several."""
+        return self.calibration.judge(alarms, good)
+
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibration
 
@@ -184,6 +189,9 @@ class RoutedParts(PartCollector):
 
     def promise(self) -> str:
         return "; ".join(f"{name}: {one.promise()}" for name, one in self.calibrations.items())
+
+    def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
+        return None  # of each product its own
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibrations[self._recognise_product(views).nearest]

@@ -339,6 +339,10 @@
     told = key;
     if (!result) return byId("tried").replaceChildren();
     byId("promise").textContent = result.promised ? t(result.options.several ? "new.promise_several" : "new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    if (result.interval) {
+      const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
+      byId("promise").textContent += ` ${t("new.promise_range", { low, high })}`;
+    }
     const whose = result.options.part ? "_parts" : ""; // views of a part are decided on together
     byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
