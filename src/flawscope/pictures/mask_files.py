@@ -26,6 +26,7 @@ from typing import TypeVar, cast
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PICTURE_SUFFIXES
+from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.masks import DoubtfulMaskError, read_mask
 
 _T = TypeVar("_T")
@@ -33,7 +34,6 @@ _Path = TypeVar("_Path", bound=PurePath)
 Folders = tuple[str, ...]
 Look = Callable[[PurePath], "bool | None"]
 
-GOOD = ("good", "ok", "normal")  # folders of good pictures
 MASK_FOLDERS = ("ground_truth", "masks", "mask", "groundtruth", "segmentationclass", "segmentationobject")
 LOOKED_AT = 4  # of files that are named alike, to see whether they are masks
 
@@ -262,6 +262,10 @@ def _plain_folders(folders: Iterable[str]) -> Folders:
     return tuple(name for name in plain if not is_picture_folder(name))
 
 
+def _is_good(folders: Folders) -> bool:
+    return any(says_good(name) for name in folders)
+
+
 def _picture_names(stem: str) -> list[str]:
     """Names by which a mask may mean a picture: its own, and without `image` or the like."""
     names = plain_names(stem)
@@ -321,7 +325,7 @@ class _Pictures:
             places = self._places.get((name, below[-1] if below else None), {})
             here = (*above, *below)
             nearest = places.get(here, [])
-            best = not hint and not {*here} & {*GOOD} and any(path not in self.suspects for path in nearest)
+            best = not hint and not _is_good(here) and any(path not in self.suspects for path in nearest)
             if best or not group.folder:  # there may be very many others of the name
                 places = {here: nearest}
             ranked = []
@@ -329,7 +333,7 @@ class _Pictures:
                 between = len(plain) - len(here)
                 if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:
                     continue
-                rank = bool({*plain} & {*GOOD}), bool(hint) and hint not in plain[len(above) :], between
+                rank = _is_good(plain), bool(hint) and hint not in plain[len(above) :], between
                 for path in paths:
                     if not group.has(path):
                         other_case = not mask.stem.startswith(path.stem)

@@ -19,7 +19,8 @@ from flawscope.datasets.labels.yolo import find_settings
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import open_upright
 from flawscope.pictures.listing import walk_files
-from flawscope.pictures.mask_files import GOOD, fold, is_mask_folder, is_picture_folder, plain_names
+from flawscope.pictures.folder_words import says_good
+from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ class LabelFiles:
             if not short or folders[-short:] == entry.folders[-short:]:
                 fits.setdefault(short, []).append(picture)
         best = fits[max(fits)] if fits else []
-        bad = [path for path in best if not {*self._folders(path)} & {*GOOD}]
+        bad = [path for path in best if not any(map(says_good, self._folders(path)))]
         return bad or best
 
     def _entries(self) -> Iterator[_Entry]:
