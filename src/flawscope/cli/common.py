@@ -128,7 +128,7 @@ add_roi = _adder(
 add_good = _adder(
     "--good",
     metavar="NAME[,NAME]|all",
-    help="folders of good pictures, where their names do not tell: the others are of defects; all: all are good",
+    help="folders of good pictures, where names do not tell: the others are of defects; all: all are good",
 )
 add_tensorboard = _adder(
     "--tensorboard",

@@ -231,7 +231,7 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
     reads_all: the pictures in a file are channels.
     """
     from flawscope.datasets.dataset import group_warning
-    from flawscope.datasets.mask_remarks import good_remarks
+    from flawscope.datasets.mask_remarks import picture_remarks
     from flawscope.pictures.decoding import count_frames
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
 
@@ -260,4 +260,4 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
         if not reads_all and (count := count_frames(path)) > 1
     ]
     yield from file_remarks([f"{name} ({count})" for name, count in several], beside)
-    yield from good_remarks(dataset)
+    yield from picture_remarks(dataset)

@@ -81,7 +81,8 @@ def split_dataset(
     root: Path, layout: str, good: Path, paths: Sequence[Path], bad: Sequence[Item], settings: SplitSettings
 ) -> Dataset:
     """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
-    share of the paths in the folder `good`, or in several below `root`, by `held_out` and in whole parts. InputError: no good picture."""
+    share of the paths in the folder `good`, which is `root` where several hold them, by `held_out` and in
+    whole parts. InputError: no good picture."""
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     expression = compile_group(settings.group)

@@ -1,7 +1,8 @@
 """Opens a data set: finds the categories that are meant, the layout of a folder, and the good pictures.
 
-The kind of a picture follows from the *name of its folder* inside the data set (`pictures.folder_words`), never
-from letters somewhere in its path: /home/tester/goods/test/part.png is not good because "good" occurs in it.
+The kind of a picture follows from the *name of its folder* inside the data set (`pictures.folder_words`),
+never from letters somewhere in its path: /home/tester/goods/test/part.png is not good because "good" occurs
+in it.
 """
 
 from __future__ import annotations
@@ -207,7 +208,9 @@ def _layout_of(folder: Path) -> str | None:
 def _good_folders(folder: Path) -> list[Path]:
     """Subfolders of good pictures; first of all the one that published data sets have."""
     first = subfolder(folder, *GOOD)
-    named = (path for name, path in subfolders(folder).items() if says_good(name) and not is_mask_folder(name))
+    named = (
+        path for name, path in subfolders(folder).items() if says_good(name) and not is_mask_folder(name)
+    )
     return [*dict.fromkeys([*([] if first is None else [first]), *named])]
 
 
@@ -302,7 +305,7 @@ def _good_pictures(folder: Path, paths: Sequence[Path]) -> Sequence[Path]:
 
 
 def _open_folder(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside. Further
+    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside. Other
     folders are not looked at beside one that says "bad" and no more, else they are a question."""
     truth, good = GroundTruth(root), _good_folders(root)
     full = {path: found for path in subfolders(root).values() if (found := truth.pictures_in(path))}
@@ -323,17 +326,19 @@ def _open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     folders = {path: path.relative_to(root).parent for path in truth.pictures}
     if asked == (ALL_GOOD,):
         return _all_good(root, truth.pictures)
-    wanted, there = {fold(name) for name in asked}, dict[str, Path]()
+    wanted, there = {fold(name) for name in asked}, set[str]()
     good, test = list[Path](), list[Item]()
     for path, folder in folders.items():
         own = {"."} if folder == Path() else {*folder.parts, folder.as_posix()}
-        there |= {fold(name): folder for name in own}
+        there |= own
         if wanted & {fold(name) for name in own}:
             good.append(path)
         else:
             test.append(Item(path, _kind_of(folder.parts) or category_of(root), True, truth.find(path)))
-    if missing := [name for name in asked if fold(name) not in there]:
-        raise InputError(f"{root}: --good {missing[0]}: no pictures there; {suggest_name(missing[0], there)}")
+    known = {*map(fold, there)}
+    if missing := [name for name in asked if fold(name) not in known]:
+        suggested = suggest_name(missing[0], sorted(there, key=natural_key))
+        raise InputError(f"{root}: --good {missing[0]}: no pictures there; {suggested}")
     own_folder = root / asked[0]
     alone = own_folder if len(asked) == 1 and own_folder.is_dir() and asked != (".",) else root
     share = settings if test else settings._replace(share=0)
@@ -417,9 +422,9 @@ def _all_good(root: Path, paths: Iterable[Path]) -> Dataset:
 
 
 def refuse_unknown(root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD) -> None:
-    """Raises InputError, with a question, where pictures below `root` are not known to be good by the names of
-    their folders: one says that they are not, or several lie side by side that say nothing, and are not such
-    as people sort good pictures by (`folder_words.sorts_good`). remedy: ends the error."""
+    """Raises InputError, with a question, where pictures below `root` are not known to be good by the names
+    of their folders: one says that they are not, or several lie side by side that say nothing, and are not
+    such as people sort good pictures by (`folder_words.sorts_good`). remedy: ends the error."""
     counts = Counter(path.relative_to(root).parent.parts for path in paths)
     if says_only_bad(category_of(root)):
         raise _question(root.parent, Counter({(category_of(root),): counts.total()}), remedy)
@@ -446,9 +451,7 @@ def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = N
     for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
         said = words[says_good(parts[-1])] if parts else ""
         listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{said})")
-    return InputError(
-        f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}"
-    )
+    return InputError(f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}")
 
 
 def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:

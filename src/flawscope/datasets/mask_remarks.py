@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.files import TRANSPOSING, stored_turn
-from flawscope.pictures.listing import natural_key
+from flawscope.pictures.listing import natural_key, pictures_in
 from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 
@@ -70,14 +71,48 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def good_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on good pictures in which something is marked, and on pictures that seem to be masks."""
+    """Yields remarks on pictures that take no part or seem to be masks, and on good ones in which something
+    is marked."""
+    yield from picture_remarks(dataset)
+    if marked := _marked_names(dataset, marked_good(dataset)):
+        yield f"counted as good, but something is marked: {marked}; move it, or remove the mark"
+
+
+def picture_remarks(dataset: Dataset) -> Iterator[str]:
+    """Yields remarks on pictures beside the folders of good and defective ones, and on such as seem masks."""
     every = [item.path for items in dataset.splits.values() for item in items]
     if seeming := [dataset.relative(path) for path in seem_masks(every)]:
         names = join_names(seeming)
         yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
-    if marked := sorted(marked_good(dataset), key=lambda entry: natural_key(entry[0].path)):
-        where = [f"{dataset.relative(item.path)} (in {dataset.relative(mask)})" for item, mask in marked]
-        yield f"counted as good, but something is marked: {join_names(where)}; move it, or remove the mark"
+    if dataset.layout != "folder" or not dataset.root.is_dir():
+        return
+    beside = [path for path in pictures_in(dataset.root) if path not in {*every}]
+    if folders := Counter(dataset.relative(path.parent) for path in beside):
+        named = join_names([f"{name} ({number})" for name, number in folders.items()])
+        yield f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
+
+
+def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
+    """Yields a remark on good pictures to learn from in which something is marked, where `force` says that
+    they are good; else raises InputError, with a question. What a review decided on is decided."""
+    if dataset.reviewed:
+        return
+    learnt = {item.path for item in (*dataset.train, *dataset.validation)}
+    pairs = [(item, mask) for item, mask in marked_good(dataset) if item.path in learnt]
+    if not pairs:
+        return
+    text = f"counted as good, but something is marked: {_marked_names(dataset, pairs)}"
+    if not force:
+        raise InputError(
+            f"{dataset.root}: {text}; are they good? Move them, remove the marks, or go on with --force"
+        )
+    yield f"--force: {text}"
+
+
+def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Item, Mask]]) -> str:
+    """Names of pictures and of what marks them. Each picture once."""
+    first = {item.path: mask for item, mask in sorted(pairs, key=lambda pair: natural_key(pair[0].path))}
+    return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
 
 
 def describe_marks(item: Item) -> str:

@@ -13,74 +13,80 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 GOOD = ("good", "ok", "normal")  # the names that published data sets use
 
 # English, German, French, Spanish, Italian, Portuguese, Polish; as `_plain` writes them
-_GOOD_WORDS = frozenset(
+_GOOD_WORDS = _set(
     "good ok okay io normal pass passed accept accepted acceptable perfect intact healthy conforming "
-    "conformant compliant flawless faultless clean approved "
-    "gut gute guten guter gutes inordnung einwandfrei makellos bestanden akzeptiert angenommen freigegeben "
-    "bon bons bonne bonnes conforme conformes accepte acceptes acceptee acceptees valide valides sain saines "
-    "bueno buenos buena buenas aceptado aceptados aceptada aceptadas aprobado aprobados aprobada aprobadas "
-    "buono buoni buona buone conformi accettato accettati accettata accettate idoneo idonei integro integri "
-    "bom boa boas aceito aceitos aceita aceitas aprovado aprovados aprovada aprovadas "
-    "dobry dobre dobra dobrych zgodny zgodne zgodna przyjety przyjete sprawny sprawne".split()
+    "conformant compliant flawless faultless clean approved gut gute guten guter gutes gutware inordnung "
+    "einwandfrei makellos bestanden akzeptiert angenommen freigegeben bon bons bonne bonnes conforme "
+    "conformes accepte acceptes acceptee acceptees valide valides sain saines bueno buenos buena buenas "
+    "aceptado aceptados aceptada aceptadas aprobado aprobados aprobada aprobadas buono buoni buona buone "
+    "conformi accettato accettati accettata accettate idoneo idonei integro integri bom boa boas aceito "
+    "aceitos aceita aceitas aprovado aprovados aprovada aprovadas dobry dobre dobra dobrych zgodny zgodne "
+    "zgodna przyjety przyjete sprawny sprawne"
 )
-_BAD_WORDS = frozenset(
-    "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect defects defective defectives faulty "
-    "fault faults fail fails failed failure failures reject rejects rejected scrap scrapped damage damages "
-    "damaged broken flaw flaws flawed error errors "
-    "schlecht schlechte schlechten schlechter ausschuss fehler fehlerhaft fehlerhafte defekt defekte defekten "
-    "mangel mangelhaft mangelhafte maengel beschadigt beschaedigt beschadigte beschaedigte schaden schaeden "
-    "beschadigung beschadigungen beschaedigung beschaedigungen kaputt abgelehnt "
-    "mauvais mauvaise mauvaises defaut defauts defectueux defectueuse defectueuses rebut rebuts rejete "
-    "rejetes rejetee rejetees rejet rejets endommage endommages endommagee endommagees anomalie "
-    "malo malos mala malas defecto defectos defectuoso defectuosos defectuosa defectuosas rechazado "
-    "rechazados rechazada rechazadas rechazo rechazos danado danados danada danadas fallo fallos falla fallas "
-    "cattivo cattivi cattiva cattive difetto difetti difettoso difettosi difettosa difettose scarto scarti "
-    "rifiutato rifiutati rifiutata danneggiato danneggiati danneggiata danneggiate guasto guasti "
-    "mau ruim ruins defeito defeitos defeituoso defeituosos defeituosa defeituosas rejeitado "
-    "rejeitados rejeitada refugo refugos sucata danificado danificados danificada avariado "
-    "zly zle zla wada wady wad wadliwy wadliwe wadliwa brak braki brakow odrzut odrzuty odrzucone "
-    "uszkodzony uszkodzone uszkodzenie uszkodzenia uszkodzen".split()
+_BAD_WORDS = _set(
+    "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect defects defective defectives "
+    "faulty fault faults fail fails failed failure failures reject rejects rejected scrap scrapped damage "
+    "damages damaged broken flaw flaws flawed error errors schlecht schlechtware schlechte schlechten "
+    "schlechter ausschuss fehler fehlerhaft fehlerhafte defekt defekte defekten mangel mangelhaft "
+    "mangelhafte maengel beschadigt beschaedigt beschadigte beschaedigte schaden schaeden beschadigung "
+    "beschadigungen beschaedigung beschaedigungen kaputt abgelehnt mauvais mauvaise mauvaises defaut "
+    "defauts defectueux defectueuse defectueuses rebut rebuts rejete rejetes rejetee rejetees rejet "
+    "rejets endommage endommages endommagee endommagees anomalie malo malos mala malas defecto defectos "
+    "defectuoso defectuosos defectuosa defectuosas rechazado rechazados rechazada rechazadas rechazo "
+    "rechazos danado danados danada danadas fallo fallos falla fallas cattivo cattivi cattiva cattive "
+    "difetto difetti difettoso difettosi difettosa difettose scarto scarti rifiutato rifiutati rifiutata "
+    "danneggiato danneggiati danneggiata danneggiate guasto guasti mau ruim ruins defeito defeitos "
+    "defeituoso defeituosos defeituosa defeituosas rejeitado rejeitados rejeitada refugo refugos sucata "
+    "danificado danificados danificada avariado zly zle zla wada wady wad wadliwy wadliwe wadliwa brak "
+    "braki brakow odrzut odrzuty odrzucone uszkodzony uszkodzone uszkodzenie uszkodzenia uszkodzen"
 )
-_NEGATIONS = frozenset(
-    "no not non none nicht kein keine keinen keiner ohne sans pas sin senza sem nao nie bez without".split()
+_NEGATIONS = _set(
+    "no not non none nicht kein keine keinen keiner ohne sans pas sin senza sem nao nie bez without"
 )
-_PREFIXES = frozenset("un in nicht not non no nie".split())  # written together with what they turn round
-_FREE = frozenset("free frei freie freien libre libres libero liberi libera livre livres exempt".split())
-_FILLERS = frozenset(  # between a negation and its word
-    "a an any the of from de des du d le la les un une von der die das in el los del da di do to "
-    "jest sa sind est e o be yet quite found".split()
+_PREFIXES = _set("un in nicht not non no nie")  # written together with what they turn round
+_FREE = _set("free frei freie freien libre libres libero liberi libera livre livres exempt")
+_FILLERS = _set(  # between a negation and its word
+    "a an any the of from de des du d le la les un une von der die das in el los del da di do to jest sa "
+    "sind est e o be yet quite found"
 )
-_DOUBTS = frozenset(  # nobody knows what the name says
-    "almost nearly maybe perhaps but and or vs with fast beinahe vielleicht aber und oder mit presque mais et "
-    "ou avec casi quiza pero y con quase talvez mas com quasi forse o ma ed prawie moze ale lub i z".split()
+_DOUBTS = _set(  # nobody knows what the name says
+    "almost nearly maybe perhaps but and or vs with fast beinahe vielleicht aber und oder mit presque "
+    "mais et ou avec casi quiza pero y con quase talvez mas com quasi forse o ma ed prawie moze ale lub i "
+    "z"
 )
-_NOUNS = frozenset(  # say nothing beside other words
-    "part parts piece pieces image images img imgs picture pictures pic pics photo photos foto fotos sample "
-    "samples product products item items folder set data teil teile teilen bild bilder stuck stucke stueck "
-    "stuecke muster probe proben ordner produkt produkte ware pieza piezas imagen imagenes pezzo pezzi "
-    "immagine immagini peca pecas imagem imagens sztuki zdjecia czesci".split()
+_NOUNS = _set(  # say nothing beside other words
+    "part parts piece pieces image images img imgs picture pictures pic pics photo photos foto fotos "
+    "sample samples product products item items folder set data teil teile teilen bild bilder stuck "
+    "stucke stueck stuecke muster probe proben ordner produkt produkte pieza piezas imagen imagenes pezzo "
+    "pezzi immagine immagini peca pecas imagem imagens sztuki zdjecia czesci"
 )
 # Words by which people sort pictures of good parts: by time, place, camera, light
-_SORTING = _NOUNS | frozenset(
-    "cam cams camera cameras kamera kameras sensor shift schicht turno equipe zmiana batch lot los charge lote "
-    "lotto serie series partia run tray pallet palette box order auftrag line linie linea ligne machine "
-    "maschine station nest cavity kavitat kavitaet mold form view views ansicht vue vista side seite left right "
-    "top bottom front back rear links rechts oben unten vorne hinten gauche droite haut bas izquierda derecha "
-    "sinistra destra light licht lumiere luz luce bright dark day days tag tage jour dia giorno week woche "
-    "semaine month monat year jahr kw early late night fruh frueh spat spaet nacht morning evening "
-    "january february march april may june july august september october november december januar februar "
-    "marz maerz mai juni juli oktober dezember jan feb mar apr jun jul aug sep oct okt nov dec dez "
-    "monday tuesday wednesday thursday friday saturday sunday montag dienstag mittwoch donnerstag freitag "
-    "samstag sonntag mon tue wed thu fri sat sun mo di mi do fr sa so dcim export backup copy kopie new neu "
-    "old alt more mehr weitere jpg jpeg png bmp tif tiff t z v h m s am pm".split()
+_SORTING = _NOUNS | _set(
+    "cam cams camera cameras kamera kameras sensor shift schicht turno equipe zmiana batch lot los charge "
+    "lote lotto serie series partia run tray pallet palette box order auftrag line linie linea ligne "
+    "machine maschine station nest cavity kavitat kavitaet mold form view views ansicht vue vista side "
+    "seite left right top bottom front back rear links rechts oben unten vorne hinten gauche droite haut "
+    "bas izquierda derecha sinistra destra light licht lumiere luz luce bright dark day days tag tage "
+    "jour dia giorno week woche semaine month monat year jahr kw early late night fruh frueh spat spaet "
+    "nacht morning evening january february march april may june july august september october november "
+    "december januar februar marz maerz mai juni juli oktober dezember jan feb mar apr jun jul aug sep "
+    "oct okt nov dec dez monday tuesday wednesday thursday friday saturday sunday montag dienstag "
+    "mittwoch donnerstag freitag samstag sonntag mon tue wed thu fri sat sun mo di mi do fr sa so dcim "
+    "export backup copy kopie new neu old alt more mehr weitere jpg jpeg png bmp tif tiff t z v h m s am "
+    "pm"
 )
 
-_CLASSES = frozenset(  # numbers behind them tell kinds, of defects too
-    "class classe classes clase klasse klassen klasa label labels type types typ typen tipo kind kinds sorte "
-    "category kategorie grade quality qualitat result results ergebnis".split()
+_CLASSES = _set(  # numbers behind them tell kinds, of defects too
+    "class classe classes clase klasse klassen klasa label labels type types typ typen tipo kind kinds "
+    "sorte category kategorie grade quality qualitat result results ergebnis"
 )
 
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d"})
@@ -96,11 +102,11 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _RUNS = re.compile(r"[^\W\d_]+|\d+")
 _CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON, by the rule of cameras (DCF)
 _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
-_SAYING = "|".join(sorted((word for word in _GOOD_WORDS | _BAD_WORDS if len(word) > 1), key=len, reverse=True))
+_SAYING = "|".join(sorted(_GOOD_WORDS | _BAD_WORDS, key=len, reverse=True))
 _NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
 _SORTED = re.compile(rf"{'|'.join(_SORTING)}|(?:{'|'.join(word for word in _SORTING if len(word) > 2)})+")
 _COMPOUND = re.compile(
-    rf"(?:{_NOUN})?(?P<prefix>{_TURNED})?(?P<word>{_SAYING})(?P<free>{'|'.join(_FREE)}|los|less|s)?(?:{_NOUN})?"
+    rf"(?:{_NOUN})?(?P<prefix>{_TURNED})?(?P<word>{_SAYING})(?P<free>{'|'.join(_FREE)}|los|less|(?<=[a-z]{{3}})s)?(?:{_NOUN})?"
 )
 
 
@@ -141,7 +147,7 @@ def says_good(name: str) -> bool | None:
 
 
 def says_only_bad(name: str) -> bool:
-    """Tells whether a folder's name says that defective parts lie in it, and no more, such as which defect."""
+    """Tells whether a folder's name says that its parts are defective, and no more, such as which defect."""
     return says_good(name) is False and not other_words(name)
 
 

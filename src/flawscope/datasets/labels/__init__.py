@@ -18,8 +18,8 @@ from flawscope.datasets.labels.shapes import Shape, Size
 from flawscope.datasets.labels.yolo import find_settings
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import open_upright
-from flawscope.pictures.listing import walk_files
 from flawscope.pictures.folder_words import says_good
+from flawscope.pictures.listing import walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
 
