@@ -21,8 +21,9 @@ GOOD_NAMES = (
 BAD_NAMES = (
     "bad|niO|n.i.O.|NIO|2024-05-01_niO|NG|N.G.|NOK|n_ok|KO|not ok|NotOK|nicht gut|nicht in Ordnung|"
     "nicht i.O.|schlecht|Schlechtteile|Ausschuss|Fehlerteile|defekt|défaut|Défauts|mauvais|"
-    "pas bon|non conforme|Non-conformes|rebuts|malo|defectuosas|rechazados|dañado|difetti|scarti|no conforme|ruim|refugo|"
-    "não conforme|wadliwe|braki|FAIL|failed|Rejects|scrap|damaged|Defect_images|No. 3 defect|no_3_defect|"
+    "pas bon|non conforme|Non-conformes|rebuts|malo|defectuosas|rechazados|dañado|difetti|scarti|"
+    "no conforme|ruim|refugo|não conforme|wadliwe|braki|"
+    "FAIL|failed|Rejects|scrap|damaged|Defect_images|No. 3 defect|no_3_defect|"
     "def_front|beschädigt|unacceptable|not undamaged|nicht fehlerfrei|not free of defects|not_defect_free"
 )
 UNKNOWN_NAMES = (
@@ -34,7 +35,8 @@ KINDS = (
     "broken_large contamination bent_wire cable_swap cut_inner_insulation missing_cable poke crack color "
     "faulty_imprint pill_type glue_strip hole print gray_stroke oil thread metal_contamination misplaced "
     "liquid manipulated_front scratch_head thread_side defective damaged_case fabric_border "
-    "logical_anomalies bend_and_parts_mismatch major_rust total_rust flattening squeezed_teeth good_front_bad_back"
+    "logical_anomalies bend_and_parts_mismatch major_rust total_rust flattening squeezed_teeth "
+    "good_front_bad_back"
 )
 
 
