@@ -455,7 +455,7 @@ def _question(root: Path, counts: Mapping[tuple[str, ...], int], remedy: str = N
 
 
 def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:
-    telling = {*MASK_FOLDERS, "train", "test"}
+    telling = ("train", "test")
     for parts in dict.fromkeys(folders):
         for depth, name in enumerate(parts):
             if name.casefold() in telling:
