@@ -202,12 +202,12 @@ def test_a_share_that_comes_back_with_other_inodes_brings_nothing_new_that_was_j
 
 
 def test_what_is_passed_over_is_named_once_and_when_it_is_whole(tmp_path):
-    clock = Clock(tmp_path, settle=2)
+    clock = Clock(tmp_path)
     put(tmp_path / ".hidden.png", b"h", 1)
     put(tmp_path / "._a.png", b"m", 1)
     put(tmp_path / "a.png.part", b"1", 1)
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
-    clock.look(3)
+    clock.look(7)
     named = clock.arrivals.passed_over(clock.now)
     assert {path.name: why_passed_over(path) for path in named} == {
         ".hidden.png": "it is hidden: its name begins with a point",

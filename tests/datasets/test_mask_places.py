@@ -283,7 +283,7 @@ def test_watch_names_a_mask_once(place, capsys):
     (root / "bad/notes.txt").touch()
     arrivals, said = Arrivals(root / "bad", existing=True), list[str]()
     loop = WatchLoop(arrivals, Mock(), Mock(warning=lambda: ""), None, None, None, False, said.append, len)
-    for seconds in (3, 2, 1):
+    for seconds in (60, 20, 10):
         arrivals.scan(time.monotonic() - seconds)
         loop._say_remarks()
     said += capsys.readouterr().err.splitlines()

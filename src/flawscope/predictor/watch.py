@@ -170,30 +170,34 @@ class Arrivals:
                 ready.append(path)
         self._forget(present)
         self._asides = {
-            path: before if (before := self._asides.get(path, (stamp, now)))[0] == stamp else (stamp, now)
+            path: kept if (kept := self._asides.get(path, (stamp, now)))[0] == stamp else (stamp, now)
             for path, stamp in self._others.items()
         }
         return sorted(ready, key=lambda path: (present[path].stamp.modified_ns, path))
 
     def passed_over(self, now: float | None = None) -> list[Path]:
-        """Return files that are not given out (`others`), each once: those that have not changed for `settle`
-        seconds, since others may have a name of their own while they are written; None: all."""
+        """Return files that are not given out (`others`), each once: those that have not changed for
+        `patience` seconds, since pictures may have another name while they are written. now: None: all."""
         found = [
             path
             for path, (_, since) in self._asides.items()
-            if path not in self._told and (now is None or now - since >= self.settle)
+            if path not in self._told and (now is None or now - since >= self.patience)
         ]
         self._told = {path for path in self._told if path in self._asides} | {*found}
         return found
 
-    def knows_content(self, path: Path) -> bool:
+    def other_stamp(self, path: Path) -> FileStamp:
+        """Return the stamp of one of `others`."""
+        return self._asides[path][0]
+
+    def knows_name(self, path: Path) -> bool:
         """Whether a picture that was given out was judged under this name, and only touched since then, or
         overwritten with the same size and time."""
         return path in self._done and self._done[path].listed.stamp[:2] == self.stamp(path)[:2]
 
     def content_known(self, path: Path, digest: bytes) -> bool:
         """Whether a picture that was given out was judged with this content, of this name and time."""
-        return self.knows_content(path) and self._done[path].digest == digest
+        return self.knows_name(path) and self._done[path].digest == digest
 
     def stamp(self, path: Path) -> FileStamp:
         """Return the stamp, in the last scan, of a picture that was given out and not answered."""
@@ -366,7 +370,7 @@ def judge(
     """
     paths = []
     for path in arrivals.scan(clock()):
-        digest = arrivals.knows_content(path) and file_digest(path)
+        digest = arrivals.knows_name(path) and file_digest(path)
         if digest and arrivals.content_known(path, digest):  # it was touched alone
             arrivals.done(path, digest=digest)
         else:
