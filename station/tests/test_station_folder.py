@@ -479,10 +479,10 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line, tm
     assert len(line.names()) == 2
 
 
-# ---------------------------------------------------------------------------------- everything is accounted for
+# -------------------------------------------------------------------------------- everything is accounted for
 
 # As cameras, scanners, programs and people name pictures, and other files that lie beside them
-STEMS = (
+STEMS_TEXT = (
     "IMG_0001|DSC00042|DSCN1234|P1010001|100_0815|_MG_2210|20240501_101530|2024-05-01 10.15.30|Scan 1|"
     "scan0001|Image_20240501101530123|Basler_acA1300_0001|cam1-000123|frame_000001|000001|1|a|x_gt|"
     "q1_seg1|4712_gt|GOPR0042|WIN_20240501_10_15_30_Pro|Screenshot 2024-05-01|PXL_20240501_101530|"
@@ -491,7 +491,8 @@ STEMS = (
     "masque 2|Foto (1)|Foto - Kopie|Prüfteil 7|pièce n°3|pieza ñ|部品1|деталь|ok|nok|niO 4|defekt|"
     "schlecht_1|#1|50%|a&b|a+b|a,b|[1]|{1}|a'b|~temp|$1|@1|-dash|--all|a..b|trailing.|UPPER|e\u0301|"
     "overlay|results|map_1|depth_2|thumb|copy of 7"
-).split("|")
+)
+STEMS = STEMS_TEXT.split("|")
 PICTURE_NAMES = [
     f"{stem}.{suffix}"
     for k, stem in enumerate(STEMS)

@@ -84,8 +84,8 @@ def picture_remarks(dataset: Dataset) -> Iterator[str]:
     if seeming := [dataset.relative(path) for path in seem_masks(every)]:
         names = join_names(seeming)
         yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
-    if named := [dataset.relative(path) for path in find_photographs(every)]:
-        yield f"named like masks, but photographs, which count as pictures: {join_names(named)}"
+    if photographs := [dataset.relative(path) for path in find_photographs(every)]:
+        yield f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
     if dataset.layout != "folder" or not dataset.root.is_dir():
         return
     beside = [path for path in pictures_in(dataset.root) if path not in {*every}]

@@ -197,7 +197,7 @@ def _is_known(word: str) -> bool:
 
 
 def _said(word: str) -> bool | None:
-    """What a word alone says, whole or composed: `unbeschaedigt`, `Gutteile`, `fehlerfrei`."""
+    """Tells what a word alone says, whole or composed: `unbeschaedigt`, `Gutteile`, `fehlerfrei`."""
     if word in _GOOD_WORDS or word in _BAD_WORDS:
         return word in _GOOD_WORDS
     match = _COMPOUND.fullmatch(word)
