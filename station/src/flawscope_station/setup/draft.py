@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from flawscope.artefact import checkpoint_path, files
-from flawscope.datasets import layouts
+from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
 from flawscope.pictures.folder_words import says_good
@@ -334,7 +334,7 @@ def _refuse_unknown_folders(name: str, inside: Iterable[str]) -> None:
     paths = (PurePosixPath(one.replace("\\", "/")) for one in inside)
     usual = [Path(name, *path.parts) for path in paths if not {"..", "/"} & {*path.parts}]
     pictures = [path for path in usual if decoding.is_picture(path) and ":" not in path.parts[1]]
-    layouts.refuse_unknown(Path(name), pictures, "pack the folder of good ones alone")
+    refuse_unknown(Path(name), pictures, "pack the folder of good ones alone")
 
 
 def _is_litter_path(name: str) -> bool:
