@@ -22,7 +22,7 @@ from flawscope.calibration.recognition import ProductDescriptors
 from flawscope.cli import main
 from flawscope.cli import watch as command
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.listing import OUTPUT_LIST, why_passed_over
+from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor.router import Router
 from flawscope.predictor.watch import Arrivals, Commands, file_digest, judge
@@ -209,7 +209,7 @@ def test_what_is_passed_over_is_named_once_and_when_it_is_whole(tmp_path):
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
     clock.look(7)
     named = clock.arrivals.passed_over(clock.now)
-    assert {path.name: why_passed_over(path) for path in named} == {
+    assert {path.name: why for path, why in named.items()} == {
         ".hidden.png": "it is hidden: its name begins with a point",
         "a.png.part": ".part is not a picture's ending",
         "lost.png": "it is no file, or a link that leads nowhere",
@@ -217,7 +217,7 @@ def test_what_is_passed_over_is_named_once_and_when_it_is_whole(tmp_path):
     (tmp_path / "a.png.part").rename(tmp_path / "a.png")
     put(tmp_path / "b.png.part", b"2", 2)
     assert clock.look(2) == ["a.png"]
-    assert clock.arrivals.passed_over(clock.now) == []
+    assert clock.arrivals.passed_over(clock.now) == {}
     assert [path.name for path in clock.arrivals.passed_over()] == ["b.png.part"]
 
 

@@ -488,7 +488,7 @@ STEMS_TEXT = (
     "q1_seg1|4712_gt|GOPR0042|WIN_20240501_10_15_30_Pro|Screenshot 2024-05-01|PXL_20240501_101530|"
     "Snap_00012|Bild 3|Bild_003_links|vlcsnap-2024|IMAGE0001_01|A12-7_top|A12-7_bottom|pcb1_mask_top|"
     "pcb7_soldermask|part_label|a_mask|mask|mask_7|target_3|truth|ground truth 4|seg_1|annotated|maske|"
-    "masque 2|Foto (1)|Foto - Kopie|Prüfteil 7|pièce n°3|pieza ñ|部品1|деталь|ok|nok|niO 4|defekt|"
+    "masque 2|Bild (1)|Bild - Kopie|Prüfteil 7|pièce n°3|pieza ñ|部品1|деталь|ok|nok|niO 4|defekt|"
     "schlecht_1|#1|50%|a&b|a+b|a,b|[1]|{1}|a'b|~temp|$1|@1|-dash|--all|a..b|trailing.|UPPER|e\u0301|"
     "overlay|results|map_1|depth_2|thumb|copy of 7"
 )

@@ -329,7 +329,7 @@ def test_pictures_of_a_folder_of_defects_are_refused_by_name(http, good):
     begin(http)
     answer = send(http, "part/niO/3.png", good[0].read_bytes())
     assert (answer.status_code, answer.json()["code"]) == (422, "defects")
-    assert "part/niO/3.png lies in niO, not good by its name" in answer.json()["error"]
+    assert "part/niO/3.png lies in a folder that is not good by its name" in answer.json()["error"]
     assert results(send(http, "part/iO/3.png", good[0].read_bytes()))[0]["name"] == "3.png"
 
 

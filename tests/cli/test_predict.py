@@ -346,7 +346,7 @@ NAMES_TEXT = (
     "IMG_0001.JPG|DSC00042.jpg|P1010001.png|2024-05-01 10.15.30.png|Scan 1.tif|scan0001.bmp|"
     "cam1-000123.png|000001.png|1.png|a.png|x.png|x_gt.png|q1.jpg|q1_seg1.jpg|4712_gt.jpg|4712.jpg|"
     "pcb1.png|pcb1_mask_top.png|masks/9.png|9.png|pcb7_soldermask.png|pcb7.png|r1.png|r1.jpg|"
-    "a_label.png|mask_7.png|Foto (1).png|Foto - Kopie.png|Prüfteil 7.png|pièce n°3.png|部品1.png|"
+    "a_label.png|mask_7.png|Bild (1).png|Bild - Kopie.png|Prüfteil 7.png|pièce n°3.png|部品1.png|"
     "niO 4.png|bad/1.png|good/1.png|#1.png|50%.png|a&b.png|[1].png|-dash.png|.hidden.png|notes.txt|"
     "labels.json|raw.xyz|noending|video.mp4|a.png.part|a.png~|true.png|true_mask.png|"
     "ground_truth/1.png"

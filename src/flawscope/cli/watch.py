@@ -267,11 +267,10 @@ class WatchLoop:
     def _name_passed_over(self, now: float | None) -> None:
         """Names files that are not judged, each once; now: a file that still changes is not named yet."""
         from flawscope.pictures.decoding import is_picture
-        from flawscope.pictures.listing import why_passed_over
 
-        for path in self.arrivals.passed_over(now):
+        for path, why in self.arrivals.passed_over(now).items():
             say = common.say if is_picture(path) else self.say  # that of a picture is no remark
-            say(f"not judged: {path}: {why_passed_over(path)}")
+            say(f"not judged: {path}: {why}")
 
     def summary(self) -> list[str]:
         from flawscope.errors import pluralize

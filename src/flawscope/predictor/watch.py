@@ -25,7 +25,13 @@ from typing import Any, NamedTuple
 
 from flawscope import InputError, Prediction, Unjudged
 from flawscope.pictures.decoding import is_picture
-from flawscope.pictures.listing import folder_error, is_hidden_picture, is_ignored, read_output_list
+from flawscope.pictures.listing import (
+    folder_error,
+    is_hidden_picture,
+    is_ignored,
+    read_output_list,
+    why_passed_over,
+)
 from flawscope.pictures.mask_files import find_masks
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
@@ -175,16 +181,17 @@ class Arrivals:
         }
         return sorted(ready, key=lambda path: (present[path].stamp.modified_ns, path))
 
-    def passed_over(self, now: float | None = None) -> list[Path]:
-        """Return files that are not given out (`others`), each once: those that have not changed for
-        `patience` seconds, since pictures may have another name while they are written. now: None: all."""
+    def passed_over(self, now: float | None = None) -> dict[Path, str]:
+        """Return files that are not given out (`others`), each once, with the reason: those that have not
+        changed for `patience` seconds, since pictures may have another name while they are written. now: None:
+        all."""
         found = [
             path
             for path, (_, since) in self._asides.items()
             if path not in self._told and (now is None or now - since >= self.patience)
         ]
         self._told = {path for path in self._told if path in self._asides} | {*found}
-        return found
+        return {path: why_passed_over(path) for path in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
         """Return the stamp of one of `others`."""

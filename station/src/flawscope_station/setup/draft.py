@@ -8,6 +8,7 @@ Everything lies in the station's folder, below `new/NAME/`: the pictures in a fo
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import zipfile
@@ -22,7 +23,6 @@ from flawscope.artefact import checkpoint_path, files
 from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
-from flawscope.pictures.folder_words import says_good
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
@@ -86,12 +86,14 @@ _REFUSAL_CODES: tuple[tuple[type[InputError], RefusalCode], ...] = (
 
 def refuse_defect_folder(name: str) -> None:
     """Raise DefectFolderError where a path leads through a folder that says that its parts are defective."""
-    for folder in name.replace("\\", "/").split("/")[:-1]:
-        if says_good(folder) is False:
-            raise DefectFolderError(
-                f"{name} lies in {folder}, not good by its name: choose the folder of good parts, or, where "
-                "they are good, the pictures without their folder"
-            )
+    folder = Path("pictures")
+    try:
+        refuse_unknown(folder, [folder.joinpath(*re.split(r"[/\\\\]", name))])
+    except InputError:
+        raise DefectFolderError(
+            f"{name} lies in a folder that is not good by its name: choose the folder of good parts, or, where "
+            "they are good, the pictures without their folder"
+        ) from None
 
 
 class Draft:

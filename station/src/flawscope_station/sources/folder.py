@@ -28,7 +28,6 @@ from sqlalchemy import select
 
 from flawscope.artefact import files
 from flawscope.errors import InputError, message_with_type, pluralize
-from flawscope.pictures.listing import why_passed_over
 from flawscope.predictor import watch
 from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
 from flawscope_station.inspecting.picture import Picture
@@ -331,8 +330,8 @@ class FolderSource(BackgroundThread):
 
     def _note_passed_over(self, arrivals: watch.Arrivals) -> None:
         texts = [
-            self._describe_file(path, arrivals.other_stamp(path), why_passed_over(path))
-            for path in arrivals.passed_over(self._clock.monotonic())
+            self._describe_file(path, arrivals.other_stamp(path), why)
+            for path, why in arrivals.passed_over(self._clock.monotonic()).items()
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
