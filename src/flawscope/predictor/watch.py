@@ -183,8 +183,8 @@ class Arrivals:
 
     def passed_over(self, now: float | None = None) -> dict[Path, str]:
         """Return files that are not given out (`others`), each once, with the reason: those that have not
-        changed for `patience` seconds, since pictures may have another name while they are written. now: None:
-        all."""
+        changed for `patience` seconds, since pictures may have another name while they are written. Without
+        `now` all are."""
         found = [
             path
             for path, (_, since) in self._asides.items()

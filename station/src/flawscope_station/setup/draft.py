@@ -91,8 +91,8 @@ def refuse_defect_folder(name: str) -> None:
         refuse_unknown(folder, [folder.joinpath(*re.split(r"[/\\\\]", name))])
     except InputError:
         raise DefectFolderError(
-            f"{name} lies in a folder that is not good by its name: choose the folder of good parts, or, where "
-            "they are good, the pictures without their folder"
+            f"{name} lies in a folder that is not good by its name: choose the folder of good parts, or, "
+            "where they are good, the pictures without their folder"
         ) from None
 
 
