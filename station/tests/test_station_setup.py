@@ -302,6 +302,46 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     assert not (empty.station.files.folder.parent / "out.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (
+            "good|bad",
+            "all.zip: which folders hold good pictures? bad (2, not good by its name), good",
+        ),
+        (
+            "MT_Free|MT_Blowhole",
+            "MT_Blowhole (2), MT_Free (2, good by its name): pack the folder of good",
+        ),
+        ("2024-05-01|2024-05-02", ""),
+        ("Gutteile", ""),
+    ],
+)
+def test_folders_of_a_zip_are_asked_about(http, good, folders, told):
+    begin(http)
+    names = [f"{folder}/{k}.png" for folder in folders.split("|") for k in range(2)]
+    files = {name: path.read_bytes() for name, path in zip(names, good, strict=False)}
+    answer = send_zip(http, zipped(files)).json()
+    assert told in answer.get("error", "")
+    assert len(listed(http)["pictures"]) == (0 if told else len(files))
+
+
+def test_pictures_of_a_folder_of_defects_are_refused_by_name(http, good):
+    begin(http)
+    answer = send(http, "part/niO/3.png", good[0].read_bytes())
+    assert (answer.status_code, answer.json()["code"]) == (422, "defects")
+    assert "part/niO/3.png lies in a folder that is not good by its name" in answer.json()["error"]
+    assert results(send(http, "part/iO/3.png", good[0].read_bytes()))[0]["name"] == "3.png"
+
+
+def test_pictures_that_all_have_sizes_of_their_own_are_not_offered_to_be_left_out(http, good):
+    begin(http)
+    for k in range(5):
+        send(http, f"{k}.png", encoded(Image.open(good[0]).resize((50 + k // 2, 60 + k // 2))))
+    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
+    assert {one["code"]: one["pictures"] for one in check["findings"]}["mixed-sizes"] == []
+
+
 def test_a_product_takes_so_many_pictures_and_no_more(http, good, monkeypatch):
     monkeypatch.setattr(draft, "MAX_PICTURES", 3)
     begin(http)

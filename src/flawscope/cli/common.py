@@ -124,6 +124,11 @@ add_roi = _adder(
     help="region of interest; a box is in fractions. With --align it is drawn on the first good picture, or "
     "on another, REGION@PICTURE, and moves with the part",
 )
+add_good = _adder(
+    "--good",
+    metavar="NAME[,NAME]|all",
+    help="folders of good pictures, where names do not tell: the others are of defects; all: all are good",
+)
 add_tensorboard = _adder(
     "--tensorboard",
     metavar="DIR",
@@ -210,6 +215,7 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several:
     parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
     parser.add_argument("--category", metavar="NAME", help=text)
+    add_good(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:

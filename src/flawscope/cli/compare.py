@@ -85,7 +85,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
     first, _ = (read_manifest(path) for path in (args.a, args.b))
     seed, group = common.seed_and_group(first)
-    return open_dataset(args.data, args.category, seed=seed, group=group)
+    return open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
 
 
 def _open_model(args: argparse.Namespace, path: str) -> Predictor:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         _refuse_without_limit(args.model, manifest)
         seed, fitted_group = common.seed_and_group(manifest)
         group = group or fitted_group
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if group_remark := group_warning([item.path for item in dataset.train], group):
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))

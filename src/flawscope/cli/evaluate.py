@@ -92,7 +92,7 @@ def evaluate_model(
         report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
-    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     common.check_output(args)
 
     from flawscope.datasets.mask_remarks import mask_remarks
@@ -272,7 +272,7 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 

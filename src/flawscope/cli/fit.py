@@ -66,7 +66,7 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
     from flawscope.evaluation import evaluate
 
     seed, group = common.seed_and_group(predictor.manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     result = evaluate(predictor, dataset, step=common.progress_for(args))
     common.show_document(args, result.to_dict(), lambda: format_evaluation(result))
     return list(result.failures)

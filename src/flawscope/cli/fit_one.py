@@ -127,7 +127,7 @@ def fit_model(
         group = group or known
     else:
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
@@ -244,7 +244,7 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
     reads_all: the pictures in a file are channels.
     """
     from flawscope.datasets.dataset import group_warning
-    from flawscope.datasets.mask_remarks import good_remarks
+    from flawscope.datasets.mask_remarks import picture_remarks
     from flawscope.pictures.decoding import count_frames
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
 
@@ -273,4 +273,4 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
         if not reads_all and (count := count_frames(path)) > 1
     ]
     yield from file_remarks([f"{name} ({count})" for name, count in several], beside)
-    yield from good_remarks(dataset)
+    yield from picture_remarks(dataset)

@@ -136,8 +136,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="go on where good pictures show nothing, or are as far out as defects are; --update: or where "
-        "the model would find fewer defects",
+        help="go on where good pictures show nothing, are marked, or are as far out as defects are; "
+        "--update: or where the model would find fewer defects",
     )
     common.add_rate(parser, "5%%")
     parser.add_argument(

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact import files
@@ -105,7 +106,7 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         "--force",
         action="store_true",
         help="go on where the pictures are too few to promise what the model did, show nothing, or are as "
-        "far out as defects are",
+        "far out as defects are; or where folders of --good are not known to hold good ones",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)
@@ -116,7 +117,7 @@ def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
     from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import is_review
+    from flawscope.datasets.layouts import is_review, refuse_unknown
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
@@ -128,6 +129,8 @@ def calibrate(args: argparse.Namespace) -> int:
             "good pictures as they come"
         )
     pictures = [] if args.good is None else list_pictures(args.good)
+    if pictures and os.path.isdir(args.good) and not args.force:
+        refuse_unknown(Path(args.good), pictures, "give the folder of good ones alone, or add --force")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     names = common.product_names(model, args)
     if pictures and len(names) > 1:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flawscope.results.tolerance import Tolerances
 
 
+MOST_NAMED = 20  # files in a line
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
 
 
@@ -81,7 +82,7 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
         del sources[path]
         beside.append(os.fspath(path))
     if len(wrong) == len(sources):
-        raise InputError(next(iter(wrong.values())))
+        raise InputError(next(iter(wrong.values()), f"no picture to judge, only {join_names(beside)}"))
     return PictureInputs([*sources], len(sources), beside, errors=wrong)
 
 
@@ -108,7 +109,7 @@ def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]
     if beside:
         among = ", masks among them" if any(map(is_picture, beside[:])) else ""
         files = pluralize(len(beside), "file")
-        yield f"{files} beside the pictures not looked at{among}: {join_names(beside)}"
+        yield f"{files} beside the pictures not looked at{among}: {join_names(beside, MOST_NAMED)}"
 
 
 # ------------------------------------------------------------------------------------------------- results
@@ -383,8 +384,17 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
 
 
 def say_remarks(several: Sequence[str], beside: Sequence[str], totals: MismatchDetector) -> None:
-    """Prints remarks on unread files, and a warning where the pictures are unlike those learnt."""
-    for line in file_remarks(several, beside):
+    """Names pictures that were passed over, and prints remarks on unread files, and a warning where the
+    pictures are unlike those learnt."""
+    from flawscope.pictures.decoding import is_picture
+    from flawscope.pictures.listing import why_passed_over
+
+    named = [path for path in beside[:] if is_picture(path)]
+    for path in named:
+        common.say(f"not judged: {path}: {why_passed_over(path)}")
+    for line in file_remarks(several, [path for path in beside[:] if not is_picture(path)]):
         common.say(line)
+    if more := len(beside) - len(beside[:]):
+        common.say(f"{pluralize(more, 'file')} more beside the pictures are not named here")
     if line := totals.warning():
         common.say(f"warning: {line}")

@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.pictures.listing import why_passed_over
     from flawscope.predictor.tolerating import tolerating
     from flawscope.results.folder import common_folder
     from flawscope.results.labels import require_own_files
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         unjudged = len(results.failures)
         facts = summary.facts(args, unjudged)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
+        facts["not_judged"] = {path: why_passed_over(path) for path in inputs.side_files}
         results.finish(facts, summary.levels)
     if not args.quiet:
         if not args.json and totals.count:

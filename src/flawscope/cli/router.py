@@ -121,7 +121,7 @@ def _view_calls(
         seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     else:
         seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part, good=args.good)
     pattern.part_numbers(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
     views = fit_one.split_by_view(dataset, pattern, "train", "validation")
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
@@ -146,7 +146,7 @@ def _describe(
         found[name] = joining.describe_product(
             network,
             products[name],
-            open_dataset(args.data, name, seed=seed, group=group),
+            open_dataset(args.data, name, seed=seed, group=group, good=args.good),
             but=[picture.hash for picture in before],
             device=args.device,
             step=common.progress_for(args),

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.synthesis import TextureFolder
 
     kinds = _kinds(args)
-    paths = [item.path for item in open_dataset(args.data, args.category).train]
+    paths = [item.path for item in open_dataset(args.data, args.category, good=args.good).train]
     _refuse_inputs(args, paths)
     textures = TextureFolder(args.textures) if args.textures else None
     failures = [*textures.skipped] if textures else []

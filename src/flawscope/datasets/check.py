@@ -28,8 +28,9 @@ from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import count_frames, pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
+from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
-from flawscope.pictures.mask_files import GOOD, seem_masks
+from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
 
@@ -421,7 +422,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         others = tuple(overlays)
         yield Finding("note", "overlays", overlays[0], message + join_names(overlays), remedy, others)
     for path, picture in truth.masks.items():
-        good = {part.casefold() for part in path.relative_to(dataset.root).parts[:-1]} & set(GOOD)
+        good = any(map(says_good, path.relative_to(dataset.root).parts[:-1]))
         if path not in used and picture is None and not good:  # empty masks of good pictures are usual
             message = "a mask, but no defective picture goes with it"
             remedy = "name it like its picture, or remove it"

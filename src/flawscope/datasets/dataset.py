@@ -97,7 +97,8 @@ def split_dataset(
     root: Path, layout: str, good: Path, paths: Sequence[Path], bad: Sequence[Item], settings: SplitSettings
 ) -> Dataset:
     """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
-    share of the paths in the folder `good`, by `held_out` and in whole parts. InputError: no good picture."""
+    share of the paths in the folder `good`, which is `root` where several hold them, by `held_out` and in
+    whole parts. InputError: no good picture."""
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     expression = compile_group(settings.group)
@@ -105,7 +106,8 @@ def split_dataset(
     names = [path.relative_to(good).as_posix() for path in paths]
     parts = [part_key(path.relative_to(common).as_posix(), expression) for path in paths]
     held = held_out(names, settings.share, settings.seed, parts)
-    items = [Item(path, good.name, False) for path in paths]
+    kind = "good" if good == root else good.name
+    items = [Item(path, kind, False) for path in paths]
     train = tuple(item for k, item in enumerate(items) if k not in held)
     test = *(items[k] for k in sorted(held)), *bad
     return Dataset(root, category_of(root), layout, train, test, drawn_split=True)

@@ -17,6 +17,7 @@ import numpy as np
 from flawscope.artefact.model_file import Artefact
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
+from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
@@ -126,6 +127,8 @@ def extend(
             raise InputError(
                 f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
             )
+        for line in refuse_marked_good(images, force):
+            say(line)
         twice = confirmed_good(images.root) if images.reviewed else twice
         defects = [*defects, *(item.path for item in images.test if item.anomalous)]
     sources, _, _ = split_sources(images, category)

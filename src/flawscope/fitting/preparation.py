@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
+from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
 from flawscope.fitting.picture_views import Sizes, ViewSet, frames_of, views_of
@@ -288,6 +289,8 @@ class _Steps:
         if isinstance(images, str | os.PathLike):
             images = open_dataset(os.fspath(images), which.category, seed=seed, group=group)
         dataset = images if isinstance(images, Dataset) else None
+        for line in () if dataset is None else refuse_marked_good(dataset, which.force):
+            self.say(line)
         pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
         # a method that holds nothing out is calibrated on the pictures learnt from

@@ -21,8 +21,9 @@ from flawscope.datasets.labels.yolo import find_settings
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import open_upright
 from flawscope.pictures.files import TRANSPOSING, stored_turn, turn_array, upright_size
+from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import walk_files
-from flawscope.pictures.mask_files import GOOD, fold, is_mask_folder, is_picture_folder, plain_names
+from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
 LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
 CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all lie there by chance
@@ -215,7 +216,7 @@ class LabelFiles:
             if not short or folders[-short:] == entry.folders[-short:]:
                 fits.setdefault(short, []).append(picture)
         best = fits[max(fits)] if fits else []
-        best = [path for path in best if not {*self._folders(path)} & {*GOOD}] or best
+        best = [path for path in best if not any(map(says_good, self._folders(path)))] or best
         return [path for path in best if fold(path.suffix) == entry.suffix] or best
 
     def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:

@@ -351,6 +351,10 @@ tokens = Table(
     Column("expires_at", BigInteger),
 )
 
+# Kinds of events: a file of a folder that was not inspected, each its own
+UNREADABLE, VANISHED, PASSED_OVER, REPEATED = "unreadable", "gone", "passed over", "the same again"
+NOT_INSPECTED_EVENTS = (UNREADABLE, VANISHED, PASSED_OVER, REPEATED)
+
 # Events of the station: sign-ins, activations, new users, verdicts and so on
 events = Table(
     "events",

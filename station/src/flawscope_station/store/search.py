@@ -36,7 +36,17 @@ from flawscope_station.store.records import (
     parse_time,
     valid_id_or_zero,
 )
-from flawscope_station.store.schema import ANOMALOUS, HOUR, WITHIN, hours, inspections, pictures, versions
+from flawscope_station.store.schema import (
+    ANOMALOUS,
+    HOUR,
+    NOT_INSPECTED_EVENTS,
+    WITHIN,
+    events,
+    hours,
+    inspections,
+    pictures,
+    versions,
+)
 
 MAX_PAGE_SIZE = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
@@ -232,9 +242,9 @@ def trends(
     Returns:
         unit: inspection, minute, hour or day. points: of inspections [seconds, score, good 0, anomalous 1 or
             within tolerance 2, verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest,
-            mean and highest score, false alarms, misses, within tolerance]. totals; versions with their
-            thresholds; threshold, None where versions differ. Beyond three hours, hours are whole at both
-            ends.
+            mean and highest score, false alarms, misses, within tolerance]. totals, among them files that
+            were not inspected; versions with their thresholds; threshold, None where versions differ. Beyond
+            three hours, hours are whole at both ends.
     """
     until = now() if until is None else until
     with database.reading() as connection:
@@ -257,6 +267,13 @@ def trends(
         else:
             answer = {"unit": unit, "points": [], "buckets": _buckets(connection, counted, length)}
         shown_versions = _judging_versions(connection, product_id)
+        uninspected = select(func.count()).where(
+            events.c.product_id == product_id,
+            events.c.kind.in_(NOT_INSPECTED_EVENTS),
+            events.c.at >= (since or 0),
+            events.c.at < until,
+        )
+        totals["not_inspected"] = int(connection.execute(uninspected).scalar_one())
     thresholds = {version["threshold"] for version in shown_versions}
     threshold = thresholds.pop() if len(thresholds) == 1 else None
     return {**answer, "totals": totals, "versions": shown_versions, "threshold": threshold}

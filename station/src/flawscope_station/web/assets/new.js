@@ -118,6 +118,19 @@
     byId("refused").hidden = false;
   }
 
+  const pathOf = (file) => file.within ?? (file.webkitRelativePath || file.name);
+
+  /** Whether the pictures may be sent: of several folders a person says that all are good. */
+  function areGood(files) {
+    const counts = new Map();
+    for (const file of files) {
+      const folder = pathOf(file).split("/").slice(0, -1).join("/");
+      counts.set(folder, (counts.get(folder) ?? 0) + 1);
+    }
+    const folders = [...counts].map(([folder, number]) => `${folder || "."} (${number})`);
+    return folders.length < 2 || window.confirm(t("new.several_folders", { folders: folders.join(", ") }));
+  }
+
   /** Sends a file until the station has it: the same content is kept once. */
   async function send(file) {
     const isZip = /\.zip$/i.test(file.name);
@@ -125,7 +138,7 @@
     for (let pause = 1; ; pause = Math.min(15, 2 * pause)) {
       let answer = null;
       try {
-        answer = await fetch(`${home}/pictures?name=${encodeURIComponent(file.name.slice(-200))}`, { method: "POST", headers, body: file });
+        answer = await fetch(`${home}/pictures?name=${encodeURIComponent(pathOf(file).slice(-200))}`, { method: "POST", headers, body: file });
       } catch {
         station.connected(false);
       }
@@ -165,6 +178,7 @@
 
   function sendAll(files) {
     const wanted = files.filter((file) => !isLitter(file.name));
+    if (!areGood(wanted)) return;
     all += wanted.length;
     queue.push(...wanted);
     byId("refusals").replaceChildren();
@@ -177,7 +191,10 @@
 
   /** The files below an entry that was dropped: of a folder all. */
   async function filesOf(entry) {
-    if (entry.isFile) return [await new Promise((good, bad) => entry.file(good, bad))];
+    if (entry.isFile) {
+      const file = await new Promise((good, bad) => entry.file(good, bad));
+      return [Object.assign(file, { within: entry.fullPath.slice(1) })];
+    }
     const reader = entry.createReader();
     const found = [];
     for (;;) {
