@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common, fit_one, fit_several, router
+from flawscope.cli import common, fit_one, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
@@ -125,8 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="go on where good pictures show nothing, or are as far out as defects are; --update: or where "
-        "the model would find fewer defects",
+        help="the good pictures are good, also those that show nothing, lie apart or are as far out as defects "
+        "are, --update: or with which the model would find fewer defects; after a question: accept what the "
+        "same call wrote",
     )
     common.add_rate(parser, "5%%")
     parser.add_argument(
@@ -166,6 +167,7 @@ def _join_or(names: Sequence[str]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
+    from flawscope.predictor import load
     from flawscope.predictor.router import is_router
 
     if args.channels and "{" in args.channels:
@@ -177,6 +179,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
+    args.call_digest = questions.digest_call(args, args.data, args.update)
+    if args.force and questions.accept(args.out, args.call_digest):
+        return common.report_failures(_evaluate(args, load(args.out)) if args.evaluate else [])
     if (
         args.joint
         or args.each_view
@@ -191,6 +196,7 @@ def run(args: argparse.Namespace) -> int:
         predictor = fit_one.fit_and_save(args, say, common.progress_for(args))
     else:
         predictor = fit_several.fit_in_task(args, say)
+    out = questions.written(out, args.update)
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
@@ -199,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
     failures = list(predictor.failures)
     if args.evaluate:
         failures += _evaluate(args, predictor)
-    return common.report_failures(failures)
+    return common.report_failures(failures) or questions.report(out, args.update)
 
 
 def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:
