@@ -26,7 +26,7 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:
         return None
     found, far = calibration.sole_threshold(), calibration.far_out()
     rest = calibration.without_units(far)
-    if len(far) > 1 and calibration.is_sole(rest.score_threshold):
+    if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
         return (
             f"{join_names([names[place] for place in far])} alone set the score threshold: "
             f"{calibration.score_threshold:.4g}, without them {rest.score_threshold:.4g}; look whether they "
