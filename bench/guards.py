@@ -1,12 +1,12 @@
-"""How often does each guard fire on good pictures as they are delivered, and how often on bad ones among them?
+"""How often does each guard fire on good pictures as they are delivered, and how often on bad ones?
 
     python bench/guards.py --data DATA
     python bench/guards.py --parts good,groups --products plate,gear
 
-Real sets below DATA (mvtec/NAME, real/NAME; skipped where they are missing) and twenty drawn kinds. `good`: a fit
-of the good pictures alone, and a new calibration on other good ones. `groups`: two to four misfires of one kind
-among 24 good pictures, at `fit` and at `calibrate`. `singles`: a defect, a foreign part or a black frame among
-24. A fit or calibration is asked about where it has an open question or is refused.
+Real sets below DATA (mvtec/NAME, real/NAME; skipped where they are missing) and twenty drawn kinds. `good`: a
+fit of the good pictures alone, and a new calibration on other good ones. `groups`: two to four misfires of
+one kind among 24 good pictures, at `fit` and at `calibrate`. `singles`: a defect, a foreign part or a black
+frame among 24. A fit or calibration is asked about where it has an open question or is refused.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def names_of(count: int, style: int) -> list[str]:
 def measure(record: Record, args: Args, work: Path) -> dict[str, Cell]:
     """All cells, by name."""
     cells: dict[str, Cell] = {}
-    foreign: Picture | None = None
+    foreign = [drawn_kinds()["keys"](args.side, 900 + k) for k in range(4)]  # of the set before
 
     def attempt(name: str, work: Callable[[], Cell]) -> None:
         if (cell := record.attempt(name, work)) is not None:
@@ -271,15 +271,14 @@ def measure(record: Record, args: Args, work: Path) -> dict[str, Cell]:
                     f"good: {name}, calibrate",
                     lambda o=others, n=new: calibrate(model(), o, n, work / "good"),  # type: ignore[misc]
                 )
-        other = good[0][::-1, ::-1] if foreign is None else foreign
         for turn in range(len(KINDS) if "groups" in args.parts and len(few) == GOOD_COUNT else 0):
             if turn % args.every != number % args.every:
                 continue
             kind, count = KINDS[turn], 2 + (number + turn // args.every) % 3
             # of parts that are not among the good ones
             bases = (good[GOOD_COUNT:] + others)[:count]
-            bad = [misfire(kind, one, other, rng) for one in bases]
-            marks = [f"x{k}-{names_of(9, number)[k]}" for k in range(count)]
+            bad = [misfire(kind, *pair, rng) for pair in zip(bases, foreign[:count], strict=True)]
+            marks = [f"misfire {k}.png" for k in range(count)]
             known = [*names[:GOOD_COUNT], *marks]
             attempt(
                 f"groups: {name}, {count} {kind}, fit",
@@ -296,14 +295,16 @@ def measure(record: Record, args: Args, work: Path) -> dict[str, Cell]:
             if kind == "defect" and not defective:
                 continue
             one = (
-                defective[number % len(defective)] if kind == "defect" else misfire(kind, few[0], other, rng)
+                defective[number % len(defective)]
+                if kind == "defect"
+                else misfire(kind, few[0], foreign[0], rng)
             )
             known = [*names[:GOOD_COUNT], "x0-IMG.png"]
             attempt(
                 f"singles: {name}, {kind}, fit",
                 lambda p=[*few, one], n=known: fit(p, n, args, ["x0-IMG.png"])[0],  # type: ignore[misc]
             )
-        foreign = good[1]
+        foreign = good[:4]
     return cells
 
 
@@ -333,14 +334,12 @@ def caught(cells: dict[str, Cell]) -> Iterator[Cell]:
         those = {name: cell for name, cell in cells.items() if name.startswith(part) and name.endswith(end)}
         for kind in (*KINDS, *SINGLES) if those else ():
             of = [(name, cell) for name, cell in those.items() if f" {kind}," in name]
-            counts = [2 if part == "groups" else 1 for _ in of]
             if of:
                 wanted = [int(n) if (n := name.split(", ")[1].split()[0]).isdigit() else 1 for name, _ in of]
                 named = sum(cell["named"] >= count for (_, cell), count in zip(of, wanted, strict=True))
                 asked = sum(cell["asked"] for _, cell in of)
-                yield {
-                    "bad": part, "kind": kind, "at": end, "sets": len(counts), "asked": asked, "all named": named,
-                }  # fmt: skip
+                told = {"sets": len(of), "asked": asked, "all named": named}
+                yield {"bad": part, "kind": kind, "at": end, **told}
 
 
 def main() -> int:

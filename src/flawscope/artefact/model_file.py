@@ -102,7 +102,7 @@ class Manifest:
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """Open questions: lines on pictures with which the model may be wrong, until somebody accepts them."""
+        """Open questions: lines on pictures with which the model may be wrong, until they are accepted."""
         return tuple(map(str, self.facts.get(QUESTIONS, ())))
 
     def asking(self, *lines: str | None) -> Manifest:

@@ -15,6 +15,9 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
 
 MIN_DEFECTS = 8  # clear simulated defects of middle and large size, below which they decide nothing
+FAR_ALONE = (
+    12.0  # severity, by the rest, of what is asked about without them; of good ones at most 9 was seen
+)
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
 
@@ -48,30 +51,31 @@ def defect_like_question(
     *,
     before: Calibration | None = None,
 ) -> str | None:
-    """Question about pictures that score apart from the others and hide defects: because of them the threshold
-    lies so high that surely a quarter of the clear simulated defects of middle and large size are good, which
-    would be found without them, and half of all. None: there are no such pictures, or fewer than
-    `MIN_DEFECTS` defects tell.
+    """Question about pictures that score apart from the others and hide defects: because of them the
+    threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
+    good, which would be found without them, and half of all. Where fewer than `MIN_DEFECTS` tell, about those
+    that alone set the threshold, farther out than good ones were seen. None: there are no such pictures.
 
     Args:
         names: of the scores' pictures, in their order.
         defects: of the same network; None: nothing is known of defects.
         before: the calibration that this one replaces, if any.
     """
-    clear = _clear_defects(defects, calibration.precision)
-    if len(clear) < MIN_DEFECTS or not calibration.promised:
+    if not calibration.promised:
         return None
-    usual = float(np.median(clear))
-    far = calibration.far_out()
+    clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
     rest = calibration.without_units(far)
+    if len(clear) < MIN_DEFECTS:
+        return _far_question(calibration, rest, [names[place] for place in far], len(clear))
+    usual = float(np.median(clear))
     lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
     surely = wilson_interval(lost, len(clear))[0]
     if far and rest is not calibration and calibration.score_threshold >= usual and surely > HIDDEN_SHARE:
-        several, them = join_names([names[place] for place in far]), "it" if len(far) == 1 else "them"
+        several, (are, them) = join_names([names[place] for place in far]), _verb(far)
         return (
-            f"{several} {'is' if len(far) == 1 else 'are'} as far out as defects are: without {them} the score "
-            f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and "
-            f"{lost} of {len(clear)} clear simulated defects more would be found"
+            f"{several} {are} as far out as defects are: without {them} the score threshold is "
+            f"{rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
+            f"{len(clear)} clear simulated defects more would be found"
         )
     # a model that could not tell defects from good pictures before says nothing about the pictures
     middle = float(np.median(calibration.scores))
@@ -81,6 +85,26 @@ def defect_like_question(
             f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
         )
     return None
+
+
+def _verb(several: Sequence[object]) -> tuple[str, str]:
+    return ("is", "it") if len(several) == 1 else ("are", "them")
+
+
+def _far_question(
+    calibration: Calibration, rest: Calibration, names: Sequence[str], defects: int
+) -> str | None:
+    if not names or rest is calibration or not calibration.is_sole(rest.score_threshold):
+        return None
+    nearest = sorted(calibration.scores)[-len(names)]
+    if float(rest.severity(nearest)) < FAR_ALONE:
+        return None
+    return (
+        f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
+        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} "
+        f"{rest.score_threshold:.4g}; whether defects are hidden {MIN_DEFECTS} simulated ones would tell, "
+        f"there are {defects}"
+    )
 
 
 def _surely_most(answers: NDArray[np.bool_]) -> bool:

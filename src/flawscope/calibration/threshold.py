@@ -279,8 +279,8 @@ class Calibration:
 
     def far_out(self) -> list[int]:
         """Places of scores that lie farther out than those of other units do, farthest first: as many as
-        there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So two
-        that are equally far out do not hide each other."""
+        there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So
+        two that are equally far out do not hide each other."""
         order: list[int] = np.argsort(-np.asarray(self.scores), kind="stable").tolist()
         if self.unit_count < MIN_FOR_SOLE:
             return []

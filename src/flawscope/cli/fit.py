@@ -125,9 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="the good pictures are good, also those that show nothing, lie apart or are as far out as defects "
-        "are, --update: or with which the model would find fewer defects; after a question: accept what the "
-        "same call wrote",
+        help="the good pictures are good, also those that show nothing, lie apart or are as far out as "
+        "defects are, --update: or with which the model would find fewer defects; after a question: accept "
+        "what the same call wrote",
     )
     common.add_rate(parser, "5%%")
     parser.add_argument(

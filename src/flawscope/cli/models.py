@@ -105,8 +105,8 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="the pictures are good, also where they are too few to promise what the model did, show nothing, "
-        "or are as far out as defects are; after a question: accept what the same call wrote",
+        help="the pictures are good, also where they are too few to promise what the model did, show "
+        "nothing, or are as far out as defects are; after a question: accept what the same call wrote",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)

@@ -1,5 +1,5 @@
-"""Open questions of model files: what was computed is written with them, every command that uses the file says
-them first, and the same call with --force accepts them without computing again."""
+"""Open questions of model files: what was computed is written with them, every command that uses the file
+says them first, and the same call with --force accepts them without computing again."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def digest_call(args: argparse.Namespace, *inputs: str | None) -> str:
 def save(
     model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
 ) -> None:
-    """Writes a model, with the digest of the call where a question is open. source: the model file that it was
-    made from, which is not replaced then: the new one lies beside it (`written`)."""
+    """Writes a model, with the digest of the call where a question is open. source: the model file that it
+    was made from, which is not replaced then: the new one lies beside it (`written`)."""
     from flawscope.artefact.model_file import ASKED_CALL
 
     asked = any(product.questions for product in model.products.values())

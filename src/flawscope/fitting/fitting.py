@@ -345,7 +345,7 @@ def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Read
     a part, by its group, one picture is looked at: its others resemble it."""
     first = {group: number for number, group in reversed([*enumerate(task.groups)])}
     found: list[list[int]] = []  # of groups' numbers
-    view_of = {view_task.groups[number]: number for number in reversed(sorted(view_fit.cells))}
+    view_of = {view_task.groups[number]: number for number in sorted(view_fit.cells, reverse=True)}
     groups, count = sorted(view_of), len(view_of)
     groups = groups[:: -(-count // MAX_COMPARED) or 1]
     if groups:
@@ -358,11 +358,11 @@ def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Read
     other = [[learnt[place] for place in places] for places in groups_of_other_look(looks)]
     found += [groups for groups in other if not known & {*groups}]
     for groups in found:
-        names = [reader.names[first[group]] for group in groups]
+        names = [reader.names[i] for i, group in enumerate(task.groups) if group in groups]
         few = "lies" if len(names) == 1 else "lie"
         yield (
-            f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another product: "
-            "new ones of their kind would be called good"
+            f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another "
+            "product: new ones of their kind would be called good"
         )
 
 

@@ -91,8 +91,8 @@ def extend(
 
     The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
     such as false alarms, would raise it far too much; unless they are a `fair` sample. The shares found of
-    simulated and of known defects are compared before and after: where less than 98 % of those before are found,
-    or what was called a fair sample is none, the model has an open question (`Predictor.questions`).
+    simulated and of known defects are compared before and after: where less than 98 % of those before are
+    found, or what was called a fair sample is none, the model has an open question (`Predictor.questions`).
 
     Args:
         model: a fitted model, or its .safetensors file.
