@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
-    args.call_digest = questions.digest_call(args, args.data, args.update)
+    args.call_digest = questions.digest_call(args)
     if args.force and questions.accept(args.out, args.call_digest):
         return common.report_failures(_evaluate(args, load(args.out)) if args.evaluate else [])
     if (

@@ -128,7 +128,7 @@ def calibrate(args: argparse.Namespace) -> int:
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
             "good pictures as they come"
         )
-    call = questions.digest_call(args, args.good, args.model)
+    call = questions.digest_call(args)
     if args.force and questions.accept(out, call):
         return 0
     pictures = [] if args.good is None else list_pictures(args.good)
@@ -196,7 +196,7 @@ def export(args: argparse.Namespace) -> int:
     from flawscope.predictor.router import is_router, load, read_router_facts
 
     out = files.check_writable(args.out)
-    call = questions.digest_call(args, args.pictures, args.model)
+    call = questions.digest_call(args)
     if args.force and questions.accept(out, call):
         return 0
     failures: list[str] = []

@@ -7,8 +7,9 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
 
 # arguments that change nothing in what is computed
-OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "call_digest", "cluster", "run")
+OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster")
+WRITTEN = ("out", "tensorboard")  # arguments that name what is written
 EXIT_CODE = 2
 REMEDY = (
     "take out what is not good and begin anew, or give the same call with --force, which accepts it and "
@@ -29,21 +31,25 @@ REMEDY = (
 )
 
 
-def digest_call(args: argparse.Namespace, *inputs: str | None) -> str:
-    """Digest of a call: its arguments, and the names, sizes and times of the files that it reads."""
+def digest_call(args: argparse.Namespace) -> str:
+    """Digest of a call: its arguments, and the names, sizes and times of the files that these name."""
     given = {name: value for name, value in vars(args).items() if name not in OTHER}
+    roots = {value for name, value in given.items() if isinstance(value, str) and name not in WRITTEN}
+    paths = {path for root in roots for found in glob(root) or [root] for path in _files(found)}
     files = []
-    for root in filter(None, inputs):
-        folders = (
-            os.walk(root) if os.path.isdir(root) else [(os.path.dirname(root), [], [os.path.basename(root)])]
-        )
-        for folder, _, names in folders:
-            for path in (os.path.join(folder, name) for name in names):
-                with suppress(OSError):
-                    facts = os.stat(path)
-                    files.append((path, facts.st_size, facts.st_mtime_ns))
-    text = json.dumps([given, sorted(files)], default=str, sort_keys=True)
+    for path in sorted(paths):
+        with suppress(OSError):
+            facts = os.stat(path)
+            files.append((path, facts.st_size, facts.st_mtime_ns))
+    text = json.dumps([given, files], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files(path: str) -> Iterator[str]:
+    if not os.path.isdir(path):
+        yield path
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names)
 
 
 def save(

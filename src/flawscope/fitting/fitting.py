@@ -346,13 +346,12 @@ def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Read
     first = {group: number for number, group in reversed([*enumerate(task.groups)])}
     found: list[list[int]] = []  # of groups' numbers
     view_of = {view_task.groups[number]: number for number in sorted(view_fit.cells, reverse=True)}
-    groups, count = sorted(view_of), len(view_of)
-    groups = groups[:: -(-count // MAX_COMPARED) or 1]
-    if groups:
+    if groups := sorted(view_of):
         cells = np.stack([view_fit.cells[view_of[group]] for group in groups])
         found += [[groups[place] for place in places] for places in groups_apart(cells)]
     good = sorted({*view_fit.used, *view_fit.pictures, *(i for held in view_fit.held.values() for i in held)})
     learnt = sorted({view_task.groups[number] for number in good})
+    learnt = learnt[:: -(-len(learnt) // MAX_COMPARED) or 1]
     looks = [reader.measured.get(first[group], ()) for group in learnt]
     known = {group for groups in found for group in groups}
     other = [[learnt[place] for place in places] for places in groups_of_other_look(looks)]

@@ -19,7 +19,7 @@ from flawscope.methods.detector import check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.task import Task
-from flawscope.pictures.apart import GRID
+from flawscope.pictures.apart import GRID, MAX_COMPARED
 
 FEW_PICTURES = 10  # pictures up to which `auto` tries copies
 COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
@@ -247,6 +247,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     valid_mask = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
+    every = -(-task.count // MAX_COMPARED)  # picture whose cells are kept: bounded, however many there are
     got: list[int] = []
 
     def load(number: int) -> Tensor | None:
@@ -263,7 +264,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
                 "or check its weights"
             )
         row = rows[number]
-        if number < task.count:
+        if number % every == 0 and number < task.count and job.config.tile is None:
             job.cells[number] = coarse_cells(job.views[0], model.parts(one)[0])
         for own, part, mask in zip(features, model.parts(one), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
