@@ -37,7 +37,8 @@ GUARDS = {  # by what their lines say
     "as far out as defects": "as far out as defects",
     "shows nothing": "nothing beside the others",
     "too few to calibrate": "could be promised, before it was",
-    "sets the threshold alone": "alone sets? the score threshold",
+    "alone and far out": "alone sets? the score threshold, far out",
+    "sets the threshold alone": "alone sets? the score threshold: ",
     "copies learnt from": "are they copies",
     "near-copies": "near-copies:",
     "misses simulated defects": "it finds only",
@@ -332,7 +333,7 @@ def caught(cells: dict[str, Cell]) -> Iterator[Cell]:
     """How many of the bad pictures are asked about, and named at all."""
     for part, end in (("groups", "fit"), ("groups", "calibrate"), ("singles", "fit")):
         those = {name: cell for name, cell in cells.items() if name.startswith(part) and name.endswith(end)}
-        for kind in (*KINDS, *SINGLES) if those else ():
+        for kind in KINDS if part == "groups" else SINGLES:
             of = [(name, cell) for name, cell in those.items() if f" {kind}," in name]
             if of:
                 wanted = [int(n) if (n := name.split(", ")[1].split()[0]).isdigit() else 1 for name, _ in of]

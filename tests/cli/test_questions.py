@@ -1,5 +1,6 @@
 """Open questions: what was computed is kept in the file, told by every command, and accepted by one word."""
 
+import argparse
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.cli.questions import digest_call
 from flawscope.predictor import read_manifest
 from flawscope.synthesis.demo import dataset
 
@@ -155,3 +157,21 @@ def test_a_damaged_list_of_questions_is_refused(run, good, tmp_path, damage):
     model_file.write(replace(artefact, manifest=replace(artefact.manifest, facts=facts)), path)
     code, _, said = run("info", path)
     assert (code, "manifest is damaged (questions)" in said) == (2, True)
+
+
+def test_other_data_or_settings_are_another_call(tmp_path):
+    def digest(**more):
+        args = {"data": str(tmp_path), "out": str(tmp_path / "out/m.safetensors"), "force": False}
+        return digest_call(argparse.Namespace(**{**args, **more}))
+
+    (tmp_path / "a.png").write_bytes(b"1")
+    first = digest()
+    assert digest(force=True, quiet=True, threads=3) == first
+    assert digest(size="64") != first
+    assert digest(data=f"{tmp_path}/*.png") != first
+    for change in (b"22", b"1"):
+        (tmp_path / "a.png").write_bytes(change)
+        assert digest() != first  # by its size, by its time
+    first = digest(data=f"{tmp_path}/*.png")
+    (tmp_path / "b.png").write_bytes(b"1")
+    assert digest(data=f"{tmp_path}/*.png") != first

@@ -15,7 +15,13 @@ from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import PowerLostError, update
-from flawscope.fitting.update_evaluation import ReviewedPicture, Score, exceeds_chance, score_pictures
+from flawscope.fitting.update_evaluation import (
+    Comparison,
+    ReviewedPicture,
+    Score,
+    exceeds_chance,
+    score_pictures,
+)
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
@@ -227,10 +233,23 @@ def test_a_fair_sample_sets_the_threshold_if_it_is_one(model, part):
     assert extended(model, good[:1], drop_suspects=True).calibration.scores == model.calibration.scores
     assert new.calibration.count == model.calibration.count + 4
     stained = [part(200 + k, stained=True) for k in range(6)]
-    # each was looked at: what is left is that they are not like those of the calibration
-    (question,) = extended(model, stained, fair=True, drop_suspects=True).questions
-    assert "because of" in question
-    assert Path(stained[0]).name in question or "more" in question
+    with pytest.raises(PowerLostError) as refused:
+        # each was looked at: what is left is that they are not like those of the calibration
+        extended(model, stained, fair=True, drop_suspects=False)
+    assert len(refused.value.pictures) == 6
+
+
+def test_a_loss_that_shows_after_the_work_is_a_question(model, part, monkeypatch):
+    """What was learnt is there, with the names; `force` asks nothing."""
+    good, said = part(100), []
+    monkeypatch.setattr(Comparison, "refused", property(lambda self: ["known"]))
+    monkeypatch.setattr(Comparison, "refusal", lambda self: "2 known defects would be lost")
+    new = extended(model, [good], say=said.append)
+    assert len(new.questions) == 1
+    assert new.questions[0].startswith("2 known defects would be lost, because of: ")
+    assert new.questions[0] in said
+    assert new.predict(good).score < model.predict(good).score
+    assert extended(model, [good], force=True).questions == ()
 
 
 def test_what_looks_like_a_defect_is_refused_by_name(model, part):
