@@ -15,9 +15,7 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
 
 MIN_DEFECTS = 8  # clear simulated defects of middle and large size, below which they decide nothing
-FAR_ALONE = (
-    12.0  # severity, by the rest, of what is asked about without them; of good ones at most 9 was seen
-)
+FAR_ALONE = 15.0  # severity by the rest, from which on it is asked; of good ones up to 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
 

@@ -247,7 +247,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     valid_mask = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
-    every = -(-task.count // MAX_COMPARED)  # picture whose cells are kept: bounded, however many there are
+    stride = -(-task.count // MAX_COMPARED)  # picture whose cells are kept: bounded, however many there are
     got: list[int] = []
 
     def load(number: int) -> Tensor | None:
@@ -264,7 +264,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
                 "or check its weights"
             )
         row = rows[number]
-        if number % every == 0 and number < task.count and job.config.tile is None:
+        if number % stride == 0 and number < task.count and job.config.tile is None:
             job.cells[number] = coarse_cells(job.views[0], model.parts(one)[0])
         for own, part, mask in zip(features, model.parts(one), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
