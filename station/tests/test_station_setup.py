@@ -31,6 +31,7 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.machine import usable_cores
 from flawscope.pictures.decoding import decode
+from flawscope.synthesis.demo import dataset
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
 from flawscope_station.learning.process import Worker
@@ -202,6 +203,26 @@ def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: st
     facts = timeless(one.manifest), timeless(two.manifest)
     assert facts[0].keys() == facts[1].keys()
     assert {key for key in facts[0] if facts[0][key] != facts[1][key]} == set()
+
+
+def test_a_question_is_shown_and_going_live_accepts_it(empty, http):
+    """Misfires among the good pictures: what was learnt is there, and a click says that they are good."""
+    begin(http)
+    for k in range(20):
+        picture = dataset.draw_picture("plate", np.random.default_rng([3, k]), size=64)[0]
+        if k >= 18:
+            picture[32:] = 0
+        send(http, f"{k:02}.png", encoded(Image.fromarray(picture)))
+    result = learnt(http, size="64")["result"]
+    (question,) = result["questions"]
+    assert question.startswith("18.png, 19.png lie apart")
+    page = http.get("/-/new/plate").text
+    assert "A question about the pictures" in page
+    assert http.post(f"{NEW}/plate/live").json()["version"] == 1
+    manifest = model_file.read_manifest(empty.station.parts[drafts.Drafts].draft("plate").model)
+    assert manifest.questions == ()
+    assert any(note == f"accepted: {question}" for note in manifest.notes)
+    assert "accepted: 18.png" in http.get("/api/v1/audit").text
 
 
 @pytest.mark.slow

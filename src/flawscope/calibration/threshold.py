@@ -277,24 +277,25 @@ class Calibration:
         its height above the middle of the scores, or less. None: there is none."""
         place = self.scores.index(self.score_threshold)
         without = self.without_units([place]).score_threshold
+        return (place, without) if self.unit_count >= MIN_FOR_SOLE and self.is_sole(without) else None
+
+    def is_sole(self, without: float) -> bool:
+        """Whether a threshold without some scores lies at half the height above the middle, or lower."""
         middle = float(np.median(self.scores))
-        if self.unit_count < MIN_FOR_SOLE or without - middle > SOLE_SHARE * (self.score_threshold - middle):
-            return None
-        return place, without
+        return without - middle <= SOLE_SHARE * (self.score_threshold - middle)
 
     def far_out(self) -> list[int]:
-        """Places of scores that lie farther out than those of other units do, farthest first."""
-        order = np.argsort(-np.asarray(self.scores), kind="stable")
-        places: list[int] = []
+        """Places of scores that lie farther out than those of other units do, farthest first: as many as
+        there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So
+        two that are equally far out do not hide each other."""
+        order: list[int] = np.argsort(-np.asarray(self.scores), kind="stable").tolist()
         if self.unit_count < MIN_FOR_SOLE:
-            return places
-        rest = self
-        for place in order[: max(1, self.count // 4)].tolist():
-            rest = self.without_units([*places, place])
-            if float(rest.severity(self.scores[place])) <= FAR_SEVERITY:
-                break
-            places.append(place)
-        return places
+            return []
+        for count in range(max(1, self.count // 4), 0, -1):
+            rest = self.without_units(order[:count])
+            if rest is not self and float(rest.severity(self.scores[order[count - 1]])) > FAR_SEVERITY:
+                return order[:count]
+        return []
 
     def with_outline(self, outline: float) -> Calibration:
         """Returns the calibration with another `outline`; 0: at the mask threshold."""

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common, fit_one, fit_options, fit_several, router
+from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
 
@@ -21,6 +21,7 @@ add_arguments = fit_options.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
+    from flawscope.predictor import load
     from flawscope.predictor.router import is_router
 
     several = args.joint or common.asks_several(args)
@@ -34,6 +35,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
+    args.call_digest = questions.digest_call(args)
+    if args.force and questions.accept(args.out, args.call_digest):
+        return common.report_failures(_evaluate(args, load(args.out)) if args.evaluate else [])
     if (
         args.joint
         or args.each_view
@@ -48,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         predictor = fit_one.fit_and_save(args, say, common.progress_for(args))
     else:
         predictor = fit_several.fit_in_task(args, say)
+    out = questions.written(out, args.update)
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     failures = list(predictor.failures)
     if args.evaluate:
         failures += _evaluate(args, predictor)
-    return common.report_failures(failures)
+    return common.report_failures(failures) or questions.report(out, args.update)
 
 
 def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:

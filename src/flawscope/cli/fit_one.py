@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_options
+from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
@@ -93,7 +93,7 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
         checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
         predictor = fit_model(args, call, old, say, step)
-        predictor.save(args.out)
+        questions.save(predictor, args.out, args.call_digest, args.update)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
         say(f"training log: {training_log_path(checkpoint)}")

@@ -136,8 +136,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="go on where good pictures show nothing, are marked, or are as far out as defects are; "
-        "--update: or where the model would find fewer defects",
+        help="the good pictures are good, also those that show nothing, are marked, lie apart or are as far "
+        "out as defects are, --update: or with which the model would find fewer defects; after a question: "
+        "accept what the same call wrote",
     )
     common.add_rate(parser, "5%%")
     parser.add_argument(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_one, fit_options
+from flawscope.cli import common, fit_one, fit_options, questions
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
@@ -28,13 +28,14 @@ class Outcome(NamedTuple):
     """Outcome of one of several fits.
 
     figures: the main ones, cells of a table. lines: for a person. failed: a failure's line; else empty.
-    skipped: pictures that could not be used.
+    skipped: pictures that could not be used. asked: the file, where it has an open question; else empty.
     """
 
     figures: Sequence[str]
     lines: Sequence[str] = ()
     failed: str = ""
     skipped: Sequence[str] = ()
+    asked: str = ""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:
-    """Reports skipped pictures; 1 where there are some, or a fit failed."""
+    """Reports skipped pictures and open questions; 1 where pictures were skipped or a fit failed."""
     code = common.report_failures([line for one in outcomes.values() for line in one.skipped])
-    return 1 if any(one.failed for one in outcomes.values()) else code
+    asked = [questions.report(one.asked) for one in outcomes.values() if one.asked]
+    return 1 if any(one.failed for one in outcomes.values()) else code or max(asked, default=0)
 
 
 def fit_each(
@@ -120,6 +122,8 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
 
     began, name = time.monotonic(), call.called
     try:
+        if call.force and questions.accept(call.out, call.call_digest):
+            return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: accepted"])
         if _is_kept(call):
             return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: kept, it is there already"])
         # of a method that does not learn in steps --resume goes on with the next one
@@ -134,7 +138,11 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"]
     lines += [f"  {line}" for line in (*describe_found(manifest.facts), *manifest.notes)]
-    return Outcome(_figures(manifest, took), lines, skipped=predictor.failures)
+    lines += [f"  question: {line}" for line in manifest.questions]
+    asked = "" if call.joint or call.each_view else call.out  # else they are asked once, for the one file
+    return Outcome(
+        _figures(manifest, took), lines, skipped=predictor.failures, asked=asked * bool(manifest.questions)
+    )
 
 
 def _is_kept(call: argparse.Namespace) -> bool:

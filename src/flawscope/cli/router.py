@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, fit_one, fit_options, fit_several
+from flawscope.cli import common, fit_one, fit_options, fit_several, questions
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
 
@@ -62,12 +62,13 @@ def fit(args: argparse.Namespace) -> int:
 
     known = _describe(args, old, products, calls) if pattern is None else None
     model = joining.open_joined(router_file.RouterArtefact(products, known, pattern), args.device)
-    model.save(out)
+    questions.save(model, out, args.call_digest, args.update)
+    out = questions.written(out, args.update)
     shutil.rmtree(folder)
     if parts := model.parts():
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
-    return fit_several.exit_code(outcomes)
+    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
 
 
 def _call(

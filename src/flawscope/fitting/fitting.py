@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
-from flawscope.calibration.outliers import check_defect_like, sole_note
+from flawscope.calibration.outliers import defect_like_question, sole_note
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
 from flawscope.fitting.picture_views import Frames, Windows, frames_of, held_out_views, views_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
@@ -53,6 +53,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.methods.training_log import tensorboard_folder
+from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.light import within_range
@@ -133,7 +134,8 @@ def fit(
 
     Returns:
         A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
-        good, most suspicious first.
+        good, most suspicious first; `questions` asks about pictures with which the model may be wrong, unless
+        `force` says that all are good: `accept` says so afterwards.
 
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
@@ -250,10 +252,13 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and fitted.calibration.promised
         else None
     )
-    notes = _notes(fitted, reader, found, prepared.method, old)
+    notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
+    before = () if old is None else old.manifest.questions
     if old is None:
         names = [reader.names[i] for i in fitted.pictures]
-        notes += check_defect_like(fitted.calibration, names, found, force=prepared.force)
+        asked = [*_apart_questions(view_fit, view_task, task, reader)]
+        asked += filter(None, [defect_like_question(fitted.calibration, names, found)])
+        (notes if prepared.force else questions).extend(asked)
         notes += filter(None, [sole_note(fitted.calibration, names)])
     if found is not None and fitted.calibration is not plain:
         notes.append(_light_cost_note(found, found.with_calibration(plain), within_range(how.normalization)))
@@ -285,7 +290,9 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     )
     if prepared.part is not None:
         manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
-    predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(model.roi.device)))
+    predictor = Predictor(
+        Artefact(manifest.asking(*before, *questions), tensors), TorchSession(model, str(model.roi.device))
+    )
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor
@@ -333,6 +340,31 @@ def _notes(
         preset = "--preset accurate, " if "accurate" in method.presets else ""
         notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
     return notes
+
+
+def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Reader) -> Iterator[str]:
+    """Questions about groups of pictures that lie apart from the rest. view_fit, view_task: of the views. Of
+    a part, by its group, one picture is looked at: its others resemble it."""
+    first = {group: number for number, group in reversed([*enumerate(task.groups)])}
+    found: list[list[int]] = []  # of groups' numbers
+    view_of = {view_task.groups[number]: number for number in sorted(view_fit.cells, reverse=True)}
+    if groups := sorted(view_of):
+        cells = np.stack([view_fit.cells[view_of[group]] for group in groups])
+        found += [[groups[place] for place in places] for places in groups_apart(cells)]
+    good = sorted({*view_fit.used, *view_fit.pictures, *(i for held in view_fit.held.values() for i in held)})
+    learnt = sorted({view_task.groups[number] for number in good})
+    learnt = learnt[:: -(-len(learnt) // MAX_COMPARED) or 1]
+    looks = [reader.measured.get(first[group], ()) for group in learnt]
+    known = {group for groups in found for group in groups}
+    other = [[learnt[place] for place in places] for places in groups_of_other_look(looks)]
+    found += [groups for groups in other if not known & {*groups}]
+    for groups in found:
+        names = [reader.names[i] for i, group in enumerate(task.groups) if group in groups]
+        few = "lies" if len(names) == 1 else "lie"
+        yield (
+            f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another "
+            "product: new ones of their kind would be called good"
+        )
 
 
 def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:

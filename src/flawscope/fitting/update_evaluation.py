@@ -284,8 +284,8 @@ class Update:
         than half as much, and are no longer farther out than good pictures are (`clear`; where that is not
         known, the half alone counts). missed: known defects that are not found, and the false-alarm rate that
         would find them. scores: of the pictures in these lists, before and after, each as [score, threshold].
-        simulated: defects as [found before, after, how many]. refused: the losses, and their cause,
-        `responsible`.
+        simulated: defects as [found before, after, how many]. questions: that are open. refused: the losses,
+        and their cause, `responsible`.
         """
         of = self.comparison
         lists = {
@@ -302,6 +302,7 @@ class Update:
         return {
             **{name: getattr(self, name) for name in plain},
             "unreadable": sorted(self.unreadable),
+            "questions": list(self.predictor.questions),
             "good": of.counts(of.good),
             "defects": of.counts(of.defects),
             **lists,

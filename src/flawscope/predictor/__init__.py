@@ -390,6 +390,24 @@ class Predictor:
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """Open questions about pictures with which the model may be wrong; empty: none are open."""
+        return self.manifest.questions
+
+    def asking(self, *lines: str) -> Predictor:
+        """Returns the model with further open questions."""
+        return self._like(replace(self.artefact, manifest=self.manifest.asking(*lines)))
+
+    def accept(self) -> Predictor:
+        """Returns the model without open questions: somebody says that the pictures are good."""
+        return self._like(replace(self.artefact, manifest=self.manifest.accepted()))
+
+    def _like(self, artefact: Artefact) -> Predictor:
+        made = Predictor(artefact, self.session)
+        made.failures, made.suspects = self.failures, self.suspects
+        return made
+
     def with_scale(self, mm_per_pixel: float) -> Predictor:
         """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
         manifest = replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel})
@@ -414,12 +432,11 @@ class Predictor:
         Args:
             good: the pictures, or a folder, as for `stream`. Those of one part, by the model's pattern or
                 as near-copies, count as one.
-            force: go on where they are too few to promise what the model promised, show nothing, or are as
-                far out as defects are.
+            force: they are good, and nothing is asked where they are too few to promise what the model
+                promised, show nothing, or are as far out as defects are: else the new model's `questions` do.
 
         Raises:
-            InputError: there are none, none could be read, or `force` would be needed. Single failures are
-                collected in `failures`.
+            InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
         pictures = list(resolve_pictures(good))
         refuse_masks(pictures)

@@ -156,7 +156,8 @@ def _make_result(
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)}
-    fitted = Fitted(calibration, pictures, used, extra=extra, facts=facts)
+    cells = {number: job.cells[number] for number in used if number in job.cells}
+    fitted = Fitted(calibration, pictures, used, cells=cells, extra=extra, facts=facts)
     fitted.leave_out = LeaveOutOfBanks(job, fitted, selections, scored)
     return fitted
 

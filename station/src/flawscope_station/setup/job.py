@@ -80,6 +80,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         ],
         "failures": list(made.failures),
         "notes": list(manifest.notes),
+        "questions": list(manifest.questions),
         "seconds": manifest.facts["seconds_total"],
         "examples": drawn,
     }

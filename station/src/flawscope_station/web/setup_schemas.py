@@ -115,6 +115,7 @@ class LearningResult(BaseModel):
     odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
     failures: list[str]
     notes: list[str]
+    questions: list[str] = Field([], description="open ones; going live says that these pictures are good")
     seconds: float
     examples: list[SimulatedExample]
     curve: dict[str, float] | None = Field(

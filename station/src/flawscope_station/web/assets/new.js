@@ -384,6 +384,9 @@
         return item;
       }),
     );
+    const asked = result.questions ?? []; // of a result of an earlier version there are none
+    byId("questions").hidden = !asked.length;
+    byId("asked").replaceChildren(...asked.map((line) => make("li", {}, line)));
     if (!isNew) return;
     byId("result").scrollIntoView({ block: "start" });
     byId("result-title").focus({ preventScroll: true });
