@@ -55,6 +55,7 @@ from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.light import within_range
 from flawscope.pictures.units import find_new_parts, find_parts
 from flawscope.pictures.views import Fusion
@@ -271,6 +272,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
+            **_size_facts(fitted, reader, task),
             **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
@@ -385,12 +387,25 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task, first_group: 
 
 def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
-    good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+    good = _good_pictures(fitted)
     found = AppearanceRange.from_measures(reader.measured[i] for i in good)
     if task.old is not None:
         before = AppearanceRange.from_facts(task.old.manifest.facts)
         found = before and before.widen(before.shifts(reader.measured[i]) for i in good)
     return {} if found is None else {APPEARANCE: found.to_dict()}
+
+
+def _good_pictures(fitted: Fitted) -> list[int]:
+    return sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+
+
+def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+    """The good pictures' extreme sizes, with an extended model's; empty where that does not know its own."""
+    before = [] if task.old is None else known_sizes(task.old.manifest.facts)
+    if task.old is not None and not before:
+        return {}
+    sizes = (reader.sizes[i] for i in _good_pictures(fitted))
+    return {SIZES_KEY: [list(size) for size in extreme_sizes([*before, *sizes])]}
 
 
 # ------------------------------------------------------------------------------------------- sample pictures

@@ -62,6 +62,7 @@ class Reader:
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
 
@@ -145,6 +146,7 @@ class Reader:
         measured = self.measured.get(index) or measure_appearance(first, self.roi)
         with self._lock:
             self.hashes[index], self.measured[index] = digest, measured
+            self.sizes[index] = views.geometry.picture_size
         return views
 
     def check_any_readable(self) -> None:
