@@ -46,9 +46,8 @@ def test_tiles_show_the_defect_just_large_enough():
         assert found is not None
         tile, scale = found
         assert scale == max(0.5, defect / MIN_PIXELS)
-        seen = (416, 624)  # about 512², in the form of the pictures: the whole is seen at this size, too
-        assert [side / scale for side in tile] == pytest.approx(seen, rel=0.002)
-        left = pixels_left(defect, tile, seen)
+        assert [side / scale for side in tile] == pytest.approx(SQUARE, rel=0.002)
+        left = pixels_left(defect, tile, SQUARE)
         assert left == pytest.approx(min(2 * defect, MIN_PIXELS), rel=0.002)  # more would show nothing new
 
 
@@ -66,8 +65,8 @@ def test_a_tile_has_the_form_of_the_pictures_and_fits_into_each():
     assert choose_tile(MIN_PIXELS, [(2000, 4000)], SQUARE) == ((368, 720), 1.0)
     assert choose_tile(MIN_PIXELS, [(4000, 2000)], SQUARE, step=32) == ((736, 352), 1.0)
     assert choose_tile(4, [(400, 6000), (400, 6000), LARGE], SQUARE) == ((64, 992), 0.5)
-    assert choose_tile(MIN_PIXELS, [(300, 6000), LARGE, LARGE], SQUARE) == ((300, 624), 1.0)
-    assert choose_tile(10 * MIN_PIXELS, [LARGE, (1000, 6001), LARGE], SQUARE) == ((1000, 6000), 10.0)
+    assert choose_tile(MIN_PIXELS, [(300, 6000), LARGE, LARGE], SQUARE) == ((300, 512), 1.0)
+    assert choose_tile(10 * MIN_PIXELS, [LARGE, (1000, 6001), LARGE], SQUARE) == ((1000, 5120), 10.0)
 
 
 def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be():
@@ -81,7 +80,7 @@ def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be():
 
 def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost():
     assert reduction_remark([(3000, 4000), LARGE]) == (
-        "pictures are 6000x4000: at the default size, 416x624 px, a defect of 20 px has 2.1 px left",
+        "pictures are 6000x4000: at the default size, 512 px, a defect of 20 px has 1.7 px left",
         "give fit --min-defect 20px, or --tile",
     )
     assert reduction_remark([(2047, 2047)]) is None  # less than four times

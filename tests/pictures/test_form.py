@@ -1,4 +1,3 @@
-
 import pytest
 
 from flawscope.pictures.form import (
@@ -16,8 +15,8 @@ def test_a_form_has_as_many_pixels_as_the_square(form, side):
     assert height / width == pytest.approx(form, rel=0.13)
 
 
-def test_squares_stay_as_they_are_and_so_does_what_is_nearly_one():
-    assert size_in_form(250, 1.0) == size_in_form(250, 1.05) == size_in_form(250, 0.95) == (250, 250)
+def test_squares_and_cameras_usual_forms_stay_squares():
+    assert size_in_form(250, 1.0) == size_in_form(250, 4 / 3) == size_in_form(250, 2 / 3) == (250, 250)
 
 
 def test_a_side_is_no_smaller_than_the_network_takes():

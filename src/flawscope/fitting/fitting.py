@@ -58,6 +58,7 @@ from flawscope.pictures.appearance import AppearanceRange
 from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.light import within_range
 from flawscope.pictures.units import find_new_parts, find_parts
+from flawscope.pictures.view_looks import VIEW_LOOKS_KEY, ViewLooks
 from flawscope.pictures.views import Fusion
 from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
@@ -273,6 +274,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
             **_size_facts(fitted, reader, task),
+            **_view_facts(fitted, prepared, task),
             **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
@@ -406,6 +408,20 @@ def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
         return {}
     sizes = (reader.sizes[i] for i in _good_pictures(fitted))
     return {SIZES_KEY: [list(size) for size in extreme_sizes([*before, *sizes])]}
+
+
+def _view_facts(fitted: Fitted, prepared: PreparedFit, task: Task) -> dict[str, Any]:
+    """What good pictures of each view of a part look like; an extended model keeps what it knows."""
+    if task.old is not None:
+        return {k: v for k, v in task.old.manifest.facts.items() if k == VIEW_LOOKS_KEY}
+    if prepared.part is None:
+        return {}
+    looks: dict[str, list[NDArray[np.float32]]] = {}
+    for i in _good_pictures(fitted):
+        view = prepared.part.parse(prepared.reader.names[i]).view
+        looks.setdefault(view, []).append(prepared.reader.looks[i])
+    found = ViewLooks.learn(looks)
+    return {} if found is None else {VIEW_LOOKS_KEY: found.to_dict()}
 
 
 # ------------------------------------------------------------------------------------------- sample pictures

@@ -15,6 +15,7 @@ Size = tuple[int, int]
 
 MAX_SIDE = 4096  # pixels of a side at the network
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
+LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
 SIZES_KEY = "picture_sizes"  # among a model's facts
@@ -27,8 +28,8 @@ def usual_form(sizes: Sequence[Size]) -> float:
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
     """Size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
-    The square itself where the form is one, within `SAME_FORM`."""
-    if 1 / SAME_FORM <= form <= SAME_FORM:
+    The square itself up to `LARGEST_SQUARE_FORM`."""
+    if max(form, 1 / form) <= LARGEST_SQUARE_FORM:
         return side, side
     longest = min(MAX_SIDE, side * side / max(smallest, step))
     long = max(side, min(longest, side * math.sqrt(max(form, 1 / form))))

@@ -123,8 +123,8 @@ def learn_several_parts(
         remedy = f"give --align {best}, by which they are counted right in {many} of {count}"
     else:
         remedy = (
-            "take pictures of these parts alone that lie apart, or leave out --several; `flawscope data check "
-            f"--align {kind} --several --out FILE.html` shows what is taken for a part"
+            "take pictures of these parts alone that lie apart, or leave out --several; `flawscope data "
+            f"check --align {kind} --several --out FILE.html` shows what is taken for a part"
         )
     if isinstance(found, InputError):
         raise InputError(f"--align {kind} finds no parts in the good pictures: {remedy}")

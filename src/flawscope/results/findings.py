@@ -90,6 +90,7 @@ COUNT_WRONG = "count_wrong"  # of several parts
 ANOMALOUS_PARTS = "anomalous_parts"
 OUTSIDE_LIGHT = "outside_light"
 OTHER_FORM = "other_form"
+VIEW_EXCHANGED, SAME_PICTURE = "view_exchanged", "same_picture"  # of a part in several views
 WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
 
 
@@ -116,6 +117,16 @@ def outside_light() -> Finding:
 def other_form(words: str) -> Finding:
     """The picture has another form or size than those learnt from: it is stretched, or shows more or less."""
     return Finding(OTHER_FORM, words)
+
+
+def view_exchanged(view: str, shown: str) -> Finding:
+    """The picture of one view shows another, so that nobody has looked at its own."""
+    return Finding(VIEW_EXCHANGED, f"named as view {view}, looks like {shown}", decides=True)
+
+
+def same_picture(first: str, second: str) -> Finding:
+    """Two views of a part have one picture, so that nobody has looked at one of them."""
+    return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:

@@ -104,6 +104,8 @@ class Prediction:
         Where it shows none of the products, score and map are those of the nearest. None of other models.
     parts: where the part lies, or each of several. Where none is found, score and map are those of the
         picture as it lies; of several parts, the score is that of the worst.
+    look: thumbnail by which the views of a part are compared (`pictures.view_looks`); None: it is part of
+        none.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
     """
@@ -123,6 +125,7 @@ class Prediction:
     outside_light: bool | None = None
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch = NOT_SEARCHED
+    look: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
 
@@ -291,7 +294,7 @@ class Prediction:
         return [square.scaled(size[1] / width, size[0] / height) for square in found]
 
     def with_note(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Returns a drawing [H, W, 3] of the picture with the remark, beside its parts where there is room."""
+        """Returns a drawing [H, W, 3] of the picture with the remark, beside its parts if there is room."""
         return drawing.draw_note(drawn, self.remark, self.squares((drawn.shape[0], drawn.shape[1])))
 
     def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
@@ -316,8 +319,8 @@ class Prediction:
     def __repr__(self) -> str:
         regions = f", {pluralize(len(self.regions), 'region')}" if self.map.size else ""
         return (
-            f"<Prediction {self.decision}, severity {severity_text(self.severity)}, p {self.p_value:.3g}, score "
-            f"{self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"
+            f"<Prediction {self.decision}, severity {severity_text(self.severity)}, p {self.p_value:.3g}, "
+            f"score {self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"
             f"{f', {self.product_name}' if self.product_name else ''}"
             f"{f', {self.path}' if self.path else ''}>"
         )
