@@ -40,8 +40,8 @@ def model(data):
 
 def test_the_sizes_have_the_form_of_the_pictures_and_are_stored(model):
     manifest = flawscope.load(model).manifest
-    assert manifest.config["size"] == "48x96+64x160"
-    assert manifest.preprocess.network_size == (64, 160)
+    assert manifest.config["size"] == "48x96+64x144"
+    assert manifest.preprocess.network_size == (64, 144)
     assert manifest.facts["picture_sizes"] == [[HEIGHT, WIDTH]]
 
 
@@ -53,7 +53,7 @@ def test_settings_as_a_whole_and_sizes_of_two_numbers_are_meant_as_they_are(data
     assert made.manifest.config["size"] == "64+96"
     more = [strip(k, (96, 96)) for k in range(500, 504)]
     extended = partial_fit(model, more, device="cpu", check=False)
-    assert extended.manifest.config["size"] == "48x96+64x160"
+    assert extended.manifest.config["size"] == "48x96+64x144"
     assert extended.manifest.facts["picture_sizes"] == [[HEIGHT, WIDTH], [96, 96]]
     assert not extended.predict(strip(600, (96, 96))).findings
 

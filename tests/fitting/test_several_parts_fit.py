@@ -15,6 +15,9 @@ from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.pictures.light import Light
+from flawscope.pictures.resampling import small_grey
+from flawscope.pictures.several_parts import OVERVIEW_SIDE
+from flawscope.pictures.several_parts_learning import learn_several_parts
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
@@ -252,16 +255,25 @@ def test_data_check_draws_all_parts(good, tmp_path, capsys):
     assert (tmp_path / "poses.html").is_file()
 
 
-def test_the_alignment_that_counts_right_is_named_and_the_page_is_written_all_the_same(
-    good, tmp_path, capsys
-):
+def test_the_alignment_that_counts_right_is_named_and_the_page_is_written_all_the_same(tmp_path, capsys):
     (tmp_path / "good").mkdir()
-    for number, picture in enumerate(good[:6]):
+    for number in range(5):
+        picture = drawn(number, FIVE)[0]
+        picture[:85] = picture[:85, ::-1]  # three of the five lie mirrored
         Image.fromarray(picture).save(tmp_path / "good" / f"{number:02}.png")
-    how = ["--data", str(tmp_path), "--align", "shift", "--several", "--quiet"]  # they lie turned
-    assert main(["data", "check", *how, "--no-near", "--out", str(tmp_path / "poses.html")]) == 1
-    remedy = "give --align turn, by which they are counted right in 6 of 6"
-    assert remedy in capsys.readouterr().out
-    assert (tmp_path / "poses.html").stat().st_size > 10_000
-    assert main(["fit", *how, "--out", str(tmp_path / "m.safetensors")]) == 2
-    assert remedy in capsys.readouterr().err
+    how = ["--data", str(tmp_path), "--align", "turn", "--several", "--quiet", "--no-near"]
+    assert main(["data", "check", *how, "--out", str(tmp_path / "poses.html")]) == 1
+    told = capsys.readouterr().out
+    assert "parts are counted wrong in 5 of 5 good pictures" in told
+    assert "give --align full, by which they are counted right in 5 of 5" in told
+    assert (tmp_path / "poses.html").read_text().count("data:image/webp") > 5  # what was taken for a part
+
+
+def test_where_no_part_is_found_the_way_that_finds_them_is_named(good):
+    pictures = [small_grey(one, 255.0, OVERVIEW_SIDE) for one in good[:5]]
+
+    def small(i, side):
+        return small_grey(good[i], 255.0, side)
+
+    with pytest.raises(InputError, match="shift finds no parts in the good pictures: give --align turn, by"):
+        learn_several_parts(pictures, small, "shift")
