@@ -411,7 +411,7 @@ def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
 
 
 def _view_facts(fitted: Fitted, prepared: PreparedFit, task: Task) -> dict[str, Any]:
-    """What good pictures of each view of a part look like; an extended model keeps what it knows."""
+    """Looks of the good pictures of each view of a part; an extended model keeps what it knows."""
     if task.old is not None:
         return {k: v for k, v in task.old.manifest.facts.items() if k == VIEW_LOOKS_KEY}
     if prepared.part is None:

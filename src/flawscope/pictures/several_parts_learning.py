@@ -88,7 +88,7 @@ class LearnedParts(NamedTuple):
 
 
 class PartsCountedWrongError(InputError):
-    """In most good pictures parts are counted wrong. learnt: what was taken for a part."""
+    """Parts are counted wrong in most good pictures. learnt: by which they were."""
 
     def __init__(self, message: str, learnt: LearnedParts):
         super().__init__(message)

@@ -44,7 +44,7 @@ def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Predi
 
 
 def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) -> Prediction:
-    """As `compare_view`, of the view that the file's name tells, if it tells any."""
+    """Returns the prediction as `compare_view`, of the view that the file's name tells, if it tells any."""
     pattern = stored_part_pattern(manifest)
     with suppress(InputError):
         if pattern is not None and found.path is not None:

@@ -39,7 +39,7 @@ class PartPrediction:
 
     @property
     def remarks(self) -> list[str]:
-        """What makes the part anomalous beside its score, for a person."""
+        """Words for a person on findings that make the part anomalous, its own first."""
         of_views = (
             f"{view}: {one.words}"
             for view, found in self.views.items()
