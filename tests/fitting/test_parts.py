@@ -234,15 +234,20 @@ def test_views_that_were_exchanged_or_shown_twice_make_no_good_part(model, tmp_p
     assert twice.decision == found.decision == "anomalous"
 
 
+def third(part, k):
+    """Two views as `view` has them, and a third one, in which the part lies elsewhere."""
+    return view(part, k) if k < 2 else np.roll(view(part, 0), 18, axis=0)
+
+
 def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tmp_path):
     names = ("a", "b", "c")
     good = write_part(
-        tmp_path / "good", {f"p{k:02}_{v}.png": view(k, n) for k in range(20) for n, v in enumerate(names)}
+        tmp_path / "good", {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
     )
     predictor = flawscope.fit(str(good), part=r"p\d+", size="64", check=False, device="cpu")
     parts = predictor.parts()
     for k in range(100, 130):
-        pictures = [view(k, n) for n in range(3)]
+        pictures = [third(k, n) for n in range(3)]
         assert all(
             not one.findings
             for one in predictor.predict_part(dict(zip(names, pictures, strict=True))).views.values()

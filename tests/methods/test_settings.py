@@ -118,6 +118,7 @@ def test_names_that_a_fit_sets_are_taken():
         ("patchcore", {}, (480, 640), "256+512"),  # as cameras usually give them
         ("patchcore", {}, (256, 512), "176x368+368x720"),
         ("patchcore", {}, (800, 320), "400x160+816x320"),
+        ("patchcore", {}, (128, 256), "256+512"),  # enlarged nearly three times, squares are as good
         ("patchcore", {"preset": "small"}, (256, 512), "176x368+272x544"),
         ("patchcore", {"size": "300x200+512"}, (800, 320), "300x200+816x320"),  # HxW is meant as it is
         ("patchcore", {"preset": "paper"}, (256, 512), "256"),  # cropped

@@ -12,7 +12,7 @@ from flawscope.config import convert_value, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
-from flawscope.pictures.form import MAX_SIDE, STEP, size_in_form, size_text, usual_form
+from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
@@ -120,15 +120,20 @@ class PictureSettings:
 
     def in_form(self, pictures: Sequence[Size]) -> Self:
         """Returns the settings for pictures (H, W): sizes of one number become as many pixels in the form
-        that is usual among them. With `tile` or `crop`, which have a form of their own, they stay squares."""
+        that is usual among them. They stay squares with `tile` or `crop`, and where pictures are small."""
         if self.tile is not None or self.crop is not None:
+            return self
+        parts = self.size.split("+")
+        if is_enlarged_much(
+            max((int(part) for part in parts if part.strip().isdecimal()), default=0), pictures
+        ):
             return self
         form = usual_form(pictures)
         sizes = (
             part
             if "x" in part.lower()
             else size_text(size_in_form(int(part), form, self.step, self.SMALLEST))
-            for part in self.size.split("+")
+            for part in parts
         )
         return replace(self, size="+".join(sizes))
 

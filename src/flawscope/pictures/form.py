@@ -16,6 +16,7 @@ Size = tuple[int, int]
 MAX_SIDE = 4096  # pixels of a side at the network
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
 LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
+MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
 SIZES_KEY = "picture_sizes"  # among a model's facts
@@ -24,6 +25,12 @@ SIZES_KEY = "picture_sizes"  # among a model's facts
 def usual_form(sizes: Sequence[Size]) -> float:
     """Median of height by width; 1 without any picture."""
     return statistics.median_low(height / width for height, width in sizes) if sizes else 1.0
+
+
+def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
+    """Whether `side`² pixels are more than `MAX_ENLARGEMENT`² times those of most pictures."""
+    pixels = statistics.median_low(math.prod(size) for size in sizes) if sizes else math.inf
+    return side**2 > MAX_ENLARGEMENT**2 * pixels
 
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
