@@ -141,6 +141,8 @@ def _difference_row(one: Difference) -> tuple[str, ...]:
 
 
 def _changed_row(one: Judged) -> tuple[str, ...]:
+    from flawscope.results.findings import severity_text
+
     truth = one.item.kind if one.item.anomalous else "good"
-    severities = f"{one.a.severity:+.1f}", f"{one.b.severity:+.1f}"
+    severities = severity_text(one.a.severity), severity_text(one.b.severity)
     return one.name, truth, one.a.decision, one.b.decision, *severities

@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
-    aligned = _check_alignment(args, dataset, step) if args.align else None
+    aligned, problem = None, None
+    try:
+        aligned = _check_alignment(args, dataset, step) if args.align else None
+    except InputError as error:  # the rest is told and shown all the same
+        problem = error
     if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page
@@ -91,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
                 common.show(f"  {name}  score {score:.4g}, p {p:.3f}")
             if unknown:
                 common.show(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
-    return 0 if report.ok else 1
+    if problem is not None:
+        raise problem
+    return 0 if report.ok and not (aligned and aligned.problem) else 1
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:

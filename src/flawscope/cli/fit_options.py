@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
     common.add_settings(parser, "default or paper; small or accurate: PatchCore, quick: EfficientAD")
     parser.add_argument(
-        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+512)"
+        "--size",
+        metavar="N|HxW|N+N",
+        help="picture size, N² pixels in the pictures' form or HxW; several are seen one by one (default: "
+        "256+512)",
     )
     parser.add_argument(
         "--tile",

@@ -116,6 +116,7 @@ def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]
 
 
 def prediction_line(found: Prediction) -> str:
+    from flawscope.results.findings import severity_text
     from flawscope.results.prediction import Prediction
 
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
@@ -123,7 +124,7 @@ def prediction_line(found: Prediction) -> str:
     product = [f"{found.product_name}{p_value}"] if recognised else []
     remarks = "".join(f"  ({words})" for words in (*product, *(one.words for one in found.findings)))
     return (
-        f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
+        f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{remarks}"
     )
 

@@ -56,8 +56,10 @@ from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.light import within_range
 from flawscope.pictures.units import find_new_parts, find_parts
+from flawscope.pictures.view_looks import VIEW_LOOKS_KEY, ViewLooks
 from flawscope.pictures.views import Fusion
 from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
@@ -278,6 +280,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
+            **_size_facts(fitted, reader, task),
+            **_view_facts(fitted, prepared, task),
             **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
@@ -419,12 +423,39 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task, first_group: 
 
 def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
-    good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+    good = _good_pictures(fitted)
     found = AppearanceRange.from_measures(reader.measured[i] for i in good)
     if task.old is not None:
         before = AppearanceRange.from_facts(task.old.manifest.facts)
         found = before and before.widen(before.shifts(reader.measured[i]) for i in good)
     return {} if found is None else {APPEARANCE: found.to_dict()}
+
+
+def _good_pictures(fitted: Fitted) -> list[int]:
+    return sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+
+
+def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+    """The good pictures' extreme sizes, with an extended model's; empty where that does not know its own."""
+    before = [] if task.old is None else known_sizes(task.old.manifest.facts)
+    if task.old is not None and not before:
+        return {}
+    sizes = (reader.sizes[i] for i in _good_pictures(fitted))
+    return {SIZES_KEY: [list(size) for size in extreme_sizes([*before, *sizes])]}
+
+
+def _view_facts(fitted: Fitted, prepared: PreparedFit, task: Task) -> dict[str, Any]:
+    """Looks of the good pictures of each view of a part; an extended model keeps what it knows."""
+    if task.old is not None:
+        return {k: v for k, v in task.old.manifest.facts.items() if k == VIEW_LOOKS_KEY}
+    if prepared.part is None:
+        return {}
+    looks: dict[str, list[NDArray[np.float32]]] = {}
+    for i in _good_pictures(fitted):
+        view = prepared.part.parse(prepared.reader.names[i]).view
+        looks.setdefault(view, []).append(prepared.reader.looks[i])
+    found = ViewLooks.learn(looks)
+    return {} if found is None else {VIEW_LOOKS_KEY: found.to_dict()}
 
 
 # ------------------------------------------------------------------------------------------- sample pictures

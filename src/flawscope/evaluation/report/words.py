@@ -24,6 +24,7 @@ from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import format_duration
+from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MAX_SHOWN_REGIONS, MISSED, Prediction
 
@@ -71,7 +72,7 @@ def headline(tally: Tally, noun: str = "picture") -> str:
 
 def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
     """Severity, p-value and score of a picture, as every page shows them."""
-    return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
+    return [("Severity", severity_text(severity)), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
 def _view_text(how: Preprocess) -> str:

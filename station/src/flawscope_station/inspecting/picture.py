@@ -80,6 +80,8 @@ def new_inspection(
         InputError: as `with_part_and_view`.
     """
     picture = with_part_and_view(picture, parts)
+    if parts is not None and picture.view is not None:  # cameras may have changed places
+        result = parts.compare(picture.view, result)
     height, width = result.geometry.picture_size
     near *= product.predictor.calibration.expected_rate
     return NewInspection(
