@@ -59,7 +59,7 @@ def test_a_picture_can_be_held(tablet, judged):
     tablet.post(good, "two.png")
     tablet.wait(lambda: tablet.text("#held") == "Held. 1 newer picture.")
     assert tablet.text("#name") == "one.png"
-    assert tablet.find("#band").get_attribute("data-state") == "anomalous"
+    assert tablet.find("#band").get_attribute("data-state") == "held"
     tablet.press("h")
     assert tablet.text("#name") == "two.png"
     tablet.click("#strip li:last-child button")

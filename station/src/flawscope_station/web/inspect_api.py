@@ -21,7 +21,7 @@ from flawscope_station.store.records import describe_new
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.parts import FloorDep, MetricsDep
-from flawscope_station.web.refusals import count_refusal, error_response, status_and_code
+from flawscope_station.web.refusals import error_response, status_and_code
 
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
 
@@ -83,7 +83,7 @@ async def inspect(
             ]
         numbers, answers = await submit_request(floor, product_id, keyed, pictures)
     except FlawscopeError as error:
-        count_refusal(metrics, floor.addresses, name, error)
+        _refuse(floor, name, error, label)
         raise
     results: list[dict[str, Any]] = []
     first_error: FlawscopeError | None = None
@@ -99,7 +99,7 @@ async def inspect(
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first_error = first_error or error
-            code = count_refusal(metrics, floor.addresses, name, without_traceback(error))
+            code = _refuse(floor, name, without_traceback(error), label)
             results.append({"name": picture.name, "error": str(error), "code": code})
     if first_error is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
@@ -163,8 +163,13 @@ async def trigger(
             return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded)
         inspection = await inspection_answer(floor, product_id, recorded)
     except FlawscopeError as error:
-        count_refusal(metrics, floor.addresses, name, error)
+        _refuse(floor, name, error, label)
         return error_response(without_traceback(error))  # not raised: the traceback would hold the picture
     metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if recorded.is_new else 200
     return inspection
+
+
+def _refuse(floor: ConnectionContext, name: str, error: FlawscopeError, label: Label) -> str:
+    """Note a refused picture of a product; return the code of the error."""
+    return floor.refusals.note(name, error, label.part, status_and_code(error)[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -81,7 +81,7 @@ class Page:
             product=product,
             products=list(self.overview.addresses.products) if person else [],
             facts=facts,
-            bar=self._problem_bar(facts["problems"]) if facts else "",
+            bar=self._problem_bar(facts) if facts else "",
             person=person,
             may_judge=has_role(person, "operator"),
             may_audit=has_role(person, "admin"),
@@ -105,10 +105,12 @@ class Page:
                 raise
             return {"waiting": 0, **self.overview.state(product)}
 
-    def _problem_bar(self, kinds: Sequence[str]) -> str:
+    def _problem_bar(self, facts: Mapping[str, Any]) -> str:
         """Return the line on each page about problems that nobody has acknowledged, or ""."""
-        titles = dict.fromkeys(self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds)
-        return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
+        kinds, products = facts["problems"], facts["problem_products"]
+        titles = [self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds]
+        named = [f"{name}: {title}" if name else title for name, title in zip(products, titles, strict=True)]
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named))) if kinds else ""
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
@@ -172,7 +174,7 @@ def live(
     views = facts["views"]
     part = parts.last_decided_part(store.database, product_id) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
-    return page.render("live", sections=("live",), data={**data, "views": views, "part": part})
+    return page.render("live", sections=("live", "refused"), data={**data, "views": views, "part": part})
 
 
 @page_router.get("/{product}/review")
@@ -246,7 +248,7 @@ def _report_periods(shifts: ShiftSettings | None, seconds: float | None) -> list
 def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthDep) -> Response:
     """Show all problems of the station."""
     problems = health.problems()
-    names = {number: name for name, number in health.addresses.products.items()}
+    names = {**health.addresses.names, **{n: name for name, n in health.addresses.entries.items()}}
     text_or = page.texts.text_or
     rows = [
         {
