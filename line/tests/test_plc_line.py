@@ -265,7 +265,7 @@ def test_a_line_whose_thread_fails_is_begun_again(play, monkeypatch):
 
 def test_ready_falls_at_once_when_a_camera_is_lost(play):
     """Not at the next look at queue and models: no time passes here."""
-    line, floor, plc = play()
+    _, floor, plc = play()
     floor.until(lambda: plc.read.ready)
     for state in (AWAY, FROZEN):
         floor.state.state = state

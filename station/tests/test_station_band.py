@@ -1,5 +1,5 @@
-"""The band of the Live page belongs to the present part: an earlier verdict is never shown as that of a part that
-was not judged. In a real browser."""
+"""The band of the Live page belongs to the present part: an earlier verdict is never shown as that of a part
+that was not judged. In a real browser."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, mo
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"no picture", "the picture could not be read"), (b"", "the picture could not be read")]
+    ("data", "said"),
+    [(b"no picture", "the picture could not be read"), (b"", "the picture could not be read")],
 )
 def test_a_picture_that_cannot_be_read(tablet, judged, data, said):
     tablet.post(judged[0], "one.png")

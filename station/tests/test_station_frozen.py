@@ -1,4 +1,4 @@
-"""A frame counts once: a camera that repeats a frame is frozen from the first repeat on, until a new one comes."""
+"""A frame counts once: from the first repeat a camera is frozen, until a new frame comes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def frame_of(array: np.ndarray[Any, Any], kind: str) -> VideoFrame:
 @pytest.mark.parametrize("size", SIZES)
 def test_frames_have_the_same_pixels_or_not(kind, size):
     """Each pixel counts, however large the frame is."""
-    width, height = size if kind not in ("yuyv422", "nv12", "yuv420p") else (size[0] // 2 * 2, size[1] // 2 * 2)
+    width, height = (
+        size if kind not in ("yuyv422", "nv12", "yuv420p") else (size[0] // 2 * 2, size[1] // 2 * 2)
+    )
     picture = np.random.default_rng(0).integers(0, 200, (height, width, 3), dtype=np.uint8)
     other = picture.copy()
     other[-1, -1] = 255
@@ -74,7 +76,7 @@ def opened_fixture(camera) -> Iterator[Callable[..., FfmpegCamera]]:
 
 
 def test_no_trigger_is_answered_from_a_frame_that_came_before(camera, opened):
-    """A camera that freezes for a moment, again and again: each trigger gets a frame of its own, or is refused."""
+    """A camera freezes for a moment, again and again: each trigger gets a frame of its own, or is refused."""
     source, random, seen, refused = opened(), Random(0), set[bytes](), 0
     until(lambda: source.state.state == RUNNING)
     end = time.monotonic() + PATIENCE
@@ -84,8 +86,7 @@ def test_no_trigger_is_answered_from_a_frame_that_came_before(camera, opened):
         time.sleep(random.uniform(0.0, 0.1))
         try:
             frame = source.next_shot().result(PATIENCE).frame
-        except CameraFrozenError as error:
-            assert "frozen" in str(error)
+        except CameraFrozenError:
             refused += 1
             continue
         pixels = bytes(frame.planes[0])
@@ -119,8 +120,8 @@ def test_a_video_that_shows_a_still_picture_is_not_frozen(opened, tmp_path, monk
 
 
 def test_a_frozen_camera_is_an_interlock_until_a_new_frame_comes(camera, open_station, settings):
-    """503 from the first repeat, a problem that stops the product, and nothing recorded meanwhile; then all is
-    well by itself. A client's pictures are no camera's: the same one is inspected again."""
+    """503 from the first repeat, a problem that stops the product, and nothing recorded meanwhile; then all
+    is well by itself. A client's pictures are no camera's: the same one is inspected again."""
     source = CameraSourceSettings(camera.address, "trigger", latency="1 ms")
     running = open_station(products=with_sources(settings, source))
     url = running.url

@@ -107,9 +107,10 @@ class Overview:
     def _stopping_problem(
         self, problems: Sequence[Problem], product_ids: Collection[int], entry: str
     ) -> str | None:
-        """Return the kind of the problem for which nothing of a product is inspected; None: there is none. A
-        camera among several that is lost is none."""
-        has_camera = any(one.state.kind == CAMERA and not one.state.is_lost for one in self.floor.sources[entry])
+        """Return the kind of the problem for which nothing of a product is inspected; None: there is none.
+        One camera of several that is lost is none."""
+        states = [source.state for source in self.floor.sources[entry]]
+        has_camera = any(state.kind == CAMERA and not state.is_lost for state in states)
         stopping = (one.kind for one in problems if one.stops_product(product_ids))
         return next((kind for kind in stopping if not (has_camera and kind in CAMERA_PROBLEMS)), None)
 

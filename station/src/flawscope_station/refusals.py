@@ -1,5 +1,5 @@
-"""Refusals: pictures and triggers that were not judged. Each has a code for programs, is counted, and is told to
-the open pages of its product, where it stands in the place of an earlier part's decision."""
+"""Refusals: pictures and triggers that were not judged. Each has a code for programs, is counted, and is told
+to the open pages of its product, where it stands in the place of an earlier part's decision."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ class Refusals:
         return code
 
     def last(self, product_id: int) -> dict[str, Any] | None:
-        """Return the last refusal of a product since the start, as the pages show it; None: there was none."""
+        """Return a product's last refusal since the start, as the pages show it; None: there was none."""
         return self._last.get(product_id)

@@ -226,6 +226,8 @@ class Station:
         inspection = recorded.inspection
         name = self.addresses.names[inspection.product_id]
         self.metrics.inspections.labels(name, inspection.decision).inc()
+        if inspection.unanswered is not None:
+            self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 
     def _publish(self, recorded: RecordedInspection) -> None:
         """Tell the open pages; of a view the store knows whether its part is decided on."""

@@ -31,6 +31,8 @@ from flawscope_line.plc.handshake import (
 )
 from flawscope_station.plugins import (
     CLOCK,
+    LATE,
+    WITHDRAWN,
     AwayError,
     Backoff,
     BusyError,
@@ -52,7 +54,7 @@ from flawscope_station.plugins import (
 )
 
 TICK = 0.02  # seconds between two steps, at most
-CHECK_INTERVAL = 0.25  # seconds between two checks of queue and models; the camera's state is looked at always
+CHECK_INTERVAL = 0.25  # seconds between two checks of queue and models; the camera is looked at always
 DOUBT_SECONDS = 1.0  # seconds without Ready after a camera's error, unless it gives a frame before
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
 MIN_LOAD_DELAY, MAX_LOAD_DELAY = 0.25, 30.0  # seconds before a model that failed to load is tried again
@@ -134,6 +136,7 @@ class PlcLine:
         self._error: tuple[int, Exception] = 0, FlawscopeError()  # of the last job that failed
         self._events: deque[Answer | RecipeLoaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inspecting: asyncio.Task[None] | None = None  # of the last trigger
         self._fault, self._last_check = Code.NONE, 0.0  # of queue and models
         self._doubt: tuple[int | None, float] = None, 0.0  # last frame at a camera's error, and until when
         self._link_error: str | None = None  # since the last exchange
@@ -220,8 +223,10 @@ class PlcLine:
             if state.job != before.job:
                 self._trigger_time = state.now
                 recipe = self.settings.recipes[state.recipe]
-                self._spawn(self._inspect_part(state.job, recipe, state.triggered.part, state.due))
+                part, due = state.triggered.part, state.due
+                self._inspecting = self._spawn(self._inspect_part(state.job, recipe, part, due))
             self._note_refusal(before, state)
+            self._give_up_answer(before, state, answer)
             if state.phase is Phase.IDLE:
                 self._trigger_time = None  # it was withdrawn
             if state.requested_recipe and state.requested_recipe != before.requested_recipe:
@@ -235,6 +240,19 @@ class PlcLine:
                 if self.gate is None:
                     return shown
                 return replace(shown, gate=self.gate.may_pass, gate_count=self.gate.count or 0)
+
+    def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
+        """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
+        the part, or the answer came too late."""
+        why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
+        is_over = before.phase is Phase.BUSY and state.phase is not Phase.BUSY and answer is None
+        if is_over and self._inspecting is not None:
+            self._inspecting.cancel(why)
+        stood = before.answer if before.phase is Phase.DONE and state.phase is Phase.DONE else None
+        for given in (answer, stood):  # that just came, or that the PLC may not have read
+            if given is not None and given.inspection and state.answer is not given:
+                mark = partial(self.floor.store.set_unanswered, given.inspection, why)
+                self._spawn(asyncio.to_thread(mark))
 
     def _note_refusal(self, before: State, state: State) -> None:
         """Tell the pages of a part that this step ended without a judgement."""
@@ -258,11 +276,17 @@ class PlcLine:
             f"plc_away_{self._first}_{self.number}", None if why is None else f"{self.name}: {why}"
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget_task)
         self._changed.set()
+        return task
+
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a store that is away: the part stays as it was recorded
 
     def _post_event(self, event: Answer | RecipeLoaded) -> None:
         self._events.append(event)

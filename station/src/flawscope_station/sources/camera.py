@@ -51,7 +51,7 @@ MISSED_INTERVAL = 1.0  # seconds between two events
 MISSED_SECONDS = 3600.0  # seconds for which parts that were not inspected are a problem; the event stays
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
-FROZEN_SECONDS = 1.0  # seconds of repeated frames after which people are told, unless a part is refused before
+FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
 FROZEN_TEXT = "it sends the frame that came before"
 
 
@@ -210,18 +210,20 @@ class LiveCamera:
         raise NotImplementedError
 
     def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
-        """Whether this is another frame than the one before, which is remembered. clock: when the camera says
-        that it was exposed; None: it does not."""
+        """Whether this is another frame than the one before, which is remembered. clock: when it was exposed,
+        as the camera says; None: it does not."""
         before, clock_before = self._newest, self._newest_clock
         self._newest, self._newest_clock, self._last_frame_at = frame, clock, time.monotonic()
-        if before is None or (clock is None or clock != clock_before) and not has_same_pixels(frame, before):
-            self._new_at = self._last_frame_at
-            return True
-        return False
+        if before is not None and clock is not None and clock == clock_before:
+            return False
+        if before is not None and has_same_pixels(frame, before):
+            return False
+        self._new_at = self._last_frame_at
+        return True
 
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Refuse the triggers, and all that come until a new frame is there. A part that such a frame shows is
-        not inspected."""
+        """Refuse the triggers, and all that come until a new frame is there. A part that such a frame shows
+        is not inspected."""
         self.state.state, self.state.why = FROZEN, FROZEN_TEXT
         waiting = triggers | self._take_triggers()
         error = self._lost_error()

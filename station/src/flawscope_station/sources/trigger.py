@@ -20,6 +20,7 @@ from flawscope_station.sources.source import NoFrameError, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.inspection import KeyedRequest, KeyUsedError, Label
 from flawscope_station.store.records import Store
+from flawscope_station.store.schema import UNANSWERED
 
 
 class InspectingStation(Protocol):
@@ -112,9 +113,17 @@ async def submit_request(
 async def wait_for_inspection(
     station: InspectingStation, product_id: int, answer: Future[RecordedInspection], due: float
 ) -> RecordedInspection:
-    """Wait for the inspection. LateError where it is not recorded in time."""
+    """Wait for the inspection. LateError where it is not recorded in time. A task that is cancelled with one
+    of `schema.UNANSWERED` gives it up for that reason."""
+    waiting = asyncio.shield(asyncio.wrap_future(answer))
     try:
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
-            return await asyncio.wrap_future(answer)
+            return await waiting
     except TimeoutError:
-        raise station.inspector.abandon(answer, product_id) from None
+        if (error := station.inspector.abandon(answer, product_id)) is not None:
+            raise error from None
+        return await waiting
+    except asyncio.CancelledError as error:
+        if error.args and error.args[0] in UNANSWERED:
+            station.inspector.abandon(answer, product_id, str(error.args[0]))
+        raise

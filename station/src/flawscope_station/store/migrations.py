@@ -148,6 +148,12 @@ def _add_tolerances(connection: Connection) -> None:
     _create_report_view(connection)
 
 
+def _add_unanswered(connection: Connection) -> None:
+    """Add why a part's sender got no answer, also to the view."""
+    _add_step(inspections="unanswered", hours="unanswered")(connection)
+    _create_report_view(connection)
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Step] = {
     "0006": _add_step(),  # earlier tables were never released
@@ -171,5 +177,6 @@ STEPS: dict[str, Step] = {
     "0022": _add_step(tables="challenge_parts challenges challenge_results"),
     "0023": _add_step(inspections="kind", verdicts="kind"),
     "0024": _add_tolerances,
+    "0025": _add_unanswered,
 }
 HEAD = list(STEPS)[-1]

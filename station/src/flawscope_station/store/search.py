@@ -36,7 +36,16 @@ from flawscope_station.store.records import (
     parse_time,
     valid_id_or_zero,
 )
-from flawscope_station.store.schema import ANOMALOUS, HOUR, WITHIN, hours, inspections, pictures, versions
+from flawscope_station.store.schema import (
+    ANOMALOUS,
+    HOUR,
+    UNANSWERED,
+    WITHIN,
+    hours,
+    inspections,
+    pictures,
+    versions,
+)
 
 MAX_PAGE_SIZE = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
@@ -46,6 +55,7 @@ _CHOICES = {
     "decision": (GOOD, ANOMALOUS, WITHIN),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
+    "unanswered": ("any", "none", *UNANSWERED),
 }
 _NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "score_min": (float, math.isfinite, "a number"),
@@ -68,6 +78,7 @@ class Filters:
     decision: str | None = None
     verdict: str | None = None
     review: str | None = None
+    unanswered: str | None = None
     score_min: float | None = None
     score_max: float | None = None
     version: int | None = None
@@ -151,6 +162,7 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         (tolerated, column.tolerated.is_),
         (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
         (asked.review, column.review.__eq__),
+        (asked.unanswered if asked.unanswered in UNANSWERED else None, column.unanswered.__eq__),
         (asked.score_min, column.score.__ge__),
         (asked.score_max, column.score.__le__),
         (asked.version, column.version_id.__eq__),
@@ -159,6 +171,9 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     wanted = [compare(value) for value, compare in compared if value is not None]
     if asked.verdict == "none":
         wanted.append(column.verdict.is_(None))
+    if asked.unanswered in ("any", "none"):
+        was_answered = column.unanswered.is_(None)
+        wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
     wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
     return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
@@ -221,7 +236,10 @@ def decode_cursor(cursor: str) -> int:
 MAX_POINTS = 2000  # inspections that are shown one by one
 MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
 MAX_HOUR_SPAN = 15 * 24 * HOUR
-COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance")
+COUNT_NAMES = (
+    *("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance"),
+    "unanswered",
+)
 
 
 def trends(
@@ -279,6 +297,7 @@ def inspection_counts(product_id: int) -> Select[Any]:
         "false_alarms": anomalous & (column.verdict == GOOD),
         "misses": ~anomalous & (column.verdict == DEFECT),
         "within_tolerance": column.tolerated,
+        "unanswered": column.unanswered.is_not(None),
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())

@@ -166,6 +166,10 @@ def parse_filters(
     decision: Literal["", "good", "anomalous", "within tolerance"] | None = None,
     verdict: Literal["", "good", "defect", "none"] | None = None,
     review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
+    unanswered: Annotated[
+        Literal["", "any", "none", "late", "withdrawn", "abandoned"] | None,
+        Query(description="why its sender did not get the answer"),
+    ] = None,
     score_min: str | None = None,
     score_max: str | None = None,
     version: str | None = None,

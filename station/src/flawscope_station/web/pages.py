@@ -110,7 +110,11 @@ class Page:
         kinds, products = facts["problems"], facts["problem_products"]
         titles = [self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds]
         named = [f"{name}: {title}" if name else title for name, title in zip(products, titles, strict=True)]
-        return self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named))) if kinds else ""
+        return (
+            self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named)))
+            if kinds
+            else ""
+        )
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:

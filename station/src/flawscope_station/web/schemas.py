@@ -147,7 +147,9 @@ class Product(BaseModel):
     sinks: list[Sink]
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
-    problem_products: list[str | None] = Field(description="the product of each of them; null: of the station")
+    problem_products: list[str | None] = Field(
+        description="the product of each of them; null: of the station"
+    )
     stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
     refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
     at: str = Field(description="the station's time, UTC")

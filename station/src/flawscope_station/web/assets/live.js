@@ -173,9 +173,9 @@
   function tile(item, layer = "view", side = 160) {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = `tile-button ${item.decision.replace(" ", "-")}`;
+    button.className = `tile-button ${item.unanswered ? "unanswered" : item.decision.replace(" ", "-")}`;
     button.dataset.id = item.id;
-    const words = { name: item.name, state: t(`common.${item.decision}`), time: time(item.at) };
+    const words = { name: item.name, state: item.unanswered ? t("state.refused") : t(`common.${item.decision}`), time: time(item.at) };
     button.setAttribute("aria-label", t("live.show", words));
     button.title = words.name;
     if (item.picture) {
@@ -183,7 +183,7 @@
       Object.assign(image, { alt: "", src: picture(item, layer, side) });
       button.append(image);
     }
-    button.append(marks[item.decision].cloneNode(true));
+    if (!item.unanswered) button.append(marks[item.decision].cloneNode(true));
     button.addEventListener("click", () => {
       hold(true);
       show(item);
