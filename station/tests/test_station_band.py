@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from camera_helpers import DelayedCamera, sources
+from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.worker import LateError, ModelError
 from flawscope_station.settings.sources import CameraSourceSettings
@@ -31,7 +32,7 @@ REFUSED: dict[str, tuple[Exception, int, str]] = {
     "the data base is away": (StoreError("away", "store_unreachable"), 503, "results cannot be stored"),
     "no model is open": (NoModelError("no model is open"), 503, "no model is open"),
     "the model failed": (ModelError("the model failed"), 503, "the model failed"),
-    "nobody knows": (RuntimeError("a bug"), 503, "the station could not judge it"),
+    "nobody knows": (FlawscopeError("a bug"), 503, "the station could not judge it"),
 }
 
 
@@ -78,7 +79,7 @@ def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, mo
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"no picture", "the picture could not be read"), (b"", "the picture could not be read")],
+    [(b"no picture", "the picture could not be read"), (b"", "the picture was empty")],
 )
 def test_a_picture_that_cannot_be_read(tablet, judged, data, said):
     tablet.post(judged[0], "one.png")

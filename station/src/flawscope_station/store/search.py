@@ -109,7 +109,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        prefixes = [_text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
+        prefixes = [text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
         walk = _match_many(connection, product_id, prefixes)
         times = _time_conditions(filters, inspections.c.at)
         if _match_many(connection, product_id, times):
@@ -174,11 +174,12 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     if asked.unanswered in ("any", "none"):
         was_answered = column.unanswered.is_(None)
         wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
-    wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
+    wanted += [text_condition(name, text, walk) for name, text in _text_filters(filters)]
     return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
 
-def _text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+def text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+    """Return the condition that a column has this text, or begins with it where a star ends it."""
     column: ColumnElement[str] = inspections.c[name]
     if not text.endswith("*"):
         return column == text

@@ -88,12 +88,15 @@ async def inspect(
             ]
         numbers, futures = await submit_request(floor, product_id, keyed, pictures)
         answers = list(futures)
-    except FlawscopeError as error:
+    except Exception as error:
         _refuse(floor, name, error, label)
         raise
     watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers)))
     try:
         results, first_error, is_new = await _results(floor, name, label, files, numbers, answers, due)
+    except Exception as error:
+        _refuse(floor, name, error, label)
+        raise
     finally:
         watching.cancel()
     if first_error is not None and not any("inspection" in result for result in results):
@@ -228,6 +231,7 @@ async def trigger(
     return inspection
 
 
-def _refuse(floor: ConnectionContext, name: str, error: FlawscopeError, label: Label) -> str:
+def _refuse(floor: ConnectionContext, name: str, error: Exception, label: Label) -> str:
     """Note a refused picture of a product; return the code of the error."""
-    return floor.refusals.note(name, error, label.part, status_and_code(error)[1])
+    code = status_and_code(error)[1] if isinstance(error, FlawscopeError) else ""
+    return floor.refusals.note(name, error, label.part, code)
