@@ -141,11 +141,10 @@ def _create_report_view(connection: Connection) -> None:
 
 
 def _add_tolerances(connection: Connection) -> None:
-    """Add the decision `within tolerance`, also to the index of a search and to the view."""
+    """Add the decision `within tolerance`, also to the index of a search; a later step makes the view."""
     connection.execute(text("DROP INDEX IF EXISTS inspections_search"))
     columns = {"inspections": "tolerated tolerances", "hours": "within_tolerance"}
     _add_step("inspections_search", **columns)(connection)
-    _create_report_view(connection)
 
 
 def _add_unanswered(connection: Connection) -> None:

@@ -227,25 +227,33 @@ def history(
 
 @page_router.get("/{product}/trends")
 def trends(
-    page: Annotated[Page, product_page("trends")], settings: SettingsDep, range: str = "day"
+    page: Annotated[Page, product_page("trends")],
+    settings: SettingsDep,
+    versions: VersionsDep,
+    range: str = "day",
 ) -> Response:
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
+    begun = min(
+        (one["created_at"] for one in versions.list_versions(page.product_id)["versions"]), default=""
+    )
     return page.render(
         "trends",
         sections=("trends", "drift"),
         range=chosen_range,
         ranges=list(RANGE_SECONDS),
-        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range]),
+        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], begun),
         data=data,
     )
 
 
-def _report_periods(shifts: ShiftSettings | None, seconds: float | None) -> list[dict[str, str]]:
-    """Return the periods that a report can be of: the range on the page, and the last shifts."""
+def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: str) -> list[dict[str, str]]:
+    """Return the periods that a report can be of: the range on the page, and the last shifts. begun: when the
+    product had its first model; shifts that ended before have no report."""
     time = now()
     range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    return [shift.to_dict() for shift in (*range_period, *ended_shifts(shifts, time)[::-1])]
+    ended = [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
+    return [shift.to_dict() for shift in (*range_period, *ended)]
 
 
 @page_router.get("/{product}/problems")
