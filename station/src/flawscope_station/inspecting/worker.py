@@ -179,20 +179,14 @@ class Inspector:
         if left <= delay:
             raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
-    def abandon(
-        self, answer: Future[RecordedInspection], product_id: int, why: str = LATE
-    ) -> LateError | None:
-        """End a picture that nobody waits for any more: its place is free again, or its record says so where
-        it is being judged. Return the error; None: the answer is there already.
-
-        Args:
-            why: of `schema.UNANSWERED`; late: its deadline has passed.
-        """
-        if isinstance(answer, Answer) and not answer.give_up(why):
+    def abandon(self, answer: Future[RecordedInspection], product_id: int) -> LateError | None:
+        """End a picture whose deadline has passed: its place is free again, or its record says so where it is
+        being judged. Return the error; None: the answer is there already."""
+        if isinstance(answer, Answer) and not answer.give_up(LATE):
             return None
         with self._changed:
             jobs = self._queue.remove(lambda job: job.answer is answer)
-        error = self._late_error(product_id, "its deadline has passed") if why == LATE else LateError(why)
+        error = self._late_error(product_id, "its deadline has passed")
         for job in jobs:
             job.answer.set_exception(error)
         return error

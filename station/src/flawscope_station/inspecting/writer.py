@@ -121,8 +121,9 @@ class Recorder:
             if one.answer.done():  # its sender was told that it failed
                 continue
             try:
-                known = {"picture": one.file_hash.result(), "unanswered": one.answer.reason()}
-                ready.append(replace(one, inspection=replace(one.inspection, **known)))
+                picture, unanswered = one.file_hash.result(), one.answer.reason()
+                inspection = replace(one.inspection, picture=picture, unanswered=unanswered)
+                ready.append(replace(one, inspection=inspection))
             except BaseException as error:
                 one.answer.set_exception(without_traceback(error))
         if not ready:

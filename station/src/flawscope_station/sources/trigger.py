@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from flawscope.errors import InputError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.worker import Inspector
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.source import NoFrameError, TriggeredSource
 from flawscope_station.store.addresses import Addresses
@@ -115,15 +115,14 @@ async def wait_for_inspection(
 ) -> RecordedInspection:
     """Wait for the inspection. LateError where it is not recorded in time. A task that is cancelled with one
     of `schema.UNANSWERED` gives it up for that reason."""
-    waiting = asyncio.shield(asyncio.wrap_future(answer))
+    waiting = asyncio.wrap_future(answer)
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
     try:
-        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
-            return await waiting
-    except TimeoutError:
-        if (error := station.inspector.abandon(answer, product_id)) is not None:
-            raise error from None
-        return await waiting
-    except asyncio.CancelledError as error:
-        if error.args and error.args[0] in UNANSWERED:
-            station.inspector.abandon(answer, product_id, str(error.args[0]))
+        done, _ = await asyncio.wait([waiting], timeout=None if due == math.inf else due - time.monotonic())
+    except asyncio.CancelledError as cancelled:
+        if cancelled.args and cancelled.args[0] in UNANSWERED and isinstance(answer, Answer):
+            answer.give_up(cancelled.args[0])
         raise
+    if not done and (error := station.inspector.abandon(answer, product_id)) is not None:
+        raise error
+    return await waiting
