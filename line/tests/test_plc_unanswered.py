@@ -1,4 +1,4 @@
-"""Parts that a PLC withdrew, or whose answer came too late, are told apart in records and on the Live page."""
+"""Parts that a PLC withdrew, or whose answer came too late, are told apart in records and on Live."""
 
 from __future__ import annotations
 

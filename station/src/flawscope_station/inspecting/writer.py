@@ -142,7 +142,8 @@ class Recorder:
             if not is_new and (used := self._key_conflict(one.inspection)) is not None:
                 one.answer.set_exception(used)
                 continue
-            recorded = RecordedInspection(number, self._with_fate(one, number), is_new, one.prediction)
+            inspection = self._with_fate(one, number) if is_new else one.inspection
+            recorded = RecordedInspection(number, inspection, is_new, one.prediction)
             with suppress(InvalidStateError):
                 one.answer.set_result(recorded)
             if is_new:

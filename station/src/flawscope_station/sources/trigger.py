@@ -120,8 +120,11 @@ async def wait_for_inspection(
     try:
         done, _ = await asyncio.wait([waiting], timeout=None if due == math.inf else due - time.monotonic())
     except asyncio.CancelledError as cancelled:
-        if cancelled.args and cancelled.args[0] in UNANSWERED and isinstance(answer, Answer):
-            answer.give_up(cancelled.args[0])
+        why = cancelled.args[0] if cancelled.args else None
+        is_given = why in UNANSWERED and isinstance(answer, Answer) and not answer.give_up(why)
+        if is_given and answer.done() and answer.exception() is None:  # it was recorded a moment ago
+            mark = station.store.set_unanswered
+            await station.inspector.in_thread(mark, answer.result().number, why)
         raise
     if not done and (error := station.inspector.abandon(answer, product_id)) is not None:
         raise error
