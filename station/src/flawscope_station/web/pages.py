@@ -173,7 +173,7 @@ def live(
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = records.search(product_id, Filters(limit=1, decision="anomalous")).inspections
-    facts = {**overview.state(product), "waiting": store.waiting_count(product_id)}
+    facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
     views = facts["views"]
     part = parts.last_decided_part(store.database, product_id) if views else None

@@ -152,7 +152,6 @@ class Product(BaseModel):
     )
     stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
     refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
-    at: str = Field(description="the station's time, UTC")
     sources: list[Source]
     timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
 

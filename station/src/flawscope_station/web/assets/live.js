@@ -266,7 +266,7 @@
   const stationTime = () => Date.now() + ahead;
 
   function state(facts) {
-    ahead = new Date(facts.at) - Date.now();
+    if (facts.at) ahead = new Date(facts.at) - Date.now();
     stopped = facts.stopped;
     byId("rate").textContent = number(60 * facts.rate, 2);
     byId("backlog").textContent = facts.backlog;
