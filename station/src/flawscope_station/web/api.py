@@ -326,7 +326,7 @@ async def live(
     broadcaster: Annotated[EventBroadcaster, part(EventBroadcaster)],
 ) -> StreamingResponse:
     """Stream server-sent events: `inspection` for each new one, `refusal` for each picture or trigger that is
-    not judged, `part` for each part that is decided on, `state` every second with the station's time, `at`."""
+    not judged, `part` for each part that is decided on, `state` every second, with the time as `at`."""
 
     def state() -> dict[str, Any] | None:
         try:
