@@ -86,7 +86,8 @@ class Overview:
     def state(self, name: str) -> dict[str, Any]:
         """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
         number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
-        problems, names = self.health.problems(), self.addresses.names
+        problems = self.health.problems()
+        names = self.addresses.names if len(self.addresses.products) > 1 else {}  # else it is known
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         return {
