@@ -148,7 +148,7 @@ class Product(BaseModel):
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
     problem_products: list[str | None] = Field(
-        description="the product of each of them; null: of the station"
+        description="the product of each of them; null: of all, or of the only one"
     )
     stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
     refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
