@@ -102,7 +102,7 @@ class Line:
         ((number, is_new),) = self.store.record([judged])
         answer.set_result(RecordedInspection(number, judged, is_new))
 
-    def report(self, code: str, why: str | None) -> None:
+    def report(self, code: str, why: str | None, *, stops: bool = False) -> None:
         code = code.removesuffix(f"_{self.product}")
         if why is None:
             self.problems.pop(code, None)

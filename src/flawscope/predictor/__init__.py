@@ -22,7 +22,7 @@ from flawscope.calibration.power import describe_detection, update_detection_fac
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
-from flawscope.pictures.decoding import PictureSource, error_reason
+from flawscope.pictures.decoding import PictureSource, error_reason, source_name
 from flawscope.pictures.form import describe_other_form, known_sizes
 from flawscope.pictures.geometry import Geometry, positive_length
 from flawscope.pictures.listing import refuse_masks
@@ -274,8 +274,8 @@ class Predictor:
             return source, picture if isinstance(picture, InputError) else self.see(source, picture)
         except InputError as error:
             return source, error
-        except MemoryError as error:
-            return source, InputError(error_reason(error, f"{source!s:.200}"))
+        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
+            return source, InputError(error_reason(error, source_name(source)))
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
         """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.

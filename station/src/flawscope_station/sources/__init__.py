@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.background import STOP_TIMEOUT, stop_all
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope_station.settings.station import Limits, ProductSettings
@@ -24,11 +29,23 @@ from flawscope_station.store.records import NotFoundError, Store
 
 
 class Sources(dict[str, list[Source]]):
-    """Sources by product, in the order of the settings."""
+    """Sources by product, in the order of the settings.
 
-    def __init__(self, submit: Submit, report: ReportProblem, store: Store, limits: Limits):
+    Args:
+        refused: gets the name of a product, and why one of its pictures was not judged.
+    """
+
+    def __init__(
+        self,
+        submit: Submit,
+        report: ReportProblem,
+        store: Store,
+        limits: Limits,
+        refused: Callable[[str, BaseException], object],
+    ):
         super().__init__()
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
+        self._refused = refused
         self._problem_codes: dict[str, set[str]] = {}  # by product
 
     def open(
@@ -76,16 +93,34 @@ class Sources(dict[str, list[Source]]):
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
+    def _submit_told(
+        self, refused: Callable[[BaseException], object], pictures: Sequence[Picture]
+    ) -> list[Future[RecordedInspection]]:
+        """Submit pictures, and tell of those that are refused. One for which there is no room now waits."""
+        try:
+            answers = self._submit(pictures)
+        except BusyError:
+            raise
+        except Exception as error:
+            refused(error)
+            raise
+        for answer in answers:
+            answer.add_done_callback(lambda done: (error := done.exception()) and refused(error))
+        return answers
+
     def _make_sources(
         self, name: str, product: ProductSettings, number: int, excluded: list[str]
     ) -> list[Source]:
         codes = self._problem_codes.setdefault(name, set())
 
-        def report(code: str, why: str | None) -> None:
+        def report(code: str, why: str | None, *, stops: bool = False) -> None:
             codes.add(code)
-            self._report(code, why)
+            self._report(code, why, stops=stops)
 
-        line, counts = SourceContext(number, self._submit, report, self._store, self.share), Counter[bool]()
+        refused = partial(self._refused, name)
+        submit = partial(self._submit_told, refused)
+        line = SourceContext(number, submit, report, self._store, self.share, refused)
+        counts = Counter[bool]()
         made: list[Source] = []
         for settings in product.all_sources:
             is_folder = isinstance(settings, FolderSourceSettings)

@@ -231,6 +231,19 @@ class Store:
             raise NotFoundError(f"there is no inspection {number}")
         return PictureRecord(*row)
 
+    def set_unanswered(self, number: int, why: str | None) -> None:
+        """Write down why an inspection's sender did not get the answer; None: it did, after all."""
+        with self.database.writing() as connection:
+            query = select(inspections).where(inspections.c.id == number).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None or row.unanswered == why:
+                return
+            connection.execute(update(inspections).where(inspections.c.id == number).values(unanswered=why))
+            place = {"product_id": row.product_id, "version_id": row.version_id, "hour": row.at // HOUR}
+            change = (why is not None) - (row.unanswered is not None)
+            changed = {"unanswered": hours.c.unanswered + change}
+            connection.execute(update(hours).filter_by(**place).values(changed))
+
     # ---- verdicts
 
     def add_verdict(

@@ -40,6 +40,7 @@ from flawscope_station.store.schema import (
     ANOMALOUS,
     HOUR,
     NOT_INSPECTED_EVENTS,
+    UNANSWERED,
     WITHIN,
     events,
     hours,
@@ -56,6 +57,7 @@ _CHOICES = {
     "decision": (GOOD, ANOMALOUS, WITHIN),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
+    "unanswered": ("any", "none", *UNANSWERED),
 }
 _NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "score_min": (float, math.isfinite, "a number"),
@@ -78,6 +80,7 @@ class Filters:
     decision: str | None = None
     verdict: str | None = None
     review: str | None = None
+    unanswered: str | None = None
     score_min: float | None = None
     score_max: float | None = None
     version: int | None = None
@@ -108,7 +111,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        prefixes = [_text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
+        prefixes = [text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
         walk = _match_many(connection, product_id, prefixes)
         times = _time_conditions(filters, inspections.c.at)
         if _match_many(connection, product_id, times):
@@ -161,6 +164,7 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         (tolerated, column.tolerated.is_),
         (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
         (asked.review, column.review.__eq__),
+        (asked.unanswered if asked.unanswered in UNANSWERED else None, column.unanswered.__eq__),
         (asked.score_min, column.score.__ge__),
         (asked.score_max, column.score.__le__),
         (asked.version, column.version_id.__eq__),
@@ -169,11 +173,15 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     wanted = [compare(value) for value, compare in compared if value is not None]
     if asked.verdict == "none":
         wanted.append(column.verdict.is_(None))
-    wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
+    if asked.unanswered in ("any", "none"):
+        was_answered = column.unanswered.is_(None)
+        wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
+    wanted += [text_condition(name, text, walk) for name, text in _text_filters(filters)]
     return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
 
-def _text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+def text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+    """Return the condition that a column has this text, or begins with it where a star ends it."""
     column: ColumnElement[str] = inspections.c[name]
     if not text.endswith("*"):
         return column == text
@@ -231,7 +239,10 @@ def decode_cursor(cursor: str) -> int:
 MAX_POINTS = 2000  # inspections that are shown one by one
 MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
 MAX_HOUR_SPAN = 15 * 24 * HOUR
-COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance")
+COUNT_NAMES = (
+    *("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance"),
+    "unanswered",
+)
 
 
 def trends(
@@ -296,6 +307,7 @@ def inspection_counts(product_id: int) -> Select[Any]:
         "false_alarms": anomalous & (column.verdict == GOOD),
         "misses": ~anomalous & (column.verdict == DEFECT),
         "within_tolerance": column.tolerated,
+        "unanswered": column.unanswered.is_not(None),
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
