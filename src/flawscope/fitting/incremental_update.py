@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
@@ -56,7 +57,6 @@ BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: r
 MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
 MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
 BLAME_SHARE = 0.5  # of a defect's loss of score: a correction that alone causes as much is responsible
-MILD_QUANTILE = 0.1  # of the known defects' severities, up to which they are mild
 SIMILAR_SHARE = 0.75  # of a false alarm's severity: with no more when left out, similar ones were learnt
 
 
@@ -322,18 +322,12 @@ def _read_pictures(
 def find_defect_like(
     old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
 ) -> set[int]:
-    """False alarms that look like defects: those as far out as `suspicious_above` says of training pictures,
-    and those that stand out more than the mildest known defects."""
-    fence = old.manifest.suspicious_above
+    """False alarms that look like defects, as `defect_like` says."""
     known = [before[one.number] for one in pictures if not one.good and one.number in before]
     found = [score.severity for score in known if score.anomalous]
-    mild = float(np.quantile(found, MILD_QUANTILE)) if found else math.inf
     learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
-    return {
-        number
-        for number, score in learn.items()
-        if (fence is not None and score.score > fence) or score.severity >= mild
-    }
+    strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
+    return defect_like(strengths, found, old.manifest.suspicious_above)
 
 
 def _find_unsure(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.power import DefectScores
+from flawscope.calibration.power import DefectScores, wilson_interval
 from flawscope.calibration.promise import PromiseVerdict, judge_promise, rate_interval
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
@@ -20,6 +20,7 @@ from flawscope.predictor.parts import part_calibration, stored_part_pattern
 
 OFFERED = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _ROUNDING = 1e-9
+NOTHING, KEPT, BROKEN, OPEN = "nothing", "kept", "broken", "open"  # states of a `LineVerdict`
 
 
 def offered_rates() -> list[tuple[float, int]]:
@@ -28,12 +29,24 @@ def offered_rates() -> list[tuple[float, int]]:
     return [(rate, min_calibration_size(rate)) for rate in OFFERED]
 
 
+class LineVerdict(NamedTuple):
+    """Whether a line of which not all flagged parts were reviewed keeps a promise.
+
+    state: `NOTHING` was counted, `KEPT`, `BROKEN`, or `OPEN`: that depends on those not reviewed. interval:
+    0..1, in which the share of good parts that are flagged lies with 95 %.
+    """
+
+    state: str
+    interval: tuple[float, float]
+
+
 class Promise(NamedTuple):
     """False alarms that a model promises.
 
     text: line for a person. is_made: whether there is a promise. rate: expected share of good pictures, or
     parts in several views, called anomalous. calibrated: how many units it comes from. missing: how many more
     the wanted rate needs.
+    by_part: whether the units are parts in several views.
     """
 
     text: str
@@ -41,6 +54,7 @@ class Promise(NamedTuple):
     rate: float
     calibrated: int
     missing: int
+    by_part: bool = False
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -52,6 +66,21 @@ class Promise(NamedTuple):
         them were called anomalous. Of a model that promises nothing ask `is_made` first."""
         return judge_promise(alarms, pictures, self.rate, self.calibrated)
 
+    def judge_line(self, good: int, alarms: int, unreviewed: int) -> LineVerdict:
+        """Judges a line by its least and its most possible number of false alarms.
+
+        What people review is mostly what was flagged, so a share of what they reviewed would say too much.
+
+        Args:
+            good: number of parts that nobody called a defect, flagged or not.
+            alarms: number of those that were flagged and then called good.
+            unreviewed: number of those that were flagged, and that nobody has reviewed.
+        """
+        most = alarms + unreviewed
+        state = BROKEN if self.judge(alarms, good).broken else OPEN if self.judge(most, good).broken else KEPT
+        interval = wilson_interval(alarms, good)[0], wilson_interval(most, good)[1]
+        return LineVerdict(state if good else NOTHING, interval)
+
 
 def promise_of(manifest: Manifest) -> Promise:
     """Return what a model promises of good pictures, or of good parts where it decides on those."""
@@ -61,7 +90,7 @@ def promise_of(manifest: Manifest) -> Promise:
         return Promise(scores.promise(), scores.promised, scores.expected_rate, *of)
     parts = part_calibration(manifest, pattern)
     count = parts.complete_count
-    return Promise(parts.promise(), count > 1, parts.expected_rate, count, parts.parts_missing)
+    return Promise(parts.promise(), count > 1, parts.expected_rate, count, parts.parts_missing, by_part=True)
 
 
 def at_rate(predictor: Predictor, rate: float) -> Predictor:

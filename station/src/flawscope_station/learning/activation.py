@@ -20,6 +20,7 @@ from flawscope_station.learning.candidate_plan import (
     ActiveVersion,
     Plan,
     ValidVerdicts,
+    find_unsure,
     make_plan,
     read_verdicts,
     reason_not_to_learn,
@@ -123,14 +124,23 @@ class Learning(BackgroundThread):
         Raises:
             LosesError: `losing` does not name all inspections that are at risk.
         """
-        candidate = self.candidates.of_version(product_id, number)
-        judged = {} if candidate is None else json.loads(candidate.facts).get("judgement") or {}
-        missing = sorted(set(records.inspections_at_risk(judged)) - set(losing))
-        if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
+        at_risk = self.losses(product_id, [self.versions.version(product_id, number)])[number]
+        if missing := sorted({*at_risk} - {*losing}):
             raise DefectsLostError(number, missing)
         self.versions.activate(product_id, number, who)
-        if candidate is not None:
+        if (candidate := self.candidates.of_version(product_id, number)) is not None:
             self.candidates.change(candidate.id, records.LIVE, only=records.UNUSED)
+
+    def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+        """Return for each version, as the API shows it, the inspections that must be named to activate it;
+        none where it judged before, for a person agreed then."""
+        made = self.candidates.by_version(product_id)
+        return {
+            one["id"]: []
+            if one["switches"] or one["id"] not in made
+            else records.inspections_at_risk(json.loads(made[one["id"]].facts).get("judgement") or {})
+            for one in versions
+        }
 
     # ---- for the API
 
@@ -138,8 +148,11 @@ class Learning(BackgroundThread):
         """Return how a product learns, as the API shows it."""
         learn = self.settings.get(product_id)
         rows, valid, why = self.candidates.latest(product_id), self._read_verdicts(product_id), None
+        unsure: list[int] = []
         try:
-            self._check_can_learn(product_id)
+            active = self._check_can_learn(product_id)
+            last = json.loads(rows[0].facts).get("judgement") if rows else None
+            unsure = find_unsure(valid, active, (last or {}).get("unsure", ()))
         except InputError as error:
             why = str(error)
         return {
@@ -150,6 +163,7 @@ class Learning(BackgroundThread):
             "misses": sum(verdict.verdict == "defect" for verdict in valid.corrections),
             "new": self._count_new(valid, rows),
             "contradictory": valid.contradictory,
+            "unsure": unsure,
             "candidates": [records.describe_candidate(row, self._steps.get(row.id)) for row in rows],
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from flawscope.artefact import files
+from flawscope.calibration.defect_like import Strength, defect_like
 from flawscope.errors import install_command
 from flawscope.methods import registry
 from flawscope.predictor import router
@@ -29,18 +31,21 @@ MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged 
 
 @dataclass(frozen=True)
 class ActiveVersion:
-    """Version that judges now. file: its model. method, precision: those of the model."""
+    """Version that judges now. file: its model. method, precision: those of the model. fence: score above
+    which a good picture is suspicious; None: not known."""
 
     number: int
     file: Path
     method: str
     precision: str
+    fence: float | None = None
 
     @classmethod
     def read(cls, number: int, file: Path) -> ActiveVersion:
         """Read what the plan needs of a version's file. InputError where it cannot be read."""
         manifest = router.read_manifest(file)
-        return cls(number, file, manifest.method, manifest.calibration.precision)
+        calibration = manifest.calibration
+        return cls(number, file, manifest.method, calibration.precision, manifest.suspicious_above)
 
     @property
     def extends(self) -> bool:
@@ -161,6 +166,25 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
 def _is_correction(row: Row[Any]) -> bool:
     is_defect: bool = row.verdict == DEFECT
     return bool(row.anomalous) != is_defect
+
+
+def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int] = ()) -> list[int]:
+    """Return the inspections that must be called good once more before they are learnt from: false alarms of
+    the active version that look like defects, and those that learning asked about before.
+
+    Args:
+        asked: inspections that the last candidate did not learn from.
+    """
+    own = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
+    found = [o.inspection.severity for o in own if o.verdict == DEFECT and o.inspection.anomalous]
+    alarms = {
+        one.number: Strength(one.inspection.score, one.inspection.severity)
+        for one in own
+        if one.verdict == GOOD and one.is_correction
+    }
+    doubtful = defect_like(alarms, found, active.fence).union(asked)
+    once = (v for v in valid.corrections if v.verdict == GOOD and not v.is_confirmed)
+    return [one.number for one in once if one.number in doubtful]
 
 
 def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:

@@ -106,6 +106,13 @@ class Candidates:
         with self.database.reading() as connection:
             return candidate_of_version(connection, product_id, version)
 
+    def by_version(self, product_id: int) -> dict[int, Row[Any]]:
+        """Return the last candidate that became each version."""
+        query = select(candidates).where(candidates.c.product_id == product_id).order_by(candidates.c.id)
+        with self.database.reading() as connection:
+            rows = connection.execute(query.where(candidates.c.version_id.is_not(None)))
+            return {int(row.version_id): row for row in rows}
+
     def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
         """Return the latest candidates, newest first."""
         query = select(candidates).where(candidates.c.product_id == product_id)

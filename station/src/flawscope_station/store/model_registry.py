@@ -401,6 +401,7 @@ def _model_facts(manifest: Manifest) -> dict[str, Any]:
         "category": manifest.category,
         "score_threshold": calibration.score_threshold,
         "false_alarm_rate": promise.rate,
+        "interval": [*promise.interval] if promise.is_made else None,
         "wanted_rate": calibration.rate,
         "promise": promise.text,
         "pictures": dict(Counter(picture.role for picture in manifest.pictures)),

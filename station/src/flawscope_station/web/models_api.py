@@ -17,12 +17,18 @@ from flawscope.errors import InputError
 from flawscope.predictor import rates
 from flawscope_station.access.roles import has_role
 from flawscope_station.learning.activation import Learning
-from flawscope_station.learning.candidate_records import advice, describe_candidate, list_history
+from flawscope_station.learning.candidate_records import (
+    REJECTED,
+    advice,
+    describe_candidate,
+    list_history,
+)
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.store.files import write_error
+from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.records import valid_id_or_zero
+from flawscope_station.store.records import GOOD, valid_id_or_zero
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Engineer, api_router, file_body_schema, refusals
@@ -72,6 +78,7 @@ class LearnOptions(BaseModel):
     how: Literal["", "extended", "recalibrated", "retrained"] = Field(
         "", description="empty: as the method can without a training"
     )
+    good: list[int] = Field([], description="inspections of `unsure` that are good, looked at once more")
 
 
 class DecisionCounts(BaseModel):
@@ -176,7 +183,29 @@ class LearningState(BaseModel):
     misses: int
     new: int = Field(description="corrections since the last candidate")
     contradictory: list[int]
+    unsure: list[int] = Field(
+        description="called good once, but they look like defects: learnt from where they are called so again"
+    )
     candidates: list[Candidate]
+
+
+class KeptPromise(BaseModel):
+    """Promise of the version in use beside what was counted on the line, over the latest 10,000 parts that it
+    judged, each once. What lies within tolerance is left out, and what it has learnt from."""
+
+    version: int
+    rate: float = Field(description="share of good parts expected to be called anomalous")
+    interval: list[float] = Field(description="low and high: where the rate of this one model lies with 95 %")
+    good: int = Field(description="parts that nobody called a defect")
+    alarms: int = Field(description="of these called anomalous by the model and good by a person")
+    unreviewed: int = Field(description="of these called anomalous, and not reviewed yet")
+    line_interval: list[float] = Field(
+        description="95 % interval of the share of good parts that are called anomalous: its low end as if all "
+        "unreviewed ones were defects, its high end as if all were good"
+    )
+    state: Literal["nothing", "kept", "broken", "open"] = Field(
+        description="by the rule of `flawscope evaluate`; open: that depends on the unreviewed ones"
+    )
 
 
 class TrailEntry(BaseModel):
@@ -289,6 +318,14 @@ def change_rate(
     return versions.version(product_id, new)
 
 
+@router.get("/promise", response_model=KeptPromise | None)
+def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Any:
+    """Return whether the version in use keeps its promised false-alarm rate on the line; null where it
+    promises none."""
+    with records.turns.take():
+        return hold_promise(versions, product_id)
+
+
 @router.get("/versions/{number}/file", response_class=FileResponse)
 def version_file(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> FileResponse:
     """Return the model file of a version."""
@@ -305,11 +342,21 @@ def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) 
 
 @router.post("/learning", status_code=201, response_model=Candidate)
 def learn(
-    product_id: ProductId, learning: LearningDep, person: Engineer, options: LearnOptions | None = None
+    product_id: ProductId,
+    learning: LearningDep,
+    store: StoreDep,
+    person: Engineer,
+    options: LearnOptions | None = None,
 ) -> Any:
-    """Make a candidate from verdicts, or return the one that waits already."""
-    how = "" if options is None else options.how
-    return learning.request_candidate(product_id, person.name, how)
+    """Make a candidate from verdicts, or return the one that waits already. Those in `good` get the verdict
+    good once more first."""
+    options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
+    known = learning.facts(product_id)["unsure"] if options.good else []
+    if unknown := sorted({*options.good} - {*known}):
+        raise InputError(f"inspection {unknown[0]} is not among `unsure`: name in `good` only what is")
+    for number in dict.fromkeys(options.good):
+        store.add_verdict(product_id, number, GOOD, person.name)
+    return learning.request_candidate(product_id, person.name, options.how)
 
 
 @router.get("/candidates/{number}", response_model=Candidate)
@@ -319,7 +366,7 @@ def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Any:
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
 def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Any:
-    """Reject a candidate. Its version can still be activated."""
+    """Reject a candidate. Its version is kept, and can still be activated."""
     return learning.reject(product_id, valid_id_or_zero(number), person.name)
 
 
@@ -345,9 +392,12 @@ def models(
     listed, state = versions.list_versions(product_id), learning.facts(product_id)
     active = next((v for v in listed["versions"] if v["id"] == listed["active"]), None)
     candidates = state["candidates"][:MAX_CANDIDATES]
-    ready_versions = {c["version"] for c in candidates if c["status"] == "ready"}
+    made = learning.candidates.by_version(product_id)
+    elsewhere = {number for number, row in made.items() if row.status == REJECTED}
+    elsewhere |= {c["version"] for c in candidates if c["status"] == "ready"}
     judgements = [c["judgement"] for c in candidates if c["judgement"]]
     lists = [judgement.get(key, ())[:MAX_THUMBNAILS] for judgement in judgements for key in THUMBNAIL_LISTS]
+    lists.append(state["unsure"][:MAX_THUMBNAILS])
     lists += [[one["id"] for one in judgement["missed"][:MAX_THUMBNAILS]] for judgement in judgements]
     return page.render(
         "models",
@@ -356,10 +406,11 @@ def models(
         missed_rates=lambda missed: {one["id"]: one["rate"] for one in missed},
         learning=state,
         candidates=candidates,
-        newest=candidates[0]["id"] if candidates else None,
         trail=list_history(store.database, product_id, 100),
         active=active,
-        others=[v for v in listed["versions"] if v is not active and v["id"] not in ready_versions],
+        others=[v for v in listed["versions"] if v is not active and v["id"] not in elsewhere],
+        kept=hold_promise(versions, product_id),
+        losses=learning.losses(product_id, listed["versions"]),
         advice={c["id"]: advice(c, listed["active"]) for c in candidates},
         known=store.inspections_by_number(product_id, set().union(*lists)),
         MOST=MAX_THUMBNAILS,

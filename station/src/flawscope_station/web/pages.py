@@ -20,6 +20,7 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store import parts
 from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import iso, valid_id_or_zero
 from flawscope_station.store.search import Filters
 from flawscope_station.web.middleware import require_role
@@ -243,6 +244,7 @@ def trends(
         range=chosen_range,
         ranges=list(RANGE_SECONDS),
         reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], begun),
+        kept=hold_promise(versions, page.product_id),
         data=data,
     )
 

@@ -178,6 +178,9 @@ class Version(BaseModel):
     active: bool
     score_threshold: float
     false_alarm_rate: float = Field(description="share of good parts expected to be called anomalous")
+    interval: list[float] | None = Field(
+        None, description="low and high: where the rate of this one model lies with 95 %; null: not known"
+    )
     wanted_rate: float | None = Field(None, description="that was asked for; null: not known any more")
     rate_of: int | None = Field(None, description="version that it differs from by the rate alone")
     promise: str

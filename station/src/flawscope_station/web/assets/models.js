@@ -18,7 +18,9 @@
     button.addEventListener("click", () => {
       const id = button.dataset.activate;
       const losing = (button.dataset.losing ?? "").split(",").filter(Boolean).map(Number);
-      byId("question").textContent = losing.length ? t("learning.loses", { id, list: losing.join(", ") }) : t("models.confirm", { id });
+      byId("question").textContent = t("models.confirm", { id });
+      byId("losses").hidden = !losing.length;
+      byId("losses").textContent = losing.length ? t("learning.loses", { list: losing.join(", ") }) : "";
       sure("sure", () => act(() => api(`/versions/${id}/activate`, { body: { losing }, seconds: 120 }), t("models.activated", { id })));
     });
   }
@@ -38,14 +40,13 @@
 
   // Learn from corrections ------------------------------------------------------------------------------
 
-  byId("learn-now")?.addEventListener("click", () => act(() => api("/learning", { body: { how: byId("how").value } }), t("learning.asked")));
+  for (const button of document.querySelectorAll("[data-learn]")) {
+    const good = button.dataset.learn.split(",").filter(Boolean).map(Number); // looked at once more, on this page
+    button.addEventListener("click", () => act(() => api("/learning", { body: { how: byId("how").value, good } }), t("learning.asked")));
+  }
   for (const button of document.querySelectorAll("[data-reject]")) {
     const id = button.dataset.reject;
     button.addEventListener("click", () => act(() => api(`/candidates/${id}/reject`, { body: {} }), t("learning.rejected", { id })));
-  }
-  for (const button of document.querySelectorAll("[data-good]")) {
-    const { good: id, name } = button.dataset;
-    button.addEventListener("click", () => act(() => api(`/inspections/${id}/verdict`, { body: { verdict: "good" } }), t("learning.said", { name })));
   }
 
   /** Shows how far a candidate is; the page comes anew when it is done. */
