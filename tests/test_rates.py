@@ -19,7 +19,8 @@ def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path):
         assert row["threshold"] == moved.calibration.score_threshold
         assert row["expected"] == promise_of(moved).rate
         sizes = moved.facts.get("simulated_defects", {}).get("sizes", {})
-        assert row["found"] == {size: [one["found"], one["defects"]] for size, one in sizes.items()}
+        counts = {size: [one["found"], one["defects"]] for size, one in sizes.items()}
+        assert row["found"] == (counts if all(n >= 8 for _, n in counts.values()) else {})
         assert row["supported"] is (row["missing"] == 0) is (row["expected"] <= row["rate"] + 1e-9)
 
 

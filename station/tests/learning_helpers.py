@@ -59,7 +59,7 @@ class Line:
                 found["defects"].append(one["id"])
         return found
 
-    def learn(self, **how: str) -> dict[str, Any]:
+    def learn(self, **how: Any) -> dict[str, Any]:
         answer = self.http.post(f"{API}/learning", json=how)
         assert answer.status_code == 201, answer.text
         return self.ended(answer.json()["id"])

@@ -27,7 +27,8 @@ def defect_like(
     Args:
         false_alarms: by number.
         found_defects: severities of the known defects that were found.
-        fence: score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not known.
+        fence: score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not
+            known.
     """
     found = list(found_defects)
     mild = float(np.quantile(found, MILD_QUANTILE)) if found else math.inf

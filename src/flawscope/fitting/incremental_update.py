@@ -6,7 +6,6 @@ A picture that somebody chose goes into the memory bank, not into the calibratio
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.power import DefectScores, wilson_interval
+from flawscope.calibration.power import MIN_FOR_LIMIT, DefectScores, wilson_interval
 from flawscope.calibration.promise import PromiseVerdict, judge_promise, rate_interval
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
@@ -124,8 +124,10 @@ def _round_up(percent: float) -> float:
 def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
     """Return for each rate that is offered, and the model's own: `rate`; `expected`, the share of good ones
     that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`; and
-    `found`, simulated defects by size: found, all."""
+    `found`, simulated defects by size: found, all; empty where too few of a size were tried."""
     scores = DefectScores.from_facts(manifest.facts)
+    if scores is not None and any(found_interval(0, len(one)) is None for one in scores.scores.values()):
+        scores = None
     rows = []
     for rate in sorted({*OFFERED, manifest.calibration.rate}, reverse=True):
         at = _with_rate(manifest, rate)
@@ -144,6 +146,12 @@ def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def found_interval(found: int, count: int) -> tuple[float, float] | None:
+    """Returns the 95 % interval, 0..1, of the share of simulated defects of a size that is found; None where
+    too few were tried for a number."""
+    return None if count < MIN_FOR_LIMIT else wilson_interval(found, count)
 
 
 def _with_rate(manifest: Manifest, rate: float) -> Manifest:

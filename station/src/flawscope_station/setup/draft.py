@@ -14,7 +14,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ from flawscope.artefact import checkpoint_path, files, model_file
 from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
+from flawscope.predictor import rates
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
@@ -296,6 +297,15 @@ class Draft:
     def examples(self) -> Path:
         """Folder of pictures with simulated defects."""
         return self.home / EXAMPLES_FOLDER
+
+
+def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result with `shown`: found and all simulated defects, and the 95 % interval of their share, by
+    size; empty where too few of a size were tried."""
+    tried = result.get("tested") or result["found"]  # half of the pictures leave more to try them on
+    intervals = {size: rates.found_interval(*counts) for size, counts in tried.items()}
+    shown = {size: [*tried[size], *ends] for size, ends in intervals.items() if ends is not None}
+    return {**result, "shown": shown if len(shown) == len(tried) else {}}
 
 
 def file_name(name: str, suffix: str) -> str:

@@ -327,7 +327,7 @@ class Drafts(BackgroundThread):
             "error": state.get("error"),
             "error_options": state.get("error_options", []),
             "goes_on": stage == draft_module.STOPPED and draft.can_resume,
-            "result": result,
+            "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
             "live": state.get("live"),
             "live_is_this": result is not None

@@ -1,4 +1,4 @@
-"""Holds the false-alarm rate that the active version promises against what people said of the line's parts."""
+"""Holds the false-alarm rate that the active version promises against what people said of the line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def hold_promise(versions: ModelRegistry, product_id: int) -> dict[str, Any] | N
 def _count_pictures(database: Database, product_id: int, version: int) -> LineAlarms:
     """Count pictures, of a part that came again the first one. Those within tolerance are left out, and those
     that the version has learnt from."""
-    learnt = exists().where(learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels)
+    learnt = exists().where(
+        learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
+    )
     query = (
         select(*(inspections.c[name] for name in ("picture", "part", "batch", "anomalous", "verdict")))
         .select_from(inspections.join(pictures))

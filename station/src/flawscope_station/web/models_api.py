@@ -200,8 +200,8 @@ class KeptPromise(BaseModel):
     alarms: int = Field(description="of these called anomalous by the model and good by a person")
     unreviewed: int = Field(description="of these called anomalous, and not reviewed yet")
     line_interval: list[float] = Field(
-        description="95 % interval of the share of good parts that are called anomalous: its low end as if all "
-        "unreviewed ones were defects, its high end as if all were good"
+        description="95 % interval of the share of good parts that are called anomalous: its low end as if "
+        "all unreviewed ones were defects, its high end as if all were good"
     )
     state: Literal["nothing", "kept", "broken", "open"] = Field(
         description="by the rule of `flawscope evaluate`; open: that depends on the unreviewed ones"

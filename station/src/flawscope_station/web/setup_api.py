@@ -15,7 +15,13 @@ from flawscope_station.access.roles import ADMIN, ENGINEER, has_role
 from flawscope_station.connections import ConnectionContext
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
-from flawscope_station.setup.draft import AddedPicture, DefectFolderError, Draft, refuse_defect_folder
+from flawscope_station.setup.draft import (
+    AddedPicture,
+    DefectFolderError,
+    Draft,
+    describe_result,
+    refuse_defect_folder,
+)
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.sources.source import TriggeredSource
@@ -318,6 +324,7 @@ def report(draft: LearntDraftDep, request: Request) -> Response:
     """Return what was learnt, what it promises and what it would miss, as an HTML file."""
     page, result, name = Page(request, "new"), draft.result, draft.name
     assert result is not None, "it was asked for above"
+    result = describe_result(result)
     examples = [
         {**example, "picture": base64.b64encode((draft.examples / example["file"]).read_bytes()).decode()}
         for example in result["examples"]

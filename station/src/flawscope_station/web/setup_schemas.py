@@ -93,7 +93,9 @@ class RateFacts(BaseModel):
     supported: bool = Field(description="the good pictures are enough for it")
     missing: int = Field(description="good pictures, or parts, more that it needs")
     threshold: float
-    found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
+    found: dict[str, list[int]] = Field(
+        description="simulated defects by size: found, all; empty where too few of a size were tried"
+    )
 
 
 class LearningResult(BaseModel):
@@ -124,6 +126,10 @@ class LearningResult(BaseModel):
     options: FitOptions = Field(description="that it was learnt with")
     tested: dict[str, list[int]] | None = Field(
         None, description="by a model of half of the pictures, on the other half, by size: found, all"
+    )
+    shown: dict[str, list[float]] = Field(
+        description="simulated defects by size: found, all, and the 95 % interval of the share found; "
+        "empty where too few of a size were tried"
     )
 
 

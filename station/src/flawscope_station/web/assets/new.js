@@ -364,7 +364,8 @@
     byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
     byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
-    byId("rates").replaceChildren(...Object.entries(isTested ? result.tested : result.found).map(rate));
+    const shown = Object.entries(result.shown).map(rate);
+    byId("rates").replaceChildren(...(shown.length ? shown : [make("li", {}, t("new.too_few"))]));
     byId("examples").replaceChildren(
       ...result.examples.map((one) => {
         const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found, t(one.found ? "new.found" : "new.missed")));
@@ -413,9 +414,9 @@
     return row;
   }
 
-  function rate([size, [found, all]]) {
+  function rate([size, [found, all, low, high]]) {
     const bar = make("meter", { max: all, value: found });
-    const words = `${texts(`new.size_${size}`, size)}: ${t("new.found_of", { found, all })}`;
+    const words = `${texts(`new.size_${size}`, size)}: ${t("new.found_of", { found, all, low: number(Math.round(100 * low)), high: number(Math.round(100 * high)) })}`;
     bar.setAttribute("aria-label", words);
     return make("li", {}, bar, words);
   }
