@@ -17,6 +17,7 @@ from selenium.webdriver.support.ui import Select
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
 from flawscope_station.settings.shifts import ShiftSettings, moments
+from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
@@ -282,17 +283,30 @@ def test_two_people_have_one_challenge(prepare):
     assert len(line.state()["challenges"]) == 2
 
 
-def test_a_folder_waits(prepare, tmp_path):
-    (tmp_path / "incoming").mkdir()
-    line = prepare(folder=str(tmp_path / "incoming"))
-    (tmp_path / "incoming/4711.png").write_bytes(again(line.pictures["g-1"]))
+@pytest.mark.parametrize("then", ["keep", "delete"])
+def test_a_folder_takes_challenge_parts_behind_parts_that_wait(prepare, settings, open_station, tmp_path, then):
+    (incoming := tmp_path / "incoming").mkdir()
+    line = prepare()
+    line.close()
+    pattern = r"(?P<part>[\w-]+)\.png"
+    sources = (FolderSourceSettings(str(incoming), then, pattern),)
+    line.running = open_station(**settings_with(settings, sources=sources))
+    line.client = httpx.Client(base_url=f"{line.running.url}/api/v1/products/{NAME}", timeout=60)
     store, number = line.station.store, line.station.products[NAME]
-    (source,) = line.station.sources[NAME]
-    until(lambda: source.line.share._count)  # type: ignore[attr-defined]  # it has the picture in its hands
-    line.show("g-1")
-    assert store.totals(number)["inspections"] == 2, "those that the parts were stored from"
-    line.show("d-1")
-    until(lambda: store.totals(number)["inspections"] == 3)
+    for part in range(3):
+        (incoming / f"47{part}.png").write_bytes(again(line.pictures["g-1"]))
+    for name, data in line.pictures.items():
+        (incoming / f"{name}.png").write_bytes(again(data))
+        (incoming / f"48-{name}.png").write_bytes(again(data))
+    until(lambda: store.totals(number)["inspections"] == 7)  # with those that the parts were stored from
+    assert line.state()["ready"]
+    parts = [one["part"] for one in line.client.get("/inspections").json()["inspections"]]
+    assert sorted(parts[:5]) == ["470", "471", "472", "48-d-1", "48-g-1"], "each once, and no challenge part"
+    said = [row.text for row in store.events("challenge_part_shown", number)]
+    assert sorted(text.partition(":")[0] for text in said) == ["d-1.png", "g-1.png"]
+    assert not store.events("unreadable", number)
+    until(lambda: len(list(incoming.iterdir())) == (7 if then == "keep" else 0))
+    until(lambda: not line.station.problems())
 
 
 def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, tmp_path):

@@ -130,7 +130,9 @@ class Station:
         self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
-        self.sources = Sources(self.inspector.submit, report, self.store, limits)
+        self.sources = Sources(
+            self.inspector.submit, report, self.store, limits, self.inspector.interlocks.check
+        )
         self.sources.update({name: [] for name in self.addresses.configured})
         self.floor = ConnectionContext(
             self.addresses, self.inspector, self.store, self.sources, Timing(), report

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.background import STOP_TIMEOUT, stop_all
@@ -24,10 +25,22 @@ from flawscope_station.store.records import NotFoundError, Store
 
 
 class Sources(dict[str, list[Source]]):
-    """Sources by product, in the order of the settings."""
+    """Sources by product, in the order of the settings.
 
-    def __init__(self, submit: Submit, report: ReportProblem, store: Store, limits: Limits):
+    Args:
+        check: raises NotReadyError where an interlock holds pictures of a product and part back.
+    """
+
+    def __init__(
+        self,
+        submit: Submit,
+        report: ReportProblem,
+        store: Store,
+        limits: Limits,
+        check: Callable[[int, str | None], None],
+    ):
         super().__init__()
+        self._check = check
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
         self._problem_codes: dict[str, set[str]] = {}  # by product
 
@@ -85,7 +98,8 @@ class Sources(dict[str, list[Source]]):
             codes.add(code)
             self._report(code, why)
 
-        line, counts = SourceContext(number, self._submit, report, self._store, self.share), Counter[bool]()
+        check, counts = partial(self._check, number), Counter[bool]()
+        line = SourceContext(number, self._submit, report, self._store, self.share, check=check)
         made: list[Source] = []
         for settings in product.all_sources:
             is_folder = isinstance(settings, FolderSourceSettings)

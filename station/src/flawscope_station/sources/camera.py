@@ -294,6 +294,7 @@ class LiveCamera:
 
     def _submit_shot(self, shot: Shot) -> Future[RecordedInspection] | None:
         """Submit a frame; where the queue is full, that of a part waits, and another is dropped."""
+        self.line.check(None)  # NotReadyError: the next frame may be taken
         picture, pause = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}"), Backoff(0.02, 1.0)
         while True:
             try:

@@ -129,6 +129,7 @@ class SourceContext:
     report: reports a problem under a code, or with None its end.
     store: holds the keys of pictures that were inspected before.
     share: of the queue, one for all sources of a station.
+    check: raises NotReadyError where an interlock holds pictures of this part back; asked before one is read.
     """
 
     product_id: int
@@ -136,6 +137,7 @@ class SourceContext:
     report: ReportProblem
     store: Store
     share: QueueShare
+    check: Callable[[str | None], None] = lambda part: None
 
     def show(self, code: str, number: int | None, why: str | None) -> None:
         """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
@@ -144,7 +146,12 @@ class SourceContext:
         self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[RecordedInspection] | None:
-        """Submit a picture as soon as there is room for it; return None where the source ends before."""
+        """Submit a picture as soon as there is room for it; return None where the source ends before.
+
+        Raises:
+            NotReadyError: an interlock holds pictures of this part back: go on with those of others. The
+                future raises it, too, and NotProductionError, which is the answer to a challenge part.
+        """
         size = len(picture.data)
         if not self.share.acquire(size, ended):
             return None

@@ -93,7 +93,7 @@ def error_headers(error: FlawscopeError) -> dict[str, str]:
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
     if status == 503:
-        return {"Retry-After": str(math.ceil(error.seconds) if isinstance(error, BusyError) else _DELAY)}
+        return {"Retry-After": str(math.ceil(getattr(error, "seconds", _DELAY)))}
     return {"Connection": "close"} if status in (408, 413, 415) else {}  # the body stays unread
 
 
