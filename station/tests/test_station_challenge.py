@@ -284,7 +284,9 @@ def test_two_people_have_one_challenge(prepare):
 
 
 @pytest.mark.parametrize("then", ["keep", "delete"])
-def test_a_folder_takes_challenge_parts_behind_parts_that_wait(prepare, settings, open_station, tmp_path, then):
+def test_a_folder_takes_challenge_parts_behind_parts_that_wait(
+    prepare, settings, open_station, tmp_path, then
+):
     (incoming := tmp_path / "incoming").mkdir()
     line = prepare()
     line.close()
