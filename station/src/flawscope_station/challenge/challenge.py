@@ -111,8 +111,8 @@ class Challenge(BackgroundThread):
     # ---- interlock
 
     def check(self, product_id: int, part: str | None) -> None:
-        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts, or is to
-        be kept as one."""
+        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts, or will
+        be."""
         state = self._states.get(product_id)
         if state is not None and part not in state.parts and self._wanted(product_id, part) is None:
             self._hold(product_id, state, self._version(product_id))
@@ -261,7 +261,7 @@ class Challenge(BackgroundThread):
         with self._lock:
             state = self._load(product_id)
             if (cause := self._cause(product_id, state, version)) is None:
-                return "was not judged, for no challenge is due: begin one"
+                return "was not taken, for no challenge is due: begin one"
             present = version, self._state_hash(product_id, state)
             last = state.last
             if last is None or last.outcome is not None or (last.version_id, last.state_hash) != present:
@@ -450,6 +450,6 @@ def _checked_text(text: str, name: str) -> str:
 
 _OUTCOMES = {
     FAILED: "was judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
-    WRONG_PART: "has not passed, for the picture does not look like it: lay it in as on its stored picture",
-    OLD_PICTURE: "has not passed, for the picture was taken before: take a new one",
+    WRONG_PART: "does not pass, for the picture does not look like it: lay it in as on its stored picture",
+    OLD_PICTURE: "does not pass, for the picture was taken before: take a new one",
 }
