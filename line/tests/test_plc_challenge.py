@@ -6,11 +6,18 @@ import httpx
 import pytest
 
 from flawscope_line.plc.handshake import Code
+from flawscope_line.plc.line import error_code
+from flawscope_station.inspecting.interlock import InterlockError
 from flawscope_station.settings.station import read_settings
 from plc_helpers import connection, plc_at, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import NAME, again, free_port, opened
 
 pytestmark = pytest.mark.usefixtures("plugins")
+
+
+@pytest.mark.parametrize("error", InterlockError.__subclasses__())
+def test_a_refusal_of_an_interlock_has_its_code(error):
+    assert error_code(error("x")) is Code.NOT_READY
 
 
 def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, model_file, judged, tmp_path):
