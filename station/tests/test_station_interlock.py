@@ -133,8 +133,9 @@ def source_classes() -> set[type[Any]]:
     found, own = set[type[Any]](), sources.__name__
     for module in pkgutil.iter_modules(sources.__path__):
         inside = vars(importlib.import_module(f"{own}.{module.name}")).values()
-        for kind in (one for one in inside if inspect.isclass(one) and one.__module__.startswith(own)):
-            parameters = [*inspect.signature(kind).parameters]
+        for kind in filter(inspect.isclass, inside):
+            is_own = kind.__module__.startswith(own) and hasattr(kind, "stop")
+            parameters = [*inspect.signature(kind).parameters] if is_own else []
             if parameters[:2] == ["line", "settings"] and kind is not LiveCamera:
                 found.add(kind)
     return found
