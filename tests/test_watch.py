@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import zipfile
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import OUTPUT_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor.router import Router
-from flawscope.predictor.watch import Arrivals, Commands, judge
+from flawscope.predictor.watch import Arrivals, Commands, file_digest, judge
 from flawscope.results.table import TableWriter, Unjudged, read_table
 
 
@@ -136,6 +137,191 @@ def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     assert (arrivals.scan(0), arrivals.scan(1)) == ([], [])
     assert arrivals.others == [note]
+
+
+class Clock:
+    """A folder that is looked at once a second, and what was given out."""
+
+    def __init__(self, folder, **options):
+        self.arrivals, self.now = Arrivals(folder, **{"patience": 5, "existing": True, **options}), 0.0
+
+    def look(self, times=4):
+        """Returns the names that are given out, which are judged."""
+        given = []
+        for _ in range(times):
+            self.now += 1
+            for path in self.arrivals.scan(self.now):
+                digest = file_digest(path)
+                if not self.arrivals.content_known(path, digest):
+                    given.append(path.name)
+                self.arrivals.done(path, digest=digest)
+        return given
+
+
+def test_the_same_name_size_and_time_with_another_content_is_new(tmp_path):
+    clock = Clock(tmp_path, settle=1)
+    put(tmp_path / "shot.bmp", b"a" * 9, 1)
+    assert clock.look() == ["shot.bmp"]
+    put(tmp_path / "shot.bmp", b"b" * 9, 1)
+    assert clock.look() == ["shot.bmp"]
+    (tmp_path / "shot.bmp").chmod(0o600)  # it is touched alone
+    assert clock.look() == []
+
+
+def test_a_copy_with_its_time_is_new_and_a_hard_link_is(tmp_path):
+    folder, original = tmp_path / "in", put(tmp_path / "a.png", b"a", 1)
+    folder.mkdir()
+    clock = Clock(folder)
+    shutil.copy2(original, folder)
+    assert clock.look() == ["a.png"]
+    (folder / "a.png").unlink()
+    assert clock.look() == []
+    shutil.copy2(original, folder)  # copied again
+    assert clock.look() == ["a.png"]
+    os.link(folder / "a.png", folder / "second name.png")
+    assert clock.look() == ["second name.png"]
+    (folder / "second name.png").unlink()
+    (folder / "a.png").rename(folder / "third name.png")
+    assert clock.look() == []
+    (folder / "third name.png").rename(folder / "a.png")
+    assert clock.look() == []
+
+
+def test_a_share_that_comes_back_with_other_inodes_brings_nothing_new_that_was_judged(tmp_path):
+    folder, elsewhere = tmp_path / "in", tmp_path / "server"
+    for k in range(5):
+        put(folder / f"{k}.png", b"a", k)
+    clock = Clock(folder)
+    assert len(clock.look()) == 5
+    shutil.copytree(folder, elsewhere)
+    shutil.rmtree(folder)
+    with pytest.raises(InputError):
+        clock.look()
+    shutil.copytree(elsewhere, folder)
+    assert clock.look() == []
+
+
+def test_what_is_passed_over_is_named_once_and_when_it_is_whole(tmp_path):
+    clock = Clock(tmp_path)
+    put(tmp_path / ".hidden.png", b"h", 1)
+    put(tmp_path / "._a.png", b"m", 1)
+    put(tmp_path / "a.png.part", b"1", 1)
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
+    clock.look(7)
+    named = clock.arrivals.passed_over(clock.now)
+    assert {path.name: why for path, why in named.items()} == {
+        ".hidden.png": "it is hidden: its name begins with a point",
+        "a.png.part": ".part is not a picture's ending",
+        "lost.png": "it is no file, or a link that leads nowhere",
+    }
+    (tmp_path / "a.png.part").rename(tmp_path / "a.png")
+    put(tmp_path / "b.png.part", b"2", 2)
+    assert clock.look(2) == ["a.png"]
+    assert clock.arrivals.passed_over(clock.now) == {}
+    assert [path.name for path in clock.arrivals.passed_over()] == ["b.png.part"]
+
+
+def slow_copy(folder, content):
+    put(folder / "way.png", content[:9], 1)
+    yield
+    put(folder / "way.png", content, 2)
+
+
+def rename_into_place(folder, content):
+    put(folder / "way.png.tmp", content, 1)
+    yield
+    (folder / "way.png.tmp").rename(folder / "way.png")
+
+
+def hard_link(folder, content):
+    os.link(put(folder.parent / "source.png", content, 1), folder / "way.png")
+    yield
+
+
+def symbolic_link(folder, content):
+    (folder / "way.png").symlink_to(put(folder.parent / "source.png", content, 1))
+    yield
+
+
+def overwrite(folder, content):
+    put(folder / "way.png", encoded(3), 1)
+    yield
+    put(folder / "way.png", content, 1)
+
+
+def truncate_and_write(folder, content):
+    put(folder / "way.png", encoded(3), 1)
+    yield
+    os.truncate(folder / "way.png", 0)
+    yield
+    put(folder / "way.png", content, 3)
+
+
+def unpack(folder, content):
+    with zipfile.ZipFile(folder / "way.zip", "w") as file:
+        file.writestr("way.png", content)
+    yield
+    with zipfile.ZipFile(folder / "way.zip") as file:
+        file.extractall(folder)
+
+
+def same_name_again(folder, content):
+    put(folder / "way.png", encoded(3), 1)
+    yield
+    (folder / "way.png").unlink()
+    yield
+    put(folder / "way.png", content, 1)
+
+
+def same_time(folder, content):
+    put(folder / "other.png", encoded(3), 7)
+    put(folder / "way.png", content, 7)
+    yield
+
+
+def deep_folder(folder, content):
+    put(folder / "/".join("abcdefghijklmnopqrst") / "way.png", content, 1)
+    yield
+
+
+def read_only(folder, content):
+    put(folder / "way.png", content, 1).chmod(0o400)
+    yield
+
+
+def vanish(folder, content):
+    put(folder / "way.png", content, 1)
+    yield
+    (folder / "way.png").unlink()
+
+
+WAYS = (
+    *(slow_copy, rename_into_place, hard_link, symbolic_link, overwrite, truncate_and_write, unpack),
+    *(same_name_again, same_time, deep_folder, read_only, vanish),
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_of_writing_is_judged_or_told(way, tmp_path, predictor):
+    folder, now, level = tmp_path / "in", 0.0, 200
+    folder.mkdir()
+    arrivals, scores, told = Arrivals(folder, patience=5), [], []
+
+    def look(times):
+        nonlocal now
+        for _ in range(times):
+            now += 1
+            for result in judge(arrivals, predictor.stream, functools.partial(float, now)):
+                scores.append(None if isinstance(result, Unjudged) else round(result.score * 255))
+            told.extend(path.name for path in (*arrivals.gone, *arrivals.passed_over(now)))
+            arrivals.gone.clear()
+
+    steps = way(folder, encoded(level))
+    while next(steps, way) is not way:
+        look(1 if way in (slow_copy, vanish) else 3)
+    look(9)
+    assert level in scores or told == ["way.png"]
+    assert scores.count(level) <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -285,7 +471,7 @@ def test_the_command_prints_writes_and_goes_on_without_judging_twice(scripted, t
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["good", "good", "anomalous"]
     assert "3 pictures judged, 1 anomalous" in err
-    assert "notes.txt is not judged" in err
+    assert "notes.txt: .txt is not a picture's ending" in err
     rows = read_table(table)
     assert [Path(row.path).name for row in rows] == ["old.png", "good.png", "bad.png"]
     assert [row.decision for row in rows] == ["good", "good", "anomalous"]

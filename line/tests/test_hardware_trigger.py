@@ -23,11 +23,15 @@ from flawscope_station.inspecting.worker import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_PARTS_WAITING
-from flawscope_station.sources.source import RUNNING, QueueShare, SourceContext
+from flawscope_station.sources.source import FROZEN, RUNNING, CameraFrozenError, QueueShare, SourceContext
 from flawscope_station.sources.trigger import check_triggers
 from station_helpers import PATIENCE, until
 
 HARDWARE = IndustrialCameraSettings("1", trigger="hardware line 1")
+
+
+def picture_of(number: int) -> VideoFrame:
+    return VideoFrame.from_ndarray(np.full((16, 16), number % 256, np.uint8), format="gray")
 
 
 class Signals:
@@ -39,9 +43,8 @@ class Signals:
 
     def pass_part(self, *, lost: bool = False, damaged: bool = False) -> None:
         self.number += 1
-        picture = VideoFrame.from_ndarray(np.full((16, 16), self.number % 256, np.uint8), format="gray")
         if not lost:
-            self.frames.append(NumberedFrame(self.number, None if damaged else picture))
+            self.frames.append(NumberedFrame(self.number, None if damaged else picture_of(self.number)))
 
     def trigger(self) -> None:
         raise AssertionError("a signal triggers it")
@@ -83,7 +86,7 @@ class Taken:
         answer.set_exception(self.error) if self.error else answer.set_result(None)
         return [answer]
 
-    def _report(self, code: str, why: str | None) -> None:
+    def _report(self, code: str, why: str | None, *, stops: bool = False) -> None:
         self.problems[code] = why
         self.shown.append(f"{code}: {why}")
 
@@ -225,3 +228,65 @@ def test_parts_are_told_though_the_store_is_away(play):
     taken.error = ModelError("the model failed")
     signals.pass_part()
     until(lambda: taken.problems.get("camera_missed_1_1"))
+
+
+def test_a_part_whose_frame_came_before_is_told(play):
+    """By its number, by the camera's clock, by its pixels: a frame counts once."""
+    signals, taken, camera = play()
+    signals.pass_part()
+    until(lambda: len(taken.pictures) == 1)
+    signals.frames.append(NumberedFrame(1, picture_of(9)))  # its number came before
+    until(lambda: camera.state.state == FROZEN)
+    signals.frames.append(NumberedFrame(2, picture_of(10)))
+    until(lambda: camera.state.state == RUNNING)
+    signals.frames.append(NumberedFrame(3, picture_of(10)))  # its pixels
+    until(lambda: camera.state.state == FROZEN)
+    signals.frames.append(NumberedFrame(4, picture_of(11), 5))
+    until(lambda: camera.state.state == RUNNING)
+    signals.frames.append(NumberedFrame(5, picture_of(12), 5))  # its time
+    until(lambda: camera.state.state == FROZEN)
+    until(lambda: taken.problems.get("camera_frozen_1_1"))
+    camera.stop(1.0)
+    assert (len(taken.pictures), taken.told) == (3, 3)
+
+
+class Repeating:
+    """A camera that the station triggers. exposed: what it shows, which stays while it is frozen."""
+
+    def __init__(self) -> None:
+        self.number, self.exposed, self.is_frozen = 0, 0, False
+
+    def trigger(self) -> None:
+        self.number += 1
+        self.exposed += not self.is_frozen
+
+    def next(self, seconds: float) -> NumberedFrame | None:
+        if not seconds:
+            return None
+        return NumberedFrame(self.number, picture_of(self.exposed))
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_triggered_camera_that_repeats_a_frame_shows_by_itself_that_it_is_back(monkeypatch):
+    monkeypatch.setattr("flawscope_line.industrial_cameras.camera.CHECK_INTERVAL", 0.01)
+    device, taken = Repeating(), Taken()
+    camera = IndustrialCamera(taken.line, IndustrialCameraSettings("1"), 1, lambda settings: device)
+    camera.start()
+    try:
+        until(lambda: camera.state.state == RUNNING)
+        assert camera.next_shot().result(PATIENCE)
+        device.is_frozen = True
+        with pytest.raises(CameraFrozenError, match="frozen"):
+            camera.next_shot().result(PATIENCE)
+        with pytest.raises(CameraFrozenError, match="frozen"):
+            camera.next_shot()
+        assert taken.problems["camera_frozen_1_1"]
+        device.is_frozen = False
+        until(lambda: camera.state.state == RUNNING)  # no trigger is needed
+        assert taken.problems["camera_frozen_1_1"] is None
+        shot = camera.next_shot().result(PATIENCE)
+        assert int(shot.frame.to_ndarray().flat[0]) == device.exposed % 256
+    finally:
+        camera.stop(1.0)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from flawscope_line.plc import ModbusSettings
-from flawscope_line.plc.handshake import Code, Inputs, Outputs
-from flawscope_line.plc.line import PlcLine, TransportError
+from flawscope_line.plc.handshake import Answer, Code, Inputs, Outputs
+from flawscope_line.plc.line import DOUBT_SECONDS, PlcLine, TransportError
 from flawscope_station.connections import Connections, Timing
-from flawscope_station.sources.source import RUNNING
+from flawscope_station.sources.source import AWAY, FROZEN, RUNNING, State
 from flawscope_station.store.open_models import NoModelError
 from station_helpers import PATIENCE, ManualClock, until
 
@@ -32,6 +32,9 @@ class Floor:
         self.begun: list[float] = []
         self.clock = ManualClock()
         self.room: Callable[[], None] = lambda: None
+        self.refused: list[str] = []
+        self.refusals: Any = SimpleNamespace(note=lambda *told: self.refused.append(told[-1]))
+        self.state = State("camera", "camera1", "here", "trigger", RUNNING)
         models = SimpleNamespace(is_open=lambda number: False, model_of=lambda number: None)
         versions = SimpleNamespace(models=models, resume=self._load, joint_entries=())
         self.addresses: Any = SimpleNamespace(address_id=lambda name: 1, versions=versions)
@@ -40,12 +43,12 @@ class Floor:
         )
 
     def camera(self, name: str, number: int | None = None) -> Any:
-        return SimpleNamespace(state=SimpleNamespace(state=RUNNING))
+        return SimpleNamespace(state=self.state)
 
     def due(self, name: str, deadline: int | None = None) -> float:
         return math.inf
 
-    def report(self, code: str, why: str | None) -> None:
+    def report(self, code: str, why: str | None, *, stops: bool = False) -> None:
         self.problems[code] = why
         self.told.append(why)
 
@@ -258,3 +261,26 @@ def test_a_line_whose_thread_fails_is_begun_again(play, monkeypatch):
         until(lambda: line.threads[0].failure)
     assert line.threads[0].failure == "SystemExit: 1"
     floor.until(lambda: plc.read.ready and plc.read.recipe == 2)
+
+
+def test_ready_falls_at_once_when_a_camera_is_lost(play):
+    """Not at the next look at queue and models: no time passes here."""
+    _, floor, plc = play()
+    floor.until(lambda: plc.read.ready)
+    for state in (AWAY, FROZEN):
+        floor.state.state = state
+        until(lambda: not plc.read.ready)
+        assert (plc.read.error, plc.read.code) == (True, Code.CAMERA)
+        floor.state.state = RUNNING
+        until(lambda: plc.read.ready)
+
+
+def test_a_camera_that_failed_a_trigger_gives_a_frame_before_the_next_one(play):
+    """Or a second passes: one that only triggers expose cannot show earlier that it is back."""
+    line, floor, plc = play()
+    floor.until(lambda: plc.read.ready)
+    for passes in (lambda: setattr(floor.state, "last", 7), lambda: floor.clock.advance(DOUBT_SECONDS)):
+        line._post_event(Answer(0, None, Code.CAMERA))
+        until(lambda: not plc.read.ready)
+        passes()
+        until(lambda: plc.read.ready)

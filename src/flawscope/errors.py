@@ -88,45 +88,18 @@ def require_installed(feature: str, *libraries: str, extras: str, package: str =
         raise missing_library_error(feature, *missing, extras=extras, package=package)
 
 
+CHECKOUT = {"flawscope": ".", "flawscope-station": "./station", "flawscope-line": "./line"}  # folders in it
+
+
 def install_command(*libraries: str, extras: str, package: str = "flawscope") -> str:
-    """Command that installs missing libraries, by the requirements in the package's metadata: on a public
-    index the name flawscope may be somebody else's.
+    """Command that installs missing libraries, to type in the checkout: on a public index the name flawscope
+    may be somebody else's.
 
     extras: those of the package that bring the libraries, with commas.
     """
-    wanted = " ".join(f'"{one}"' for one in _missing_requirements(extras, package))
-    return f"pip install {wanted or ' '.join(libraries)}"
-
-
-def _missing_requirements(extras: str, package: str) -> list[str]:
-    """Requirements of the extras that are not installed; none where the package has no metadata."""
-    from importlib import metadata
-
-    found: dict[str, None] = {}
-    for extra in extras.split(","):
-        try:
-            required = metadata.requires(package) or []
-        except metadata.PackageNotFoundError:
-            return []
-        for line in required:
-            requirement, _, marker = (part.strip() for part in line.partition(";"))
-            if not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
-                continue
-            if nested := re.match(r"flawscope\[(.+)\]", requirement):
-                found |= dict.fromkeys(_missing_requirements(nested[1], package))
-            elif not _is_installed(re.split(r"[^A-Za-z0-9._-]", requirement)[0]):
-                found[requirement] = None
-    return list(found)
-
-
-def _is_installed(name: str) -> bool:
-    from importlib import metadata
-
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    if package in CHECKOUT:
+        return f'pip install "{CHECKOUT[package]}[{extras}]" in flawscope\'s checkout'
+    return f"pip install {' '.join(libraries)}"
 
 
 # --------------------------------------------------------------------------------------- wrong arguments

@@ -37,7 +37,7 @@ def source_context() -> SourceContext:
     taken: Future[Any] = Future()
     taken.set_result(None)
     store: Any = SimpleNamespace(note_event=lambda *event: None)
-    return SourceContext(1, lambda _: [taken], lambda *_: None, store, QueueShare(Limits()))
+    return SourceContext(1, lambda _: [taken], lambda *_, **__: None, store, QueueShare(Limits()))
 
 
 def shade(number: int) -> tuple[int, int, int]:
@@ -137,11 +137,13 @@ class DelayedCamera:
     the light was then. It is sent `behind` seconds later.
 
     light: 0 to 255, below the number.
+    is_frozen: it sends the frame that it sent last, again and again, also to those that open it anew.
     sent: by `exposed_at`, seconds from exposure until the frame was sent: a busy computer adds to `behind`.
     """
 
     def __init__(self, behind: float, rate: float = 25.0):
         self.behind, self.rate, self.light = behind, rate, 0
+        self.is_frozen, self._last = False, b""
         self.sent: dict[float, float] = {}
         self._ended = threading.Event()
         camera = self
@@ -181,7 +183,8 @@ class DelayedCamera:
             while exposed and exposed[0][0] + self.behind <= beat:
                 self._ended.wait(exposed[0][0] + self.behind - time.monotonic())
                 at, data = exposed.popleft()
-                yield data  # the next one is asked for when it is sent
+                self._last = self._last if self.is_frozen and self._last else data
+                yield self._last  # the next one is asked for when it is sent
                 self.sent[_shown_time(at) / 1e4] = time.monotonic() - at
             self._ended.wait(beat - time.monotonic())
             exposed.append((at := time.monotonic(), self._draw(at)))

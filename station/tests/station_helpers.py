@@ -240,7 +240,8 @@ class Served:
         while time.monotonic() - begun < patience:
             assert self.process.poll() is None, f"it ended: {self.said()}"
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                told = {one["kind"] for one in httpx.get(f"{self.url}/readyz", timeout=2).json()["problems"]}
+                if told <= {"clock", "challenge", "camera_away"}:  # it runs, and waits for people
                     return
             except httpx.TransportError:
                 time.sleep(0.02)

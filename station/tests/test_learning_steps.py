@@ -377,6 +377,7 @@ def test_more_corrections_than_a_question_may_name():
         ({}, []),
         ({"lost": [3]}, ["lost"]),
         ({"weaker": [3]}, ["weaker"]),
+        ({"questions": []}, []),
         ({"refused": ["simulated"], "responsible": [4]}, ["simulated"]),
         ({"good": {"before": [2], "after": [2]}}, ["no_gain"]),
         ({"good": {"before": [2], "after": [3]}, "lost": [1]}, ["lost", "no_gain"]),
@@ -386,6 +387,7 @@ def test_the_rule(changes, why):
     judgement = {"lost": [], "weaker": [], "good": {"before": [2], "after": [1]}, **changes}
     assert wait_reasons(judgement, 5, 5) == why
     assert wait_reasons(judgement, 4, 5) == [*why, "few"]
+    assert wait_reasons({**judgement, "questions": ["a"]}, 5, 5) == [*why, "asked"]
     assert wait_reasons(judgement, 5, 5, is_active=False) == [*why, "switched"]
 
 

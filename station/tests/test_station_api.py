@@ -430,7 +430,8 @@ def test_what_happens_is_seen_live(api, parts):
         kind, state = next(events)
         assert kind == "state"
         assert set(state) == {
-            "rate", "backlog", "waiting", "problem", "problems", "sources", "timing", "views"
+            "rate", "backlog", "waiting", "problem", "problems", "sources", "timing", "views",
+            "problem_products", "stopped", "refused", "at"
         }  # fmt: skip
         sent = [send(api, part, f"{k}.png").json() for k, part in enumerate(parts[:3])]
         seen = []

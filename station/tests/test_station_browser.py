@@ -32,7 +32,7 @@ def test_live_shows_what_comes(tablet, judged):
     tablet.wait(lambda: tablet.js("return document.querySelector('#shown').naturalWidth") > 0)
     tablet.post(bad, "two.png")
     tablet.wait(lambda: state() == "anomalous")
-    assert (tablet.text("#word"), tablet.text("#name")) == ("Anomalous", "two.png")
+    assert (tablet.text("#word"), tablet.text("#name")) == ("Defective", "two.png")
     mark = "getComputedStyle(document.querySelector('.band .mark.anomalous'))"
     assert tablet.js(f"return {mark}.display") != "none"
     size = tablet.js("return document.querySelector('#word').getBoundingClientRect().height")
@@ -40,7 +40,7 @@ def test_live_shows_what_comes(tablet, judged):
     assert [one.get_attribute("title") for one in tablet.all("#strip button")] == ["two.png", "one.png"]
     assert tablet.all("#bad .anomalous")
     assert tablet.find("#sound").get_attribute("aria-pressed") == "false"
-    tablet.wait(lambda: tablet.text("#said") == "Anomalous: two.png")
+    tablet.wait(lambda: tablet.text("#said") == "Defective: two.png")
     for k in range(17):  # more than the strip has
         tablet.post(good, f"{k}.png")
     tablet.open("live")
@@ -59,7 +59,7 @@ def test_a_picture_can_be_held(tablet, judged):
     tablet.post(good, "two.png")
     tablet.wait(lambda: tablet.text("#held") == "Held. 1 newer picture.")
     assert tablet.text("#name") == "one.png"
-    assert tablet.find("#band").get_attribute("data-state") == "anomalous"
+    assert tablet.find("#band").get_attribute("data-state") == "held"
     tablet.press("h")
     assert tablet.text("#name") == "two.png"
     tablet.click("#strip li:last-child button")

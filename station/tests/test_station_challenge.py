@@ -114,6 +114,9 @@ def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare):
     assert (line.state()["ready"], line.state()["cause"]) == (False, "first")
     refused = line.send(again(line.pictures["g-1"]))
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    until(lambda: httpx.get(f"{line.running.url}/readyz").status_code == 503)
+    problems = httpx.get(f"{line.running.url}/readyz").json()["problems"]
+    assert [one["kind"] for one in problems] == ["challenge"]
     assert refused.headers["Retry-After"]
     assert "Not ready" in line.page()
     assert line.show("g-1") == "the challenge part g-1 has passed; next is d-1"

@@ -28,6 +28,8 @@ from sqlalchemy import event
 
 from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.pictures import decoding
+from flawscope.pictures.preprocess import Preprocess
 from flawscope_station.client import Client
 from flawscope_station.inspecting.picture import Picture, check_picture
 from flawscope_station.settings.station import DATABASE_FILE, Limits, RetentionSettings
@@ -447,3 +449,16 @@ def test_an_error_of_the_store_is_told_to_everybody_in_the_group(running, parts,
     until(lambda: running.station.inspector.backlog() == 0)
     files = [path for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()]
     assert len(files) == 1, "pictures that nobody knows were left"
+
+
+@pytest.mark.parametrize("place", [(decoding, "read_picture_header"), (Preprocess, "views")])
+def test_a_picture_that_no_reader_foresees_is_its_own_fault(running, parts, monkeypatch, place):
+    """It could not be read; the model is fine, and the other pictures are judged."""
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, failing(TypeError("Cannot handle this data type")))
+        answer = send(running.url, parts[0])
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        assert "could not be read (unexpected TypeError: Cannot handle" in answer.json()["error"]
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
+        assert httpx.get(f"{running.url}/api/v1/status").json()["problems"] == []
+    assert send(running.url, parts[0]).status_code == 201

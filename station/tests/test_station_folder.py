@@ -32,12 +32,13 @@ from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
-from flawscope_station.sources.folder import MAX_RETRY_DELAY, UNREADABLE, VANISHED, FolderSource
+from flawscope_station.sources.folder import MAX_RETRY_DELAY, FolderSource
 from flawscope_station.sources.source import QueueShare, SourceContext
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import inspections
+from flawscope_station.store.schema import PASSED_OVER, REPEATED, UNREADABLE, VANISHED, inspections
+from flawscope_station.store.search import trends
 from station_helpers import PATIENCE, ManualClock, add_version, everything, failing, taken, until
 
 MINUTE = 60.0  # seconds: after it nothing more comes
@@ -101,7 +102,7 @@ class Line:
         ((number, is_new),) = self.store.record([judged])
         answer.set_result(RecordedInspection(number, judged, is_new))
 
-    def report(self, code: str, why: str | None) -> None:
+    def report(self, code: str, why: str | None, *, stops: bool = False) -> None:
         code = code.removesuffix(f"_{self.product}")
         if why is None:
             self.problems.pop(code, None)
@@ -339,7 +340,7 @@ def test_pictures_that_go_away_untaken_are_noted(line):
     line.open()
     line.until(lambda: (found := line.sources[0]._arrivals) is not None and found.waiting == 1)
     path.unlink()
-    line.until(lambda: line.texts(VANISHED) == ["1 picture went away before being inspected: a.bmp"])
+    line.until(lambda: line.texts(VANISHED) == ["a.bmp went away before being inspected"])
 
 
 # ----------------------------------------------------------------------------- what happens to a file then
@@ -476,6 +477,110 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(line, tm
     line.until(lambda: files_of(tmp_path / "done") == ["a.png", "b.png"])
     line.until(lambda: line.problems == {})
     assert len(line.names()) == 2
+
+
+# -------------------------------------------------------------------------------- everything is accounted for
+
+# As cameras, scanners, programs and people name pictures, and other files that lie beside them
+STEMS_TEXT = (
+    "IMG_0001|DSC00042|DSCN1234|P1010001|100_0815|_MG_2210|20240501_101530|2024-05-01 10.15.30|Scan 1|"
+    "scan0001|Image_20240501101530123|Basler_acA1300_0001|cam1-000123|frame_000001|000001|1|a|x_gt|"
+    "q1_seg1|4712_gt|GOPR0042|WIN_20240501_10_15_30_Pro|Screenshot 2024-05-01|PXL_20240501_101530|"
+    "Snap_00012|Bild 3|Bild_003_links|vlcsnap-2024|IMAGE0001_01|A12-7_top|A12-7_bottom|pcb1_mask_top|"
+    "pcb7_soldermask|part_label|a_mask|mask|mask_7|target_3|truth|ground truth 4|seg_1|annotated|maske|"
+    "masque 2|Bild (1)|Bild - Kopie|Prüfteil 7|pièce n°3|pieza ñ|部品1|деталь|ok|nok|niO 4|defekt|"
+    "schlecht_1|#1|50%|a&b|a+b|a,b|[1]|{1}|a'b|~temp|$1|@1|-dash|--all|a..b|trailing.|UPPER|e\u0301|"
+    "overlay|results|map_1|depth_2|thumb|copy of 7"
+)
+STEMS = STEMS_TEXT.split("|")
+PICTURE_NAMES = [
+    f"{stem}.{suffix}"
+    for k, stem in enumerate(STEMS)
+    for suffix in ("png", ("PNG", "Png")[k % 2], *(("masks.png",) if k % 3 == 0 else ()))
+] + [
+    *("masks/9.png", "mask/1.png", "ground_truth/1.png", "SegmentationClass/2.png", "labels/3.png"),
+    *("images/1.png", "bad/1.png", "good/1.png", "gt/5.png", "train/masks/7.png", "a_masks/1.png"),
+]
+OTHER_NAMES = (
+    *("notes.txt", "labels.json", "IMG_0001.xml", "IMG_0001.CR2.xmp", "table.csv", "video.mp4", "scan.pdf"),
+    *("raw.dng", "a.png.part", "b.png.tmp", "c.png~", "noending", "archive.zip", ".hidden.png", "x.svg"),
+    *("d.png.crdownload", "e.png_old", "f.png 1", "g.docx", "h.psd"),
+)
+
+
+def test_names_of_cameras_scanners_and_people_are_inspected_or_told(line):
+    """A picture is inspected whatever its name: masks are for learning."""
+    assert len(PICTURE_NAMES) + len(OTHER_NAMES) >= 200
+    for k, name in enumerate(PICTURE_NAMES):
+        path = line.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(k % 256) + bytes(k))
+    for name in OTHER_NAMES:
+        (line.folder / name).write_bytes(b"no picture")
+    (line.folder / "lost.png").symlink_to(line.folder / "nowhere")
+    line.open()
+    line.run(2 * MINUTE)
+    assert sorted(line.names()) == sorted(PICTURE_NAMES)
+    told = [text.split(" of 20")[0] for text in line.texts(PASSED_OVER)]
+    assert sorted(told) == sorted([*OTHER_NAMES, "lost.png"])
+    line.sources.pop().stop()
+    line.open()
+    line.run(2 * MINUTE)  # nothing is told twice
+    assert len(line.texts(PASSED_OVER)) == len(OTHER_NAMES) + 1
+    assert trends(line.store.database, line.product)["totals"]["not_inspected"] == len(OTHER_NAMES) + 1
+
+
+@pytest.mark.parametrize("then", ["keep", "delete", "move"])
+def test_the_same_file_again_is_told_and_another_of_its_name_size_and_time_is_inspected(line, then, tmp_path):
+    line.open(then=str(tmp_path / "done") if then == "move" else then)
+    first, other = picture(1), picture(2)
+    original = tmp_path / "a.png"
+
+    def copy(data: bytes, name: str = "a.png") -> None:
+        original.write_bytes(data)
+        os.utime(original, (1.7e9, 1.7e9))
+        shutil.copy2(original, line.folder / name)
+        line.run(MINUTE)
+
+    copy(first)
+    assert (line.names(), line.texts(REPEATED)) == (["a.png"], [])
+    if then == "keep":
+        (line.folder / "a.png").unlink()
+        line.run(MINUTE)
+    copy(first)
+    assert line.names() == ["a.png"]
+    (text,) = line.texts(REPEATED)
+    assert text.startswith("a.png of 2023-")
+    assert text.endswith("bytes: it was inspected before, and is not inspected again")
+    copy(other)  # of the same name, size and time
+    assert line.names() == ["a.png", "a.png"]
+    copy(first, "b.png")
+    assert len(line.names()) + len(line.texts(REPEATED)) == 4
+    assert (line.folder / "b.png").exists() == (then == "keep")
+
+
+def test_a_hard_link_is_inspected_and_a_touched_file_is_not(line):
+    line.open()
+    path = line.put("a.png", picture(1))
+    line.run(MINUTE)
+    os.link(path, line.folder / "b.png")
+    line.run(MINUTE)
+    path.chmod(0o600)
+    line.run(MINUTE)
+    assert line.names() == ["a.png", "b.png"]
+    assert line.texts(REPEATED) == []
+
+
+def test_each_picture_that_went_away_is_named(line):
+    line.open()
+    line.hurdle = failing(OSError("busy"))
+    for k in range(7):
+        line.put(f"{k}.png", picture(k))
+    line.run(3)
+    for k in range(7):
+        (line.folder / f"{k}.png").unlink()
+    line.run(MINUTE)
+    assert sorted(line.texts(VANISHED)) == [f"{k}.png went away before being inspected" for k in range(7)]
 
 
 def test_two_folders_of_a_product_do_not_know_each_others_files(line):

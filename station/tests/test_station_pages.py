@@ -205,7 +205,7 @@ def test_every_page_says_what_it_is(visitor):
 def test_the_language_is_chosen(visitor):
     chosen = visitor.post("/language", data={"language": "de", "next": "/plate/history"})
     assert (chosen.status_code, chosen.headers["location"]) == (303, "/plate/history")
-    assert "Ohne Filter" in visitor.get("/plate/history").text
+    assert "Filter entfernen" in visitor.get("/plate/history").text
     away = visitor.post("/language", data={"language": "en", "next": "//elsewhere.example/"})
     assert away.headers["location"] == "/"
 

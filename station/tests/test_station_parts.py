@@ -500,10 +500,10 @@ def test_pages_show_the_part(line, driver):
         assert "Part: Incomplete" in tablet.text("main")
         assert "Missing: right, top" in tablet.text("main")
         tablet.open("history?part=4712")
-        assert "Part: Anomalous" in tablet.text("main")
+        assert "Part: Defective" in tablet.text("main")
         tablet.open("review")
         told = {
-            "Part 4712: Anomalous – all views",
+            "Part 4712: Defective – all views",
             "Part p4711: Good – all views",
         }  # that lies near the threshold
         tablet.wait(lambda: tablet.text("#views") in told)

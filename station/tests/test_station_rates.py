@@ -160,7 +160,7 @@ def test_a_rate_is_chosen_on_the_page(open_station, settings, driver):
         tablet.click("#rates summary")
         rows = [one.text for one in tablet.all("#rates tbody tr")]
         assert len(rows) == 7
-        assert "needs 87 good pictures more" in rows[3]
+        assert "87 more good pictures are needed" in rows[3]
         assert not tablet.find("#rates [value='0.01']").is_enabled()
         heads = tablet.text("#rates thead")
         assert "False alarms a day" in heads

@@ -31,6 +31,7 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.machine import usable_cores
 from flawscope.pictures.decoding import decode
+from flawscope.synthesis.demo import dataset
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
 from flawscope_station.learning.process import Worker
@@ -140,6 +141,7 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
     result = found["result"]
     assert (result["pictures"], result["calibrated"]) == (12, 12)
     assert result["rate"] == pytest.approx(1 / 13)
+    assert result["interval"] == pytest.approx([1 - 0.975 ** (1 / 12), 1 - 0.025 ** (1 / 12)])
     assert result["missing"] == 7
     assert len(result["odd"]) == 8
     assert result["odd"] == sorted(result["odd"], key=lambda one: -one["score"])
@@ -201,6 +203,26 @@ def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: st
     facts = timeless(one.manifest), timeless(two.manifest)
     assert facts[0].keys() == facts[1].keys()
     assert {key for key in facts[0] if facts[0][key] != facts[1][key]} == set()
+
+
+def test_a_question_is_shown_and_going_live_accepts_it(empty, http):
+    """Misfires among the good pictures: what was learnt is there, and a click says that they are good."""
+    begin(http)
+    for k in range(20):
+        picture = dataset.draw_picture("plate", np.random.default_rng([3, k]), size=64)[0]
+        if k >= 18:
+            picture[32:] = 0
+        send(http, f"{k:02}.png", encoded(Image.fromarray(picture)))
+    result = learnt(http, size="64")["result"]
+    (question,) = result["questions"]
+    assert question.startswith("18.png, 19.png lie apart")
+    page = http.get("/-/new/plate").text
+    assert "A question about the pictures" in page
+    assert http.post(f"{NEW}/plate/live").json()["version"] == 1
+    manifest = model_file.read_manifest(empty.station.parts[drafts.Drafts].draft("plate").model)
+    assert manifest.questions == ()
+    assert any(note == f"accepted: {question}" for note in manifest.notes)
+    assert "accepted: 18.png" in http.get("/api/v1/audit").text
 
 
 @pytest.mark.slow
@@ -299,6 +321,46 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     assert "holds no file" in send_zip(http, zipped({})).json()["error"]
     assert not [*empty.station.files.folder.rglob("*.part")]
     assert not (empty.station.files.folder.parent / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (
+            "good|bad",
+            "all.zip: which folders hold good pictures? bad (2, not good by its name), good",
+        ),
+        (
+            "MT_Free|MT_Blowhole",
+            "MT_Blowhole (2), MT_Free (2, good by its name): pack the folder of good",
+        ),
+        ("2024-05-01|2024-05-02", ""),
+        ("Gutteile", ""),
+    ],
+)
+def test_folders_of_a_zip_are_asked_about(http, good, folders, told):
+    begin(http)
+    names = [f"{folder}/{k}.png" for folder in folders.split("|") for k in range(2)]
+    files = {name: path.read_bytes() for name, path in zip(names, good, strict=False)}
+    answer = send_zip(http, zipped(files)).json()
+    assert told in answer.get("error", "")
+    assert len(listed(http)["pictures"]) == (0 if told else len(files))
+
+
+def test_pictures_of_a_folder_of_defects_are_refused_by_name(http, good):
+    begin(http)
+    answer = send(http, "part/niO/3.png", good[0].read_bytes())
+    assert (answer.status_code, answer.json()["code"]) == (422, "defects")
+    assert "part/niO/3.png lies in a folder that is not good by its name" in answer.json()["error"]
+    assert results(send(http, "part/iO/3.png", good[0].read_bytes()))[0]["name"] == "3.png"
+
+
+def test_pictures_that_all_have_sizes_of_their_own_are_not_offered_to_be_left_out(http, good):
+    begin(http)
+    for k in range(5):
+        send(http, f"{k}.png", encoded(Image.open(good[0]).resize((50 + k // 2, 60 + k // 2))))
+    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
+    assert {one["code"]: one["pictures"] for one in check["findings"]}["mixed-sizes"] == []
 
 
 def test_a_product_takes_so_many_pictures_and_no_more(http, good, monkeypatch):

@@ -161,6 +161,9 @@ def test_what_is_wrong_is_said_left_out_and_undone(beginner, forty, tmp_path):
     (folder / "Thumbs.db").write_bytes(b"litter")
     begin(beginner)
     drag(beginner, "#drop", folder)
+    question = beginner.wait(lambda: beginner.driver.switch_to.alert)
+    assert "parts (2), parts/deep (6)" in question.text
+    question.accept()
     beginner.wait(lambda: beginner.text("#count").startswith("7 "))
     beginner.wait(lambda: "1 file was not taken" in beginner.text("#refused-title"))
     assert "broken.png" in beginner.text("#refusals")

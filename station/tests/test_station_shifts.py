@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 from flawscope_station.client import Client
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.shifts import ended_shifts
+from flawscope_station.settings.station import ProductSettings
+from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.store.records import iso, parse_time
 from flawscope_station.store.schema import REPORT_VIEW
@@ -93,3 +94,29 @@ def test_a_report_of_any_time_is_fetched(running, parts):
         assert http.get("shifts").json() == []
         page = httpx.get(f"{running.url}/{NAME}/trends", timeout=60).text
         assert "shift-report?since=" in page
+
+
+def test_a_report_that_cannot_be_made_holds_up_no_other(open_station, settings, parts, tmp_path, monkeypatch):
+    """Whatever its error is; shifts that ended before the product had a model have no report at all."""
+    model, folder = settings.products[NAME].model, tmp_path / "reports"
+    shifts = ShiftSettings({"all": "00:00"}, zone="UTC", folder=str(folder))
+    running = open_station(products={name: ProductSettings(model) for name in ("lid", NAME)}, shifts=shifts)
+    with Client(running.url) as client:
+        client.inspect(parts[0], NAME)
+    report, reports = ShiftReporter._report, running.station.parts[ShiftReporter]
+
+    def fail_for_lid(self: ShiftReporter, product: str, number: int, shift: Shift) -> bool:
+        if product == "lid":
+            raise KeyError("damaged")
+        return report(self, product, number, shift)
+
+    monkeypatch.setattr(ShiftReporter, "_report", fail_for_lid)
+    day = datetime.now(UTC).date()
+    tomorrow = parse_time(f"{day}T00:00:00Z") + 86_400_000_000
+    assert not reports.report_ended(tomorrow)
+    assert (folder / f"{day}-all-{NAME}.html").exists()
+    texts = [one.text for one in running.station.problems() if one.kind == "shifts"]
+    assert texts == ["lid: the report of a shift waits: KeyError: 'damaged'"]
+    page = httpx.get(f"{running.url}/{NAME}/trends", timeout=60).text
+    assert "Last day" in page
+    assert page.count("shift-report?") == 3, "the range alone, in three forms: no shift has ended since"

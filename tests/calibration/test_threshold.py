@@ -107,7 +107,7 @@ def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima():
 def test_what_is_promised_is_the_share_expected_above_the_threshold(n, share):
     made = calibration(range(n))
     assert made.expected_rate == share
-    assert f": {share:.1%} (" in made.promise()
+    assert f"({100 * share:.2g} %; for this one model" in made.promise()
     # the literal expectation: of n + 1 scores in any order, how many are above the threshold of the others
     scores = np.arange(n + 1.0)
     above = [scores[i] > calibration(np.delete(scores, i)).score_threshold for i in range(n + 1)]
@@ -169,7 +169,7 @@ def test_where_nothing_is_promised_it_is_said_and_kept(scores, seen):
     made = replace(calibration(scores), promised=False)
     assert f"no promise: {seen}" in made.promise()
     assert f"{1 / (len(scores) + 1):.2g}" in made.promise()
-    assert "expected above it" not in made.promise()
+    assert "for this one model" not in made.promise()
     assert Calibration.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     assert not {"promised", "outline"} & calibration(scores).to_dict().keys()  # as in models of before
     assert calibration(scores).promised

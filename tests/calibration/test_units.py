@@ -1,6 +1,7 @@
 """Pictures of one part are one unit: the promise holds over units, by the literal formula and by chance."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from flawscope.calibration.outliers import check_defect_like, check_enough, learnt_note, sole_note
+from flawscope.calibration.outliers import (
+    MIN_DEFECTS,
+    defect_like_question,
+    learnt_note,
+    sole_note,
+    too_few_question,
+)
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration, envelope, from_values
 from flawscope.errors import InputError
@@ -158,19 +165,67 @@ def test_a_picture_that_alone_sets_the_threshold_is_named_with_the_threshold_wit
     assert "without it 4;" in note
 
 
-def test_what_is_as_far_out_as_defects_is_refused_unless_told_otherwise():
-    names = [f"{k}.png" for k in range(20)]
-    for more in ((40.0,), (40.0, 60.0), (10.5,)):
+def clear_defects(*scores):
+    return DefectScores({"small": (1.0,), "middle": scores}, {}, 3, 1.0, 0.05, 5.0)
+
+
+def test_pictures_that_hide_defects_are_asked_about():
+    names = [f"{k}.png" for k in range(22)]
+    defects = clear_defects(*np.linspace(8, 30, 12))
+    for more, named in (
+        ((40.0,), "18.png is"),
+        ((40.0, 60.0), "19.png, 18.png are"),
+        ((66, 66.1, 66.2, 65), ""),
+    ):
         odd = calibration(spread(*more))
-        with pytest.raises(InputError, match=r"18\.png.*as far out as defects.*go on with --force"):
-            check_defect_like(odd, names[: odd.count], DEFECTS, force=False)
-        assert check_defect_like(odd, names[: odd.count], DEFECTS, force=True)
-    for fine in (calibration(spread(9.0)), calibration(spread(4.1)), calibration([3.0])):
-        assert check_defect_like(fine, names[: fine.count], DEFECTS, force=False) == []
-    with pytest.raises(InputError, match="most of the pictures"):
-        check_defect_like(
-            calibration([20.0, 21, 22]), names[:3], DEFECTS, force=False, before=calibration([1, 2, 3])
-        )
+        question = defect_like_question(odd, names[: odd.count], defects)
+        assert question is not None
+        assert named in question
+        assert "12 of 12 clear simulated defects more would be found" in question
+    assert defect_like_question(calibration([3.0]), names[:1], defects) is None
+    question = defect_like_question(
+        calibration([40.0, 41, 42]), names[:3], defects, before=calibration([1, 2, 3])
+    )
+    assert question is not None
+    assert question.startswith("most of the pictures")
+
+
+def test_an_odd_picture_that_hides_nothing_is_not_asked_about():
+    """Good tiles, cells and screws: thresholds with the odd picture, without it, and what half of the defects
+    score."""
+    names = [f"{k}.png" for k in range(20)]
+    for odd, without, usual in ((3.53, 3.509, 4.696), (3.608, 3.477, 9.778), (19.84, 19.0, 21.89)):
+        near = without - (odd - without) / 5
+        scores = [*np.linspace(near, without, 18), odd]
+        defects = clear_defects(*np.linspace(usual - 1, usual + 1, 20))
+        made = replace(calibration(scores), map_level=near)
+        assert made.far_out()
+        assert defect_like_question(made, names[:19], defects) is None
+    # that moves the threshold by little, among defects that score little
+    commutators = calibration([*np.linspace(20, 28.93, 40), 29.91])
+    assert (
+        defect_like_question(commutators, [*map(str, range(41))], clear_defects(*np.linspace(26, 31, 20)))
+        is None
+    )
+
+
+def test_few_simulated_defects_decide_nothing():
+    odd, names = calibration(spread(40.0)), [f"{k}.png" for k in range(19)]
+    assert defect_like_question(odd, names, clear_defects(*[20.0] * (MIN_DEFECTS - 1))) is None
+    assert defect_like_question(odd, names, clear_defects(*[20.0] * MIN_DEFECTS)) is not None
+    assert defect_like_question(odd, names, None) is None
+
+
+def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
+    near = [*np.linspace(18, 22, 18)]
+    for bad in ((66, 66.1), (66, 60), (48, 48, 48.5), (40, 40, 40, 41), (30, 30.2)):
+        made = calibration([*near, *bad])
+        assert sorted(made.far_out()) == [18 + k for k in range(len(bad))]
+        note = sole_note(made, [f"{k}.png" for k in range(made.count)])
+        assert note is not None
+        assert "alone set the score threshold" in note
+        assert "without them 22" in note
+    assert calibration(near).far_out() == []
 
 
 def test_too_few_units_do_not_replace_a_calibration_of_more():
@@ -180,18 +235,18 @@ def test_too_few_units_do_not_replace_a_calibration_of_more():
         calibration(range(10)),
         calibration(range(40), [k // 4 for k in range(40)]),
     ):
-        with pytest.raises(InputError, match=r"needs 19, and only .* could be promised"):
-            check_enough(few, before, 33, force=False)
-        check_enough(few, before, 33, force=True)
-    check_enough(calibration(range(19)), before, 0, force=False)
-    check_enough(calibration(range(5)), calibration(range(5)), 0, force=False)
+        question = too_few_question(few, before, 33)
+        assert question is not None
+        assert "needs 19, and only" in question
+    assert too_few_question(calibration(range(19)), before, 0) is None
+    assert too_few_question(calibration(range(5)), calibration(range(5)), 0) is None
 
 
 def test_a_model_that_finds_few_defects_without_the_picture_does_not_blame_it():
-    weak = DefectScores({"small": (1.0,), "middle": (3.0, 3.5)}, {}, 3, 1.0, 0.05, 5.0)
     odd = calibration(spread(7.5))
     assert odd.far_out()
-    assert check_defect_like(odd, [f"{k}.png" for k in range(19)], weak, force=False) == []
+    weak = clear_defects(*np.linspace(2, 3.9, 10))
+    assert defect_like_question(odd, [f"{k}.png" for k in range(19)], weak) is None
 
 
 def test_a_rate_that_nothing_can_promise_needs_a_finite_number_of_pictures():

@@ -151,25 +151,34 @@ def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_oth
     assert list(document["failed"]) == ["carpet"]
     found = {name: one["metrics"] for name, one in document["categories"].items()}
     assert list(found) == ["bottle", "cable", "plate"]
-    objects = document["averages"]["objects"]
-    assert (objects["categories"], objects["of"]) == (["bottle", "cable"], 10)
-    both = fmean(found[name]["image_auroc"] for name in objects["categories"])
-    assert objects["metrics"]["image_auroc"] == pytest.approx(both)
+    every = document["averages"]["all"]  # a folder called cable is not one of the papers' objects
+    assert list(document["averages"]) == ["all"]
+    assert (every["categories"], every["of"]) == (["bottle", "cable", "plate"], 4)
+    mean = fmean(found[name]["image_auroc"] for name in every["categories"])
+    assert every["metrics"]["image_auroc"] == pytest.approx(mean)
     assert found["cable"]["au_pro"] is None
-    assert objects["metrics"]["au_pro"] == found["bottle"]["au_pro"]
-    assert objects["counts"] | {"image_auroc": 2, "au_pro": 1} == objects["counts"]
+    measured = fmean(found[name]["au_pro"] for name in ("bottle", "plate"))
+    assert every["metrics"]["au_pro"] == pytest.approx(measured)
+    assert every["counts"] | {"image_auroc": 3, "au_pro": 2} == every["counts"]
     text = _several_text(document, "category")
-    (line,) = [line for line in text.splitlines() if line.startswith("average: objects")]
-    assert line.count(f"{found['bottle']['au_pro']:.4f} (1 of 2)") == 1
+    (line,) = [line for line in text.splitlines() if line.startswith("average: all (3 of 4)")]
+    assert line.count(f"{measured:.4f} (2 of 3)") == 1
+    (header,) = [line for line in text.splitlines() if line.startswith("category")]
+    assert header.endswith("false alarms  defects found")
+    defects = document["categories"]["bottle"]["defects"]
+    assert f"{defects['found']} of {defects['images']}" in text
     without = document["categories"]["cable"]["without_mask"]
     assert f"cable: {without} of {without} defective" in text
-    assert document["averages"]["others"]["metrics"] == found["plate"]
 
     with out.open(encoding="utf-8-sig", newline="") as lines:
         rows = {row["category"]: row for row in csv.DictReader(lines)}
-    assert list(rows) == [*found, "average: objects", "average: others"]
+    assert list(rows) == [*found, "average: all"]
+    assert (rows["bottle"]["defects_found"], rows["bottle"]["defective_pictures"]) == (
+        str(defects["found"]),
+        str(defects["images"]),
+    )
     assert rows["cable"]["au_pro"] == ""
-    assert float(rows["average: objects"]["image_auroc"]) == pytest.approx(both)
+    assert float(rows["average: all"]["image_auroc"]) == pytest.approx(mean)
     for command in (
         ["evaluate", models / "plate.safetensors"],
         ["fit", "--out", tmp_path / "m.safetensors"],
@@ -189,7 +198,7 @@ def test_a_folder_gets_each_category_and_the_table(run, root, models, tmp_path):
     table, _, remarks = printed.partition("\n\n")
     assert all(line.startswith(("plate: ", "bottle: ")) for line in remarks.splitlines() if line)
     first = [line.split("  ")[0] for line in table.splitlines()]
-    assert first[2:] == ["bottle", "plate", "average: objects (1 of 10)", "average: others"]
+    assert first[2:] == ["bottle", "plate", "average: all"]
     assert (out / "results.csv").is_file()
     assert {path.parent.name for path in out.glob("*/report.html")} == {"bottle", "plate"}
     assert run(*call, "--quiet")[0] == 0  # over its own files

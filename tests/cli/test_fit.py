@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact.model_file import read_manifest
+from flawscope.datasets import open_dataset
 from flawscope.datasets.dataset import group_warning
 from flawscope.datasets.layouts import names_several, present_categories
 from flawscope.errors import InputError
@@ -42,7 +43,9 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     with_several = run(*call, "--evaluate", "--category", "all")
     assert with_several[0] == run(*call, "--json")[0] == 2
     assert "12 good pictures" in err
-    assert FOUND.search(err)
+    assert re.search(r"simulated defects found: small \d+ of \d+, medium \d+ of \d+, large \d+ of \d+; ", err)
+    assert any(line.startswith("about 1 of ") for line in err.splitlines())
+    assert max(len(line) for line in err.splitlines() if str(out) not in line) < 200
     made = read_manifest(out)
     assert {"size": "64x48", "ratio": 0.05, "sigma": 1.0, "seed": 5}.items() <= made.config.items()
     assert (made.calibration.rate, made.samples, made.category) == (0.2, (), "plate")
@@ -80,9 +83,49 @@ def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
         "1 file with several pictures; the first of each is taken: c.gif (2)",
         "1 file beside the pictures not looked at: e.txt",
         "skipped: cannot read picture",
-        f"`flawscope export {out} --out {out.with_suffix('.onnx')}`",
+        f"flawscope export {out} --out {out.with_suffix('.onnx')} ",
     ):
         assert said in err
+
+
+def test_a_question_before_the_work_and_its_answer(run, drawn, tmp_path):
+    """Defects are not learnt as good in silence, and nothing is computed before the question."""
+    root, out = tmp_path / "tiles", tmp_path / "m.safetensors"
+    shutil.copytree(drawn / "plate/train/good", root / "MT_Free/Imgs")
+    shutil.copytree(drawn / "plate/test/scratch", root / "MT_Scratch/Imgs")
+    call = ["fit", "--data", root, "--size", "64", "--no-check", "--quiet", "--out", out]
+    code, _, err = run(*call)
+    assert (code, out.exists()) == (2, False)
+    good = len([*(root / "MT_Free/Imgs").iterdir()])
+    assert f"which folders hold good pictures? MT_Free ({good}, good by its name), MT_Scratch (" in err
+    assert run(*call, "--good", "MT_Free")[0] == 0
+    assert len(read_manifest(out).pictures) == round(0.8 * good)
+    told = json.loads(run("evaluate", out, "--data", root, "--good", "MT_Free", "--json", "--quiet")[1])
+    assert told["images"] == good - round(0.8 * good) + len([*(root / "MT_Scratch/Imgs").iterdir()])
+    code, _, err = run("calibrate", out, "--good", root, "--out", tmp_path / "n.safetensors")
+    assert code == 2
+    assert "give the folder of good ones alone, or add --force" in err
+
+
+def test_a_marked_good_picture_is_a_question_before_the_work(run, drawn, tmp_path):
+    root, out = tmp_path / "part", tmp_path / "m.safetensors"
+    shutil.copytree(drawn / "plate/train/good", root / "good")
+    shutil.copytree(drawn / "plate/test/scratch", root / "bad")
+    first = open_dataset(root).train[0].path
+    mask = np.zeros((96, 96), np.uint8)
+    mask[20:40, 20:40] = 255
+    with Image.open(first) as picture:
+        Image.fromarray(mask).resize(picture.size).save(tmp_path / "mask.png")
+    (root / "masks/good").mkdir(parents=True)
+    shutil.copy(tmp_path / "mask.png", root / "masks/good" / first.name)
+    call = ["fit", "--data", root, "--size", "64", "--no-check", "--out", out]
+    code, _, err = run(*call)
+    assert (code, out.exists()) == (2, False)
+    assert "counted as good, but something is marked: good/" in err
+    assert "are they good? Move them, remove the marks, or go on with --force" in err
+    code, _, err = run(*call, "--force")
+    assert code == 0
+    assert "--force: counted as good, but something is marked" in err
 
 
 def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_checking(run, drawn, tmp_path):

@@ -89,7 +89,9 @@ def test_no_mask_is_learnt_from_calibrated_on_or_judged(run, rearranged, model_p
     pictures = sum(1 for path in (usual / "test").rglob("*.png"))
     assert (code, len(printed.splitlines())) == (0, pictures)
     assert "_mask.png" not in printed
-    assert "masks among them" in err
+    masks = [path for path in (data / "plate/test").rglob("*.png") if path.name.endswith("_mask.png")]
+    assert sum("it is the mask of a picture" in line for line in err.splitlines()) == len(masks)
+    assert all(str(path) in err for path in masks)
     said = []
     for name in ("with", "without"):
         folder = Path(shutil.copytree(usual / "test/good", tmp_path / name))

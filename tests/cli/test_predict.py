@@ -138,7 +138,7 @@ def test_a_name_that_cannot_be_shown_spoils_nothing(run, model_path, batch, tmp_
 def test_another_rate_moves_the_threshold(run, model_path, batch):
     rates = ("10%", "50%", "0.5")
     err = [run("predict", model_path, batch / "a.png", "--false-alarm-rate", rate)[2] for rate in rates]
-    assert "(1/13) of good pictures expected above it" in err[0]  # of 12 calibration pictures
+    assert "about 1 of 13 good pictures will be called anomalous" in err[0]  # of 12 calibration pictures
     assert err[0] != err[1] == err[2]
 
 
@@ -340,3 +340,50 @@ def test_a_scored_picture_that_has_gone_is_reported_and_the_others_are_drawn(
     assert len(list((out / "masks").iterdir())) == 2
     facts = json.loads((out / "results.json").read_text())
     assert (facts["complete"], facts["unwritten"]) == (False, {"overlay": 1})
+
+
+NAMES_TEXT = (
+    "IMG_0001.JPG|DSC00042.jpg|P1010001.png|2024-05-01 10.15.30.png|Scan 1.tif|scan0001.bmp|"
+    "cam1-000123.png|000001.png|1.png|a.png|x.png|x_gt.png|q1.jpg|q1_seg1.jpg|4712_gt.jpg|4712.jpg|"
+    "pcb1.png|pcb1_mask_top.png|masks/9.png|9.png|pcb7_soldermask.png|pcb7.png|r1.png|r1.jpg|"
+    "a_label.png|mask_7.png|Bild (1).png|Bild - Kopie.png|Prüfteil 7.png|pièce n°3.png|部品1.png|"
+    "niO 4.png|bad/1.png|good/1.png|#1.png|50%.png|a&b.png|[1].png|-dash.png|.hidden.png|notes.txt|"
+    "labels.json|raw.xyz|noending|video.mp4|a.png.part|a.png~|true.png|true_mask.png|"
+    "ground_truth/1.png"
+)
+NAMES = NAMES_TEXT.split("|")
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_names_of_cameras_scanners_and_people_are_judged_or_told(run, model_path, drawn, tmp_path, quiet):
+    good, folder = drawn / "plate/train/good/000.png", tmp_path / "in"
+    with Image.open(good) as picture:
+        mask = np.zeros(picture.size[::-1], np.uint8)
+        mask[10:30, 10:30] = 255
+        for name in NAMES:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.stem == "true_mask":
+                Image.fromarray(mask).save(path)
+            elif path.suffix.lower() in (".png", ".jpg", ".bmp", ".tif"):
+                picture.convert("RGB").save(path)
+            else:
+                path.write_bytes(b"none")
+    _, printed, err = run("predict", model_path, folder, "--json", "--out", tmp_path / "out", *quiet)
+    judged = {Path(json.loads(line)["path"]).relative_to(folder).as_posix() for line in printed.splitlines()}
+    facts = json.loads((tmp_path / "out/results.json").read_text())
+    passed_over = {
+        Path(path).relative_to(folder).as_posix(): why for path, why in facts["not_judged"].items()
+    }
+    assert judged | passed_over.keys() == {*NAMES}
+    assert judged & passed_over.keys() == set()
+    assert passed_over == {
+        ".hidden.png": "it is hidden: its name begins with a point",
+        "true_mask.png": "it is the mask of a picture, by its name and its look",
+        **{
+            name: f"{Path(name).suffix} is not a picture's ending"
+            for name in ("notes.txt", "labels.json", "a.png.part")
+        },
+    }
+    for name in (".hidden.png", "true_mask.png"):
+        assert (f"not judged: {folder / name}: " in err) or quiet

@@ -21,7 +21,7 @@ FILE = "version: 7\npicture: [32, 32]\nrules:\n  - {kind: any, length: 1.2, zone
 def folder(tmp_path, monkeypatch):
     """A good picture, and one with a square of 8 x 8 pixels at the upper left."""
     monkeypatch.setattr("flawscope.cli.common.load_model", lambda args, path: model())
-    monkeypatch.setattr(drawing, "draw_note", lambda picture, words: picture)  # covers so small a picture
+    monkeypatch.setattr(drawing, "draw_note", lambda picture, *_: picture)  # covers so small a picture
     (tmp_path / "rules.yaml").write_text(FILE)
     draw(tmp_path / "in/good.png", 0.2)
     draw(tmp_path / "in/spot.png", 0.9, spot=True)

@@ -213,7 +213,7 @@ def test_update_adds_a_product_and_pictures_of_one(run, line, pictures, tmp_path
     assert added.products["fabric"].manifest == before.products["fabric"].manifest
     draw_dataset(tmp_path / "more", category="plate", train=3, good=0, bad_per_kind=0, size=96, seed=9)
     call = ("--data", tmp_path / "more", "--category", "plate", "--update", two, "--out", three, "--force")
-    assert "leave out light" in run("fit", *call, *quick, "--light", "5%")[2]
+    assert "leave out --light" in run("fit", *call, *quick, "--light", "5%")[2]
     code, _, said = run("fit", *call, *quick)
     assert code == 0, said
     longer = router_file.read(three)

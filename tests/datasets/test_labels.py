@@ -385,22 +385,25 @@ def lines(root):
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("CVAT, boxes", ('xtl="5.00"', ""), "looks like a CVAT file (something in it has no 'xtl')"),
-        ("CVAT, boxes", ('"5.00"', '"nan"'), "looks like a CVAT file (a value in it has the wrong form)"),
-        ("CVAT, boxes", ("</image>", ""), "looks like a file of labels (mismatched tag"),
-        ("CVAT, masks and lines", ('width="21"', 'width="19"'), "run lengths do not make"),
-        ("CVAT, boxes", ("utf-8", "utf-x"), "looks like a file of labels (unknown encoding"),
-        ("CVAT, boxes", ('"30.00"', '"inf"'), "looks like a CVAT file (a value in it has the wrong form)"),
-        ("COCO, boxes", ('"bbox"', '"segmentation": "x", "bbox"'), "looks like a COCO file (a value in it"),
-        ("CVAT, boxes", ("<image", "<track"), "which the CVAT"),
-        ("VOC, LabelImg", ("<xmin>5</xmin>", ""), "looks like a Pascal VOC file (a value in it"),
-        ("VOC, LabelImg", (f"<width>{W}", "<width>99999999"), "looks like a Pascal VOC file (a value in it"),
-        ("Label Studio, polygons and rectangles", ('_rotation": 0', '_rotation": 90'), "is turned"),
-        ("Label Studio, polygons and rectangles", ('"height": 25', '"height": null'), "a value in it"),
-        ("VIA, project", ('"r": 8.5', '"s": 8.5'), "looks like a VIA file (something in it has no 'r')"),
-        ("LabelMe, mask", ('"shape_type"', '"shape_type'), "looks like a file of labels ("),
-        ("YOLO, boxes beside images", ("\n1 ", "\n1 3 "), "looks like a YOLO file (line 2 is neither"),
-        ("Roboflow, YOLO", ("names:", "names: ["), "looks like the settings of YOLO"),
+        ("CVAT, boxes", ('xtl="5.00"', ""), "as CVAT: something in it has no 'xtl'"),
+        ("CVAT, boxes", ('"5.00"', '"nan"'), "as CVAT: a value in it has the wrong form"),
+        ("CVAT, boxes", ("</image>", ""), "mismatched tag"),
+        ("CVAT, masks and lines", ('width="21"', 'width="19"'), "as CVAT: a mask's run lengths do not make"),
+        ("CVAT, boxes", ("utf-8", "utf-x"), "unknown encoding"),
+        ("CVAT, boxes", ('"30.00"', '"inf"'), "as CVAT: a value in it has the wrong form"),
+        ("COCO, boxes", ('"bbox"', '"segmentation": "x", "bbox"'), "as COCO: a value in it"),
+        ("CVAT, boxes", ("<image", "<track"), "it is of a video, whose frames"),
+        ("VOC, LabelImg", ("<xmin>5</xmin>", ""), "as Pascal VOC: a value in it"),
+        ("VOC, LabelImg", (f"<width>{W}", "<width>99999999"), "as Pascal VOC: a value in it"),
+        (
+            "Label Studio, polygons and rectangles",
+            ('"height": 25', '"height": null'),
+            "as Label Studio: a value in it",
+        ),
+        ("VIA, project", ('"r": 8.5', '"s": 8.5'), "as VIA: something in it has no 'r'"),
+        ("LabelMe, mask", ('"shape_type"', '"shape_type'), ""),
+        ("YOLO, boxes beside images", ("\n1 ", "\n1 3 "), "as YOLO: line 2 is neither"),
+        ("Roboflow, YOLO", ("names:", "names: ["), "as YOLO: "),
     ],
 )
 def test_a_damaged_file_is_one_line_with_the_remedy(root, name, change, reason):
@@ -408,15 +411,16 @@ def test_a_damaged_file_is_one_line_with_the_remedy(root, name, change, reason):
     files = {path: text.replace(*change) for path, text in export.files.items()}
     if change[1] == "<track":
         files = {path: text.replace("</image", "</track") for path, text in files.items()}
-        reason = "choose CVAT for images"
+        reason = "as CVAT: it is of a video, whose frames have no names; choose CVAT for images"
     assert files != export.files
     place(root, export._replace(files=files))
-    with pytest.raises(InputError) as caught:
-        open_dataset(root)
-    message = str(caught.value)
-    assert reason in message
-    assert message.endswith(": export it again")
+    (item,) = [item for item in open_dataset(root).test if item.anomalous]  # nothing ends because of it
+    assert not item.masks
+    (message,) = [f.line() for f in check(root, near=False).findings if f.code == "labels-unreadable"]
+    assert f"could not be read ({reason}" in message
+    assert message.endswith("; export it again")
     assert "\n" not in message
+    assert "which could not be read" in item.left_out[0]
 
 
 @pytest.mark.parametrize(
@@ -432,8 +436,8 @@ def test_a_damaged_file_is_one_line_with_the_remedy(root, name, change, reason):
 def test_hostile_xml_is_refused_at_its_first_line(root, text):
     place(root, EXPORTS["LabelMe, polygon"])
     (root / "a.xml").write_text(text)
-    with pytest.raises(InputError, match="document type, <!DOCTYPE>, which no tool writes"):
-        open_dataset(root)
+    (finding,) = [f for f in check(root, near=False).findings if f.code == "labels-unreadable"]
+    assert "document type, <!DOCTYPE>, which no tool writes" in finding.message
 
 
 def test_a_brush_that_is_cut_off_is_told_when_it_is_drawn(root):

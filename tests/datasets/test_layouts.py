@@ -225,7 +225,7 @@ def test_only_good_pictures_are_all_for_training(tmp_path, save):
 def test_signs_of_defects_are_refused_not_ignored(tmp_path, save, name):
     save(tmp_path / "bare/0.png")
     save(tmp_path / "bare" / name)
-    assert "known layout" in refused(tmp_path / "bare")
+    assert re.search("known layout|which folders hold good pictures", refused(tmp_path / "bare"))
     save(tmp_path / "part/good/0.png")
     save(tmp_path / "part/scratch/0.png")
     assert "scratch" in refused(tmp_path / "part")

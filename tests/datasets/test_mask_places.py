@@ -2,6 +2,7 @@
 no picture is taken for one, wherever pictures are listed."""
 
 import re
+import time
 import unicodedata
 from pathlib import Path
 from unittest.mock import Mock
@@ -277,15 +278,16 @@ def test_the_layout_of_a_benchmark_with_masks_beside(mvtec, mask):
     assert len(dataset.train) == 20
 
 
-def test_watch_names_a_mask_once(place):
+def test_watch_names_a_mask_once(place, capsys):
     root = place(["bad/a.png"], ["bad/a_mask.png"])
     (root / "bad/notes.txt").touch()
     arrivals, said = Arrivals(root / "bad", existing=True), list[str]()
     loop = WatchLoop(arrivals, Mock(), Mock(warning=lambda: ""), None, None, None, False, said.append, len)
-    for _ in range(2):
-        arrivals.scan(0.0)
+    for seconds in (60, 20, 10):
+        arrivals.scan(time.monotonic() - seconds)
         loop._say_remarks()
+    said += capsys.readouterr().err.splitlines()
     assert sorted(line.split("/bad/")[1] for line in said) == [
-        "a_mask.png is not judged: it is a picture's mask",
-        "notes.txt is not judged: .txt is not a picture's",
+        "a_mask.png: it is the mask of a picture, by its name and its look",
+        "notes.txt: .txt is not a picture's ending",
     ]

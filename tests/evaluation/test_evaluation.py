@@ -99,7 +99,9 @@ def test_a_model_without_a_promise_is_not_held_to_one(root):
     plain = model()
     result = evaluate(plain.with_calibration(replace(plain.calibration, promised=False)), open_dataset(root))
     assert result.false_alarms["expected"] is None
-    assert "false alarms: 25.0% of 4 good pictures (no promise, " in format_evaluation(result)
+    told = format_evaluation(result)
+    assert "false alarms: 25.0% of 4 good pictures (95 %: 0.6% to 80.6%); no promise" in told
+    assert "2 of 3 defects found (95 %: 9% to 99% of such defects)" in told
 
 
 def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root):
@@ -209,8 +211,9 @@ def test_only_good_or_only_bad_pictures_have_null_figures(root):
 
 
 def test_nothing_to_test_is_an_input_error(root):
+    good = root / "train/good"
     with pytest.raises(InputError, match="no test pictures"):
-        found(root / "train/good")
+        found(good, seen={"train": list(good.rglob("*.png"))})
     with pytest.raises(InputError, match="fitted on all of them"):
         found(root, seen={"train": list((root / "test").rglob("*.png"))})
     for path in (root / "test").rglob("*.png"):

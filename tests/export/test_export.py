@@ -345,8 +345,13 @@ def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("precision", "absent"), [("fp32", "onnxscript"), ("bf16", "openvino")])
-def test_a_package_that_is_missing_is_one_line(precision, absent, model_path, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("precision", "absent", "extras"),
+    [("fp32", "onnxscript", "export"), ("bf16", "openvino", "export,openvino")],
+)
+def test_a_package_that_is_missing_is_one_line(
+    precision, absent, extras, model_path, tmp_path, capsys, monkeypatch
+):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == absent else find(name, *rest)
@@ -354,7 +359,8 @@ def test_a_package_that_is_missing_is_one_line(precision, absent, model_path, tm
     argv = ["export", str(model_path), "--out", str(tmp_path / "m.onnx"), "--precision", precision]
     assert main(argv) == 2
     err = capsys.readouterr().err
-    assert err == f"flawscope: export needs {absent}: pip install {absent}\n"
+    typed = f'pip install ".[{extras}]" in flawscope\'s checkout'
+    assert err == f"flawscope: export needs {absent}: {typed}\n"
 
 
 def test_a_model_too_large_for_the_format_is_said_so(model_path, tmp_path, monkeypatch):

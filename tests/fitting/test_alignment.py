@@ -52,7 +52,7 @@ def test_a_defect_is_found_and_marked_where_it_lies(predictor):
             "true",
         )
         assert found.to_dict()["part_pose"] == pose.to_dict()
-        square = drawing.draw_squares(np.zeros_like(picture), [pose.corners()])
+        square = drawing.draw_squares(np.zeros_like(picture), [drawing.Square(pose.corners())])
         assert (square == drawing.POSE_COLOUR).all(2).sum() > 100
         for region in found.regions:
             x0, y0, x1, y1 = region.box

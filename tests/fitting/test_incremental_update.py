@@ -15,7 +15,13 @@ from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import PowerLostError, update
-from flawscope.fitting.update_evaluation import ReviewedPicture, Score, exceeds_chance, score_pictures
+from flawscope.fitting.update_evaluation import (
+    Comparison,
+    ReviewedPicture,
+    Score,
+    exceeds_chance,
+    score_pictures,
+)
 from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.results.review import DEFECT, GOOD, DecisionLog
@@ -231,6 +237,20 @@ def test_a_fair_sample_sets_the_threshold_if_it_is_one(model, part):
         # each was looked at: what is left is that they are not like those of the calibration
         extended(model, stained, fair=True, drop_suspects=False)
     assert len(refused.value.pictures) == 6
+
+
+def test_a_loss_that_shows_after_the_work_is_a_question(model, part, monkeypatch):
+    """What was learnt is there, with the names; `force` asks nothing."""
+    good, said = part(100), []
+    monkeypatch.setattr(Comparison, "refused", property(lambda self: ["known"]))
+    monkeypatch.setattr(Comparison, "refusal", lambda self: "2 known defects would be lost")
+    new = extended(model, [good], say=said.append)
+    assert len(new.questions) == 1
+    assert new.questions[0].startswith("2 known defects would be lost, because of: ")
+    assert new.questions[0] in said
+    roles = [picture.role for picture in new.manifest.pictures]
+    assert roles.count("train") == 1 + sum(one.role == "train" for one in model.manifest.pictures)
+    assert extended(model, [good], force=True).questions == ()
 
 
 def test_what_looks_like_a_defect_is_refused_by_name(model, part):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,3 +201,70 @@ def test_a_damaged_pattern_is_one_line(model, tmp_path):
     model_file.write(artefact, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="parts are damaged"):
         flawscope.load(tmp_path / "m.safetensors", device="cpu").parts()
+
+
+def write_part(folder, pictures):
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / name)
+    return folder
+
+
+def test_views_that_were_exchanged_or_shown_twice_make_no_good_part(model, tmp_path, capsys):
+    side, top = view(70, 0), view(70, 1)
+    for part, (pictures, remark) in {
+        "p70": ((side, top), None),
+        "p71": ((top, side), "named as view side, looks like top"),
+        "p72": ((side, side), "side and top are the same picture"),
+        "p73": ((view(73, 1), view(74, 1)), "named as view side, looks like top"),  # another of the same view
+    }.items():
+        folder = write_part(
+            tmp_path / part, {f"{part}_{v}.png": one for v, one in zip(VIEWS, pictures, strict=True)}
+        )
+        assert main(["predict", str(model), str(folder), "--device", "cpu", "--quiet"]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"part {part}"))
+        assert (": good," in line) == (remark is None)
+        assert remark is None or remark in line
+    predictor = flawscope.load(model, device="cpu")
+    assert predictor.predict_part({"side": side, "top": top}).decision == "good"
+    found = predictor.predict_part({"side": top, "top": side})
+    assert [one.code for views in found.views.values() for one in views.findings] == ["view_exchanged"] * 2
+    twice = predictor.predict_part({"side": top, "top": top})
+    assert [one["code"] for one in twice.to_dict()["findings"]] == ["same_picture"]
+    assert twice.decision == found.decision == "anomalous"
+
+
+def third(part, k):
+    """Two views as `view` has them, and a third one, in which the part lies elsewhere."""
+    return view(part, k) if k < 2 else np.roll(view(part, 0), 18, axis=0)
+
+
+def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tmp_path):
+    names = ("a", "b", "c")
+    good = write_part(
+        tmp_path / "good", {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
+    )
+    predictor = flawscope.fit(str(good), part=r"p\d+", size="64", check=False, device="cpu")
+    parts = predictor.parts()
+    for k in range(100, 130):
+        pictures = [third(k, n) for n in range(3)]
+        assert all(
+            not one.findings
+            for one in predictor.predict_part(dict(zip(names, pictures, strict=True))).views.values()
+        )
+    for order in ((1, 0, 2), (0, 2, 1), (1, 2, 0)):
+        found = predictor.predict_part({v: pictures[n] for v, n in zip(names, order, strict=True)})
+        exchanged = [v for v, one in found.views.items() if one.findings]
+        assert exchanged == [v for v, n, m in zip(names, order, range(3), strict=True) if n != m]
+        assert found.is_anomalous
+    assert parts.compare("a", predictor.predict(pictures[1])).is_anomalous
+
+
+def test_an_older_model_knows_no_looks_and_judges_as_before(model):
+    predictor = flawscope.load(model, device="cpu")
+    facts = {k: v for k, v in predictor.manifest.facts.items() if k != "view_looks"}
+    assert len(facts) < len(predictor.manifest.facts)
+    manifest = replace(predictor.manifest, facts=facts)
+    older = flawscope.Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
+    same = older.predict_part({"side": view(70, 1), "top": view(70, 0)})
+    assert not any(one.findings for one in same.views.values())

@@ -11,9 +11,14 @@ import flawscope
 from brackets import SIDE, drawn
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
+from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.pictures.light import Light
+from flawscope.pictures.resampling import small_grey
+from flawscope.pictures.several_parts import OVERVIEW_SIDE
+from flawscope.pictures.several_parts_learning import learn_several_parts
+from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
 FIVE = range(5)
@@ -59,6 +64,8 @@ def test_every_part_is_found_and_judged_by_itself(predictor):
         whole = found.picture_map()
         assert whole.shape == picture.shape[:2]
         bad = min(several.parts, key=lambda one: math.dist(places[2], (one.part_pose.x, one.part_pose.y)))
+        colours = [one.colour == drawing.BAD_COLOUR for one in found.squares((SIDE, SIDE))]
+        assert colours == [one.is_anomalous for one in found.found_parts.parts]
         caught += found.is_anomalous and found.remark == f"part {bad.part_index} of 5"
         if bad.is_anomalous:
             y, x = np.unravel_index(whole.argmax(), whole.shape)
@@ -83,7 +90,14 @@ def test_a_wrong_count_is_an_outcome_of_its_own(predictor, cells, other, remark)
     assert found.to_dict()["part_p_value"] == 2 / 13
     assert found.p_value <= 2 / 13
     assert found.part_found is bool(cells)
-    assert len(found.squares((SIDE, SIDE))) == len(cells) + (other is not None)
+    squares = found.squares((SIDE, SIDE))
+    assert [one.text for one in squares] == [
+        *(str(k + 1) for k in range(len(cells))),
+        *[""] * (other is not None),
+    ]
+    assert {one.colour for one in squares if not one.text} <= {drawing.BAD_COLOUR}
+    if found.score <= found.score_threshold:  # nothing but the count is wrong
+        assert "severity finding" in prediction_line(found)
 
 
 def test_a_part_at_the_rim_is_not_found_and_no_other_object(predictor):
@@ -239,3 +253,31 @@ def test_data_check_draws_all_parts(good, tmp_path, capsys):
     assert "several parts: 5 in a picture, 1 of 12 counted wrong" in told
     assert "parts counted wrong in good/07.png" in told
     assert (tmp_path / "poses.html").is_file()
+
+
+def test_the_page_of_a_data_check_is_written_where_parts_are_not_found(tmp_path, capsys):
+    (tmp_path / "good").mkdir()
+    for number in range(6):
+        Image.fromarray(drawn(number, FIVE)[0]).save(tmp_path / "good" / f"{number:02}.png")
+    how = [
+        "--data",
+        str(tmp_path),
+        "--align",
+        "shift",
+        "--several",
+        "--quiet",
+        "--no-near",
+    ]  # they lie turned
+    assert main(["data", "check", *how, "--out", str(tmp_path / "poses.html")]) == 2
+    assert "give --align turn, by which they are counted right in 6 of 6" in capsys.readouterr().err
+    assert (tmp_path / "poses.html").is_file()
+
+
+def test_where_no_part_is_found_the_way_that_finds_them_is_named(good):
+    pictures = [small_grey(one, 255.0, OVERVIEW_SIDE) for one in good[:5]]
+
+    def small(i, side):
+        return small_grey(good[i], 255.0, side)
+
+    with pytest.raises(InputError, match="shift finds no parts in the good pictures: give --align turn, by"):
+        learn_several_parts(pictures, small, "shift")

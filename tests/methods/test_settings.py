@@ -4,7 +4,7 @@ import pytest
 
 from flawscope.config import build_config, parse_assignments, read_config
 from flawscope.errors import InputError
-from flawscope.methods import efficientad, patchcore, prnet
+from flawscope.methods import efficientad, patchcore, prnet, registry
 from flawscope.methods.settings import TrainingSettings
 
 SIZES = "is not N, HxW, or several joined by +"
@@ -109,3 +109,30 @@ def test_presets_are_the_papers():
 def test_names_that_a_fit_sets_are_taken():
     with pytest.raises(TypeError, match=r"Config\.hidden: set by fit itself"):
         type("Config", (TrainingSettings,), {"__annotations__": {"hidden": int}, "hidden": 64})
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "pictures", "size"),
+    [
+        ("patchcore", {}, (512, 512), "256+512"),
+        ("patchcore", {}, (480, 640), "256+512"),  # as cameras usually give them
+        ("patchcore", {}, (256, 512), "176x368+368x720"),
+        ("patchcore", {}, (800, 320), "400x160+816x320"),
+        ("patchcore", {}, (128, 256), "256+512"),  # enlarged nearly three times, squares are as good
+        ("patchcore", {"preset": "small"}, (256, 512), "176x368+272x544"),
+        ("patchcore", {"size": "300x200+512"}, (800, 320), "300x200+816x320"),  # HxW is meant as it is
+        ("patchcore", {"preset": "paper"}, (256, 512), "256"),  # cropped
+        ("patchcore", {"tile": (128, 128), "size": "128"}, (256, 512), "128"),
+        ("patchcore", {"backbone": "vit_small_patch14_dinov2", "size": "224"}, (256, 512), "154x322"),
+        ("efficientad", {}, (256, 512), "256"),  # sides of 256 px are the least that it takes
+        ("efficientad", {"size": "512"}, (256, 512), "368x720"),
+        ("prnet", {}, (256, 512), "192x352"),
+    ],
+)
+def test_sizes_of_one_number_get_the_form_of_the_pictures(method, settings, pictures, size):
+    known = dict(settings)
+    config = registry.method(method).configure(known.pop("preset", "default"), known)
+    seen = config.in_form([pictures] * 3 + [(100, 100)])
+    assert seen.size == size
+    assert config.in_form([]) == config
+    assert seen.in_form([pictures]) == seen or "x" not in size  # what was chosen is kept

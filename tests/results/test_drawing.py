@@ -8,11 +8,17 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results.drawing import (
+    BAD_COLOUR,
+    POSE_COLOUR,
+    TEXT,
     TRUTH_COLOUR,
+    WHITE,
+    Square,
     colour_map,
     colour_table,
     contour,
     draw_note,
+    draw_squares,
     lightness,
     overlay,
     save_map,
@@ -200,3 +206,39 @@ def test_a_note_fits_into_the_picture(words):
     assert drawn[:, 0].any()
     assert not drawn[:, -1].any()
     assert not drawn[60:].any()
+
+
+def box(x0, y0, x1, y1):
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float64)
+
+
+def test_a_note_lies_where_no_part_is():
+    picture = np.zeros((280, 280, 3), np.uint8)
+    parts = [Square(box(0, 0, 100, 100)), Square(box(150, 0, 280, 100)), Square(box(0, 150, 130, 280))]
+    drawn = draw_note(picture, "part 4 of 4", parts)
+    rows, columns = np.nonzero(drawn.any(axis=2))
+    assert rows.min() > 200
+    assert columns.min() > 130
+    assert draw_note(picture, "part 4 of 4")[0, 0].tolist() == list(BAD_COLOUR)  # upper left without parts
+    covered = draw_note(picture, "part 1 of 1", [Square(box(0, 0, 280, 280))])
+    assert (covered == WHITE).all(2).any()  # told all the same
+
+
+def test_squares_have_their_own_colours_and_numbers():
+    picture = np.zeros((200, 200, 3), np.uint8)
+    good, bad = box(10, 10, 90, 90), box(110, 110, 195, 195)
+    drawn = draw_squares(
+        picture, [Square(good, "1"), Square(bad, "2", BAD_COLOUR), Square(box(120, 5, 190, 80))]
+    )
+    for colour, (rows, columns) in {
+        POSE_COLOUR: (slice(100), slice(100)),
+        BAD_COLOUR: (slice(100, 200),) * 2,
+    }.items():
+        here = (drawn == colour).all(2)
+        assert here[rows, columns].sum() > 300
+    assert not (drawn == BAD_COLOUR).all(2)[:100].any()
+    plain = draw_squares(picture, [Square(good)])
+    assert (draw_squares(picture, [Square(good, "1")]) != plain).any()
+    assert ((drawn == TEXT).all(2)[130:, 130:]).any()  # the ground of the number
+    at_edge = draw_squares(picture, [Square(box(120, 120, 240, 240), "17")])  # reaches out of the picture
+    assert (at_edge[150:, 150:] == TEXT).all(2).sum() > 100

@@ -67,9 +67,7 @@ def test_a_new_finding_is_shown_by_all_that_show_remarks():
     assert "on the lens" in page
     assert "<dust>" not in page
     picture = np.full((64, 64, 3), 90, np.uint8)
-    plain, noted = (
-        RenderedPrediction(picture, *one.over(picture), one.remark) for one in (prediction(), found)
-    )
+    plain, noted = (RenderedPrediction(picture, *one.over(picture), one) for one in (prediction(), found))
     assert (plain.overlay != noted.overlay).any()
 
 

@@ -42,7 +42,9 @@ METADATA_KEY = "flawscope"
 # two fits with the same seed, pictures and processor.
 RUN_KEY = "flawscope_run"
 TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total"), ("memory_peak", "memory_predicted")
-RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads")
+ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same call with --force accepts it
+RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
+QUESTIONS = "questions"  # among the facts: open questions
 EMPTY_RUN_HASH = hashlib.sha256(b"{}").hexdigest()
 MAX_HEADER_BYTES = 64 * 2**20
 PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
@@ -98,6 +100,22 @@ class Manifest:
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """Open questions: lines on pictures with which the model may be wrong, until they are accepted."""
+        return tuple(map(str, self.facts.get(QUESTIONS, ())))
+
+    def asking(self, *lines: str | None) -> Manifest:
+        """Returns the manifest with further open questions; None is none."""
+        asked = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
+        return replace(self, facts={**self.facts, QUESTIONS: asked}) if asked else self
+
+    def accepted(self) -> Manifest:
+        """Returns the manifest without open questions: what they ask about is a note now."""
+        facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
+        notes = (*self.notes, *(f"accepted: {line}" for line in self.questions))
+        return replace(self, facts=facts, notes=notes)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -146,9 +164,11 @@ class Manifest:
 def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the facts. ValueError where one that every reader shows has the wrong type."""
     found = dict(data)
-    summary, seconds = found.get("summary", []), found.get("seconds_total", 0)
-    if not isinstance(summary, list) or not all(isinstance(line, str) for line in summary):
-        raise ValueError("summary")
+    for name in ("summary", QUESTIONS):
+        lines = found.get(name, [])
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise ValueError(name)
+    seconds = found.get("seconds_total", 0)
     if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
         raise ValueError("seconds_total")
     return found

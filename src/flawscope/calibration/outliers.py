@@ -7,20 +7,32 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.power import DefectScores
+from flawscope.calibration.power import DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import join_names, pluralize
 
-FORCE = "go on with --force"
+MIN_DEFECTS = 8  # clear simulated defects of middle and large size, below which they decide nothing
+FAR_ALONE = 15.0  # severity by the rest, from which on it is asked; of good ones up to 14 was seen
+HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:
-    """Note on the picture that alone sets the threshold; None where there is none. names: of the scores'
-    pictures, in their order."""
-    found = calibration.sole_threshold() if calibration.promised else None
+    """Note on the picture, or the few, that alone set the threshold; None where there are none. names: of the
+    scores' pictures, in their order."""
+    if not calibration.promised:
+        return None
+    found, far = calibration.sole_threshold(), calibration.far_out()
+    rest = calibration.without_units(far)
+    if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
+        return (
+            f"{join_names([names[place] for place in far])} alone set the score threshold: "
+            f"{calibration.score_threshold:.4g}, without them {rest.score_threshold:.4g}; look whether they "
+            "are good"
+        )
     if found is None:
         return None
     place, without = found
@@ -30,50 +42,71 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> str | None:
     )
 
 
-def check_defect_like(
+def defect_like_question(
     calibration: Calibration,
     names: Sequence[str],
     defects: DefectScores | None,
     *,
-    force: bool,
     before: Calibration | None = None,
-    remedy: str = FORCE,
-) -> list[str]:
-    """Notes on pictures that score apart from the others and as high as half of the clear simulated defects
-    of middle and large size: with them the model would call such defects good.
+) -> str | None:
+    """Question about pictures that score apart from the others and hide defects: because of them the
+    threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
+    good, which would be found without them, and half of all. Where fewer than `MIN_DEFECTS` tell, about those
+    that alone set the threshold, farther out than good ones were seen. None: there are no such pictures.
 
     Args:
         names: of the scores' pictures, in their order.
         defects: of the same network; None: nothing is known of defects.
         before: the calibration that this one replaces, if any.
-
-    Raises:
-        InputError: there are such pictures, and nobody says with `force` that they are good.
     """
-    usual = _middle_defect(defects, calibration.precision)
-    if usual is None or not calibration.promised:
-        return []
-    far = [place for place in calibration.far_out() if calibration.scores[place] >= usual]
-    # a model that cannot tell defects from good pictures says nothing about the pictures
-    if before is not None and before.score_threshold < usual <= float(np.median(calibration.scores)):
-        far, several = list(range(len(names))), "most of the pictures are"
-    else:
-        several = f"{join_names([names[place] for place in far])} {'is' if len(far) == 1 else 'are'}"
+    if not calibration.promised:
+        return None
+    clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
     rest = calibration.without_units(far)
-    # without them the model would find such defects; else it is not these pictures that hide them
-    if not far or (rest is not calibration and rest.score_threshold >= usual):
-        return []
-    text = (
-        f"{several} as far out as defects are: half of the clear simulated ones score less than {usual:.4g}"
-    )
-    if rest is not calibration:
-        text += (
-            f"; without it the score threshold is {rest.score_threshold:.4g} instead of "
-            f"{calibration.score_threshold:.4g}"
+    if len(clear) < MIN_DEFECTS:
+        return _far_question(calibration, rest, [names[place] for place in far], len(clear))
+    usual = float(np.median(clear))
+    lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
+    surely = wilson_interval(lost, len(clear))[0]
+    if far and rest is not calibration and calibration.score_threshold >= usual and surely > HIDDEN_SHARE:
+        several, (are, them) = join_names([names[place] for place in far]), _verb(far)
+        return (
+            f"{several} {are} as far out as defects are: without {them} the score threshold is "
+            f"{rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and {lost} of "
+            f"{len(clear)} clear simulated defects more would be found"
         )
-    if not force:
-        raise InputError(f"{text}: take out what is not good, or {remedy}")
-    return [text]
+    # a model that could not tell defects from good pictures before says nothing about the pictures
+    middle = float(np.median(calibration.scores))
+    if before is not None and _surely_most(clear > before.score_threshold) and _surely_most(clear <= middle):
+        return (
+            "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
+            f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
+        )
+    return None
+
+
+def _verb(several: Sequence[object]) -> tuple[str, str]:
+    return ("is", "it") if len(several) == 1 else ("are", "them")
+
+
+def _far_question(
+    calibration: Calibration, rest: Calibration, names: Sequence[str], defects: int
+) -> str | None:
+    if not names or rest is calibration or not calibration.is_sole(rest.score_threshold):
+        return None
+    nearest = sorted(calibration.scores)[-len(names)]
+    if float(rest.severity(nearest)) < FAR_ALONE:
+        return None
+    return (
+        f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
+        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} "
+        f"{rest.score_threshold:.4g}; whether defects are hidden {MIN_DEFECTS} simulated ones would tell, "
+        f"there are {defects}"
+    )
+
+
+def _surely_most(answers: NDArray[np.bool_]) -> bool:
+    return wilson_interval(int(answers.sum()), len(answers))[0] > 0.5
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
@@ -90,24 +123,23 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
     )
 
 
-def check_enough(new: Calibration, before: Calibration, left_out: int, *, force: bool) -> None:
-    """InputError where a new calibration can promise neither the rate nor as much as the one before, unless
-    `force` says that it may. left_out: pictures that the model had learnt from, and copies."""
+def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
+    """Question where a new calibration can promise neither the rate nor as much as the one before. left_out:
+    pictures that the model had learnt from, and copies."""
     needed = min_calibration_size(new.rate)
-    if force or not before.promised or new.unit_count >= min(needed, before.unit_count):
-        return
+    if not before.promised or new.unit_count >= min(needed, before.unit_count):
+        return None
     parts = pluralize(new.unit_count, "picture") if not new.has_shared_units else new.describe_pictures()
     learnt = f", {left_out} others were learnt from or are copies" if left_out else ""
-    raise InputError(
+    return (
         f"{parts} can calibrate{learnt}: {new.rate:.1%} needs {needed}, and only "
-        f"{new.effective_rate:.1%} could be promised, before it was {before.effective_rate:.1%}; give more "
-        f"good pictures that the model has not seen, or {FORCE}"
+        f"{new.effective_rate:.1%} could be promised, before it was {before.effective_rate:.1%}; more good "
+        "pictures that the model has not seen would do"
     )
 
 
-def _middle_defect(defects: DefectScores | None, precision: str) -> float | None:
-    """Middle score of the clear simulated defects, small ones aside; None where nothing is known."""
+def _clear_defects(defects: DefectScores | None, precision: str) -> NDArray[np.float64]:
+    """Scores of the clear simulated defects, small ones aside; none where nothing is known."""
     if defects is None or defects.precision != precision:
-        return None
-    scores = [score for size in [*defects.scores][1:] for score in defects.clear_scores(size)]
-    return float(np.median(scores)) if scores else None
+        return np.empty(0)
+    return np.array([score for size in [*defects.scores][1:] for score in defects.clear_scores(size)])

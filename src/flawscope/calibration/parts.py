@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
+from flawscope.calibration.promise import PromiseVerdict, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 
 MIN_STD = 1e-6  # standard deviation of equal scores, of their size
@@ -201,6 +202,11 @@ class PartCalibration:
     def _rank(self) -> int:
         return max(1, int(self.rate * (self.complete_count + 1) + 1e-9))
 
+    def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
+        """Judges by so many new good parts whether the promise was kept; None: none was made."""
+        known = self.complete_count
+        return judge_promise(alarms, good, self.expected_rate, known) if known > 1 else None
+
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""
         count = self.complete_count
@@ -208,8 +214,8 @@ class PartCalibration:
         if count < 2:
             return f"parts of {views}: no promise, {pluralize(count, 'good part')} with all views"
         text = (
-            f"parts of {views}: {self.expected_rate:.1%} ({self._rank}/{count + 1}) of good parts expected "
-            f"to be called anomalous, from {pluralize(count, 'good part')}"
+            f"parts of {views}: {describe_rate(self.expected_rate, count, 'parts')}, from "
+            f"{pluralize(count, 'good part')}"
         )
         if self.parts_missing:
             text += (

@@ -111,6 +111,10 @@ class DefectScores:
             "found, only labelled ones tell"
         )
 
+    def describe_counts(self) -> str:
+        """Phrase with the shares alone: small 0 of 1, medium 1 of 2."""
+        return ", ".join("{} {} of {}".format(size, *self.count_found(size)) for size in self.scores)
+
     def _describe_size(self, size: str) -> str:
         clear, count = self.count_found(size, CLEAR)
         low, high = wilson_interval(clear, count)
@@ -210,6 +214,17 @@ def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -
     stored = DefectScores.from_facts(facts)
     new = {} if stored is None else {SIMULATED_DEFECTS: stored.with_calibration(calibration).to_dict()}
     return {**facts, **new}
+
+
+def describe_found(facts: Mapping[str, Any]) -> list[str]:
+    """Line on the simulated defects that a model finds, as `fit` prints it; none: it was not measured."""
+    stored = DefectScores.from_facts(facts)
+    if stored is None:
+        return []
+    return [
+        f"simulated defects found: {stored.describe_counts()}; what share of real ones is found, only "
+        "labelled pictures tell"
+    ]
 
 
 def describe_detection(facts: Mapping[str, Any], calibration: Calibration) -> str | None:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
+from flawscope.calibration.promise import describe_rate, rate_interval
 from flawscope.errors import InputError, pluralize
 
 DEFAULT_RATE = 0.05
@@ -136,6 +137,12 @@ class Calibration:
         """Expected share of new good pictures above the threshold: at most the target if possible. Where each
         picture is a unit it is k/(n + 1)."""
         return (1 + self._weight_above) / (self.unit_count + 1)
+
+    @property
+    def rate_interval(self) -> tuple[float, float]:
+        """Interval, 0..1, in which the false-alarm rate of this one model lies with 95 %: `expected_rate` is
+        the mean of such models."""
+        return rate_interval(self.expected_rate, self.unit_count)
 
     @property
     def pictures_missing(self) -> int:
@@ -270,24 +277,25 @@ class Calibration:
         its height above the middle of the scores, or less. None: there is none."""
         place = self.scores.index(self.score_threshold)
         without = self.without_units([place]).score_threshold
+        return (place, without) if self.unit_count >= MIN_FOR_SOLE and self.is_sole(without) else None
+
+    def is_sole(self, without: float) -> bool:
+        """Whether a threshold without some scores lies at half the height above the middle, or lower."""
         middle = float(np.median(self.scores))
-        if self.unit_count < MIN_FOR_SOLE or without - middle > SOLE_SHARE * (self.score_threshold - middle):
-            return None
-        return place, without
+        return without - middle <= SOLE_SHARE * (self.score_threshold - middle)
 
     def far_out(self) -> list[int]:
-        """Places of scores that lie farther out than those of other units do, farthest first."""
-        order = np.argsort(-np.asarray(self.scores), kind="stable")
-        places: list[int] = []
+        """Places of scores that lie farther out than those of other units do, farthest first: as many as
+        there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So
+        two that are equally far out do not hide each other."""
+        order: list[int] = np.argsort(-np.asarray(self.scores), kind="stable").tolist()
         if self.unit_count < MIN_FOR_SOLE:
-            return places
-        rest = self
-        for place in order[: max(1, self.count // 4)].tolist():
-            rest = self.without_units([*places, place])
-            if float(rest.severity(self.scores[place])) <= FAR_SEVERITY:
-                break
-            places.append(place)
-        return places
+            return []
+        for count in range(max(1, self.count // 4), 0, -1):
+            rest = self.without_units(order[:count])
+            if rest is not self and float(rest.severity(self.scores[order[count - 1]])) > FAR_SEVERITY:
+                return order[:count]
+        return []
 
     def with_outline(self, outline: float) -> Calibration:
         """Returns the calibration with another `outline`; 0: at the mask threshold."""
@@ -303,9 +311,7 @@ class Calibration:
         if not self.promised:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
-            f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
-            f"({1 + self._weight_above:.4g}/{self.unit_count + 1}) of good pictures expected above it"
-            f"{' at most' if self.has_shared_units else ''}, from "
+            f"{self.describe_rate()}: score threshold {self.score_threshold:.4g} from "
             f"{self.describe_pictures()} ({self.method})"
         )
         if self.miscounted:
@@ -316,6 +322,11 @@ class Calibration:
                 f"{self.pictures_missing} more would do"
             )
         return text
+
+    def describe_rate(self) -> str:
+        """Words the promised rate, and how far that of this one model may lie."""
+        at_most = "at most " if self.has_shared_units else ""
+        return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
 
     def describe_pictures(self) -> str:
         """Number of good pictures, and of their units where these are fewer."""

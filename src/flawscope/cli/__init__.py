@@ -22,6 +22,7 @@ from flawscope.cli.common import parse_port as parse_port
 from flawscope.cli.common import say as say
 from flawscope.cli.common import say_unless_quiet as say_unless_quiet
 from flawscope.cli.common import show as show
+from flawscope.cli.questions import tell_questions
 from flawscope.errors import InputError
 from flawscope.progress import write_line
 
@@ -92,7 +93,9 @@ def _run(arguments: list[str]) -> int:
     _escape_unprintable()
     name, *rest = arguments
     parser, run = load_command(_find_command(name))
-    return int(run(parser.parse_args(rest)))
+    args = parser.parse_args(rest)
+    tell_questions(args)
+    return int(run(args))
 
 
 def _find_command(name: str) -> Command:

@@ -21,6 +21,7 @@ UNSUPPORTED_ON_CLUSTER = {
     "scale_mm": "its rows have no sizes",
     "scale_marker": "its rows have no sizes",
     "tolerances": "its rows have no kinds and sizes",
+    "decimal_comma": "its tables are Parquet files",
 }
 
 
@@ -44,7 +45,7 @@ def check_options(args: argparse.Namespace) -> None:
             raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
     if not args.out:
         raise InputError("--cluster needs --out, a folder or URL that all nodes reach: add it")
-    if args.out.lower().endswith((".csv", ".parquet")):
+    if args.out.lower().endswith((".csv", ".xlsx", ".parquet")):
         raise InputError(
             f"--out {args.out}: with --cluster the results are a folder of Parquet files: name a folder"
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import errno
-import io
 import json
 import os
 import re
@@ -22,6 +20,7 @@ from flawscope.errors import (
     message_with_type,
     one_line_message,
     pluralize,
+    require_installed,
 )
 from flawscope.evaluation import report
 from flawscope.progress import ProgressCallback, TerminalProgress, ignore_progress, write_line
@@ -125,6 +124,11 @@ add_roi = _adder(
     help="region of interest; a box is in fractions. With --align it is drawn on the first good picture, or "
     "on another, REGION@PICTURE, and moves with the part",
 )
+add_good = _adder(
+    "--good",
+    metavar="NAME[,NAME]|all",
+    help="folders of good pictures, where names do not tell: the others are of defects; all: all are good",
+)
 add_tensorboard = _adder(
     "--tensorboard",
     metavar="DIR",
@@ -211,6 +215,7 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several:
     parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
     parser.add_argument("--category", metavar="NAME", help=text)
+    add_good(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:
@@ -240,7 +245,13 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """Adds the option on how `--out DIR` is written."""
+    """Adds the options on how `--out` is written."""
+    parser.add_argument(
+        "--decimal-comma",
+        action="store_true",
+        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
+        "--out FILE.xlsx needs none",
+    )
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
@@ -250,9 +261,9 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def is_table(out: str) -> bool:
-    from flawscope.results.table import TABLE_SUFFIX
+    from flawscope.results.table import EXCEL_SUFFIX, TABLE_SUFFIX
 
-    return out.lower().endswith(TABLE_SUFFIX) and not os.path.isdir(out)
+    return out.lower().endswith((TABLE_SUFFIX, EXCEL_SUFFIX)) and not os.path.isdir(out)
 
 
 def check_output(args: argparse.Namespace) -> None:
@@ -263,6 +274,12 @@ def check_output(args: argparse.Namespace) -> None:
 
         refuse_foreign(prepare_output_folder(args.out), report.REPORT_NAME)
         return
+    if args.out and args.out.lower().endswith(".xlsx"):
+        from flawscope.results.excel import require_excel
+
+        require_excel()
+    if args.decimal_comma and (not args.out or args.out.lower().endswith(".xlsx")):
+        raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
         raise InputError("--maps has nothing to write to: add --out DIR")
     if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
@@ -312,16 +329,6 @@ def as_json(document: Any) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file whole or not at all."""
-    from flawscope.artefact.files import CSV_ENCODING, atomic_write, csv_cell
-
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode(CSV_ENCODING, "backslashreplace"))
-
-
 _progress: list[TerminalProgress] = []  # of the running command
 
 
@@ -338,6 +345,14 @@ def stop_progress() -> None:
     """Ends the display of progress: the command has ended, or waits for input."""
     while _progress:
         _progress.pop().stop()
+
+
+def require_torch(model: str) -> None:
+    """InputError, before anything else is asked for, where a fitted model cannot be run here."""
+    from flawscope.artefact.files import TRAINED_SUFFIX
+
+    if model.lower().endswith(TRAINED_SUFFIX):
+        require_installed("running a .safetensors model", "torch", "timm", extras="train")
 
 
 def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
@@ -389,7 +404,7 @@ def prepare_output_folder(path: str) -> Path:
     """Makes an output folder if it is missing, and checks that it can be written."""
     folder = Path(path)
     if folder.suffix.lower() == ".parquet" and not folder.exists():
-        raise InputError(f"--out {path}: tables are FILE.csv; name one, or a folder")
+        raise InputError(f"--out {path}: tables are FILE.csv or FILE.xlsx; name one, or a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

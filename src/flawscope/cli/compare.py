@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import EXPORTED_SUFFIX, atomic_write, suffix_of
-from flawscope.cli import common
-from flawscope.errors import pluralize
+from flawscope.cli import common, tables
 from flawscope.evaluation import report
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
     own.remove_earlier(say)
     with atomic_write(own.path(SUMMARY_NAME)) as file:
         file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
-    common.write_csv(own.path(PICTURES_FILE), _picture_rows(document))
+    tables.write_table(own.path(PICTURES_FILE), _picture_rows(document))
     page = report.write_page(own.path(report.REPORT_NAME), comparison_page(found, common.progress_for(args)))
     say(f"page: {page}")
 
@@ -86,7 +85,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
     first, _ = (read_manifest(path) for path in (args.a, args.b))
     seed, group = common.seed_and_group(first)
-    return open_dataset(args.data, args.category, seed=seed, group=group)
+    return open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
 
 
 def _open_model(args: argparse.Namespace, path: str) -> Predictor:
@@ -105,7 +104,7 @@ def format_comparison(found: Comparison) -> str:
     from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]
-    parts = [f"{first.category}: {pluralize(first.images, 'test picture')}"]
+    parts = [f"{first.category}: {first.counts()}"]
     models = [
         f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
         for which, name, facts in zip("AB", found.names, map(describe_model, found.predictors), strict=True)
@@ -142,6 +141,8 @@ def _difference_row(one: Difference) -> tuple[str, ...]:
 
 
 def _changed_row(one: Judged) -> tuple[str, ...]:
+    from flawscope.results.findings import severity_text
+
     truth = one.item.kind if one.item.anomalous else "good"
-    severities = f"{one.a.severity:+.1f}", f"{one.b.severity:+.1f}"
+    severities = severity_text(one.a.severity), severity_text(one.b.severity)
     return one.name, truth, one.a.decision, one.b.decision, *severities

@@ -65,12 +65,16 @@ def run(args: argparse.Namespace) -> int:
         _refuse_without_limit(args.model, manifest)
         seed, fitted_group = common.seed_and_group(manifest)
         group = group or fitted_group
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if group_remark := group_warning([item.path for item in dataset.train], group):
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
-    aligned = _check_alignment(args, dataset, step) if args.align else None
+    aligned, problem = None, None
+    try:
+        aligned = _check_alignment(args, dataset, step) if args.align else None
+    except InputError as error:  # the rest is told and shown all the same
+        problem = error
     if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page
@@ -91,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
                 common.show(f"  {name}  score {score:.4g}, p {p:.3f}")
             if unknown:
                 common.show(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
-    return 0 if report.ok else 1
+    if problem is not None:
+        raise problem
+    return 0 if report.ok and not (aligned and aligned.problem) else 1
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:
@@ -177,7 +183,7 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int:
     """Do the main job on pictures drawn here: draw a data set, fit, evaluate, report. It needs no network."""
-    from flawscope.cli import main
+    from flawscope.cli import fit_one, main
     from flawscope.evaluation import report
     from flawscope.synthesis.demo import dataset
 
@@ -185,6 +191,7 @@ def demo(args: argparse.Namespace) -> int:
         known = ", ".join(dataset.CATEGORIES)
         raise InputError(f"--category {args.category}: there is no such drawn category; choose of {known}")
     if not args.only_draw:
+        fit_one.require_training()  # whose extra brings what a report needs, too
         report.require_libraries()
     out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, tables
 from flawscope.errors import InputError, pluralize
 from flawscope.evaluation import report
 from flawscope.progress import format_duration
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
-        "write results, a report, overlays and maps; or the table of results alone, .csv; for several "
-        "categories a folder for each, or a table with a row for each",
-        "DIR|FILE.csv",
+        "write results, a report, overlays and maps; or the table of results alone, .csv or .xlsx (Excel); "
+        "for several categories a folder for each, or a table with a row for each",
+        "DIR|FILE.csv|FILE.xlsx",
     )
     parser.add_argument(
         "--robustness",
@@ -88,16 +88,16 @@ def evaluate_model(
     step = common.progress_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
+        common.require_torch(args.model)  # whose extra brings what a report needs, too
         report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
-    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     common.check_output(args)
 
     from flawscope.datasets.mask_remarks import mask_remarks
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.result import all_results
-    from flawscope.results.table import TableWriter
 
     predictor = predictor or common.load_single(args, args.model)
     result = evaluate(
@@ -111,7 +111,7 @@ def evaluate_model(
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
-        table = TableWriter(args.out, kinds=result.names_kinds, aligned=result.aligned)
+        table = tables.open_table(args, kinds=result.names_kinds, aligned=result.aligned)
         for _, one in all_results(result):
             table.add_result(one)
         table.close()
@@ -132,8 +132,12 @@ def _write_results(
     from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
-    inputs = [item.path for item in dataset.test]
-    columns = {"kinds": result.names_kinds, "aligned": result.aligned}
+    inputs = [item.path for item, _ in all_results(result)]
+    columns = {
+        "kinds": result.names_kinds,
+        "aligned": result.aligned,
+        "decimal_comma": args.decimal_comma,
+    }
     results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
@@ -148,7 +152,8 @@ def _write_results(
     if result.judged_parts:
         with unwritten.collect("table"):
             decided = (one.prediction for one in result.judged_parts)
-            common.write_csv(results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False))
+            path, rows = results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False)
+            tables.write_table(path, rows, decimal_comma=args.decimal_comma)
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(item.path, prediction)
@@ -167,20 +172,11 @@ def format_evaluation(result: Evaluation) -> str:
 
     rows = [(METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
-        f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
-        f"{format_duration(result.seconds)}",
+        f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
+        "\n".join(_decision_lines(result)),
         "\n".join([common.format_table(rows, ("metric", "value")), *result.remarks]),
     ]
-    alarms = result.false_alarms
-    if alarms["measured"] is not None:
-        (low, high), told = alarms["interval"], "no promise"
-        if alarms["expected"] is not None:
-            told = f"expected {alarms['expected']:.1%}, target {alarms['target']:.1%}"
-        parts.append(
-            f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
-            f"({told}, 95 % interval {low:.1%} to {high:.1%})"
-        )
-        parts += ["\n".join(lines)] if (lines := describe_promise(alarms)) else []
+    parts += ["\n".join(lines)] if (lines := describe_promise(result.false_alarms)) else []
     kinds = [
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
         for kind, v in result.kinds.items()
@@ -199,13 +195,37 @@ def format_evaluation(result: Evaluation) -> str:
     return "\n\n".join(parts)
 
 
+def _decision_lines(result: Evaluation) -> Iterator[str]:
+    """Yields what became of the defects and of the good pictures, each with its interval."""
+    if (defects := result.defects)["images"]:
+        low, high = defects["interval"]
+        yield f"{_found_text(defects)} defects found (95 %: {low:.0%} to {high:.0%} of such defects)"
+    alarms = result.false_alarms
+    if alarms["measured"] is None:
+        return
+    low, high = alarms["interval"]
+    told = "no promise"
+    if alarms["expected"] is not None:
+        from_to = "{:.1%} to {:.1%}".format(*alarms["expected_interval"])
+        kept = "broken, see below" if alarms["broken"] else "kept"
+        told = f"promised {alarms['expected']:.1%}, of this one model {from_to}: {kept}"
+    yield (
+        f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
+        f"(95 %: {low:.1%} to {high:.1%}); {told}"
+    )
+
+
+def _found_text(defects: Mapping[str, Any]) -> str:
+    return f"{defects['found']} of {defects['images']}"
+
+
 def _parts_text(parts_found: dict[str, Any]) -> str:
     low, high = parts_found["interval"]
     return (
         f"{parts_found['promise']}\n"
         f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
-        f"(95 % interval {low:.1%} to {high:.1%}), {parts_found['found']} of {parts_found['defective']} "
-        f"defective found"
+        f"(95 % interval {low:.1%} to {high:.1%}){', more than promised' if parts_found['broken'] else ''}, "
+        f"{parts_found['found']} of {parts_found['defective']} defective found"
         + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
         + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
     )
@@ -252,8 +272,8 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    return fit_one.split_by_view(dataset, pattern, "test")
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 
 def _recognition(model: Router, name: str, result: Evaluation) -> dict[str, Any]:
@@ -299,21 +319,22 @@ def _run_several(
             found[name]["products"] = _recognition(model, name, result)
         if datasets:
             pictures.extend((one.item, one.prediction) for one in result.pictures)
-        say(f"{name}: {pluralize(result.images, 'test picture')} in {format_duration(result.seconds)}")
+        say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, failed = common.run_for_each(names, work, debug=args.debug)
     if not found:
         return code
     kind = "category" if model is None else model.kind
-    averages = _averages(found, kind)
+    averages = _averages(found, kind, names)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
         document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _several_text(document, kind))
     if args.out:
         rows = _several_rows(found, averages, kind)
-        common.write_csv(own.path(TABLE_NAME) if folder else Path(args.out), rows)
+        path = own.path(TABLE_NAME) if folder else Path(args.out)
+        tables.write_table(path, rows, decimal_comma=args.decimal_comma)
     return max(code, common.report_failures(unread))
 
 
@@ -330,12 +351,24 @@ def _model_path(folder: str, category: str) -> Path:
     raise InputError(f"{folder} has no {category}{MODEL_SUFFIXES[0]}: fit it with --category {category}")
 
 
-def _averages(found: Documents, kind: str) -> dict[str, dict[str, Any]]:
-    """Averages for the rows below the table: means over the measured categories of each of the papers'
-    groups, or over all products or views of a router."""
+def _averages(found: Documents, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Averages for the rows below the table: means over the measured categories, by the papers' groups where
+    all of a group were asked for; or over all products or views of a router.
+
+    Args:
+        names: of those that were asked for.
+    """
     from flawscope.evaluation.benchmark.tables import category_groups
 
-    every = {group.label: group.categories for group in category_groups(tuple(found))}
+    # a product may be called as one of the papers' is
+    every = {
+        group.label: group.categories
+        for group in category_groups(names)
+        if group.label != "others" and {*group.categories} <= {*names}
+    }
+    grouped = {name for group in every.values() for name in group}
+    if rest := tuple(name for name in names if name not in grouped):
+        every["others" if every else "all"] = rest
     if kind != "category":
         every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
     averages = {}
@@ -377,7 +410,8 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
     rows: list[Sequence[str]] = []
     for name, one in found.items():
         alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
-        rows.append((name, *cells(one["metrics"]), alarms, *mistaken([name])))
+        shown = _found_text(one["defects"]) if one["defects"]["images"] else ""
+        rows.append((name, *cells(one["metrics"]), alarms, shown, *mistaken([name])))
     for label, average in averages.items():
         covered = len(average["categories"])
         of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
@@ -387,8 +421,8 @@ def _several_text(document: Mapping[str, Any], kind: str) -> str:
             value if count in (0, covered) else f"{value} ({count} of {covered})"
             for value, count in zip(cells(average["metrics"]), counts, strict=True)
         ]
-        rows.append((label, *means, "", *mistaken(average["categories"])))
-    header = (kind, *METRICS.values(), "false alarms")
+        rows.append((label, *means, "", "", *mistaken(average["categories"])))
+    header = (kind, *METRICS.values(), "false alarms", "defects found")
     parts = [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
     parts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
     parts += [_parts_text(document["parts"])] if document.get("parts") else []
@@ -400,13 +434,15 @@ def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[
         return [_count_mistaken(found, names)] if has_products else []
 
     metrics, has_products = _metric_names(found), kind == "product"
-    more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if has_products else []))
+    more = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
+    more += ["mistaken"] if has_products else []
     yield ["category", "method", "pictures", *metrics, *more]
     for name, one in found.items():
         values = [one["metrics"].get(metric) for metric in metrics]
         alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
-        yield [name, one["method"], one["images"], *values, *alarms, *mistaken([name])]
+        defects = [one["defects"][key] for key in ("found", "images")]
+        yield [name, one["method"], one["images"], *values, *alarms, *defects, *mistaken([name])]
     for label, average in averages.items():
         values = [average["metrics"][m] for m in metrics]
         label = f"average: {label}" if kind == "category" else label
-        yield [label, "", "", *values, "", "", "", *mistaken(average["categories"])]
+        yield [label, "", "", *values, *[""] * 5, *mistaken(average["categories"])]

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common
+from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
+from flawscope.methods.conflicts import ConflictError
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -45,6 +46,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     own = sorted({option.setting for method in registry.loadable_methods() for option in method.options})
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.read_settings(args, (*COMMON_FLAGS, *own), category)
+    options = {name: value for name, value in options.items() if name not in fit_options.file_options()}
     if args.update:
         flags = (
             "roi",
@@ -65,9 +67,10 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             "false_alarm_rate",
         )
         given = [name for name, value in options.items() if value is not None]
-        given += [flag.replace("_", "-") for flag in flags if getattr(args, flag)]
+        given += [flag for flag in flags if getattr(args, flag)]
         if given:
-            raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
+            names = ", ".join(fit_options.written(args, name) for name in given)
+            raise InputError(f"--update keeps the model's own settings: leave out {names}")
     elif args.fair:
         raise InputError("--fair is for --update: leave it out")
     preset = options.pop("preset", "default")
@@ -84,16 +87,22 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     from flawscope.artefact.state_file import checkpoint_path, training_log_path
 
     call, checkpoint = read_fit_settings(args), None
+    require_training()
     old = model_file.read(args.update) if args.update else None
     if old is None and registry.method(call.method).learns_in_steps:
         checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
         predictor = fit_model(args, call, old, say, step)
-        predictor.save(args.out)
+        questions.save(predictor, args.out, args.call_digest, args.update)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
         say(f"training log: {training_log_path(checkpoint)}")
     return predictor
+
+
+def require_training() -> None:
+    """InputError where what fits is not installed."""
+    require_installed("fitting", "torch", "timm", extras="train")
 
 
 def fit_model(
@@ -118,7 +127,7 @@ def fit_model(
         group = group or known
     else:
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if args.only_view is not None:
         dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
@@ -136,9 +145,13 @@ def fit_model(
 
     set_thread_count(args.threads)
     reuse_freed_memory()
-    if old is None:
+    if old is not None:
+        return _extend(args, old, dataset, how)
+    try:
         return _fit_new(args, call, dataset, how)
-    return _extend(args, old, dataset, how)
+    except ConflictError as error:
+        text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
+        raise InputError(text) from None
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
@@ -231,7 +244,7 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
     reads_all: the pictures in a file are channels.
     """
     from flawscope.datasets.dataset import group_warning
-    from flawscope.datasets.mask_remarks import good_remarks
+    from flawscope.datasets.mask_remarks import picture_remarks
     from flawscope.pictures.decoding import count_frames
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
 
@@ -260,4 +273,4 @@ def training_remarks(dataset: Dataset, group: str | None, reads_all: bool = Fals
         if not reads_all and (count := count_frames(path)) > 1
     ]
     yield from file_remarks([f"{name} ({count})" for name, count in several], beside)
-    yield from good_remarks(dataset)
+    yield from picture_remarks(dataset)

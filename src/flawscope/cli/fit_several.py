@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, fit_options, questions
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, join_names, one_line_message, pluralize
 from flawscope.methods import registry
@@ -28,13 +28,14 @@ class Outcome(NamedTuple):
     """Outcome of one of several fits.
 
     figures: the main ones, cells of a table. lines: for a person. failed: a failure's line; else empty.
-    skipped: pictures that could not be used.
+    skipped: pictures that could not be used. asked: the file, where it has an open question; else empty.
     """
 
     figures: Sequence[str]
     lines: Sequence[str] = ()
     failed: str = ""
     skipped: Sequence[str] = ()
+    asked: str = ""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     names = common.selected_categories(args, "models")
     if args.update:
         raise InputError("--update adds to one model: name one --category")
-    calls = {name: category_call(args, name, args.out) for name in names}
+    calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
     outcomes = fit_each(args, calls, args.out, "model")
     files = {name: "failed" if one.failed else Path(calls[name].out).name for name, one in outcomes.items()}
     rows = [(name, files[name], *one.figures) for name, one in outcomes.items()]
@@ -52,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:
-    """Reports skipped pictures; 1 where there are some, or a fit failed."""
+    """Reports skipped pictures and open questions; 1 where pictures were skipped or a fit failed."""
     code = common.report_failures([line for one in outcomes.values() for line in one.skipped])
-    return 1 if any(one.failed for one in outcomes.values()) else code
+    asked = [questions.report(one.asked) for one in outcomes.values() if one.asked]
+    return 1 if any(one.failed for one in outcomes.values()) else code or max(asked, default=0)
 
 
 def fit_each(
@@ -70,6 +72,7 @@ def fit_each(
     say, names = common.say_unless_quiet(args), [*calls]
     for call in calls.values():
         fit_one.read_fit_settings(call)
+    fit_one.require_training()
     common.prepare_output_folder(folder)
     say(f"{pluralize(len(names), kind)}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
@@ -90,10 +93,9 @@ def fit_each(
 
     try:
         if args.cluster is None:
-            # without a terminal a line for each is enough
-            step = common.progress_for(args) if sys.stderr.isatty() else ignore_progress
-            for name, call in calls.items():
-                take(name, _fit_call(call, step))
+            for number, (name, call) in enumerate(calls.items(), start=1):
+                say(f"{name}: {number} of {len(names)}")
+                take(name, _fit_call(call, common.progress_for(args)))
         else:
             left = {name: call for name, call in calls.items() if not _is_kept(call)}
             for name in [name for name in calls if name not in left]:
@@ -115,11 +117,13 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) 
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    from flawscope.calibration.power import describe_detection
+    from flawscope.calibration.power import describe_found
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.called
     try:
+        if call.force and questions.accept(call.out, call.call_digest):
+            return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: accepted"])
         if _is_kept(call):
             return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: kept, it is there already"])
         # of a method that does not learn in steps --resume goes on with the next one
@@ -133,10 +137,12 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
     took, manifest = format_duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"]
-    if power := describe_detection(manifest.facts, manifest.calibration):
-        lines.append(f"  simulated defects found: {power}")
-    lines += [f"  {note}" for note in manifest.notes]
-    return Outcome(_figures(manifest, took), lines, skipped=predictor.failures)
+    lines += [f"  {line}" for line in (*describe_found(manifest.facts), *manifest.notes)]
+    lines += [f"  question: {line}" for line in manifest.questions]
+    asked = "" if call.joint or call.each_view else call.out  # else they are asked once, for the one file
+    return Outcome(
+        _figures(manifest, took), lines, skipped=predictor.failures, asked=asked * bool(manifest.questions)
+    )
 
 
 def _is_kept(call: argparse.Namespace) -> bool:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data set whose defective test pictures show the kinds, a folder of each; masks say where",
     )
     parser.add_argument("--category", metavar="NAME", help="of several categories in ROOT")
+    common.add_good(parser)
     parser.add_argument(
         "--error",
         type=common.parse_rate,
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     names = common.product_names(model, args)
     if len(names) > 1:
         raise InputError(f"--data has kinds of one product: name it with --product, {' or '.join(names)}")
-    dataset = open_dataset(args.data, args.category)
+    dataset = open_dataset(args.data, args.category, good=args.good)
     defective = [item for item in dataset.test if item.anomalous]
     if not defective:
         raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
@@ -73,14 +74,14 @@ def _examples(items: list[Item]) -> Iterator[Example]:
     """Yields labelled pictures, each with its mask where it has one; with labels in a folder of no kind, once
     for each label's name."""
     from flawscope.datasets.labels import PictureLabels
-    from flawscope.datasets.layouts import BAD
     from flawscope.datasets.masks import union_masks
+    from flawscope.pictures.folder_words import says_only_bad
     from flawscope.predictor.kinds import Example
 
     for item in items:
         by_kind: dict[str, list[Mask]] = {}
         for mask in item.masks:
-            if isinstance(mask, PictureLabels) and item.kind.casefold() in BAD:
+            if isinstance(mask, PictureLabels) and says_only_bad(item.kind):
                 for name, shape in zip(mask.kinds, mask.shapes, strict=True):
                     by_kind.setdefault(name or item.kind, []).append(replace(mask, shapes=(shape,)))
             else:

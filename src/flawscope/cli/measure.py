@@ -42,6 +42,7 @@ class Combination:
     reason: str = ""
     data: str | None = None
     category: str | None = None
+    good: str | None = None
 
     @property
     def name(self) -> str:
@@ -128,7 +129,8 @@ def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iter
             file, reason = model, ""
             if trained and engine != "torch":
                 file, reason = _export_model(args, model, precision, apart)
-            first = Combination(model, engine, precision, 1, 1, file, reason, args.data, args.category)
+            data = args.data, args.category, args.good
+            first = Combination(model, engine, precision, 1, 1, file, reason, *data)
             for n in args.threads or [cores]:
                 yield from (replace(first, threads=n, batch=batch) for batch in args.batches)
 
@@ -148,7 +150,7 @@ def _export_model(args: argparse.Namespace, model: str, precision: str, made: Pa
         good: list[Any] = []
         if precision != "fp32" and args.data:
             seed, group = common.seed_and_group(model_file.read_manifest(model))
-            train = open_dataset(args.data, args.category, seed=seed, group=group).train
+            train = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good).train
             good = [item.path for item in train[:: max(1, len(train) // MAX_CALIBRATION_PICTURES)]]
         exporting.export(model, out, precision=precision, pictures=good, step=common.progress_for(args))
     except Exception as error:
@@ -205,7 +207,7 @@ def _time_case(case: Combination, judge: bool) -> Row:
     engine = None if case.engine == "torch" else case.engine
     model = load(case.file, engine=engine, device="cpu", threads=case.threads)
     seed, group = common.seed_and_group(model.manifest)
-    data = case.data and open_dataset(case.data, case.category, seed=seed, group=group)
+    data = case.data and open_dataset(case.data, case.category, seed=seed, group=group, good=case.good)
     pictures: list[Any] = [item.path for item in data.test or data.train] if data else _sample_pictures(model)
     pictures = pictures[:: max(1, len(pictures) // MAX_PICTURES)]
     row: Row = {

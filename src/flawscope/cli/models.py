@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact import files
-from flawscope.cli import common
+from flawscope.cli import common, questions
 from flawscope.errors import InputError, pluralize, require_installed
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         *model_facts(manifest),
         *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
+        *[("question", line) for line in manifest.questions],
         ("samples", f"{len(manifest.samples)} for --self-test"),
         ("format", str(manifest.format)),
     ]
@@ -104,8 +106,9 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="go on where the pictures are too few to promise what the model did, show nothing, or are as "
-        "far out as defects are",
+        help="the pictures are good, also where they are too few to promise what the model did, show "
+        "nothing, are as far out as defects are, or lie in folders whose names do not say so; after a "
+        "question: accept what the same call wrote",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)
@@ -116,7 +119,7 @@ def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
     from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import is_review
+    from flawscope.datasets.layouts import is_review, refuse_unknown
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
@@ -127,7 +130,12 @@ def calibrate(args: argparse.Namespace) -> int:
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
             "good pictures as they come"
         )
+    call = questions.digest_call(args)
+    if args.force and questions.accept(out, call):
+        return 0
     pictures = [] if args.good is None else list_pictures(args.good)
+    if pictures and os.path.isdir(args.good) and not args.force:
+        refuse_unknown(Path(args.good), pictures, "give the folder of good ones alone, or add --force")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     names = common.product_names(model, args)
     if pictures and len(names) > 1:
@@ -145,10 +153,11 @@ def calibrate(args: argparse.Namespace) -> int:
             lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
         failures += after.failures
         model = model.with_product(name, after)
-    model.save(out)
+    questions.save(model, out, call, args.model)
+    out = questions.written(out, args.model)
     for line in [] if args.quiet else [*lines, f"wrote {out}"]:
         common.say(line)
-    return common.report_failures(failures)
+    return common.report_failures(failures) or questions.report(out, args.model)
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +186,9 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "precision other than fp32; the training pictures will do. Of a joint model the data root, or a "
         "folder with pictures of all products",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="after a question: accept what the same call wrote"
+    )
     common.add_quiet(parser)
 
 
@@ -185,9 +197,12 @@ def export(args: argparse.Namespace) -> int:
     before."""
     from flawscope.datasets import list_pictures
     from flawscope.predictor import fitted_artefact, read_manifest
-    from flawscope.predictor.router import is_router, read_router_facts
+    from flawscope.predictor.router import is_router, load, read_router_facts
 
     out = files.check_writable(args.out)
+    call = questions.digest_call(args)
+    if args.force and questions.accept(out, call):
+        return 0
     failures: list[str] = []
     options: dict[str, Any] = {"precision": args.precision, "failures": failures}
     several = is_router(args.model)
@@ -208,7 +223,9 @@ def export(args: argparse.Namespace) -> int:
 
         exporting.export(artefact, out, **options)
         _say_exported(args, {"": read_manifest(out)})
-    return common.report_failures(failures)
+    if questions.new_questions(out, args.model):
+        questions.save(load(out), out, call, args.model)
+    return common.report_failures(failures) or questions.report(out, args.model)
 
 
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:

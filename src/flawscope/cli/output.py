@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, tables
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation import report
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.parts import PartCollector
     from flawscope.predictor.router import Router
+    from flawscope.results.excel import ExcelTable
     from flawscope.results.part import PartPrediction
     from flawscope.results.prediction import MismatchDetector, Prediction
     from flawscope.results.run import ResultsFolder
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flawscope.results.tolerance import Tolerances
 
 
+MOST_NAMED = 20  # files in a line
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
 
 
@@ -80,7 +82,7 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
         del sources[path]
         beside.append(os.fspath(path))
     if len(wrong) == len(sources):
-        raise InputError(next(iter(wrong.values())))
+        raise InputError(next(iter(wrong.values()), f"no picture to judge, only {join_names(beside)}"))
     return PictureInputs([*sources], len(sources), beside, errors=wrong)
 
 
@@ -107,13 +109,14 @@ def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]
     if beside:
         among = ", masks among them" if any(map(is_picture, beside[:])) else ""
         files = pluralize(len(beside), "file")
-        yield f"{files} beside the pictures not looked at{among}: {join_names(beside)}"
+        yield f"{files} beside the pictures not looked at{among}: {join_names(beside, MOST_NAMED)}"
 
 
 # ------------------------------------------------------------------------------------------------- results
 
 
 def prediction_line(found: Prediction) -> str:
+    from flawscope.results.findings import severity_text
     from flawscope.results.prediction import Prediction
 
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
@@ -121,7 +124,7 @@ def prediction_line(found: Prediction) -> str:
     product = [f"{found.product_name}{p_value}"] if recognised else []
     remarks = "".join(f"  ({words})" for words in (*product, *(one.words for one in found.findings)))
     return (
-        f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
+        f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{remarks}"
     )
 
@@ -157,7 +160,6 @@ class Output:
     ):
         from flawscope.results.labels import LabelWriter
         from flawscope.results.run import ResultsFolder, WriteErrors
-        from flawscope.results.table import TableWriter
 
         self.args, self.products, self.parts = args, columns.get("products", False), parts
         self.flush_each = inputs is None  # somebody may wait for every line
@@ -165,14 +167,15 @@ class Output:
         self.unwritten = WriteErrors(common.say)
         self.failures: list[str] = []
         self.results: ResultsFolder | None = None
-        self.table: TableWriter | None = None
+        self.table: TableWriter | ExcelTable | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = TableWriter(args.out, **columns)
+            self.table = tables.open_table(args, **columns)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
-            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **columns)
+            how = {**columns, "decimal_comma": args.decimal_comma}
+            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **how)
             self.table = self.results.table
             if args.labels:
                 self.labels = LabelWriter(args.labels, self.results.own)
@@ -233,7 +236,8 @@ class Output:
             if self.parts:
                 with self.unwritten.collect("table"):
                     rows = part_rows(self.decided_parts, self.products)
-                    common.write_csv(self.results.own.path(PARTS_TABLE_NAME), rows)
+                    path = self.results.own.path(PARTS_TABLE_NAME)
+                    tables.write_table(path, rows, decimal_comma=self.args.decimal_comma)
             if self.labels:
                 with self.unwritten.collect("file of labels"):
                     self.labels.finish()
@@ -381,8 +385,17 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
 
 
 def say_remarks(several: Sequence[str], beside: Sequence[str], totals: MismatchDetector) -> None:
-    """Prints remarks on unread files, and a warning where the pictures are unlike those learnt."""
-    for line in file_remarks(several, beside):
+    """Names pictures that were passed over, and prints remarks on unread files, and a warning where the
+    pictures are unlike those learnt."""
+    from flawscope.pictures.decoding import is_picture
+    from flawscope.pictures.listing import why_passed_over
+
+    named = [path for path in beside[:] if is_picture(path)]
+    for path in named:
+        common.say(f"not judged: {path}: {why_passed_over(path)}")
+    for line in file_remarks(several, [path for path in beside[:] if not is_picture(path)]):
         common.say(line)
+    if more := len(beside) - len(beside[:]):
+        common.say(f"{pluralize(more, 'file')} more beside the pictures are not named here")
     if line := totals.warning():
         common.say(f"warning: {line}")

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line for every input, judged or not")
     parser.add_argument(
         "--out",
-        metavar="DIR|FILE.csv",
+        metavar="DIR|FILE.csv|FILE.xlsx",
         help="write a table of results, a JSON file for every input, overlays, maps and masks; or the table "
-        "alone, .csv",
+        "alone, .csv or .xlsx (Excel)",
     )
     parser.add_argument(
         "--only-anomalous",
@@ -71,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.pictures.listing import why_passed_over
     from flawscope.predictor.tolerating import tolerating
     from flawscope.results.folder import common_folder
+    from flawscope.results.labels import require_own_files
     from flawscope.results.tolerance import Tolerances
 
     if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
@@ -82,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         return cluster_predict.predict_on_cluster(args)
     common.check_output(args)
     inputs = output.collect_inputs(args.pictures)
+    if args.labels and inputs.total:
+        require_own_files(args.labels, (path for path in inputs.sources if isinstance(path, Path)))
     step = common.progress_for(args) if inputs.total else ignore_progress
     predictor = common.load_model(args, args.model)
     if (scale := common.scale_of(args)) is not None:
@@ -110,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         unjudged = len(results.failures)
         facts = summary.facts(args, unjudged)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
+        facts["not_judged"] = {path: why_passed_over(path) for path in inputs.side_files}
         results.finish(facts, summary.levels)
     if not args.quiet:
         if not args.json and totals.count:

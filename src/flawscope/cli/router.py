@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, fit_one, fit_several
+from flawscope.cli import common, fit_one, fit_options, fit_several, questions
 from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
 
@@ -25,8 +25,6 @@ def fit(args: argparse.Namespace) -> int:
     file. Where one fails, the others are kept beside it, for --resume."""
     from flawscope.artefact import files, model_file, router_file
 
-    if args.joint and args.channels:
-        raise InputError("--joint tells products apart by one view of a picture: leave out --channels")
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
     out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)
@@ -36,9 +34,18 @@ def fit(args: argparse.Namespace) -> int:
     calls = _product_calls(args, old, folder) if pattern is None else _view_calls(args, old, folder, pattern)
     for call in calls.values():
         fit_one.read_fit_settings(call)
+        if args.joint and call.channels:
+            raise InputError(
+                "--joint tells products apart by one view of a picture: leave out "
+                f"{fit_options.written(call, 'channels')}"
+            )
+    fit_one.require_training()
     if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
-        new = None if args.part is None or args.each_view else {"part": args.part, "view": args.view}
-        router_file.check_same_parts([new, *(one.manifest.facts.get("part") for one in products.values())])
+        new = [
+            None if call.part is None or args.each_view else {"part": call.part, "view": call.view}
+            for call in calls.values()
+        ]
+        router_file.check_same_parts([*new, *(one.manifest.facts.get("part") for one in products.values())])
     folder.mkdir(exist_ok=True)
     for name, call in calls.items():
         if call.update:
@@ -55,12 +62,13 @@ def fit(args: argparse.Namespace) -> int:
 
     known = _describe(args, old, products, calls) if pattern is None else None
     model = joining.open_joined(router_file.RouterArtefact(products, known, pattern), args.device)
-    model.save(out)
+    questions.save(model, out, args.call_digest, args.update)
+    out = questions.written(out, args.update)
     shutil.rmtree(folder)
     if parts := model.parts():
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
-    return fit_several.exit_code(outcomes)
+    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
 
 
 def _call(
@@ -85,7 +93,7 @@ def _product_calls(args: argparse.Namespace, old: RouterArtefact | None, folder:
         names = tuple(find_categories(args.data))
         if not names or (args.update and len(names) > 1):
             raise InputError(f"name the products in {args.data} with --category: one, several, or all")
-    return {name: _call(args, old, folder, name) for name in names}
+    return {name: _call(fit_options.with_file(args, name), old, folder, name) for name in names}
 
 
 def _view_pattern(args: argparse.Namespace, old: RouterArtefact | None) -> PartPattern | None:
@@ -114,7 +122,7 @@ def _view_calls(
         seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     else:
         seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part, good=args.good)
     pattern.part_numbers(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
     views = fit_one.split_by_view(dataset, pattern, "train", "validation")
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
@@ -139,7 +147,7 @@ def _describe(
         found[name] = joining.describe_product(
             network,
             products[name],
-            open_dataset(args.data, name, seed=seed, group=group),
+            open_dataset(args.data, name, seed=seed, group=group, good=args.good),
             but=[picture.hash for picture in before],
             device=args.device,
             step=common.progress_for(args),

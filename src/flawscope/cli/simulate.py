@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.synthesis import TextureFolder
 
     kinds = _kinds(args)
-    paths = [item.path for item in open_dataset(args.data, args.category).train]
+    paths = [item.path for item in open_dataset(args.data, args.category, good=args.good).train]
     _refuse_inputs(args, paths)
     textures = TextureFolder(args.textures) if args.textures else None
     failures = [*textures.skipped] if textures else []
@@ -191,7 +191,7 @@ def _defect_maker(args: argparse.Namespace, textures: TextureFolder | None, fail
     from flawscope.datasets.seen_defects import list_seen, read_seen
     from flawscope.synthesis import extend_defect, simulate_defect
 
-    items = list_seen(args.seen) if args.seen else []
+    items = list_seen(args.seen, say=common.say) if args.seen else []
     levels = _levels([item.path for item in items])
     read = functools.lru_cache(16)(lambda item: read_seen(item, levels))
     seen = ReadableEntries(items, read, f"no seen defect in {args.seen}", failures)

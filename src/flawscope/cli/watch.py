@@ -202,7 +202,6 @@ class WatchLoop:
     unjudged: int = 0
     is_unreadable: bool = False
     warned: bool = False
-    others: set[str] = field(default_factory=set)  # suffixes of files that are not pictures
     started: float = field(default_factory=time.monotonic)
 
     def run_until(self, end: threading.Event, interval: float) -> None:
@@ -255,30 +254,29 @@ class WatchLoop:
             self.commands.run(result)
 
     def _say_remarks(self) -> None:
-        """Prints remarks on vanished pictures, other files and unlike pictures, once each."""
-        from flawscope.pictures.decoding import is_picture
-
+        """Prints remarks on vanished pictures, files that are passed over and unlike pictures, once each."""
         for path in self.arrivals.gone:
             self.unjudged += 1
             common.say(f"skipped: {path} went away before it could be judged")
         self.arrivals.gone.clear()
-        for path in self.arrivals.others:
-            ending = "mask" if is_picture(path) else path.suffix.lower()
-            if ending not in self.others:
-                self.others.add(ending)
-                if ending == "mask":
-                    self.say(f"{path} is not judged: it is a picture's mask")
-                    continue
-                what = f"{ending} is" if ending else "names without an ending are"
-                self.say(f"{path} is not judged: {what} not a picture's")
+        self._name_passed_over(time.monotonic())
         if (line := self.totals.warning()) and not self.warned:
             self.say(f"warning: {line}")
         self.warned = bool(line)
+
+    def _name_passed_over(self, now: float | None) -> None:
+        """Names files that are not judged, each once; now: a file that still changes is not named yet."""
+        from flawscope.pictures.decoding import is_picture
+
+        for path, why in self.arrivals.passed_over(now).items():
+            say = common.say if is_picture(path) else self.say  # that of a picture is no remark
+            say(f"not judged: {path}: {why}")
 
     def summary(self) -> list[str]:
         from flawscope.errors import pluralize
         from flawscope.progress import format_duration
 
+        self._name_passed_over(None)
         judged, anomalous = self.totals.count, self.totals.anomalous
         spent = format_duration(time.monotonic() - self.started)
         of = f": {self.totals.lines()}" if self.has_products and judged else ""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
 from flawscope.datasets.layouts import open_dataset
@@ -28,8 +28,9 @@ from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import count_frames, pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
+from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
-from flawscope.pictures.mask_files import GOOD, seem_masks
+from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
 
@@ -354,14 +355,18 @@ def _mixed_findings(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Ite
 def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
     bad = [item for item in dataset.test if item.anomalous]
     if bad and not dataset.has_masks:
+        reasons = count_reasons(item.unmarked for item in bad if item.left_out)
         message = "no masks of the defects: there will be figures per picture, none per pixel"
+        message += f" ({reasons})" if reasons else ""
         yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
         return
     remedy = "add the mask, or pixel figures leave it out"
     for item in bad:
         if not item.masks:
             subject = dataset.relative(item.path)
-            yield Finding("warning", "mask-missing", subject, "defective, but without a mask", remedy)
+            reasons = f": {join_names(item.left_out)}" if item.left_out else ""
+            message = f"defective, but without a mask{reasons}"
+            yield Finding("warning", "mask-missing", subject, message, remedy)
 
 
 def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
@@ -381,6 +386,12 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         )
         left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
         yield Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
+    for path, reason in truth.labels.unreadable.items():
+        message = f"could not be read ({reason})"
+        yield Finding("error", "labels-unreadable", dataset.relative(path), message, "export it again")
+    for source, reason in truth.labels.scale_doubts():
+        remedy = "if it was made on smaller pictures, mark these"
+        yield Finding("warning", "labels-scale", source, reason, remedy)
     for path in (path for path in truth.labels.of_no_form if path.name != SATURATION_FILE):
         message = "is read as no labels"
         yield Finding("note", "no-labels", dataset.relative(path), message, f"expected: {EXPECTED}")
@@ -405,8 +416,13 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         message = "looks like a mask, but is no picture's by its name: it counts as a picture"
         remedy = "name it a_mask.png of a.png, or remove it"
         yield Finding("warning", "mask-unpaired", dataset.relative(path), message, remedy)
+    if overlays := [dataset.relative(path) for path in truth.overlays]:
+        message = f"{pluralize(len(overlays), 'picture')} that are others with something drawn in: "
+        remedy = "they are passed over; if they are defects, give the folder another name"
+        others = tuple(overlays)
+        yield Finding("note", "overlays", overlays[0], message + join_names(overlays), remedy, others)
     for path, picture in truth.masks.items():
-        good = {part.casefold() for part in path.relative_to(dataset.root).parts[:-1]} & set(GOOD)
+        good = any(map(says_good, path.relative_to(dataset.root).parts[:-1]))
         if path not in used and picture is None and not good:  # empty masks of good pictures are usual
             message = "a mask, but no defective picture goes with it"
             remedy = "name it like its picture, or remove it"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -19,12 +20,19 @@ from flawscope.pictures.units import PartKey, compile_group, group_numbers, part
 
 @dataclass(frozen=True)
 class Item:
-    """Picture of a data set. `masks` is its ground truth; of several (LOCO) the defect is the union."""
+    """Picture of a data set. `masks` is its ground truth; of several (LOCO) the defect is the union.
+    left_out: why marks in label files cannot be used."""
 
     path: Path
     kind: str  # the folder's name: "good", "bent_lead", ...
     anomalous: bool
     masks: tuple[Mask, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def unmarked(self) -> str:
+        """Why there is no mask; empty where there is one."""
+        return "" if self.masks else next(iter(self.left_out), "no mask")
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,9 @@ class Dataset:
     train: tuple[Item, ...]  # good only
     test: tuple[Item, ...]
     validation: tuple[Item, ...] = ()  # good only; MVTec LOCO and MVTec AD 2 have one
+    drawn_split: bool = (
+        False  # it has no split of its own: a model of another data set is tested on all of it
+    )
 
     @property
     def reviewed(self) -> bool:
@@ -68,6 +79,11 @@ def category_of(root: Path) -> str:
     return Path(os.path.abspath(root)).name  # "." has a name too
 
 
+def count_reasons(reasons: Iterable[str]) -> str:
+    """Counts reasons for a person, most frequent first; empty ones are none."""
+    return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
+
+
 class SplitSettings(NamedTuple):
     """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
     group: regular expression on their names, as `group_numbers` takes it; it need not match here."""
@@ -81,7 +97,8 @@ def split_dataset(
     root: Path, layout: str, good: Path, paths: Sequence[Path], bad: Sequence[Item], settings: SplitSettings
 ) -> Dataset:
     """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
-    share of the paths in the folder `good`, by `held_out` and in whole parts. InputError: no good picture."""
+    share of the paths in the folder `good`, which is `root` where several hold them, by `held_out` and in
+    whole parts. InputError: no good picture."""
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     expression = compile_group(settings.group)
@@ -89,10 +106,11 @@ def split_dataset(
     names = [path.relative_to(good).as_posix() for path in paths]
     parts = [part_key(path.relative_to(common).as_posix(), expression) for path in paths]
     held = held_out(names, settings.share, settings.seed, parts)
-    items = [Item(path, good.name, False) for path in paths]
+    kind = "good" if good == root else good.name
+    items = [Item(path, kind, False) for path in paths]
     train = tuple(item for k, item in enumerate(items) if k not in held)
     test = *(items[k] for k in sorted(held)), *bad
-    return Dataset(root, category_of(root), layout, train, test)
+    return Dataset(root, category_of(root), layout, train, test, drawn_split=True)
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,8 @@ from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.files import TRANSPOSING, stored_turn
-from flawscope.pictures.listing import natural_key
-from flawscope.pictures.mask_files import seem_masks
+from flawscope.pictures.listing import natural_key, pictures_in
+from flawscope.pictures.mask_files import find_photographs, seem_masks
 from flawscope.pictures.masks import marks_most
 
 
@@ -36,10 +37,13 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
     """Says that a mask may be drawn on the picture as it is stored, where that is turned and has the size
     (H, W) of the mask either way; empty where nothing is in doubt."""
     turn = stored_turn(picture)
-    if turn == 1 or (turn in TRANSPOSING and size[0] != size[1]):
+    fits_both = turn not in TRANSPOSING or size[0] == size[1]
+    doubtful = (
+        mask.is_doubtful if isinstance(mask, PictureLabels) else fits_both and stored_turn(mask) == 1
+        for mask in masks
+    )
+    if turn == 1 or not any(doubtful):  # a mask may be turned like it
         return ""
-    if all(not isinstance(mask, PictureLabels) and stored_turn(mask) != 1 for mask in masks):
-        return ""  # turned like it
     return (
         f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, upright is taken"
     )
@@ -70,14 +74,60 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def good_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on good pictures in which something is marked, and on pictures that seem to be masks."""
+    """Yields remarks on label files, on pictures that take no part or seem to be masks, and on good ones in
+    which something is marked."""
+    truth = GroundTruth(dataset.root) if dataset.root.is_dir() else None  # made by hand
+    yield from picture_remarks(dataset, truth)
+    if marked := _marked_names(dataset, marked_good(dataset, truth)):
+        yield f"counted as good, but something is marked: {marked}; move it, or remove the mark"
+
+
+def picture_remarks(dataset: Dataset, truth: GroundTruth | None = None) -> Iterator[str]:
+    """Yields remarks on label files that cannot be used, on pictures beside the folders of good and defective
+    ones, and on such as seem masks."""
+    truth = truth or (GroundTruth(dataset.root) if dataset.root.is_dir() else None)
+    if truth:
+        for path, reason in truth.labels.unreadable.items():
+            yield f"{path} could not be read ({reason}), nothing in it counts: export it again"
+        for source, reason in truth.labels.scale_doubts():
+            yield f"{source} {reason}: if it was made on smaller pictures, mark these"
+        if overlays := [dataset.relative(path) for path in truth.overlays]:
+            yield f"passed over, since they are others with something drawn in: {join_names(overlays)}"
     every = [item.path for items in dataset.splits.values() for item in items]
     if seeming := [dataset.relative(path) for path in seem_masks(every)]:
         names = join_names(seeming)
         yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
-    if marked := sorted(marked_good(dataset), key=lambda entry: natural_key(entry[0].path)):
-        where = [f"{dataset.relative(item.path)} (in {dataset.relative(mask)})" for item, mask in marked]
-        yield f"counted as good, but something is marked: {join_names(where)}; move it, or remove the mark"
+    if photographs := [dataset.relative(path) for path in find_photographs(every)]:
+        yield f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
+    if dataset.layout != "folder" or not dataset.root.is_dir():
+        return
+    beside = [path for path in pictures_in(dataset.root) if path not in {*every}]
+    if folders := Counter(dataset.relative(path.parent) for path in beside):
+        named = join_names([f"{name} ({number})" for name, number in folders.items()])
+        yield f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
+
+
+def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
+    """Yields a remark on good pictures to learn from in which something is marked, where `force` says that
+    they are good; else raises InputError, with a question. What a review decided on is decided."""
+    if dataset.reviewed:
+        return
+    learnt = {item.path for item in (*dataset.train, *dataset.validation)}
+    pairs = [(item, mask) for item, mask in marked_good(dataset) if item.path in learnt]
+    if not pairs:
+        return
+    text = f"counted as good, but something is marked: {_marked_names(dataset, pairs)}"
+    if not force:
+        raise InputError(
+            f"{dataset.root}: {text}; are they good? Move them, remove the marks, or go on with --force"
+        )
+    yield f"--force: {text}"
+
+
+def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Item, Mask]]) -> str:
+    """Names of pictures and of what marks them. Each picture once."""
+    first = {item.path: mask for item, mask in sorted(pairs, key=lambda pair: natural_key(pair[0].path))}
+    return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
 
 
 def describe_marks(item: Item) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.labels import LabelFiles, PictureLabels
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import PillowSource, source_name
+from flawscope.pictures.decoding import PillowSource, open_upright, source_name
 from flawscope.pictures.listing import picture_files_in
-from flawscope.pictures.mask_files import find_masks
+from flawscope.pictures.mask_files import find_masks, fold
 from flawscope.pictures.masks import read_mask
+
+_OVERLAY_FOLDER, _OVERLAY_NAME = re.compile("overlays?"), re.compile(r"(.+?)[\W_]+overlay")
+OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # of textured pixels that are equal within so many grey levels
 
 Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a labelling tool's file
 
@@ -23,14 +27,17 @@ class GroundTruth:
     """The pictures below a folder, and what is marked in them: by masks there or in the folders `beside`,
     else by label files there.
 
-    masks: of every mask its picture, or None. labels: the label files.
+    masks: of every mask its picture, or None. overlays: copies with something drawn in, each with its
+    picture; they are no pictures. labels: the label files.
     """
 
     def __init__(self, root: Path, beside: Iterable[Path] = ()):
         files = picture_files_in(root, own=True)
         every = dict.fromkeys([*files, *(path for folder in beside for path in picture_files_in(folder))])
         self.masks = find_masks(every)
-        self.pictures = [path for path in files if path not in self.masks]
+        shown = [path for path in files if path not in self.masks]
+        self.overlays = _find_overlays(shown)
+        self.pictures = [path for path in shown if path not in self.overlays]
         self.labels = LabelFiles(root, self.pictures)
         self._of: dict[Path, list[Path]] = {}
         for mask, picture in self.masks.items():
@@ -46,8 +53,53 @@ class GroundTruth:
         return not self.pictures_in(folder) and any(mask.is_relative_to(folder) for mask in self.masks)
 
     def find(self, picture: Path) -> tuple[Mask, ...]:
-        """Finds the masks of a picture, or its labels. InputError: as `LabelFiles.find`."""
+        """Finds the masks of a picture, or its labels."""
         return tuple(self._of.get(picture, ())) or self.labels.find(picture)
+
+    def left_out(self, picture: Path) -> tuple[str, ...]:
+        """Why marks of a picture without a mask cannot be used."""
+        return () if picture in self._of else self.labels.left_out(picture)
+
+
+def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
+    """Finds pictures that are called overlays, by their folder or name, and are copies of others with
+    something drawn in. Returns the other of each."""
+    named: dict[str, list[Path]] = {}
+    suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
+    for path in pictures:
+        by_name = _OVERLAY_NAME.fullmatch(fold(path.stem))
+        if by_name or _OVERLAY_FOLDER.fullmatch(fold(path.parent.name)):
+            name = by_name[1] if by_name else fold(path.stem)
+            suspects.setdefault((path.parent, by_name is not None), []).append((path, name))
+        else:
+            named.setdefault(fold(path.stem), []).append(path)
+    found: dict[Path, Path] = {}
+    for alike in suspects.values():
+        pairs = [
+            (path, other)
+            for path, name in alike
+            for other in named.get(name, ())
+            if _is_drawn_on(path, other)
+        ]
+        if 2 * len({path for path, _ in pairs}) > len(alike):
+            found |= pairs
+    return found
+
+
+def _is_drawn_on(path: Path, other: Path) -> bool:
+    """Whether a picture shows another one, changed in places: most of its pixels are equal, without those of
+    even areas, which other photographs may share."""
+    try:
+        drawn, plain = (
+            np.asarray(open_upright(one, str(one)).convert("RGB"), np.int16) for one in (path, other)
+        )
+    except InputError:
+        return False
+    if drawn.shape != plain.shape:
+        return False
+    textured = np.diff(plain, axis=1).any(2)
+    changed = np.abs(drawn - plain).max(2)[:, 1:][textured]
+    return changed.size > 0 and float(np.mean(changed <= OVERLAY_LEVELS)) > OVERLAY_SHARE
 
 
 def union_masks(

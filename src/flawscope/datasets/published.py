@@ -62,7 +62,10 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
     anomaly = _find_descendant(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
     truth = GroundTruth(root)
-    bad = [Item(path, path.parent.name, True, truth.find(path)) for path in truth.pictures_in(anomaly)]
+    bad = [
+        Item(path, path.parent.name, True, truth.find(path), truth.left_out(path))
+        for path in truth.pictures_in(anomaly)
+    ]
     return split_dataset(root, "visa", normal, truth.pictures_in(normal), bad, settings)
 
 

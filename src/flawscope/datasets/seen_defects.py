@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.dataset import Dataset, Item, count_reasons
 from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth, union_masks
 from flawscope.errors import InputError, pluralize
@@ -22,28 +23,45 @@ RANDOM_STREAM = 40  # stream of random numbers
 
 
 def choose_seen(
-    seen: int | str | os.PathLike[str], dataset: Dataset | None = None, seed: int = 0
+    seen: int | str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Item]:
     """Chooses the defective pictures, with masks, that `--seen` means.
 
     seen: a number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a
     text file with one picture a line, in the data set's test pictures or with masks as in such a folder.
-    InputError: too few to draw from, or a picture without a mask.
+    `say` gets a line on defective pictures without a usable mask. InputError: too few to draw from, or a
+    listed picture without a mask.
     """
     text = str(seen).strip()
     if text.isdecimal():
-        return draw_seen(dataset, int(text), seed)
+        return draw_seen(dataset, int(text), seed, say)
     path = Path(text if isinstance(seen, int) else seen)
     if os.path.isfile(path):  # also of names that no file can have
         return _read_list(path, dataset)
     if not text or not os.path.isdir(path):  # an empty text would be the folder one is in
         raise InputError(f"setting seen: {text:.200} is neither a number, a folder nor a list of pictures")
-    return list_seen(path, dataset.category if dataset else None)
+    return list_seen(path, dataset.category if dataset else None, say)
 
 
-def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
+def _with_masks(items: Iterable[Item], say: Callable[[str], None]) -> list[Item]:
+    """Defective pictures with masks. `say` gets a line on the others."""
+    defective = [item for item in items if item.anomalous]
+    masked = [item for item in defective if item.masks]
+    if others := len(defective) - len(masked):
+        of = pluralize(len(defective), "defective picture")
+        reasons = count_reasons(item.unmarked for item in defective)
+        say(f"note: {others} of {of} cannot be learnt from: {reasons}")
+    return masked
+
+
+def draw_seen(
+    dataset: Dataset | None, count: int, seed: int, say: Callable[[str], None] = lambda _: None
+) -> list[Item]:
     """Draws `count` defective test pictures with masks, as evenly over the kinds as they allow."""
-    items = [item for item in dataset.test if item.anomalous and item.masks] if dataset else []
+    items = _with_masks(dataset.test, say if count else lambda _: None) if dataset else []
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
         raise InputError(
@@ -80,35 +98,46 @@ def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
             raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
         full = found.resolve()
         item = known.get(full) or next(
-            (i for i in _masked_pictures(found.parent) if i.path.resolve() == full), None
+            (i for i in _defective_pictures(found.parent) if i.path.resolve() == full), None
         )
         if item is None or not item.anomalous or not item.masks:
-            raise InputError(f"{path} names {line}, which has no mask: put one beside it, or drop the line")
+            why = f" ({', '.join(item.left_out)})" if item and item.left_out else ""
+            raise InputError(
+                f"{path} names {line}, which has no mask{why}: put one beside it, or drop the line"
+            )
         items[full] = item
     if not items:
         raise InputError(f"{path} names no picture: write one path a line")
     return list(items.values())
 
 
-def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> list[Item]:
+def list_seen(
+    folder: str | os.PathLike[str],
+    category: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Item]:
     """Lists defective pictures with masks: the test pictures of a data set, or any folder of pictures with
     masks in it, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`), or with
-    label files below the folder or the data set that holds it. Raises `InputError` where there is none.
+    label files below the folder or the data set that holds it. `say` gets a line on defective pictures
+    without a usable mask. Raises `InputError` where there is none with one.
     """
     root = Path(folder)
-    items: list[Item] = []
+    items: Iterable[Item] = ()
     reason = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
     if categories := find_categories(root):
         try:
-            items = [item for item in open_dataset(root, category).test if item.anomalous and item.masks]
+            items = open_dataset(root, category).test
         except InputError as error:
             if len(categories) > 1:
                 raise
             reason = str(error)  # the folder "test" of a data set looks like half a data set
-    items = items or _masked_pictures(root)
-    if not items:
-        raise InputError(reason)
-    return items
+    if not any(item.masks for item in items):
+        items = _defective_pictures(root)
+    masked = _with_masks(items, say)
+    if not masked:
+        left_out = count_reasons(item.unmarked for item in items if item.left_out)
+        raise InputError(f"{reason} ({left_out})" if left_out else reason)
+    return masked
 
 
 def read_seen(item: Item, levels: Levels | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -123,7 +152,8 @@ def read_seen(item: Item, levels: Levels | None = None) -> tuple[NDArray[np.uint
     return picture, mask
 
 
-def _masked_pictures(root: Path) -> list[Item]:
+def _defective_pictures(root: Path) -> list[Item]:
+    """The pictures below a folder that holds defects alone, with masks and labels from where they may lie."""
     full = root.resolve()
     part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
     above = (full.parent, full.parent.parent)
@@ -134,4 +164,4 @@ def _masked_pictures(root: Path) -> list[Item]:
         if masked_folder(name) in ("", fold(full.name)) and not full.is_relative_to(path)
     ]
     truth = GroundTruth(full.parent if part_of_a_set else full, beside)
-    return [replace(item, kind=item.path.parent.name) for item in defects_in(full, truth) if item.masks]
+    return [replace(item, kind=item.path.parent.name) for item in defects_in(full, truth)]

@@ -29,6 +29,7 @@ from flawscope.evaluation.intervals import (
     percentile_interval,
 )
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
+from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import Prediction
 
@@ -212,6 +213,9 @@ def compare(
         InputError: there is nothing to test.
     """
 
+    learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
+    is_drawn, dataset = dataset.drawn_split, with_unlearnt(a, dataset, learnt, step)
+
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
         def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
@@ -224,7 +228,11 @@ def compare(
             step=report_step,
         )
 
-    evaluations = _evaluate_same_pictures(evaluate_model, dataset.test)
+    first, second = (
+        replace(one, learnt_from=len(dataset.train) if is_drawn else 0)
+        for one in _evaluate_same_pictures(evaluate_model, dataset.test)
+    )
+    evaluations = first, second
     pictures = _pair_predictions(*evaluations, dataset)
     differences = tuple(_differences(evaluations, pictures, resamples, seed))
     return Comparison(names, (a, b), dataset, evaluations, differences, pictures)

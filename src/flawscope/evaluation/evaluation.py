@@ -36,6 +36,7 @@ from flawscope.evaluation.result import (
     PictureStore,
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
+from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Light
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -54,6 +55,7 @@ class _TestPictures:
     left_out: list[Item] = field(default_factory=list)
     unjudged: list[tuple[Item, str]] = field(default_factory=list)
     marked: Counter[str] = field(default_factory=Counter)  # counts of `DEFECT_PIXELS` and `MASK_COUNTS`
+    unmarked: list[str] = field(default_factory=list)  # why defective pictures have no usable mask
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
@@ -76,8 +78,9 @@ def evaluate(
     """Scores the test pictures and computes the metrics.
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
-    their name. A defective picture without a mask counts for image metrics only. For pixel metrics only
-    `valid_pixels` count. Maps lie in a temporary file (in TMPDIR).
+    their name. Where the data set has no split of its own, every other picture is tested. A defective picture
+    without a mask counts for image metrics only. For pixel metrics only `valid_pixels` count. Maps lie in a
+    temporary file (in TMPDIR).
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
@@ -93,6 +96,8 @@ def evaluate(
     if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
         raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
     require_type("dataset", dataset, Dataset)
+    learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}  # thresholds are learnt, too
+    is_drawn, dataset = dataset.drawn_split, with_unlearnt(predictor, dataset, learnt, step)
     if not dataset.test:
         raise InputError(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
@@ -100,7 +105,7 @@ def evaluate(
         )
     if robust and predictor.manifest.preprocess.channels is not None:
         raise InputError("pictures of several channels have no light to change: leave out --robustness")
-    seen = _predict_all(predictor, dataset, leave_out, take, step)
+    seen = _predict_all(predictor, dataset, learnt, take, step)
     kept = seen.kept
     if not kept.items:
         raise InputError(
@@ -120,12 +125,15 @@ def evaluate(
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
         false_alarms=_false_alarm_statistics(kept, predictor, dataset.train),
+        defects=_defect_statistics(kept),
         kinds=_kind_statistics(kept, dataset),
         images=len(kept),
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
         masks={name: seen.marked[name] for name in MASK_COUNTS},
         left_out=dict(Counter(item.kind for item in seen.left_out)),
+        learnt_from=len(dataset.train) if is_drawn else 0,
         without_mask=kept.without_mask,
+        unmarked=dict(Counter(seen.unmarked)),
         seconds=time.perf_counter() - began,
         mismatch=_mismatch_warning(kept, predictor),
         labels=labels,
@@ -142,12 +150,10 @@ def evaluate(
 def _predict_all(
     predictor: Predictor,
     dataset: Dataset,
-    leave_out: Collection[str],
+    learnt: Collection[str],
     take: OnPrediction | None,
     step: ProgressCallback,
 ) -> _TestPictures:
-    # thresholds are learnt from pictures, too
-    learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}
     seen = _TestPictures(PictureStore(lambda geometry: valid_pixels(predictor, geometry)))
     results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
     for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):
@@ -161,8 +167,10 @@ def _predict_all(
             continue
         try:
             truth = _ground_truth(item, result, predictor, seen.marked)
+            seen.unmarked += [item.unmarked or "masks that mark nothing"] if truth is None else []
         except InputError as error:
             seen.failures.append(f"{error} {COUNTED_WITHOUT_MASK}")
+            seen.unmarked.append("masks that cannot be used")
             truth = None
         seen.kept.append(item, result, truth)
         if take:
@@ -232,6 +240,13 @@ def _false_alarm_statistics(
     }
 
 
+def _defect_statistics(kept: PictureStore) -> dict[str, Any]:
+    shown = zip(kept.items, kept.predictions, strict=True)
+    called = [prediction.is_anomalous for item, prediction in shown if item.anomalous]
+    interval = metrics.confidence_interval_rate(sum(called), len(called))
+    return {"images": len(called), "found": sum(called), "interval": [*interval]}
+
+
 def judge_parts(
     predictor: Predictor | Router,
     pictures: Iterable[tuple[Item, Prediction]],
@@ -265,11 +280,13 @@ def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart])
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(decisions & ~anomalous))
     auroc = metrics.image_metrics(anomalous, np.array([one.prediction.score for one in judged])).auroc
+    verdict = parts.judge_promise(alarms, good)
     return {
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.promise(),
+        "broken": None if verdict is None else verdict.broken,
         "defective": len(judged) - good,
         "found": int(np.count_nonzero(decisions & anomalous)),
         "incomplete": sum(one.prediction.decision == INCOMPLETE for one in judged),

@@ -1,4 +1,4 @@
-"""Says when the promised false-alarm rate was broken on good test pictures, and why that may be."""
+"""Says whether the promised false-alarm rate was kept on good test pictures, and why it may not be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flawscope.calibration.promise import judge_promise
 from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.channels import first_view
@@ -17,7 +18,6 @@ from flawscope.results.prediction import Prediction
 if TYPE_CHECKING:
     from flawscope import Predictor
 
-SIGNIFICANCE = 0.05  # level of the test, one-sided
 SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a whole are a reason
 
 
@@ -27,9 +27,9 @@ def check_promise(
     """Tests the promise on good test pictures, for `Evaluation.false_alarms`; empty where there are none, or
     nothing was promised.
 
-    alarms: false alarms. chance: of as many or more, if each comes up with the expected probability (exact
-    binomial test). broken: that is below `SIGNIFICANCE`. reasons: why it may be broken, as sentences.
-    copies_of_training: names of good test pictures that are near-copies of training pictures.
+    expected_interval: in which the rate of this one model lies. alarms: false alarms. chance, broken: as
+    `judge_promise` says. reasons: why it may be broken, as sentences. copies_of_training: names of good test
+    pictures that are near-copies of training pictures.
 
     Args:
         train: the training pictures, to look for near-copies.
@@ -38,35 +38,17 @@ def check_promise(
     if not good or not calibration.promised:
         return {}
     alarms = sum(prediction.is_anomalous for _, prediction in good)
-    chance = _binomial_tail(alarms, len(good), calibration.expected_rate)
+    chance, broken = judge_promise(alarms, len(good), calibration.expected_rate, calibration.unit_count)
     learnt, shown = _looks(train), _looks([item for item, _ in good])
     copies = _copies_of(learnt, shown)
-    broken = chance < SIGNIFICANCE
     return {
+        "expected_interval": [*calibration.rate_interval],
         "alarms": alarms,
         "chance": chance,
         "broken": broken,
-        "reasons": list(_reasons(predictor, learnt, shown, good, alarms)) if broken else [],
+        "reasons": list(_reasons(predictor, learnt, shown, good)) if broken else [],
         "copies_of_training": [str(good[k][0].path) for k in copies],
     }
-
-
-def _binomial_tail(successes: int, count: int, probability: float) -> float:
-    """Probability of so many successes or more of `count`. Not by scipy.stats, which asks for torch."""
-    from scipy import special
-
-    if successes == 0:
-        return 1.0
-    return float(special.betainc(successes, count - successes + 1, probability))
-
-
-def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
-    """The same where the probability itself is drawn from Beta(a, b)."""
-    from scipy import special
-
-    k = np.arange(successes, count + 1)
-    ways = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
-    return float(np.exp(ways + special.betaln(k + a, count - k + b) - special.betaln(a, b)).sum())
 
 
 def describe_promise(found: Mapping[str, Any]) -> list[str]:
@@ -75,9 +57,8 @@ def describe_promise(found: Mapping[str, Any]) -> list[str]:
     lines = []
     if found.get("broken"):
         lines.append(
-            f"the promise was broken: {found['alarms']} of {pluralize(found['images'], 'good picture')} "
-            f"called anomalous where {found['expected']:.1%} was promised; chance alone gives so many in "
-            f"{found['chance']:.2g} of such tests. Why it may be:"
+            f"the promise was broken: a sound model calls so many anomalous in {100 * found['chance']:.2g} % "
+            "of such tests. Why it may be:"
         )
         lines += [f"  {reason}" for reason in found["reasons"]]
     if copies := found.get("copies_of_training"):
@@ -93,11 +74,9 @@ def _reasons(
     learnt: Sequence[Look | None],
     shown: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
-    alarms: int,
 ) -> Iterator[str]:
-    calibration = predictor.calibration
     copies = _count_copies(learnt)
-    if copies and not calibration.has_shared_units:
+    if copies and not predictor.calibration.has_shared_units:
         yield (
             f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
             "model counted as parts of their own: fit anew, or name the parts with --group"
@@ -110,19 +89,10 @@ def _reasons(
         )
     if alike := _count_copies(shown):
         yield f"{alike} of the good test pictures are near-copies of others: a part is counted several times"
-    own = calibration.unit_count + 1
-    rank = calibration.expected_rate * own
-    # the chance, if the units that the threshold comes from are drawn by chance as well
-    if _beta_binomial_tail(alarms, len(good), rank, own - rank) >= SIGNIFICANCE:
-        yield (
-            f"the threshold comes from {pluralize(own - 1, 'part')}: with so few the rate of a single model "
-            "is often so far off; calibrate on more good pictures"
-        )
-    else:
-        yield (
-            "they show good parts of another day, batch, light or camera: learn from some of them, or "
-            "calibrate on some"
-        )
+    yield (
+        "they show good parts of another day, batch, light or camera: learn from some of them, or calibrate "
+        "on some"
+    )
 
 
 def _count_copies(looks: Sequence[Look | None]) -> int:

@@ -193,7 +193,9 @@ class Evaluation:
         with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
         pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise; None: nothing), measured,
-        images (good test pictures), interval (95 %, Clopper-Pearson).
+        images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise` finds, with
+        expected_interval, in which the rate of this one model lies with 95 %.
+    defects: defective test pictures: images, found, and the interval of the share that is found, as above.
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
         severity, which is comparable between models.
     defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
@@ -205,6 +207,9 @@ class Evaluation:
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    learnt_from: pictures of a data set without a split of its own that the model was fitted or calibrated on;
+        all others were tested. 0 where the data set has a split.
+    without_mask: defective pictures without a usable mask; unmarked: of these, by the reason.
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
@@ -216,12 +221,15 @@ class Evaluation:
     method: str
     metrics: dict[str, float | None]
     false_alarms: dict[str, Any]
+    defects: dict[str, Any]
     kinds: dict[str, dict[str, Any]]
     images: int
     defect_pixels: dict[str, int]
     left_out: dict[str, int]
     without_mask: int
     seconds: float
+    learnt_from: int = 0
+    unmarked: dict[str, int] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
@@ -239,10 +247,11 @@ class Evaluation:
         masks, pixels, lines = self.masks, self.defect_pixels, []
         if self.without_mask:
             of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
-            empty = f"; masks that mark nothing: {masks['empty']}" if masks["empty"] else ""
+            reasons = [f"{why}: {n}" for why, n in sorted(self.unmarked.items(), key=lambda pair: -pair[1])]
+            why = f"; {', '.join(reasons)}" if {*self.unmarked} - {"no mask"} else ""
             which = f"of the other {masks['pictures']}" if masks["pictures"] else "not measured"
             lines.append(
-                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{empty}"
+                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{why}"
             )
         if masks["lost"]:
             lines.append(
@@ -263,6 +272,12 @@ class Evaluation:
                 line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
         return lines
+
+    def counts(self) -> str:
+        """Says how many pictures were tested, and how many others of the folder were learnt from."""
+        good = self.false_alarms["images"]
+        text = f"{pluralize(self.images, 'test picture')} ({good} good, {self.images - good} defective"
+        return f"{text}; {self.learnt_from} others were learnt from)" if self.learnt_from else f"{text})"
 
     @property
     def aligned(self) -> bool:
@@ -322,12 +337,15 @@ class Evaluation:
             "method": self.method,
             "metrics": self.metrics,
             "false_alarms": self.false_alarms,
+            "defects": self.defects,
             "kinds": self.kinds,
             "images": self.images,
             "defect_pixels": self.defect_pixels,
             "left_out": sum(self.left_out.values()),
             "left_out_by_kind": self.left_out,
+            "learnt_from": self.learnt_from,
             "without_mask": self.without_mask,
+            "without_mask_by_reason": self.unmarked,
             "masks": self.masks,
             "remarks": self.remarks,
             "seconds": round(self.seconds, 3),

@@ -13,6 +13,7 @@ from flawscope import Predictor
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError
 from flawscope.evaluation import metrics
+from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.light import Light
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
@@ -73,6 +74,7 @@ def robustness(
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
     """
     left_out = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
+    dataset = with_unlearnt(predictor, dataset, left_out)
     advance = ProgressCounter(step, "robustness", len(dataset.test) * len(lights))
     labels: list[bool] = []
 

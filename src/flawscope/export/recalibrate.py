@@ -28,7 +28,7 @@ from flawscope.artefact.certificate import (
     difference_scales,
 )
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
-from flawscope.calibration.outliers import check_defect_like, sole_note
+from flawscope.calibration.outliers import defect_like_question, sole_note
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
@@ -257,9 +257,8 @@ def recalibrate(
     if defects is not None and before.precision == defects.precision:
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
     unseen = any(pair.unseen for pair in answers.values())
-    remedy = "export without --pictures"
-    notes = check_defect_like(calibration, names, defects, force=not unseen, remedy=remedy)
-    notes += filter(None, [sole_note(calibration, names)]) if unseen else []
+    question = defect_like_question(calibration, names, defects) if unseen else None
+    notes = [*filter(None, [sole_note(calibration, names)])] if unseen else []
     now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()
@@ -272,7 +271,7 @@ def recalibrate(
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
     manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
-    manifest = replace(manifest, notes=(*manifest.notes, *(notes if unseen else ())))
+    manifest = replace(manifest, notes=(*manifest.notes, *notes)).asking(question)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
 

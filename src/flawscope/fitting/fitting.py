@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ from flawscope.artefact.model_file import (
     package_versions,
     unpack_images,
 )
-from flawscope.calibration.outliers import check_defect_like, sole_note
+from flawscope.calibration.outliers import defect_like_question, sole_note
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
 from flawscope.fitting.picture_views import Frames, Windows, frames_of, held_out_views, views_of
 from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
@@ -53,10 +53,13 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.methods.training_log import tensorboard_folder
+from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
+from flawscope.pictures.form import SIZES_KEY, extreme_sizes, known_sizes
 from flawscope.pictures.light import within_range
 from flawscope.pictures.units import find_new_parts, find_parts
+from flawscope.pictures.view_looks import VIEW_LOOKS_KEY, ViewLooks
 from flawscope.pictures.views import Fusion
 from flawscope.predictor import SCALE, Predictor, fitted_artefact
 from flawscope.predictor.parts import PART, part_calibration, stored_part_pattern
@@ -133,7 +136,8 @@ def fit(
 
     Returns:
         A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
-        good, most suspicious first.
+        good, most suspicious first; `questions` asks about pictures with which the model may be wrong, unless
+        `force` says that all are good: `accept` says so afterwards.
 
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
@@ -250,10 +254,13 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
         if check and fitted.calibration.promised
         else None
     )
-    notes = _notes(fitted, reader, found, prepared.method, old)
+    notes, questions = _notes(fitted, reader, found, prepared.method, old), list[str]()
+    before = () if old is None else old.manifest.questions
     if old is None:
         names = [reader.names[i] for i in fitted.pictures]
-        notes += check_defect_like(fitted.calibration, names, found, force=prepared.force)
+        asked = [*_apart_questions(view_fit, view_task, task, reader)]
+        asked += filter(None, [defect_like_question(fitted.calibration, names, found)])
+        (notes if prepared.force else questions).extend(asked)
         notes += filter(None, [sole_note(fitted.calibration, names)])
     if found is not None and fitted.calibration is not plain:
         notes.append(_light_cost_note(found, found.with_calibration(plain), within_range(how.normalization)))
@@ -273,6 +280,8 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **_calibration_facts(fitted, reader, task, leave_out.first_group),
             **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
             **_appearance_facts(fitted, reader, task),
+            **_size_facts(fitted, reader, task),
+            **_view_facts(fitted, prepared, task),
             **_option_facts(prepared, task),
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
@@ -285,7 +294,9 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     )
     if prepared.part is not None:
         manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
-    predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(model.roi.device)))
+    predictor = Predictor(
+        Artefact(manifest.asking(*before, *questions), tensors), TorchSession(model, str(model.roi.device))
+    )
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor
@@ -333,6 +344,31 @@ def _notes(
         preset = "--preset accurate, " if "accurate" in method.presets else ""
         notes.append(f"{warning}: if these matter, give {preset}a larger --size, or --min-defect")
     return notes
+
+
+def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Reader) -> Iterator[str]:
+    """Questions about groups of pictures that lie apart from the rest. view_fit, view_task: of the views. Of
+    a part, by its group, one picture is looked at: its others resemble it."""
+    first = {group: number for number, group in reversed([*enumerate(task.groups)])}
+    found: list[list[int]] = []  # of groups' numbers
+    view_of = {view_task.groups[number]: number for number in sorted(view_fit.cells, reverse=True)}
+    if groups := sorted(view_of):
+        cells = np.stack([view_fit.cells[view_of[group]] for group in groups])
+        found += [[groups[place] for place in places] for places in groups_apart(cells)]
+    good = sorted({*view_fit.used, *view_fit.pictures, *(i for held in view_fit.held.values() for i in held)})
+    learnt = sorted({view_task.groups[number] for number in good})
+    learnt = learnt[:: -(-len(learnt) // MAX_COMPARED) or 1]
+    looks = [reader.measured.get(first[group], ()) for group in learnt]
+    known = {group for groups in found for group in groups}
+    other = [[learnt[place] for place in places] for places in groups_of_other_look(looks)]
+    found += [groups for groups in other if not known & {*groups}]
+    for groups in found:
+        names = [reader.names[i] for i, group in enumerate(task.groups) if group in groups]
+        few = "lies" if len(names) == 1 else "lie"
+        yield (
+            f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another "
+            "product: new ones of their kind would be called good"
+        )
 
 
 def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:
@@ -387,12 +423,39 @@ def _calibration_facts(fitted: Fitted, reader: Reader, task: Task, first_group: 
 
 def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
-    good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+    good = _good_pictures(fitted)
     found = AppearanceRange.from_measures(reader.measured[i] for i in good)
     if task.old is not None:
         before = AppearanceRange.from_facts(task.old.manifest.facts)
         found = before and before.widen(before.shifts(reader.measured[i]) for i in good)
     return {} if found is None else {APPEARANCE: found.to_dict()}
+
+
+def _good_pictures(fitted: Fitted) -> list[int]:
+    return sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+
+
+def _size_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+    """The good pictures' extreme sizes, with an extended model's; empty where that does not know its own."""
+    before = [] if task.old is None else known_sizes(task.old.manifest.facts)
+    if task.old is not None and not before:
+        return {}
+    sizes = (reader.sizes[i] for i in _good_pictures(fitted))
+    return {SIZES_KEY: [list(size) for size in extreme_sizes([*before, *sizes])]}
+
+
+def _view_facts(fitted: Fitted, prepared: PreparedFit, task: Task) -> dict[str, Any]:
+    """Looks of the good pictures of each view of a part; an extended model keeps what it knows."""
+    if task.old is not None:
+        return {k: v for k, v in task.old.manifest.facts.items() if k == VIEW_LOOKS_KEY}
+    if prepared.part is None:
+        return {}
+    looks: dict[str, list[NDArray[np.float32]]] = {}
+    for i in _good_pictures(fitted):
+        view = prepared.part.parse(prepared.reader.names[i]).view
+        looks.setdefault(view, []).append(prepared.reader.looks[i])
+    found = ViewLooks.learn(looks)
+    return {} if found is None else {VIEW_LOOKS_KEY: found.to_dict()}
 
 
 # ------------------------------------------------------------------------------------------- sample pictures

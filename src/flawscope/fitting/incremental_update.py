@@ -17,6 +17,7 @@ import numpy as np
 from flawscope.artefact.model_file import Artefact
 from flawscope.datasets import Dataset, find_categories, group_numbers, open_dataset
 from flawscope.datasets.layouts import confirmed_good
+from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
@@ -60,7 +61,7 @@ SIMILAR_SHARE = 0.75  # of a false alarm's severity: with no more when left out,
 
 
 class PowerLostError(InputError):
-    """An updated model would find fewer defects, or seems to be about to learn from defects.
+    """A model seems to be about to learn from defects.
 
     Attributes:
         pictures: names of the pictures that are responsible, the farthest out first.
@@ -91,7 +92,8 @@ def extend(
 
     The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
     such as false alarms, would raise it far too much; unless they are a `fair` sample. The shares found of
-    simulated and of known defects are compared before and after.
+    simulated and of known defects are compared before and after: where less than 98 % of those before are
+    found, or what was called a fair sample is none, the model has an open question (`Predictor.questions`).
 
     Args:
         model: a fitted model, or its .safetensors file.
@@ -108,8 +110,7 @@ def extend(
         step: gets progress.
 
     Raises:
-        PowerLostError: a picture looks like a defect, or of simulated or known defects less than 98 % of
-            those before are found, or what was called a fair sample is none.
+        PowerLostError: a picture looks like a defect.
         InputError: the method cannot be extended, or no picture can be used.
     """
     old = fitted_artefact(model)
@@ -126,6 +127,8 @@ def extend(
             raise InputError(
                 f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
             )
+        for line in refuse_marked_good(images, force):
+            say(line)
         twice = confirmed_good(images.root) if images.reviewed else twice
         defects = [*defects, *(item.path for item in images.test if item.anomalous)]
     sources, _, _ = split_sources(images, category)
@@ -155,24 +158,25 @@ def extend(
         say=say,
         step=step,
     )
-    for line in [note for note in made.predictor.manifest.notes if note not in old.manifest.notes]:
+    predictor = made.predictor
+    for line in [note for note in predictor.manifest.notes if note not in old.manifest.notes]:
         say(line)
     for line in made.lines():
         say(line)
     comparison = made.comparison
     if comparison.refused:
-        responsible = [names[number] for number in made.responsible]
+        responsible = join_names([names[number] for number in made.responsible])
+        text = f"{comparison.refusal()}, because of: {responsible}"
+        say(text)
         if not force:
-            remedy = "look again and take out what is not good, or go on with --force"
-            raise PowerLostError(f"{comparison.refusal()}, because of", responsible, remedy)
-        say(f"--force: {comparison.refusal()}, because of: {join_names(responsible)}")
+            predictor = predictor.asking(text)
     if not made.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
-    made.predictor.failures = [*made.unreadable.values(), *made.predictor.failures]
-    made.predictor.suspects = [(names[number], comparison.before[number].score) for number in made.unsure]
-    return made.predictor
+    predictor.failures = [*made.unreadable.values(), *made.predictor.failures]
+    predictor.suspects = [(names[number], comparison.before[number].score) for number in made.unsure]
+    return predictor
 
 
 def update(

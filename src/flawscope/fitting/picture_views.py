@@ -389,3 +389,25 @@ def frames_of(reader: Reader, learnt: LearnedParts | None = None) -> Frames:
     if learnt is None:
         return PartsOfPictures(reader, *count_parts(reader.sources, how))
     return PartsOfPictures(reader, learnt.counts, learnt.count_errors)
+
+
+def grid_shape(
+    how: Preprocess, needed: bool | None, sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Rows and columns of tiles, if they are the same in frames of these sizes; else None, or where they are
+    `needed` an InputError."""
+    if how.tile is None:
+        if needed:
+            raise InputError("--positions each is for tiles: give --tile or --min-defect, or leave it out")
+        return None
+    grids = [how.grid(size) for size in sizes]
+    shapes = {grid.shape for grid in grids if grid is not None}
+    if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
+        return one
+    if not needed:
+        return None
+    found = " and ".join(sorted(f"{width}x{height}" for height, width in {*sizes}))
+    raise InputError(
+        f"--positions each needs pictures with the same tiles, at least two, and these have {found:.100} "
+        "pixels: leave it out, or choose another --tile"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
+from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, require_type
 from flawscope.fitting import alignment
-from flawscope.fitting.picture_views import Sizes, ViewSet, frames_of, views_of
+from flawscope.fitting.picture_views import Sizes, ViewSet, frames_of, grid_shape, views_of
 from flawscope.fitting.region import RoiSource, check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
@@ -44,6 +44,7 @@ from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
+from flawscope.pictures.form import size_text
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.pose import PoseKind
@@ -179,6 +180,8 @@ def prepare(
     config = steps.check(settings)
     pictures = steps.open_pictures(images, names, config.seed)
     frames = steps.find_frames(pictures, config.seed)
+    if settings is None:  # these are meant as they are
+        config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     config, places = steps.choose_positions(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config, places), pictures)
@@ -287,7 +290,10 @@ class _Steps:
         group = which.group or which.part
         if isinstance(images, str | os.PathLike):
             images = open_dataset(os.fspath(images), which.category, seed=seed, group=group)
-        pairs = seen_defect_pairs(which.seen, method, seed, images if isinstance(images, Dataset) else None)
+        dataset = images if isinstance(images, Dataset) else None
+        for line in () if dataset is None else refuse_marked_good(dataset, which.force):
+            self.say(line)
+        pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
         # a method that holds nothing out is calibrated on the pictures learnt from
         sources = [*learnt, *(reserved if method.holds_out else [])]
@@ -320,6 +326,7 @@ class _Steps:
                 self.step,
             )
             kind, chosen = alignment.choose_alignment(seed, task, pictures.groups)
+            self.say(chosen)
         if kind is None:
             return _Frames(preprocess, None, chosen)
         learnt = learn_part_finding(sources, preprocess, kind) if how.several else None
@@ -330,12 +337,21 @@ class _Steps:
         several = None if learnt is None else learnt.settings
         return _Frames(replace(preprocess, reference=reference, several=several), learnt, chosen)
 
+    def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
+        """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
+        known = [size for size in pictures.surveyed.sizes if size is not None]
+        seen = config if frames.preprocess.reference is not None else config.in_form(known)
+        if seen.size != config.size:
+            self.say(f"--size {seen.size}: as many pixels as {config.size}, in the form of the pictures")
+        return seen
+
     def choose_tiles(self, config: Any, frames: _Frames, pictures: _Pictures) -> Any:
         """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
         how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
             tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
-            config = registry.configure(self.method, self.preset, {**self.options, **tiles})
+            if tiles:
+                config = registry.configure(self.method, self.preset, {**self.options, **tiles})
         elif (
             config.tile is None and not how.several and (remark := reduction_remark(sizes, config.sizes[-1]))
         ):
@@ -351,11 +367,11 @@ class _Steps:
         """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line
         says why they were chosen."""
         whole = config.sizes[-1]
-        chosen = choose_tile(min_defect, frames, whole=whole) if frames else None
+        chosen = choose_tile(min_defect, frames, whole, config.step) if frames else None
         if chosen is None:
             self.say(f"defects of {min_defect:g} px and more are large enough without tiles")
             return {}
-        tile, scale = chosen
+        tile, scale = size_text(chosen[0]), chosen[1]
         left = f"{min_defect / scale:g} px at the network"
         self.say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
         return {"tile": tile, "scale": scale}
@@ -369,7 +385,7 @@ class _Steps:
             return config, None
         if self.which.drop_suspects and wanted is None:
             return replace(config, positions="shared"), None
-        places = _grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
+        places = grid_shape(frames.of(config), wanted, frames.sizes(config, pictures.surveyed.sizes))
         if places is None:
             config = replace(config, positions="shared")
             if config.tile is not None:
@@ -469,25 +485,3 @@ def parse_light_range(value: Rate) -> float:
     share = parse_false_alarm_rate(value)
     check_range(share)
     return share
-
-
-def _grid_shape(
-    how: Preprocess, needed: bool | None, sizes: Sequence[tuple[int, int]]
-) -> tuple[int, int] | None:
-    """Rows and columns of tiles, if they are the same in frames of these sizes; else None, or where they are
-    `needed` an InputError."""
-    if how.tile is None:
-        if needed:
-            raise InputError("--positions each is for tiles: give --tile or --min-defect, or leave it out")
-        return None
-    grids = [how.grid(size) for size in sizes]
-    shapes = {grid.shape for grid in grids if grid is not None}
-    if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
-        return one
-    if not needed:
-        return None
-    found = " and ".join(sorted(f"{width}x{height}" for height, width in {*sizes}))
-    raise InputError(
-        f"--positions each needs pictures with the same tiles, at least two, and these have {found:.100} "
-        "pixels: leave it out, or choose another --tile"
-    )

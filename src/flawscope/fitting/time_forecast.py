@@ -6,6 +6,7 @@ parts and lights. Times are of this machine, as busy as it is: within half and t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,11 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Task
 from flawscope.methods.threads import workers
+from flawscope.pictures.defect_size import DEFAULT_SIZE
 from flawscope.progress import format_duration
 
 LONG_FIT, LONG_PICTURE = 120.0, 1.0  # seconds from which on a shorter way is named
-DEFAULT_SIZE = 512  # the larger of PatchCore's two
+LARGE_SIZE = 1.1 * DEFAULT_SIZE**2  # pixels; of a form not quite as many
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,6 @@ def _remedy(config: PictureSettings, lights: int) -> str:
         )
     if lights:
         return "Without --light it takes about half as long"
-    if max(config.network_size) > DEFAULT_SIZE:
+    if math.prod(config.network_size) > LARGE_SIZE:
         return "Half the --size takes about a quarter"
     return ""

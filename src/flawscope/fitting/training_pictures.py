@@ -40,6 +40,7 @@ from flawscope.pictures.pose import PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
 from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
+from flawscope.pictures.view_looks import thumbnail
 from flawscope.pictures.views import Views, hide_outside_roi
 from flawscope.progress import ProgressCallback, ProgressCounter
 
@@ -62,6 +63,8 @@ class Reader:
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
     measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
+    looks: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # as `view_looks` compares them
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
 
@@ -142,9 +145,10 @@ class Reader:
                 self.failures[index] = error_reason(error, self.names[index])
             return None
         first = views.with_roi(self.region).images([0])[0]
-        measured = self.measured.get(index) or measure_appearance(first, self.roi)
+        measured, look = self.measured.get(index) or measure_appearance(first, self.roi), thumbnail(first)
         with self._lock:
             self.hashes[index], self.measured[index] = digest, measured
+            self.sizes[index], self.looks[index] = views.geometry.picture_size, look
         return views
 
     def check_any_readable(self) -> None:
@@ -175,16 +179,20 @@ SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[PictureSource, Pictu
 
 
 def seen_defect_pairs(
-    seen: SeenDefects, method: Method, seed: int, dataset: Dataset | None
+    seen: SeenDefects,
+    method: Method,
+    seed: int,
+    dataset: Dataset | None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
-    """The defective pictures that `seen` means, each with its masks."""
+    """The defective pictures that `seen` means, each with its masks. say: as `choose_seen` takes it."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
     if wanted and not method.takes_seen_defects:
         raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, mask if isinstance(mask, list) else [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
-        items = choose_seen(seen, dataset, seed)
+        items = choose_seen(seen, dataset, seed, say)
         pairs = [(item.path, list(item.masks)) for item in items]
     else:
         raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")

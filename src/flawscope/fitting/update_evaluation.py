@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.calibration.power import wilson_interval
+from flawscope.calibration.promise import judge_promise
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import PictureSource
@@ -109,18 +110,15 @@ def score_pictures(
 def exceeds_chance(before: Calibration, scores: Sequence[float], units: Sequence[int] = ()) -> bool:
     """Tests whether more scores of a sample lie above the threshold than chance allows for a fair sample.
 
-    If it is exchangeable with the K calibration units, the share above the score of rank k is distributed as
-    Beta(k, K + 1 - k), so that the number is beta-binomial. Pictures of one unit count as one.
+    The test of `judge_promise`, at a level of its own. Pictures of one unit count as one.
 
     Args:
         units: of the scores; empty: each is one.
     """
-    from scipy.stats import betabinom
-
-    sample, own = from_values(scores, scores, [0.0], units=units), before.unit_count + 1
-    rank = before.expected_rate * own
+    sample = from_values(scores, scores, [0.0], units=units)
     above = math.floor(float(sample.weights[before.is_anomalous(np.array(sample.scores))].sum()) + 1e-9)
-    return float(betabinom(sample.unit_count, rank, own - rank).sf(above - 1)) < SIGNIFICANCE
+    found = judge_promise(above, sample.unit_count, before.expected_rate, before.unit_count)
+    return found.chance < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
@@ -286,8 +284,8 @@ class Update:
         than half as much, and are no longer farther out than good pictures are (`clear`; where that is not
         known, the half alone counts). missed: known defects that are not found, and the false-alarm rate that
         would find them. scores: of the pictures in these lists, before and after, each as [score, threshold].
-        simulated: defects as [found before, after, how many]. refused: the losses, and their cause,
-        `responsible`.
+        simulated: defects as [found before, after, how many]. questions: that are open. refused: the losses,
+        and their cause, `responsible`.
         """
         of = self.comparison
         lists = {
@@ -304,6 +302,7 @@ class Update:
         return {
             **{name: getattr(self, name) for name in plain},
             "unreadable": sorted(self.unreadable),
+            "questions": list(self.predictor.questions),
             "good": of.counts(of.good),
             "defects": of.counts(of.defects),
             **lists,

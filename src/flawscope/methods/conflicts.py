@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from flawscope.errors import InputError
@@ -27,10 +27,12 @@ class Conflict(NamedTuple):
     second: str
     is_missing: bool
 
-    def describe(self) -> str:
+    def describe(self, named: Callable[[str], str] | None = None) -> str:
+        """Says it in one line. named: names an option as it was given; None: as the command line does."""
+        first, second = map(named or _flag, (self.first, self.second))
         if self.is_missing:
-            return f"{_flag(self.first)} needs {_flag(self.second)}: {_NEEDS[self.first][1]}"
-        return f"{_flag(self.first)} does not go with {_flag(self.second)}: leave one of them out"
+            return f"{first} needs {second}: {_NEEDS[self.first][1]}"
+        return f"{first} does not go with {second}: leave one of them out"
 
 
 class ConflictError(InputError):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from inspect import get_annotations
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from flawscope.config import convert_value, parse_assignments, read_config
+from flawscope.config import convert_value
+
+# The command line reads them here
+from flawscope.config import parse_assignments as parse_assignments
+from flawscope.config import read_config as read_config
+from flawscope.config import redact_value as redact_value
+from flawscope.config import setting_names as setting_names
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
+from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
@@ -31,7 +38,9 @@ def check_rules(rules: Iterable[Rule]) -> None:
 class PictureSettings:
     """Settings of how pictures reach the network, checked when made: the base of every method's settings."""
 
-    size: str = "256"  # the picture is scaled to: N or HxW; several joined by + where SIZES allows it
+    # the picture is scaled to: HxW, or N: N² pixels in the pictures' form; several joined by + where SIZES
+    # allows it
+    size: str = "256"
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks in a fitted model
@@ -69,12 +78,12 @@ class PictureSettings:
         yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
         if step > 1:
             near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
-            multiples = f"multiples of {step} between {low} and 4096: {near} is near"
+            multiples = f"multiples of {step} between {low} and {MAX_SIDE}: {near} is near"
         else:
-            multiples = f"between {low} and 4096 pixels on both sides"
+            multiples = f"between {low} and {MAX_SIDE} pixels on both sides"
         yield (
-            all(side % step == 0 and low <= side <= 4096 for seen in self.view_sizes for side in seen)
-            and all(side <= 4096 for size in sizes for side in size),
+            all(side % step == 0 and low <= side <= MAX_SIDE for seen in self.view_sizes for side in seen)
+            and all(side <= MAX_SIDE for size in sizes for side in size),
             f"size, or crop, must be {multiples}",
         )
         few = len(set(sizes)) == len(sizes) <= self.SIZES
@@ -114,6 +123,30 @@ class PictureSettings:
                 raise InputError(f"setting size: {self.size!r} is not {form}")
             found.append((int(numbers[0]), int(numbers[-1])))
         return tuple(sorted(found))
+
+    def in_form(self, pictures: Sequence[Size]) -> Self:
+        """Returns the settings for pictures (H, W): sizes of one number become as many pixels in the form
+        that is usual among them. They stay squares with `tile` or `crop`, and where pictures are small."""
+        if self.tile is not None or self.crop is not None:
+            return self
+        parts = self.size.split("+")
+        if is_enlarged_much(
+            max((int(part) for part in parts if part.strip().isdecimal()), default=0), pictures
+        ):
+            return self
+        form = usual_form(pictures)
+        sizes = (
+            part
+            if "x" in part.lower()
+            else size_text(size_in_form(int(part), form, self.step, self.SMALLEST))
+            for part in parts
+        )
+        return replace(self, size="+".join(sizes))
+
+    @property
+    def step(self) -> int:
+        """Sides that are chosen are multiples of it."""
+        return max(STEP, self.MULTIPLE)
 
     @property
     def view_sizes(self) -> tuple[Size, ...]:
@@ -189,6 +222,11 @@ class PatchSettings(PictureSettings):
         odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
         yield odd, "neighbourhood must be odd: 1, 3, 5"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
+
+    @property
+    def step(self) -> int:
+        patch = PATCH_SIZE_IN_NAME.match(self.backbone)
+        return super().step if patch is None else int(patch[1])
 
     @property
     def view_specs(self) -> tuple[ViewSpec, ...]:

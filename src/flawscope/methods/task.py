@@ -219,6 +219,8 @@ class Fitted:
     held: numbers of the pictures kept for other purposes, by role.
     dropped: numbers of the pictures left out.
     suspects: numbers of the pictures that do not look good, with their scores, most suspicious first.
+    cells: features [C, D] of the cells of a grid on each picture learnt from, by its number, where the method
+        has such: by them groups of one kind are found.
     extra: tensors kept beside the model's own.
     leave_out: of a fit that leaves pictures out better than its model file can; None: of none.
     summary: lines for a person, beside what the threshold means.
@@ -230,6 +232,7 @@ class Fitted:
     held: dict[str, list[int]] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
     suspects: dict[int, float] = field(default_factory=dict)
+    cells: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     leave_out: LeaveOut | None = None
     facts: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image, features
 
-from flawscope.errors import describe_value, install_command
+from flawscope.errors import FlawscopeError, describe_value, install_command, message_with_type
 from flawscope.pictures import layouts, tiff
 from flawscope.pictures.arrays import (
     composite_over_white,
@@ -187,7 +187,9 @@ def error_reason(error: Exception, name: str) -> str:
     """Says what is wrong with a picture that cannot be decoded, in one line."""
     if isinstance(error, MemoryError):
         return f"{name}: not enough memory to decode it; make it smaller"
-    return str(error)
+    if isinstance(error, FlawscopeError):
+        return str(error)
+    return f"{name}: it could not be read (unexpected {message_with_type(error)}); convert it to PNG"
 
 
 def source_name(source: PictureSource | HashedPicture) -> str:

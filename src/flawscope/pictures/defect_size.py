@@ -21,14 +21,13 @@ import math
 from collections.abc import Sequence
 
 from flawscope.errors import InputError
+from flawscope.pictures.form import STEP, Size, size_in_form, size_text, usual_form
 from flawscope.pictures.preprocess import MAX_CANVAS_PIXELS
-
-Size = tuple[int, int]
 
 MIN_PIXELS = 16.0  # of a defect at the network, pixels
 MAX_ENLARGEMENT = 2.0  # times
-DEFAULT_SIZE = (512, 512)  # the larger of PatchCore's two
-TILE_SIZE = 512  # of a tile at the network
+DEFAULT_SIZE = 512  # the larger of PatchCore's two, in the pictures' form
+TILE_SIZE = 512  # of a tile at the network, in the pictures' form
 MIN_REMARKED_REDUCTION = 4.0  # times reduced: from here on a picture deserves a remark
 SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of
 
@@ -44,7 +43,7 @@ def parse_pixels(text: str | float) -> float:
     return value
 
 
-def pixels_left(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> float:
+def pixels_left(defect: float, picture: Size, network: Size) -> float:
     """Pixels that a defect of `defect` picture pixels has at the network, on the side that is reduced most.
 
     `network` is the size that the picture is scaled to; of several sizes, the largest.
@@ -53,12 +52,13 @@ def pixels_left(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> f
 
 
 def choose_tile(
-    min_defect: float, pictures: Sequence[Size], whole: Size = DEFAULT_SIZE
-) -> tuple[int, float] | None:
-    """Returns the tile's side in picture pixels, and the scale (picture pixels to one of the network) at
+    min_defect: float, pictures: Sequence[Size], whole: Size, step: int = STEP
+) -> tuple[Size, float] | None:
+    """Returns the tile (H, W) in picture pixels, and the scale (picture pixels to one of the network) at
     which a defect of `min_defect` pixels has `MIN_PIXELS` at the network; fewer where that would enlarge
-    the picture more than `MAX_ENLARGEMENT` times. The tile is no larger than the pictures' shortest side: the
-    network's size, tile divided by scale, is then smaller than `TILE_SIZE`.
+    the picture more than `MAX_ENLARGEMENT` times. The tile has the pictures' form, since the whole picture is
+    seen at its size, too, and is no larger than they are: the network's size, tile divided by scale, is then
+    smaller than `TILE_SIZE`².
 
     None where pictures scaled to `whole` show the defect large enough: no tiles are needed.
     """
@@ -68,8 +68,9 @@ def choose_tile(
     if scale < 1:  # the largest picture's canvas stays below the limit
         largest = max(math.prod(one) for one in pictures)
         scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
-    shortest = min(min(picture) for picture in pictures)
-    return min(round(TILE_SIZE * scale), shortest), scale
+    sides = zip(size_in_form(TILE_SIZE, usual_form(pictures), step), *pictures, strict=True)
+    height, width = (min(round(side * scale), *whole) for side, *whole in sides)
+    return (height, width), scale
 
 
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
@@ -78,13 +79,12 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
 
     `network` is the size that they are scaled to, of several the largest; None: the default.
     """
-    size = network or DEFAULT_SIZE
+    size = network or size_in_form(DEFAULT_SIZE, usual_form(pictures))
     picture = min(pictures, key=lambda one: pixels_left(1, one, size), default=size)
     left = pixels_left(SMALL, picture, size)
     if left > SMALL / MIN_REMARKED_REDUCTION:
         return None
-    setting = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"  # as --size takes it
-    where = f"size {setting}" if network else f"the default size, {setting} px,"
+    where = f"size {size_text(size)}" if network else f"the default size, {size_text(size)} px,"
     height, width = picture
     message = f"pictures are {width}x{height}: at {where} a defect of {SMALL:g} px has {left:.1f} px left"
     return message, f"give fit --min-defect {SMALL:g}px, or --tile"

@@ -49,11 +49,35 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in IGNORED_NAMES
 
 
-def list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Entries of a folder, without litter, in natural order. InputError if it cannot be read."""
+def is_hidden_picture(path: StrPath) -> bool:
+    """Whether a file is a picture by its suffix, and hidden by its name; macOS' `._a.png` holds none."""
+    name = os.path.basename(path)
+    return name.startswith(".") and not name.startswith("._") and is_picture(name)
+
+
+def why_passed_over(path: StrPath) -> str:
+    """Says why a file in a folder of pictures is not judged."""
+    if not os.path.isfile(path):
+        return "it is no file, or a link that leads nowhere"
+    if is_hidden_picture(path):
+        return "it is hidden: its name begins with a point"
+    if is_picture(path):
+        return "it is the mask of a picture, by its name and its look"
+    suffix = os.path.splitext(path)[1].lower()
+    return f"{suffix} is not a picture's ending" if suffix else "its name has no ending of a picture"
+
+
+def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]]:
+    """Entries of a folder, without litter, in natural order. hidden: with hidden pictures. InputError if it
+    cannot be read."""
     try:
         with os.scandir(folder) as listing:
-            return sorted((e for e in listing if not is_ignored(e.name)), key=lambda e: natural_key(e.name))
+            kept = (
+                e
+                for e in listing
+                if not is_ignored(e.name) or (hidden and is_hidden_picture(e.name) and not _is_folder(e))
+            )
+            return sorted(kept, key=lambda e: natural_key(e.name))
     except OSError as error:
         raise folder_error(folder, error) from error
 
@@ -111,17 +135,17 @@ def _is_below(path: str, folder: Path) -> bool:
     return Path(path).is_relative_to(os.path.realpath(folder))
 
 
-def walk_files(folder: Path, *, own: bool = False) -> Iterator[Path]:
+def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iterator[Path]:
     """Yields every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
     followed, each real folder once. Flawscope's own files in folders of results are passed over; with `own`
-    not those of `folder` itself, such as the pictures that a review sorted."""
+    not those of `folder` itself, such as the pictures that a review sorted. hidden: with hidden pictures."""
     entered: set[str] = set()
 
     def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
         if here != folder or not own:
             written |= {here / name for name in read_output_list(here)}
-        for entry in list_entries(here):
+        for entry in list_entries(here, hidden=hidden):
             path = Path(here, entry.name)
             if not _is_folder(entry):
                 if path not in written and _is_file(entry):
@@ -162,14 +186,18 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Lists the pictures of a file, a folder (with its subfolders, natural order), a glob pattern, or several
     of these. A file named outright is taken whatever its suffix; none is listed twice, and masks of listed
     pictures are left out. InputError if there is none."""
-    files = [path for path, outright in _unique_files(spec) if outright or is_picture(path)]
+    files = [
+        path
+        for path, outright in _unique_files(spec)
+        if outright or (is_picture(path) and not is_hidden_picture(path))
+    ]
     masks = find_masks(filter(is_picture, files))
     return [path for path in files if path not in masks]
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
     """Lists like `list_pictures`, but every file that may show a part, whatever its suffix: reading tells its
-    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`, masks) are returned apart."""
+    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`, masks, hidden ones) are returned apart."""
     inputs: list[Path] = []
     beside: list[Path] = []
     for path, aside in _split_inputs(_unique_files(spec)):
@@ -188,7 +216,8 @@ def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bo
     every = list(files)
     masks = find_masks(path for path, _ in every if is_picture(path))
     for path, outright in every:
-        yield path, path in masks or (not outright and path.suffix.lower() in COMPANION_SUFFIXES)
+        aside = path.suffix.lower() in COMPANION_SUFFIXES or is_hidden_picture(path)
+        yield path, path in masks or (not outright and aside)
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
@@ -202,14 +231,16 @@ def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, boo
 def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     path = Path(spec)
     if path.is_dir():
-        inside = require_picture(walk_files(path), f"{path}: no pictures in this folder")
+        inside = require_picture(walk_files(path, hidden=True), f"{path}: no pictures in this folder")
         yield from ((one, False) for one in inside)
     elif os.path.lexists(path):
         yield path, True
     elif glob.has_magic(str(spec)):
         matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
         shown = (match for match in matches if not is_ignored(match.name))
-        found = chain.from_iterable(walk_files(match) if match.is_dir() else [match] for match in shown)
+        found = chain.from_iterable(
+            walk_files(match, hidden=True) if match.is_dir() else [match] for match in shown
+        )
         inside = require_picture(found, f"{spec}: the pattern matches no picture")
         yield from ((one, False) for one in inside)
     else:
@@ -221,7 +252,7 @@ def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
     before = []
     for path in files:
         before.append(path)
-        if is_picture(path):
+        if is_picture(path) and not is_hidden_picture(path):
             break
     else:
         raise _no_pictures(text, before)

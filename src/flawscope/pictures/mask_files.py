@@ -5,9 +5,9 @@ A file is a mask where all of this holds:
 - Its name or a folder's says so (`a_mask.png`, `masks/a.png`, `SegmentationClass/a.png`), or it has the name
   of another picture in its folder, in another format (`a.jpg`, `a.png`).
 - It pairs with a picture: of the same name in the same folder, or at the same place of a parallel folder.
-- It looks like one: `read_mask` reads it without a doubt. Of files that are named alike a few are looked at;
-  none where the words leave no doubt, such as `masks`, or `labels` beside `images`. Where the pictures look
-  like masks themselves, as those of backlit parts, only such words count.
+- It looks like one: `read_mask` reads it without a doubt. Of files that are named alike a few are looked at.
+  Where the words leave no doubt, such as `masks`, or `labels` beside `images`, it is enough that it is no
+  photograph. Where the pictures look like masks themselves, as those of backlit parts, only such words count.
 
 A name alone says nothing: `mask_7.png` without `7.png` is a picture, perhaps of a mask. But what looks like a
 mask and is named like masks that have pictures, or lies in a folder `masks` or the like, is a stray mask.
@@ -26,14 +26,14 @@ from typing import TypeVar, cast
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PICTURE_SUFFIXES
-from flawscope.pictures.masks import DoubtfulMaskError, read_mask
+from flawscope.pictures.folder_words import says_good
+from flawscope.pictures.masks import DoubtfulMaskError, is_photograph, read_mask
 
 _T = TypeVar("_T")
 _Path = TypeVar("_Path", bound=PurePath)
 Folders = tuple[str, ...]
 Look = Callable[[PurePath], "bool | None"]
 
-GOOD = ("good", "ok", "normal")  # folders of good pictures
 MASK_FOLDERS = ("ground_truth", "masks", "mask", "groundtruth", "segmentationclass", "segmentationobject")
 LOOKED_AT = 4  # of files that are named alike, to see whether they are masks
 
@@ -147,16 +147,32 @@ def _marks_a_part(path: PurePath) -> bool:
 def find_masks(files: Iterable[_Path], look: Look | None = None) -> dict[_Path, _Path | None]:
     """Finds the masks among picture files, and for each its picture; None where it has none. Folders above
     all of the files say nothing. look: whether a file looks like a mask, None if it cannot be read."""
-    return cast(dict[_Path, _Path | None], _find_masks(list(files), look or _look))
+    return cast(dict[_Path, _Path | None], _sort_out(list(files), look)[0])
 
 
-def _find_masks(paths: Sequence[PurePath], look: Look) -> dict[PurePath, PurePath | None]:
+def find_photographs(files: Iterable[_Path]) -> list[_Path]:
+    """Finds the pictures that are named like masks of others, and are photographs: they are no masks."""
+    return cast(list[_Path], _sort_out(list(files), None)[1])
+
+
+def _sort_out(
+    paths: Sequence[PurePath], given_look: Look | None
+) -> tuple[dict[PurePath, PurePath | None], list[PurePath]]:
+    """Finds the masks, each with its picture, and the photographs that are named like masks."""
+    look = given_look or _look
     try:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})
     except ValueError:  # there are none, or they have none in common: on two drives
         root = ""
     named = _named_like_masks(paths, root)
     masks: dict[PurePath, PurePath | None] = {}
+    photographs: list[tuple[_Group, PurePath]] = []
+    for alike in _by_kind(named) if given_look is None else ():
+        found = _find_photographs_among([path for group in alike for path in group.paths])
+        for group in alike if found else ():
+            photographs += [(group, path) for path in group.paths if path in found and not group.weak]
+            group.paths = [path for path in group.paths if path not in found]
+    like_masks: list[PurePath] = []
     if named:
         pictures = _Pictures(paths, root, {path for group in named for path in group.paths})
         surely = [path for path in paths if path not in pictures.suspects]
@@ -167,7 +183,36 @@ def _find_masks(paths: Sequence[PurePath], look: Look) -> dict[PurePath, PurePat
                 if sure == any(p is not None and p not in pictures.suspects for p in of.values()):
                     of = {path: None if partner in masks else partner for path, partner in of.items()}
                     masks |= {path: of[path] for path in group.masks(of, surely, look)}
-    return masks | _twins([path for path in paths if path not in masks], look)
+        like_masks = [
+            path for group, path in photographs if group.folder or pictures.partner(group, path) is not None
+        ]
+    return masks | _twins([path for path in paths if path not in masks], look), like_masks
+
+
+def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
+    """Groups of the same words, wherever they lie: few files of many folders are looked at."""
+    kinds: dict[tuple[str, ...], list[_Group]] = {}
+    for group in groups:
+        kinds.setdefault(group.kind, []).append(group)
+    return kinds.values()
+
+
+def _find_photographs_among(paths: Sequence[PurePath]) -> set[PurePath]:
+    """Photographs among files that are named alike. They are larger than masks, so that the largest files are
+    looked at first: it ends where several are none."""
+    sizes = {path: _size(path) for path in paths}
+    ordered = sorted(paths, key=lambda path: -sizes[path])
+    sample = {*_spread(paths), *ordered[:LOOKED_AT], *ordered[-LOOKED_AT:]}
+    seen = {path: _is_photograph(path) for path in sample}
+    if all(seen.values()):
+        return {*paths}
+    found: set[PurePath] = set()
+    for number, path in enumerate(ordered if any(seen.values()) else ()):
+        if _is_photograph(path):
+            found.add(path)
+        elif sizes[ordered[0]] > sizes[ordered[-1]] and number - len(found) >= 4 * LOOKED_AT:
+            break
+    return found | {path for path, is_one in seen.items() if is_one}
 
 
 @dataclass
@@ -176,7 +221,7 @@ class _Group:
 
     folder: name of the folder of masks; empty where the files' names have the word. above: folders that lead
     to the group, as of the files' pictures. telling: the word means masks and nothing else. weak: it often
-    means something else. alone: files without any picture are masks too, if they look like it.
+    means something else. alone: files without any picture are masks too, if they look like it. kind: words.
     """
 
     folder: str
@@ -184,6 +229,7 @@ class _Group:
     telling: bool
     weak: bool
     alone: bool
+    kind: tuple[str, ...]
     paths: list[PurePath] = field(default_factory=list)
 
     @cached_property
@@ -231,12 +277,13 @@ def _named_like_masks(paths: Sequence[PurePath], root: str) -> list[_Group]:
             name, key = fold(folders[at]), folders[: at + 1]
             telling, alone = name in MASK_FOLDERS and name != "mask", name in MASK_FOLDERS
             weak = any(word in name for word in _WEAK)
-            group = _Group(folders[at], _plain_folders(folders[:at]), telling, weak and not telling, alone)
+            above = _plain_folders(folders[:at])
+            group = _Group(folders[at], above, telling, weak and not telling, alone, (name,))
         elif (form := _strip_word(fold(path.stem))) is not None:
             weak = form[1].startswith(_WEAK)
             key = (*folders, "", *form[1:])
             alone = _LABEL_STUDIO.fullmatch(form[0]) is not None
-            group = _Group("", _plain_folders(folders), not weak, weak, alone)
+            group = _Group("", _plain_folders(folders), not weak, weak, alone, form[1:])
         else:
             continue
         groups.setdefault(key, group).paths.append(path)
@@ -260,6 +307,10 @@ def _plain_folders(folders: Iterable[str]) -> Folders:
     """Folders as pictures and masks share them: folded, without those that say `images` or `masks`."""
     plain = (fold(name) for name in folders if not is_mask_folder(name))
     return tuple(name for name in plain if not is_picture_folder(name))
+
+
+def _is_good(folders: Folders) -> bool:
+    return any(says_good(name) for name in folders)
 
 
 def _picture_names(stem: str) -> list[str]:
@@ -321,7 +372,7 @@ class _Pictures:
             places = self._places.get((name, below[-1] if below else None), {})
             here = (*above, *below)
             nearest = places.get(here, [])
-            best = not hint and not {*here} & {*GOOD} and any(path not in self.suspects for path in nearest)
+            best = not hint and not _is_good(here) and any(path not in self.suspects for path in nearest)
             if best or not group.folder:  # there may be very many others of the name
                 places = {here: nearest}
             ranked = []
@@ -329,7 +380,7 @@ class _Pictures:
                 between = len(plain) - len(here)
                 if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:
                     continue
-                rank = bool({*plain} & {*GOOD}), bool(hint) and hint not in plain[len(above) :], between
+                rank = _is_good(plain), bool(hint) and hint not in plain[len(above) :], between
                 for path in paths:
                     if not group.has(path):
                         other_case = not mask.stem.startswith(path.stem)
@@ -374,6 +425,31 @@ def _look(path: PurePath) -> bool | None:
     except OSError:
         return None
     return _look_at(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+def _size(path: PurePath) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _is_photograph(path: PurePath) -> bool:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return False
+    return _look_at(os.fspath(path), stat.st_mtime_ns, stat.st_size) is False and _is_photograph_at(
+        os.fspath(path), stat.st_mtime_ns, stat.st_size
+    )
+
+
+@lru_cache(1 << 14)
+def _is_photograph_at(path: str, *_stamp: int) -> bool:
+    try:
+        return is_photograph(path)
+    except (InputError, OSError, MemoryError, ValueError):
+        return False
 
 
 @lru_cache(1 << 14)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,28 @@ class LearnedParts(NamedTuple):
     counts: list[int]
     count_errors: list[str]
 
+    @property
+    def wrong_count(self) -> int:
+        """Number of the pictures that are counted wrong."""
+        return sum(map(bool, self.count_errors))
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the parts are counted right in half of the pictures at least."""
+        return self.wrong_count <= len(self.count_errors) / 2
+
     def describe(self) -> str:
         """Describes the counts for a person."""
-        counted_wrong = f"{sum(map(bool, self.count_errors))} of {len(self.count_errors)} counted wrong"
+        counted_wrong = f"{self.wrong_count} of {len(self.count_errors)} counted wrong"
         return f"several parts: {self.settings.count_text} in a picture, {counted_wrong}"
+
+
+class PartsCountedWrongError(InputError):
+    """Parts are counted wrong in most good pictures. learnt: by which they were."""
+
+    def __init__(self, message: str, learnt: LearnedParts):
+        super().__init__(message)
+        self.learnt = learnt
 
 
 def learn_several_parts(
@@ -88,8 +106,48 @@ def learn_several_parts(
         kind: poses that occur.
 
     Raises:
+        PartsCountedWrongError: that, with the poses by which they are counted right, if any are.
         InputError: parts do not stand out against the ground, or too few do.
     """
+    found = _learn_or_error(overviews, small, kind)
+    if isinstance(found, LearnedParts) and found.is_reliable:
+        return found
+    others = ((one, _learn_or_error(overviews, small, one)) for one in get_args(PoseKind) if one != kind)
+    right = {one: learnt for one, learnt in others if isinstance(learnt, LearnedParts) and learnt.is_reliable}
+    if not right and isinstance(found, InputError):
+        raise found
+    count = len(overviews)
+    if right:
+        best = min(right, key=lambda one: right[one].wrong_count)  # of equals the simplest
+        many = count - right[best].wrong_count
+        remedy = f"give --align {best}, by which they are counted right in {many} of {count}"
+    else:
+        remedy = (
+            "take pictures of these parts alone that lie apart, or leave out --several; `flawscope data "
+            f"check --align {kind} --several --out FILE.html` shows what is taken for a part"
+        )
+    if isinstance(found, InputError):
+        raise InputError(f"--align {kind} finds no parts in the good pictures: {remedy}")
+    such = next(filter(None, found.count_errors))
+    raise PartsCountedWrongError(
+        f"parts are counted wrong in {found.wrong_count} of {count} good pictures, such as {such}: {remedy}",
+        found,
+    )
+
+
+def _learn_or_error(
+    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
+) -> LearnedParts | InputError:
+    try:
+        return _learn(overviews, small, kind)
+    except InputError as error:
+        return error
+
+
+def _learn(
+    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
+) -> LearnedParts:
+    """Learns as `learn_several_parts`, also where the counts are wrong."""
     components = [_find_components(one) for one in overviews]
     areas = np.sort([one.area for _, several in components for one in several])
     if not len(areas):
@@ -157,11 +215,6 @@ def _count_parts(
         error = settings.count_error(count, len(found[i].objects))
         apart = left_out[i]
         wrong.append(error or known.count_error(len(apart.poses), len(apart.objects)))
-    if sum(map(bool, wrong)) > len(wrong) / 2:
-        raise InputError(
-            f"parts are counted wrong in most good pictures, such as {next(filter(None, wrong))}: take "
-            "pictures of these parts alone that lie apart, or leave out --several"
-        )
     return LearnedParts(settings, reference, counts, wrong)
 
 

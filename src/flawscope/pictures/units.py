@@ -105,14 +105,21 @@ def show_nothing(looks: Sequence[Look | None]) -> list[int]:
     return np.flatnonzero(found).tolist()
 
 
+def nothing_shown(looks: Sequence[Look | None], names: Sequence[str]) -> str | None:
+    """Line on pictures that show nothing beside the others (`show_nothing`); None: there are none."""
+    nothing = show_nothing(looks)
+    if not nothing:
+        return None
+    return (
+        f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
+        "beside the others (black, white, or a covered lens)"
+    )
+
+
 def check_shows_something(looks: Sequence[Look | None], names: Sequence[str]) -> None:
     """InputError where pictures show nothing beside the others (`show_nothing`)."""
-    if nothing := show_nothing(looks):
-        raise InputError(
-            f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} nothing "
-            "beside the others (black, white, or a covered lens): remove what is a mishap, or go on with "
-            "--force"
-        )
+    if (line := nothing_shown(looks, names)) is not None:
+        raise InputError(f"{line}: remove what is a mishap, or go on with --force")
 
 
 def find_parts(

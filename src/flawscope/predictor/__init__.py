@@ -22,12 +22,15 @@ from flawscope.calibration.power import describe_detection, update_detection_fac
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
-from flawscope.pictures.decoding import PictureSource, error_reason
+from flawscope.pictures.decoding import PictureSource, error_reason, source_name
+from flawscope.pictures.form import describe_other_form, known_sizes
 from flawscope.pictures.geometry import Geometry, positive_length
 from flawscope.pictures.listing import refuse_masks
 from flawscope.pictures.part_views import PartPose, PartViews
+from flawscope.pictures.view_looks import ViewLooks, thumbnail
 from flawscope.pictures.views import RegionOfInterest, Views
 from flawscope.predictor.kinds import name_kinds
+from flawscope.predictor.parts import PART, named_as_another
 from flawscope.predictor.parts import PartCollector as PartCollector
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
@@ -45,7 +48,7 @@ from flawscope.predictor.streaming import (
 )
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import html
-from flawscope.results.findings import outside_light
+from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import PEAK_RADIUS, Levels, Prediction
@@ -108,6 +111,8 @@ class Predictor:
         manifest: facts and settings of the model.
         calibration: score to p-value, severity and decision.
         appearance: range of the training pictures as a whole; None in models without it.
+        view_looks: what good pictures of each view of a part look like; None: it is not known.
+        known_sizes: (H, W) of the training pictures, the extreme ones; empty in models without them.
         mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
         failures: pictures that `fit` could not use, each with the reason.
         kind: the word for each of `products`; empty, for a `Router` alone has several.
@@ -126,6 +131,8 @@ class Predictor:
         self.session = session
         self.kind_classifier = artefact.kind_classifier()
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
+        self.view_looks = ViewLooks.from_facts(artefact.manifest.facts)
+        self.known_sizes = known_sizes(artefact.manifest.facts)
         self.mm_per_pixel = _stored_scale(artefact.manifest)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
@@ -267,8 +274,8 @@ class Predictor:
             return source, picture if isinstance(picture, InputError) else self.see(source, picture)
         except InputError as error:
             return source, error
-        except MemoryError as error:
-            return source, InputError(error_reason(error, f"{source!s:.200}"))
+        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
+            return source, InputError(error_reason(error, source_name(source)))
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
         """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.
@@ -364,9 +371,10 @@ class Predictor:
             place = PartPose.from_pose(pose, reference, size) if pose.found else None
             parts = PartSearch(reference.p_value(pose.error), place)
         map_, geometry = self.manifest.preprocess.restored(map_, views.geometry)
+        stretched = describe_other_form(geometry.picture_size, self.known_sizes)
         c = self.calibration
         nearby = PEAK_RADIUS * max(self.session.size) / max(map_.shape)
-        return Prediction(
+        found = Prediction(
             score=float(score),
             p_value=float(p_value),
             severity=float(severity),
@@ -379,16 +387,37 @@ class Predictor:
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
+            look=thumbnail(views.images([0])[0]) if PART in self.manifest.facts else None,
         ).noticing(
             *([outside_light()] if views.outside_light else []),
+            *([other_form(stretched)] if stretched else []),
             *parts.findings(),
         )
+        return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
         facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """Open questions about pictures with which the model may be wrong; empty: none are open."""
+        return self.manifest.questions
+
+    def asking(self, *lines: str) -> Predictor:
+        """Returns the model with further open questions."""
+        return self._like(replace(self.artefact, manifest=self.manifest.asking(*lines)))
+
+    def accept(self) -> Predictor:
+        """Returns the model without open questions: somebody says that the pictures are good."""
+        return self._like(replace(self.artefact, manifest=self.manifest.accepted()))
+
+    def _like(self, artefact: Artefact) -> Predictor:
+        made = Predictor(artefact, self.session)
+        made.failures, made.suspects = self.failures, self.suspects
+        return made
 
     def with_scale(self, mm_per_pixel: float) -> Predictor:
         """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
@@ -414,12 +443,11 @@ class Predictor:
         Args:
             good: the pictures, or a folder, as for `stream`. Those of one part, by the model's pattern or
                 as near-copies, count as one.
-            force: go on where they are too few to promise what the model promised, show nothing, or are as
-                far out as defects are.
+            force: they are good, and nothing is asked where they are too few to promise what the model
+                promised, show nothing, or are as far out as defects are: else the new model's `questions` do.
 
         Raises:
-            InputError: there are none, none could be read, or `force` would be needed. Single failures are
-                collected in `failures`.
+            InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
         pictures = list(resolve_pictures(good))
         refuse_masks(pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -10,9 +11,12 @@ import numpy as np
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.parts import PartCalibration, PartPattern, View
+from flawscope.calibration.promise import PromiseVerdict
 from flawscope.calibration.recognition import Recogniser, Recognition
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.view_looks import ViewLooks, first_same
+from flawscope.results.findings import VIEW_EXCHANGED, same_picture, view_exchanged
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 
@@ -29,6 +33,24 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
         return PartPattern(str(known["part"]), None if known["view"] is None else str(known["view"]))
     except (KeyError, TypeError):
         raise InputError("the model's parts are damaged: fit again") from None
+
+
+def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Prediction:
+    """Returns the prediction of a picture that is named as a view, with a finding where it shows another."""
+    known = any(finding.code == VIEW_EXCHANGED for finding in found.findings)
+    if looks is None or found.look is None or known:
+        return found
+    shown = looks.shown_instead(view, found.look)
+    return found if shown is None else found.noticing(view_exchanged(view, shown))
+
+
+def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) -> Prediction:
+    """Returns the prediction as `compare_view`, of the view that the file's name tells, if it tells any."""
+    pattern = stored_part_pattern(manifest)
+    with suppress(InputError):
+        if pattern is not None and found.path is not None:
+            return compare_view(looks, pattern.parse(PurePath(found.path).as_posix()).view, found)
+    return found
 
 
 def no_parts_error() -> InputError:
@@ -78,6 +100,7 @@ class PartCollector:
         ):
             raise no_parts_error()
         self.calibration, self.pattern = part_calibration(models, pattern), pattern
+        self.looks = ViewLooks.from_facts(models.facts) if isinstance(models, Manifest) else None
         self._open: dict[str, dict[str, Prediction]] = {}
 
     @classmethod
@@ -113,6 +136,11 @@ class PartCollector:
         if view not in self.calibration.views:
             raise unknown_view_error(name, view, self.calibration.views)
 
+    def compare(self, view: str, found: Prediction) -> Prediction:
+        """Returns the prediction of a picture that is named as a view, with a finding where it shows
+        another."""
+        return compare_view(self.looks, view, found)
+
     def decide_incomplete(self) -> Iterator[PartPrediction]:
         """Decides on the parts of which views are missing."""
         while self._open:
@@ -127,7 +155,7 @@ class PartCollector:
         Args:
             pictures: of the views; None: they are files, which the predictions name.
         """
-        return self._decide(self.calibration, part, views)
+        return self._decide(self.calibration, self.looks, part, views)
 
     def decide_by_scores(self, part: str, scores: Mapping[str, float], *, all_found: bool) -> PartPrediction:
         """Decides on a part by the scores of its views, whose predictions are gone. all_found: each of them
@@ -137,11 +165,19 @@ class PartCollector:
 
     @classmethod
     def _decide(
-        cls, calibration: PartCalibration, part: str, views: Mapping[str, Prediction]
+        cls,
+        calibration: PartCalibration,
+        looks: ViewLooks | None,
+        part: str,
+        views: Mapping[str, Prediction],
     ) -> PartPrediction:
+        views = {view: compare_view(looks, view, one) for view, one in views.items()}
+        same = first_same({view: one.look for view, one in views.items() if one.look is not None})
+        findings = () if same is None else (same_picture(*same),)
         scores = {view: one.score for view, one in views.items()}
         all_found = not any(finding.decides for one in views.values() for finding in one.findings)
-        return cls._decide_by(calibration, part, scores, dict(views), all_found)
+        found = cls._decide_by(calibration, part, scores, views, all_found and not findings)
+        return replace(found, findings=findings)
 
     @staticmethod
     def _decide_by(
@@ -161,6 +197,10 @@ class PartCollector:
         """Line for a person: the false alarms expected among parts with all views."""
         return self.calibration.promise()
 
+    def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
+        """Judges by so many new good parts whether the promise was kept; None: none was made, or several."""
+        return self.calibration.judge(alarms, good)
+
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibration
 
@@ -179,11 +219,18 @@ class RoutedParts(PartCollector):
         judge: Callable[[PictureSource, str], Prediction],
     ):
         super().__init__(next(iter(models.values())))
+        self.looks_of = {name: ViewLooks.from_facts(one.facts) for name, one in models.items()}
         self.calibrations = {name: part_calibration(one, self.pattern) for name, one in models.items()}
         self._recogniser, self._judge = recogniser, judge
 
     def promise(self) -> str:
         return "; ".join(f"{name}: {one.promise()}" for name, one in self.calibrations.items())
+
+    def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
+        return None  # of each product its own
+
+    def compare(self, view: str, found: Prediction) -> Prediction:
+        return compare_view(self.looks_of.get(found.product or ""), view, found)
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibrations[self._recognise_product(views).nearest]
@@ -210,6 +257,7 @@ class RoutedParts(PartCollector):
                 except InputError:  # it cannot be read any more
                     continue
             same_product[view] = one
-        found = self._decide(self.calibrations[shown.nearest], part, same_product)
+        nearest = shown.nearest
+        found = self._decide(self.calibrations[nearest], self.looks_of[nearest], part, same_product)
         found = replace(found, product=shown.product)
         return found if shown.product else replace(found, is_anomalous=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
 from flawscope.calibration.power import DefectScores
+from flawscope.calibration.promise import PromiseVerdict, judge_promise, rate_interval
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import part_calibration, stored_part_pattern
@@ -40,6 +41,16 @@ class Promise(NamedTuple):
     rate: float
     calibrated: int
     missing: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval, 0..1, in which the rate of this one model lies with 95 %."""
+        return rate_interval(self.rate, self.calibrated)
+
+    def judge(self, alarms: int, pictures: int) -> PromiseVerdict:
+        """Judges by so many new good pictures, or parts, whether it was kept, as `evaluate` does: alarms of
+        them were called anomalous. Of a model that promises nothing ask `is_made` first."""
+        return judge_promise(alarms, pictures, self.rate, self.calibrated)
 
 
 def promise_of(manifest: Manifest) -> Promise:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Picture
-from flawscope.calibration.outliers import check_defect_like, check_enough, learnt_note, sole_note
+from flawscope.calibration.outliers import defect_like_question, learnt_note, sole_note, too_few_question
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import envelope, from_values
 from flawscope.errors import InputError, join_names, pluralize
@@ -21,7 +21,7 @@ from flawscope.pictures.decoding import PictureSource, pixel_hash
 from flawscope.pictures.light import Light, within_range
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import find_new_parts
+from flawscope.pictures.units import find_new_parts, nothing_shown
 from flawscope.progress import ProgressCallback
 from flawscope.results.findings import COUNT_WRONG
 
@@ -91,8 +91,8 @@ def recalibrate(
         named = [relative_names(good)[picture.number] for picture in lost[-int(gone.sum()) :]]
         notes.append(f"parts lost in some light, and so counted as anomalous: {join_names(named)}")
     looks, group = [picture.look for picture in every], predictor.manifest.facts.get("group")
-    units = find_new_parts(looks, names, group, force=force, say=notes.append)
-    names = names[: len(usable)]
+    units = find_new_parts(looks, names, group, force=True, say=notes.append)
+    names, lost_names = names[: len(usable)], names[len(usable) :]
     if left_out:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
@@ -109,9 +109,14 @@ def recalibrate(
         miscounted=len(lost),
         units=units,
     )
-    check_enough(calibration, before, left_out, force=force)
     defects = DefectScores.from_facts(predictor.manifest.facts)
-    notes += check_defect_like(calibration, names, defects, force=force, before=before)
+    questions = [
+        *filter(None, [too_few_question(calibration, before, left_out)]),
+        *filter(None, [nothing_shown(looks, [*names, *lost_names])]),
+        *filter(None, [defect_like_question(calibration, names, defects, before=before)]),
+    ]
+    if force:
+        notes, questions = [*notes, *questions], []
     notes += filter(None, [sole_note(calibration, names), learnt_note(calibration, before)])
     new = predictor.with_calibration(calibration, *notes)
     # groups are of pictures that were left out; these were not
@@ -120,7 +125,7 @@ def recalibrate(
     if predictor.appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = predictor.appearance.widen(picture.shifts for picture in usable).to_dict()
     own = map(Picture, facts["calibration_pictures"], repeat("calibration"), names)
-    manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
+    manifest = replace(new.manifest, pictures=(*others, *own), facts=facts).asking(*questions)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new

@@ -18,7 +18,7 @@ from PIL import Image
 from flawscope.calibration.recognition import Recognition
 from flawscope.errors import ExcludedPictureError, InputError, describe_value
 from flawscope.pictures.appearance import FeatureValues
-from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash
+from flawscope.pictures.decoding import PictureSource, decode, error_reason, pixel_hash, source_name
 from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
@@ -166,8 +166,8 @@ def read_picture(
         return picture
     except InputError as error:
         return error
-    except MemoryError as error:
-        return InputError(error_reason(error, f"{source!s:.200}"))
+    except Exception as error:  # also what a reader of pictures does not foresee
+        return InputError(error_reason(error, source_name(source)))
 
 
 def from_bgr(source: PictureSource) -> NDArray[Any]:

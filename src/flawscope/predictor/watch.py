@@ -8,6 +8,7 @@ tell when a file is whole: listings would be needed beside them.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import shlex
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,7 +25,13 @@ from typing import Any, NamedTuple
 
 from flawscope import InputError, Prediction, Unjudged
 from flawscope.pictures.decoding import is_picture
-from flawscope.pictures.listing import folder_error, is_ignored, read_output_list
+from flawscope.pictures.listing import (
+    folder_error,
+    is_hidden_picture,
+    is_ignored,
+    read_output_list,
+    why_passed_over,
+)
 from flawscope.pictures.mask_files import find_masks
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
@@ -50,6 +57,18 @@ class FileStamp(NamedTuple):
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
+class _Listed(NamedTuple):
+    """File of a listing. touched_ns: time of the last change of its content, name or rights, in ns."""
+
+    stamp: FileStamp
+    touched_ns: int
+
+
+class _DoneFile(NamedTuple):
+    listed: _Listed
+    digest: bytes | None  # of the content; None: nobody read it
+
+
 @dataclass
 class _PendingFile:
     stamp: FileStamp
@@ -65,12 +84,14 @@ class Arrivals:
     times of change. The caller answers with `done`, with `failed` where the picture cannot be read, or with
     `later`. A picture that failed is given out again, less and less often, until it has not changed for
     `patience` seconds. A file that was renamed or moved within the folder is not new; one that was written
-    anew is.
+    anew is, also under its name and with its time, and so is a second name of a file. A file that was touched
+    alone (its rights, an attribute) is given out again where its content is known: `content_known` tells.
 
     Attributes:
         skipped: number of pictures that were there before.
+        at_start: pictures that were there before, where they are new.
         gone: pictures that went away before they could be judged, with the stamps that they had.
-        others: files that are no pictures, or masks of pictures, by the last scan.
+        others: files that are no pictures, masks of pictures, and hidden pictures, by the last scan.
         took: seconds of the last scan.
     """
 
@@ -83,6 +104,7 @@ class Arrivals:
         patience: float = PATIENCE,
         settle: float = SETTLE,
         apart: Iterable[str | os.PathLike[str]] = (),
+        masks: bool = True,
     ):
         """List the folder for the first time.
 
@@ -93,24 +115,33 @@ class Arrivals:
             patience: seconds that a file which cannot be read may still be incomplete.
             settle: seconds that a file of a format that is not `SELF_CHECKING` must not have changed.
             apart: folders in it that are left out.
+            masks: whether masks of pictures are told from pictures, and are none.
 
         Raises:
             InputError: there is no such folder, or it cannot be read.
         """
         self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
         self.apart = frozenset(os.path.abspath(one) for one in apart)
-        self._done: dict[Path, FileStamp] = {}
-        self._stamps: set[FileStamp] = set()  # of `_done`: a file that is renamed keeps it
+        self.tells_masks = masks
+        self._done: dict[Path, _DoneFile] = {}
+        self._stamps: dict[FileStamp, Path] = {}  # of `_done`: a file that is renamed keeps it
+        self._left: set[Path] = set()  # of `_done`: those that went away
+        self._identity: tuple[int, int] | None = None  # of the folder; None: it is away
+        self._asides: dict[Path, tuple[FileStamp, float]] = {}  # others, and since when they are as they are
+        self._told: set[Path] = set()  # of the others
         self._pending: dict[Path, _PendingFile] = {}
         self.gone: dict[Path, FileStamp] = {}
         self.others: list[Path] = []
         self._masks: set[PurePath] = set()  # they stay masks when their pictures are moved away
         self.took = 0.0
         known = {Path(os.path.abspath(path)) for path in judged}
-        for path, stamp in self._list_pictures().items():
+        present = self._list_pictures()
+        for path, listed in present.items():
             if not existing or path in known:
-                self._remember(path, stamp)
+                self._remember(path, listed)
         self.skipped = sum(path not in known for path in self._done)
+        self.at_start = frozenset(present if existing else ())
+        self._told |= set() if existing else {*self._asides}
 
     @property
     def waiting(self) -> int:
@@ -126,11 +157,17 @@ class Arrivals:
         Raises:
             InputError: the folder cannot be read at the moment.
         """
-        present = self._list_pictures()
+        try:
+            present = self._list_pictures()
+        except InputError:
+            self._identity = None
+            raise
+        self._recognise_folder(present)
         ready = []
-        for path, stamp in present.items():
-            if self._is_done(path, stamp):
+        for path, listed in present.items():
+            if self._is_done(path, listed, present):
                 continue
+            stamp = listed.stamp
             pending = self._pending.get(path)
             if pending is None or pending.stamp != stamp:
                 checked = path.suffix.lower() in SELF_CHECKING
@@ -138,22 +175,58 @@ class Arrivals:
             elif now >= pending.retry_at:
                 ready.append(path)
         self._forget(present)
-        return sorted(ready, key=lambda path: (present[path].modified_ns, path))
+        self._asides = {
+            path: kept if (kept := self._asides.get(path, (stamp, now)))[0] == stamp else (stamp, now)
+            for path, stamp in self._others.items()
+        }
+        return sorted(ready, key=lambda path: (present[path].stamp.modified_ns, path))
+
+    def passed_over(self, now: float | None = None) -> dict[Path, str]:
+        """Return files that are not given out (`others`), each once, with the reason: those that have not
+        changed for `patience` seconds, since pictures may have another name while they are written. Without
+        `now` all are."""
+        found = [
+            path
+            for path, (_, since) in self._asides.items()
+            if path not in self._told and (now is None or now - since >= self.patience)
+        ]
+        self._told = {path for path in self._told if path in self._asides} | {*found}
+        return {path: why_passed_over(path) for path in found}
+
+    def other_stamp(self, path: Path) -> FileStamp:
+        """Return the stamp of one of `others`."""
+        return self._asides[path][0]
+
+    def knows_name(self, path: Path) -> bool:
+        """Whether a picture that was given out was judged under this name, and only touched since then, or
+        overwritten with the same size and time."""
+        return path in self._done and self._done[path].listed.stamp[:2] == self.stamp(path)[:2]
+
+    def content_known(self, path: Path, digest: bytes) -> bool:
+        """Whether a picture that was given out was judged with this content, of this name and time."""
+        return self.knows_name(path) and self._done[path].digest == digest
 
     def stamp(self, path: Path) -> FileStamp:
         """Return the stamp, in the last scan, of a picture that was given out and not answered."""
         return self._pending[path].stamp
 
-    def done(self, path: Path, *, removed: bool = False) -> None:
-        """Answer that a picture was judged, as it was in the last scan. removed: so was the file, by the
-        caller: another of the same name is new."""
+    def done(self, path: Path, *, removed: bool = False, digest: bytes | None = None) -> None:
+        """Answer that a picture was judged, as it was in the last scan.
+
+        Args:
+            removed: so was the file, by the caller: another of the same name is new.
+            digest: of the content; without it a change that leaves size and time alone is not seen.
+        """
         stamp = self._pending.pop(path).stamp
-        if not removed:
-            self._remember(path, stamp)
+        if removed:
+            if path in self._done:
+                self._forget_done(path)
+        else:
+            self._remember(path, self._listed.get(path, _Listed(stamp, 0)), digest)
 
     def stamps(self) -> set[FileStamp]:
         """Return the stamps of all pictures that are there, and of some that went away."""
-        return self._stamps | {one.stamp for one in self._pending.values()}
+        return {*self._stamps} | {one.stamp for one in self._pending.values()}
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before this moment."""
@@ -171,52 +244,95 @@ class Arrivals:
 
     # ---- what is there
 
-    def _list_pictures(self) -> dict[Path, FileStamp]:
+    def _list_pictures(self) -> dict[Path, _Listed]:
         begun = time.monotonic()
-        found: dict[Path, FileStamp] = {}
-        self.others = []
-        for path, stamp in _iter_files(self.folder, self.apart):
-            if is_picture(path):
-                found[path] = stamp
+        found: dict[Path, _Listed] = {}
+        self._others: dict[Path, FileStamp] = {}
+        for path, listed, is_regular in _iter_files(self.folder, self.apart):
+            if is_regular and is_picture(path) and not is_hidden_picture(path):
+                found[path] = listed
             else:
-                self.others.append(path)
-        self._masks = {path for path in self._masks if path in found} | find_masks(found).keys()
+                self._others[path] = listed.stamp
+        if self.tells_masks:
+            self._masks = {path for path in self._masks if path in found} | find_masks(found).keys()
         for path in found.keys() & self._masks:
-            del found[path]
-            self._pending.pop(path, None)
-            self.others.append(path)
+            self._others[Path(path)] = found.pop(Path(path)).stamp
+            self._pending.pop(Path(path), None)
+        self.others, self._listed = [*self._others], found
         self.took = time.monotonic() - begun
         return found
 
-    def _is_done(self, path: Path, stamp: FileStamp) -> bool:
-        known = self._done.get(path)
-        if known is not None and known[:2] == stamp[:2]:  # the inode may differ: the share was connected anew
-            return True
-        if not stamp.inode or stamp not in self._stamps:
+    def _recognise_folder(self, present: Mapping[Path, _Listed]) -> None:
+        """Take the files of a share that was away for those from before, whatever their inodes are now."""
+        identity = _identity(self.folder)
+        if identity == self._identity or not present:
+            return
+        self._identity = identity
+        for path, listed in present.items():
+            known = self._done.get(path)
+            if known is not None and known.listed.stamp[:2] == listed.stamp[:2]:
+                self._left.discard(path)
+                self._remember(path, listed, known.digest)
+
+    def _is_done(self, path: Path, listed: _Listed, present: Mapping[Path, _Listed]) -> bool:
+        stamp, known = listed.stamp, self._done.get(path)
+        if known is not None and known.listed.stamp[:2] == stamp[:2]:
+            if known.listed == listed or (known.digest is None and path not in self._left):
+                self._left.discard(path)
+                return True
+            is_other = path in self._left or known.listed.stamp.inode != stamp.inode
+            if is_other:  # it was copied here again
+                self._forget_done(path)
             return False
+        before = self._stamps.get(stamp)
+        if not stamp.inode or before is None:
+            return False
+        if (there := present.get(before)) is not None and there.stamp == stamp:
+            return False  # a second name of the file
         self._pending.pop(path, None)
-        self._done[path] = stamp
+        digest = self._forget_done(before)
+        self._remember(path, listed, digest)
         return True
 
-    def _remember(self, path: Path, stamp: FileStamp) -> None:
-        self._done[path] = stamp
-        self._stamps.add(stamp)
+    def _remember(self, path: Path, listed: _Listed, digest: bytes | None = None) -> None:
+        self._done[path] = _DoneFile(listed, digest)
+        self._stamps[listed.stamp] = path
 
-    def _forget(self, present: dict[Path, FileStamp]) -> None:
-        """Forget files that are gone. An empty folder is no evidence: a share that is away looks like one."""
-        inodes = {stamp.inode for stamp in present.values()}
+    def _forget_done(self, path: Path) -> bytes | None:
+        """Forget a picture; return the digest of its content, if it is known."""
+        self._left.discard(path)
+        known = self._done.pop(path)
+        if self._stamps.get(known.listed.stamp) == path:
+            del self._stamps[known.listed.stamp]
+        return known.digest
+
+    def _forget(self, present: Mapping[Path, _Listed]) -> None:
+        """Forget files that are gone. A folder that is away, or another, is no evidence."""
+        inodes = {listed.stamp.inode for listed in present.values()}
         for path in self._pending.keys() - present.keys():
             stamp = self._pending.pop(path).stamp
             if not stamp.inode or stamp.inode not in inodes:  # else it was renamed
                 self.gone[path] = stamp
+        if self._identity is not None and _identity(self.folder) == self._identity:
+            self._left |= self._done.keys() - present.keys()
         if present and len(self._done) > 2 * len(present):  # now and then
-            self._done = {path: stamp for path, stamp in self._done.items() if path in present}
-            self._stamps = set(self._done.values())
+            self._done = {path: one for path, one in self._done.items() if path in present}
+            self._stamps = {one.listed.stamp: path for path, one in self._done.items()}
+            self._left &= self._done.keys()
 
 
-def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, FileStamp]]:
-    """Yield every file of `pictures.listing.walked`, unsorted, for there may be very many. Files that vanish
-    meanwhile are left out. InputError where the folder itself cannot be read."""
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, _Listed, bool]]:
+    """Yield every file of `pictures.listing.walk_files`, unsorted, for there may be very many, and whether it
+    is a regular file, not a link that leads nowhere. Files that vanish meanwhile are left out. InputError
+    where the folder itself cannot be read."""
     folders, seen = [folder], set()
     while folders:
         current = folders.pop()
@@ -226,7 +342,7 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Fil
                 continue
             seen.add((identity.st_dev, identity.st_ino))
             with os.scandir(current) as listing:
-                entries = [entry for entry in listing if not is_ignored(entry.name)]
+                entries = [e for e in listing if not is_ignored(e.name) or is_hidden_picture(e.name)]
         except OSError as error:
             if current == folder or not isinstance(error, FileNotFoundError):
                 raise folder_error(current, error) from None
@@ -235,11 +351,13 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Fil
         for entry in entries:
             with suppress(OSError):  # gone, or a link that leads nowhere
                 if entry.is_dir():
-                    if entry.path not in apart:
+                    if entry.path not in apart and not is_ignored(entry.name):
                         folders.append(Path(entry.path))
-                elif entry.is_file() and entry.path not in own:
+                elif entry.path not in own:
+                    is_regular = entry.is_file()
                     # on Windows entries have no inode
-                    yield Path(entry.path), FileStamp.from_stat(os.stat(entry.path))
+                    facts = os.stat(entry.path, follow_symlinks=is_regular)
+                    yield Path(entry.path), _Listed(FileStamp.from_stat(facts), facts.st_ctime_ns), is_regular
 
 
 def judge(
@@ -257,13 +375,29 @@ def judge(
     Raises:
         InputError: the folder cannot be read at the moment.
     """
-    for path, result in stream(arrivals.scan(clock())):
+    paths = []
+    for path in arrivals.scan(clock()):
+        digest = arrivals.knows_name(path) and file_digest(path)
+        if digest and arrivals.content_known(path, digest):  # it was touched alone
+            arrivals.done(path, digest=digest)
+        else:
+            paths.append(path)
+    for path, result in stream(paths):
         assert isinstance(path, Path)
         if not isinstance(result, InputError):
             yield result
-            arrivals.done(path)
+            arrivals.done(path, digest=file_digest(path))
         elif arrivals.failed(path, clock()):
             yield Unjudged(str(path), str(result))
+
+
+def file_digest(path: Path) -> bytes | None:
+    """Return the SHA-256 of a file's content; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
 
 
 class Commands:

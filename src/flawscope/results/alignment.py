@@ -20,7 +20,11 @@ from flawscope.pictures.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import picture_size
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
-from flawscope.pictures.several_parts_learning import LearnedParts, learn_several_parts
+from flawscope.pictures.several_parts_learning import (
+    LearnedParts,
+    PartsCountedWrongError,
+    learn_several_parts,
+)
 from flawscope.results import drawing
 from flawscope.results.findings import part_not_found
 
@@ -43,12 +47,14 @@ class Poses:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Poses of the parts in the pictures of a data set."""
+    """Poses of the parts in the pictures of a data set. problem: why nothing can be learnt from them; empty:
+    it can."""
 
     reference: PoseReference
     poses: dict[Path, Poses]
     root: Path
     learnt: LearnedParts | None = None
+    problem: str = ""
 
     @classmethod
     def learn(
@@ -78,7 +84,11 @@ class Alignment:
             def reduced(i: int, side: int) -> NDArray[np.float32]:
                 return Preprocess().small(decode(known[i]), side)
 
-            learnt = learn_several_parts([small[path] for path in known], reduced, kind)
+            problem = ""
+            try:
+                learnt = learn_several_parts([small[path] for path in known], reduced, kind)
+            except PartsCountedWrongError as error:  # what was taken for a part is shown all the same
+                learnt, problem = error.learnt, str(error)
             reference = learnt.reference
             how = Preprocess(reference=reference, several=learnt.settings)
             found = {path: how.views(path) for path in small}
@@ -87,7 +97,7 @@ class Alignment:
                 for path, views in found.items()
                 if isinstance(views, PartViews)
             }
-            return cls(reference, every, root, learnt)
+            return cls(reference, every, root, learnt, problem)
         reference = learn_reference([small[path] for path in known], kind)
         poses = {path: reference.find(one) for path, one in small.items()}
         return cls(
@@ -112,6 +122,7 @@ class Alignment:
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
         lost = "no part found" if self.learnt is None else "parts counted wrong"
         return [
+            *([f"error: {self.problem}"] if self.problem else []),
             *([] if self.learnt is None else [self.learnt.describe()]),
             self.reference.describe(),
             f"{self._found_line}; spreads off: {far}",
@@ -131,6 +142,7 @@ class Alignment:
             "kind": self.reference.kind,
             "period": self.reference.period,
             "limit": MAX_ERROR,
+            **({"problem": self.problem} if self.problem else {}),
             **({} if several is None else {"expected": [several.least, several.most]}),
             "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }
@@ -151,8 +163,12 @@ class Alignment:
             width, height = small.size
             small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
             scale = small.width / width, small.height / height
-            corners = [pose.corners() * scale for pose in one.poses]
-            drawn = drawing.draw_note(drawing.draw_squares(np.asarray(small), corners), one.problem)
+            squares = [
+                drawing.Square(pose.corners(), str(k) if self.learnt else "").scaled(*scale)
+                for k, pose in enumerate(one.poses, 1)
+            ]
+            drawn = drawing.draw_squares(np.asarray(small), squares)
+            drawn = drawing.draw_note(drawn, one.problem, squares)
             yield drawn, self._name(path), one.problem or f"{one.error:.2f} spreads off"
 
     def _name(self, path: Path) -> str:

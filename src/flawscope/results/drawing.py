@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -178,27 +178,48 @@ def contour(
     return out
 
 
-def draw_squares(
-    picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbered: bool = False
-) -> Pixels:
-    """A copy of the picture [H, W, 3] with the squares around parts: corners (x, y) [4, 2] each. A dot marks
-    the first corner, which is the reference's upper left one, so that turn and side can be told. numbered:
-    with the number of each, from 1."""
+class Square(NamedTuple):
+    """Square around a part: corners (x, y) [4, 2], the reference's upper left one first; a text; a colour."""
+
+    corners: NDArray[np.floating[Any]]
+    text: str = ""
+    colour: Colour = POSE_COLOUR
+
+    def scaled(self, across: float, down: float) -> Square:
+        """The square in a picture that is so many times as wide and as high."""
+        return self._replace(corners=self.corners * (across, down))
+
+
+def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
+    """A copy of the picture [H, W, 3] with squares and their texts. A dot marks the first corner, so that
+    turn and side can be told."""
     image = Image.fromarray(picture)
     draw, width = ImageDraw.Draw(image), max(1, math.ceil(min(image.size) / 200))
     font = load_font(max(10, round(min(image.size) / 16)))
-    for number, one in enumerate(corners, 1):
-        points = [(float(x), float(y)) for x, y in one]
-        for colour, thick in ((TEXT, 3 * width), (POSE_COLOUR, width)):
-            draw.line([*points, points[0], points[1]], fill=colour, width=thick)
+    for corners, _, colour in squares:
+        points = [(float(x), float(y)) for x, y in corners]
+        for line, thick in ((TEXT, 3 * width), (colour, width)):
+            draw.line([*points, points[0], points[1]], fill=line, width=thick)
         (x, y), reach = points[0], 3 * width + 1
-        draw.ellipse(
-            (x - reach, y - reach, x + reach, y + reach), fill=POSE_COLOUR, outline=TEXT, width=width
-        )
-        if numbered:
-            draw.rectangle(draw.textbbox(points[2], f" {number} ", font, "mm"), fill=TEXT)
-            draw.text(points[2], str(number), POSE_COLOUR, font, "mm")
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour, outline=TEXT, width=width)
+    for corners, text, colour in squares:  # above all lines
+        if text:
+            x, y = _text_place(corners, draw.textbbox((0, 0), f" {text} ", font, "mm"), image.size)
+            draw.rectangle(draw.textbbox((x, y), f" {text} ", font, "mm"), fill=TEXT)
+            draw.text((x, y), text, colour, font, "mm")
     return np.asarray(image)
+
+
+def _text_place(
+    corners: NDArray[np.floating[Any]], box: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[float, float]:
+    """Middle (x, y) of a text in the square's lowest corner, within a picture (W, H)."""
+    lowest, middle = corners[corners[:, 1].argmax()], corners.mean(axis=0)
+    at = middle + 0.8 * (lowest - middle)
+    return tuple(  # type: ignore[return-value]
+        float(min(max(one, -low), side - high))
+        for one, low, high, side in zip(at, box[:2], box[2:], size, strict=True)
+    )
 
 
 def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:
@@ -216,9 +237,10 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
     return np.asarray(image)
 
 
-def draw_note(picture: Pixels, words: str) -> Pixels:
-    """Returns the picture [H, W, 3] with a text in its upper left corner, a longer one in two small lines, as
-    much as there is room for; itself where the text is empty."""
+def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
+    """Returns the picture [H, W, 3] with a text in the corner where it covers the least of the squares, the
+    upper left one where that is all the same; a longer text in two small lines, as much as there is room for.
+    Itself where the text is empty."""
     if not words:
         return picture
     image = Image.fromarray(picture)
@@ -229,9 +251,24 @@ def draw_note(picture: Pixels, words: str) -> Pixels:
         words = "\n".join(textwrap.wrap(words, max(room, 8), max_lines=2, placeholder="…"))
     draw = ImageDraw.Draw(image)
     box = draw.textbbox((4, 2), words, font)
-    draw.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=BAD_COLOUR)
-    draw.text((4, 2), words, WHITE, font)
+    width, height = box[2] + 4, box[3] + 4
+    x, y = min(
+        ((x, y) for y in (0, image.height - height) for x in (0, image.width - width)),
+        key=lambda at: _covered((*at, at[0] + width, at[1] + height), squares),
+    )
+    draw.rectangle((x, y, x + width, y + height), fill=BAD_COLOUR)
+    draw.text((x + 4, y + 2), words, WHITE, font)
     return np.asarray(image)
+
+
+def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) -> float:
+    """Pixels of the squares, taken as upright boxes, that lie in a box (x0, y0, x1, y1)."""
+    total = 0.0
+    for square in squares:
+        low, high = square.corners.min(axis=0), square.corners.max(axis=0)
+        sides = np.minimum(high, box[2:]) - np.maximum(low, box[:2])
+        total += float(np.prod(np.maximum(sides, 0)))
+    return total
 
 
 def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:

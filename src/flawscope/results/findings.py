@@ -63,6 +63,11 @@ class Finding:
         return {**asdict(self), "reasons": [*self.reasons]}
 
 
+def severity_text(severity: float) -> str:
+    """A severity for a person: a number, or "finding" where a picture is anomalous by findings alone."""
+    return "finding" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
+
+
 class Decision(NamedTuple):
     """Decision on a picture; the values are those of `Prediction`."""
 
@@ -84,6 +89,8 @@ PART_NOT_FOUND = "part_not_found"
 COUNT_WRONG = "count_wrong"  # of several parts
 ANOMALOUS_PARTS = "anomalous_parts"
 OUTSIDE_LIGHT = "outside_light"
+OTHER_FORM = "other_form"
+VIEW_EXCHANGED, SAME_PICTURE = "view_exchanged", "same_picture"  # of a part in several views
 WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
 
 
@@ -105,6 +112,21 @@ def anomalous_parts(words: str) -> Finding:
 def outside_light() -> Finding:
     """The false-alarm rate is not promised for the picture's light."""
     return Finding(OUTSIDE_LIGHT, "light outside the range")
+
+
+def other_form(words: str) -> Finding:
+    """The picture has another form or size than those learnt from: it is stretched, or shows more or less."""
+    return Finding(OTHER_FORM, words)
+
+
+def view_exchanged(view: str, shown: str) -> Finding:
+    """The picture of one view shows another, so that nobody has looked at its own."""
+    return Finding(VIEW_EXCHANGED, f"named as view {view}, looks like {shown}", decides=True)
+
+
+def same_picture(first: str, second: str) -> Finding:
+    """Two views of a part have one picture, so that nobody has looked at one of them."""
+    return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:

@@ -40,13 +40,13 @@ Pixels = NDArray[np.uint8]
 
 class RenderedPrediction(NamedTuple):
     """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
-    pixels [H, W] bool, the colour of the outline, and a reason for the decision other than the score."""
+    pixels [H, W] bool, the colour of the outline, and the prediction."""
 
     picture: Pixels
     heat: Pixels
     marked: NDArray[np.bool_]
     colour: drawing.Colour
-    remark: str
+    prediction: Prediction
 
     @classmethod
     def render(cls, source: PictureSource, prediction: Prediction) -> RenderedPrediction:
@@ -56,12 +56,12 @@ class RenderedPrediction(NamedTuple):
         if factor < 1:
             height, width = (max(1, round(side * factor)) for side in shown.shape[:2])
             shown = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.BILINEAR))
-        return cls(shown, *prediction.over(shown), prediction.remark)
+        return cls(shown, *prediction.over(shown), prediction)
 
     @property
     def overlay(self) -> Pixels:
-        """Heat map with outlines."""
-        return drawing.draw_note(drawing.contour(self.heat, self.marked, self.colour), self.remark)
+        """Heat map with outlines, and what was noticed."""
+        return self.prediction.with_note(drawing.contour(self.heat, self.marked, self.colour))
 
 
 @dataclass

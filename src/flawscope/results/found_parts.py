@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.pictures.part_views import PartPose
+from flawscope.results import drawing
 from flawscope.results.findings import Finding, anomalous_parts, count_wrong, part_not_found
 
 MAX_NAMED = 3  # anomalous parts that a remark names
@@ -63,10 +64,16 @@ class FoundParts:
         words = f"part {', '.join(bad[:MAX_NAMED])}{more} of {len(self.parts)}"
         return (anomalous_parts(words),) if bad else ()
 
-    def squares(self) -> list[NDArray[np.float64]]:
-        """Corners [4, 2] of the squares around the parts, and of the boxes around other objects."""
+    def squares(self) -> list[drawing.Square]:
+        """Squares around the parts, with their numbers, and boxes around other objects; of anomalous parts
+        and of objects in a colour of their own."""
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
-        return [*(one.part_pose.corners() for one in self.parts), *boxes]
+        colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
+        parts = (
+            drawing.Square(one.part_pose.corners(), str(one.part_index), colours[one.is_anomalous])
+            for one in self.parts
+        )
+        return [*parts, *(drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes)]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns values that JSON knows, for `from_dict`."""

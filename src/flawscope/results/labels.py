@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.files import atomic_write
+from flawscope.errors import InputError
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import OutputFiles
 
@@ -41,6 +42,19 @@ class LabelledPicture(NamedTuple):
     regions: list[LabelledRegion]
 
 
+def require_own_files(form: str, pictures: Iterable[Path]) -> None:
+    """InputError where two pictures would share a file of labels: YOLO's and LabelMe's tools look for a
+    picture's by its name without the suffix."""
+    named: dict[Path, Path] = {}
+    for picture in pictures if form in ("yolo", "labelme") else ():
+        other = named.setdefault(picture.with_suffix(""), picture)
+        if other != picture:
+            raise InputError(
+                f"{other} and {picture.name} would share a file of labels with --labels {form}: rename one, "
+                "or take --labels coco"
+            )
+
+
 class LabelWriter:
     """Collects pictures and writes their labels: `labels.json` of COCO, `label_studio.json`, YOLO's
     `labels/NAME.txt`, `data.yaml` and `scores.json`, or LabelMe's `labels/NAME.json`. Pictures are named
@@ -59,7 +73,8 @@ class LabelWriter:
         self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
 
     def finish(self) -> None:
-        """Writes the files. FlawscopeError: one cannot be written."""
+        """Writes the files. FlawscopeError: one cannot be written, or two pictures would share it."""
+        require_own_files(self.form, (picture.name for picture in self._pictures if picture.regions))
         folders = {picture.name.parent for picture in self._pictures}
         shared = len({folder.anchor for folder in folders}) == 1  # not on several drives
         root = os.path.commonpath(folders) if shared else ""

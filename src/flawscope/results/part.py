@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flawscope.results.findings import Finding
 from flawscope.results.prediction import Prediction
 
 GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions
@@ -21,6 +22,7 @@ class PartPrediction:
     worst: view with the largest score.
     views: prediction of each view that was judged.
     missing: views without a picture.
+    findings: what was noticed about the views together, beside their own findings.
     product: that the part is, of a joint model; None: none of its products, and then the part is anomalous.
         None of other models, too.
     """
@@ -33,6 +35,18 @@ class PartPrediction:
     views: Mapping[str, Prediction] = field(repr=False)
     missing: tuple[str, ...] = ()
     product: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """Words for a person on findings that make the part anomalous, its own first."""
+        of_views = (
+            f"{view}: {one.words}"
+            for view, found in self.views.items()
+            for one in found.findings
+            if one.decides
+        )
+        return [*(one.words for one in self.findings), *of_views]
 
     @property
     def decision(self) -> str:
@@ -51,9 +65,10 @@ class PartPrediction:
         """Line for a person."""
         without = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
         product = f"  ({self.product_name})" if self.product_name else ""
+        remarks = "".join(f"  ({words})" for words in self.remarks)
         return (
             f"part {self.part}: {self.decision}, p {self.p_value:.3f}, "
-            f"most unusual: {self.worst} ({self.score:+.1f}){without}{product}"
+            f"most unusual: {self.worst} ({self.score:+.1f}){without}{product}{remarks}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,4 +82,5 @@ class PartPrediction:
             "views": {view: found.path for view, found in self.views.items()},
             "missing": list(self.missing),
             **({"product": self.product} if self.product_name else {}),
+            **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
         }

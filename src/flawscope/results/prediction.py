@@ -22,7 +22,7 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
-from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
+from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
 from flawscope.results.region_size import measure_region
@@ -104,6 +104,8 @@ class Prediction:
         Where it shows none of the products, score and map are those of the nearest. None of other models.
     parts: where the part lies, or each of several. Where none is found, score and map are those of the
         picture as it lies; of several parts, the score is that of the worst.
+    look: thumbnail by which the views of a part are compared (`pictures.view_looks`); None: it is part of
+        none.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
     """
@@ -123,6 +125,7 @@ class Prediction:
     outside_light: bool | None = None
     recognition: Recognition | None = field(default=None, repr=False)
     parts: PartSearch = NOT_SEARCHED
+    look: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
 
@@ -243,8 +246,7 @@ class Prediction:
         their outline."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
-        numbered = self.found_parts is not None
-        heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]), numbered)
+        heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]))
         named = drawing.draw_names(heat, self._named_places(heat.shape[:2]))
         return named, marked, drawing.outline_colour(self.is_tolerated)
 
@@ -283,13 +285,17 @@ class Prediction:
             parts=PartSearch(None, pose and PartPose(**pose), several and FoundParts.from_dict(several)),
         )
 
-    def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
-        """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
-        squares = [] if self.part_pose is None else [self.part_pose.corners()]
+    def squares(self, size: tuple[int, int]) -> list[drawing.Square]:
+        """Squares around the parts that were found, in the picture scaled to (H, W)."""
+        found = [] if self.part_pose is None else [drawing.Square(self.part_pose.corners())]
         if self.found_parts is not None:
-            squares = self.found_parts.squares()
+            found = self.found_parts.squares()
         height, width = self.geometry.picture_size
-        return [corners * (size[1] / width, size[0] / height) for corners in squares]
+        return [square.scaled(size[1] / width, size[0] / height) for square in found]
+
+    def with_note(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns a drawing [H, W, 3] of the picture with the remark, beside its parts if there is room."""
+        return drawing.draw_note(drawn, self.remark, self.squares((drawn.shape[0], drawn.shape[1])))
 
     def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
         """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
@@ -303,7 +309,7 @@ class Prediction:
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
         shown = displayed(self.path or "" if picture is None else picture)
-        return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
+        return self.with_note(drawing.contour(*self.over(shown)))
 
     @property
     def remark(self) -> str:
@@ -313,8 +319,8 @@ class Prediction:
     def __repr__(self) -> str:
         regions = f", {pluralize(len(self.regions), 'region')}" if self.map.size else ""
         return (
-            f"<Prediction {self.decision}, severity {self.severity:+.1f}, p {self.p_value:.3g}, score "
-            f"{self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"
+            f"<Prediction {self.decision}, severity {severity_text(self.severity)}, p {self.p_value:.3g}, "
+            f"score {self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"
             f"{f', {self.product_name}' if self.product_name else ''}"
             f"{f', {self.path}' if self.path else ''}>"
         )
@@ -352,7 +358,7 @@ def prediction_html(prediction: Prediction, caption: str = "", source: PictureSo
     name = prediction.path or ""
     words = [
         f"<b style='color:{DECISION_COLOURS[prediction.decision]}'>{prediction.decision}</b>",
-        f"severity {prediction.severity:+.1f}",
+        f"severity {severity_text(prediction.severity)}",
         f"p {prediction.p_value:.3f}",
         f"score {prediction.score:.4g}, threshold {prediction.score_threshold:.4g}",
         *(f"<b>{escape(finding.words)}</b>" for finding in prediction.findings),
@@ -377,7 +383,7 @@ def _panels(found: Prediction, source: PictureSource | None) -> list[NDArray[np.
         if picture_source is None:
             raise InputError("not known")
         picture = html.shrink(displayed(picture_source))
-        return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
+        return [picture, found.with_note(drawing.contour(*found.over(picture)))]
     except InputError:  # moved since, or never a file
         return (
             [html.shrink(drawing.colour_map(found.map, *found.levels.colour_range))] if found.map.size else []

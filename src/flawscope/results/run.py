@@ -68,7 +68,7 @@ class ResultsFolder:
 
     Args:
         root, inputs, maps: as `PictureWriter` takes them.
-        kinds, products, aligned: as `TableWriter` takes them.
+        columns: decimal_comma, kinds, products, aligned, as `TableWriter` takes them.
     """
 
     def __init__(
@@ -79,15 +79,13 @@ class ResultsFolder:
         *,
         inputs: Iterable[Path] | None = None,
         maps: str = "png16",
-        kinds: bool = False,
-        products: bool = False,
-        aligned: bool = False,
+        **columns: bool,
     ):
         self.out, self.pictures = out, PictureWriter(out, root, maps, inputs=inputs)
         self.own = self.pictures.own
         self.own.remove_earlier(say)
         self.own.path(SUMMARY_NAME)  # refused now if it cannot be written
-        self.table = TableWriter(self.own.path(TABLE_NAME), kinds=kinds, products=products, aligned=aligned)
+        self.table = TableWriter(self.own.path(TABLE_NAME), **columns)
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 

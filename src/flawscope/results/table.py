@@ -22,7 +22,7 @@ from flawscope.pictures.listing import OUTPUT_LIST, read_output_list
 from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
 
-TABLE_SUFFIX = ".csv"  # of `--out` for a table alone
+TABLE_SUFFIX, EXCEL_SUFFIX = ".csv", ".xlsx"  # of `--out` for a table alone
 
 
 class Unjudged(NamedTuple):
@@ -138,10 +138,21 @@ def table_columns(*, kinds: bool = False, products: bool = False, aligned: bool 
     return (*COLUMNS, *(name for wanted, names in groups if wanted for name in names))
 
 
+def csv_line(values: Sequence[Any], *, decimal_comma: bool = False) -> str:
+    """Returns a line of a CSV file. decimal_comma: with semicolons and decimal commas."""
+    text = io.StringIO()
+    cells = list(map(csv_cell, values))
+    if decimal_comma:
+        cells = [str(one).replace(".", ",") if isinstance(one, float) else one for one in cells]
+    csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
 class TableWriter:
     """A table to write, .csv; an earlier file is replaced. A row is there as soon as it is added.
 
     Args:
+        decimal_comma: with semicolons and decimal commas, as Excel reads it where people write so.
         append: go on at the end of a file that is there.
         kinds: it says the kinds of the regions' defects.
         products: it says which product each input shows.
@@ -157,11 +168,12 @@ class TableWriter:
         path: str | os.PathLike[str],
         *,
         append: bool = False,
+        decimal_comma: bool = False,
         kinds: bool = False,
         products: bool = False,
         aligned: bool = False,
     ):
-        self.path = Path(path)
+        self.path, self.decimal_comma = Path(path), decimal_comma
         self.columns = table_columns(kinds=kinds, products=products, aligned=aligned)
         if self.path.suffix.lower() != TABLE_SUFFIX:
             raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")
@@ -204,9 +216,8 @@ class TableWriter:
 
     def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
         """Writes a line, whole or not at all. mark: what stands before it."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(map(csv_cell, values))
-        line, start = mark + text.getvalue().encode("utf-8", "backslashreplace"), self.file.tell()
+        text = csv_line(values, decimal_comma=self.decimal_comma)
+        line, start = mark + text.encode("utf-8", "backslashreplace"), self.file.tell()
         try:
             while line:  # of a disk that becomes full a part of it may be written
                 line = line[self.file.write(line) :]
@@ -229,10 +240,13 @@ def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
     or it is no table of results."""
     try:
         with open(path, encoding=CSV_ENCODING, newline="") as file:
-            found = csv.DictReader(file)
+            header = file.readline()
+            file.seek(0)
+            comma = ";" in header and "," not in header  # as `csv_line` writes decimal commas
+            found = csv.DictReader(file, delimiter=";" if comma else ",")
             if not set(COLUMNS) <= set(found.fieldnames or ()):
                 raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
-            return [_parse_row(values) for values in found if not values.get("part_index")]
+            return [_parse_row(values, comma) for values in found if not values.get("part_index")]
     except FileNotFoundError:
         raise InputError(
             f"there is no {path}: `predict --out DIR` and `evaluate --out DIR` write it"
@@ -243,10 +257,12 @@ def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
         raise InputError(f"cannot read {path}: {error}; run `predict --out` again") from None
 
 
-def _parse_row(values: dict[str, str | None]) -> ResultRow:
+def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:
     known = [field.name for field in fields(ResultRow) if field.name in values]
     floats = [name for name in known if name in FLOAT_COLUMNS]
-    numbers = {name: float(text) if (text := values[name]) else None for name in floats}
+    texts = {name: values[name] or "" for name in floats}
+    texts = {name: text.replace(",", ".") if comma else text for name, text in texts.items()}
+    numbers = {name: float(text) if text else None for name, text in texts.items()}
     texts = {name: from_csv_cell(values[name] or "") for name in known if name not in FLOAT_COLUMNS}
     return ResultRow(**texts, **numbers)  # type: ignore[arg-type]
 

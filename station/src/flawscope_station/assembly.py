@@ -51,7 +51,7 @@ def _learning(core: Station) -> Extension:
 def _new_products(core: Station) -> Extension:
     limits, device = core.settings.limits, core.settings.device
     # cameras of drafts are of no product: nothing is inspected
-    line = SourceContext(0, core.inspector.submit, lambda code, why: None, core.store, core.sources.share)
+    line = SourceContext(0, core.inspector.submit, lambda *_, **__: None, core.store, core.sources.share)
     drafts = Drafts(
         core.files, limits, core.inspector.memory, device, lambda: bool(core.products), core.say, line
     )

@@ -76,13 +76,13 @@ class Health:
             self.housekeeping.wake()
         numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.configured)}
         models = self.addresses.versions.models
-        closed = [name for name, number in numbers.items() if not models.is_open(number)]
+        for name, number in numbers.items():
+            why = None if models.is_open(number) else f"no model is open for {name}"
+            self.report(f"no_model_{number}", why, stops=True)
         late = self.inspector.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):
             why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)
-        no_model = f"no model is open for {', '.join(closed)}" if closed else None
-        self.report("no_model", no_model, stops=True)
 
     def _failure(self) -> str | None:
         """Return why pictures fail at the moment, or nobody knows; None: they do not."""

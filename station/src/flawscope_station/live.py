@@ -152,6 +152,7 @@ class Metrics(Collector):
 
         self.inspections = counter("inspections", "Pictures judged.", "decision")
         self.parts = counter("parts", "Parts in several views decided on.", "decision")
+        self.unanswered = counter("unanswered", "Pictures recorded whose senders got no answer.", "reason")
         self.refused = counter("refused", "Pictures not taken, by reason.", "reason")
         self.verdicts = counter("verdicts", "What people said.", "verdict")
         self.seconds = Histogram(

@@ -29,8 +29,10 @@ from flawscope_station.sources.camera import LiveCamera as LiveCamera
 from flawscope_station.sources.camera import Shot as Shot
 from flawscope_station.sources.frames import CameraLostError as CameraLostError
 from flawscope_station.sources.source import AWAY as AWAY
+from flawscope_station.sources.source import FROZEN as FROZEN
 from flawscope_station.sources.source import RUNNING as RUNNING
 from flawscope_station.sources.source import AwayError as AwayError
+from flawscope_station.sources.source import CameraFrozenError as CameraFrozenError
 from flawscope_station.sources.source import NoFrameError as NoFrameError
 from flawscope_station.sources.source import SourceContext as SourceContext
 from flawscope_station.sources.source import State as State
@@ -41,3 +43,5 @@ from flawscope_station.store.database import StoreError as StoreError
 from flawscope_station.store.database import now as now
 from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
+from flawscope_station.store.schema import LATE as LATE
+from flawscope_station.store.schema import WITHDRAWN as WITHDRAWN

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,8 @@ class Problem:
     """Problem that a person should see to.
 
     code: the kind, and the numbers of the product and of the camera, folder or sink concerned, if any:
-    `camera_away_1_2`. text: for engineers. since: microseconds since 1970. stops: nothing is inspected.
+    `camera_away_1_2`. text: for engineers. since: microseconds since 1970. stops: nothing is inspected, of
+    the product concerned or of all.
     """
 
     code: str
@@ -57,6 +58,10 @@ class Problem:
     @property
     def number(self) -> int | None:
         return int(self._parts["number"]) if self._parts["number"] else None
+
+    def stops_product(self, product_ids: Collection[int]) -> bool:
+        """Whether nothing of a product is inspected. product_ids: its number, and that of its entry."""
+        return self.stops and (self.product is None or self.product in product_ids)
 
     @property
     def _parts(self) -> re.Match[str]:
@@ -94,7 +99,7 @@ class Problems:
             elif before is None:
                 self._active[code] = Problem(code, why, now(), action, stops)
             else:
-                self._active[code] = replace(before, text=why, action=action)
+                self._active[code] = replace(before, text=why, action=action, stops=stops)
         if (before.text if before else None) != why:
             self.say(f"{code}: {why or 'over'}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +11,11 @@ from flawscope_station.connections import ConnectionContext
 from flawscope_station.health import Health
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.live import Gauges, ReviewLeases
+from flawscope_station.problems import Problem
 from flawscope_station.sinks import Sinks
-from flawscope_station.sources.source import AWAY, State
+from flawscope_station.sources.camera import CAMERA_PROBLEMS
+from flawscope_station.sources.camera import SOURCE as CAMERA
+from flawscope_station.sources.source import State
 from flawscope_station.store.records import Store
 from flawscope_station.store.search import Filters, InspectionPage, search, trends
 
@@ -84,16 +87,31 @@ class Overview:
         """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
         number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
         problems = self.health.problems()
+        names = self.addresses.names if len(self.addresses.products) > 1 else {}  # else it is known
+        open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         return {
             "backlog": sum(map(self.inspector.backlog, waiting)),
             "rate": round(self.inspector.rate(number), 2),
             "views": self.inspector.parts.views(number),
             "problem": problems[0].text if problems else None,
-            "problems": [problem.kind for problem in problems if problem.acknowledged_by is None],
+            "problems": [problem.kind for problem in open_problems],
+            "problem_products": [names.get(problem.product or 0) for problem in open_problems],
+            "stopped": self._stopping_problem(problems, waiting, entry),
+            "refused": self.floor.refusals.last(number),
             "sources": [source.state.to_dict() for source in self.floor.sources[entry]],
             "timing": self.floor.timing.facts(entry),
         }
+
+    def _stopping_problem(
+        self, problems: Sequence[Problem], product_ids: Collection[int], entry: str
+    ) -> str | None:
+        """Return the kind of the problem for which nothing of a product is inspected; None: there is none.
+        One camera of several that is lost is none."""
+        states = [source.state for source in self.floor.sources[entry]]
+        has_camera = any(state.kind == CAMERA and not state.is_lost for state in states)
+        stopping = (one.kind for one in problems if one.stops_product(product_ids))
+        return next((kind for kind in stopping if not (has_camera and kind in CAMERA_PROBLEMS)), None)
 
     def gauges(self) -> Gauges:
         names = list(self.addresses.names.items())
@@ -115,7 +133,10 @@ class Overview:
         counted: dict[str, tuple[str, Callable[[State], int]]] = {
             "frames_dropped": ("Frames that came while others were inspected.", lambda state: state.dropped),
             "frames_broken": ("Frames that could not be decoded or were refused.", lambda one: one.broken),
-            "sources_away": ("Folders and cameras that cannot be reached.", lambda one: one.state == AWAY),
+            "sources_away": (
+                "Folders and cameras that cannot be reached, and cameras that repeat a frame.",
+                lambda one: one.is_lost,
+            ),
         }
         for name, (what, count) in counted.items() if states else ():
             gauges[name] = what, {n: float(sum(map(count, several))) for n, several in states.items()}

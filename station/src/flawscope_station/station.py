@@ -35,6 +35,7 @@ from flawscope_station.live import EventBroadcaster, Metrics
 from flawscope_station.page_products import PageProducts, refuse_kept_settings
 from flawscope_station.problems import Problems
 from flawscope_station.queries import Overview, Records
+from flawscope_station.refusals import Refusals
 from flawscope_station.settings.shifts import REPORT_DAYS
 from flawscope_station.settings.station import Settings
 from flawscope_station.sinks import Sinks
@@ -130,12 +131,18 @@ class Station:
         self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
+        self.refusals = Refusals(self.addresses, self.live)
         self.sources = Sources(
-            self.inspector.submit, report, self.store, limits, self.inspector.interlocks.check
+            self.inspector.submit,
+            report,
+            self.store,
+            limits,
+            self.refusals.note,
+            self.inspector.interlocks.check,
         )
         self.sources.update({name: [] for name in self.addresses.configured})
         self.floor = ConnectionContext(
-            self.addresses, self.inspector, self.store, self.sources, Timing(), report
+            self.addresses, self.inspector, self.store, self.sources, Timing(), report, self.refusals
         )
         self.connections = Connections(settings.connections, self.floor)
         # reports of shifts are made for some days afterwards
@@ -150,6 +157,7 @@ class Station:
         )
         self.overview = Overview(self.floor, self.sinks, self.health)
         self.metrics = Metrics([self.overview.gauges, self.live.gauges], self.sinks.gauges)
+        self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         self.observers += [self._count, self.housekeeping.check_space, self.renderer.keep_map]
         self.observers += [self.sinks.observe, self.part_deadlines.observe, self._publish]
         self.addresses.on_added += [self.part_deadlines.add_product, self.sinks.add_product]
@@ -225,6 +233,8 @@ class Station:
         inspection = recorded.inspection
         name = self.addresses.names[inspection.product_id]
         self.metrics.inspections.labels(name, inspection.decision).inc()
+        if inspection.unanswered is not None:
+            self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 
     def _publish(self, recorded: RecordedInspection) -> None:
         """Tell the open pages; of a view the store knows whether its part is decided on."""

@@ -119,7 +119,8 @@ class AravisDevice:
             return None
         try:
             is_whole = buffer.get_status() == self._library.BufferStatus.SUCCESS
-            return NumberedFrame(buffer.get_frame_id(), self._to_frame(buffer) if is_whole else None)
+            frame = self._to_frame(buffer) if is_whole else None
+            return NumberedFrame(buffer.get_frame_id(), frame, buffer.get_timestamp() or None)
         finally:
             self._stream.push_buffer(buffer)
 

@@ -16,6 +16,7 @@ from flawscope.errors import InputError, join_names, pluralize, suggest_name
 from flawscope_line.industrial_cameras import SOFTWARE_TRIGGER, IndustrialCameraSettings
 from flawscope_station.plugins import (
     CHECK_INTERVAL,
+    FROZEN,
     Backoff,
     CameraLostError,
     LiveCamera,
@@ -33,10 +34,12 @@ MAX_MISSED_FRAMES = 2  # triggers in a row without a frame; then the camera is o
 
 @dataclass(frozen=True)
 class NumberedFrame:
-    """Frame with its number from the camera. picture: None where parts of it did not arrive."""
+    """Frame with its number from the camera. picture: None where parts of it did not arrive. clock: ticks of
+    the camera's clock at the exposure; None: it has none."""
 
     number: int
     picture: VideoFrame | None
+    clock: int | None = None
 
 
 class Device(Protocol):
@@ -122,13 +125,15 @@ class IndustrialCamera(LiveCamera):
         last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
         backoff.reset()
         self._mark_running()
+        if first.picture is not None and not self._is_new(first.picture, first.clock):
+            self._handle_repeat({})
         while not self._ended.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
             while late := device.next(0):
                 last, ordered = late.number, max(0, ordered - frames_after(last, late.number))
             triggers = self._take_triggers()
-            if not triggers:
+            if not triggers and self.state.state != FROZEN:  # a frozen one shows by a frame that it is back
                 continue
             try:
                 device.trigger()
@@ -144,7 +149,10 @@ class IndustrialCamera(LiveCamera):
                     raise CameraLostError(self._no_frame_text)
                 continue
             if frame.picture is not None and frames_after(last, frame.number) == ordered:
-                self._handle_frame(frame.picture, triggers)
+                if self._is_new(frame.picture, frame.clock):
+                    self._handle_frame(frame.picture, triggers)
+                else:
+                    self._handle_repeat(triggers)
             else:
                 self._fail_triggers(triggers, "it did not arrive whole")
             last, ordered, missed_in_row = frame.number, 0, 0
@@ -177,12 +185,17 @@ class IndustrialCamera(LiveCamera):
             frame = device.next(CHECK_INTERVAL)
             if frame is None:
                 continue
-            lost = max(0, frames_after(last, frame.number) - 1) if last is not None else 0
-            lost, last = lost + (frame.picture is None), frame.number
+            step = 1 if last is None else frames_after(last, frame.number)
+            lost, last = max(0, step - 1) + (frame.picture is None), frame.number
             if lost:
                 why = f"{pluralize(lost, 'frame')} did not arrive whole"
                 self.state.broken += lost - 1
                 self._note_missed(lost - 1, why)
+                self.line.refused(CameraLostError(why))
                 self._report_refusal(CameraLostError(why))
-            if frame.picture is not None:
+            if frame.picture is None:
+                continue
+            if self._is_new(frame.picture, frame.clock) and step > 0:
                 self._handle_frame(frame.picture, self._take_triggers())
+            else:
+                self._handle_repeat({})

@@ -93,7 +93,7 @@ class PylonDevice:
                 return None
             with result:
                 frame = self._to_frame(result) if result.GrabSucceeded() else None
-                return NumberedFrame(result.BlockID, frame)
+                return NumberedFrame(result.BlockID, frame, result.TimeStamp or None)
         except genicam.GenericException as error:
             raise CameraLostError(_error_text(error)) from None
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from flawscope.errors import InputError, message_with_type, one_line_message
+from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
 from flawscope_line.plc import PlcSettings, gate
 from flawscope_line.plc.handshake import (
     Answer,
@@ -30,8 +30,9 @@ from flawscope_line.plc.handshake import (
     step,
 )
 from flawscope_station.plugins import (
-    AWAY,
     CLOCK,
+    LATE,
+    WITHDRAWN,
     AwayError,
     Backoff,
     BusyError,
@@ -53,7 +54,8 @@ from flawscope_station.plugins import (
 )
 
 TICK = 0.02  # seconds between two steps, at most
-CHECK_INTERVAL = 0.25  # seconds between two checks of camera, queue and models
+CHECK_INTERVAL = 0.25  # seconds between two checks of queue and models; the camera is looked at always
+DOUBT_SECONDS = 1.0  # seconds without Ready after a camera's error, unless it gives a frame before
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
 MIN_LOAD_DELAY, MAX_LOAD_DELAY = 0.25, 30.0  # seconds before a model that failed to load is tried again
 STOP_TIMEOUT = 10.0  # seconds
@@ -131,9 +133,12 @@ class PlcLine:
         self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
         self.state = State(now=self.clock.monotonic())
         self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
+        self._error: tuple[int, Exception] = 0, FlawscopeError()  # of the last job that failed
         self._events: deque[Answer | RecipeLoaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fault, self._last_check = Code.NONE, 0.0
+        self._inspecting: asyncio.Task[None] | None = None  # of the last trigger
+        self._fault, self._last_check = Code.NONE, 0.0  # of queue and models
+        self._doubt: tuple[int | None, float] = None, 0.0  # last frame at a camera's error, and until when
         self._link_error: str | None = None  # since the last exchange
         self._is_loading, self._load_due = False, 0.0
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
@@ -208,14 +213,20 @@ class PlcLine:
         while True:
             event, before = self._events.popleft() if self._events else None, self.state
             answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
-            observation = Observation(self.clock.monotonic(), plc, answer, loaded, self._fault)
+            if answer is not None and answer.code is Code.CAMERA:
+                self._doubt_camera()
+            fault = self._camera_fault() or self._fault
+            observation = Observation(self.clock.monotonic(), plc, answer, loaded, fault)
             self.state = state = step(before, observation, self.rules)
             if self.gate is not None:
                 self.gate = gate.step(self.gate, before, state)
             if state.job != before.job:
                 self._trigger_time = state.now
                 recipe = self.settings.recipes[state.recipe]
-                self._spawn(self._inspect_part(state.job, recipe, state.triggered.part, state.due))
+                part, due = state.triggered.part, state.due
+                self._inspecting = self._spawn(self._inspect_part(state.job, recipe, part, due))
+            self._note_refusal(before, state)
+            self._give_up_answer(before, state, answer)
             if state.phase is Phase.IDLE:
                 self._trigger_time = None  # it was withdrawn
             if state.requested_recipe and state.requested_recipe != before.requested_recipe:
@@ -230,6 +241,32 @@ class PlcLine:
                     return shown
                 return replace(shown, gate=self.gate.may_pass, gate_count=self.gate.count or 0)
 
+    def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
+        """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
+        the part, or the answer came too late."""
+        why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
+        is_over = before.phase is Phase.BUSY and state.phase is not Phase.BUSY and answer is None
+        if is_over and self._inspecting is not None:
+            self._inspecting.cancel(why)
+        stood = before.answer if before.phase is Phase.DONE and state.phase is Phase.DONE else None
+        for given in (answer, stood):  # that just came, or that the PLC may not have read
+            if given is not None and given.inspection and state.answer is not given:
+                mark = partial(self.floor.store.set_unanswered, given.inspection, why)
+                self._spawn(asyncio.to_thread(mark))
+
+    def _note_refusal(self, before: State, state: State) -> None:
+        """Tell the pages of a part that this step ended without a judgement."""
+        code, part, recipe = Code.NONE, state.triggered.part, state.triggered.recipe
+        if before.phase is Phase.BUSY and state.phase is Phase.IDLE:
+            code = Code.WITHDRAWN
+        elif state.phase is Phase.DONE and state.answer is not None and state.answer is not before.answer:
+            code = state.answer.code
+        if code and (product := self.settings.recipes.get(recipe)) is not None:
+            job, error = self._error
+            known = error if job == state.job and error_code(error) is code else None
+            word = "" if known else code.name.lower()
+            self.floor.refusals.note(product, known or FlawscopeError(word), part or None, word)
+
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
         was_alive = math.isfinite(self.state.last_beat) or not self.rules.watchdog
@@ -239,11 +276,17 @@ class PlcLine:
             f"plc_away_{self._first}_{self.number}", None if why is None else f"{self.name}: {why}"
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget_task)
         self._changed.set()
+        return task
+
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a store that is away: the part stays as it was recorded
 
     def _post_event(self, event: Answer | RecipeLoaded) -> None:
         self._events.append(event)
@@ -258,7 +301,7 @@ class PlcLine:
             found = await shoot(self.floor, product, partial(self._camera, product), label, due)
             answer = _answer_of_inspection(job, found)
         except Exception as error:
-            answer = Answer(job, None, error_code(error))
+            self._error, answer = (job, error), Answer(job, None, error_code(error))
         self._post_event(answer)
 
     async def _load_recipe(self, recipe: int) -> None:
@@ -304,10 +347,24 @@ class PlcLine:
         product = self.settings.recipes.get(state.recipe)
         self._fault = Code.NONE if product is None else self._find_fault(product)
 
+    def _doubt_camera(self) -> None:
+        """Take Ready away until the camera, which failed a trigger, gives a frame."""
+        if (product := self.settings.recipes.get(self.state.recipe)) is not None:
+            self._doubt = self._camera(product).state.last, self.clock.monotonic() + DOUBT_SECONDS
+
+    def _camera_fault(self) -> Code:
+        """Return whether the recipe's camera is lost, or failed its last trigger."""
+        product, (last, until) = self.settings.recipes.get(self.state.recipe), self._doubt
+        if product is None:
+            return Code.NONE
+        with suppress(Exception):  # it is found anew when its settings have changed
+            state = self._camera(product).state
+            in_doubt = self.clock.monotonic() < until and state.last == last
+            return Code.CAMERA if state.is_lost or in_doubt else Code.NONE
+        return Code.CAMERA
+
     def _find_fault(self, product: str) -> Code:
         try:
-            if self._camera(product).state.state == AWAY:
-                return Code.CAMERA
             part = None if self.state.plc is None else self.state.plc.part
             self.floor.inspector.check_room(self.floor.addresses.address_id(product), part=part)
         except Exception as error:  # also of the disk: it says that no picture can be inspected

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from flawscope.datasets.labels.forms import LabelDocument, read_label_file
 from flawscope.datasets.labels.shapes import Shape, Size
 from flawscope.datasets.labels.yolo import find_settings
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import open_upright
+from flawscope.pictures.files import TRANSPOSING, stored_turn, turn_array, upright_size
+from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import walk_files
-from flawscope.pictures.mask_files import GOOD, fold, is_mask_folder, is_picture_folder, plain_names
+from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
+
+LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
+CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all lie there by chance
 
 
 @dataclass(frozen=True, eq=False)
 class PictureLabels(os.PathLike[str]):
-    """Marks of the label file at `path` in one picture of `size` (H, W). Every shape is a defect, whatever
-    its name. `boxes`: number of shapes that are boxes, which mark more than the defect. size: None where the
-    file does not say it. kinds: the name of each shape's label. form: of the file."""
+    """Marks of the label file at `path` in one picture, made on it at `size` (H, W). Every shape is a defect,
+    whatever its name. `boxes`: number of shapes that are boxes, which mark more than the defect. kinds: the
+    name of each shape's label. form: of the file. turn: EXIF orientation that the mask gets, where the
+    picture was marked as it is stored. is_doubtful: it may have been, and nothing tells."""
 
     path: Path
     size: Size | None
@@ -34,15 +42,26 @@ class PictureLabels(os.PathLike[str]):
     boxes: int = 0
     kinds: tuple[str, ...] = ()
     form: str = ""
+    turn: int = 1
+    is_doubtful: bool = False
 
     def read(self) -> NDArray[np.bool_]:
-        """Draws the mask [H, W]. InputError: it is damaged, or nobody knows its size."""
+        """Draws the mask [H, W], upright. InputError: it is damaged, or nobody knows its size."""
         if self.size is None:
             raise InputError(f"{self.path} does not say how large its picture is: export it again")
         mask = np.zeros(self.size, np.bool_)
-        for shape in self.shapes:
-            mask |= shape(self.size)
-        return mask
+        try:
+            for shape in self.shapes:
+                mask |= shape.draw(self.size)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        except Exception:  # of whatever a damaged file makes a library raise
+            raise InputError(f"{self.path}: a mark cannot be drawn: export it again") from None
+        return turn_array(mask, self.turn)
+
+    def hangs_over(self, size: Size) -> bool:
+        """Whether a mark belongs to a larger picture than one of this size."""
+        return any(shape.hangs_over(size) for shape in self.shapes)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -51,11 +70,23 @@ class PictureLabels(os.PathLike[str]):
 
 
 class _Entry(NamedTuple):
-    """Entry of a label file for one picture: its folders, folded, and its name."""
+    """Entry of a label file for one picture: its folders, folded, and its name; the suffix, if it says that.
+    left_out: kinds of marks that are none. source: the file, or the form of files of one picture each."""
 
     folders: tuple[str, ...]
     stem: str
+    suffix: str
     labels: PictureLabels
+    left_out: tuple[str, ...]
+    source: str
+
+
+@dataclass
+class _Found:
+    """Labels of a picture, and why others were left out."""
+
+    labels: list[PictureLabels] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -81,49 +112,87 @@ class LabelFiles:
         self._pictures = [path for path in pictures if path.is_relative_to(root)]
 
     def find(self, picture: Path) -> tuple[PictureLabels, ...]:
-        """The labels of one of the pictures. InputError: a label file is damaged, or means another picture
-        of the same name as well."""
-        found = []
-        for labels, pictures in self._by_picture.get(picture, ()):
-            if len(pictures) > 1:
-                one, other = pictures[:2]
-                raise InputError(
-                    f"{labels.path}: {fold(picture.stem)} may be {one} or {other}: name pictures with their "
-                    "folders"
-                )
-            found.append(labels if labels.size else replace(labels, size=_upright_size(picture)))
-        return tuple(found)
+        """The labels of one of the pictures that can be used."""
+        return tuple(self._by_picture[picture].labels) if picture in self._by_picture else ()
+
+    def left_out(self, picture: Path) -> tuple[str, ...]:
+        """Why marks in one of the pictures cannot be used; a file that cannot be read may have marked it."""
+        found = self._by_picture.get(picture, _Found())
+        unread = [f"in {path.name}, which could not be read" for path in self.unreadable]
+        return tuple(dict.fromkeys([*found.left_out, *(() if found.labels else unread)]))
+
+    @cached_property
+    def unreadable(self) -> dict[Path, str]:
+        """Files of labels that could not be read, each with the reason."""
+        return {path: document.fault for path, document in self._documents if document.fault}
+
+    def scale_doubts(self) -> Iterator[tuple[str, str]]:
+        """Yields sources whose marks all lie in a corner, as marks of smaller pictures do, and why
+        that is a doubt."""
+        for source, reach in self._reach.items():
+            share, count = reach.max(0), len(reach)
+            if share.max() < CORNER and np.prod(share) ** count < CHANCE:
+                corner = f"{share[0]:.0%} of the width and {share[1]:.0%} of the height"
+                yield source, f"marks all of {count} pictures within the first {corner}"
 
     @property
     def without_picture(self) -> dict[Path, list[str]]:
         """Names in label files for which there is no picture, by file."""
         lost: dict[Path, list[str]] = {}
         for entry, pictures in self._assigned:
-            if not pictures:
+            if not pictures and entry.labels.shapes:
                 lost.setdefault(entry.labels.path, []).append(entry.stem)
         return lost
 
     @cached_property
-    def _by_picture(self) -> dict[Path, list[tuple[PictureLabels, list[Path]]]]:
-        found: dict[Path, list[tuple[PictureLabels, list[Path]]]] = {}
+    def _by_picture(self) -> dict[Path, _Found]:
+        found: dict[Path, _Found] = {}
+        placed: dict[str, list[tuple[Path, PictureLabels, list[PictureLabels]]]] = {}
         for entry, pictures in self._assigned:
             for picture in pictures:
-                found.setdefault(picture, []).append((entry.labels, pictures))
+                of = found.setdefault(picture, _Found())
+                of.left_out += [f"{kind} ({entry.labels.form})" for kind in entry.left_out]
+                if len(pictures) > 1 and entry.labels.shapes:
+                    of.left_out.append(f"marked by a name that {len(pictures)} pictures have")
+                elif entry.labels.shapes:
+                    readings = _readings(entry.labels, picture)
+                    placed.setdefault(entry.source, []).append((picture, entry.labels, readings))
+        for of_source in placed.values():
+            for picture, labels, reason in _choose_readings(of_source):
+                if reason:
+                    found[picture].left_out.append(f"{reason} ({labels.form})")
+                else:
+                    found[picture].labels.append(labels)
         return found
+
+    @cached_property
+    def _reach(self) -> dict[str, NDArray[np.float64]]:
+        """Reach of the marks to the right and down [N, 2] in each picture, in shares of it, by sources that
+        do not say how large their pictures are."""
+        reach: dict[str, list[NDArray[np.float64]]] = {}
+        for entry, pictures in self._assigned:
+            for picture in () if entry.labels.size or entry.labels.form == "YOLO" else pictures:
+                for labels in self.find(picture):
+                    if labels.path == entry.labels.path and labels.size:
+                        size = labels.size
+                        points = [shape.reach(size) for shape in labels.shapes if shape.reach]
+                        reach.setdefault(entry.source, []).append(np.concatenate(points).max(0) / size[::-1])
+        return {source: np.array(shares) for source, shares in reach.items()}
 
     @cached_property
     def _assigned(self) -> list[tuple[_Entry, list[Path]]]:
         """Every entry with the pictures that it may mean."""
-        entries = list(self._entries())
         exact: dict[str, list[Path]] = {}
         plain: dict[str, list[Path]] = {}
-        for picture in self._pictures if entries else ():
+        for picture in self._pictures if self._documents else ():
             names = plain_names(picture.stem)
             exact.setdefault(names[0], []).append(picture)
             for name in names:
                 plain.setdefault(name, []).append(picture)
-        found = [(entry, self._closest(entry, exact.get(fold(entry.stem), ()))) for entry in entries]
-        taken = {picture for _, pictures in found for picture in pictures}
+        found = [
+            (entry, self._closest(entry, exact.get(fold(entry.stem), ()))) for entry in self._entries(exact)
+        ]
+        taken = {picture for entry, pictures in found for picture in pictures if entry.labels.shapes}
         there = {name for picture in self._pictures for name in self._folders(picture)}
         for number, (entry, pictures) in enumerate(found):
             for name in () if pictures else plain_names(entry.stem):
@@ -147,18 +216,33 @@ class LabelFiles:
             if not short or folders[-short:] == entry.folders[-short:]:
                 fits.setdefault(short, []).append(picture)
         best = fits[max(fits)] if fits else []
-        bad = [path for path in best if not {*self._folders(path)} & {*GOOD}]
-        return bad or best
+        best = [path for path in best if not any(map(says_good, self._folders(path)))] or best
+        return [path for path in best if fold(path.suffix) == entry.suffix] or best
 
-    def _entries(self) -> Iterator[_Entry]:
+    def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:
+        """Yields what the files say of each picture. names: folded names of the pictures."""
         for path, document in self._documents:
-            for name, size, marks in document.entries:
-                drawn = [(draw, kind, is_box) for draw, kind, is_box in marks if draw is not None]
-                if drawn:
-                    shapes, kinds, are_boxes = zip(*drawn, strict=True)
-                    labels = PictureLabels(path, size, shapes, sum(are_boxes), kinds, document.form)
-                    place = PurePosixPath(name.replace("\\", "/"))
-                    yield _Entry(_fold_folders(place.parent.parts), place.name, labels)
+            source = self._name(path) if len(document.entries) > 1 else document.form
+            for name, size, marks, suffix in document.entries:
+                place = PurePosixPath(name.replace("\\", "/"))
+                if fold(place.name) not in names:  # a name may hold %20 itself
+                    place = PurePosixPath(unquote(name).replace("\\", "/"))
+                drawn = [mark for mark in marks if mark.draw]
+                labels = PictureLabels(
+                    path,
+                    size,
+                    tuple(mark.draw for mark in drawn if mark.draw),
+                    sum(mark.is_box for mark in drawn),
+                    tuple(mark.kind for mark in drawn),
+                    document.form,
+                )
+                left_out = tuple(mark.kind for mark in marks if mark.draw is None)
+                if marks and name:
+                    folders = _fold_folders(place.parent.parts)
+                    yield _Entry(folders, place.name, fold(suffix), labels, left_out, source)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
@@ -188,7 +272,7 @@ class LabelFiles:
     def of_no_form(self) -> list[Path]:
         """Files of no form that might be labels: JSON, XML, and text that is named like a picture."""
         names = {name for picture in self._pictures for name in plain_names(picture.stem)}
-        unread = (path for path, document in self._documents if not document.form)
+        unread = (path for path, document in self._documents if not document.form and not document.fault)
         return [path for path in unread if path.suffix.lower() != ".txt" or fold(path.stem) in names]
 
 
@@ -197,9 +281,51 @@ def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(fold(part) for part in parts if not is_picture_folder(part))
 
 
-def _upright_size(picture: Path) -> Size | None:
+Reading = tuple[Path, PictureLabels, str]  # of a picture, its labels, and why they cannot be used
+
+
+def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
+    """The labels on the picture as it is shown, and as it is stored where that is turned, as far as its size
+    and the marks allow. The labels as they are where the picture cannot be read, or has another size: who
+    reads it tells that."""
     try:
+        height, width = _upright_size(picture)
+    except InputError:
+        return [labels]
+    turn = stored_turn(picture)
+    stored = (width, height) if turn in TRANSPOSING else (height, width)
+    readings = [replace(labels, size=(height, width))]
+    readings += [replace(labels, size=stored, turn=turn)] if turn != 1 else []
+    fitting = [one for one in readings if labels.size in (None, one.size)]
+    return [one for one in fitting if one.size and not one.hangs_over(one.size)] if fitting else [labels]
+
+
+def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:
+    """Chooses a reading of each picture of a source: the only one that fits, else the reading of the source's
+    others; as shown where nothing tells."""
+    sure = {
+        readings[0].turn == 1
+        for picture, labels, readings in several
+        if len(readings) == 1 and readings[0] is not labels and stored_turn(picture) != 1
+    }
+    over = sum(not readings for *_, readings in several)
+    for picture, labels, readings in several:
+        if not readings:
+            yield picture, labels, "marked beyond the picture"
+        elif over >= max(2, LARGER_SHARE * len(several)):
+            yield picture, labels, "marked where others reach beyond their pictures"
+        elif len(readings) == 2 and sure == {False}:
+            yield picture, readings[1], ""
+        else:
+            is_doubtful = len(readings) == 2 and sure != {True}
+            yield picture, replace(readings[0], is_doubtful=is_doubtful), ""
+
+
+def _upright_size(picture: Path) -> Size:
+    """Reads the size from the header, if Pillow knows the format. InputError: the picture cannot be read."""
+    try:
+        with Image.open(picture) as header:
+            return upright_size(header)
+    except Exception:  # read by another reader, or refused
         image = open_upright(picture, str(picture))
-    except InputError:  # who reads the picture tells it
-        return None
-    return image.height, image.width
+        return image.height, image.width

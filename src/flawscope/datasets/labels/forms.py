@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawscope.datasets.labels import json_forms, xml_forms, yolo
-from flawscope.datasets.labels.shapes import Entry
-from flawscope.errors import InputError
+from flawscope.datasets.labels.shapes import NO_DEFECT, Entry, Mark
+from flawscope.errors import InputError, one_line_message
 
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24}  # larger files are not opened
 # What damaged files of labels have, and others have not
@@ -22,16 +22,18 @@ EXPECTED = "COCO, Label Studio, VIA or LabelMe (.json), Pascal VOC or CVAT for i
 
 
 class LabelDocument(NamedTuple):
-    """Content of a file. form: empty where it has none that is read."""
+    """Content of a file. form: empty where it has none that is read. fault: why it could not be read."""
 
     form: str
     entries: list[Entry]
+    fault: str = ""
 
 
 def read_label_file(
     path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings]
 ) -> LabelDocument | None:
-    """Reads a file of labels; None where its name says that it is none. InputError: it is damaged.
+    """Reads a file of labels; None where its name says that it is none. Whatever is wrong with it is its
+    `fault`: nobody else's work ends because of it.
 
     own: the path of the picture of which the file has the name. settings: finds YOLO's for a folder.
     """
@@ -41,34 +43,42 @@ def read_label_file(
         return None
     try:
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES[suffix] else b""
-    except OSError:
+    except (OSError, MemoryError):
         return unread
     try:
         document = _load(suffix, data)
-    except (ValueError, RecursionError) as error:
-        if _SIGN.search(data):
-            raise _damage(path, "", str(error) or "it is nested too deeply") from None
-        return unread
+    except Exception as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line_message(error)
+        return LabelDocument("", [], reason) if _SIGN.search(data) else unread
     if suffix == ".txt" and not document:  # YOLO's of a picture in which nothing is marked
         return None
-    form = next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
+    try:
+        form = next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
+    except Exception:  # of no tool
+        form = None
     if form is None:
         return unread
-    parse = partial(form.parse, settings=settings(path.parent)) if suffix == ".txt" else form.parse
     try:
-        return LabelDocument(form.name, list(parse(document, own)))
+        parse = partial(form.parse, settings=settings(path.parent)) if suffix == ".txt" else form.parse
+        return LabelDocument(form.name, [*map(_without_other_labels, parse(document, own))])
     except InputError as error:
         reason = str(error)
     except KeyError as error:
         reason = f"something in it has no {error.args[0]!r}"
-    except (TypeError, ValueError, IndexError, AttributeError, OverflowError):
+    except Exception:  # of whatever a damaged file makes a library raise
         reason = "a value in it has the wrong form"
-    raise _damage(path, f"{form.name} ", reason)
+    return LabelDocument(form.name, [], f"as {form.name}: {reason}")
 
 
-def _damage(path: Path, form: str, reason: str) -> InputError:
-    file = f"a {form}file" if form else "a file of labels"
-    return InputError(f"{path} is damaged, it looks like {file} ({reason}): export it again")
+def _without_other_labels(entry: Entry) -> Entry:
+    """The entry without what is marked as no defect."""
+    marks = [
+        Mark(None, f"label {mark.kind}")
+        if mark.draw and mark.kind.strip("_ ").casefold() in NO_DEFECT
+        else mark
+        for mark in entry.marks
+    ]
+    return entry._replace(marks=marks)
 
 
 def _load(suffix: str, data: bytes) -> Any:

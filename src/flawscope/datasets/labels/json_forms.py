@@ -8,12 +8,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.datasets.labels import shapes
-from flawscope.datasets.labels.shapes import Entry, Mark, Polygon, Size, read_size, strip_suffix
+from flawscope.datasets.labels.shapes import (
+    NO_PLACE,
+    Entry,
+    Mark,
+    Polygon,
+    Shape,
+    Size,
+    name_entry,
+    read_size,
+)
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.masks import read_mask
@@ -28,7 +37,7 @@ def is_records(value: Any) -> bool:
 
 def _picture_path(address: Any) -> str:
     """Path of a picture in its address, which may have a query, or a path in it as Label Studio's."""
-    return re.sub(r"(\.\w+)\?.*|.*\?d=", r"\1", unquote(str(address)))
+    return re.sub(r"(\.\w+)\?.*|.*\?d=", r"\1", str(address))
 
 
 # ------------------------------------------------------------------------------------------------------- COCO
@@ -55,24 +64,29 @@ def parse_coco(document: Record, _own: str) -> Iterator[Entry]:
             if annotation.get("score") is not None:  # a model's findings are no ground truth
                 marks.append(Mark(None, "finding of a model"))
                 continue
-            if marked is None and "bbox" not in annotation:
-                marks.append(Mark(None, "annotation without a place"))
-                continue
-            if isinstance(marked, dict):
-                of = read_size(*marked["size"])
-                if (size := size or of) != of:
-                    raise InputError(f"a mask of {image['file_name']} has another size than the picture")
-                counts = marked["counts"]
-                runs = shapes.decompress_runs(counts) if isinstance(counts, str) else np.array([*counts], int)
-                marks.append(Mark(partial(shapes.from_runs, runs.ravel()), kind))
-                continue
-            lists = [marked] if marked and not isinstance(marked[0], list) else marked or ()
-            polygons = [polygon for polygon in map(shapes.to_points, lists) if len(polygon) > 2]
-            marks += [Mark(shapes.filled(polygon), kind) for polygon in polygons]
-            if not polygons:  # fewer than three corners stand for none
+            parts = marked if isinstance(marked, list) else [] if marked is None else [marked]
+            parts = [parts] if parts and not isinstance(parts[0], list | dict) else parts
+            found = len(marks)
+            for part in parts:
+                if isinstance(part, dict):  # run lengths
+                    of = read_size(*part["size"])
+                    if (size := size or of) != of:
+                        raise InputError(f"a mask of {image['file_name']} has another size than the picture")
+                    marks.append(Mark(Shape(partial(shapes.from_runs, _read_runs(part["counts"]))), kind))
+                elif len(polygon := shapes.to_points(part)) > 2:  # fewer than three corners stand for none
+                    marks.append(Mark(shapes.filled(polygon), kind))
+            if len(marks) == found and annotation.get("bbox"):
                 x, y, width, height = map(float, annotation["bbox"])
                 marks.append(Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, True))
-        yield Entry(strip_suffix(_picture_path(image["file_name"])), size, marks)
+            elif len(marks) == found:
+                marks.append(Mark(None, NO_PLACE))
+        yield name_entry(_picture_path(image["file_name"]), size, marks)
+
+
+def _read_runs(counts: Any) -> NDArray[np.int64]:
+    if isinstance(counts, str):
+        return shapes.decompress_runs(counts)
+    return np.array([*counts], np.int64).ravel()
 
 
 def _to_id(value: Any) -> str:
@@ -90,21 +104,24 @@ def is_labelme(document: Any) -> bool:
 def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
     """Entry of a file of LabelMe (https://github.com/wkentaro/labelme), also of AnyLabeling."""
     size = read_size(document.get("imageHeight"), document.get("imageWidth"))
-    yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]])
+    suffix = PurePosixPath(str(document["imagePath"])).suffix
+    yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix)
 
 
 def _labelme_mark(shape: Record) -> Mark:
     points, kind = shapes.to_points(shape["points"]), shape.get("shape_type", "polygon")
     label = str(shape.get("label", ""))
+    if len(points) < {"rectangle": 2, "circle": 2}.get(kind, 1):
+        return Mark(None, NO_PLACE)
     if kind == "rectangle":
         return Mark(shapes.filled(shapes.box((*points.min(0), *points.max(0)))), label, True)
     if kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
-        return Mark(shapes.filled(shapes.ellipse(points[0], (radius, radius))), label)
+        return Mark(shapes.filled(shapes.ellipse(points[0], (radius, radius)), is_loose=True), label)
     if kind == "mask":
         left, top = map(int, points[0].round())
         return Mark(shapes.pasted(read_mask(base64.b64decode(shape["mask"])), left, top), label)
-    return Mark(shapes.drawn(points, kind not in _LINES), label)
+    return shapes.mark_points(points, label, kind not in _LINES)
 
 
 # -------------------------------------------------------------------------------------------------------- VIA
@@ -117,7 +134,9 @@ def _via_pictures(document: Any) -> Any:
 def is_via(document: Any) -> bool:
     pictures = _via_pictures(document)
     entries = list(pictures.values()) if isinstance(pictures, dict) else []
-    return bool(entries) and is_records(entries) and all({"filename", "regions"} <= {*e} for e in entries)
+    if not isinstance(pictures, dict) or (pictures is document and not entries):
+        return False
+    return is_records(entries) and all({"filename", "regions"} <= {*e} for e in entries)
 
 
 def parse_via(document: Record, _own: str) -> Iterator[Entry]:
@@ -125,32 +144,36 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
     for picture in _via_pictures(document).values():
         regions = picture["regions"]
         marks = [_via_mark(region) for region in (regions.values() if isinstance(regions, dict) else regions)]
-        yield Entry(strip_suffix(_picture_path(picture["filename"])), None, marks)
+        yield name_entry(_picture_path(picture["filename"]), None, marks)
 
 
 def _via_mark(region: Record) -> Mark:
     shape, attributes = region["shape_attributes"], region.get("region_attributes") or {}
     label = next(iter(attributes.values()), "")
     label = str(next(iter(label), "") if isinstance(label, dict) else label)  # several may be ticked
-    name = shape["name"]
+    name = shape.get("name")
+    if name is None:
+        return Mark(None, NO_PLACE)
     if name == "rect":
         x, y = float(shape["x"]), float(shape["y"])
         return Mark(shapes.filled(shapes.box((x, y, x + shape["width"], y + shape["height"]))), label, True)
     if name in ("circle", "ellipse"):
         radii = (shape["r"], shape["r"]) if name == "circle" else (shape["rx"], shape["ry"])
         turned = np.degrees(float(shape.get("theta") or 0))  # radians
-        return Mark(shapes.filled(shapes.ellipse((shape["cx"], shape["cy"]), radii, turned)), label)
+        ellipse = shapes.ellipse((shape["cx"], shape["cy"]), radii, turned)
+        return Mark(shapes.filled(ellipse, is_loose=True), label)
     if name == "point":
         points = shapes.to_points((shape["cx"], shape["cy"]))
     else:
         points = shapes.to_points(np.stack([shape["all_points_x"], shape["all_points_y"]], 1))
-    return Mark(shapes.drawn(points, name == "polygon"), label)
+    return shapes.mark_points(points, label, name == "polygon")
 
 
 # ----------------------------------------------------------------------------------------------- Label Studio
 
 
-_ANNOTATED, _PLACED = {"annotations", "completions", "predictions"}, {"x", "points", "rle"}
+_ANNOTATED, _PLACED = {"annotations", "completions", "predictions"}, {"x", "points", "rle", "imageDataURL"}
+_SIDES = ("height", "width")
 
 
 def _label_studio_tasks(document: Any) -> list[Record]:
@@ -177,38 +200,72 @@ def is_label_studio(document: Any) -> bool:
 def parse_label_studio(document: Any, _own: str) -> Iterator[Entry]:
     """Entries of the exports JSON and JSON_MIN (https://labelstud.io/guide/export), of all annotators."""
     for task in _label_studio_tasks(document):
+        pictures = _task_pictures(task)
+        every = list(dict.fromkeys(path for paths in pictures.values() for path in paths))
         regions: dict[Any, Record] = {}
-        size = None
+        sizes: dict[str | None, Size | None] = {}
         for annotation in task.get("annotations") or task.get("completions") or ():
             for number, region in enumerate(() if annotation.get("was_cancelled") else annotation["result"]):
                 key = (id(annotation), region.get("id") or number)  # a shape and its label share an id
                 before = regions.get(key, {})
                 value = {**before.get("value", {}), **(region.get("value") or {})}
                 regions[key] = {**before, **region, "value": value}
-                size = size or read_size(region.get("original_height"), region.get("original_width"))
-        marks = [_label_studio_mark(region, size) for region in regions.values() if region["value"]]
-        marks += [Mark(None, "prediction") for found in task.get("predictions") or () if found]
-        paths = map(_picture_path, (*task["data"].values(), task.get("file_upload")))
-        path = next((path for path in paths if is_picture(PurePosixPath(path))), None)
-        if path is None:
-            raise KeyError("image")
-        yield Entry(strip_suffix(path), size, marks)
+                of, told = _marked_picture(region, pictures, every), (f"original_{s}" for s in _SIDES)
+                sizes[of] = sizes.get(of) or read_size(*map(region.get, told))
+        marks: dict[str | None, list[Mark]] = {path: [] for path in every}
+        for region in (region for region in regions.values() if region["value"]):
+            of = _marked_picture(region, pictures, every)
+            if of is None:  # nobody knows which: none of them is marked wholly
+                for path in every:
+                    marks[path] = [Mark(None, "mark in one of several pictures")]
+                continue
+            marks[of].append(_label_studio_mark(region, sizes[of]))
+        predictions = [Mark(None, "prediction") for found in task.get("predictions") or () if found]
+        for path in every:
+            yield name_entry(path, sizes.get(path), [*marks[path], *predictions])
+        if not every:
+            yield Entry("", None, [Mark(None, "task without a picture")])
+
+
+def _task_pictures(task: Record) -> dict[str, list[str]]:
+    """Paths of a task's pictures, by the names of its data."""
+    found: dict[str, list[str]] = {}
+    for name, value in [*task["data"].items(), ("", task.get("file_upload"))]:
+        paths = [_picture_path(one) for one in (value if isinstance(value, list) else [value])]
+        paths = [path for path in paths if is_picture(PurePosixPath(path))]
+        if paths and (name or not found):  # the upload is one of the data
+            found[name] = paths
+    return found
+
+
+def _marked_picture(region: Record, pictures: dict[str, list[str]], every: list[str]) -> str | None:
+    """Picture that a region marks; None where several may be meant. It names a tag of the labelling
+    interface, which often has the name of its data."""
+    paths = pictures.get(str(region.get("to_name"))) or every
+    page = region.get("item_index")
+    if len(paths) > 1 and isinstance(page, int) and (paths is not every or len(pictures) == 1):
+        paths = paths[page : page + 1] if page >= 0 else []
+    return paths[0] if len(paths) == 1 else None
 
 
 def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     value = region["value"]
     label = next((str(names[0]) for key, names in value.items() if key.endswith("labels") and names), "")
     if region.get("image_rotation"):
-        raise InputError("a picture is turned in it: turn the picture itself")
-    if "rle" in value:
+        return Mark(None, "mark in a picture that is turned in the tool")
+    if "rle" in value or "imageDataURL" in value:
         if size is None:
             raise KeyError("original_width")
-        return Mark(partial(shapes.unpack_brush, bytes(map(int, value["rle"]))), label)
-    outline = next((f for key, f in _PERCENT.items() if key in value), None)
+        if "rle" in value:
+            return Mark(Shape(partial(shapes.unpack_brush, bytes(map(int, value["rle"])))), label)
+        return Mark(Shape(partial(shapes.unpack_bitmask, str(value["imageDataURL"]))), label)
+    kind, outline = next(((key, f) for key, f in _PERCENT.items() if key in value), ("", None))
     if outline is None:
-        return Mark(None, str(region.get("type") or "mark without an outline"))
-    outline(value, (1, 1))  # what is damaged is told now
-    return Mark(lambda of: shapes.fill_polygon(outline(value, of), of), label, "height" in value)
+        return Mark(None, str(region.get("type") or NO_PLACE))
+    if not len(outline(value, (1, 1))):  # what is damaged is told now, too
+        return Mark(None, NO_PLACE)
+    is_loose = kind == "radiusX" or bool(value.get("rotation"))
+    return Mark(shapes.placed(partial(outline, value), is_loose=is_loose), label, kind == "height")
 
 
 def _percent_polygon(value: Record, size: Size) -> Polygon:

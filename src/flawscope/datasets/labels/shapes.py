@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,11 +18,34 @@ from flawscope.errors import InputError
 
 MAX_PIXELS = 1 << 30  # of a picture by its labels: no file makes a larger mask
 MAX_COORDINATE = 1e7
+OVERHANG, MIN_OVERHANG = 0.01, 2.0  # share of a side, and pixels, by which tools mark over the border
+NO_PLACE = "mark without a place"
+NO_DEFECT = ("background", "ignore")  # labels of LabelMe, CVAT and others, also with underscores around them
 
 Size = tuple[int, int]  # H, W
 Mask = NDArray[np.bool_]
-Shape = Callable[[Size], Mask]  # draws what is marked, [H, W]
 Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """Draws what is marked, [H, W].
+
+    draw: the mask in a picture of a size. reach: points [N, 2] that lie inside of such a picture, if the mark
+    belongs to it; None: it has the picture's size. A round or a turned shape may hang over the border: of it
+    the centre is one.
+    """
+
+    draw: Callable[[Size], Mask]
+    reach: Callable[[Size], Polygon] | None = None
+
+    def hangs_over(self, size: Size) -> bool:
+        """Whether it reaches farther beyond the border than tools let a hand slip."""
+        if self.reach is None:
+            return False
+        points, sides = self.reach(size), np.array(size[::-1], float)
+        room = np.maximum(MIN_OVERHANG, OVERHANG * sides)
+        return bool(((points < -room) | (points > sides + room)).any())
 
 
 class Mark(NamedTuple):
@@ -33,15 +59,18 @@ class Mark(NamedTuple):
 
 class Entry(NamedTuple):
     """Entry of a label file for a picture. name: its path in the file, without suffix. size: None where the
-    file does not say it."""
+    file does not say it. suffix: of the picture, where the file says it."""
 
     name: str
     size: Size | None
     marks: list[Mark]
+    suffix: str = ""
 
 
-def strip_suffix(name: str) -> str:
-    return re.sub(r"\.[^./\\]*$", "", name)
+def name_entry(name: str, size: Size | None, marks: list[Mark]) -> Entry:
+    """Entry for a picture's path with its suffix."""
+    stem = re.sub(r"\.[^./\\]*$", "", name)
+    return Entry(stem, size, marks, name[len(stem) :])
 
 
 def read_size(height: Any, width: Any) -> Size | None:
@@ -82,29 +111,36 @@ def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
     return to_points(around + (points - around) @ np.array([[cosine, sine], [-sine, cosine]]))
 
 
-def filled(polygon: Polygon) -> Shape:
-    return partial(fill_polygon, polygon)
+def filled(polygon: Polygon, *, is_loose: bool = False) -> Shape:
+    """Shape of a polygon. is_loose: it is round or turned."""
+    return placed(lambda _: polygon, is_loose=is_loose)
 
 
-def drawn(points: Polygon, is_closed: bool) -> Shape:
-    """Shape of a polygon, or of a line or points, which are drawn one pixel wide."""
-    return partial(fill_polygon if is_closed and len(points) > 2 else draw_line, points)
+def placed(polygon_in: Callable[[Size], Polygon], *, is_loose: bool = False) -> Shape:
+    """Shape of a polygon whose place in pixels follows from the picture's size."""
+    return Shape(
+        lambda size: fill_polygon(polygon_in(size), size),
+        lambda size: polygon_in(size).mean(0, keepdims=True) if is_loose else polygon_in(size),
+    )
 
 
-def filled_share(polygon: Polygon) -> Shape:
-    """Shape of a polygon whose coordinates are shares of the picture's width and height."""
-    return lambda size: fill_polygon(polygon * size[::-1], size)
+def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
+    """Mark of a polygon, or of a line or points, which are drawn one pixel wide."""
+    if not len(points):
+        return Mark(None, NO_PLACE)
+    draw = fill_polygon if is_closed and len(points) > 2 else draw_line
+    return Mark(Shape(partial(draw, points), lambda _: points), label)
 
 
 def pasted(part: Mask, left: int, top: int) -> Shape:
-    if min(left, top) < 0:
-        raise ValueError
-    return partial(_paste, part, left, top)
+    corners = np.array([[left, top], [left + part.shape[1], top + part.shape[0]]], float)
+    return Shape(partial(_paste, part, left, top), lambda _: corners)
 
 
 def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
     whole = np.zeros(size, np.bool_)
-    room = whole[top : top + part.shape[0], left : left + part.shape[1]]
+    part = part[max(0, -top) :, max(0, -left) :]
+    room = whole[max(0, top) :, max(0, left) :][: part.shape[0], : part.shape[1]]
     room[:] = part[: room.shape[0], : room.shape[1]]
     return whole
 
@@ -161,6 +197,14 @@ def decompress_runs(text: str) -> NDArray[np.int64]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return np.array(runs, np.int64)
+
+
+def unpack_bitmask(address: str, size: Size) -> Mask:
+    """A mask [H, W] from Label Studio's PNG in a `data:` address; marked is what is more than half opaque."""
+    image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    if image.size != size[::-1]:
+        raise InputError(f"a bitmask does not have {size[1]}x{size[0]} pixels: export it again")
+    return np.asarray(image.convert("RGBA"))[..., 3] > 127
 
 
 def unpack_brush(packed: Any, size: Size) -> Mask:

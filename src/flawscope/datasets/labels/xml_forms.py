@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -11,7 +12,7 @@ from xml.parsers import expat
 import numpy as np
 
 from flawscope.datasets.labels import shapes
-from flawscope.datasets.labels.shapes import Entry, Mark, read_size, strip_suffix
+from flawscope.datasets.labels.shapes import Entry, Mark, name_entry, read_size
 from flawscope.errors import InputError
 
 
@@ -42,7 +43,8 @@ def parse_voc(document: Element, own: str) -> Iterator[Entry]:
     and Roboflow write it, the latter with polygons; also of LabelMe for the web. The edges of a box are taken
     as places between pixels, as all of them write, not as the first and the last pixel."""
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
-    yield Entry(own, size, [_voc_mark(thing) for thing in document.iterfind("object")])
+    suffix = PurePosixPath(document.findtext("filename") or "").suffix
+    yield Entry(own, size, [_voc_mark(thing) for thing in document.iterfind("object")], suffix)
 
 
 def _voc_mark(thing: Element) -> Mark:
@@ -58,7 +60,8 @@ def _voc_mark(thing: Element) -> Mark:
         return Mark(None, "object without a place")
     attributes = {e.findtext("name"): e.findtext("value") for e in thing.iterfind("attributes/attribute")}
     corners = [edges.findtext(name) for name in ("xmin", "ymin", "xmax", "ymax")]
-    return Mark(shapes.filled(shapes.box(corners, attributes.get("rotation"))), label, True)
+    degrees = float(attributes.get("rotation") or 0)
+    return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, True)
 
 
 def is_cvat(document: Any) -> bool:
@@ -72,7 +75,7 @@ def parse_cvat(document: Element, _own: str) -> Iterator[Entry]:
     for picture in document.iterfind("image"):
         size = read_size(picture.get("height"), picture.get("width"))
         marks = [_cvat_mark(shape) for shape in picture]
-        yield Entry(strip_suffix(picture.attrib["name"]), size, marks)
+        yield name_entry(picture.attrib["name"], size, marks)
 
 
 def _cvat_mark(shape: Element) -> Mark:
@@ -80,16 +83,16 @@ def _cvat_mark(shape: Element) -> Mark:
     degrees = float(values.get("rotation") or 0)
     if shape.tag == "box":
         corners = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]
-        return Mark(shapes.filled(shapes.box(corners, degrees)), label, True)
+        return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, True)
     if shape.tag == "ellipse":
         centre, radii = (values["cx"], values["cy"]), (values["rx"], values["ry"])
-        return Mark(shapes.filled(shapes.ellipse(centre, radii, degrees)), label)
+        return Mark(shapes.filled(shapes.ellipse(centre, radii, degrees), is_loose=True), label)
     if shape.tag == "mask":  # along the rows of its box, unmarked pixels first
         left, top, width, height = (int(values[name]) for name in ("left", "top", "width", "height"))
         runs = np.array(values["rle"].split(","), int)
         if read_size(height, width):
             return Mark(shapes.pasted(shapes.from_runs(runs, (width, height)).T, left, top), label)
     if shape.tag in ("polygon", "polyline", "points"):
-        points = shapes.to_points([pair.split(",") for pair in values["points"].split(";")])
-        return Mark(shapes.drawn(points, shape.tag == "polygon"), label)
+        points = shapes.to_points([pair.split(",") for pair in values["points"].split(";") if pair])
+        return shapes.mark_points(points, label, shape.tag == "polygon")
     return Mark(None, shape.tag)

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flawscope.datasets.labels import shapes
-from flawscope.datasets.labels.shapes import Entry, Mark
+from flawscope.datasets.labels.shapes import Entry, Mark, Polygon, Shape
 from flawscope.errors import InputError
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
@@ -64,23 +67,68 @@ def _read_line(words: list[str], key_points: bool) -> tuple[int, list[float]] | 
     return int(kind), numbers[:4] if key_points else numbers
 
 
+def have_key_points(lines: list[list[str]]) -> bool | None:
+    """Whether key points follow the box of each line, which no settings say; None: they may be corners.
+
+    With visibility, every third number is 0, 1 or 2. Without it, key points lie in the box that the first
+    four numbers are; the second corner of a polygon would hardly be the only one outside.
+    """
+    try:
+        rows = [np.array(words[1:], float) for words in lines]
+    except ValueError:
+        return False
+    if min(map(len, rows)) <= 4 or len({*map(len, rows)}) > 1:
+        return False
+    table = np.array(rows)
+    if (table[:, :2] < table[:, 2:4] / 2 - ROUNDING).any() or (
+        table[:, :2] + table[:, 2:4] / 2 > 1 + ROUNDING
+    ).any():
+        return False  # no box
+    centre, half, rest = table[:, None, :2], table[:, None, 2:4] / 2 + ROUNDING, table[:, 4:]
+
+    def in_box(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = (abs(points - centre) <= half).all(-1)
+        return found
+
+    if rest.shape[1] % 3 == 0:
+        triples = rest.reshape(len(table), -1, 3)
+        if (
+            np.isin(seen := triples[..., 2], (0, 1, 2)).all()
+            and (in_box(triples[..., :2]) | (seen == 0)).all()
+        ):
+            return True
+    if rest.shape[1] % 2 == 0:
+        pairs = rest.reshape(len(table), -1, 2)
+        if in_box(pairs).all() and not in_box(table[:, None, 2:4]).any():
+            return None
+    return False
+
+
 def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:
-    """Entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment): boxes by centre and size,
-    boxes by four corners, polygons."""
+    """Entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment): boxes by centre and size, also
+    with key points, boxes by four corners, polygons."""
     marks = []
+    key_points = settings.key_points or have_key_points(lines)
     for row, words in enumerate(lines, start=1):
-        if (read := _read_line(words, settings.key_points)) is None:
+        if (read := _read_line(words, bool(key_points))) is None:
             raise InputError(f"line {row} is neither a box nor a polygon in shares of the picture")
         kind, numbers = read
         label = settings.names.get(kind, str(kind))
-        if len(numbers) % 2:  # the last one says how sure a model is
+        if key_points is None:
+            marks.append(Mark(None, "box with key points or polygon"))
+        elif len(numbers) % 2:  # the last one says how sure a model is
             marks.append(Mark(None, "finding of a model"))
         elif len(numbers) == 4:
             x, y, width, height = numbers
             outline = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-            marks.append(Mark(shapes.filled_share(outline), label, True))
+            marks.append(Mark(_filled_share(outline), label, True))
         else:
             points = shapes.to_points(numbers)
             is_box = len(points) == 4 and all(len({*points[:, k]}) == 2 for k in (0, 1))
-            marks.append(Mark(shapes.filled_share(points), label, is_box))
+            marks.append(Mark(_filled_share(points), label, is_box))
     yield Entry(own, None, marks)
+
+
+def _filled_share(polygon: Polygon) -> Shape:
+    """Shape of a polygon whose coordinates are shares of the picture's width and height."""
+    return shapes.placed(lambda size: polygon * size[::-1])

@@ -37,6 +37,7 @@ from flawscope.pictures.levels import Levels
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.alignment import Alignment
+from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import WITHIN, Prediction, outcome
 from flawscope.results.table import ResultRow
@@ -266,7 +267,7 @@ def _comparison_entry(one: Judged, weight: int, layers: Layers | str) -> dict[st
     """A picture with the decisions of both models; pictures are listed by falling `weight`."""
 
     def said(found: Prediction) -> str:
-        numbers = f"severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
+        numbers = f"severity {severity_text(found.severity)}, p {found.p_value:.3f}, score {found.score:.4g}"
         return f"{found.decision}, {numbers}"
 
     kind, size = printable(one.item.kind), size_text(one.a)

@@ -138,7 +138,7 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
 
     def outlined(picture: Pixels) -> Pixels:
         lined = drawing.contour(picture, marked, drawing.outline_colour(prediction.is_tolerated))
-        return drawing.draw_note(drawing.draw_squares(lined, prediction.squares(size)), prediction.remark)
+        return prediction.with_note(drawing.draw_squares(lined, prediction.squares(size)))
 
     low, high = prediction.levels.colour_range
     values = prediction.picture_map(half)

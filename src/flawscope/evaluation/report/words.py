@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.power import describe_detection
+from flawscope.calibration.promise import judge_promise
 from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
@@ -23,6 +24,7 @@ from flawscope.machine import GIB, peak_memory, processor_name, usable_cores
 from flawscope.pictures.listing import printable
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import format_duration
+from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MAX_SHOWN_REGIONS, MISSED, Prediction
 
@@ -70,7 +72,7 @@ def headline(tally: Tally, noun: str = "picture") -> str:
 
 def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
     """Severity, p-value and score of a picture, as every page shows them."""
-    return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
+    return [("Severity", severity_text(severity)), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
 def _view_text(how: Preprocess) -> str:
@@ -144,9 +146,8 @@ def _promise(calibration: Calibration) -> str:
     if not calibration.promised:
         return f"{text}; {calibration.no_promise()}."
     text += (
-        f", set from {calibration.describe_pictures()} alone ({calibration.method}). Of good "
-        f"parts like those, {percent(calibration.expected_rate)} are expected to be called anomalous; about "
-        "defects it promises nothing."
+        f", set from {calibration.describe_pictures()} alone ({calibration.method}). Of those that are like "
+        f"them, {calibration.describe_rate()}; about defects it promises nothing."
     )
     if calibration.pictures_missing:
         more = pluralize(calibration.pictures_missing, "more good picture")
@@ -158,19 +159,18 @@ def _false_alarms(tally: Tally, calibration: Calibration) -> str:
     if not tally.good:
         return "There are no good test pictures: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
-    rate = calibration.expected_rate
     if not calibration.promised:
-        judged = "about which nothing was promised."
-    elif low > rate:
-        judged = "more than promised; are the good test pictures like those that the model learnt from?"
-    elif high < rate:
-        judged = "less than promised."
+        judged = "Nothing was promised about it."
+    elif judge_promise(
+        tally.false_alarms, tally.good, calibration.expected_rate, calibration.unit_count
+    ).broken:
+        judged = "The promise was broken; are the good test pictures like those that the model learnt from?"
     else:
-        judged = f"which agrees with the promise of {percent(rate)}."
+        judged = "The promise was kept."
     return (
         f"Measured: {tally.false_alarms} of {pluralize(tally.good, 'good picture')} called anomalous, "
-        f"{percent(tally.false_alarms / tally.good)}. From so many pictures one learns that the true rate is "
-        f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%), {judged}"
+        f"{percent(tally.false_alarms / tally.good)}. From so many pictures follows that the true rate is "
+        f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%). {judged}"
     )
 
 

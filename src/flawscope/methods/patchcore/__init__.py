@@ -17,7 +17,7 @@ class Config(PatchSettings):
     Section numbers are those of Roth et al., Towards Total Recall in Industrial Anomaly Detection.
     """
 
-    # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
+    # as `PictureSettings` has it; several are seen one by one
     size: str = "256+512"
     dimensions: int | None = None  # pool each patch to so many numbers; None: plain concatenation
     ratio: float = 0.1  # of all patches kept in the memory bank (3.2)

@@ -156,7 +156,8 @@ def _make_result(
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)}
-    fitted = Fitted(calibration, pictures, used, extra=extra, facts=facts)
+    cells = {number: job.cells[number] for number in used if number in job.cells}
+    fitted = Fitted(calibration, pictures, used, cells=cells, extra=extra, facts=facts)
     fitted.leave_out = LeaveOutOfBanks(job, fitted, selections, scored)
     return fitted
 
@@ -170,8 +171,8 @@ def _keep_old_calibration(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
-        f"extended by {job.task.pluralize(len(fitted.used))}: the calibration scores of the earlier "
-        f"{before.count} were kept, although their patch distances can have shrunk"
+        f"extended by {job.task.pluralize(len(fitted.used))}: the {before.count} from before keep their "
+        "scores, which would be a little lower now; if anything, the threshold is too high"
     )
     full = [view for view in job.views if len(view.bank) >= job.config.cap]
     if full:

@@ -344,7 +344,9 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
                 mean = float(np.mean(means))
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
                 scores = np.zeros(1) if of_map else np.array(of_view)
-                pairs = (mean, spread), (float(scores.mean()), float(scores.std()))
+                # the scores of one picture have no spread: on the scale of its map
+                of_scores = (float(scores.mean()), float(scores.std())) if len(scores) > 1 else (mean, spread)
+                pairs = (mean, spread), of_scores
                 numbers = [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
                 model.normal[v] = torch.tensor(numbers)
         scores, maxima, medians = np.array(each(join, raw)).T

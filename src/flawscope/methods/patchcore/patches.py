@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
@@ -16,6 +19,7 @@ from flawscope.methods.detector import check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import BankView, Model
 from flawscope.methods.task import Task
+from flawscope.pictures.apart import GRID, MAX_COMPARED
 
 FEW_PICTURES = 10  # pictures up to which `auto` tries copies
 COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
@@ -38,12 +42,14 @@ class FitJob:
 
     existing_banks: one per view, if a model is being extended.
     orientations: of the copies of pictures in the bank (`choose_orientations`).
+    cells: as `Fitted` has them.
     """
 
     model: Model
     task: Task
     existing_banks: list[ExistingBank] | None = None
     orientations: Sequence[int] = ()
+    cells: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     stage_times: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
 
     @property
@@ -218,6 +224,15 @@ def to_grid(values: Tensor, mask: Tensor) -> Tensor:
     return whole
 
 
+def coarse_cells(view: BankView, patches: Tensor) -> NDArray[np.float32]:
+    """Averages a picture's patches [P, D] in a view over the cells of a coarse grid, [C, D]; 0 outside the
+    region of interest."""
+    inside = view.inside.to(patches).view(-1, 1)
+    maps = (patches * inside).T.reshape(1, -1, *view.grid)
+    height, width = (min(GRID, side) for side in view.grid)
+    return adaptive_avg_pool2d(maps, (height, width))[0].flatten(1).T.cpu().numpy()
+
+
 def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     """Collect the patches of the pictures that can be used, and of their copies."""
     model, task = job.model, job.task
@@ -232,6 +247,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     valid_mask = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
+    stride = -(-task.count // MAX_COMPARED)  # picture whose cells are kept: bounded, however many there are
     got: list[int] = []
 
     def load(number: int) -> Tensor | None:
@@ -248,6 +264,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
                 "or check its weights"
             )
         row = rows[number]
+        if number % stride == 0 and number < task.count and job.config.tile is None:
+            job.cells[number] = coarse_cells(job.views[0], model.parts(one)[0])
         for own, part, mask in zip(features, model.parts(one), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:

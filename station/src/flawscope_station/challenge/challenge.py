@@ -89,7 +89,7 @@ class Challenge(BackgroundThread):
         shifts: ShiftSettings | None,
         names: Mapping[int, str],
         renderer: InspectionRenderer,
-        report: Callable[[str, str | None], None],
+        report: Callable[..., None],
         clock: MonotonicClock = CLOCK,
         wall: Callable[[], int] = now,
     ):
@@ -422,7 +422,7 @@ class Challenge(BackgroundThread):
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             for product_id in list(self._states):
-                self.report(f"challenge_{product_id}", self._why_held(product_id))
+                self.report(f"challenge_{product_id}", self._why_held(product_id), stops=True)
 
 
 def _is_under_way(last: Row[Any] | None) -> TypeGuard[Row[Any]]:

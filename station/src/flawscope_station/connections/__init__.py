@@ -17,6 +17,7 @@ import numpy as np
 
 from flawscope_station.background import stop_all
 from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
 from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
@@ -79,6 +80,7 @@ class ConnectionContext:
 
     sources: by product, which may grow.
     report: reports a problem under a code; None: it is over.
+    refusals: take note of each part that is not judged.
     """
 
     addresses: Addresses
@@ -87,6 +89,7 @@ class ConnectionContext:
     sources: Mapping[str, Sequence[Source]]
     timing: Timing
     report: ReportProblem
+    refusals: Refusals
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one.

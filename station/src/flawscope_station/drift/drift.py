@@ -7,6 +7,7 @@ from typing import Any
 
 from flawscope.pictures.levels import Levels
 from flawscope_station.drift.camera_monitor import CameraMonitor
+from flawscope_station.drift.forms import FormCheck
 from flawscope_station.drift.monitor import DriftMonitor
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.writer import RecordedInspection
@@ -39,6 +40,7 @@ class Drift:
 
         self.monitor = DriftMonitor(store, versions, names, report, files)
         self.cameras = CameraMonitor(files, self.monitor.tests_of, report, memory, levels)
+        self.forms = FormCheck(store, self.cameras.names, report)
         for product_id, product in settings.items():
             self.add_product(product_id, names[product_id], product)
 
@@ -51,6 +53,7 @@ class Drift:
     def observe(self, recorded: RecordedInspection) -> None:
         self.monitor.mark_new(recorded.inspection.product_id)
         self.cameras.enqueue(recorded)
+        self.forms.observe(recorded)
 
     def acknowledge(self, product_id: int, who: str) -> None:
         """Take the present state as normal. InputError as `DriftMonitor.acknowledge`."""

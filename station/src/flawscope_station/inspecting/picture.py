@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 
 from flawscope import Prediction
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
 from flawscope_station.settings.station import Limits
@@ -80,6 +80,8 @@ def new_inspection(
         InputError: as `with_part_and_view`.
     """
     picture = with_part_and_view(picture, parts)
+    if parts is not None and picture.view is not None:  # cameras may have changed places
+        result = parts.compare(picture.view, result)
     height, width = result.geometry.picture_size
     near *= product.predictor.calibration.expected_rate
     return NewInspection(
@@ -153,7 +155,12 @@ def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, decoding
         InputError: the data is no picture.
         TooLargeError: it has too many pixels.
     """
-    about = decoding.read_picture_header(data, name)
+    try:
+        about = decoding.read_picture_header(data, name)
+    except FlawscopeError:
+        raise
+    except Exception as error:  # what no reader foresees says nothing about the station
+        raise InputError(f"{name}: it could not be read (unexpected {message_with_type(error)})") from None
     if (pixels := about.height * about.width) > limits.pixels:
         raise TooLargeError(
             f"{name} has {pixels / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
@@ -32,16 +32,18 @@ from flawscope_station.inspecting.capacity import (
     without_traceback,
 )
 from flawscope_station.inspecting.interlock import Interlocks
+from flawscope_station.inspecting.job import Job, pass_error_on
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
 from flawscope_station.inspecting.tolerances import ProductTolerances
-from flawscope_station.inspecting.writer import JudgedPicture, RecordedInspection, Recorder
+from flawscope_station.inspecting.writer import Answer, JudgedPicture, RecordedInspection, Recorder
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import Model
+from flawscope_station.store.schema import LATE
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -59,24 +61,6 @@ class LateError(FlawscopeError):
 
 class ModelError(FlawscopeError):
     """The model failed on pictures that can be read."""
-
-
-@dataclass
-class _Job:
-    picture: Picture
-    suffix: str
-    file_hash: Future[str]
-    answer: Future[RecordedInspection]
-    at: int
-    source: decoding.HashedPicture
-    prepared: tuple[Model, Any] | None = None
-    is_judged: bool = False
-
-    def model_input(self, model: Model) -> Any:
-        """The picture as decoded for this model, else its data."""
-        if self.prepared is not None and self.prepared[0] is model:
-            return self.prepared[1]
-        return self.source
 
 
 class Inspector:
@@ -110,12 +94,12 @@ class Inspector:
         self.interlocks = Interlocks()
         self._products, self.tolerances = products, tolerances
         self.parts = PartsCache(versions)
-        self._queue: FairQueue[_Job] = FairQueue()
+        self._queue: FairQueue[Job] = FairQueue()
         self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._unanswered: Counter[int] = Counter()  # by product: pictures that are not answered yet
         self._unanswered_bytes = 0  # of the data of these pictures
-        self._by_key: dict[tuple[int, str], tuple[Picture, Future[RecordedInspection]]] = {}
+        self._by_key: dict[tuple[int, str], tuple[Picture, Answer]] = {}
         self._answer_times: dict[int, deque[float]] = {}  # when, by product
         self._late_times: dict[int, float] = {}  # when, by product
         self._failure = 0.0, ""  # until when pictures fail, and why, unless one is inspected before
@@ -196,8 +180,11 @@ class Inspector:
         if left <= delay:
             raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
-    def abandon(self, answer: Future[RecordedInspection], product_id: int) -> LateError:
-        """End a picture whose deadline has passed; its place is free again unless it is being judged."""
+    def abandon(self, answer: Future[RecordedInspection], product_id: int) -> LateError | None:
+        """End a picture whose deadline has passed: its place is free again, or its record says so where it is
+        being judged. Return the error; None: the answer is there already."""
+        if isinstance(answer, Answer) and not answer.give_up(LATE):
+            return None
         with self._changed:
             jobs = self._queue.remove(lambda job: job.answer is answer)
         error = self._late_error(product_id, "its deadline has passed")
@@ -209,11 +196,11 @@ class Inspector:
         self._late_times[product_id] = time.monotonic()
         return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
 
-    def _accept(self, picture: Picture) -> Future[RecordedInspection]:
+    def _accept(self, picture: Picture) -> Answer:
         known = (picture.product_id, picture.key) if picture.key else None
         if known in self._by_key:
             return self._by_key[known][1]
-        answer: Future[RecordedInspection] = Future()
+        answer = Answer()
         answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
         self._unanswered_bytes += len(picture.data)
         self._unanswered[picture.product_id] += 1
@@ -232,7 +219,7 @@ class Inspector:
     ) -> None:
         """Run a step of a picture's way in a pool; its error is the picture's answer, whatever it is."""
         try:
-            pool.submit(work, *args).add_done_callback(lambda done: _pass_error_on(done, answer))
+            pool.submit(work, *args).add_done_callback(lambda done: pass_error_on(done, answer))
         except RuntimeError as error:  # no thread can be started
             answer.set_exception(without_traceback(error))
 
@@ -255,7 +242,7 @@ class Inspector:
             self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
             self._changed.notify_all()
 
-    def _receive(self, picture: Picture, answer: Future[RecordedInspection], at: int) -> None:
+    def _receive(self, picture: Picture, answer: Answer, at: int) -> None:
         """Check and queue a picture, then write its file while it waits. Runs in a thread of the pool."""
         if answer.done():  # a pool that could start no thread ran it all the same, later
             return
@@ -267,7 +254,7 @@ class Inspector:
         except Exception as error:
             answer.set_exception(without_traceback(error))
             return
-        job = _Job(picture, suffix, kept, answer, at, decoding.HashedPicture(picture.data))
+        job = Job(picture, suffix, kept, answer, at, decoding.HashedPicture(picture.data))
         if memory := decoding_bytes(about):
             self._run_for(answer, self._beside, self._prepare, job, memory)
         else:
@@ -288,12 +275,12 @@ class Inspector:
             with suppress(FlawscopeError):
                 self.files.discard(path, digest, lambda: not knows(digest))
 
-    def _enqueue(self, job: _Job) -> None:
+    def _enqueue(self, job: Job) -> None:
         with self._changed:
             self._queue.put(job.picture.product_id, job)
             self._changed.notify_all()
 
-    def _prepare(self, job: _Job, memory: int) -> None:
+    def _prepare(self, job: Job, memory: int) -> None:
         """Decode a large picture and queue it. Runs in a thread for large pictures."""
         self.memory.acquire(memory)
         job.answer.add_done_callback(lambda _: self.memory.release(memory))
@@ -336,7 +323,7 @@ class Inspector:
             self.report_error(failure)
         return True
 
-    def _next_job(self) -> _Job | None:
+    def _next_job(self) -> Job | None:
         """Return the oldest job that is in time; None at the end. While no picture waits, run the functions
         of `run_between`, and look after each whether one has come."""
         while True:
@@ -353,7 +340,7 @@ class Inspector:
             elif job is not None and self._is_in_time(job):
                 return job
 
-    def _is_in_time(self, job: _Job) -> bool:
+    def _is_in_time(self, job: Job) -> bool:
         if job.picture.due > time.monotonic():
             return True
         job.answer.set_exception(self._late_error(job.picture.product_id, "others were before it"))
@@ -385,7 +372,7 @@ class Inspector:
         with self._changed, suppress(ValueError):
             self._model_calls.remove(run)
 
-    def _judge(self, jobs: list[_Job], *, feed: bool) -> None:
+    def _judge(self, jobs: list[Job], *, feed: bool) -> None:
         """Judge a picture, and where `feed` is set those of its address that come meanwhile: they are
         appended to `jobs`. The product of an entry's pictures is known from here on."""
         address, begun, works = jobs[0].picture.product_id, time.monotonic(), False
@@ -402,7 +389,8 @@ class Inspector:
                 found, rules = self.tolerances.apply(product, result)
                 record = new_inspection(job.picture, job.suffix, job.at, product, found, self.near, parts)
                 record = replace(record, pixels=job.source.pixels, tolerances=rules)
-                self.interlocks.release(job.picture, record)
+                with self.threads[0].call():  # an interlock may hang, too
+                    self.interlocks.release(job.picture, record)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(without_traceback(error))
                 continue
@@ -414,8 +402,8 @@ class Inspector:
             self.report_error("")
 
     def _results(
-        self, jobs: list[_Job], model: Model, most: int
-    ) -> Iterator[tuple[_Job, Prediction | InputError]]:
+        self, jobs: list[Job], model: Model, most: int
+    ) -> Iterator[tuple[Job, Prediction | InputError]]:
         """Yield each picture with its result; the model is told where it hangs on one."""
         results = model.stream(self._feed(jobs, model, most))
         for number in count():
@@ -425,7 +413,7 @@ class Inspector:
                 return
             yield jobs[number], found[1]
 
-    def _feed(self, jobs: list[_Job], model: Model, most: int) -> Iterator[Any]:
+    def _feed(self, jobs: list[Job], model: Model, most: int) -> Iterator[Any]:
         """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
         when it is another product's turn, and after `most`: another model may be active."""
         yield jobs[0].model_input(model)
@@ -493,9 +481,3 @@ class Inspector:
         """Return when what runs beside the pictures is done. Observers of the last ones still need that."""
         for pool in (self._pool, self._beside, self._requests):
             pool.shutdown()
-
-
-def _pass_error_on(done: Future[None], answer: Future[RecordedInspection]) -> None:
-    """Answer a picture whose step failed with the step's error."""
-    if (error := done.exception()) is not None and not answer.done():
-        answer.set_exception(without_traceback(error))

@@ -30,6 +30,32 @@ class RecordedInspection:
     prediction: Prediction | None = field(default=None, repr=False)
 
 
+class Answer(Future[RecordedInspection]):
+    """Answer to a picture. It is decided once whether its sender gets it: it is recorded, or given up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._why: str | None = None
+        self._is_decided = False
+
+    def give_up(self, why: str) -> bool:
+        """Say why nobody waits for it any more; return False where it is there already. Thread-safe."""
+        with self._lock:
+            self._why = self._why if self._is_decided else self._why or why
+            return not self._is_decided
+
+    def reason(self) -> str | None:
+        """Why it was given up; None: it was not."""
+        return self._why
+
+    def decide(self) -> str | None:
+        """Return why it was given up, and let it not be given up any more."""
+        with self._lock:
+            self._is_decided = True
+            return self._why
+
+
 @dataclass(frozen=True)
 class JudgedPicture:
     """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
@@ -37,7 +63,7 @@ class JudgedPicture:
     inspection: NewInspection
     prediction: Prediction
     file_hash: Future[str]
-    answer: Future[RecordedInspection]
+    answer: Answer
 
 
 class Recorder:
@@ -95,7 +121,9 @@ class Recorder:
             if one.answer.done():  # its sender was told that it failed
                 continue
             try:
-                ready.append(replace(one, inspection=replace(one.inspection, picture=one.file_hash.result())))
+                picture, unanswered = one.file_hash.result(), one.answer.reason()
+                inspection = replace(one.inspection, picture=picture, unanswered=unanswered)
+                ready.append(replace(one, inspection=inspection))
             except BaseException as error:
                 one.answer.set_exception(without_traceback(error))
         if not ready:
@@ -114,12 +142,22 @@ class Recorder:
             if not is_new and (used := self._key_conflict(one.inspection)) is not None:
                 one.answer.set_exception(used)
                 continue
-            recorded = RecordedInspection(number, one.inspection, is_new, one.prediction)
+            inspection = self._with_fate(one, number) if is_new else one.inspection
+            recorded = RecordedInspection(number, inspection, is_new, one.prediction)
             with suppress(InvalidStateError):
                 one.answer.set_result(recorded)
             if is_new:
                 with suppress(Exception):  # a listener's error does not harm the answers
                     self.announce(recorded)
+
+    def _with_fate(self, one: JudgedPicture, number: int) -> NewInspection:
+        """Return the inspection with what became of its answer, which may have been given up meanwhile."""
+        why = one.answer.decide()
+        if why == one.inspection.unanswered:
+            return one.inspection
+        with suppress(Exception):  # the store is away again: the answer says it all the same
+            self.store.set_unanswered(number, why)
+        return replace(one.inspection, unanswered=why)
 
     def _key_conflict(self, taken: NewInspection) -> Exception | None:
         """Return an error where the key is another request's, recorded while this one was under way."""

@@ -190,9 +190,9 @@ def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool
 
     A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
     the simulated ones (`simulated`), no defect stands out less than half as much and no more than odd good
-    pictures do (`weaker`), it has fewer false alarms (`no_gain`), enough was corrected (`few`), and it was
-    compared with the version that is still active (`switched`). A version that cannot be opened then waits,
-    too (`not_opened`).
+    pictures do (`weaker`), it has fewer false alarms (`no_gain`), enough was corrected (`few`), no question
+    about its pictures is open (`asked`), and it was compared with the version that is still active
+    (`switched`). A version that cannot be opened then waits, too (`not_opened`).
 
     Args:
         judgement: as the worker returns it.
@@ -206,6 +206,7 @@ def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool
         "weaker": bool(judgement["weaker"]),
         "no_gain": good["after"][0] >= good["before"][0],
         "few": corrections < after,
+        "asked": bool(judgement.get("questions")),
         SWITCHED: not is_active,
     }
     return [reason for reason, holds in reasons.items() if holds]

@@ -215,7 +215,8 @@ class Captures(BackgroundThread):
             try:
                 if path.stat().st_size > self.limits.upload_bytes:
                     raise InputError(f"{path.name} is larger than {self.limits.upload}")
-                self._add_picture(draft, feed, path.name, path.read_bytes())
+                name = path.relative_to(feed.arrivals.folder).as_posix()
+                self._add_picture(draft, feed, name, path.read_bytes())
             except (InputError, OSError) as error:
                 if feed.arrivals.failed(path, time.monotonic()):
                     feed.refused, feed.why = feed.refused + 1, str(error)

@@ -8,6 +8,7 @@ Everything lies in the station's folder, below `new/NAME/`: the pictures in a fo
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import zipfile
@@ -15,10 +16,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from flawscope.artefact import checkpoint_path, files
+from flawscope.artefact import checkpoint_path, files, model_file
+from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
 from flawscope_station.inspecting.capacity import MemoryBudget
@@ -42,7 +45,7 @@ STOPPED, FAILED, READY = "stopped", "failed", "ready"
 BUSY_STAGES = (WAITING, LEARNING)
 
 
-RefusalCode = Literal["raw", "too_large", "full", "unreadable"]
+RefusalCode = Literal["raw", "too_large", "full", "unreadable", "defects"]
 
 
 class DraftFullError(InputError):
@@ -51,6 +54,10 @@ class DraftFullError(InputError):
 
 class RawFileError(InputError):
     """A camera's raw file."""
+
+
+class DefectFolderError(InputError):
+    """A picture lies in a folder of defective parts, by the folder's name."""
 
 
 class AddedPicture(NamedTuple):
@@ -74,7 +81,20 @@ _REFUSAL_CODES: tuple[tuple[type[InputError], RefusalCode], ...] = (
     (RawFileError, "raw"),
     (TooLargeError, "too_large"),
     (DraftFullError, "full"),
+    (DefectFolderError, "defects"),
 )
+
+
+def refuse_defect_folder(name: str) -> None:
+    """Raise DefectFolderError where a path leads through a folder that says that its parts are defective."""
+    folder = Path("pictures")
+    try:
+        refuse_unknown(folder, [folder.joinpath(*re.split(r"[/\\\\]", name))])
+    except InputError:
+        raise DefectFolderError(
+            f"{name} lies in a folder that is not good by its name: choose the folder of good parts, or, "
+            "where they are good, the pictures without their folder"
+        ) from None
 
 
 class Draft:
@@ -127,6 +147,14 @@ class Draft:
             self.files.write(self.home / STATE_FILE, json.dumps(new).encode())
             self.state = new
 
+    def accept_questions(self) -> list[str]:
+        """Accept the open questions of the model, in its file, and return them. InputError: it is damaged."""
+        asked = list(model_file.read_manifest(self.model).questions)
+        if asked:
+            artefact = model_file.read(self.model)
+            model_file.write(replace(artefact, manifest=artefact.manifest.accepted()), self.model)
+        return asked
+
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""
         with self._lock:
@@ -152,6 +180,7 @@ class Draft:
             DraftFullError: there are as many pictures as a product takes.
             StoreError: it cannot be written.
         """
+        refuse_defect_folder(name)
         if Path(name).suffix.lower() in decoding.RAW_SUFFIXES:
             raise RawFileError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
         suffix, _ = check_picture(data, name, self.limits)
@@ -240,14 +269,17 @@ class Draft:
             return encode_webp(reduce_picture(path.read_bytes(), name, side, self.memory))
 
     def odd_sizes(self) -> list[str]:
-        """List the pictures to learn from that do not have the usual size."""
+        """List the pictures to learn from that do not have the size of most; none where most have no size in
+        common."""
         sizes = {}
         for name in self.pictures():
             with suppress(InputError, OSError):
                 info = decoding.read_picture_header((self.folder / name).read_bytes(), name)
                 sizes[name] = info.width, info.height
-        usual = Counter(sizes.values()).most_common(1)
-        return [name for name, size in sizes.items() if size != usual[0][0]]
+        usual, number = next(iter(Counter(sizes.values()).most_common(1)), ((0, 0), 0))
+        if 2 * number <= len(sizes):  # pictures that have sizes of their own
+            return []
+        return [name for name, size in sizes.items() if size != usual]
 
     # ---- the model
 
@@ -288,7 +320,8 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
         name: as its sender calls the zip.
 
     Raises:
-        InputError: it is no zip, or unpacks to far more than pictures do.
+        InputError: it is no zip, unpacks to far more than pictures do, or has folders of which nobody knows
+            whether their pictures are good.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -299,12 +332,20 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                 raise InputError(
                     f"{name} unpacks to {size / 1e9:.1f} GB, which pictures do not: pack the pictures alone"
                 )
+            _refuse_unknown_folders(name, [entry.filename for entry in entries])
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
     except InputError:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise InputError(f"{name} is no zip file, or damaged: pack the pictures again") from None
+
+
+def _refuse_unknown_folders(name: str, inside: Iterable[str]) -> None:
+    paths = (PurePosixPath(one.replace("\\", "/")) for one in inside)
+    usual = [Path(name, *path.parts) for path in paths if not {"..", "/"} & {*path.parts}]
+    pictures = [path for path in usual if decoding.is_picture(path) and ":" not in path.parts[1]]
+    refuse_unknown(Path(name), pictures, "pack the folder of good ones alone")
 
 
 def _is_litter_path(name: str) -> bool:

@@ -65,6 +65,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "promise": promise.text,
         "promised": promise.is_made,
         "rate": promise.rate,
+        "interval": [*promise.interval] if promise.is_made else None,
         "calibrated": promise.calibrated,
         "missing": promise.missing,
         "rates": rates.describe_rates(made.manifest),
@@ -79,6 +80,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         ],
         "failures": list(made.failures),
         "notes": list(manifest.notes),
+        "questions": list(manifest.questions),
         "seconds": manifest.facts["seconds_total"],
         "examples": drawn,
     }

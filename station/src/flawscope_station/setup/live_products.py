@@ -67,11 +67,13 @@ class LiveProducts:
             self.remove_unused_secrets(draft.name)  # also a password that was refused
 
     def go_live(self, name: str, who: str) -> None:
-        """Let the model of a draft inspect from now on, as a product of the station. InputError where nothing
-        was learnt, or the model cannot be opened."""
+        """Let the model of a draft inspect from now on, as a product of the station: its open questions are
+        accepted by that. InputError where nothing was learnt, or the model cannot be opened."""
         draft = self.drafts.draft(name)
         if draft.result is None:
             raise InputError(f"{name} has no model yet: let it learn first")
+        for question in draft.accept_questions():
+            self.store.note_event(SETTINGS_CHANGED, who, f"{name}: accepted: {question}")
         camera = self.drafts.captures.take_live_camera(draft)
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, ProductSettings(str(draft.model)), MADE_ON_PAGES, who)

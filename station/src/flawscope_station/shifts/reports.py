@@ -15,14 +15,13 @@ import numpy as np
 from PIL import Image
 
 from flawscope.artefact import files
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.results import drawing
 from flawscope_station.background import BackgroundThread
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.shifts import Shift, ended_shifts
-from flawscope_station.sinks.delivery import UndeliveredError
 from flawscope_station.sinks.outbox import Message
 from flawscope_station.sinks.webhook import Webhook
 from flawscope_station.store.database import now
@@ -83,8 +82,8 @@ class ShiftReporter(BackgroundThread):
                         self.store.note_event(EVENT_KIND, STATION_USER, key, number)
                     else:
                         self._empty.add((number, shift))
-            except (FlawscopeError, UndeliveredError, OSError) as error:
-                why = f"the report of a shift waits: {error}"
+            except Exception as error:  # the other products' reports do not wait for it
+                why = f"{product}: the report of a shift waits: {message_with_type(error)}"
         self.report("shifts", why)
         return why is None
 

@@ -200,7 +200,7 @@ def _product_state(box: Outbox) -> dict[str, Any]:
     database: Database = box.database
     product_id = box.product_id
     conditions, since = hours.c.product_id == product_id, now() // HOUR - DAY_HOURS + 1
-    counts = "inspected", "anomalous", "within_tolerance"
+    counts = "inspected", "anomalous", "within_tolerance", "unanswered"
     sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in counts]
     query = (
         inspection_query()
@@ -210,9 +210,9 @@ def _product_state(box: Outbox) -> dict[str, Any]:
     )
     active = select(products.c.active_version_id).where(products.c.id == product_id)
     with database.reading() as connection:
-        total, anomalous, tolerated = connection.execute(select(*sums).where(conditions)).one()
+        total, anomalous, tolerated, unanswered = connection.execute(select(*sums).where(conditions)).one()
         of_day = select(*sums).where(conditions, hours.c.hour >= since)
-        day_total, day_anomalous, _ = connection.execute(of_day).one()
+        day_total, day_anomalous, *_ = connection.execute(of_day).one()
         found = describe_inspections(connection, connection.execute(query).all())
         version = connection.execute(active).scalar_one_or_none()
     return {
@@ -222,6 +222,7 @@ def _product_state(box: Outbox) -> dict[str, Any]:
         "inspections": int(total),
         "anomalous": int(anomalous),
         "within_tolerance": int(tolerated),
+        "unanswered": int(unanswered),
         "inspections_24_hours": int(day_total),
         "share_24_hours": round(int(day_anomalous) / int(day_total), 6) if day_total else None,
     }

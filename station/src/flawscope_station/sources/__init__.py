@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.background import STOP_TIMEOUT, stop_all
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
 from flawscope_station.settings.station import Limits, ProductSettings
@@ -28,6 +32,7 @@ class Sources(dict[str, list[Source]]):
     """Sources by product, in the order of the settings.
 
     Args:
+        refused: gets the name of a product, and why one of its pictures was not judged.
         check: raises NotReadyError where an interlock holds pictures of a product and part back.
     """
 
@@ -37,11 +42,13 @@ class Sources(dict[str, list[Source]]):
         report: ReportProblem,
         store: Store,
         limits: Limits,
+        refused: Callable[[str, BaseException], object],
         check: Callable[[int, str | None], None],
     ):
         super().__init__()
         self._check = check
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
+        self._refused = refused
         self._problem_codes: dict[str, set[str]] = {}  # by product
 
     def open(
@@ -89,17 +96,36 @@ class Sources(dict[str, list[Source]]):
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
+    def _submit_told(
+        self, refused: Callable[[BaseException], object], pictures: Sequence[Picture]
+    ) -> list[Future[RecordedInspection]]:
+        """Submit pictures, and tell of those that are refused. One for which there is no room now waits."""
+        try:
+            answers = self._submit(pictures)
+        except BusyError:
+            raise
+        except Exception as error:
+            refused(error)
+            raise
+        for answer in answers:
+            answer.add_done_callback(lambda done: (error := done.exception()) and refused(error))
+        return answers
+
     def _make_sources(
         self, name: str, product: ProductSettings, number: int, excluded: list[str]
     ) -> list[Source]:
         codes = self._problem_codes.setdefault(name, set())
 
-        def report(code: str, why: str | None) -> None:
+        def report(code: str, why: str | None, *, stops: bool = False) -> None:
             codes.add(code)
-            self._report(code, why)
+            self._report(code, why, stops=stops)
 
-        check, counts = partial(self._check, number), Counter[bool]()
-        line = SourceContext(number, self._submit, report, self._store, self.share, check=check)
+        refused = partial(self._refused, name)
+        submit = partial(self._submit_told, refused)
+        line = SourceContext(
+            number, submit, report, self._store, self.share, refused, partial(self._check, number)
+        )
+        counts = Counter[bool]()
         made: list[Source] = []
         for settings in product.all_sources:
             is_folder = isinstance(settings, FolderSourceSettings)

@@ -3,7 +3,8 @@ camera that a signal at the part triggers each frame is a part, and is inspected
 
 One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
 newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
-exposed after it, or none: see `LiveCamera.next_shot`.
+exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: with the pixels of the one before
+it is none, and the camera is frozen until a new one comes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,17 @@ from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import EVERY_FRAME, MEASURE_LATENCY, ON_TRIGGER, CameraSourceSettings
-from flawscope_station.sources.frames import FrameReader, encode_png
-from flawscope_station.sources.source import AWAY, RUNNING, AwayError, SourceContext, State, to_utf8
+from flawscope_station.sources.frames import FrameReader, encode_png, has_same_pixels
+from flawscope_station.sources.source import (
+    AWAY,
+    FROZEN,
+    RUNNING,
+    AwayError,
+    CameraFrozenError,
+    SourceContext,
+    State,
+    to_utf8,
+)
 from flawscope_station.store.database import now
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import iso
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "camera"  # of an inspection
+CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no frame
 MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
 MAX_PARTS_WAITING = 16  # frames of parts that wait to be submitted, at most: they take memory
 MISSED_EVENT = "not inspected"  # an event
@@ -40,6 +51,8 @@ MISSED_INTERVAL = 1.0  # seconds between two events
 MISSED_SECONDS = 3600.0  # seconds for which parts that were not inspected are a problem; the event stays
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
+FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
+FROZEN_TEXT = "it sends the frame that came before"
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,9 @@ class LiveCamera:
         self._in_flight = 0  # frames that are submitted and not answered
         self._next_due = 0.0
         self._last_frame_at = time.monotonic()  # when the last frame came, or the camera was opened
+        self._newest: VideoFrame | None = None  # also of the session before: some send it again
+        self._newest_clock: int | None = None
+        self._new_at = time.monotonic()  # when the last new frame came
         self._ended = threading.Event()
         targets = [self._run_sessions, self._submit_frames]
         if settings.every == EVERY_FRAME:
@@ -121,7 +137,7 @@ class LiveCamera:
         """Take nothing more; return when the submitted frames are answered, or after so many seconds."""
         deadline = time.monotonic() + seconds
         self._ended.set()
-        self._fail_waiting_triggers("the station ends")
+        self._fail_waiting_triggers(AwayError("the station ends"))
         with self._changed:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._in_flight, max(0.0, deadline - time.monotonic()))
@@ -134,9 +150,10 @@ class LiveCamera:
 
     def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
         """Return the first frame that was certainly exposed from now on; where `untimed` says that this is
-        not known, the first that comes. AwayError where the camera is lost."""
-        if self.state.state == AWAY:
-            raise AwayError(f"{self._label} is away: {self.state.why}; trigger again when it is back")
+        not known, the first that comes. AwayError where the camera is lost, CameraFrozenError where it
+        repeats a frame."""
+        if self.state.is_lost:
+            raise self._lost_error()
         waiting: Future[Shot] = Future()
         with self._changed:
             self._triggers[waiting] = Trigger(request or waiting, time.monotonic())
@@ -163,9 +180,14 @@ class LiveCamera:
                 del self._triggers[one]
         return {one: trigger for one, trigger in ready.items() if one.set_running_or_notify_cancel()}
 
-    def _fail_waiting_triggers(self, why: str) -> None:
+    def _fail_waiting_triggers(self, error: AwayError) -> None:
         for trigger in self._take_triggers():
-            trigger.set_exception(AwayError(why))
+            trigger.set_exception(error)
+
+    def _lost_error(self) -> AwayError:
+        """Return why no trigger is answered."""
+        kind = CameraFrozenError if self.state.state == FROZEN else AwayError
+        return kind(f"{self._label} is {self.state.state}: {self.state.why}; trigger again when it is back")
 
     # ---- reading frames
 
@@ -187,19 +209,46 @@ class LiveCamera:
         """Open the camera and pass its frames to `_handle_frame`; return why it ended. InputError."""
         raise NotImplementedError
 
+    def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
+        """Whether this is another frame than the one before, which is remembered. clock: when it was exposed,
+        as the camera says; None: it does not."""
+        before, clock_before = self._newest, self._newest_clock
+        self._newest, self._newest_clock, self._last_frame_at = frame, clock, time.monotonic()
+        if before is not None and clock is not None and clock == clock_before:
+            return False
+        if before is not None and has_same_pixels(frame, before):
+            return False
+        self._new_at = self._last_frame_at
+        return True
+
+    def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
+        """Refuse the triggers, and all that come until a new frame is there. A part that such a frame shows
+        is not inspected."""
+        self.state.state, self.state.why = FROZEN, FROZEN_TEXT
+        waiting = triggers | self._take_triggers()
+        error = self._lost_error()
+        for trigger in waiting:
+            trigger.set_exception(error)
+        if waiting or self._frames_are_parts or time.monotonic() - self._new_at >= FROZEN_SECONDS:
+            why = f"{self._label} is frozen: {FROZEN_TEXT}; nothing is inspected until a new one comes"
+            self._report("camera_frozen", why, stops=True)
+        if self._frames_are_parts:
+            self.line.refused(error)
+            self._report_refusal(error)
+
     def _handle_frame(self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Answer the triggers with a frame; without triggers, keep it where it is due."""
+        """Answer the triggers with a new frame; without triggers, keep it where it is due."""
         at = max(now(), (self.state.last or 0) + 1)
         shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}))
         with self._changed:
-            self._last_frame_at, self.state.last = time.monotonic(), at
+            self.state.last = at
             self._frame_bytes = 3 * frame.width * frame.height
             if self._frames_are_parts or (not triggers and self._is_due()):
                 self._queue_shot(shot)
                 self._changed.notify()
+        self._mark_running()
         for trigger in triggers:
             trigger.set_result(shot)
-        self._mark_running()
 
     def _queue_shot(self, shot: Shot) -> None:
         if len(self._pending) == (MAX_PARTS_WAITING if self._frames_are_parts else 1):
@@ -212,6 +261,7 @@ class LiveCamera:
         if self.state.state != RUNNING:
             self.state.state, self.state.why = RUNNING, None
             self._report("camera_away", None)
+            self._report("camera_frozen", None)
 
     def _is_due(self) -> bool:
         if self.settings.every == ON_TRIGGER:
@@ -226,9 +276,10 @@ class LiveCamera:
 
     def _mark_away(self, why: str) -> None:
         self.state.state, self.state.why = AWAY, to_utf8(why)
-        text = f"{self._label} is away: {self.state.why}"
-        self._fail_waiting_triggers(f"{text}; trigger again when it is back")
-        self._report("camera_away", f"{text}; it is tried again by itself")
+        self._fail_waiting_triggers(self._lost_error())
+        self._report("camera_frozen", None)
+        why = f"{self._label} is away: {self.state.why}; it is tried again by itself"
+        self._report("camera_away", why, stops=True)
 
     # ---- submitting frames
 
@@ -265,11 +316,15 @@ class LiveCamera:
         """Submit the frame that is next, for which the share has room; return whether it is inspected."""
         with self._changed:  # newer by now, or another thread has it
             shot = self._pending.popleft() if self._pending else None
-        answer = None
+        answer = picture = None
         try:
             if shot is not None:
-                answer = self._submit_shot(shot)
+                self.line.check(None)  # NotReadyError: the next frame may be taken
+                picture = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}")
+                answer = self._submit_picture(picture)
         except BaseException as error:  # also where the thread is ended: the frame is told
+            if picture is None:
+                self.line.refused(error)
             self._report_refusal(error)
             if not isinstance(error, Exception):
                 raise
@@ -292,10 +347,9 @@ class LiveCamera:
         answer.add_done_callback(answered)
         return True
 
-    def _submit_shot(self, shot: Shot) -> Future[RecordedInspection] | None:
+    def _submit_picture(self, picture: Picture) -> Future[RecordedInspection] | None:
         """Submit a frame; where the queue is full, that of a part waits, and another is dropped."""
-        self.line.check(None)  # NotReadyError: the next frame may be taken
-        picture, pause = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}"), Backoff(0.02, 1.0)
+        pause = Backoff(0.02, 1.0)
         while True:
             try:
                 return self.line.submit([picture])[0]
@@ -353,11 +407,12 @@ class LiveCamera:
     def _check_silence(self) -> None:
         """Report a camera that sends nothing: some drivers block the reading thread for ever."""
         timeout = self.settings.frame_timeout
-        if self.state.state == RUNNING and time.monotonic() - self._last_frame_at > timeout + CHECK_INTERVAL:
+        is_open = self.state.state in (RUNNING, FROZEN)
+        if is_open and time.monotonic() - self._last_frame_at > timeout + CHECK_INTERVAL:
             self._mark_away(f"it sends nothing for {timeout:g} s")
 
-    def _report(self, code: str, why: str | None) -> None:
-        self.line.show(code, self.number, why)
+    def _report(self, code: str, why: str | None, *, stops: bool = False) -> None:
+        self.line.show(code, self.number, why, stops=stops)
 
     @property
     def _label(self) -> str:
@@ -384,9 +439,14 @@ class FfmpegCamera(LiveCamera):
                 if self._ended.is_set():
                     break
                 self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
-                if frame is not None:
-                    backoff.reset()
-                    self._handle_frame(frame, self._take_triggers(frames.arrived - self._latency))
+                if frame is None:
+                    continue
+                backoff.reset()
+                triggers = self._take_triggers(frames.arrived - self._latency)
+                if self._is_new(frame) or frames.is_recording:
+                    self._handle_frame(frame, triggers)
+                else:
+                    self._handle_repeat(triggers)
         finally:
             frames.close()
         return "the stream ended"

@@ -1,7 +1,12 @@
 """Folders: each picture that appears is inspected once, even after a restart, and none is lost.
 
+Every picture is inspected, whatever its name: masks are for learning. What is not inspected is an event with
+its name: a file that cannot be read, that went away, that is no picture, or that was inspected before.
+
 A picture's key in the store is its path, time of change and size. A crash after a picture was recorded,
-before its file was moved or deleted, leaves a file whose key is known: the next start moves or deletes it.
+before its file was moved or deleted, leaves a file whose key is known: the next start moves or deletes it. A
+file that comes with a known key later is the same again, or another of that name, time and size, which is
+inspected.
 """
 
 from __future__ import annotations
@@ -36,12 +41,18 @@ from flawscope_station.store.insert import is_at_address
 from flawscope_station.store.inspection import FOLDER, Label, make_label
 from flawscope_station.store.records import iso
 from flawscope_station.store.removed_files import find_file_keys, forget_file_keys
-from flawscope_station.store.schema import inspections, removed_files
+from flawscope_station.store.schema import (
+    PASSED_OVER,
+    REPEATED,
+    UNREADABLE,
+    VANISHED,
+    inspections,
+    removed_files,
+)
 
 SOURCE = FOLDER
 FORGET_SECONDS = 86_400.0  # until the keys of files that went away are forgotten again
 SHOWN = "challenge_part_shown"  # event
-UNREADABLE, VANISHED = "unreadable", "gone"  # events; the first is also a folder below the target
 POLL_INTERVAL = 0.2  # seconds between two listings, at least
 IDLE_RATIO = 10  # least ratio of the pause to a listing's time while nothing waits
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
@@ -94,6 +105,8 @@ class FolderSource(BackgroundThread):
         self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
         self._arrivals: watch.Arrivals | None = None
         self._problem_files: dict[Path, _ProblemFile] = {}
+        self._digests: dict[Path, bytes] = {}  # of the pictures at hand
+        self._at_start: set[Path] = set()  # files that were there at the first listing
         self._forget_at = 0.0
         self._is_blocked = False  # the cause that put off a picture would put off others, too
 
@@ -122,12 +135,14 @@ class FolderSource(BackgroundThread):
         """List the folder and inspect its whole files; return the seconds until the next round."""
         with self.threads[0].call():  # a share may hang
             if self._arrivals is None:
-                self._arrivals = watch.Arrivals(self.folder, existing=True, apart=self._excluded)
+                self._arrivals = watch.Arrivals(self.folder, existing=True, apart=self._excluded, masks=False)
+                self._at_start = {*self._arrivals.at_start}
             arrivals = self._arrivals
             found = {path: arrivals.stamp(path) for path in arrivals.scan(self._clock.monotonic())}
         seconds = max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
         self._inspect_files(arrivals, found, self._clock.monotonic() + seconds)
         self._report_scan(arrivals)
+        self._note_passed_over(arrivals)
         self._forget_removed(arrivals)
         is_busy = arrivals.waiting > len(self._problem_files)
         return max(POLL_INTERVAL, (watch.MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
@@ -143,9 +158,9 @@ class FolderSource(BackgroundThread):
         for path, is_known in self._match_known_keys(found):
             if self._ended.is_set() or self._clock.monotonic() > deadline or self._is_blocked:
                 break
-            if is_known:
-                self._finish_file(arrivals, path)
-            elif (future := self._submit_file(arrivals, path, found[path])) is not None:
+            if is_known and self.then == KEEP and path in self._at_start:
+                self._finish_file(arrivals, path)  # it is there since an earlier start
+            elif (future := self._submit_file(arrivals, path, found[path], is_known)) is not None:
                 in_flight.append((path, future))
             while in_flight and in_flight[0][1].done():
                 self._handle_answer(arrivals, *in_flight.popleft())
@@ -162,9 +177,10 @@ class FolderSource(BackgroundThread):
             yield from ((path, key in known) for path, key in keys.items())
 
     def _submit_file(
-        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp
+        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp, is_known: bool
     ) -> Future[RecordedInspection] | None:
-        """Read a picture and submit it; return None where it is not submitted, or not now."""
+        """Read a picture and submit it; return None where it is not submitted, or not now. is_known: the
+        store has its key."""
         name, key = self._picture_name(path), self._picture_key(path, stamp)
         label = self._parse_label(name)
         try:
@@ -185,9 +201,16 @@ class FolderSource(BackgroundThread):
             return None
         if data is None:
             return None
-        if self._was_moved(data, stamp):
+        digest = self._digests[path] = hashlib.sha256(data).digest()
+        if arrivals.content_known(path, digest) or (self.then == KEEP and self._was_moved(data, stamp)):
             self._finish_file(arrivals, path)
             return None
+        if (is_known and self._has_content(key, digest)) or (not is_known and self._was_moved(data, stamp)):
+            self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
+            self._finish_file(arrivals, path)
+            return None
+        if is_known:
+            key = self._picture_key(path, stamp, digest)
         one = Picture(self.line.product_id, data, name, SOURCE, key, **label._asdict())
         try:
             return self.line.hand_in(one, self._ended)
@@ -225,7 +248,8 @@ class FolderSource(BackgroundThread):
         except OSError as error:
             self._retry_later(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
             return
-        arrivals.done(path, removed=self.then != KEEP)
+        self._at_start.discard(path)
+        arrivals.done(path, removed=self.then != KEEP, digest=self._digests.pop(path, None))
         self._problem_files.pop(path, None)
 
     def _retry_later(self, arrivals: watch.Arrivals, path: Path, code: str, why: str) -> None:
@@ -257,11 +281,9 @@ class FolderSource(BackgroundThread):
             with suppress(OSError):  # it stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
                 place = move_unchanged(path, stamp, target) or path
-        store, product_id, why = self.line.store, self.line.product_id, to_utf8(str(error))
+        why = to_utf8(str(error))
         self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, self._clock.monotonic(), why)
-        text = f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
-        if text not in (row.text for row in store.events(UNREADABLE, product_id)):
-            store.note_event(UNREADABLE, SOURCE, text, product_id)
+        self._note(UNREADABLE, path, stamp, why)
 
     # ---- names
 
@@ -276,13 +298,21 @@ class FolderSource(BackgroundThread):
             return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
         return Label(view=self.view)
 
-    def _picture_key(self, path: Path, stamp: watch.FileStamp) -> str:
+    def _picture_key(self, path: Path, stamp: watch.FileStamp, digest: bytes = b"") -> str:
+        """Return the key of a picture. digest: of its content, where another has its name, time and size."""
         name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
         ends = _key_ending(stamp)
         key = f"{self._key_prefix}{name}{ends}"
-        if len(key) <= MAX_KEY_LENGTH and name == exact:
+        if len(key) <= MAX_KEY_LENGTH and name == exact and not digest:
             return key
-        return f"{self._key_prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
+        return f"{self._key_prefix}#{hashlib.sha256(os.fsencode(exact) + digest).hexdigest()}{ends}"
+
+    def _has_content(self, key: str, digest: bytes) -> bool:
+        """Whether the picture that was inspected under this key has this content."""
+        store, product_id = self.line.store, self.line.product_id
+        removed = find_file_keys(store.database, product_id, removed_files.c.key == key)
+        rows = [*store.find_by_keys(product_id, [key]), *removed]
+        return digest.hex() in {row.picture for row in rows}
 
     def _was_moved(self, data: bytes, stamp: watch.FileStamp) -> bool:
         """Whether this file was inspected under another name, now gone: programs sort files into folders."""
@@ -317,13 +347,28 @@ class FolderSource(BackgroundThread):
     def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, None if self.number == 1 else self.number, why)
 
+    def _note(self, kind: str, path: Path, stamp: watch.FileStamp, why: str) -> None:
+        """Note once that a file is not inspected."""
+        texts = [self._describe_file(path, stamp, why)]
+        self.line.store.note_new_events(kind, SOURCE, texts, self.line.product_id)
+
+    def _describe_file(self, path: Path, stamp: watch.FileStamp, why: str) -> str:
+        return f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
+
+    def _note_passed_over(self, arrivals: watch.Arrivals) -> None:
+        texts = [
+            self._describe_file(path, arrivals.other_stamp(path), why)
+            for path, why in arrivals.passed_over(self._clock.monotonic()).items()
+        ]
+        self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
+
     def _report_scan(self, arrivals: watch.Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
         vanished = [path for path, is_known in self._match_known_keys(arrivals.gone) if not is_known]
         if vanished:
-            names = ", ".join(map(self._picture_name, vanished[:3])) + ("" if len(vanished) <= 3 else ", ...")
-            text = f"{pluralize(len(vanished), 'picture')} went away before being inspected: {names}"
-            self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
+            texts = [f"{self._picture_name(path)} went away before being inspected" for path in vanished]
+            for text in texts:
+                self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
         for path, one in list(self._problem_files.items()):
             is_old = one.code == CODE_UNREADABLE and self._clock.monotonic() - one.since > PROBLEM_SECONDS
             if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):

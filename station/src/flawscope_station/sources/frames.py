@@ -17,6 +17,7 @@ from flawscope_station.settings.sources import CameraSourceSettings, ffmpeg_inpu
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from numpy.typing import NDArray
 
 OPEN_TIMEOUT = 10.0  # seconds in which a camera must have answered
 MIN_WAIT = 0.002  # seconds; a packet that comes sooner may have lain in a buffer
@@ -37,6 +38,7 @@ class FrameReader:
 
     Attributes:
         broken: packets and frames that could not be decoded.
+        is_recording: the stream has a length, as a video file has: it may show a still picture for long.
         arrived: when the last frame came, as `time.monotonic` counts, or a moment before that.
 
     Raises:
@@ -64,6 +66,7 @@ class FrameReader:
             self.close()
             raise CameraLostError("it has no picture, only other streams")
         self._stream = self._container.streams.video[0]
+        self.is_recording = (self._container.duration or 0) > 0
         context = self._stream.codec_context
         if context.height * context.width > pixels:
             self.close()
@@ -144,6 +147,33 @@ def too_large_error(width: int, height: int, pixels: int) -> TooLargeError:
         f"its frames have {height * width / 1e6:.0f} megapixels, {pixels / 1e6:.0f} are accepted: let it "
         "send smaller ones, or raise `limits: pixels`"
     )
+
+
+# ----------------------------------------------------------------------------------------------------- pixels
+
+SAMPLED = 8191  # bytes of a plane that are compared first: a frame that differs nearly always differs there
+
+
+def has_same_pixels(frame: VideoFrame, other: VideoFrame) -> bool:
+    """Return whether two frames have the same pixels, which two exposures of a sensor never have."""
+    if (frame.format.name, frame.width, frame.height) != (other.format.name, other.width, other.height):
+        return False
+    pairs = list(zip(_rows(frame), _rows(other), strict=True))
+    steps = [max(1, one.size // SAMPLED) for one, _ in pairs]
+    sampled = (np.array_equal(a.flat[::k], b.flat[::k]) for (a, b), k in zip(pairs, steps, strict=True))
+    return all(sampled) and all(np.array_equal(one, two) for one, two in pairs)
+
+
+def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
+    """Return the bytes of the pixels of each plane [H, bytes of a row], without what fills the rows up."""
+    planes: list[Any] = list(frame.planes)
+    bits = [0.0] * len(planes)
+    for one in frame.format.components:  # more than 8 bits lie in whole bytes
+        bits[one.plane] += one.width * (one.bits if one.bits < 8 else -(-one.bits // 8) * 8)
+    if len(planes) == 1:  # some bytes of a pixel may be of no component
+        bits = [frame.width * frame.format.padded_bits_per_pixel]
+    rows = [np.frombuffer(one, np.uint8).reshape(one.height, -1) for one in planes]
+    return [row[:, : math.ceil(n / 8) or None] for row, n in zip(rows, bits, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------- pictures

@@ -17,11 +17,18 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest
 from flawscope_station.store.records import Store, iso
 
-WAITING, RUNNING, AWAY = "waiting", "running", "away"  # states
+# states; FROZEN: a camera that repeats a frame
+WAITING, RUNNING, AWAY, FROZEN = "waiting", "running", "away", "frozen"
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
 
 Submit = Callable[[Sequence[Picture]], list[Future[RecordedInspection]]]
-ReportProblem = Callable[[str, str | None], None]
+
+
+class ReportProblem(Protocol):
+    """Reports a problem under a code; None: it is over. stops: nothing is inspected meanwhile, of the product
+    in the code."""
+
+    def __call__(self, code: str, why: str | None, *, stops: bool = False) -> None: ...
 
 
 @dataclass
@@ -30,7 +37,8 @@ class State:
 
     kind: folder or camera. name: in names of pictures. place: folder or address, without a password.
     takes: which frames (setting `every`); of a folder, what happens to an inspected file (`then`).
-    state: `waiting` for a first picture, `running` or `away`. why: reason why it is away.
+    state: `waiting` for a first picture, `running`, `away`, or `frozen`: the camera repeats a frame. why: the
+    reason, where it is away or frozen.
     last: microseconds since 1970 of the last picture. taken: pictures since the start.
     dropped: frames that came while others were inspected. broken: frames that failed or were refused.
     """
@@ -45,6 +53,11 @@ class State:
     taken: int = 0
     dropped: int = 0
     broken: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no picture can be had: it is away or frozen."""
+        return self.state in (AWAY, FROZEN)
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "last": None if self.last is None else iso(self.last)}
@@ -89,6 +102,10 @@ class AwayError(FlawscopeError):
     """The camera of a trigger is away."""
 
 
+class CameraFrozenError(AwayError):
+    """The camera of a trigger repeats a frame that came before."""
+
+
 class NoFrameError(FlawscopeError):
     """No frame came in time after a trigger."""
 
@@ -129,6 +146,7 @@ class SourceContext:
     report: reports a problem under a code, or with None its end.
     store: holds the keys of pictures that were inspected before.
     share: of the queue, one for all sources of a station.
+    refused: gets why a part was not judged, where it was not submitted.
     check: raises NotReadyError where an interlock holds pictures of this part back; asked before one is read.
     """
 
@@ -137,13 +155,15 @@ class SourceContext:
     report: ReportProblem
     store: Store
     share: QueueShare
+    refused: Callable[[BaseException], object] = lambda error: None
     check: Callable[[str | None], None] = lambda part: None
 
-    def show(self, code: str, number: int | None, why: str | None) -> None:
+    def show(self, code: str, number: int | None, why: str | None, *, stops: bool = False) -> None:
         """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
-        why: None: the problem is over."""
+        why: None: the problem is over. stops: the product is not inspected meanwhile."""
         ending = "" if number is None else f"_{number}"
-        self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
+        why = None if why is None else to_utf8(why)
+        self.report(f"{code}_{self.product_id}{ending}", why, stops=stops)
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[RecordedInspection] | None:
         """Submit a picture as soon as there is room for it; return None where the source ends before.

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 from flawscope.errors import InputError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.worker import Inspector
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.source import NoFrameError, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.inspection import KeyedRequest, KeyUsedError, Label
 from flawscope_station.store.records import Store
+from flawscope_station.store.schema import UNANSWERED
 
 
 class InspectingStation(Protocol):
@@ -112,9 +113,19 @@ async def submit_request(
 async def wait_for_inspection(
     station: InspectingStation, product_id: int, answer: Future[RecordedInspection], due: float
 ) -> RecordedInspection:
-    """Wait for the inspection. LateError where it is not recorded in time."""
+    """Wait for the inspection. LateError where it is not recorded in time. A task that is cancelled with one
+    of `schema.UNANSWERED` gives it up for that reason."""
+    waiting = asyncio.wrap_future(answer)
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
     try:
-        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
-            return await asyncio.wrap_future(answer)
-    except TimeoutError:
-        raise station.inspector.abandon(answer, product_id) from None
+        done, _ = await asyncio.wait([waiting], timeout=None if due == math.inf else due - time.monotonic())
+    except asyncio.CancelledError as cancelled:
+        why = cancelled.args[0] if cancelled.args else None
+        is_given = why in UNANSWERED and isinstance(answer, Answer) and not answer.give_up(why)
+        if is_given and answer.done() and answer.exception() is None:  # it was recorded a moment ago
+            mark = station.store.set_unanswered
+            await station.inspector.in_thread(mark, answer.result().number, why)
+        raise
+    if not done and (error := station.inspector.abandon(answer, product_id)) is not None:
+        raise error
+    return await waiting

@@ -47,6 +47,7 @@ class NewInspection:
     the part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
     picture, by which copies of it are known; None: it was not computed. tolerated: it is anomalous by its
     score, and within tolerance. tolerances: version and sha256 of the rules in force; None: none were.
+    unanswered: why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
     """
 
     product_id: int
@@ -83,6 +84,7 @@ class NewInspection:
     pixels: str | None = None
     tolerated: bool = False
     tolerances: dict[str, str] | None = None
+    unanswered: str | None = None
     parts: PartCollector | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -93,13 +95,14 @@ class NewInspection:
 _FIELDS = tuple(field.name for field in fields(NewInspection))
 _PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
 _ADD_TO_HOUR = text("""
-INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, within_tolerance, score_sum,
-    score_min, score_max, reviewed, defects, false_alarms, misses)
-VALUES (:product_id, :version_id, :hour, :inspected, :anomalous, :within_tolerance, :score_sum,
-    :score_min, :score_max, 0, 0, 0, 0)
+INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, within_tolerance, unanswered,
+    score_sum, score_min, score_max, reviewed, defects, false_alarms, misses)
+VALUES (:product_id, :version_id, :hour, :inspected, :anomalous, :within_tolerance, :unanswered,
+    :score_sum, :score_min, :score_max, 0, 0, 0, 0)
 ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
     inspected = hours.inspected + excluded.inspected, anomalous = hours.anomalous + excluded.anomalous,
     within_tolerance = hours.within_tolerance + excluded.within_tolerance,
+    unanswered = hours.unanswered + excluded.unanswered,
     score_sum = hours.score_sum + excluded.score_sum,
     score_min = CASE WHEN excluded.score_min < hours.score_min
         THEN excluded.score_min ELSE hours.score_min END,
@@ -157,6 +160,7 @@ def _add_to_hours(connection: Connection, new: Sequence[NewInspection]) -> None:
             **dict(zip(("product_id", "version_id", "hour"), key, strict=True)),
             **{"inspected": len(group), "anomalous": decisions[ANOMALOUS]},
             "within_tolerance": decisions[WITHIN],
+            "unanswered": sum(inspection.unanswered is not None for inspection in group),
             **{"score_sum": sum(scores), "score_min": min(scores), "score_max": max(scores)},
         }
         connection.execute(_ADD_TO_HOUR, row)

@@ -42,6 +42,7 @@ EXAMPLE: dict[str, Any] = {
     "found_parts": None,
     "findings": [],
     "tolerances": None,
+    "unanswered": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -136,6 +137,11 @@ class Inspection(BaseModel):
     kind: str | None = Field(None, description="of the defect, as a person named it")
     tolerances: dict[str, str] | None = Field(
         None, description="version and sha256 of the rules in force; null: none were"
+    )
+    unanswered: Literal["late", "withdrawn", "abandoned"] | None = Field(
+        None,
+        description="why its sender did not get the answer: not in time, the line or client did not wait "
+        "for it; null: it was answered",
     )
 
     @property

@@ -141,10 +141,15 @@ def _create_report_view(connection: Connection) -> None:
 
 
 def _add_tolerances(connection: Connection) -> None:
-    """Add the decision `within tolerance`, also to the index of a search and to the view."""
+    """Add the decision `within tolerance`, also to the index of a search; a later step makes the view."""
     connection.execute(text("DROP INDEX IF EXISTS inspections_search"))
     columns = {"inspections": "tolerated tolerances", "hours": "within_tolerance"}
     _add_step("inspections_search", **columns)(connection)
+
+
+def _add_unanswered(connection: Connection) -> None:
+    """Add why a part's sender got no answer, also to the view."""
+    _add_step(inspections="unanswered", hours="unanswered")(connection)
     _create_report_view(connection)
 
 
@@ -171,5 +176,6 @@ STEPS: dict[str, Step] = {
     "0022": _add_step(tables="challenge_parts challenges challenge_results"),
     "0023": _add_step(inspections="kind", verdicts="kind"),
     "0024": _add_tolerances,
+    "0025": _add_unanswered,
 }
 HEAD = list(STEPS)[-1]

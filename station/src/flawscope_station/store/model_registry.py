@@ -395,14 +395,14 @@ def rate_root(connection: Connection, number: int) -> int:
 
 
 def _model_facts(manifest: Manifest) -> dict[str, Any]:
-    calibration = manifest.calibration
+    calibration, promise = manifest.calibration, rates.promise_of(manifest)
     return {
         "method": manifest.method,
         "category": manifest.category,
         "score_threshold": calibration.score_threshold,
-        "false_alarm_rate": rates.promise_of(manifest).rate,
+        "false_alarm_rate": promise.rate,
         "wanted_rate": calibration.rate,
-        "promise": calibration.promise(),
+        "promise": promise.text,
         "pictures": dict(Counter(picture.role for picture in manifest.pictures)),
         "size": list(manifest.preprocess.network_size),
         "notes": list(manifest.notes),

@@ -52,6 +52,7 @@ from flawscope_station.store.schema import (
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
+MAX_EVENTS = 500  # that are read at once
 VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
@@ -230,6 +231,19 @@ class Store:
             raise NotFoundError(f"there is no inspection {number}")
         return PictureRecord(*row)
 
+    def set_unanswered(self, number: int, why: str | None) -> None:
+        """Write down why an inspection's sender did not get the answer; None: it did, after all."""
+        with self.database.writing() as connection:
+            query = select(inspections).where(inspections.c.id == number).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None or row.unanswered == why:
+                return
+            connection.execute(update(inspections).where(inspections.c.id == number).values(unanswered=why))
+            place = {"product_id": row.product_id, "version_id": row.version_id, "hour": row.at // HOUR}
+            change = (why is not None) - (row.unanswered is not None)
+            changed = {"unanswered": hours.c.unanswered + change}
+            connection.execute(update(hours).filter_by(**place).values(changed))
+
     # ---- verdicts
 
     def add_verdict(
@@ -296,11 +310,24 @@ class Store:
         with self.database.writing() as connection:
             add_event(connection, kind, who, text, product_id)
 
+    def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
+        """Record an event for each text that no event of the kind and product has yet."""
+        for start in range(0, len(texts), MAX_EVENTS):
+            batch = texts[start : start + MAX_EVENTS]
+            query = select(events.c.text).where(
+                events.c.kind == kind, events.c.product_id == product_id, events.c.text.in_(batch)
+            )
+            with self.database.writing() as connection:
+                known = {*connection.execute(query).scalars()}
+                for text in dict.fromkeys(batch):
+                    if text not in known:
+                        add_event(connection, kind, who, text, product_id)
+
     def events(self, kind: str, product_id: int) -> list[Row[Any]]:
         """Events of a kind and product, the latest first, 500 at most."""
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
         with self.database.reading() as connection:
-            return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
+            return list(connection.execute(query.order_by(events.c.id.desc()).limit(MAX_EVENTS)).all())
 
 
 def _waiting_count(connection: Connection, product_id: int) -> int:

@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 HOUR = 3_600_000_000  # microseconds
 GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions, on parts the last, too
+LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
 _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
@@ -48,7 +49,8 @@ CREATE {or_replace}VIEW {REPORT_VIEW} AS SELECT
     inspections.score AS score, inspections.score_threshold AS threshold, inspections.p_value AS p_value,
     inspections.severity AS severity, inspections.verdict AS verdict, inspections.part AS part,
     inspections.batch AS batch, inspections.view AS view, inspections.name AS picture,
-    inspections.source AS source, versions.id AS version, versions.file AS model
+    inspections.source AS source, versions.id AS version, versions.file AS model,
+    inspections.unanswered AS unanswered
 FROM inspections JOIN products ON products.id = inspections.product_id
 JOIN stations ON stations.id = products.station_id JOIN versions ON versions.id = inspections.version_id
 """
@@ -202,6 +204,7 @@ inspections = Table(
     Column("part_found", Boolean),  # NULL: the model aligns no parts
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
     Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
+    Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
     Column("findings", Text),  # JSON; NULL: recorded by a version that kept each in a column of its own
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
@@ -251,6 +254,7 @@ hours = Table(
     Column("inspected", Integer, nullable=False),
     Column("anomalous", Integer, nullable=False),  # without those within tolerance
     Column("within_tolerance", Integer, nullable=False, server_default="0"),
+    Column("unanswered", Integer, nullable=False, server_default="0"),
     Column("score_sum", Double, nullable=False),
     Column("score_min", Double, nullable=False),
     Column("score_max", Double, nullable=False),
@@ -350,6 +354,10 @@ tokens = Table(
     Column("used_at", BigInteger),
     Column("expires_at", BigInteger),
 )
+
+# Kinds of events: a file of a folder that was not inspected, each its own
+UNREADABLE, VANISHED, PASSED_OVER, REPEATED = "unreadable", "gone", "passed over", "the same again"
+NOT_INSPECTED_EVENTS = (UNREADABLE, VANISHED, PASSED_OVER, REPEATED)
 
 # Events of the station: sign-ins, activations, new users, verdicts and so on
 events = Table(

@@ -36,7 +36,18 @@ from flawscope_station.store.records import (
     parse_time,
     valid_id_or_zero,
 )
-from flawscope_station.store.schema import ANOMALOUS, HOUR, WITHIN, hours, inspections, pictures, versions
+from flawscope_station.store.schema import (
+    ANOMALOUS,
+    HOUR,
+    NOT_INSPECTED_EVENTS,
+    UNANSWERED,
+    WITHIN,
+    events,
+    hours,
+    inspections,
+    pictures,
+    versions,
+)
 
 MAX_PAGE_SIZE = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
@@ -46,6 +57,7 @@ _CHOICES = {
     "decision": (GOOD, ANOMALOUS, WITHIN),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
+    "unanswered": ("any", "none", *UNANSWERED),
 }
 _NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "score_min": (float, math.isfinite, "a number"),
@@ -68,6 +80,7 @@ class Filters:
     decision: str | None = None
     verdict: str | None = None
     review: str | None = None
+    unanswered: str | None = None
     score_min: float | None = None
     score_max: float | None = None
     version: int | None = None
@@ -98,7 +111,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        prefixes = [_text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
+        prefixes = [text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
         walk = _match_many(connection, product_id, prefixes)
         times = _time_conditions(filters, inspections.c.at)
         if _match_many(connection, product_id, times):
@@ -151,6 +164,7 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         (tolerated, column.tolerated.is_),
         (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
         (asked.review, column.review.__eq__),
+        (asked.unanswered if asked.unanswered in UNANSWERED else None, column.unanswered.__eq__),
         (asked.score_min, column.score.__ge__),
         (asked.score_max, column.score.__le__),
         (asked.version, column.version_id.__eq__),
@@ -159,11 +173,15 @@ def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     wanted = [compare(value) for value, compare in compared if value is not None]
     if asked.verdict == "none":
         wanted.append(column.verdict.is_(None))
-    wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
+    if asked.unanswered in ("any", "none"):
+        was_answered = column.unanswered.is_(None)
+        wanted.append(was_answered if asked.unanswered == "none" else ~was_answered)
+    wanted += [text_condition(name, text, walk) for name, text in _text_filters(filters)]
     return inspection_query().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
 
-def _text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+def text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+    """Return the condition that a column has this text, or begins with it where a star ends it."""
     column: ColumnElement[str] = inspections.c[name]
     if not text.endswith("*"):
         return column == text
@@ -221,7 +239,10 @@ def decode_cursor(cursor: str) -> int:
 MAX_POINTS = 2000  # inspections that are shown one by one
 MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
 MAX_HOUR_SPAN = 15 * 24 * HOUR
-COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance")
+COUNT_NAMES = (
+    *("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance"),
+    "unanswered",
+)
 
 
 def trends(
@@ -232,9 +253,9 @@ def trends(
     Returns:
         unit: inspection, minute, hour or day. points: of inspections [seconds, score, good 0, anomalous 1 or
             within tolerance 2, verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest,
-            mean and highest score, false alarms, misses, within tolerance]. totals; versions with their
-            thresholds; threshold, None where versions differ. Beyond three hours, hours are whole at both
-            ends.
+            mean and highest score, false alarms, misses, within tolerance]. totals, among them files that
+            were not inspected; versions with their thresholds; threshold, None where versions differ. Beyond
+            three hours, hours are whole at both ends.
     """
     until = now() if until is None else until
     with database.reading() as connection:
@@ -257,6 +278,13 @@ def trends(
         else:
             answer = {"unit": unit, "points": [], "buckets": _buckets(connection, counted, length)}
         shown_versions = _judging_versions(connection, product_id)
+        uninspected = select(func.count()).where(
+            events.c.product_id == product_id,
+            events.c.kind.in_(NOT_INSPECTED_EVENTS),
+            events.c.at >= (since or 0),
+            events.c.at < until,
+        )
+        totals["not_inspected"] = int(connection.execute(uninspected).scalar_one())
     thresholds = {version["threshold"] for version in shown_versions}
     threshold = thresholds.pop() if len(thresholds) == 1 else None
     return {**answer, "totals": totals, "versions": shown_versions, "threshold": threshold}
@@ -279,6 +307,7 @@ def inspection_counts(product_id: int) -> Select[Any]:
         "false_alarms": anomalous & (column.verdict == GOOD),
         "misses": ~anomalous & (column.verdict == DEFECT),
         "within_tolerance": column.tolerated,
+        "unanswered": column.unanswered.is_not(None),
     }
     scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
     ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())

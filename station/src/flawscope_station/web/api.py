@@ -21,10 +21,10 @@ from flawscope_station.access.users import ExpiredError
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.live import EventBroadcaster
 from flawscope_station.settings.station import Limits
-from flawscope_station.store.database import StoreError
+from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.inspection import HTTP_PREFIX, Inspection
-from flawscope_station.store.records import parse_time, valid_id_or_zero
+from flawscope_station.store.records import iso, parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.middleware import require_role
@@ -166,6 +166,10 @@ def parse_filters(
     decision: Literal["", "good", "anomalous", "within tolerance"] | None = None,
     verdict: Literal["", "good", "defect", "none"] | None = None,
     review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
+    unanswered: Annotated[
+        Literal["", "any", "none", "late", "withdrawn", "abandoned"] | None,
+        Query(description="why its sender did not get the answer"),
+    ] = None,
     score_min: str | None = None,
     score_max: str | None = None,
     version: str | None = None,
@@ -321,13 +325,15 @@ async def live(
     access: AccessDep,
     broadcaster: Annotated[EventBroadcaster, part(EventBroadcaster)],
 ) -> StreamingResponse:
-    """Stream server-sent events: `inspection` for each new one, `state` every second."""
+    """Stream server-sent events: `inspection` for each new one, `refusal` for each picture or trigger that is
+    not judged, `part` for each part that is decided on, `state` every second, with the time as `at`."""
 
     def state() -> dict[str, Any] | None:
         try:
             if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
                 return None
-            return {**overview.state(name), "waiting": overview.store.waiting_count(product_id)}
+            facts = {**overview.state(name), "waiting": overview.store.waiting_count(product_id)}
+            return {**facts, "at": iso(now())}
         except (StoreError, ExpiredError):  # the page asks for the reason, and connects again
             return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -14,15 +17,17 @@ from flawscope_station.access.roles import SENDER
 from flawscope_station.connections import ConnectionContext
 from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.trigger import shoot, submit_request, wait_for_inspection
 from flawscope_station.store.inspection import Inspection, Label, trigger_request, upload_request
 from flawscope_station.store.records import describe_new
+from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
 from flawscope_station.web.parts import FloorDep, MetricsDep
-from flawscope_station.web.refusals import count_refusal, error_response, status_and_code
+from flawscope_station.web.refusals import error_response, status_and_code
 
+GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
 
 Deadline = Annotated[
@@ -81,26 +86,19 @@ async def inspect(
                 replace(picture, key=keyed.picture_key(place), request=keyed, hash=keyed.pictures[place])
                 for place, picture in enumerate(pictures)
             ]
-        numbers, answers = await submit_request(floor, product_id, keyed, pictures)
-    except FlawscopeError as error:
-        count_refusal(metrics, floor.addresses, name, error)
+        numbers, futures = await submit_request(floor, product_id, keyed, pictures)
+        answers = list(futures)
+    except Exception as error:
+        _refuse(floor, name, error, label)
         raise
-    results: list[dict[str, Any]] = []
-    first_error: FlawscopeError | None = None
-    is_new = False
-    for place, picture in enumerate(files):
-        try:
-            if place in numbers:
-                inspection = await call(floor.store.inspection, product_id, numbers[place])
-            else:
-                recorded = await wait_for_inspection(floor, product_id, next(answers), due)
-                is_new |= recorded.is_new
-                inspection = await inspection_answer(floor, product_id, recorded)
-            results.append({"inspection": inspection})
-        except FlawscopeError as error:
-            first_error = first_error or error
-            code = count_refusal(metrics, floor.addresses, name, without_traceback(error))
-            results.append({"name": picture.name, "error": str(error), "code": code})
+    watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers)))
+    try:
+        results, first_error, is_new = await _results(floor, name, label, files, numbers, answers, due)
+    except Exception as error:
+        _refuse(floor, name, error, label)
+        raise
+    finally:
+        watching.cancel()
     if first_error is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
             return error_response(first_error)  # not raised: the traceback would hold the picture
@@ -109,6 +107,50 @@ async def inspect(
     metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if is_new or is_form else 200
     return {"results": results} if is_form else results[0]["inspection"]
+
+
+async def _results(
+    floor: ConnectionContext,
+    name: str,
+    label: Label,
+    files: Sequence[uploads.Upload],
+    numbers: Mapping[int, int],
+    answers: Sequence[Future[RecordedInspection]],
+    due: float,
+) -> tuple[list[dict[str, Any]], FlawscopeError | None, bool]:
+    """Return the result of each file, the first error, and whether an inspection is new. numbers: of those
+    that were answered before, by place."""
+    product_id, waiting = floor.addresses.address_id(name), iter(answers)
+    results: list[dict[str, Any]] = []
+    first_error: FlawscopeError | None = None
+    is_new = False
+    for place, picture in enumerate(files):
+        try:
+            if place in numbers:
+                inspection = await _answered_again(floor, product_id, numbers[place])
+            else:
+                recorded = await wait_for_inspection(floor, product_id, next(waiting), due)
+                is_new |= recorded.is_new
+                inspection = await inspection_answer(floor, product_id, recorded)
+            results.append({"inspection": inspection})
+        except FlawscopeError as error:
+            first_error = first_error or error
+            code = _refuse(floor, name, without_traceback(error), label)
+            results.append({"name": picture.name, "error": str(error), "code": code})
+    return results, first_error, is_new
+
+
+async def _watch_client(request: Request, give_up: Callable[[], object]) -> None:
+    """Give up the answers of a client that goes away before it has them; what was sent is recorded."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    give_up()
+
+
+def _give_up(answers: Sequence[Future[RecordedInspection]]) -> None:
+    for answer in answers:
+        if isinstance(answer, Answer):
+            answer.give_up(ABANDONED)
 
 
 async def inspection_answer(
@@ -120,6 +162,16 @@ async def inspection_answer(
         name = floor.addresses.names[recorded.inspection.product_id]
         return describe_new(recorded.number, recorded.inspection, name)
     return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded.number)
+
+
+async def _answered_again(floor: ConnectionContext, product_id: int, number: int) -> dict[str, Any]:
+    """Return the inspection that answered the same request before, which its sender gets now."""
+    call = floor.inspector.in_thread
+    inspection = await call(floor.store.inspection, product_id, number)
+    if inspection["unanswered"] is None:
+        return inspection
+    await call(floor.store.set_unanswered, number, None)
+    return {**inspection, "unanswered": None}
 
 
 @router.post(
@@ -157,14 +209,29 @@ async def trigger(
         key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
         keyed = trigger_request(key, camera, label, scheme) if key else None
         find_camera = partial(floor.camera, name, camera)
-        recorded = await shoot(floor, name, find_camera, label, due, seconds, keyed)
+        shooting = asyncio.ensure_future(shoot(floor, name, find_camera, label, due, seconds, keyed))
+        watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
+        try:
+            recorded = await shooting
+        except asyncio.CancelledError:
+            if not shooting.cancelled():
+                raise
+            return Response(status_code=GONE)
+        finally:
+            watching.cancel()
         if isinstance(recorded, int):
             response.status_code = 200
-            return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded)
+            return await _answered_again(floor, product_id, recorded)
         inspection = await inspection_answer(floor, product_id, recorded)
     except FlawscopeError as error:
-        count_refusal(metrics, floor.addresses, name, error)
+        _refuse(floor, name, error, label)
         return error_response(without_traceback(error))  # not raised: the traceback would hold the picture
     metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if recorded.is_new else 200
     return inspection
+
+
+def _refuse(floor: ConnectionContext, name: str, error: Exception, label: Label) -> str:
+    """Note a refused picture of a product; return the code of the error."""
+    code = status_and_code(error)[1] if isinstance(error, FlawscopeError) else ""
+    return floor.refusals.note(name, error, label.part, code)

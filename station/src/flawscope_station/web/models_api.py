@@ -124,6 +124,7 @@ class CandidateComparison(BaseModel):
     simulated: list[int] | None = Field(
         None, description="simulated defects: found before, found after, how many there are"
     )
+    questions: list[str] = Field([], description="open ones about the pictures")
     refused: list[Literal["known", "simulated", "threshold"]] = Field(
         [], description="of which defects less than 98 % of those before would be found"
     )
@@ -156,9 +157,9 @@ class Candidate(BaseModel):
     how: str
     corrections: list[Correction]
     error: str | None
-    waits: list[Literal["lost", "simulated", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
-        description="why the rule does not let it go live"
-    )
+    waits: list[
+        Literal["lost", "simulated", "weaker", "no_gain", "few", "asked", "switched", "not_opened"]
+    ] = Field(description="why the rule does not let it go live")
     judgement: CandidateComparison | None
     at_risk: list[int] = Field(description="what `losing` must name to use it")
     seconds: dict[str, float] | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -81,7 +81,7 @@ class Page:
             product=product,
             products=list(self.overview.addresses.products) if person else [],
             facts=facts,
-            bar=self._problem_bar(facts["problems"]) if facts else "",
+            bar=self._problem_bar(facts) if facts else "",
             person=person,
             may_judge=has_role(person, "operator"),
             may_audit=has_role(person, "admin"),
@@ -105,10 +105,16 @@ class Page:
                 raise
             return {"waiting": 0, **self.overview.state(product)}
 
-    def _problem_bar(self, kinds: Sequence[str]) -> str:
+    def _problem_bar(self, facts: Mapping[str, Any]) -> str:
         """Return the line on each page about problems that nobody has acknowledged, or ""."""
-        titles = dict.fromkeys(self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds)
-        return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
+        kinds, products = facts["problems"], facts["problem_products"]
+        titles = [self.texts.text_or(f"wrong.{kind}", "wrong.other") for kind in kinds]
+        named = [f"{name}: {title}" if name else title for name, title in zip(products, titles, strict=True)]
+        return (
+            self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named)))
+            if kinds
+            else ""
+        )
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
@@ -167,12 +173,12 @@ def live(
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = records.search(product_id, Filters(limit=1, decision="anomalous")).inspections
-    facts = {**overview.state(product), "waiting": store.waiting_count(product_id)}
+    facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
     views = facts["views"]
     part = parts.last_decided_part(store.database, product_id) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
-    return page.render("live", sections=("live",), data={**data, "views": views, "part": part})
+    return page.render("live", sections=("live", "refused"), data={**data, "views": views, "part": part})
 
 
 @page_router.get("/{product}/review")
@@ -221,32 +227,40 @@ def history(
 
 @page_router.get("/{product}/trends")
 def trends(
-    page: Annotated[Page, product_page("trends")], settings: SettingsDep, range: str = "day"
+    page: Annotated[Page, product_page("trends")],
+    settings: SettingsDep,
+    versions: VersionsDep,
+    range: str = "day",
 ) -> Response:
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
+    begun = min(
+        (one["created_at"] for one in versions.list_versions(page.product_id)["versions"]), default=""
+    )
     return page.render(
         "trends",
         sections=("trends", "drift"),
         range=chosen_range,
         ranges=list(RANGE_SECONDS),
-        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range]),
+        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], begun),
         data=data,
     )
 
 
-def _report_periods(shifts: ShiftSettings | None, seconds: float | None) -> list[dict[str, str]]:
-    """Return the periods that a report can be of: the range on the page, and the last shifts."""
+def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: str) -> list[dict[str, str]]:
+    """Return the periods that a report can be of: the range on the page, and the last shifts. begun: when the
+    product had its first model; shifts that ended before have no report."""
     time = now()
     range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    return [shift.to_dict() for shift in (*range_period, *ended_shifts(shifts, time)[::-1])]
+    ended = [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
+    return [shift.to_dict() for shift in (*range_period, *ended)]
 
 
 @page_router.get("/{product}/problems")
 def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthDep) -> Response:
     """Show all problems of the station."""
     problems = health.problems()
-    names = {number: name for name, number in health.addresses.products.items()}
+    names = {**health.addresses.names, **{n: name for name, n in health.addresses.entries.items()}}
     text_or = page.texts.text_or
     rows = [
         {

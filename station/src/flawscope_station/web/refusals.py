@@ -13,41 +13,19 @@ from starlette.responses import JSONResponse, Response
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import conflicts
+from flawscope_station import refusals
 from flawscope_station.access.users import ExpiredError
 from flawscope_station.challenge.challenge import ChallengeOpenError
-from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
-from flawscope_station.inspecting.picture import TooLargeError
-from flawscope_station.inspecting.worker import LateError, ModelError
 from flawscope_station.learning.activation import DefectsLostError
-from flawscope_station.live import Metrics
 from flawscope_station.setup.drafts import NameTakenError
-from flawscope_station.sources.source import AwayError, NoFrameError
-from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.database import StoreError
-from flawscope_station.store.inspection import KeyUsedError
-from flawscope_station.store.open_models import NoModelError
-from flawscope_station.store.records import NotFoundError
 
 _DELAY = 5  # seconds of Retry-After, unless the error has its own
-_CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
+_CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (  # beside those of pictures
     (ExpiredError, 401, "token_expired"),
-    (NotFoundError, 404, "not_found"),
-    (NotReadyError, 503, "not_ready"),
-    (BusyError, 503, "busy"),
-    (LateError, 504, "late"),
-    (ModelError, 503, "model_failed"),
-    (NoModelError, 503, "no_model"),
-    (AwayError, 503, "camera_away"),
-    (NoFrameError, 504, "no_frame"),
-    (NotProductionError, 409, "not_production"),
     (ChallengeOpenError, 409, "challenge_open"),
-    (TooLargeError, 422, "too_many_pixels"),
-    (KeyUsedError, 409, "key_used"),
     (NameTakenError, 409, "name_taken"),
     (DefectsLostError, 409, "loses_defects"),
     (conflicts.ConflictError, 422, "conflict"),
-    (InputError, 422, "invalid"),
 )
 
 
@@ -70,16 +48,8 @@ def status_and_code(error: FlawscopeError) -> tuple[int, str]:
     """Return the HTTP status of an error, and its code for programs."""
     if isinstance(error, RefusedError):
         return error.status, error.code
-    if isinstance(error, StoreError):
-        return {"disk_full": 507, "file_missing": 404}.get(error.code, 503), error.code
-    return next(((status, code) for kind, status, code in _CODES if isinstance(error, kind)), (503, "failed"))
-
-
-def count_refusal(metrics: Metrics, addresses: Addresses, name: str, error: FlawscopeError) -> str:
-    """Count a refused picture of a product in the metrics; return the code of the error."""
-    code = status_and_code(error)[1]
-    metrics.refused.labels(name if name in addresses else "", code).inc()
-    return code
+    own = ((status, code) for kind, status, code in _CODES if isinstance(error, kind))
+    return next(own, None) or refusals.status_and_code(error)
 
 
 def error_response(error: FlawscopeError) -> Response:

@@ -89,8 +89,8 @@ class Source(BaseModel):
     name: str = Field(description="what its pictures are called after")
     place: str = Field(description="folder, file or address, without a password")
     takes: str = Field(description="every frame, a time, or trigger; of a folder what happens to a file then")
-    state: Literal["waiting", "running", "away"]
-    why: str | None = Field(description="why it is away")
+    state: Literal["waiting", "running", "away", "frozen"]
+    why: str | None = Field(description="why it is away or frozen")
     last: str | None = Field(description="when the last picture came, UTC")
     taken: int = Field(description="pictures that were inspected since the start")
     dropped: int = Field(description="frames that came while others were inspected")
@@ -113,6 +113,14 @@ class Timing(BaseModel):
     p99_ms: float = Field(description="99 of 100 took less")
     budget_ms: int | None = Field(description="time after which an error is told")
     missed: int = Field(description="not answered in time, since the start")
+
+
+class RefusedPart(BaseModel):
+    """Picture or trigger that was not judged."""
+
+    at: str
+    code: str = Field(description="as of the error that its sender got")
+    part: str | None
 
 
 class Product(BaseModel):
@@ -139,6 +147,11 @@ class Product(BaseModel):
     sinks: list[Sink]
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
+    problem_products: list[str | None] = Field(
+        description="the product of each of them; null: of all, or of the only one"
+    )
+    stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
+    refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
     sources: list[Source]
     timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
 

@@ -15,7 +15,7 @@ from flawscope_station.access.roles import ADMIN, ENGINEER, has_role
 from flawscope_station.connections import ConnectionContext
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
-from flawscope_station.setup.draft import AddedPicture, Draft
+from flawscope_station.setup.draft import AddedPicture, DefectFolderError, Draft, refuse_defect_folder
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.sources.source import TriggeredSource
@@ -118,6 +118,10 @@ async def add_pictures(
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
     are kept are on the disk when the answer comes; the same content is kept once."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    try:
+        refuse_defect_folder(file)
+    except DefectFolderError as error:
+        raise RefusedError(422, str(error), "defects") from None
     if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
         added = await _receive_zip(files, drafts, draft, request, file or "the zip")
         return {"results": [picture._asdict() for picture in added]}

@@ -102,7 +102,10 @@ class LearningResult(BaseModel):
     promise: str
     promised: bool
     threshold: float
-    rate: float = Field(description="of good pictures that will be called anomalous")
+    rate: float = Field(description="of good pictures that will be called anomalous, the mean of such models")
+    interval: list[float] | None = Field(
+        None, description="low and high: where the rate of this one model lies with 95 %"
+    )
     wanted_rate: float
     rates: list[RateFacts] = Field([], description="what other false-alarm rates would mean")
     pictures: int
@@ -112,6 +115,7 @@ class LearningResult(BaseModel):
     odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
     failures: list[str]
     notes: list[str]
+    questions: list[str] = Field([], description="open ones; going live says that these pictures are good")
     seconds: float
     examples: list[SimulatedExample]
     curve: dict[str, float] | None = Field(

@@ -61,8 +61,9 @@ const station = (() => {
   }
 
   /** Takes over what the station says of itself: what waits for review, and what is wrong. */
-  function facts({ waiting, problems }) {
-    const titles = problems.map((kind) => page.texts[`wrong.${kind}`] ?? t("wrong.other"));
+  function facts({ waiting, problems, problem_products: products = [] }) {
+    const title = (kind) => page.texts[`wrong.${kind}`] ?? t("wrong.other");
+    const titles = problems.map((kind, n) => (products[n] ? `${products[n]}: ${title(kind)}` : title(kind)));
     notice("problem", titles.length ? count("problems.bar", titles.length, { what: [...new Set(titles)].join(" · ") }) : "");
     if (!document.body.classList.contains("review")) waits(waiting); // there it is counted with each verdict
   }

@@ -4,10 +4,15 @@
   const KEPT = 16; // pictures in the strip
   const SILENT = 8000; // ms without a word after which the station is asked
   const AGAIN = 2000; // ms until the next try
+  const IDLE = 60000; // ms after which a decision is not that of the present part any more
   let newest = []; // inspections, newest first
   let shown = null; // the one that is large
   let held = false;
-  let away = false; // every camera
+  let away = ""; // every camera: since when
+  let stopped = null; // kind of the problem for which nothing is inspected
+  let refused = null; // what came last was not judged: why, and which part
+  let open = null; // view of a part that is not decided on
+  let seen = Date.now(); // when something came last
   let newer = 0; // arrived since it is held
   let drawing = false; // an image is on its way
   let heard = Date.now();
@@ -19,14 +24,17 @@
   let [part, newestPart] = [page.data.part, page.data.part]; // decided last: as shown, and of all
 
   // The state ------------------------------------------------------------------------------------------
-  function band(state, name = "") {
+  /** name: of the part. line: below the word. */
+  function band(state, name = "", line = "") {
     const before = byId("band").dataset.state;
     byId("band").dataset.state = state;
     byId("word").textContent = t(`state.${state}`);
-    byId("since").hidden = state !== "away" || !byId("since").textContent;
+    byId("since").textContent = line;
+    byId("since").hidden = !line;
     byId("whole").hidden = !part || state !== part.decision;
     if (part) byId("whole").textContent = [called(part), ...(part.missing.length ? [t("common.missing", { views: part.missing.join(", ") })] : [])].join(" · ");
-    if (state !== before || state === "anomalous") say(name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`));
+    const words = name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`);
+    if (state !== before || words !== say.text) say(words);
   }
 
   let spoken = 0;
@@ -55,11 +63,31 @@
     current();
   }
 
-  /** What the band says while the station answers: the shown part, unless no camera gives any. */
+  /** What the band says while the station answers: whether anything is inspected, and the present part. */
   function current() {
-    if (away) band("away");
-    else if (views.length) band(part ? part.decision : "waiting", part?.part);
-    else band(shown ? shown.decision : "waiting", shown?.name);
+    if (document.body.classList.contains("off")) return;
+    const item = views.length ? part : shown;
+    if (away) band("away", "", away);
+    else if (stopped) band("stopped", "", reason("wrong", stopped));
+    else if (refused) band("refused", refused.part ?? "", [refused.part, reason("refused", refused.code)].filter(Boolean).join(": "));
+    else if (!item && !open) band("waiting");
+    else if (Date.now() - seen >= IDLE) band("idle", "", t("live.idle_since", { time: clock.format(new Date(seen)) }));
+    else if (held) band("held", "", item ? t("live.said", { state: t(`state.${item.decision}`), name: called(item) }) : "");
+    else if (open) band("waiting", "", called(open));
+    else band(item.decision, views.length ? item.part : item.name);
+  }
+
+  /** Why something is not judged, in words of the shop floor. */
+  function reason(section, kind) {
+    return page.texts[`${section}.${kind}`] ?? t(`${section}.other`);
+  }
+
+  /** A part came that was not judged. */
+  function refuse(found, loud = true) {
+    refused = found;
+    seen = Date.now();
+    if (loud) tone();
+    current();
   }
 
   // Where pictures come from ---------------------------------------------------------------------------
@@ -68,10 +96,10 @@
     const cameras = given.filter((one) => one.kind === "camera");
     const gone = cameras.length > 0 && cameras.every((one) => one.state === "away");
     const last = cameras.map((one) => one.last ?? "").sort().at(-1);
-    byId("since").textContent = gone && last ? t("live.away_since", { time: time(last) }) : "";
+    away = gone ? t(last ? "live.away_since" : "state.away", { time: last ? time(last) : "" }) : "";
     byId("sources-part").hidden = !given.length;
     const lines = given.flatMap((one) => {
-      const unseen = one.state === "away" && !one.last ? "_unseen" : "";
+      const unseen = ["away", "frozen"].includes(one.state) && !one.last ? "_unseen" : "";
       const name = one.kind === "folder" ? one.place.split(/[\\/]/).pop() : one.name; // no server's path
       const words = { name, time: one.last ? clock.format(new Date(one.last)) : "–" };
       const found = [t(`live.source_${one.state}${unseen}`, words)];
@@ -82,9 +110,6 @@
     if (lines.join("\n") !== there.join("\n")) {
       byId("sources").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
     }
-    if (gone === away) return;
-    away = gone;
-    if (!document.body.classList.contains("off")) current();
   }
 
   /** From triggers of a PLC to their outputs. */
@@ -102,11 +127,11 @@
   function show(item) {
     shown = item;
     byId("empty").hidden = true;
-    if (!document.body.classList.contains("off")) current();
+    current();
     byId("name").textContent = called(item);
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
-    byId("severity").textContent = number(item.severity);
+    byId("severity").textContent = item.severity > 0 ? number(item.severity) : "–";
     byId("recognised").hidden = !item.shows;
     byId("shows").textContent = item.shows === item.product ? item.shows : t("common.none_of_these");
     byId("not-found").hidden = !noticed(item);
@@ -148,9 +173,9 @@
   function tile(item, layer = "view", side = 160) {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = `tile-button ${item.decision.replace(" ", "-")}`;
+    button.className = `tile-button ${item.unanswered ? "unanswered" : item.decision.replace(" ", "-")}`;
     button.dataset.id = item.id;
-    const words = { name: item.name, state: t(`common.${item.decision}`), time: time(item.at) };
+    const words = { name: item.name, state: item.unanswered ? t("state.refused") : t(`common.${item.decision}`), time: time(item.at) };
     button.setAttribute("aria-label", t("live.show", words));
     button.title = words.name;
     if (item.picture) {
@@ -158,7 +183,7 @@
       Object.assign(image, { alt: "", src: picture(item, layer, side) });
       button.append(image);
     }
-    button.append(marks[item.decision].cloneNode(true));
+    if (!item.unanswered) button.append(marks[item.decision].cloneNode(true));
     button.addEventListener("click", () => {
       hold(true);
       show(item);
@@ -180,9 +205,17 @@
     byId("bad").replaceChildren(tile(item, "overlay", 320));
   }
 
+  /** The newest inspection: its part is the present one. */
+  function came(item, loud) {
+    seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
+    refused = item.unanswered ? { code: item.unanswered, part: item.part } : null;
+    open = views.length && !item.part_decision ? item : null;
+  }
+
   function arrived(item, loud = true) {
     if (newest.some((one) => one.id === item.id)) return;
     keep(item);
+    came(item, loud);
     if (loud && item.decision === "anomalous" && !views.length) tone();
     if (!held) return show(item);
     newer += 1;
@@ -193,10 +226,11 @@
   function decided(found, loud = true) {
     if (!found) return;
     newestPart = found;
+    [refused, open] = [null, null];
+    if (loud) seen = Date.now();
     if (loud && found.decision !== "good") tone();
-    if (held) return;
-    part = found;
-    if (!document.body.classList.contains("off")) current();
+    if (!held) part = found;
+    current();
   }
 
   function hold(on) {
@@ -208,6 +242,7 @@
     byId("held").textContent = on && newer ? count("live.held_newer", newer) : t("live.held");
     if (!on) part = newestPart;
     if (!on && newest.length) show(newest[0]);
+    current();
   }
 
   // Sound: only after somebody asked for it ------------------------------------------------------------
@@ -227,12 +262,28 @@
   }
 
   // The connection -------------------------------------------------------------------------------------
+  let ahead = 0; // ms that the station's clock is ahead of this one
+  const stationTime = () => Date.now() + ahead;
+
   function state(facts) {
+    if (facts.at) ahead = new Date(facts.at) - Date.now();
+    stopped = facts.stopped;
     byId("rate").textContent = number(60 * facts.rate, 2);
     byId("backlog").textContent = facts.backlog;
     sources(facts.sources);
     times(facts.timing);
     station.facts(facts);
+    current();
+  }
+
+  /** What came last, as the station knows it: a part that was not judged, or the newest inspection. */
+  function caughtUp(facts) {
+    const last = views.length ? newestPart?.decided_at : newest[0]?.at;
+    if (facts.refused && facts.refused.at > (last ?? "")) {
+      refuse(facts.refused, false);
+      seen = Date.now() - (stationTime() - new Date(facts.refused.at));
+    }
+    current();
   }
 
   function listen() {
@@ -242,6 +293,10 @@
     source.addEventListener("inspection", (event) => {
       back();
       arrived(JSON.parse(event.data));
+    });
+    source.addEventListener("refusal", (event) => {
+      back();
+      refuse(JSON.parse(event.data));
     });
     source.addEventListener("part", (event) => {
       back();
@@ -266,7 +321,8 @@
     trying = true;
     for (;;) {
       try {
-        state(await api("", { seconds: 5 }));
+        const facts = await api("", { seconds: 5 });
+        state(facts);
         const { inspections } = await api(`/inspections?limit=${KEPT}`);
         if (views.length) {
           const { parts } = await api(`/parts?limit=${KEPT}`);
@@ -275,6 +331,7 @@
         }
         back();
         for (const item of inspections.reverse()) arrived(item, false);
+        caughtUp(facts);
         break;
       } catch (error) {
         lost(error.status && error.status !== 401 ? t("common.failed", { text: error.message }) : undefined);
@@ -311,7 +368,12 @@
   state(facts);
   if (before) anomalous(before);
   for (const item of [...first].reverse()) keep(item);
-  if (newest.length) show(newest[0]);
+  if (newest.length) {
+    came(newest[0], false);
+    show(newest[0]);
+  }
+  caughtUp(facts);
+  setInterval(current, 1000);
   listen();
   document.documentElement.dataset.ready = "yes";
 })();

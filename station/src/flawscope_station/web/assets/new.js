@@ -118,6 +118,19 @@
     byId("refused").hidden = false;
   }
 
+  const pathOf = (file) => file.within ?? (file.webkitRelativePath || file.name);
+
+  /** Whether the pictures may be sent: of several folders a person says that all are good. */
+  function areGood(files) {
+    const counts = new Map();
+    for (const file of files) {
+      const folder = pathOf(file).split("/").slice(0, -1).join("/");
+      counts.set(folder, (counts.get(folder) ?? 0) + 1);
+    }
+    const folders = [...counts].map(([folder, number]) => `${folder || "."} (${number})`);
+    return folders.length < 2 || window.confirm(t("new.several_folders", { folders: folders.join(", ") }));
+  }
+
   /** Sends a file until the station has it: the same content is kept once. */
   async function send(file) {
     const isZip = /\.zip$/i.test(file.name);
@@ -125,7 +138,7 @@
     for (let pause = 1; ; pause = Math.min(15, 2 * pause)) {
       let answer = null;
       try {
-        answer = await fetch(`${home}/pictures?name=${encodeURIComponent(file.name.slice(-200))}`, { method: "POST", headers, body: file });
+        answer = await fetch(`${home}/pictures?name=${encodeURIComponent(pathOf(file).slice(-200))}`, { method: "POST", headers, body: file });
       } catch {
         station.connected(false);
       }
@@ -165,6 +178,7 @@
 
   function sendAll(files) {
     const wanted = files.filter((file) => !isLitter(file.name));
+    if (!areGood(wanted)) return;
     all += wanted.length;
     queue.push(...wanted);
     byId("refusals").replaceChildren();
@@ -177,7 +191,10 @@
 
   /** The files below an entry that was dropped: of a folder all. */
   async function filesOf(entry) {
-    if (entry.isFile) return [await new Promise((good, bad) => entry.file(good, bad))];
+    if (entry.isFile) {
+      const file = await new Promise((good, bad) => entry.file(good, bad));
+      return [Object.assign(file, { within: entry.fullPath.slice(1) })];
+    }
     const reader = entry.createReader();
     const found = [];
     for (;;) {
@@ -339,6 +356,10 @@
     told = key;
     if (!result) return byId("tried").replaceChildren();
     byId("promise").textContent = result.promised ? t(result.options.several ? "new.promise_several" : "new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    if (result.interval) {
+      const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
+      byId("promise").textContent += ` ${t("new.promise_range", { low, high })}`;
+    }
     const whose = result.options.part ? "_parts" : ""; // views of a part are decided on together
     byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
@@ -363,6 +384,9 @@
         return item;
       }),
     );
+    const asked = result.questions ?? []; // of a result of an earlier version there are none
+    byId("questions").hidden = !asked.length;
+    byId("asked").replaceChildren(...asked.map((line) => make("li", {}, line)));
     if (!isNew) return;
     byId("result").scrollIntoView({ block: "start" });
     byId("result-title").focus({ preventScroll: true });

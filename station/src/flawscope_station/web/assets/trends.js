@@ -268,7 +268,7 @@
     byId("counts").hidden = true;
     byId("hint").hidden = !some || !single();
     for (const [name, value] of Object.entries(found.totals)) byId(`total-${name}`).textContent = value.toLocaleString(locale);
-    byId("total-within_tolerance").parentElement.hidden = !found.totals.within_tolerance;
+    for (const name of ["within_tolerance", "unanswered", "not_inspected"]) byId(`total-${name}`).parentElement.hidden = !found.totals[name];
     if (some) {
       scores();
       shares();

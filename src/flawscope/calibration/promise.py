@@ -1,0 +1,85 @@
+"""Tells how far the false-alarm rate of one model may lie from the promised one, and whether it was kept.
+
+A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of
+the one model that was made is itself a draw: the share of good units above the k-th largest of K is
+distributed as Beta(k, K + 1 - k), whatever the scores' distribution. So the number of false alarms among new
+good pictures is beta-binomial: both the threshold's pictures and the test pictures are drawn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95  # share of models whose rate lies in the interval
+SIGNIFICANCE = 0.05  # of so many models and tests a sound one is called broken, at most
+
+
+class PromiseVerdict(NamedTuple):
+    """Whether good test pictures keep a promise.
+
+    chance: of as many false alarms or more, if the promise holds. broken: that is below `SIGNIFICANCE`.
+    """
+
+    chance: float
+    broken: bool
+
+
+def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> PromiseVerdict:
+    """Judges by new good pictures whether a promised false-alarm rate was kept.
+
+    A sound model is called broken in at most `SIGNIFICANCE` of draws of both its good pictures and the new
+    ones. The new pictures must be as independent as the promise's units: several of one part count once.
+
+    Args:
+        alarms: number of the new good pictures that were called anomalous.
+        pictures: number of the new good pictures; without any the promise is kept.
+        rate: promised rate, `Calibration.expected_rate` or `Promise.rate`.
+        units: number of good units that it comes from, `Calibration.unit_count` or `Promise.calibrated`.
+    """
+    chance = _beta_binomial_tail(alarms, pictures, *_beta(rate, units))
+    return PromiseVerdict(chance, chance < SIGNIFICANCE)
+
+
+def rate_interval(rate: float, units: int) -> tuple[float, float]:
+    """Returns the interval, 0..1, in which the false-alarm rates of `LEVEL` of single models lie that promise
+    `rate` from so many good units."""
+    from scipy import special  # not scipy.stats, which asks for torch
+
+    low, high = special.betaincinv(*_beta(rate, units), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def describe_rate(rate: float, units: int, noun: str) -> str:
+    """Words a promise: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model
+    between 0 and 17 %)"."""
+    share = f"1 of {round(1 / rate)}" if rate <= 0.5 else f"{rate * (units + 1):.3g} of {units + 1}"
+    return (
+        f"about {share} good {noun} will be called anomalous ({100 * rate:.2g} %; for this one model "
+        f"{describe_interval(rate, units)})"
+    )
+
+
+def describe_interval(rate: float, units: int) -> str:
+    """Words `rate_interval`: "between 0 and 17 %"."""
+    low, high = rate_interval(rate, units)
+    digits = 0 if high >= 0.1 else 1
+    return f"between {100 * low:.{digits}f} and {100 * high:.{digits}f} %"
+
+
+def _beta(rate: float, units: int) -> tuple[float, float]:
+    rank = rate * (units + 1)
+    return rank, units + 1 - rank
+
+
+def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
+    """Probability of so many successes or more of `count`, where theirs is drawn from Beta(a, b)."""
+    from scipy import special
+
+    if successes <= 0:
+        return 1.0
+    k = np.arange(successes, count + 1)
+    ways = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
+    terms = np.exp(ways + special.betaln(k + a, count - k + b) - special.betaln(a, b))
+    return float(min(1.0, terms.sum()))

@@ -1,0 +1,148 @@
+"""Open questions of model files: what was computed is written with them, every command that uses the file
+says them first, and the same call with --force accepts them without computing again."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flawscope.cli import common
+from flawscope.errors import InputError
+
+if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.router import Router
+
+# arguments that change nothing in what is computed
+OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster")
+WRITTEN = ("out", "tensorboard")  # arguments that name what is written
+EXIT_CODE = 2
+REMEDY = (
+    "take out what is not good and begin anew, or give the same call with --force, which accepts it and "
+    "computes nothing"
+)
+
+
+def digest_call(args: argparse.Namespace) -> str:
+    """Digest of a call: its arguments, and the names, sizes and times of the files that these name."""
+    given = {name: value for name, value in vars(args).items() if name not in OTHER}
+    roots = {value for name, value in given.items() if isinstance(value, str) and name not in WRITTEN}
+    paths = {path for root in roots for found in glob(root) or [root] for path in _files(found)}
+    files = []
+    for path in sorted(paths):
+        with suppress(OSError):
+            facts = os.stat(path)
+            files.append((path, facts.st_size, facts.st_mtime_ns))
+    text = json.dumps([given, files], default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files(path: str) -> Iterator[str]:
+    if not os.path.isdir(path):
+        yield path
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def save(
+    model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
+) -> None:
+    """Writes a model, with the digest of the call where a question is open. source: the model file that it
+    was made from, which is not replaced then: the new one lies beside it (`written`)."""
+    from flawscope.artefact.model_file import ASKED_CALL
+
+    asked = any(product.questions for product in model.products.values())
+    for name, product in model.products.items():
+        if product.questions:
+            product.manifest.facts[ASKED_CALL] = call
+            model = model.with_product(name, product)
+    model.save(_beside(path) if asked and _same_file(path, source) else path)
+
+
+def written(path: str | os.PathLike[str], source: str | None) -> Path:
+    """The file that `save` wrote."""
+    beside = _beside(path)
+    return beside if _same_file(path, source) and beside.is_file() else Path(path)
+
+
+def _beside(path: str | os.PathLike[str]) -> Path:
+    return Path(path).with_stem(f"{Path(path).stem}-open")
+
+
+def _same_file(path: str | os.PathLike[str], source: str | None) -> bool:
+    return source is not None and os.path.exists(path) and os.path.samefile(path, source)
+
+
+def accept(path: str | os.PathLike[str], call: str) -> bool:
+    """Accepts the model that the same call wrote with an open question; False: there is none."""
+    from flawscope.artefact.model_file import ASKED_CALL
+    from flawscope.predictor.router import load
+
+    for file in (Path(path), _beside(path)):
+        asked = {one.facts.get(ASKED_CALL) for one in _manifests(file).values() if one.questions}
+        if asked != {call}:
+            continue
+        model = load(file, device="cpu")
+        for name, product in model.products.items():
+            model = model.with_product(name, product.accept())
+        model.save(path)
+        if file != Path(path):
+            file.unlink()
+        common.say(f"accepted: {path}, as it was computed before")
+        return True
+    return False
+
+
+def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
+    """Open questions of a model file that the one it was made from has not."""
+    known = [] if source is None else open_questions(source)
+    return [line for line in open_questions(path) if line not in known]
+
+
+def report(path: str | os.PathLike[str], source: str | None = None) -> int:
+    """Says that a model was written with open questions; returns the exit code. source: as for `save`."""
+    lines = new_questions(path, source)
+    for line in lines:
+        common.say(f"question: {line}")
+    if lines:
+        common.say(f"{path} is written, with an open question: {REMEDY}")
+    return EXIT_CODE if lines else 0
+
+
+def open_questions(path: str | os.PathLike[str]) -> list[str]:
+    """Open questions of a model file, with the product's name where there are several."""
+    return [
+        f"{name}: {line}" if name else line
+        for name, manifest in _manifests(path).items()
+        for line in manifest.questions
+    ]
+
+
+def tell_questions(args: argparse.Namespace) -> None:
+    """Says in one line each which of the models that a call uses have an open question."""
+    given = [getattr(args, name, None) for name in ("model", "models", "update")]
+    paths = [path for one in given for path in (one if isinstance(one, list) else [one])]
+    for path in paths:
+        if not isinstance(path, str) or not Path(path).is_file():
+            continue
+        if lines := open_questions(path):
+            common.say(f"{path} has an open question: {'; '.join(lines)}")
+
+
+def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
+    """Manifests of the products of a model file; none where it is none, which the command itself says."""
+    from flawscope.predictor import read_manifest
+    from flawscope.predictor.router import is_router, read_router_facts
+
+    try:
+        return read_router_facts(path).manifests if is_router(path) else {"": read_manifest(path)}
+    except (InputError, OSError):
+        return {}

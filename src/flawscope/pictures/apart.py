@@ -1,0 +1,120 @@
+"""Finds pictures that lie apart from the rest of a set, alone or as a small group of one kind: misfires,
+parts of another product. Pictures of such a kind explain each other, so that leaving out one shows nothing.
+
+Each picture is compared with the others but its 0, 1, 2, ... nearest ones, and all pictures alike: so the
+usual distances are measured with as many left out. Those beyond a gap are apart. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.pictures.appearance import FEATURES, FeatureValues
+
+Distances = NDArray[np.float64]
+Compare = Callable[[int], Distances]  # a picture's cells with the nearest of each picture, [C, N]
+Height = Callable[[Distances], Distances]  # how far cells [C, ...] are away together, [...]
+
+GRID = 8  # cells of a picture along each side
+FARTHEST_SHARE = 0.25  # of a picture's cells: the mean of their distances counts
+MAX_SHARE = 5  # at most one of so many pictures is apart: more of a kind are a variant of the product
+MAX_GROUP = 6  # nearest pictures that are left out, at most
+MIN_PICTURES = 16  # below which nothing can be said
+MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
+# Factors between the nearest of the pictures apart and the farthest of the rest (docs/measurements.md)
+GROUP_GAP, SINGLE_GAP, LOOK_GAP = 1.65, 2.0, 2.5
+NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
+LEAST_STEP = 0.5  # of the look as a whole, in spreads: nearer pictures are alike
+
+
+def groups_apart(cells: NDArray[np.float32]) -> list[list[int]]:
+    """Places of the pictures that lie apart, in groups of one kind, by their features.
+
+    cells: [N, C, D], features of the cells of each picture; cells may change places from picture to picture.
+    """
+    count = len(cells)
+    if count < MIN_PICTURES:
+        return []
+    cells = cells - cells.mean(axis=(0, 1))
+    norms, flat = np.square(cells).sum(2), cells.reshape(-1, cells.shape[2])
+    most = max(1, round(FARTHEST_SHARE * cells.shape[1]))
+
+    def compare(picture: int) -> Distances:
+        products = (cells[picture] @ flat.T).reshape(cells.shape[1], count, -1)
+        squares = norms[picture][:, None] + (norms[None] - 2 * products).min(2)
+        return np.asarray(np.sqrt(np.maximum(squares, 0)), np.float64)
+
+    def height(distances: Distances) -> Distances:
+        return np.asarray(np.sort(distances, axis=0)[-most:].mean(axis=0), dtype=np.float64)
+
+    nearest, left_out = _leave_out(count, compare, height)
+    return _find_groups(nearest, left_out, GROUP_GAP, SINGLE_GAP)
+
+
+def groups_of_other_look(looks: Sequence[FeatureValues]) -> list[list[int]]:
+    """Places of the pictures that lie apart together by their look as a whole (`measure_appearance`)."""
+    known = [place for place, look in enumerate(looks) if look]
+    if len(known) < MIN_PICTURES:
+        return []
+    values = np.array([looks[place] for place in known])
+    deviation = NORMAL_MAD * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
+    values /= np.maximum(deviation, [feature.min_width for feature in FEATURES])
+
+    def compare(picture: int) -> Distances:
+        return np.asarray(LEAST_STEP + np.linalg.norm(values - values[picture], axis=1)[None])
+
+    nearest, left_out = _leave_out(len(known), compare, lambda distances: distances[0])
+    found = _find_groups(nearest, left_out, LOOK_GAP, np.inf)
+    return [[known[place] for place in group] for group in found]
+
+
+def _leave_out(count: int, compare: Compare, height: Height) -> tuple[NDArray[np.intp], Distances]:
+    """The pictures [N, K] nearest to each, nearest first, and its distance [N, K] to the others but the first
+    0, 1, 2, ... of these."""
+    few = max(1, min(MAX_GROUP, count // MAX_SHARE))
+    nearest, left_out = np.empty((count, few), np.intp), np.empty((count, few))
+    for picture in range(count):
+        distances = compare(picture)
+        distances[:, picture] = np.inf
+        nearest[picture] = np.argsort(height(distances), kind="stable")[:few]
+        for k in range(few):
+            left_out[picture, k] = height(distances.min(axis=1))
+            distances[:, nearest[picture, k]] = np.inf
+    return nearest, left_out
+
+
+def _find_groups(
+    nearest: NDArray[np.intp], left_out: Distances, gap: float, single_gap: float
+) -> list[list[int]]:
+    """The pictures beyond the widest gaps, joined with those of them that are nearest to them."""
+    rest, apart = list(range(len(nearest))), dict[int, int]()  # and the group of each that is apart
+    while found := _beyond_gap(left_out[rest], gap, single_gap):
+        group = [rest[place] for place in found]
+        for place in group:
+            others = [apart.get(other, other) for other in nearest[place, : len(group)] if other in group]
+            apart[place] = min([place, *others])
+        rest = [place for place in rest if place not in apart]
+    groups: dict[int, list[int]] = {}
+    for place in sorted(apart):
+        first = place
+        while apart[first] != first:
+            first = apart[first]
+        groups.setdefault(first, []).append(place)
+    return list(groups.values())
+
+
+def _beyond_gap(left_out: Distances, gap: float, single_gap: float) -> list[int]:
+    """Places beyond the widest gap in the distances with 0, 1, 2, ... left out; none where all are narrow. A
+    gap with k left out tells of k + 1 pictures or more: fewer would be beyond it with fewer left out."""
+    widest, found = 1.0, list[int]()
+    for k in range(left_out.shape[1]):
+        order = np.argsort(-left_out[:, k], kind="stable")
+        for several in range(k + 1, len(order) // MAX_SHARE + 1):
+            near, far = left_out[order[[several, several - 1]], k]
+            width = far / max(near, 1e-12)
+            if width > widest and width >= (single_gap if several == 1 else gap):
+                widest, found = width, order[:several].tolist()
+    return found

@@ -1,0 +1,90 @@
+"""The form of pictures: their height by their width. Torch-free.
+
+A size of one number, N, means N² pixels in the form that the good pictures have, so that nothing is
+stretched. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Size = tuple[int, int]
+
+MAX_SIDE = 4096  # pixels of a side at the network
+STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
+LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
+MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
+SAME_FORM = 1.1  # factor by which forms differ that count as the same
+SAME_SIDE = 1.5  # factor by which sides differ that count as the same
+SIZES_KEY = "picture_sizes"  # among a model's facts
+
+
+def usual_form(sizes: Sequence[Size]) -> float:
+    """Median of height by width; 1 without any picture."""
+    return statistics.median_low(height / width for height, width in sizes) if sizes else 1.0
+
+
+def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
+    """Whether `side`² pixels are more than `MAX_ENLARGEMENT`² times those of most pictures."""
+    pixels = statistics.median_low(math.prod(size) for size in sizes) if sizes else math.inf
+    return side**2 > MAX_ENLARGEMENT**2 * pixels
+
+
+def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
+    """Size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
+    The square itself up to `LARGEST_SQUARE_FORM`."""
+    if max(form, 1 / form) <= LARGEST_SQUARE_FORM:
+        return side, side
+    longest = min(MAX_SIDE, side * side / max(smallest, step))
+    long = max(side, min(longest, side * math.sqrt(max(form, 1 / form))))
+    sides = [
+        max(step, -(-smallest // step) * step, round(one / step) * step) for one in (side * side / long, long)
+    ]
+    short, long = sides
+    return (long, short) if form > 1 else (short, long)
+
+
+def size_text(size: Size) -> str:
+    """A size as `--size` takes it: N or HxW."""
+    height, width = size
+    return f"{height}" if height == width else f"{height}x{width}"
+
+
+def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
+    """The smallest and largest of the sizes, and those of the widest and highest form: each once."""
+    every = [*sizes]
+    if not every:
+        return []
+    ends = (end(every, key=key) for key in (_form, _side) for end in (min, max))
+    return list(dict.fromkeys(ends))
+
+
+def known_sizes(facts: Mapping[str, Any]) -> list[Size]:
+    """Sizes (`extreme_sizes`) of the pictures that a model learnt from; none where it does not know them."""
+    try:
+        return [(int(height), int(width)) for height, width in facts[SIZES_KEY] if min(height, width) > 0]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def describe_other_form(size: Size, known: Sequence[Size]) -> str:
+    """Says that a picture has another form or size than those that a model learnt from; empty: it has not."""
+    for key, factor, noun in ((_form, SAME_FORM, "form"), (_side, SAME_SIDE, "size")):
+        low, high = (end(map(key, known), default=key(size)) for end in (min, max))
+        if not low / factor <= key(size) <= high * factor:
+            nearest = min(known, key=lambda one: abs(math.log(key(one) / key(size))))
+            return (
+                f"{size[1]} x {size[0]} pixels, another {noun} than learnt from ({nearest[1]} x {nearest[0]})"
+            )
+    return ""
+
+
+def _form(size: Size) -> float:
+    return size[0] / size[1]
+
+
+def _side(size: Size) -> float:
+    return math.sqrt(math.prod(size))

@@ -1,0 +1,120 @@
+"""Tells which view of a part a picture shows, or which light, where one model sees all: it finds nothing in
+pictures that were exchanged. Torch-free.
+
+A picture is compared by a thumbnail with the mean of each view's good pictures, in the spread of these. Views
+that good pictures do not tell apart clearly are never called exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+SIDE = 8  # of a thumbnail
+MIN_PICTURES = 6  # good pictures of each view
+MIN_SPREAD = 0.004  # of good pictures: a grey level
+MIN_GAP = 1.0  # between two views' good pictures, times the range of either
+MAX_DISTANCE = 1.5  # of a picture from the view that it resembles, times that of the farthest good one
+VIEW_LOOKS_KEY = "view_looks"  # among a model's facts
+
+
+def thumbnail(image: Floats) -> Floats:
+    """Mean colours [3 * SIDE * SIDE] of a network's input [3, H, W], 0..1, padding marked or not."""
+    values = np.where(image < 0, -1 - image, image)
+    for axis in (1, 2):
+        edges = np.linspace(0, values.shape[axis], SIDE, endpoint=False).astype(np.intp)
+        counts = np.diff([*edges, values.shape[axis]]).reshape(-1, *[1] * (2 - axis))
+        values = np.add.reduceat(values, edges, axis, dtype=np.float32) / np.maximum(counts, 1)
+    return np.asarray(values, np.float32).ravel()
+
+
+def first_same(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
+    """The first two views whose pictures have the same pixels: no camera gives these twice."""
+    known: dict[bytes, str] = {}
+    for view, look in looks.items():
+        if (other := known.setdefault(look.tobytes(), view)) != view:
+            return other, view
+    return None
+
+
+@dataclass(frozen=True)
+class ViewLooks:
+    """Looks of the good pictures of each view.
+
+    views: their names. means: [V, D]. spread: [D], of a view's pictures. limits: [V, V]: a picture that is by
+    more farther from the row's view than from the column's shows the latter; infinite for views that are not
+    told apart. reach: [V], distance of a picture that shows the view.
+    """
+
+    views: tuple[str, ...]
+    means: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    limits: NDArray[np.float64]
+    reach: NDArray[np.float64]
+
+    @classmethod
+    def learn(cls, looks: Mapping[str, Sequence[Floats]]) -> ViewLooks | None:
+        """Learns from thumbnails of good pictures by view; None where these are too few. Each is compared
+        with the mean of the others of its view."""
+        if len(looks) < 2 or min(map(len, looks.values())) < MIN_PICTURES:
+            return None
+        every = [np.asarray(several, np.float64) for several in looks.values()]
+        means = np.array([several.mean(axis=0) for several in every])
+        within = np.concatenate([several - mean for several, mean in zip(every, means, strict=True)])
+        spread = np.maximum(within.std(axis=0), MIN_SPREAD)
+        plain = cls((*looks,), means, spread, np.full((len(every),) * 2, np.inf), np.full(len(every), np.inf))
+        distances = [np.array([plain.distances(one) for one in several]) for several in every]
+        for v, several in enumerate(every):
+            distances[v][:, v] *= len(several) / (len(several) - 1)
+        for v, own in enumerate(distances):
+            plain.reach[v] = MAX_DISTANCE * own[:, v].max()
+            for w, others in enumerate(distances):
+                mine, theirs = own[:, v] - own[:, w], others[:, v] - others[:, w]
+                if v != w and theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs)):
+                    plain.limits[v, w] = (theirs.min() + mine.max()) / 2
+        return plain
+
+    def distances(self, look: Floats) -> NDArray[np.float64]:
+        """Distances [V] of a thumbnail from the views' means, in spreads."""
+        return np.asarray(np.sqrt((((look - self.means) / self.spread) ** 2).mean(axis=1)))
+
+    def shown_instead(self, view: str, look: Floats) -> str | None:
+        """The other view that a picture named as `view` shows; None: it shows its own, or that is not
+        known."""
+        if view not in self.views:
+            return None
+        own, distances = self.views.index(view), self.distances(look)
+        clear = (distances[own] - distances > self.limits[own]) & (distances <= self.reach)
+        return self.views[int(np.where(clear, distances, np.inf).argmin())] if clear.any() else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values that JSON knows, for `from_facts`."""
+        limits = [
+            [round(one, 4) if np.isfinite(one) else None for one in row] for row in self.limits.tolist()
+        ]
+        numbers = {name: getattr(self, name).round(4).tolist() for name in ("means", "spread", "reach")}
+        return {"views": [*self.views], **numbers, "limits": limits}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> ViewLooks | None:
+        """Reads the looks from a model's facts; None where there are none, or others than these."""
+        try:
+            kept = facts[VIEW_LOOKS_KEY]
+            views = tuple(map(str, kept["views"]))
+            means, spread, reach = (np.array(kept[name], np.float64) for name in ("means", "spread", "reach"))
+            limits = np.array(
+                [[np.inf if one is None else one for one in row] for row in kept["limits"]], float
+            )
+            count, width = len(views), 3 * SIDE * SIDE
+            shapes = [one.shape for one in (means, spread, reach, limits)]
+            if shapes != [(count, width), (width,), (count,), (count, count)] or not (spread > 0).all():
+                return None
+            return cls(views, means, spread, limits, reach)
+        except (KeyError, TypeError, ValueError):
+            return None

@@ -1,0 +1,80 @@
+"""Refusals: pictures and triggers that were not judged. Each has a code for programs, is counted, and is told
+to the open pages of its product, where it stands in the place of an earlier part's decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
+from flawscope_station.inspecting.picture import TooLargeError
+from flawscope_station.inspecting.worker import LateError, ModelError
+from flawscope_station.live import EventBroadcaster
+from flawscope_station.sources.source import AwayError, CameraFrozenError, NoFrameError
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.inspection import KeyUsedError
+from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.records import NotFoundError, iso
+
+REFUSAL_EVENT = "refusal"  # on the live stream
+CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
+    (NotFoundError, 404, "not_found"),
+    (NotReadyError, 503, "not_ready"),
+    (BusyError, 503, "busy"),
+    (LateError, 504, "late"),
+    (ModelError, 503, "model_failed"),
+    (NoModelError, 503, "no_model"),
+    (CameraFrozenError, 503, "camera_frozen"),
+    (AwayError, 503, "camera_away"),
+    (NoFrameError, 504, "no_frame"),
+    (NotProductionError, 409, "not_production"),
+    (TooLargeError, 422, "too_many_pixels"),
+    (KeyUsedError, 409, "key_used"),
+    (InputError, 422, "invalid"),
+)
+
+
+def status_and_code(error: BaseException) -> tuple[int, str]:
+    """Return the HTTP status of an error of a picture, and its code for programs."""
+    if isinstance(error, StoreError):
+        return {"disk_full": 507, "file_missing": 404}.get(error.code, 503), error.code
+    return next(((status, code) for kind, status, code in CODES if isinstance(error, kind)), (503, "failed"))
+
+
+class Refusals:
+    """Refusals of a station's products.
+
+    Attributes:
+        on_refused: functions that get the name of a product and a code.
+    """
+
+    def __init__(self, addresses: Addresses, live: EventBroadcaster):
+        self.addresses, self.live = addresses, live
+        self.on_refused: list[Callable[[str, str], object]] = []
+        self._last: dict[int, dict[str, Any]] = {}  # by product
+
+    def note(self, name: str, error: BaseException, part: str | None = None, code: str = "") -> str:
+        """Note that a picture or trigger was refused, and return its code.
+
+        Args:
+            name: of the product, or of an entry that finds it: then each of its products hears of it.
+            code: None: that of the error.
+        """
+        code = code or status_and_code(error)[1]
+        is_known = name in self.addresses
+        for tell in self.on_refused:
+            tell(name if is_known else "", code)
+        if is_known and not isinstance(error, NotProductionError):  # a challenge part is no part of the line
+            entry = self.addresses.configured_name(name)
+            for product, number in list(self.addresses.products.items()):
+                if product == name or self.addresses.configured_name(product) == entry == name:
+                    self._last[number] = refusal = {"at": iso(now()), "code": code, "part": part}
+                    self.live.publish(number, refusal, REFUSAL_EVENT)
+        return code
+
+    def last(self, product_id: int) -> dict[str, Any] | None:
+        """Return a product's last refusal since the start, as the pages show it; None: there was none."""
+        return self._last.get(product_id)

@@ -1,0 +1,198 @@
+"""Parts whose sender did not get the answer: late, withdrawn by the line, abandoned by a client that left.
+
+They are told apart in records, pages, exports, counts, metrics, shift reports, sinks and SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openpyxl import load_workbook
+from sqlalchemy import text
+
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.worker import LateError
+from flawscope_station.inspecting.writer import Answer
+from flawscope_station.settings.sinks import SinkSettings
+from flawscope_station.settings.station import ProductSettings
+from flawscope_station.shifts import Shift
+from flawscope_station.shifts.reports import hourly_rows, shift_data
+from flawscope_station.sources.trigger import wait_for_inspection
+from flawscope_station.store.database import now
+from flawscope_station.store.schema import ABANDONED, LATE, REPORT_VIEW, WITHDRAWN
+from flawscope_station.store.search import summarize_period
+from station_helpers import PATIENCE, everything, until
+
+API = "/api/v1/products/plate"
+OF_EACH = 20
+
+
+class Gate:
+    """Holds the recorder while it is shut: pictures are judged, and not recorded yet. judged: their parts."""
+
+    def __init__(self, station: Any, patch: pytest.MonkeyPatch):
+        self._opened, self.judged = threading.Event(), set[str | None]()
+        self._opened.set()
+        record, add = station.recorder._record, station.recorder.add
+
+        def held(group: Any) -> None:
+            self._opened.wait(PATIENCE)
+            record(group)
+
+        def noted(picture: Any) -> None:
+            self.judged.add(picture.inspection.part)
+            add(picture)
+
+        patch.setattr(station.recorder, "_record", held)
+        patch.setattr(station.recorder, "add", noted)
+
+    def __enter__(self) -> None:
+        self._opened.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.set()
+
+
+def abandoned(running: Any, data: bytes, part: str, key: str = "") -> socket.socket:
+    """A client that has sent all of it, and will go away."""
+    host, port = running.url.removeprefix("http://").split(":")
+    line = socket.create_connection((host, int(port)), 30)
+    head = f"POST {API}/inspections?part={part} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n"
+    line.sendall((head + (f"Idempotency-Key: {key}\r\n" if key else "") + "\r\n").encode() + data)
+    return line
+
+
+async def given_up(running: Any, gate: Gate, data: bytes, part: str, why: str) -> None:
+    """As a deadline passes, and as the line of a PLC withdraws a part: what waits for it is cancelled."""
+    station = running.station
+    number = station.products["plate"]
+    (answer,) = station.inspector.submit([Picture(number, data, f"{part}.png", "camera", part=part)])
+    due = time.monotonic() + (0.01 if why == LATE else PATIENCE)
+    while part not in gate.judged:
+        await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(wait_for_inspection(station, number, answer, due))
+    await asyncio.sleep(0.01)
+    if why == WITHDRAWN:
+        waiting.cancel(WITHDRAWN)
+    with pytest.raises(asyncio.CancelledError if why == WITHDRAWN else LateError):
+        await waiting
+
+
+@pytest.mark.listens
+def test_unanswered_parts_are_told_apart_in_each_place(
+    open_station, model_file, parts, tmp_path, monkeypatch
+):
+    sink = tmp_path / "sink"
+    product = ProductSettings(str(model_file), sinks=(SinkSettings(folder=str(sink), picture="none"),))
+    running = open_station(products={"plate": product})
+    station, begun = running.station, now()
+    gate = Gate(station, monkeypatch)
+    (answered,) = station.inspector.submit([Picture(station.products["plate"], parts[0], "good.png", "http")])
+    answered.result(60)
+    with gate:
+        for number in range(OF_EACH):
+            data = parts[number % len(parts)]
+            client = abandoned(running, data, f"A{number}")
+            until(lambda part=f"A{number}": part in gate.judged)
+            client.close()
+            asyncio.run(given_up(running, gate, data, f"L{number}", LATE))
+            asyncio.run(given_up(running, gate, data, f"W{number}", WITHDRAWN))
+        time.sleep(0.5)  # the last client's end arrives
+    until(lambda: station.inspector.backlog() == 0)
+    expected = {LATE: OF_EACH, WITHDRAWN: OF_EACH, ABANDONED: OF_EACH, None: 1}
+    reasons = {"L": LATE, "W": WITHDRAWN, "A": ABANDONED, "": None}
+
+    # records, and their filter
+    found = everything(running.url)
+    assert Counter(one["unanswered"] for one in found) == expected
+    assert all(one["unanswered"] == reasons[(one["part"] or "")[:1]] for one in found)
+    with httpx.Client(base_url=f"{running.url}{API}", timeout=60) as http:
+        for why, count in (*expected.items(), ("any", 3 * OF_EACH)):
+            page = http.get("/inspections", params={"limit": 100, "unanswered": why or "none"}).json()
+            assert len(page["inspections"]) == count
+        # counts
+        assert http.get("/trends").json()["totals"]["unanswered"] == 3 * OF_EACH
+        # exports
+        table = list(csv.DictReader(io.StringIO(http.get("/export", params={"format": "csv"}).text)))
+        assert Counter(row["unanswered"] or None for row in table) == expected
+        sheet = load_workbook(io.BytesIO(http.get("/export", params={"format": "xlsx"}).content)).active
+        header, *rows = sheet.iter_rows(values_only=True)
+        assert Counter(row[header.index("unanswered")] for row in rows) == expected
+    # pages
+    page = httpx.get(f"{running.url}/plate/history?unanswered=late", timeout=60).text
+    assert page.count("Not answered: not in time") == OF_EACH
+    # metrics
+    metrics = httpx.get(f"{running.url}/metrics", timeout=60).text
+    for why in (LATE, WITHDRAWN, ABANDONED):
+        assert f'flawscope_unanswered_total{{product="plate",reason="{why}"}} {OF_EACH}.0' in metrics
+    # a shift's report
+    summary = summarize_period(station.database, station.products["plate"], begun - 1, now() + 1)
+    assert shift_data("plate", Shift("", begun, now()), summary)["unanswered"] == 3 * OF_EACH
+    (header, *hours) = hourly_rows(summary)
+    assert sum(row[header.index("unanswered")] for row in hours) == 3 * OF_EACH
+    # sinks
+    until(lambda: len(list(sink.rglob("*.json"))) == len(found))
+    told = [json.loads(Path(one).read_text()) for one in sink.rglob("*.json")]
+    assert Counter(_unanswered(one) for one in told) == expected
+    # SQL of others
+    with station.database.reading() as connection:
+        rows = connection.execute(text(f"SELECT unanswered, count(*) FROM {REPORT_VIEW} GROUP BY unanswered"))
+        assert dict(map(tuple, rows)) == expected
+
+
+def _unanswered(message: dict[str, Any]) -> str | None:
+    found: str | None = message.get("data", message)["unanswered"]
+    return found
+
+
+@pytest.mark.listens
+def test_a_client_that_asks_again_under_its_key_was_answered(open_station, model_file, parts, monkeypatch):
+    running = open_station(products={"plate": ProductSettings(str(model_file))})
+    gate = Gate(running.station, monkeypatch)
+    with gate:
+        client = abandoned(running, parts[0], "A", "k")
+        until(lambda: "A" in gate.judged)
+        client.close()
+        time.sleep(0.5)
+    until(lambda: [one["unanswered"] for one in everything(running.url)] == [ABANDONED])
+    headers = {"Idempotency-Key": "k"}
+    again = httpx.post(
+        f"{running.url}{API}/inspections?part=A", content=parts[0], headers=headers, timeout=60
+    )
+    assert (again.status_code, again.json()["unanswered"]) == (200, None)
+    assert [one["unanswered"] for one in everything(running.url)] == [None]
+    assert httpx.get(f"{running.url}{API}/trends", timeout=60).json()["totals"]["unanswered"] == 0
+
+
+def test_an_answer_is_given_or_given_up():
+    """Once: whichever comes first."""
+    given, left = Answer(), Answer()
+    assert given.decide() is None
+    assert not given.give_up(LATE)
+    assert given.reason() is None
+    assert left.give_up(ABANDONED)
+    assert left.give_up(LATE)
+    assert left.decide() == ABANDONED
+
+
+@pytest.mark.listens
+def test_a_part_that_is_judged_after_its_deadline_is_late(open_station, model_file, parts, monkeypatch):
+    """Its sender is told 504, and the record is that of a part without an answer."""
+    running = open_station(products={"plate": ProductSettings(str(model_file))})
+    with Gate(running.station, monkeypatch):
+        given = {"part": "4711", "deadline": 8_000}
+        monkeypatch.setattr(running.station.inspector, "_is_in_time", lambda job: True)
+        answer = httpx.post(f"{running.url}{API}/inspections", params=given, content=parts[0], timeout=60)
+        assert (answer.status_code, answer.json()["code"]) == (504, "late")
+    until(lambda: [one["unanswered"] for one in everything(running.url)] == [LATE])

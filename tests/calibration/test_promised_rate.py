@@ -1,0 +1,71 @@
+"""The promise of one model, and the test whether it was kept, against a trusted library and by simulation."""
+
+import numpy as np
+import pytest
+from scipy.stats import beta, betabinom
+
+from flawscope.calibration.parts import PartCalibration
+from flawscope.calibration.promise import SIGNIFICANCE, describe_rate, judge_promise, rate_interval
+from flawscope.calibration.threshold import from_values
+
+
+@pytest.mark.parametrize("count", [1, 15, 60])
+def test_the_chance_is_that_of_a_trusted_library(count):
+    for alarms in range(count + 1):
+        expected = betabinom(count, 1.5, 32.5).sf(alarms - 1)
+        assert judge_promise(alarms, count, 1.5 / 34, 33).chance == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("units", "rank"), [(1, 1), (20, 1), (33, 1.5), (60, 3), (762, 38)])
+def test_the_interval_is_that_of_a_trusted_library(units, rank):
+    expected = beta(rank, units + 1 - rank).interval(0.95)
+    assert rate_interval(rank / (units + 1), units) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (20, "1 of 21 good pictures will be called anomalous (4.8 %; for this one model between 0 and 17 %)"),
+        (60, "1 of 20 good pictures will be called anomalous (4.9 %; for this one model between 1 and 12 %)"),
+        (762, "(5 %; for this one model between 3.6 and 6.6 %)"),
+        (1, "1 of 2 good pictures will be called anomalous (50 %; for this one model between 3 and 98 %)"),
+    ],
+)
+def test_the_promise_tells_how_far_one_model_may_be_off(scores, words):
+    made = from_values(np.arange(scores), np.arange(scores), [0.0])
+    assert words in made.promise()
+    low, high = made.rate_interval
+    assert low < made.expected_rate < high
+
+
+def test_the_promise_of_parts_tells_it_too():
+    names = tuple(map(str, range(20)))
+    made = PartCalibration(names, ("a", "b"), np.random.default_rng(0).normal(size=(20, 2)), 0.05)
+    assert "1 of 21 good parts will be called anomalous (4.8 %; for this one model between 0 and 17 %)" in (
+        made.promise()
+    )
+
+
+def test_a_rate_above_a_half_is_worded_by_its_rank():
+    assert describe_rate(0.75, 3, "pictures").startswith("about 3 of 4 good pictures")
+
+
+@pytest.mark.parametrize(("learnt", "shown"), [(20, 20), (20, 60), (60, 30), (60, 200), (300, 500)])
+def test_a_sound_model_is_called_broken_as_seldom_as_is_said(learnt, shown):
+    """Scores of any distribution, drawn anew for threshold and test; a test that takes the promised rate for
+    that of the one model would call up to a fifth of sound models broken."""
+    rng, draws, broken = np.random.default_rng(learnt + shown), 4000, 0
+    for _ in range(draws):
+        scores = rng.gamma(3.0, size=learnt + shown)
+        made = from_values(scores[:learnt], scores[:learnt], [0.0])
+        alarms = int(made.is_anomalous(scores[learnt:]).sum())
+        broken += judge_promise(alarms, shown, made.expected_rate, made.unit_count).broken
+    spread = 3 * np.sqrt(SIGNIFICANCE * (1 - SIGNIFICANCE) / draws)
+    assert broken / draws < SIGNIFICANCE + spread
+    assert broken / draws > 0.005  # and it is no test that never speaks
+
+
+def test_a_broken_promise_is_seen():
+    assert judge_promise(12, 60, 1 / 21, 20).broken
+    assert not judge_promise(8, 60, 1 / 21, 20).broken
+    assert not judge_promise(0, 0, 1 / 21, 20).broken

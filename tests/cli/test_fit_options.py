@@ -1,0 +1,105 @@
+"""Options of `fit` in its YAML file, for each category by itself."""
+
+import argparse
+
+import pytest
+
+from flawscope.cli import fit, fit_options
+from flawscope.errors import InputError
+
+BARE = ["--data", "pictures", "--out", "m.safetensors"]
+
+
+def call(words, text, tmp_path, category=None):
+    """The call with the options of a file of this text."""
+    config = tmp_path / "c.yaml"
+    config.write_text(text, encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    fit.add_arguments(parser)
+    return fit_options.with_file(parser.parse_args([*BARE, *words, "--config", str(config)]), category)
+
+
+def test_each_category_has_options_of_its_own_and_the_command_line_wins(tmp_path):
+    text = """
+align: shift
+false_alarm_rate: 10%
+roi: [0.1, 0.1, 0.9, 0.9]
+no_check: true
+size: 64
+categories:
+  screw: {align: turn, several: true, light: 10%, min_defect: 8px}
+  nut: {align: null, group: 'p\\d', scale_mm: 0.05, scale_marker: null}
+"""
+    screw, nut, other = (call([], text, tmp_path, name) for name in ("screw", "nut", "plate"))
+    assert (screw.align, screw.several, screw.light, screw.min_defect) == ("turn", True, "10%", "8px")
+    assert (screw.false_alarm_rate, screw.roi, screw.no_check) == (0.1, "0.1,0.1,0.9,0.9", True)
+    assert (nut.align, nut.several, nut.group, nut.scale_mm) == (None, False, r"p\d", 0.05)
+    assert (other.align, other.light, other.size) == ("shift", None, None)  # settings are read elsewhere
+    typed = call(["--align", "none", "--false-alarm-rate", "0.02"], text, tmp_path, "screw")
+    assert (typed.align, typed.false_alarm_rate, typed.several) == ("none", 0.02, True)
+    # what all have is no option that was typed: a category's own wins
+    assert fit_options.with_file(call([], text, tmp_path), "screw").align == "turn"
+
+
+def test_a_template_in_the_file_tells_parts_and_views(tmp_path):
+    found = call([], "channels: '{part}_{light}.png'", tmp_path)
+    assert found.channels is None
+    assert found.part
+    assert found.view
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("alignn: turn", "unknown setting alignn; did you mean align"),
+        ("align: sideways", "align: sideways is none of none, shift, turn, full, auto"),
+        ("several: 3", "several: 3 is not true or false"),
+        ("false_alarm_rate: 20", "false_alarm_rate: '20' is not a rate"),
+        ("align: {kind: turn}", "is no value of --align"),
+        ("scale_marker: [a.png]", "scale_marker takes 2 values"),
+        ("joint: true", "joint is for the command line: write --joint"),
+        ("out: m.safetensors", "out is for the command line: write --out"),
+        ("'@secret': 1", "unknown setting an address"),
+    ],
+)
+def test_a_wrong_name_or_value_is_one_line(text, message, tmp_path):
+    with pytest.raises(InputError) as error:
+        call([], text, tmp_path)
+    assert message in str(error.value)
+    assert "c.yaml" in str(error.value)
+
+
+def test_an_option_is_no_setting(tmp_path):
+    with pytest.raises(InputError, match="--set align: it is an option; write --align instead"):
+        call(["--set", "align=turn"], "size: 64", tmp_path)
+
+
+def test_options_are_named_as_they_were_given(run, drawn, model_path, tmp_path):
+    config, rest = tmp_path / "c.yaml", ["--data", drawn, "--out", tmp_path / "m.safetensors"]
+    config.write_text("categories: {plate: {several: true}}", encoding="utf-8")
+    _, _, err = run("fit", *rest, "--config", config)
+    assert f"several of {config} needs --align" in err
+    _, _, err = run("fit", *rest, "--several")
+    assert "--several needs --align" in err
+    config.write_text("keep_aspect: true\nlight: 10%", encoding="utf-8")
+    _, _, err = run("fit", *rest, "--update", model_path, "--config", config, "--roi", "0,0,1,1")
+    assert f"leave out keep_aspect of {config}, --roi, light of {config}" in err
+
+
+def test_one_call_fits_products_with_different_options(run, two_products, tmp_path):
+    config, out = tmp_path / "c.yaml", tmp_path / "m"
+    config.write_text(
+        "size: 64\nno_check: true\ncategories:\n  plate: {align: shift, false_alarm_rate: 20%}\n",
+        encoding="utf-8",
+    )
+    call = ["fit", "--data", two_products, "--category", "fabric,plate", "--config", config]
+    code, _, err = run(*call, "--out", out)
+    assert code == 0, err
+    from flawscope.predictor import read_manifest
+
+    assert "fabric: 1 of 2" in err  # told before the first is done, and what is done in it
+    assert "features: done in" in err
+    fabric, plate = (read_manifest(out / f"{name}.safetensors") for name in ("fabric", "plate"))
+    assert (fabric.calibration.rate, plate.calibration.rate) == (0.05, 0.2)
+    assert fabric.preprocess.reference is None
+    assert plate.preprocess.reference is not None

@@ -1,0 +1,177 @@
+"""Open questions: what was computed is kept in the file, told by every command, and accepted by one word."""
+
+import argparse
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from flawscope.cli.questions import digest_call
+from flawscope.predictor import read_manifest
+from flawscope.synthesis.demo import dataset
+
+SIDE, GOOD = 64, 20
+QUICK = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
+
+
+def save(folder, pictures):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / name)
+    return folder
+
+
+def plate(k):
+    return dataset.draw_picture("plate", np.random.default_rng([3, k]), size=SIDE)[0]
+
+
+def half_black(picture):
+    return np.where(np.arange(SIDE)[:, None, None] < SIDE // 2, picture, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    return save(folder / "plates", {f"IMG_{k:04}.png": plate(k) for k in range(GOOD)})
+
+
+@pytest.fixture(scope="module")
+def mixed(good, tmp_path_factory):
+    folder = shutil.copytree(good, tmp_path_factory.mktemp("mixed") / "plates")
+    return save(folder, {f"misfire{k}.png": half_black(plate(100 + k)) for k in range(3)})
+
+
+def test_good_pictures_are_not_asked_about(run, good, tmp_path):
+    model = tmp_path / "m.safetensors"
+    code, _, said = run("fit", "--data", good, "--out", model, *QUICK)
+    assert (code, "question" in said) == (0, False)
+
+
+def test_a_fit_keeps_its_work_and_the_same_call_accepts_it(run, mixed, tmp_path):
+    model, call = tmp_path / "m.safetensors", ("fit", "--data", mixed, "--out", tmp_path / "m.safetensors")
+    code, _, said = run(*call, *QUICK)
+    assert code == 2
+    assert "question: misfire0.png, misfire1.png, misfire2.png lie apart" in said
+    assert "--force" in said
+    before = flawscope.load(model)
+    assert len(before.questions) == 1
+    _, printed, said = run("predict", model, mixed / "IMG_0000.png", "--json")
+    assert said.startswith(f"{model} has an open question: misfire0.png")
+    assert json.loads(printed)["decision"] == "good"
+    assert "has an open question" in run("info", model)[2]
+    changed = shutil.copytree(mixed, tmp_path / "changed")
+    for other in (("--data", changed), ("--data", mixed, "--seed", "1")):  # not what was computed
+        made = tmp_path / "other.safetensors"
+        shutil.copy(model, made)
+        code, _, said = run("fit", *other, "--out", made, *QUICK, "--force")
+        assert (code, "accepted" in said) == (0, False)
+        assert any("lie apart" in note for note in read_manifest(made).notes)
+    code, _, said = run(*call, *QUICK, "--force")
+    assert (code, "accepted: " in said) == (0, True)
+    after = flawscope.load(model)
+    assert after.questions == ()
+    assert any(note.startswith("accepted: misfire0.png") for note in after.manifest.notes)
+    picture = mixed / "misfire0.png"
+    assert after.predict(picture).score == before.predict(picture).score
+    assert "question" not in run("predict", model, picture, "--json")[2]
+
+
+def test_an_accepted_file_is_fitted_anew_by_another_force(run, mixed, tmp_path):
+    """There is nothing open in it: `--force` computes."""
+    call = ("fit", "--data", mixed, "--out", tmp_path / "m.safetensors", *QUICK, "--force")
+    assert "accepted: " not in run(*call)[2]
+    assert "accepted: " not in run(*call)[2]
+
+
+def test_a_calibration_keeps_its_work(run, good, tmp_path):
+    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
+    run("fit", "--data", good, "--out", model, *QUICK)
+    few = save(tmp_path / "few", {f"new{k}.png": plate(200 + k) for k in range(4)})
+    for out in (new, model):  # the model itself is not lost before somebody says so
+        written = new if out is new else tmp_path / "m-open.safetensors"
+        before = model.read_bytes()
+        code, _, said = run("calibrate", model, "--good", few, "--out", out, "--quiet")
+        assert code == 2
+        assert "could be promised, before it was" in said
+        assert f"{written} is written" in said
+        assert flawscope.load(written).calibration.count == 4
+        assert out is new or model.read_bytes() == before
+        code, _, said = run("calibrate", model, "--good", few, "--out", out, "--quiet", "--force")
+        assert (code, "accepted: " in said) == (0, True)
+        assert flawscope.load(out).calibration.count == 4
+        assert flawscope.load(out).questions == ()
+        assert out is new or not written.exists()
+
+
+def test_pictures_that_show_nothing_at_a_calibration_are_a_question(run, good, tmp_path):
+    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
+    run("fit", "--data", good, "--out", model, *QUICK)
+    more = {f"new{k}.png": plate(200 + k) for k in range(20)}
+    folder = save(tmp_path / "more", {**more, "cap.png": np.zeros((SIDE, SIDE, 3), np.uint8)})
+    code, _, said = run("calibrate", model, "--good", folder, "--out", new, "--quiet")
+    assert (code, "question: cap.png: shows nothing" in said, new.exists()) == (2, True, True)
+
+
+def test_questions_of_one_of_several_products(run, good, mixed, tmp_path):
+    root = tmp_path / "products"
+    shutil.copytree(good, root / "fine/train/good")
+    shutil.copytree(mixed, root / "odd/train/good")
+    joint = tmp_path / "line.safetensors"
+    for call in (
+        ("--joint", "--out", joint),
+        ("--category", "all", "--out", tmp_path / "models"),
+    ):
+        code, _, said = run("fit", "--data", root, *call, *QUICK)
+        assert code == 2
+        assert "misfire0.png" in said
+        code, _, said = run("fit", "--data", root, *call, *QUICK, "--force")
+        assert code == 0
+    assert flawscope.load(joint).products["odd"].questions == ()
+    assert read_manifest(tmp_path / "models/odd.safetensors").questions == ()
+    assert any("accepted" in note for note in read_manifest(tmp_path / "models/odd.safetensors").notes)
+
+
+def test_in_python_the_model_carries_the_question(mixed):
+    pictures = sorted(map(str, mixed.iterdir()))
+    options = {"size": 64, "device": "cpu", "samples": 0, "check": False}
+    model = flawscope.fit(pictures, **options)
+    assert len(model.questions) == 1
+    assert model.accept().questions == ()
+    assert flawscope.fit(pictures, **options, force=True).questions == ()
+
+
+@pytest.mark.parametrize("damage", [7, "text", [1], {"a": 1}])
+def test_a_damaged_list_of_questions_is_refused(run, good, tmp_path, damage):
+    from dataclasses import replace
+
+    from flawscope.artefact import model_file
+
+    path = tmp_path / "m.safetensors"
+    artefact = flawscope.fit(
+        sorted(map(str, good.iterdir()))[:4], size=64, device="cpu", samples=0, check=False
+    ).artefact
+    facts = {**artefact.manifest.facts, "questions": damage}
+    model_file.write(replace(artefact, manifest=replace(artefact.manifest, facts=facts)), path)
+    code, _, said = run("info", path)
+    assert (code, "manifest is damaged (questions)" in said) == (2, True)
+
+
+def test_other_data_or_settings_are_another_call(tmp_path):
+    def digest(**more):
+        args = {"data": str(tmp_path), "out": str(tmp_path / "out/m.safetensors"), "force": False}
+        return digest_call(argparse.Namespace(**{**args, **more}))
+
+    (tmp_path / "a.png").write_bytes(b"1")
+    first = digest()
+    assert digest(force=True, quiet=True, threads=3) == first
+    assert digest(size="64") != first
+    assert digest(data=f"{tmp_path}/*.png") != first
+    for change in (b"22", b"1"):
+        (tmp_path / "a.png").write_bytes(change)
+        assert digest() != first  # by its size, by its time
+    first = digest(data=f"{tmp_path}/*.png")
+    (tmp_path / "b.png").write_bytes(b"1")
+    assert digest(data=f"{tmp_path}/*.png") != first

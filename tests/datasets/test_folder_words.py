@@ -1,0 +1,239 @@
+"""Which folders hold good pictures, by their names in seven languages: defects are never learnt as good
+unless somebody says so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flawscope.datasets import open_dataset
+from flawscope.errors import InputError
+from flawscope.pictures.folder_words import says_good, says_only_bad, sorts_good
+
+QUESTION = "which folders hold good pictures"
+GOOD_NAMES = (
+    "good|Good_parts|GOOD 2|OK|ok_2024|01-ok|iO|i.O.|2024-05-01_iO|IO-Teile|ioTeile|in Ordnung|Gut|Gutteile|"
+    "gute_Teile|fehlerfrei|ohne Fehler|unbeschädigt|unbeschaedigt|bon|Pièces bonnes|sans défaut|conforme|"
+    "bueno|piezas buenas|sin_defectos|buoni|senza difetti|bom|sem defeito|dobre|bez wad|Pass|accepted|"
+    "undamaged|MT_Free|defect-free|free of defects|NODefect_images|NoDefects|non-defective|not bad|normal|"
+    "kein Fehler|Teile_gut|20240501OK|no_3_good|schadenfrei|intact"
+)
+BAD_NAMES = (
+    "bad|niO|n.i.O.|NIO|2024-05-01_niO|NG|N.G.|NOK|n_ok|KO|not ok|NotOK|nicht gut|nicht in Ordnung|"
+    "nicht i.O.|schlecht|Schlechtteile|Ausschuss|Fehlerteile|defekt|défaut|Défauts|mauvais|"
+    "pas bon|non conforme|Non-conformes|rebuts|malo|defectuosas|rechazados|dañado|difetti|scarti|"
+    "no conforme|ruim|refugo|não conforme|wadliwe|braki|"
+    "FAIL|failed|Rejects|scrap|damaged|Defect_images|No. 3 defect|no_3_defect|"
+    "def_front|beschädigt|unacceptable|not undamaged|nicht fehlerfrei|not free of defects|not_defect_free"
+)
+UNKNOWN_NAMES = (
+    "widget|scratch|Kratzer|MT_Blowhole|good_and_bad|ok_nok|almost good|fast gut|gut mit Kratzern|no label|"
+    "positive|class1|Tokyo|Nokia|books|mango|free of rust|no cracks but good|union|kong|goodyear|fixing"
+)
+# Kinds of defects of published data sets: none is good
+KINDS = (
+    "broken_large contamination bent_wire cable_swap cut_inner_insulation missing_cable poke crack color "
+    "faulty_imprint pill_type glue_strip hole print gray_stroke oil thread metal_contamination misplaced "
+    "liquid manipulated_front scratch_head thread_side defective damaged_case fabric_border "
+    "logical_anomalies bend_and_parts_mismatch major_rust total_rust flattening squeezed_teeth "
+    "good_front_bad_back"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(GOOD_NAMES, True), (BAD_NAMES, False), (UNKNOWN_NAMES, None)], ids=str
+)
+def test_what_a_name_says(names, said):
+    assert {name: says_good(name) for name in names.split("|")} == dict.fromkeys(names.split("|"), said)
+
+
+def test_no_kind_of_defect_is_good():
+    assert [kind for kind in KINDS.split() if says_good(kind)] == []
+    assert not says_only_bad("damaged_case")
+    assert says_only_bad("Defekte Teile 2024")
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        *[(names, True) for names in ("2024-05-01|2024-05-02", "1|2|3", "cam1|cam_2", "batch 3|batch 4")],
+        *[(names, True) for names in ("Frühschicht|Spätschicht", "left|right", "100CANON|101CANON", "Mo|Di")],
+        *[(names, True) for names in ("kos01|kos02", "2024-05-01|new", "cam_A|cam_B", "Schicht 1|cam2")],
+        *[(names, False) for names in ("0|1", "label0|label1", "type1|type2", "A|B", "positive|negative")],
+        *[(names, False) for names in ("2024-05-01|Kratzer", "cam1|dent", "class 1|class 2", "x|y")],
+    ],
+)
+def test_folders_by_which_good_pictures_are_sorted(names, known):
+    assert sorts_good(names.split("|")) is known
+
+
+# Folders of pictures, those of defects behind a !; what comes of them: the number learnt from of three each,
+# or ? for a question, or that the categories are to be chosen
+LAYOUTS = {
+    "iO !niO": 3,
+    "i.O. !n.i.O.": 3,
+    "2024-05-01_iO !2024-05-01_niO": 3,
+    "IO !NIO": 3,
+    "gut !schlecht": 3,
+    "Gutteile !Schlechtteile": 3,
+    "Gut !Ausschuss": 3,
+    "iO !Ausschuss !defekt": 3,
+    "in_Ordnung !nicht_in_Ordnung": 3,
+    "fehlerfrei !fehlerhaft": 3,
+    "ohne_Fehler !Fehler": 3,
+    "unbeschädigt !beschädigt": 3,
+    "ok !ko": 3,
+    "OK !NOK": 3,
+    "OK !NG": 3,
+    "Pass !Fail": 3,
+    "passed_parts !failed_parts": 3,
+    "accepted !rejected": 3,
+    "undamaged !damaged": 3,
+    "good !scrap": 3,
+    "ok !not_ok": 3,
+    "NODefect_images !Defect_images": 3,
+    "defect_free !defective": 3,
+    "ok_front !def_front": 3,
+    "screw_ok !screw_nok": 3,
+    "normal !abnormal": 3,
+    "conforme !non_conforme": 3,
+    "bon !mauvais": 3,
+    "pièces_bonnes !rebuts": 3,
+    "sans_défaut !défauts": 3,
+    "bueno !malo": 3,
+    "buenas !defectuosas": 3,
+    "sin_defectos !defectos": 3,
+    "aceptados !rechazados": 3,
+    "buono !difettoso": 3,
+    "buoni !scarti": 3,
+    "senza_difetti !difetti": 3,
+    "bom !ruim": 3,
+    "sem_defeito !defeitos": 3,
+    "dobre !wadliwe": 3,
+    "zgodne !niezgodne": 3,
+    "bez_wad !braki": 3,
+    "iO good !niO": 6,
+    "train/iO !test/niO test/iO": 3,
+    "good !bad extra": 3,
+    "MT_Free/Imgs !MT_Blowhole/Imgs !MT_Crack/Imgs": "?",
+    "iO !Kratzer": "?",
+    "good !Kratzer !Delle": "?",
+    "gut !Delle !damaged_case !scratch": "?",
+    "Serie7 !Ausschuss": "?",
+    "2024-05-01 !niO": "?",
+    "positive !negative": "?",
+    "0 !1": "?",
+    "G !B": "?",
+    "A_Ware !B_Ware": "?",
+    "clean !dirty": "?",
+    "fine !rusty": "?",
+    ". !Kratzer": "?",
+    ". !niO": "?",
+    "!niO": "?",
+    "widgets/fresh !widgets/worn": "?",
+    "good good/2024 !good/rejected": "not good by its name",
+    "train/iO !train/niO": "only good pictures",
+    "2024-05-01/iO !2024-05-01/niO 2024-05-02/iO !2024-05-02/niO": "choose one",
+    # as people sort good pictures: no question
+    ".": 3,
+    "2024-05-01 2024-05-02": 6,
+    "cam1 cam2": 6,
+    "1 2 3": 9,
+    "batch_3 batch_4": 6,
+    "Frühschicht Spätschicht": 6,
+    "left right": 6,
+    "2024-05-01/Gutteile 2024-05-02/Gutteile": 6,
+    "good/2024-05-01 good/2024-05-02": 6,
+    "good/red good/blue": 6,
+    "widgets": 3,
+    "kos01 kos02": 6,
+    ". new": 6,
+}
+
+
+def build(save, root, folders):
+    for folder in folders.split():
+        for k in range(3):
+            save(root / folder.lstrip("!") / f"{'bad' if folder.startswith('!') else 'fine'}{k}.png")
+
+
+@pytest.mark.parametrize("folders", LAYOUTS)
+def test_defects_are_never_learnt_as_good_in_silence(tmp_path, save, folders):
+    build(save, tmp_path / "part", folders)
+    expected = LAYOUTS[folders]
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=re.escape(QUESTION if expected == "?" else expected)) as caught:
+            open_dataset(tmp_path / "part", test_share=0)
+        assert "\n" not in str(caught.value)
+        return
+    dataset = open_dataset(tmp_path / "part", test_share=0)
+    learnt = [item.path.name for item in dataset.train]
+    assert not any(name.startswith("bad") for name in learnt)
+    assert len(learnt) == expected
+    assert {item.path.name[:3] for item in dataset.test if item.anomalous} <= {"bad"}
+
+
+def test_there_are_sixty_layouts_at_least():
+    assert sum("!" in folders for folders in LAYOUTS) >= 60
+
+
+def test_the_question_counts_and_its_answers_are_taken(tmp_path, save):
+    root = tmp_path / "tiles"
+    build(save, root, "MT_Free/Imgs !MT_Blowhole/Imgs !MT_Crack/Imgs")
+    save(root / "MT_Free/Imgs/more.png")
+    with pytest.raises(InputError) as caught:
+        open_dataset(root)
+    assert "MT_Blowhole (3), MT_Crack (3), MT_Free (4, good by its name): name them with --good" in str(
+        caught.value
+    )
+    named = open_dataset(root, good="MT_Free", test_share=0)
+    assert (len(named.train), named.kinds) == (4, ("MT_Blowhole", "MT_Crack"))
+    assert [len(open_dataset(root, good=good).train) for good in ("all", "mt_free,MT_Crack/Imgs")] == [10, 6]
+    assert open_dataset(root, good="all").test == ()
+    for good, reason in (("MT_Fre", "did you mean MT_Free"), (" ,", "--good is empty")):
+        with pytest.raises(InputError, match=reason):
+            open_dataset(root, good=good)
+
+
+def test_named_folders_are_split_like_others(tmp_path, save):
+    build(save, tmp_path / "a", "good/1 good/2 good/3 good/4 !bad")
+    build(save, tmp_path / "b", "serie/1 serie/2 serie/3 serie/4 !Kratzer/tief")
+    one, other = open_dataset(tmp_path / "a"), open_dataset(tmp_path / "b", good="serie")
+    held = [{i.path.name + i.path.parent.name for i in d.test if not i.anomalous} for d in (one, other)]
+    assert held[0] == held[1]
+    assert len(held[0]) == 2
+    assert other.kinds == ("serie", "Kratzer")
+
+
+def test_days_of_one_product_are_opened_together(tmp_path, save):
+    build(save, tmp_path, "2024-05-01/iO !2024-05-01/niO/dent 2024-05-02/iO !2024-05-02/niO .")
+    dataset = open_dataset(tmp_path, good="iO,.", test_share=0)
+    assert (len(dataset.train), dataset.kinds) == (9, ("dent", "niO"))
+    assert len(open_dataset(tmp_path, "2024-05-01", test_share=0).train) == 3
+
+
+def test_a_layout_with_a_split_takes_no_names(tmp_path, save):
+    build(save, tmp_path, "train/good test/good !test/dent")
+    with pytest.raises(InputError, match="the mvtec layout says which pictures are good; leave --good out"):
+        open_dataset(tmp_path, good="all")
+
+
+def test_other_words_of_good_are_good_in_the_test_set_too(tmp_path, save):
+    build(save, tmp_path, "train/iO test/undamaged !test/damaged !test/missing_label")
+    dataset = open_dataset(tmp_path)
+    assert {item.kind: item.anomalous for item in dataset.test} == {
+        "undamaged": False,
+        "damaged": True,
+        "missing_label": True,
+    }
+
+
+def test_mask_images_beside_defects_are_masks(tmp_path, save, mask):
+    for k in range(6):
+        save(tmp_path / f"NODefect_images/23068{k}/000{k}.png")
+    save(tmp_path / "Defect_images/0001_002.png")
+    save(tmp_path / "Mask_images/0001_002_mask.png", mask)
+    dataset = open_dataset(tmp_path, test_share=0)
+    assert len(dataset.train) == 6
+    ((item,), names) = dataset.test, [Path("Mask_images/0001_002_mask.png")]
+    assert [Path(dataset.relative(one)) for one in item.masks] == names

@@ -1,0 +1,93 @@
+"""Pictures that are no squares: the sizes at which they are seen, and what is said of another form."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from flawscope.cli import main
+from flawscope.fitting.fitting import partial_fit
+from flawscope.methods import patchcore
+
+HEIGHT, WIDTH = 48, 120
+
+
+def strip(seed, size=(HEIGHT, WIDTH)):
+    rng = np.random.default_rng(seed)
+    picture = 110 + 40 * np.sin(np.arange(size[1]) / 4) + rng.normal(0, 4, size)
+    return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("strips")
+    for split, count in (("train", 20), ("test", 4)):
+        (root / split / "good").mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(strip(1000 * (split == "test") + k)).save(root / split / "good" / f"{k:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    out = data / "strips.safetensors"
+    how = ["--size", "64+96", "--device", "cpu", "--quiet", "--no-check"]
+    assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
+    return out
+
+
+def test_the_sizes_have_the_form_of_the_pictures_and_are_stored(model):
+    manifest = flawscope.load(model).manifest
+    assert manifest.config["size"] == "48x96+64x144"
+    assert manifest.preprocess.network_size == (64, 144)
+    assert manifest.facts["picture_sizes"] == [[HEIGHT, WIDTH]]
+
+
+def test_settings_as_a_whole_and_sizes_of_two_numbers_are_meant_as_they_are(data, model):
+    how = {"check": False, "device": "cpu"}
+    assert flawscope.fit(str(data), size="64x64", **how).manifest.config["size"] == "64x64"
+    settings = patchcore.Config(size="64+96")  # as of a model that saw strips as squares
+    made = flawscope.fit(str(data), settings=settings, **how)
+    assert made.manifest.config["size"] == "64+96"
+    more = [strip(k, (96, 96)) for k in range(500, 504)]
+    extended = partial_fit(model, more, device="cpu", check=False)
+    assert extended.manifest.config["size"] == "48x96+64x144"
+    assert extended.manifest.facts["picture_sizes"] == [[HEIGHT, WIDTH], [96, 96]]
+    assert not extended.predict(strip(600, (96, 96))).findings
+
+
+def test_another_form_or_size_is_told_and_the_same_is_not(model, tmp_path, capsys):
+    for name, size in {
+        "same": (HEIGHT, WIDTH),
+        "nearly": (50, 118),
+        "twice": (2 * HEIGHT, 2 * WIDTH),
+        "square": (80, 80),
+        "turned": (WIDTH, HEIGHT),
+        "half": (HEIGHT // 2, WIDTH // 2),
+    }.items():
+        Image.fromarray(strip(700, size)).save(tmp_path / f"{name}.png")
+    assert main(["predict", str(model), str(tmp_path), "--json", "--device", "cpu", "--quiet"]) == 0
+    told = {}
+    for line in capsys.readouterr().out.splitlines():
+        one = json.loads(line)
+        told[one["path"].rpartition("/")[2][:-4]] = [f["words"] for f in one.get("findings", [])]
+    learnt = f"({WIDTH} x {HEIGHT})"
+    assert told == {
+        "same": [],
+        "nearly": [],
+        "twice": [f"{2 * WIDTH} x {2 * HEIGHT} pixels, another size than learnt from {learnt}"],
+        "square": [f"80 x 80 pixels, another form than learnt from {learnt}"],
+        "turned": [f"{HEIGHT} x {WIDTH} pixels, another form than learnt from {learnt}"],
+        "half": [f"{WIDTH // 2} x {HEIGHT // 2} pixels, another size than learnt from {learnt}"],
+    }
+
+
+def test_tiles_for_a_small_defect_have_the_form_of_the_pictures(data):
+    pictures = [strip(k, (600, 1500)) for k in range(3)]
+    said = []
+    flawscope.fitting.preparation.prepare(
+        pictures, flawscope.methods.registry.method("patchcore"), min_defect=16, say=said.append, device="cpu"
+    )
+    assert "defects of 16 px: --tile 320x816 --scale 1, which leaves 16 px at the network" in said

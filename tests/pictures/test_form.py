@@ -1,0 +1,30 @@
+import pytest
+
+from flawscope.pictures.form import (
+    size_in_form,
+    usual_form,
+)
+
+
+@pytest.mark.parametrize("form", [2, 0.5, 2.53, 3.3, 1 / 5, 12])
+@pytest.mark.parametrize("side", [256, 384, 512, 1024])
+def test_a_form_has_as_many_pixels_as_the_square(form, side):
+    height, width = size_in_form(side, form)
+    assert height % 16 == width % 16 == 0
+    assert height * width == pytest.approx(side**2, rel=0.12)
+    assert height / width == pytest.approx(form, rel=0.13)
+
+
+def test_squares_and_cameras_usual_forms_stay_squares():
+    assert size_in_form(250, 1.0) == size_in_form(250, 4 / 3) == size_in_form(250, 2 / 3) == (250, 250)
+
+
+def test_a_side_is_no_smaller_than_the_network_takes():
+    assert size_in_form(256, 0.5, smallest=256) == (256, 256)
+    assert size_in_form(512, 4.0, smallest=256) == (1024, 256)
+    assert max(size_in_form(1024, 50.0)) <= 4096
+
+
+def test_the_usual_form_is_that_of_most():
+    assert usual_form([(100, 200), (100, 210), (300, 100)]) == pytest.approx(100 / 200, rel=0.06)
+    assert usual_form([]) == 1

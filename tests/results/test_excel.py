@@ -1,0 +1,63 @@
+"""Tables that an Excel of any language opens: workbooks, and CSV with decimal commas."""
+
+import csv
+import json
+
+import pytest
+
+from flawscope.results.excel import write_workbook
+from flawscope.results.table import read_table
+
+
+def sheet(path):
+    openpyxl = pytest.importorskip("openpyxl")
+    return list(openpyxl.load_workbook(path).active.iter_rows(values_only=True))
+
+
+def german(path):
+    """Rows as an Excel with decimal commas reads them: numbers are numbers there."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return [
+            {k: v.replace(",", ".") for k, v in row.items()} for row in csv.DictReader(file, delimiter=";")
+        ]
+
+
+def test_predict_writes_a_workbook_and_csv_with_decimal_commas(run, onnx_path, drawn, tmp_path):
+    given = ["predict", onnx_path, drawn / "plate/test/scratch", "--json"]
+    code, printed, _ = run(*given, "--out", tmp_path / "t.xlsx")
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert code == 0
+    header, *rows = sheet(tmp_path / "t.xlsx")
+    assert header[:3] == ("path", "score", "p_value")
+    assert [row[1] for row in rows] == pytest.approx([one["score"] for one in found], rel=1e-12)  # numbers
+    assert run(*given, "--out", tmp_path / "t.csv", "--decimal-comma")[0] == 0
+    text = (tmp_path / "t.csv").read_text(encoding="utf-8-sig")
+    assert text.startswith("path;score;p_value;")
+    assert [float(row["score"]) for row in german(tmp_path / "t.csv")] == [one["score"] for one in found]
+    # what reads tables reads both forms
+    assert [row.score for row in read_table(tmp_path / "t.csv")] == [one["score"] for one in found]
+    assert run(*given, "--out", tmp_path / "folder", "--decimal-comma")[0] == 0
+    assert (tmp_path / "folder/report.html").is_file()
+    assert [row.score for row in read_table(tmp_path / "folder/results.csv")] == [
+        one["score"] for one in found
+    ]
+
+
+def test_evaluate_writes_a_workbook(run, onnx_path, drawn, tmp_path):
+    assert run("evaluate", onnx_path, "--data", drawn, "--out", tmp_path / "t.XLSX", "--quiet")[0] == 0
+    header, *rows = sheet(tmp_path / "t.XLSX")
+    assert "decision" in header
+    assert {row[header.index("decision")] for row in rows} <= {"good", "anomalous"}
+
+
+@pytest.mark.parametrize("out", [None, "t.xlsx"])
+def test_decimal_commas_are_for_csv(out, run, onnx_path, drawn, tmp_path):
+    words = ["--out", tmp_path / out] if out else []
+    code, _, err = run("predict", onnx_path, drawn / "plate/test/scratch", "--decimal-comma", *words)
+    assert code == 2
+    assert "--decimal-comma is for CSV" in err
+
+
+def test_a_workbook_computes_no_text_and_holds_any_name(tmp_path):
+    write_workbook(tmp_path / "t.xlsx", [("path", "score"), ("=1+1", 0.5), ("a\x07\udcff.png", None)])
+    assert sheet(tmp_path / "t.xlsx")[1:] == [("'=1+1", 0.5), ("a\\udcff.png", None)]
