@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-
 REFERENCE = 50  # pictures
 PICTURES_IN_ROW = 5  # pictures in a row that show a fault; as many are averaged to measure a shift
 EDGE_SIDE = 512  # pixels of the longer side at which edges are measured, at least, where the picture has them
