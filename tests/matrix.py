@@ -24,7 +24,7 @@ OPTIONS: dict[str, list[str]] = {
     "several": ["--align", "turn", "--several"],
     "undistort": ["--undistort", "{data}/lens.yaml"],
     "channels": ["--channels", "1-3,2"],
-    "region": ["--roi", "4,4,76,76@80x80"],
+    "region": ["--roi", "0.05,0.05,0.95,0.95"],
     "light": ["--light", "10%"],
     "tile": ["--tile", "32"],
     "min-defect": ["--min-defect", "4px"],

@@ -176,7 +176,7 @@ def test_repr_is_one_line_that_says_what_matters(found, evaluation):
     predictor = model()
     unpromised = Calibration((0.1, 0.2), (0.1, 0.2), 0.0, promised=False)
     lines = {
-        repr(predictor): ("patchcore", "16x16", "fake", "score threshold 0.5", "4.8%"),
+        repr(predictor): ("patchcore", "16x16", "fake", "score threshold 0.5", "4.8 %"),
         repr(found): ("anomalous", "score 0.8", "threshold 0.5", "1 region", "1.png"),
         repr(predictor.calibration): ("0.5", "20 good pictures", "held out"),
         repr(unpromised): ("no promise",),

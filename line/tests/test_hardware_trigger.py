@@ -18,6 +18,7 @@ from flawscope.errors import InputError
 from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import IndustrialCamera, NumberedFrame
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.worker import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import camera as camera_module
@@ -165,7 +166,7 @@ def test_a_queue_that_is_full_makes_parts_wait(play):
 
 
 @pytest.mark.parametrize(
-    "error", [ModelError("the model failed"), RuntimeError("a bug"), OSError(28, "full")]
+    "error", [ModelError("the model failed"), RuntimeError("a bug"), OSError(28, "full"), NotReadyError("x")]
 )
 def test_parts_that_could_not_be_inspected_are_told(play, error):
     """After the next one was inspected, too: then the frames are not refused any more."""

@@ -6,11 +6,18 @@ import httpx
 import pytest
 
 from flawscope_line.plc.handshake import Code
+from flawscope_line.plc.line import error_code
+from flawscope_station.inspecting.interlock import InterlockError
 from flawscope_station.settings.station import read_settings
 from plc_helpers import connection, plc_at, plugins_fixture, reels_fixture, settings_text  # noqa: F401
 from station_helpers import NAME, again, free_port, opened
 
 pytestmark = pytest.mark.usefixtures("plugins")
+
+
+@pytest.mark.parametrize("error", InterlockError.__subclasses__())
+def test_a_refusal_of_an_interlock_has_its_code(error):
+    assert error_code(error("x")) is Code.NOT_READY
 
 
 def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, model_file, judged, tmp_path):
@@ -19,14 +26,6 @@ def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, mo
         settings, {NAME: f"{model_file} {reels['good']}"}, connection("modbus", port, {1: NAME})
     )
     path.write_text(text)
-    running = opened(read_settings(path))
-    api = f"{running.url}/api/v1/products/{NAME}"
-    for name, expected, data in zip(("g-1", "d-1"), ("good", "anomalous"), judged, strict=True):
-        number = httpx.post(f"{api}/inspections", content=data).json()["id"]
-        new = {"inspection": number, "name": name, "expected": expected}
-        assert httpx.post(f"{api}/challenge/parts", json=new).status_code == 201
-    running.close()
-
     path.write_text(text.replace("    camera_checks: false", "    camera_checks: false\n    challenge: []"))
     running = opened(read_settings(path))
     api, plc = f"{running.url}/api/v1/products/{NAME}", plc_at("modbus", port)
@@ -52,11 +51,18 @@ def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, mo
         assert (shown["ok"], shown["code"], shown["part"]) == (False, Code.NOT_READY, name)
 
     try:
+        not_ready()
+        for name, expected, data in zip(("g-1", "d-1"), ("good", "defective"), judged, strict=True):
+            new = {"name": name, "expected": expected}
+            assert httpx.post(f"{api}/challenge/awaited", json=new).status_code == 200
+            show(name, data)
         for _ in range(2):
             not_ready()
             show("g-1", judged[0])
             not_ready()
-            show("d-1", judged[1])
+            lay(judged[1])
+            by_http = httpx.post(f"{api}/trigger", params={"part": "d-1"}, timeout=30)
+            assert (by_http.status_code, "has passed" in by_http.json()["error"]) == (409, True)
             plc.say(part="4712")
             assert plc.ready(1) is not None
             lay(judged[0])
@@ -66,7 +72,7 @@ def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, mo
             assert plc.inspect("4713")[0] == "nok"
             httpx.post(f"{api}/challenge")
         decisions = [one["decision"] for one in httpx.get(f"{api}/inspections").json()["inspections"]]
-        assert decisions == ["anomalous", "good"] * 3, "challenge parts are not in the records"
+        assert decisions == ["anomalous", "good"] * 2, "challenge parts are not in the records"
     finally:
         plc.close()
         running.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, time
+from time import monotonic as time_now
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,6 +18,7 @@ from selenium.webdriver.support.ui import Select
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
 from flawscope_station.settings.shifts import ShiftSettings, moments
+from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.station import Station
 from flawscope_station.store.database import now
@@ -117,11 +119,11 @@ def test_nothing_is_answered_until_each_part_has_got_its_answer(prepare):
     assert [one["kind"] for one in problems] == ["challenge"]
     assert refused.headers["Retry-After"]
     assert "Not ready" in line.page()
-    assert line.show("g-1").endswith("passed")
+    assert line.show("g-1") == "the challenge part g-1 has passed; next is d-1"
     assert not line.answers_good(), "d-1 is missing"
     assert "Jetzt einlegen: <bdi>d-1</bdi>" in " ".join(line.page("de").split())
     assert line.state()["missing"] == ["d-1"]
-    assert line.show("d-1").endswith("passed")
+    assert line.show("d-1") == "the challenge part d-1 has passed; all have: parts are inspected again"
     assert line.state()["ready"]
     assert line.answers_good()
     assert "Prêt" in line.page("fr")
@@ -285,17 +287,32 @@ def test_two_people_have_one_challenge(prepare):
     assert len(line.state()["challenges"]) == 2
 
 
-def test_a_folder_waits(prepare, tmp_path):
-    (tmp_path / "incoming").mkdir()
-    line = prepare(folder=str(tmp_path / "incoming"))
-    (tmp_path / "incoming/4711.png").write_bytes(again(line.pictures["g-1"]))
+@pytest.mark.parametrize("then", ["keep", "delete"])
+def test_a_folder_takes_challenge_parts_behind_parts_that_wait(
+    prepare, settings, open_station, tmp_path, then
+):
+    (incoming := tmp_path / "incoming").mkdir()
+    line = prepare()
+    line.close()
+    pattern = r"(?P<part>[\w-]+)\.png"
+    sources = (FolderSourceSettings(str(incoming), then, pattern),)
+    line.running = open_station(**settings_with(settings, sources=sources))
+    line.client = httpx.Client(base_url=f"{line.running.url}/api/v1/products/{NAME}", timeout=60)
     store, number = line.station.store, line.station.products[NAME]
-    (source,) = line.station.sources[NAME]
-    until(lambda: source.line.share._count)  # type: ignore[attr-defined]  # it has the picture in its hands
-    line.show("g-1")
-    assert store.totals(number)["inspections"] == 2, "those that the parts were stored from"
-    line.show("d-1")
-    until(lambda: store.totals(number)["inspections"] == 3)
+    for part in range(3):
+        (incoming / f"47{part}.png").write_bytes(again(line.pictures["g-1"]))
+    for name, data in line.pictures.items():
+        (incoming / f"{name}.png").write_bytes(again(data))
+        (incoming / f"48-{name}.png").write_bytes(again(data))
+    until(lambda: store.totals(number)["inspections"] == 7)  # with those that the parts were stored from
+    assert line.state()["ready"]
+    parts = [one["part"] for one in line.client.get("/inspections").json()["inspections"]]
+    assert sorted(parts[:5]) == ["470", "471", "472", "48-d-1", "48-g-1"], "each once, and no challenge part"
+    said = [row.text for row in store.events("challenge_part_shown", number)]
+    assert sorted(text.partition(":")[0] for text in said) == ["d-1.png", "g-1.png"]
+    assert not store.events("unreadable", number)
+    until(lambda: len(list(incoming.iterdir())) == (7 if then == "keep" else 0))
+    until(lambda: not line.station.problems())
 
 
 def test_a_station_that_is_killed_is_ready_when_it_was_before(prepare, settings, judged, tmp_path):
@@ -356,6 +373,78 @@ def test_a_defect_lies_where_it_lay():
     assert json.loads(json.dumps(boxes)) == [list(box) for box in boxes]
 
 
+def test_it_is_set_up_from_nothing(settings, open_station, judged, tmp_path):
+    """As the docs say: parts are kept, then shown, while others wait; by HTTP and a folder."""
+    (incoming := tmp_path / "incoming").mkdir()
+    sources = (FolderSourceSettings(str(incoming), "delete", r"(?P<part>[\w-]+)\.png"),)
+    line = Line(open_station(**settings_with(settings, sources=sources)), judged)
+    (source,), store = line.station.sources[NAME], line.station.store
+    for part in range(3):
+        (incoming / f"470{part}.png").write_bytes(again(judged[0]))
+    until(lambda: any(one.kind == "folder_waits" for one in line.station.problems()))
+    assert (line.state()["cause"], line.answers_good()) == ("first", False)
+
+    def send(name: str) -> str:
+        """Send a part as a file of the folder; return what became of it."""
+        before, at = store.events("challenge_part_shown", line.station.products[NAME]), time_now()
+        (incoming / f"{name}.png").write_bytes(again(line.pictures[name]))
+        until(lambda: not (incoming / f"{name}.png").exists())
+        assert time_now() - at < 5
+        said = store.events("challenge_part_shown", line.station.products[NAME])
+        assert len(said) == len(before) + 1
+        return str(said[0].text)
+
+    new = {"name": "g-1", "expected": "good"}
+    assert line.client.post("/challenge/awaited", json=new).json()["parts"] == []
+    assert line.show("g-1") == "the challenge part g-1 is kept, and was judged as good"
+    assert line.client.post("/challenge/awaited", json=new).status_code == 422, "it is there"
+    for word in ("broken", "bad"):
+        body = {"name": "d-1", "expected": word}
+        assert line.client.post("/challenge/awaited", json=body).status_code == 422
+    new = {"name": "d-1", "expected": "defective"}
+    assert line.client.post("/challenge/awaited", json=new).status_code == 200
+    assert send("d-1").endswith("the challenge part d-1 is kept, and was judged as defective")
+    assert [(one["name"], one["expected"]) for one in line.state()["parts"]] == [
+        ("g-1", "good"),
+        ("d-1", "anomalous"),
+    ]
+    assert not line.answers_good(), "keeping is not showing"
+    assert "has passed; next is d-1" in send("g-1")
+    assert "all have" in line.show("d-1")
+    begun = time_now()
+    until(lambda: not list(incoming.iterdir()))
+    assert time_now() - begun < 5
+    assert source.state.taken == 3
+    assert line.answers_good()
+    until(lambda: not line.station.problems())
+    parts = [one["part"] for one in line.client.get("/inspections").json()["inspections"]]
+    assert sorted(parts) == ["4700", "4701", "4702", "4711"], "each once"
+
+
+def test_a_part_that_is_awaited_too_long_is_not_kept(settings, open_station, judged):
+    line = Line(open_station(**settings_with(settings)), judged)
+    line.challenge.clock = clock = ManualClock()
+    line.client.post("/challenge/awaited", json={"name": "g-1", "expected": "good"})
+    clock.advance(601)
+    assert line.send(again(judged[0]), "g-1").json()["code"] == "not_ready"
+    assert line.state()["parts"] == []
+
+
+@needs_chromium
+def test_a_person_keeps_a_new_picture(open_station, settings, driver, judged, tmp_path):
+    (tmp_path / "new.png").write_bytes(again(judged[0]))
+    with tablet_at(open_station(**settings_with(settings)), driver) as tablet:
+        for file, said in ((str(tmp_path / "new.png"), "kept;"), ("", "Send the picture of g-2")):
+            tablet.open("challenge")
+            if file:
+                tablet.find("#add [name=file]").send_keys(file)
+            tablet.find("#add [name=name]").send_keys("g-1" if file else "g-2")
+            tablet.click("#add button")
+            tablet.wait(lambda said=said: said in tablet.text("#said"))
+        assert "g-1" in tablet.text("[aria-labelledby=parts]")
+        assert all("409" in one for one in tablet.complaints())
+
+
 @needs_chromium
 def test_a_person_keeps_parts_and_shows_them(open_station, settings, driver, judged, tmp_path):
     before = open_station()
@@ -363,7 +452,10 @@ def test_a_person_keeps_parts_and_shows_them(open_station, settings, driver, jud
         numbers = [tablet.post(data)["id"] for data in judged]
         for number, name, expected in zip(numbers, ("g-1", "d-1"), ("good", "anomalous"), strict=True):
             tablet.open("challenge")
-            for field, text in (("inspection", str(number)), ("name", name), ("note", "scratched")):
+            tablet.wait(lambda: tablet.js("return document.querySelector('#add img').naturalWidth"))
+            assert tablet.unfit(PHONE, SLATE) == []
+            tablet.click(f"#add [name=inspection][value='{number}']")
+            for field, text in (("name", name), ("note", "scratched")):
                 tablet.find(f"#add [name={field}]").send_keys(text)
             Select(tablet.find("#add [name=expected]")).select_by_value(expected)
             tablet.click("#add button")

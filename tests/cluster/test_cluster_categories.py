@@ -22,7 +22,7 @@ def at_the_end(said):
     """The lines of the table, without the times, and what was skipped."""
     lines = said.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("category  model")) :]
-    return [re.sub(r"\s+[\d.]+ (s|min)$|\s+time$|\s+-+$", "", line) for line in table]
+    return [re.sub(r"\s+[\d.]+ (s|min)( \d+ s)?$|\s+time$|\s+-+$", "", line) for line in table]
 
 
 @pytest.mark.slow

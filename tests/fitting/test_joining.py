@@ -167,7 +167,7 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, data, tmp_path):
 
     code, lines, said = run("evaluate", model, "--data", data)
     assert code == 0, said
-    assert "block: parts of 2 views (side, top): 7.7% (1/13) of good parts expected" in lines
+    assert "block: parts of 2 views (side, top): about 1 of 13 good parts will be called anomalous" in lines
     assert lines.count("3 of 3 defective found, AUROC 1.0000") == 2
     single = tmp_path / "block.safetensors"
     alone = ("fit", "--data", data, "--category", "block", "--part", PATTERN, "--out", single)
@@ -260,7 +260,7 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(run, data, tmp_pa
     code, _, said = run(*call, *SMALL)
     assert code == 0, said
     assert run("info", model)[1].startswith(
-        "joint model of 2 views: side, top\nparts of 2 views (side, top): 7.7% (1/13) of good parts"
+        "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 13 good parts "
     )
     artefact = router_file.read(model)
     assert artefact.recognition is None

@@ -199,7 +199,7 @@ def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeyp
     assert len(pictures) == 19
     assert len(asked) == len(set(asked)) == 19 * 6
     assert model.calibration.count == len(model.manifest.facts["calibration_pictures"]) == 19
-    assert "5.0% (1/20)" in model.calibration.promise()
+    assert "about 1 of 20 good" in model.calibration.promise()
     assert any("on 19 of 40 good pictures" in note for note in model.manifest.notes)
     assert sum(one.role == "train" for one in model.manifest.pictures) == 40  # all are known
     for light in light_variations(0.1):

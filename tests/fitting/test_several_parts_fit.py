@@ -44,7 +44,7 @@ def test_the_picture_with_another_number_is_told_and_counts_as_a_false_alarm(pre
     assert "1 missing: 4 parts found, 5 expected" in failure
     known = predictor.calibration
     assert (len(known.scores), known.miscounted, known.count) == (11, 1, 12)
-    assert "2/13" in known.promise()
+    assert known.expected_rate == pytest.approx(2 / 13)
 
 
 def test_every_part_is_found_and_judged_by_itself(predictor):

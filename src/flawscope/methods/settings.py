@@ -126,8 +126,9 @@ class PictureSettings:
 
     def in_form(self, pictures: Sequence[Size]) -> Self:
         """Returns the settings for pictures (H, W): sizes of one number become as many pixels in the form
-        that is usual among them. They stay squares with `tile` or `crop`, and where pictures are small."""
-        if self.tile is not None or self.crop is not None:
+        that is usual among them. They stay squares with `tile`, `crop` or `keep_aspect`, and where pictures
+        are small."""
+        if self.tile is not None or self.crop is not None or self.keep_aspect:
             return self
         parts = self.size.split("+")
         if is_enlarged_much(

@@ -132,7 +132,14 @@ class Station:
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
-        self.sources = Sources(self.inspector.submit, report, self.store, limits, self.refusals.note)
+        self.sources = Sources(
+            self.inspector.submit,
+            report,
+            self.store,
+            limits,
+            self.refusals.note,
+            self.inspector.interlocks.check,
+        )
         self.sources.update({name: [] for name in self.addresses.configured})
         self.floor = ConnectionContext(
             self.addresses, self.inspector, self.store, self.sources, Timing(), report, self.refusals

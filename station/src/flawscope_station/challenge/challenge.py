@@ -24,10 +24,10 @@ from flawscope_station.access.audit import flatten_settings
 from flawscope_station.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.challenge import records
 from flawscope_station.challenge.records import FAILED, OLD_PICTURE, OVERRIDDEN, PASSED, REPLACED, WRONG_PART
-from flawscope_station.challenge.resemblance import LEAST, lies_alike, relative_boxes, resemblance
+from flawscope_station.challenge.resemblance import LEAST, Box, lies_alike, relative_boxes, resemblance
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.renderings import InspectionRenderer, reduce_picture
+from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
@@ -40,6 +40,7 @@ CHECK_INTERVAL = 1.0  # seconds between two looks at whether challenges are due
 CLOCK_TOLERANCE = 60_000_000  # microseconds by which a clock may be set back after a challenge
 VIEW_SIDE = 640  # pixels of a stored picture
 MAX_NOTE_LENGTH = 200  # characters of a note, and of a reason
+AWAITED_SECONDS = 600.0  # within which the first picture of a new challenge part must come
 BATCH = "batch"  # cause of a challenge that somebody asked for
 
 
@@ -57,6 +58,18 @@ class State:
     passed: frozenset[int] = frozenset()
     moment: int | None = None
     deadline: float = math.inf
+
+
+@dataclass(frozen=True)
+class NewPart:
+    """Challenge part to be kept. expected: good or anomalous. due: until when its picture must come, as the
+    monotonic clock counts."""
+
+    name: str
+    expected: str
+    note: str
+    who: str
+    due: float
 
 
 class Challenge(BackgroundThread):
@@ -85,6 +98,7 @@ class Challenge(BackgroundThread):
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, clock, wall
         self._states: dict[int, State] = {}
+        self._awaited: dict[int, NewPart] = {}  # by product: the next picture of this part is kept
         self._hashed: dict[int, tuple[ProductSettings, str]] = {}  # by product, as text
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
 
@@ -97,19 +111,26 @@ class Challenge(BackgroundThread):
     # ---- interlock
 
     def check(self, product_id: int, part: str | None) -> None:
-        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts."""
+        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts, or will
+        be."""
         state = self._states.get(product_id)
-        if state is not None and part not in state.parts:
+        if state is not None and part not in state.parts and self._wanted(product_id, part) is None:
             self._hold(product_id, state, self._version(product_id))
 
     def release(self, picture: Picture, record: NewInspection) -> None:
         """Take the picture of a challenge part, and raise NotProductionError with what became of it; raise
         NotReadyError for others unless the product is ready with the version that has judged."""
         state = self._states.get(record.product_id)
-        if state is None or self._is_unchallenged(record.product_id):
+        if state is None:
+            return
+        if (new := self._wanted(record.product_id, picture.part)) is not None:
+            raise NotProductionError(
+                f"the challenge part {new.name} {self._keep_shown(new, picture, record)}"
+            )
+        if self._is_unchallenged(record.product_id):
             return
         if (part := state.parts.get(picture.part or "")) is not None:
-            raise NotProductionError(f"challenge part {part.name}: {self._take(part, picture, record)}")
+            raise NotProductionError(f"the challenge part {part.name} {self._take(part, picture, record)}")
         self._hold(record.product_id, state, record.version_id)
 
     def _hold(self, product_id: int, state: State, version: int | None) -> None:
@@ -240,13 +261,13 @@ class Challenge(BackgroundThread):
         with self._lock:
             state = self._load(product_id)
             if (cause := self._cause(product_id, state, version)) is None:
-                return "no challenge is due: begin one"
+                return "was not taken, for no challenge is due: begin one"
             present = version, self._state_hash(product_id, state)
             last = state.last
             if last is None or last.outcome is not None or (last.version_id, last.state_hash) != present:
                 state = self._begin(product_id, cause, version, "station")
             elif part.id in state.passed:
-                return "it has passed already: show the next one"
+                return "has passed already: show the next one"
             assert state.last is not None
             assert record.pixels  # hashed as it was decoded
             with self.store.database.writing() as connection:
@@ -263,9 +284,12 @@ class Challenge(BackgroundThread):
                     ended = update(challenges).where(challenges.c.id == state.last.id)
                     connection.execute(ended.values(outcome=outcome, ended_at=self.wall()))
                     add_event(connection, f"challenge_{outcome}", "station", part.name, product_id)
-            self._load(product_id)
+            left = _missing(self._load(product_id))
         self.wake()
-        return _OUTCOMES[outcome]
+        if outcome != PASSED:
+            return _OUTCOMES[outcome]
+        after = "all have: parts are inspected again" if is_complete else f"next is {', '.join(left[:1])}"
+        return f"has passed; {after if is_complete or left else 'a part of the other kind is missing'}"
 
     def _outcome(self, part: Row[Any], record: NewInspection, alike: float) -> str:
         if alike < LEAST:
@@ -290,9 +314,7 @@ class Challenge(BackgroundThread):
             InputError: the name is taken or cannot be one, or the inspection shows one view of a part.
             NotFoundError: there is no such inspection, or its picture was removed.
         """
-        name, note = make_label(name, None).part or "", _checked_text(note, "note")
-        if not name:
-            raise InputError("name: write the number of the part, as its sender will give it")
+        name, note = self._checked_name(product_id, name), _checked_text(note, "note")
         data, _, called = self.renderer.picture(product_id, number)
         row = self.store.inspection(product_id, number)
         if row["part_id"] is not None:
@@ -301,20 +323,53 @@ class Challenge(BackgroundThread):
             )
         source = decoding.HashedPicture(data)
         self.versions.active(product_id)[1].manifest.preprocess.read(source, called)
-        values = {
-            **{"product_id": product_id, "name": name, "expected": expected, "note": note},
-            "pixels": source.pixels,
-            "boxes": json.dumps(relative_boxes(row["regions"], row["width"], row["height"])),
-            "view": self.renderer.view(product_id, number, VIEW_SIDE),
-        }
+        boxes = relative_boxes(row["regions"], row["width"], row["height"])
+        view = self.renderer.view(product_id, number, VIEW_SIDE)
+        self._keep(product_id, NewPart(name, expected, note, who, 0.0), source.pixels, boxes, view)
+        return next(part for part in self.facts(product_id)["parts"] if part["name"] == name)
+
+    def await_part(self, product_id: int, name: str, expected: str, note: str, who: str) -> None:
+        """Keep the next picture of this part as a challenge part, also while nothing else is answered: the
+        picture is judged, and is no part of the production. InputError as of `add_part`."""
+        name, note = self._checked_name(product_id, name), _checked_text(note, "note")
+        due = self.clock.monotonic() + AWAITED_SECONDS
+        self._awaited[product_id] = NewPart(name, expected, note, who, due)
+
+    def _wanted(self, product_id: int, part: str | None) -> NewPart | None:
+        new = self._awaited.get(product_id)
+        return new if new and new.name == part and self.clock.monotonic() < new.due else None
+
+    def _keep_shown(self, new: NewPart, picture: Picture, record: NewInspection) -> str:
+        """Keep a new challenge part from its picture; return what became of it in words."""
+        if record.parts is not None:
+            return "was not kept: the picture shows one view of it; show parts that one picture judges"
+        view = encode_webp(reduce_picture(picture.data, new.name, VIEW_SIDE, self.renderer.inspector.memory))
+        boxes = relative_boxes(record.regions, record.width, record.height)
+        assert record.pixels  # hashed as it was decoded
+        self._keep(record.product_id, new, record.pixels, boxes, view)
+        self._awaited.pop(record.product_id, None)
+        self.wake()
+        found = "as good" if record.decision == GOOD else "as defective"
+        return f"is kept, and was judged {found}"
+
+    def _checked_name(self, product_id: int, name: str) -> str:
+        if not (name := make_label(name, None).part or ""):
+            raise InputError("name: write the number of the part, as its sender will give it")
+        if name in self._states[product_id].parts:
+            raise InputError(f"there is a challenge part {name}: remove it first, or choose another name")
+        return name
+
+    def _keep(self, product_id: int, new: NewPart, pixels: str, boxes: list[Box], view: bytes) -> None:
+        values = {"product_id": product_id, "name": new.name, "expected": new.expected, "note": new.note}
+        values |= {"pixels": pixels, "boxes": json.dumps(boxes), "view": view}
         with self._lock:
-            if name in self._load(product_id).parts:
-                raise InputError(f"there is a challenge part {name}: remove it first, or choose another name")
+            self._load(product_id)
+            self._checked_name(product_id, new.name)  # two people may add it at once
             with self.store.database.writing() as connection:
                 connection.execute(insert(challenge_parts).values(values))
-                add_event(connection, "challenge_part_added", who, f"{name}, {expected}: {note}", product_id)
+                text = f"{new.name}, {new.expected}: {new.note}"
+                add_event(connection, "challenge_part_added", new.who, text, product_id)
             self._load(product_id)
-        return next(part for part in self.facts(product_id)["parts"] if part["name"] == name)
 
     def remove_part(self, product_id: int, number: int, who: str) -> None:
         """Remove a challenge part; its results stay. NotFoundError."""
@@ -394,8 +449,7 @@ def _checked_text(text: str, name: str) -> str:
 
 
 _OUTCOMES = {
-    PASSED: "passed",
-    FAILED: "judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
-    WRONG_PART: "the picture does not look like it: lay it in as on its stored picture",
-    OLD_PICTURE: "the picture was taken before: take a new one",
+    FAILED: "was judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
+    WRONG_PART: "does not pass, for the picture does not look like it: lay it in as on its stored picture",
+    OLD_PICTURE: "does not pass, for the picture was taken before: take a new one",
 }

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.pictures.levels import Levels
-
 REFERENCE = 50  # pictures
 PICTURES_IN_ROW = 5  # pictures in a row that show a fault; as many are averaged to measure a shift
 EDGE_SIDE = 512  # pixels of the longer side at which edges are measured, at least, where the picture has them
@@ -61,12 +59,12 @@ class PictureMeasurements(NamedTuple):
     small: GreyPicture
 
 
-def measure_picture(image: Image.Image, levels: Levels | None = None) -> PictureMeasurements:
+def measure_picture(image: Image.Image, levels: tuple[float, float] | None = None) -> PictureMeasurements:
     """Measure a picture, decoded at a reduced size where its format allows that.
 
     Args:
-        levels: the model's `Preprocess.levels`, by which deep pictures are as bright as the model sees
-            them.
+        levels: black and white, the model's `Preprocess.levels`, by which deep pictures are as bright as the
+            model sees them.
     """
     image.draft("L", (EDGE_SIDE, EDGE_SIDE))
     image = _grey(image, levels)  # before `reduce`: Pillow reduces neither palettes, nor 1 bit, nor 16
@@ -89,7 +87,7 @@ def measure_picture(image: Image.Image, levels: Levels | None = None) -> Picture
     )
 
 
-def _grey(image: Image.Image, levels: Levels | None) -> Image.Image:
+def _grey(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
     """Convert any mode to 8 bits; deep pictures are clipped at their levels."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image.convert("L")

@@ -14,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 
 from flawscope.errors import message_with_type
 from flawscope.pictures import decoding, displayed
-from flawscope.pictures.levels import Levels
 from flawscope_station.background import BackgroundThread
 from flawscope_station.drift import camera_faults
 from flawscope_station.drift.camera_faults import (
@@ -54,7 +53,7 @@ class CameraMonitor(BackgroundThread):
         tests_of: Callable[[int], DriftTests | None],
         report: Callable[[str, str | None], None],
         memory: MemoryBudget,
-        levels_of: Callable[[int], Levels | None],
+        levels_of: Callable[[int], tuple[float, float] | None],
     ):
         super().__init__("camera")
         self.files, self.tests_of, self.report, self.levels_of = files, tests_of, report, levels_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flawscope.pictures.levels import Levels
 from flawscope_station.drift.camera_monitor import CameraMonitor
 from flawscope_station.drift.forms import FormCheck
 from flawscope_station.drift.monitor import DriftMonitor
@@ -35,7 +34,7 @@ class Drift:
         report: Callable[[str, str | None], None],
         memory: MemoryBudget,
     ):
-        def levels(product_id: int) -> Levels | None:
+        def levels(product_id: int) -> tuple[float, float] | None:
             return versions.active(product_id)[1].manifest.preprocess.levels
 
         self.monitor = DriftMonitor(store, versions, names, report, files)

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flawscope.errors import InputError
-from flawscope_station.inspecting.capacity import BusyError
+from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.store.insert import NewInspection
 
 RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent again
 
 
-class NotReadyError(BusyError):
-    """An interlock holds: the picture was not taken, or is not answered."""
-
-    def __init__(self, why: str):
-        super().__init__(RETRY_SECONDS, why)
+class InterlockError(FlawscopeError):
+    """An interlock refuses a picture. Neither is the queue full nor the picture bad: no source waits with
+    others behind it, and none takes it for unreadable."""
 
 
-class NotProductionError(InputError):
+class NotReadyError(InterlockError):
+    """An interlock holds: the picture was not taken, or is not answered. The same picture may be sent again,
+    and pictures of other parts may be taken meanwhile.
+
+    Attributes:
+        seconds: after which it may be sent again.
+    """
+
+    seconds = RETRY_SECONDS
+
+
+class NotProductionError(InterlockError):
     """The picture was judged for an interlock: nothing is answered about it, and it is not recorded as a part
-    of the production."""
+    of the production. It is done with, and not sent again."""
 
 
 class Interlock(Protocol):

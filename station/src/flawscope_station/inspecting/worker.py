@@ -120,7 +120,8 @@ class Inspector:
         StoreError.
 
         Raises:
-            BusyError: there is no room for all of them, or an interlock holds (NotReadyError).
+            BusyError: there is no room for all of them.
+            NotReadyError: an interlock holds.
             LateError: they cannot be judged in time.
             KeyUsedError: another request under the same key is not answered yet.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from flawscope.config import build_config, keep_known_settings, redact_value
@@ -25,7 +25,8 @@ class SinkSettings:
     """Settings of a webhook or a folder.
 
     webhook: an address that gets a POST. folder: where files are written.
-    name: identifies the sink's cursor in the records; a new name begins anew. None: its address or folder.
+    name: identifies the sink's cursor in the records; a new name begins anew. None: its address or folder;
+    where that changes, its place among the product's sinks.
     only: every inspection, or anomalous ones, without those within tolerance. verdicts: verdicts are sent,
     too, also those taken back.
     picture: pictures to send; None: none to a webhook, both into a folder.
@@ -67,9 +68,13 @@ class SinkSettings:
         return "folder" if self.webhook is None else "webhook"
 
     @property
+    def address(self) -> str:
+        return self.webhook or self.folder or ""
+
+    @property
     def cursor_name(self) -> str:
         """Name under which the sink's cursor is stored."""
-        return self.name or self.webhook or self.folder or ""
+        return self.name or self.address
 
     @property
     def pictures(self) -> PictureChoice:
@@ -93,7 +98,7 @@ class PluginSinkSettings:
     def label(self) -> str:
         return self.name or self.kind
 
-    cursor_name = label
+    cursor_name = address = label
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,17 @@ class MqttSettings:
         if not _TOPIC.fullmatch(self.topic) or self.topic.endswith("/"):
             raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
 
+    kind: ClassVar[str] = "mqtt"
+    name: ClassVar[None] = None
+
     @property
-    def address(self) -> tuple[str, int, bool]:
+    def address(self) -> str:
+        return self.broker
+
+    cursor_name = address
+
+    @property
+    def connection(self) -> tuple[str, int, bool]:
         """Host, port, and whether TLS is used."""
         parts = urlsplit(self.broker)
         return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme], parts.scheme == "mqtts"

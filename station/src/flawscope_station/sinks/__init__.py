@@ -6,21 +6,29 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
 from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.sinks.cursors import (
+    AnySink,
+    StoredCursor,
+    cursor_key,
+    delete_cursors,
+    hand_on_cursors,
+)
 from flawscope_station.sinks.delivery import Delivery, MessagePictures, Sink
 from flawscope_station.sinks.folder import FolderSink
 from flawscope_station.sinks.mqtt import MqttSink
-from flawscope_station.sinks.outbox import Message, Outbox, cursor_key, delete_other_cursors
+from flawscope_station.sinks.outbox import MAX_COUNTED, Message, Outbox
 from flawscope_station.sinks.webhook import Webhook
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
 from flawscope_station.store.station_identity import public_address
 
-UNDELIVERED = "undelivered"  # event
+UNDELIVERED = "undelivered"  # event, and kind of a problem
+BROKER_PLACE = 0  # of the station's broker beside a product's sinks, which begin with 1
 EVENT_SOURCE = "station"  # who notes the event
 SENDER_DIGITS = 12  # of the station's identity in the ids of messages
 STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
@@ -52,15 +60,20 @@ class Sinks:
         self.settings, self.products, self.store, self.report = settings, products, store, report
         self._sender_id, self._problems = identity[:SENDER_DIGITS], problems
         self._pictures = MessagePictures(pictures)
-        self.deliveries, cursors = list[Delivery](), set[tuple[int, str]]()
+        self.deliveries = list[Delivery]()
+        sinks: dict[int, dict[int, AnySink]] = {number: {} for number in products.values()}
         for name, product in settings.products.items():
-            sinks = enumerate(product.sinks, 1)
-            self.deliveries += [self._make_delivery(name, position, one) for position, one in sinks]
-            cursors |= {(products[name], cursor_key(one.kind, one.cursor_name)) for one in product.sinks}
+            sinks[products[name]] |= dict(enumerate(product.sinks, 1))
+        if settings.mqtt is not None:
+            for own in sinks.values():
+                own[BROKER_PLACE] = settings.mqtt
+        left = hand_on_cursors(store.database, sinks)
+        for name, product in settings.products.items():
+            places = enumerate(product.sinks, 1)
+            self.deliveries += [self._make_delivery(name, place, one) for place, one in places]
         if settings.mqtt is not None:
             self.deliveries.append(self._make_mqtt_delivery(settings.mqtt))
-            cursors |= {(outbox.product_id, outbox.key) for outbox in self.deliveries[-1].outboxes}
-        delete_other_cursors(store.database, cursors)
+        self._drop(left)
 
     def start(self) -> None:
         for one in self.deliveries:
@@ -78,8 +91,7 @@ class Sinks:
                 delivery.start()
         for broker in self.deliveries:
             if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
-                key = cursor_key(MqttSink.kind, self.settings.mqtt.broker)
-                outbox = self._make_outbox(name, key, self.settings.mqtt)
+                outbox = self._make_outbox(name, BROKER_PLACE, self.settings.mqtt)
                 broker.outboxes.append(outbox)
                 broker.sink.outboxes.append(outbox)
 
@@ -131,12 +143,11 @@ class Sinks:
     ) -> Delivery:
         number = self.products[name]
         sink = self._make_sink(settings)
-        key = cursor_key(sink.kind, settings.cursor_name)
         if isinstance(sink, Webhook):
             before = self.settings.products[name].sinks[: position - 1]
             if same_label := sum(one.label == settings.label for one in before):  # on one host
                 sink.label += f" ({same_label + 1})"
-        outbox = self._make_outbox(name, key, settings)
+        outbox = self._make_outbox(name, position, settings)
         if isinstance(sink, FolderSink) and not outbox.delivered:
             sink.make_folder()
 
@@ -155,8 +166,7 @@ class Sinks:
         return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
 
     def _make_mqtt_delivery(self, settings: MqttSettings) -> Delivery:
-        key = cursor_key(MqttSink.kind, settings.broker)
-        outboxes = [self._make_outbox(name, key, settings) for name in self.products]
+        outboxes = [self._make_outbox(name, BROKER_PLACE, settings) for name in self.products]
 
         def problems() -> list[dict[str, str]]:
             return [one.to_dict() for one in self._problems()]
@@ -165,12 +175,13 @@ class Sinks:
         sink.make_client()  # its files can be read
         return Delivery(sink, outboxes, lambda why: self.report("mqtt_away", why))
 
-    def _make_outbox(
-        self, name: str, key: str, settings: SinkSettings | PluginSinkSettings | MqttSettings
-    ) -> Outbox:
+    def _make_outbox(self, name: str, place: int, settings: AnySink) -> Outbox:
+        return self._open_outbox(self.products[name], name, cursor_key(settings, place), settings)
+
+    def _open_outbox(self, product_id: int, name: str, key: str, settings: AnySink) -> Outbox:
         return Outbox(
             self.store.database,
-            self.products[name],
+            product_id,
             name,
             key,
             settings,
@@ -178,6 +189,28 @@ class Sinks:
             sender=self._sender_id,
             address=public_address(self.settings),
         )
+
+    def _drop(self, cursors: list[StoredCursor]) -> None:
+        """Delete the cursors of sinks that are not in the settings any more, and tell what they had not had:
+        as an event, in the log and as a problem until the next start."""
+        names, told = {number: name for name, number in self.products.items()}, dict[str, list[str]]()
+        for one in cursors:
+            product_id = one.row.product_id
+            name = names.get(product_id, f"product {product_id}")
+            count = self._open_outbox(product_id, name, one.row.sink, PluginSinkSettings()).waiting()
+            if count:
+                place = f" at place {one.place}" if one.place else ""
+                many = f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")
+                text = (
+                    f"the {one.kind} sink{place} of {name} is not in the settings any more: {many} that it "
+                    "had not had are not sent (inspections, verdicts, parts)"
+                )
+                self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
+                code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
+                told.setdefault(code, []).append(text)
+        delete_cursors(self.store.database, cursors)
+        for code, texts in told.items():
+            self.report(code, "; ".join(texts))
 
 
 def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, Any]:

@@ -180,10 +180,15 @@ class Delivery(BackgroundThread):
             self._behind_since = None
             self._report_error(None)
             return pause
+        self._tell_if_behind()
+        return 0.0
+
+    def _tell_if_behind(self) -> None:
+        """Report that messages have always waited for a while, also in the midst of a page: each message may
+        take long."""
         self._behind_since = self._behind_since or time.monotonic()
         if time.monotonic() - self._behind_since > BEHIND_SECONDS:
             self.report(self._waiting_text(SLOW_TEXT))
-        return 0.0
 
     def _deliver_batch(self, box: Outbox, batch: Batch) -> None:
         """Send a page of messages; the first that is not taken begins the next page."""
@@ -194,6 +199,7 @@ class Delivery(BackgroundThread):
                 is_taken = self._send_message(box, message)
                 self._backoff.reset()
                 box.advance(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
+                self._tell_if_behind()
             box.advance(batch.end)
         finally:
             if batch.messages or box.is_behind:  # a start passes over unwanted records again

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -148,12 +149,7 @@ class MqttSink(Sink):
         self._client = self.make_client()
         self._client.on_connect, self._client.on_disconnect = connected, disconnected
         self._lost_reason = "it does not answer"
-        host, port, _ = self.settings.address
-        try:
-            self._client.connect(host, port, KEEPALIVE_SECONDS)
-        except (OSError, ValueError) as error:
-            self._lost_reason = f"it cannot be reached: {error_text(error)}"
-            raise UndeliveredError(self._lost_reason) from None
+        self._open_connection(self._client)
         self._client.loop_start()
         answered.wait(ANSWER_TIMEOUT)
         if self._lost_reason is not None:
@@ -161,6 +157,28 @@ class MqttSink(Sink):
         self._retained.clear()  # a broker that was started anew may know nothing
         self._sent_states.clear()
         self._retain("status", ONLINE)
+
+    def _open_connection(self, client: paho.Client) -> None:
+        """Open the connection, TLS included, whatever the pieces of it take. UndeliveredError."""
+        host, port, _ = self.settings.connection
+        opened: Future[None] = Future()
+
+        def connect() -> None:
+            try:
+                client.connect(host, port, KEEPALIVE_SECONDS)
+            except Exception as error:  # passed on
+                opened.set_exception(error)
+            else:
+                opened.set_result(None)
+
+        threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
+        try:
+            opened.result(ANSWER_TIMEOUT)
+        except TimeoutError:
+            raise UndeliveredError(str(self._lost_reason)) from None
+        except (OSError, ValueError) as error:
+            self._lost_reason = f"it cannot be reached: {error_text(error)}"
+            raise UndeliveredError(self._lost_reason) from None
 
     def make_client(self) -> paho.Client:
         """Make a client with password and certificates as they are now. InputError."""
@@ -172,7 +190,7 @@ class MqttSink(Sink):
         client.will_set(f"{self._base_topic}/status", OFFLINE, AT_LEAST_ONCE, retain=True)
         if settings.user is not None:
             client.username_pw_set(settings.user, settings.password())
-        if settings.address[2]:
+        if settings.connection[2]:
             files = settings.ca_file, settings.certificate_file, settings.key_file
             client.tls_set_context(tls_context(*files))
         return client

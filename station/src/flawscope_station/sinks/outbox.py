@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
-from flawscope_station.settings.sinks import MqttSettings, PluginSinkSettings, SinkSettings
+from flawscope_station.sinks.cursors import AnySink, cursor_conditions
 from flawscope_station.store.database import Database, upsert
 from flawscope_station.store.parts import describe_parts, part_query
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
@@ -61,20 +59,6 @@ class Batch(NamedTuple):
     is_last: bool
 
 
-def cursor_key(kind: str, name: str) -> str:
-    """Return the key under which a sink's cursor is stored."""
-    return f"{kind}:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}"
-
-
-def delete_other_cursors(database: Database, kept: set[tuple[int, str]]) -> None:
-    """Delete cursors of sinks that are not in the settings: one that comes back begins anew. StoreError."""
-    with database.writing() as connection:
-        query = select(deliveries)
-        for row in connection.execute(query).all():
-            if (row.product_id, row.sink) not in kept:
-                connection.execute(delete(deliveries).where(*_cursor_conditions(row.product_id, row.sink)))
-
-
 class Outbox:
     """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
 
@@ -99,7 +83,7 @@ class Outbox:
         product_id: int,
         product: str,
         key: str,
-        settings: SinkSettings | PluginSinkSettings | MqttSettings,
+        settings: AnySink,
         *,
         station: str,
         sender: str,
@@ -115,7 +99,7 @@ class Outbox:
                 product_id=product_id, sink=key, delivered=0, refused=0, **_cursor_columns(newest)
             )
             connection.execute(new.on_conflict_do_nothing())
-            row = connection.execute(select(deliveries).where(*_cursor_conditions(product_id, key))).one()
+            row = connection.execute(select(deliveries).where(*cursor_conditions(product_id, key))).one()
         self.cursor = Cursor(row.inspection_id, row.verdict_id, row.part_number)
         self.delivered, self.refused = row.delivered, row.refused
         self._saved, self._saved_at = self.cursor, time.monotonic()
@@ -179,7 +163,7 @@ class Outbox:
         """Write the cursor and the counts: they survive a power cut when this returns. StoreError."""
         values = {**_cursor_columns(self.cursor), "delivered": self.delivered, "refused": self.refused}
         with self.database.writing() as connection:
-            row = _cursor_conditions(self.product_id, self.key)
+            row = cursor_conditions(self.product_id, self.key)
             connection.execute(update(deliveries).where(*row).values(values))
         self._saved, self._saved_at = self.cursor, time.monotonic()
 
@@ -252,7 +236,3 @@ class Outbox:
 
 def _cursor_columns(cursor: Cursor) -> dict[str, int]:
     return {"inspection_id": cursor.inspection, "verdict_id": cursor.verdict, "part_number": cursor.part}
-
-
-def _cursor_conditions(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:
-    return deliveries.c.product_id == product_id, deliveries.c.sink == key

@@ -3,10 +3,12 @@ specification 1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredE
 from flawscope_station.sinks.outbox import PART_DECISION, Message
 
 TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
+EXCHANGE_SECONDS = 30.0  # from the look-up of the name to the answer's first line, whatever the pieces take
 MAX_ANSWER_BYTES, MAX_ANSWER_SECONDS = 2048, 5.0  # read of an answer, at most
 MAX_RETRY_AFTER = 3600.0  # seconds that Retry-After may ask for
 # HTTP statuses about the address or the right to use it, not about the message, which is sent again
@@ -40,7 +43,8 @@ class Webhook(Sink):
         self.address = settings.webhook
         if settings.secret_file is not None:
             read_secrets(settings.secret_file)
-        self._client = httpx.Client(
+        self._loop = asyncio.new_event_loop()  # so that an exchange can be ended as a whole
+        self._client = httpx.AsyncClient(
             verify=tls_context(settings.ca_file),
             timeout=TIMEOUTS,
             follow_redirects=False,
@@ -52,19 +56,27 @@ class Webhook(Sink):
         body = json.dumps(self.body(message), ensure_ascii=False, separators=(",", ":")).encode()
         headers = self._headers(message.id, body)
         try:
-            with self._client.stream("POST", self.address, content=body, headers=headers) as answer:
-                first_line = redact_text(_first_line(answer), self.address)[:100]
-                if answer.is_success:
-                    return
-        except httpx.TimeoutException:
+            answer, first_line = self._loop.run_until_complete(self._exchange(body, headers))
+        except (httpx.TimeoutException, TimeoutError):
             raise UndeliveredError("it does not answer in time") from None
         except Exception as error:  # odd addresses raise others than httpx.HTTPError
             text = redact_text(one_line_message(error), self.address)
             raise UndeliveredError(f"it cannot be reached: {text}") from None
-        raise _refused_error(answer, first_line)
+        if not answer.is_success:
+            raise _refused_error(answer, redact_text(first_line, self.address)[:100])
+
+    async def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[httpx.Response, str]:
+        """Return the answer to a message, and its first line. TimeoutError."""
+        async with (
+            asyncio.timeout(EXCHANGE_SECONDS),
+            self._client.stream("POST", self.address, content=body, headers=headers) as answer,
+        ):
+            return answer, await _first_line(answer)
 
     def close(self) -> None:
-        self._client.close()
+        with suppress(RuntimeError):  # an exchange is under way, and ends by itself
+            self._loop.run_until_complete(self._client.aclose())
+            self._loop.close()
 
     def body(self, message: Message) -> dict[str, Any]:
         """Return the JSON of a message, with its pictures in base64."""
@@ -100,16 +112,15 @@ def _refused_error(answer: httpx.Response, first_line: str) -> UndeliveredError:
     return UndeliveredError(text, blames_message=True)
 
 
-def _first_line(answer: httpx.Response) -> str:
+async def _first_line(answer: httpx.Response) -> str:
     """Return the first line of an answer; the rest is neither read nor waited for."""
-    received, deadline = b"", time.monotonic() + MAX_ANSWER_SECONDS
-    try:
-        for piece in answer.iter_raw(MAX_ANSWER_BYTES):
-            received += piece
-            if len(received) >= MAX_ANSWER_BYTES or time.monotonic() > deadline:
-                break
-    except httpx.HTTPError:
-        pass
+    received = b""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(MAX_ANSWER_SECONDS):
+            async for piece in answer.aiter_raw():
+                received += piece
+                if len(received) >= MAX_ANSWER_BYTES or b"\n" in received:
+                    break
     lines = received[:MAX_ANSWER_BYTES].decode("utf-8", "replace").split("\n")
     return "".join(c for c in lines[0].strip() if c.isprintable())
 

@@ -33,6 +33,7 @@ class Sources(dict[str, list[Source]]):
 
     Args:
         refused: gets the name of a product, and why one of its pictures was not judged.
+        check: raises NotReadyError where an interlock holds pictures of a product and part back.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Sources(dict[str, list[Source]]):
         store: Store,
         limits: Limits,
         refused: Callable[[str, BaseException], object],
+        check: Callable[[int, str | None], None],
     ):
         super().__init__()
+        self._check = check
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
         self._refused = refused
         self._problem_codes: dict[str, set[str]] = {}  # by product
@@ -119,7 +122,9 @@ class Sources(dict[str, list[Source]]):
 
         refused = partial(self._refused, name)
         submit = partial(self._submit_told, refused)
-        line = SourceContext(number, submit, report, self._store, self.share, refused)
+        line = SourceContext(
+            number, submit, report, self._store, self.share, refused, partial(self._check, number)
+        )
         counts = Counter[bool]()
         made: list[Source] = []
         for settings in product.all_sources:

@@ -319,6 +319,7 @@ class LiveCamera:
         answer = picture = None
         try:
             if shot is not None:
+                self.line.check(None)  # NotReadyError: the next frame may be taken
                 picture = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}")
                 answer = self._submit_picture(picture)
         except BaseException as error:  # also where the thread is ended: the frame is told

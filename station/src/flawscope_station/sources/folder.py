@@ -30,6 +30,7 @@ from flawscope.artefact import files
 from flawscope.errors import InputError, message_with_type, pluralize
 from flawscope.predictor import watch
 from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
+from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
@@ -51,9 +52,11 @@ from flawscope_station.store.schema import (
 
 SOURCE = FOLDER
 FORGET_SECONDS = 86_400.0  # until the keys of files that went away are forgotten again
+SHOWN = "challenge_part_shown"  # event
 POLL_INTERVAL = 0.2  # seconds between two listings, at least
 IDLE_RATIO = 10  # least ratio of the pause to a listing's time while nothing waits
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
+HELD_SECONDS = 1.0  # before a picture that an interlock holds back is tried again
 PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 MAX_KEY_LENGTH = 200  # characters
 LOOKUP_BATCH = 256  # keys that are looked up at once
@@ -178,6 +181,13 @@ class FolderSource(BackgroundThread):
     ) -> Future[RecordedInspection] | None:
         """Read a picture and submit it; return None where it is not submitted, or not now. is_known: the
         store has its key."""
+        name, key = self._picture_name(path), self._picture_key(path, stamp)
+        label = self._parse_label(name)
+        try:
+            self.line.check(label.part)
+        except NotReadyError as error:
+            self._hold(arrivals, path, error)
+            return None
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
             why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
@@ -195,15 +205,18 @@ class FolderSource(BackgroundThread):
         if arrivals.content_known(path, digest) or (self.then == KEEP and self._was_moved(data, stamp)):
             self._finish_file(arrivals, path)
             return None
-        name, key = self._picture_name(path), self._picture_key(path, stamp)
         if (is_known and self._has_content(key, digest)) or (not is_known and self._was_moved(data, stamp)):
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
             self._finish_file(arrivals, path)
             return None
         if is_known:
             key = self._picture_key(path, stamp, digest)
-        one = Picture(self.line.product_id, data, name, SOURCE, key, **self._parse_label(name)._asdict())
-        return self.line.hand_in(one, self._ended)
+        one = Picture(self.line.product_id, data, name, SOURCE, key, **label._asdict())
+        try:
+            return self.line.hand_in(one, self._ended)
+        except NotReadyError as error:
+            self._hold(arrivals, path, error)
+            return None
 
     def _handle_answer(
         self, arrivals: watch.Arrivals, path: Path, future: Future[RecordedInspection]
@@ -211,6 +224,12 @@ class FolderSource(BackgroundThread):
         error = future.exception()
         if isinstance(error, InputError):
             self._handle_unreadable(arrivals, path, error)
+        elif isinstance(error, NotReadyError):
+            self._hold(arrivals, path, error)
+        elif isinstance(error, NotProductionError):
+            text = f"{self._picture_name(path)}: {error}"
+            self.line.store.note_event(SHOWN, SOURCE, text, self.line.product_id)
+            self._finish_file(arrivals, path)
         elif error is not None:
             self._retry_later(arrivals, path, CODE_WAITING, message_with_type(error))
         else:
@@ -243,6 +262,14 @@ class FolderSource(BackgroundThread):
             )
         problem.why = why
         arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
+
+    def _hold(self, arrivals: watch.Arrivals, path: Path, error: NotReadyError) -> None:
+        """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
+        if (problem := self._problem_files.get(path)) is None or problem.code != CODE_WAITING:
+            stamp, since = arrivals.stamp(path), self._clock.monotonic()
+            problem = self._problem_files[path] = _ProblemFile(CODE_WAITING, stamp, since)
+        problem.why = str(error)
+        arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 
     def _handle_unreadable(self, arrivals: watch.Arrivals, path: Path, error: InputError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""

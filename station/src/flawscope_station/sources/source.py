@@ -147,6 +147,7 @@ class SourceContext:
     store: holds the keys of pictures that were inspected before.
     share: of the queue, one for all sources of a station.
     refused: gets why a part was not judged, where it was not submitted.
+    check: raises NotReadyError where an interlock holds pictures of this part back; asked before one is read.
     """
 
     product_id: int
@@ -155,6 +156,7 @@ class SourceContext:
     store: Store
     share: QueueShare
     refused: Callable[[BaseException], object] = lambda error: None
+    check: Callable[[str | None], None] = lambda part: None
 
     def show(self, code: str, number: int | None, why: str | None, *, stops: bool = False) -> None:
         """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
@@ -164,7 +166,12 @@ class SourceContext:
         self.report(f"{code}_{self.product_id}{ending}", why, stops=stops)
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[RecordedInspection] | None:
-        """Submit a picture as soon as there is room for it; return None where the source ends before."""
+        """Submit a picture as soon as there is room for it; return None where the source ends before.
+
+        Raises:
+            NotReadyError: an interlock holds pictures of this part back: go on with those of others. The
+                future raises it, too, and NotProductionError, which is the answer to a challenge part.
+        """
         size = len(picture.data)
         if not self.share.acquire(size, ended):
             return None

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.challenge.resemblance import LEAST
 from flawscope_station.sources.source import TriggeredSource
+from flawscope_station.store.records import valid_id_or_zero
+from flawscope_station.store.schema import ANOMALOUS
+from flawscope_station.store.search import Filters
 from flawscope_station.web.api import Engineer, Operator, api_router, refusals
 from flawscope_station.web.pages import Page, product_page
-from flawscope_station.web.parts import FloorDep, ProductId, part
+from flawscope_station.web.parts import FloorDep, ProductId, RecordsDep, part
 
+SHOWN_CHOICES = 11  # latest inspections that may be kept as a challenge part
 CHART_WIDTH, CHART_HEIGHT = 320, 72  # of the chart of a part's scores
 
 ChallengeDep = Annotated[Challenge, part(Challenge)]
@@ -57,7 +61,25 @@ class ChallengeState(BaseModel):
     challenges: list[ChallengeRun] = Field(description="the latest first")
 
 
-class NewChallengePart(BaseModel):
+Expected = Annotated[
+    Literal["good", "anomalous"],
+    BeforeValidator(lambda word: ANOMALOUS if word == "defective" else word),
+    Field(description="defective is taken for anomalous"),
+]
+
+
+class AwaitedPart(BaseModel):
+    """Part whose next picture is to be kept as that of a challenge part."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"name": "plate-03", "expected": "anomalous"}}
+    )
+    name: str = Field(max_length=100, description="the `part` under which it will be shown")
+    expected: Expected
+    note: str = Field("", max_length=200, description="such as scratched")
+
+
+class NewChallengePart(AwaitedPart):
     """Part of an inspection, to be kept as a challenge part."""
 
     model_config = ConfigDict(
@@ -65,9 +87,6 @@ class NewChallengePart(BaseModel):
         json_schema_extra={"example": {"inspection": 17, "name": "plate-03", "expected": "anomalous"}},
     )
     inspection: int = Field(ge=1, lt=2**63)
-    name: str = Field(max_length=100, description="the `part` under which it will be shown")
-    expected: Literal["good", "anomalous"]
-    note: str = Field("", max_length=200, description="such as scratched")
 
 
 class Override(BaseModel):
@@ -109,6 +128,16 @@ def add_challenge_part(
     return challenge.add_part(product_id, *wanted, person.name)
 
 
+@router.post("/challenge/awaited", response_model=ChallengeState)
+def await_challenge_part(
+    product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: AwaitedPart
+) -> Any:
+    """Keep the next picture whose `part` is this name as a challenge part, if it comes within ten minutes;
+    also while nothing else is answered. Its answer is 409, `not_production`."""
+    challenge.await_part(product_id, new.name, new.expected, new.note, person.name)
+    return challenge.facts(product_id)
+
+
 @router.delete("/challenge/parts/{number}", response_model=ChallengeState)
 def remove_challenge_part(
     product_id: ProductId, number: int, challenge: ChallengeDep, person: Engineer
@@ -126,8 +155,18 @@ def challenge_part_view(product_id: ProductId, number: int, challenge: Challenge
 
 @page_router.get("/{product}/challenge")
 def challenge_page(
-    product: str, page: Annotated[Page, product_page("challenge")], challenge: ChallengeDep, floor: FloorDep
+    product: str,
+    page: Annotated[Page, product_page("challenge")],
+    challenge: ChallengeDep,
+    floor: FloorDep,
+    records: RecordsDep,
+    inspection: str = "",
 ) -> Response:
+    """Show the challenge parts. inspection: number of the one that is chosen to be kept."""
+    chosen = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
+    choices = records.search(page.product_id, Filters(limit=SHOWN_CHOICES)).inspections
+    if chosen and chosen not in (one["id"] for one in choices):
+        choices.insert(0, floor.store.inspection(page.product_id, valid_id_or_zero(chosen)))
     state = challenge.facts(page.product_id)
     sources = floor.sources[floor.addresses.configured_name(product)]
     return page.render(
@@ -136,6 +175,8 @@ def challenge_page(
         state=state,
         next=next((one for one in state["parts"] if one["name"] in state["missing"]), None),
         charts={one["id"]: score_chart(one["results"]) for one in state["parts"]},
+        choices=[one for one in choices if one["picture"] and one["part_id"] is None],
+        chosen=chosen,
         has_camera=any(isinstance(source, TriggeredSource) for source in sources),
         size=(CHART_WIDTH, CHART_HEIGHT),
     )

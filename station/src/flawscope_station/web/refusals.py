@@ -16,7 +16,6 @@ from flawscope.methods import conflicts
 from flawscope_station import refusals
 from flawscope_station.access.users import ExpiredError
 from flawscope_station.challenge.challenge import ChallengeOpenError
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.learning.activation import DefectsLostError
 from flawscope_station.setup.drafts import NameTakenError
 
@@ -64,7 +63,7 @@ def error_headers(error: FlawscopeError) -> dict[str, str]:
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
     if status == 503:
-        return {"Retry-After": str(math.ceil(error.seconds) if isinstance(error, BusyError) else _DELAY)}
+        return {"Retry-After": str(math.ceil(getattr(error, "seconds", _DELAY)))}
     return {"Connection": "close"} if status in (408, 413, 415) else {}  # the body stays unread
 
 

@@ -18,7 +18,7 @@
     const { error, code } = await answer.json().catch(() => ({}));
     if (code !== "not_production") throw new Error(error ?? `HTTP ${answer.status}`);
     const { parts } = await api("/challenge");
-    return `${part}: ${t(`challenge.${parts.find((one) => one.name === part).results.at(-1).outcome}`)}`;
+    return `${part}: ${t(`challenge.${parts.find((one) => one.name === part).results.at(-1)?.outcome ?? "kept"}`)}`;
   }
 
   const values = (form) => Object.fromEntries(new FormData(form));
@@ -28,9 +28,13 @@
   on("shoot", "click", () => show("/trigger", byId("shoot").dataset.part));
   on("file", "change", () => show("/inspections", byId("file").dataset.part, byId("file").files[0]));
   on("override", "submit", () => api("/challenge/override", { body: values(byId("override")) }).then(() => ""));
-  on("add", "submit", () => {
-    const body = values(byId("add"));
-    return api("/challenge/parts", { body: { ...body, inspection: Number(body.inspection) } }).then(() => "");
+  on("add", "submit", async () => {
+    const { inspection, file, ...body } = values(byId("add"));
+    if (inspection) return api("/challenge/parts", { body: { ...body, inspection: Number(inspection) } }).then(() => "");
+    await api("/challenge/awaited", { body });
+    if (file.size) return show("/inspections", body.name, file);
+    if (byId("add").dataset.camera) return show("/trigger", body.name);
+    return t("challenge.awaited", { name: body.name });
   });
   for (const button of document.querySelectorAll("[data-remove]"))
     button.addEventListener("click", () => act(() => api(`/challenge/parts/${button.dataset.remove}`, { method: "DELETE" }).then(() => "")));

@@ -1,0 +1,161 @@
+"""Refusals of interlocks: each source goes on, and none takes them for a full queue or a bad picture."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from av import VideoFrame
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope_station import sources
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.interlock import InterlockError, NotProductionError, NotReadyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings
+from flawscope_station.settings.station import Limits
+from flawscope_station.sources.camera import FfmpegCamera, LiveCamera, Shot
+from flawscope_station.sources.folder import SHOWN, UNREADABLE, FolderSource
+from flawscope_station.sources.source import QueueShare, SourceContext
+from flawscope_station.store.database import Database
+from flawscope_station.store.records import Store
+from flawscope_station.web.refusals import error_headers, status_and_code
+from station_helpers import ManualClock, add_version
+
+ERRORS = [*InterlockError.__subclasses__()]
+
+
+class Floor:
+    """A station that refuses pictures of all parts but "shown"; places: check, submit, answer."""
+
+    def __init__(self, folder: Path, error: InterlockError, place: str):
+        self.database = Database(f"sqlite:///{folder / 'station.sqlite'}")
+        self.database.migrate()
+        self.store, self.error, self.place, self.is_held = Store(self.database), error, place, True
+        self.product = add_version(self.database)[0]
+        self.folder, self.taken, self.clock = folder / "incoming", list[Picture](), ManualClock()
+        self.folder.mkdir()
+        self.share = QueueShare(Limits())
+        self.line = SourceContext(
+            self.product, self.submit, self.report, self.store, self.share, check=self.check
+        )
+
+    def report(self, code: str, why: str | None, **more: Any) -> None:
+        pass
+
+    def refuse(self, part: str | None, place: str) -> None:
+        if self.is_held and part != "shown" and place == self.place:
+            raise self.error
+
+    def check(self, part: str | None) -> None:
+        self.refuse(part, "check")
+
+    def submit(self, pictures: Sequence[Picture]) -> list[Future[Any]]:
+        (one,), answer = pictures, Future[Any]()
+        self.refuse(one.part, "submit")
+        try:
+            self.refuse(one.part, "answer")
+        except InterlockError as error:
+            answer.set_exception(error)
+        else:
+            self.taken.append(one)
+            answer.set_result(None)
+        return [answer]
+
+
+@pytest.fixture(params=["check", "submit", "answer"])
+def floors(request, tmp_path) -> Iterator[Callable[[InterlockError], Floor]]:
+    made: list[Floor] = []
+
+    def one(error: InterlockError) -> Floor:
+        made.append(Floor(tmp_path, error, request.param))
+        return made[-1]
+
+    yield one
+    for floor in made:
+        floor.database.close()
+
+
+def run_folder(floor: Floor) -> None:
+    settings = FolderSourceSettings(str(floor.folder), "keep", r"(?P<part>\w+)\.png")
+    source = FolderSource(floor.line, settings, 1, clock=floor.clock)
+
+    def run(seconds: float) -> None:
+        end = floor.clock.monotonic() + seconds
+        while floor.clock.monotonic() < end:
+            floor.clock.advance(source.work_once())
+
+    for name in ("a", "b", "shown"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16), (40 + len(name), ord(name[0]), 0)).save(buffer, "PNG")
+        (floor.folder / f"{name}.png").write_bytes(buffer.getvalue())
+    run(5)
+    assert [one.part for one in floor.taken] == ["shown"], "it is behind the others"
+    run(120)
+    floor.is_held = False
+    run(5)
+    wanted = {"shown", "a", "b"} if isinstance(floor.error, NotReadyError) else {"shown"}
+    assert {one.part for one in floor.taken} == wanted
+    assert len(floor.taken) == len(wanted)
+    assert not floor.store.events(UNREADABLE, floor.product)
+    done = floor.store.events(SHOWN, floor.product)
+    assert len(done) == (0 if isinstance(floor.error, NotReadyError) else 2)
+    source.stop()
+
+
+def run_camera(floor: Floor) -> None:
+    source = FfmpegCamera(floor.line, CameraSourceSettings("rtsp://192.0.2.1/", "1 s"), 1)
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    for held in (True, True, False):
+        floor.is_held = held
+        source._pending.append(Shot(VideoFrame.from_ndarray(pixels, "rgb24"), len(floor.taken) + 1))
+        source._in_flight += 1
+        source._take_turn(1)
+    assert (source.state.broken, source.state.taken, source._in_flight) == (2, 1, 0)
+    assert floor.share._count == 0, "its room is free again"
+    assert len(floor.taken) == 1
+
+
+RUNS: dict[type[Any], Callable[[Floor], None]] = {FolderSource: run_folder, FfmpegCamera: run_camera}
+
+
+def source_classes() -> set[type[Any]]:
+    """The classes of all sources of the station itself."""
+    found, own = set[type[Any]](), sources.__name__
+    for module in pkgutil.iter_modules(sources.__path__):
+        inside = vars(importlib.import_module(f"{own}.{module.name}")).values()
+        for kind in filter(inspect.isclass, inside):
+            is_own = kind.__module__.startswith(own) and hasattr(kind, "stop")
+            parameters = [*inspect.signature(kind).parameters] if is_own else []
+            if parameters[:2] == ["line", "settings"] and kind is not LiveCamera:
+                found.add(kind)
+    return found
+
+
+def test_every_source_is_among_them():
+    assert source_classes() == set(RUNS)
+
+
+@pytest.mark.parametrize("source", RUNS)
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_source_goes_on(source, error, floors):
+    floor = floors(error("held"))
+    if error is NotProductionError and floor.place != "answer":
+        pytest.skip("it is raised of judged pictures alone")
+    RUNS[source](floor)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_refusal_is_of_no_other_kind_and_has_a_code_of_its_own(error):
+    assert not issubclass(error, BusyError | InputError)
+    assert status_and_code(error("x")) in [(503, "not_ready"), (409, "not_production")]
+    assert ("Retry-After" in error_headers(error("x"))) is (error is NotReadyError)

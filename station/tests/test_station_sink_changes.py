@@ -1,0 +1,268 @@
+"""What waits for a sink when the settings change: all of it is sent, or it is told how much is not."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from flawscope_station.settings.sinks import MqttSettings, SinkSettings
+from flawscope_station.settings.station import ProductSettings, Settings
+from flawscope_station.sinks import UNDELIVERED, Sinks, delivery, mqtt, webhook
+from flawscope_station.sinks.delivery import UndeliveredError
+from flawscope_station.sinks.mqtt import MqttSink
+from flawscope_station.sinks.outbox import Message
+from flawscope_station.store.database import Database
+from flawscope_station.store.records import Store
+from flawscope_station.store.schema import deliveries
+from sink_helpers import Receiver
+from station_helpers import NAME, add_version, taken, until
+
+MESSAGES = 100
+SinkTuple = tuple[SinkSettings, ...]
+
+
+class Floor:
+    """A store with a product, whose sinks come and go."""
+
+    def __init__(self, folder: Path):
+        self.database = Database(f"sqlite:///{folder / 'station.sqlite'}")
+        self.database.migrate()
+        self.store, self.opened = Store(self.database), list[Sinks]()
+        self.version = dict([add_version(self.database)])
+        self.problems: dict[str, str | None] = {}
+
+    def open(self, sinks: SinkTuple, mqtt: MqttSettings | None = None, name: str = NAME) -> Sinks:
+        settings = Settings({name: ProductSettings("m.safetensors", sinks=sinks)}, mqtt=mqtt)
+        numbers = {name: self.store.add_product(name)}
+        pictures: Any = None
+        given = settings, "f" * 32, numbers, self.store, pictures, self.problems.__setitem__, list
+        self.opened.append(Sinks(*given))
+        return self.opened[-1]
+
+    def record(self, count: int = MESSAGES) -> None:
+        ((product, version),) = self.version.items()
+        self.store.record([taken(product, version, name=f"{one}.png") for one in range(count)])
+
+    def told(self) -> list[str]:
+        (product,) = self.version
+        return [row.text for row in self.store.events(UNDELIVERED, product)]
+
+    def stored_keys(self) -> list[str]:
+        with self.database.reading() as connection:
+            return sorted(connection.execute(select(deliveries.c.sink)).scalars())
+
+
+@pytest.fixture
+def floor(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
+    made = Floor(tmp_path)
+    yield made
+    for one in made.opened:
+        one.stop()
+    made.database.close()
+
+
+@pytest.fixture
+def receivers():
+    made = [Receiver(), Receiver(), Receiver()]
+    yield made
+    for one in made:
+        one.close()
+
+
+def hook(address: str, **more: Any) -> SinkSettings:
+    return SinkSettings(webhook=address, picture="none", **more)
+
+
+def directory(path: Path, **more: Any) -> SinkSettings:
+    return SinkSettings(folder=str(path), picture="none", **more)
+
+
+A, B, NAMED = (
+    hook("http://192.0.2.1/a?token=1"),
+    hook("http://192.0.2.1/b"),
+    hook("http://192.0.2.1/c", name="mes"),
+)
+
+# What the settings say afterwards, from the addresses of three receivers and a folder; and how many sinks are
+# told to have gone with what waited for them
+WAYS: dict[str, tuple[Callable[[list[str], Path], SinkTuple], int]] = {
+    "another token": (lambda to, path: (hook(to[0] + "?token=2"), B, NAMED), 0),
+    "another host, port and path": (lambda to, path: (hook(to[0]), B, NAMED), 0),
+    "all addresses": (lambda to, path: (hook(to[0]), hook(to[1]), hook(to[2], name="mes")), 0),
+    "the named one's address": (lambda to, path: (A, B, hook(to[0], name="mes")), 0),
+    "another order": (lambda to, path: (NAMED, B, A), 0),
+    "another order and one address": (lambda to, path: (NAMED, hook(to[0]), A), 0),
+    "another order and two addresses": (lambda to, path: (hook(to[0]), NAMED, hook(to[1])), 0),
+    "one in front": (lambda to, path: (directory(path), A, B, NAMED), 0),
+    "one in front and an address": (lambda to, path: (directory(path), hook(to[0]), B, NAMED), 0),
+    "one added at the end": (lambda to, path: (A, B, NAMED, hook(to[0], name="new")), 0),
+    "the first goes": (lambda to, path: (B, NAMED), 1),
+    "the first goes, the second's address changes": (lambda to, path: (hook(to[0]), NAMED), 1),
+    "the named one goes": (lambda to, path: (A, B), 1),
+    "all go": (lambda to, path: (), 3),
+    "it gets a name": (lambda to, path: (replace(A, name="first"), B, NAMED), 0),
+    "it loses its name": (lambda to, path: (A, B, hook(to[0])), 0),
+    "another name": (lambda to, path: (A, B, replace(NAMED, name="erp")), 1),
+    "another kind": (lambda to, path: (directory(path), B, NAMED), 1),
+    "only anomalous ones, and signed": (lambda to, path: (hook(to[0], verdicts=False), B, NAMED), 0),
+    "nothing": (lambda to, path: (A, B, NAMED), 0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_waits_is_sent_or_told(way, floor, receivers, tmp_path):
+    change, gone = WAYS[way]
+    before = floor.open((A, B, NAMED))
+    floor.record()
+    assert [one["waiting"] for one in before.facts(NAME)] == [MESSAGES] * 3
+    after = change([one.url for one in receivers], tmp_path / "out")
+    facts = floor.open(after).facts(NAME)
+    fresh = ["new" in one["name"] or one["kind"] == "folder" for one in facts]
+    fresh = [one or (way == "another name" and facts[at]["name"] == "erp") for at, one in enumerate(fresh)]
+    assert [one["waiting"] for one in facts] == [0 if one else MESSAGES for one in fresh]
+    assert len(floor.told()) == gone
+    assert all(f"{MESSAGES} records" in text for text in floor.told())
+    told = [text for code, text in floor.problems.items() if code.startswith(UNDELIVERED) and text]
+    assert sum(text.count(f"{MESSAGES} records") for text in told) == gone
+    floor.opened[-1].start()
+    wanted = [one.webhook or "" for one in after]
+    for receiver in receivers:
+        if any(address.startswith(receiver.url) for address in wanted) and way != "one added at the end":
+            until(lambda one=receiver: len(one.taken) >= MESSAGES)
+            assert len({one.json["id"] for one in receiver.taken}) == MESSAGES
+
+
+def test_one_of_several_changed_sinks_loses_nothing(floor):
+    """Nobody knows which cursor was its: it goes on from the one that is furthest behind."""
+    before = floor.open((A, B))
+    floor.record()
+    (_, first), (_, second) = before.for_product(NAME)
+    first.advance(first.cursor._replace(inspection=90))
+    first.save()
+    assert (first.waiting(), second.waiting()) == (10, 100)
+    (facts,) = floor.open((hook("http://192.0.2.7/b"),)).facts(NAME)
+    assert facts["waiting"] == 100
+
+
+def test_a_store_of_an_earlier_version_keeps_what_waits(floor):
+    floor.open((A, B, NAMED), MqttSettings("mqtt://192.0.2.1"))
+    floor.record()
+    old = {}
+    for kind, name in (
+        ("webhook", A.webhook),
+        ("webhook", B.webhook),
+        ("webhook", "mes"),
+        ("mqtt", "mqtt://192.0.2.1"),
+    ):
+        digest = hashlib.sha256(str(name).encode()).hexdigest()[:32]
+        old[f"{kind}:{digest}"] = next(
+            key for key in floor.stored_keys() if key.startswith(f"{kind}:{digest}")
+        )
+    with floor.database.writing() as connection:
+        for key, new in old.items():
+            connection.execute(update(deliveries).where(deliveries.c.sink == new).values(sink=key))
+    assert floor.stored_keys() == sorted(old)
+    changed = hook("http://192.0.2.9/a?token=2"), B, NAMED
+    facts = floor.open(changed, MqttSettings("mqtts://192.0.2.2")).facts(NAME)
+    assert [one["waiting"] for one in facts] == [MESSAGES] * 4
+    assert not floor.told()
+
+
+def test_a_broker_that_goes_and_a_product_that_is_renamed_are_told(floor):
+    floor.open((A,), MqttSettings("mqtt://192.0.2.1"))
+    floor.record()
+    floor.open((A,))
+    assert len(floor.told()) == 1
+    assert "the mqtt sink of" in floor.told()[0]
+    floor.open((A,), name="renamed")
+    assert len(floor.told()) == 2
+    assert UNDELIVERED in floor.problems, "of a product without pages"
+
+
+# ---------------------------------------------------------------------------------- an exchange has an end
+
+
+def dripping(prefix: bytes, drop: bytes = b"x") -> tuple[int, Callable[[], None]]:
+    """The port of a server that reads, and answers with a drop each tenth of a second, for ever."""
+    listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve(one: socket.socket) -> None:
+        with suppress(OSError), one:
+            one.recv(65536)
+            one.sendall(prefix)
+            while not ended.wait(0.1):
+                one.sendall(drop)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+    def close() -> None:
+        ended.set()
+        listener.close()
+
+    return listener.getsockname()[1], close
+
+
+MESSAGE = Message(
+    "id", "inspection.created", 0, 1, 1, None, {"decision": "good", "near": False, "product": "p"}
+)
+
+
+@pytest.mark.parametrize("begins", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nX-Slow: "])
+def test_a_webhook_that_drips_its_answer_is_given_up(begins, monkeypatch):
+    monkeypatch.setattr(webhook, "EXCHANGE_SECONDS", 1.0)
+    port, close = dripping(begins)
+    sink, begun = webhook.Webhook(hook(f"http://127.0.0.1:{port}/")), time.monotonic()
+    with pytest.raises(UndeliveredError):
+        sink.send(MESSAGE)
+    assert time.monotonic() - begun < 5
+    sink.close()
+    close()
+
+
+def test_a_webhook_that_drips_the_body_of_a_good_answer_has_the_message(monkeypatch):
+    monkeypatch.setattr(webhook, "MAX_ANSWER_SECONDS", 1.0)
+    port, close = dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    sink, begun = webhook.Webhook(hook(f"http://127.0.0.1:{port}/")), time.monotonic()
+    for _ in range(2):
+        sink.send(MESSAGE)
+    assert time.monotonic() - begun < 10
+    sink.close()
+    close()
+
+
+def test_a_broker_that_drips_is_given_up(monkeypatch):
+    monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT", 1.0)
+    port, close = dripping(b"\x16\x03\x03\x40\x00", b"\x02")  # a TLS record that never ends
+    sink = MqttSink(MqttSettings(f"mqtts://127.0.0.1:{port}"), "station", "f" * 12, [], list)
+    begun = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(UndeliveredError, match="it does not answer"):
+            sink.send(MESSAGE)
+    assert time.monotonic() - begun < 10
+    close()
+
+
+def test_messages_that_each_take_long_are_a_problem_within_a_page(floor, receivers, monkeypatch):
+    monkeypatch.setattr(delivery, "BEHIND_SECONDS", 0.5)
+    receivers[0].delay = 0.2
+    sinks = floor.open((hook(receivers[0].url),))
+    floor.record()
+    sinks.start()
+    until(lambda: delivery.SLOW_TEXT in str([*floor.problems.values()]))
+    assert len(receivers[0].taken) < delivery.PAGE_SIZE
