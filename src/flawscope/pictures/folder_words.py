@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 
@@ -162,7 +162,7 @@ def other_words(name: str) -> frozenset[str]:
     )
 
 
-def one_may_negate(names: Sequence[str]) -> bool:
+def one_may_negate(names: Iterable[str]) -> bool:
     """Tells whether a folder's name that says good has words beside those of another such name, side by side:
     they may be a "not" that is not known here, as in "ok" and "ej ok"."""
     about = [other_words(name) for name in names if says_good(name)]
