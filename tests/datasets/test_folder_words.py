@@ -15,6 +15,7 @@ GOOD_NAMES = (
     "good|Good_parts|GOOD 2|OK|ok_2024|01-ok|iO|i.O.|2024-05-01_iO|IO-Teile|ioTeile|in Ordnung|Gut|Gutteile|"
     "gute_Teile|fehlerfrei|ohne Fehler|unbeschädigt|unbeschaedigt|bon|Pièces bonnes|sans défaut|conforme|"
     "bueno|piezas buenas|sin_defectos|buoni|senza difetti|bom|sem defeito|dobre|bez wad|Pass|accepted|"
+    "goed|goedgekeurd|geen fout|"
     "undamaged|MT_Free|defect-free|free of defects|NODefect_images|NoDefects|non-defective|not bad|normal|"
     "kein Fehler|Teile_gut|20240501OK|no_3_good|schadenfrei|intact"
 )
@@ -22,7 +23,7 @@ BAD_NAMES = (
     "bad|niO|n.i.O.|NIO|2024-05-01_niO|NG|N.G.|NOK|n_ok|KO|not ok|NotOK|nicht gut|nicht in Ordnung|"
     "nicht i.O.|schlecht|Schlechtteile|Ausschuss|Fehlerteile|defekt|défaut|Défauts|mauvais|"
     "pas bon|non conforme|Non-conformes|rebuts|malo|defectuosas|rechazados|dañado|difetti|scarti|"
-    "no conforme|ruim|refugo|não conforme|wadliwe|braki|"
+    "niet ok|niet goed|afgekeurd|ikke ok|inte ok|no conforme|ruim|refugo|não conforme|wadliwe|braki|"
     "FAIL|failed|Rejects|scrap|damaged|Defect_images|No. 3 defect|no_3_defect|"
     "def_front|beschädigt|unacceptable|not undamaged|nicht fehlerfrei|not free of defects|not_defect_free"
 )
@@ -61,6 +62,7 @@ def test_no_kind_of_defect_is_good():
         *[(names, True) for names in ("kos01|kos02", "2024-05-01|new", "cam_A|cam_B", "Schicht 1|cam2")],
         *[(names, False) for names in ("0|1", "label0|label1", "type1|type2", "A|B", "positive|negative")],
         *[(names, False) for names in ("2024-05-01|Kratzer", "cam1|dent", "class 1|class 2", "x|y")],
+        *[(names, False) for names in ("G1|B1", "P_2024|F_2024", "2024-05-01_G|2024-05-01_N", "z1|n1")],
     ],
 )
 def test_folders_by_which_good_pictures_are_sorted(names, known):
@@ -71,6 +73,9 @@ def test_folders_by_which_good_pictures_are_sorted(names, known):
 # or ? for a question, or that the categories are to be chosen
 LAYOUTS = {
     "iO !niO": 3,
+    "ok !ej_ok": "?",
+    "screw_good !screw_nem_good": "?",
+    "ok/cam1 ok/cam2 !ei_ok": "?",
     "i.O. !n.i.O.": 3,
     "2024-05-01_iO !2024-05-01_niO": 3,
     "IO !NIO": 3,

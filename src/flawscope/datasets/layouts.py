@@ -17,7 +17,14 @@ from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, check_arguments, join_names, suggest_name
-from flawscope.pictures.folder_words import GOOD, other_words, says_good, says_only_bad, sorts_good
+from flawscope.pictures.folder_words import (
+    GOOD,
+    one_may_negate,
+    other_words,
+    says_good,
+    says_only_bad,
+    sorts_good,
+)
 from flawscope.pictures.listing import (
     known_formats,
     list_entries,
@@ -311,7 +318,8 @@ def _open_folder(root: Path, settings: SplitSettings) -> Dataset:
     truth, good = GroundTruth(root), _good_folders(root)
     full = {path: found for path in subfolders(root).values() if (found := truth.pictures_in(path))}
     bad = [path for path in full if says_good(path.name) is False]
-    if full.keys() - {*good, *bad} and not any(says_only_bad(path.name) for path in bad):
+    is_unknown = full.keys() - {*good, *bad} and not any(says_only_bad(path.name) for path in bad)
+    if is_unknown or one_may_negate([path.name for path in good if path in full]):
         raise _question(root, Counter({(path.name,): len(found) for path, found in full.items()}))
     test = [item for folder in bad for item in defects_in(folder, truth)]
     paths = [path for folder in good for path in _good_pictures(folder, truth.pictures_in(folder))]
@@ -427,7 +435,8 @@ def _all_good(root: Path, paths: Iterable[Path]) -> Dataset:
 def refuse_unknown(root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD) -> None:
     """Raises InputError, with a question, where pictures below `root` are not known to be good by the names
     of their folders: one says that they are not, or several lie side by side that say nothing, and are not
-    such as people sort good pictures by (`folder_words.sorts_good`). remedy: ends the error."""
+    such as people sort good pictures by (`folder_words.sorts_good`), or one may say "not good" in an unknown
+    language (`folder_words.one_may_negate`). remedy: ends the error."""
     counts = Counter(path.relative_to(root).parent.parts for path in paths)
     if says_only_bad(category_of(root)):
         raise _question(root.parent, Counter({(category_of(root),): counts.total()}), remedy)
@@ -439,7 +448,12 @@ def refuse_unknown(root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD) -
         said, unknown = {says_good(name) for name in names}, [n for n in names if says_good(n) is None]
         beside = len(names) > 1 or counts[above] > 0
         is_mixed = True in said and (unknown or counts[above] > 0)
-        if False in said or is_mixed or (beside and unknown and not sorts_good(unknown)):
+        if (
+            one_may_negate(names)
+            or False in said
+            or is_mixed
+            or (beside and unknown and not sorts_good(unknown))
+        ):
             here = Counter[tuple[str, ...]]()
             for parts, number in counts.items():
                 if parts[: len(above)] == above:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 
@@ -20,7 +20,7 @@ def _set(words: str) -> frozenset[str]:
 
 GOOD = ("good", "ok", "normal")  # the names that published data sets use
 
-# English, German, French, Spanish, Italian, Portuguese, Polish; as `_plain` writes them
+# English, German, French, Spanish, Italian, Portuguese, Polish, Dutch; as `_plain` writes them
 _GOOD_WORDS = _set(
     "good ok okay io normal pass passed accept accepted acceptable perfect intact healthy conforming "
     "conformant compliant flawless faultless clean approved gut gute guten guter gutes gutware inordnung "
@@ -29,7 +29,7 @@ _GOOD_WORDS = _set(
     "aceptado aceptados aceptada aceptadas aprobado aprobados aprobada aprobadas buono buoni buona buone "
     "conformi accettato accettati accettata accettate idoneo idonei integro integri bom boa boas aceito "
     "aceitos aceita aceitas aprovado aprovados aprovada aprovadas dobry dobre dobra dobrych zgodny zgodne "
-    "zgodna przyjety przyjete sprawny sprawne"
+    "zgodna przyjety przyjete sprawny sprawne goed goede goeden goedgekeurd goedgekeurde akkoord"
 )
 _BAD_WORDS = _set(
     "bad ko nok ng nio abnormal anomaly anomalies anomalous def defect defects defective defectives "
@@ -46,10 +46,12 @@ _BAD_WORDS = _set(
     "danneggiato danneggiati danneggiata danneggiate guasto guasti mau ruim ruins defeito defeitos "
     "defeituoso defeituosos defeituosa defeituosas rejeitado rejeitados rejeitada refugo refugos sucata "
     "danificado danificados danificada avariado zly zle zla wada wady wad wadliwy wadliwe wadliwa brak "
-    "braki brakow odrzut odrzuty odrzucone uszkodzony uszkodzone uszkodzenie uszkodzenia uszkodzen"
+    "braki brakow odrzut odrzuty odrzucone uszkodzony uszkodzone uszkodzenie uszkodzenia uszkodzen slecht "
+    "slechte afkeur afgekeurd afgekeurde fout fouten foutief defecte beschadigde"
 )
 _NEGATIONS = _set(
-    "no not non none nicht kein keine keinen keiner ohne sans pas sin senza sem nao nie bez without"
+    "no not non none nicht kein keine keinen keiner ohne sans pas sin senza sem nao nie bez without niet "
+    "geen zonder ikke inte"
 )
 _PREFIXES = _set("un in nicht not non no nie")  # written together with what they turn round
 _FREE = _set("free frei freie freien libre libres libero liberi libera livre livres exempt")
@@ -160,6 +162,13 @@ def other_words(name: str) -> frozenset[str]:
     )
 
 
+def one_may_negate(names: Iterable[str]) -> bool:
+    """Tells whether a folder's name that says good has words beside those of another such name, side by side:
+    they may be a "not" that is not known here, as in "ok" and "ej ok"."""
+    about = [other_words(name) for name in names if says_good(name)]
+    return any(few < more for few in about for more in about)
+
+
 def sorts_good(names: Sequence[str]) -> bool:
     """Tells whether folders side by side sort pictures of one kind: their names are dates, numbers, cameras
     and the like, or differ by their numbers alone."""
@@ -175,8 +184,11 @@ def sorts_good(names: Sequence[str]) -> bool:
 
 def _is_sorting(words: Sequence[str], name: str) -> bool:
     known = [word for word in words if word.isdecimal() or _SORTED.fullmatch(word)]
+    # "cam A" is a camera; a letter with a number alone may tell good from bad: "G1", "B1"
+    letters_tell = any(len(word) > 1 and not word.isdecimal() for word in known)
     return _CAMERA_FOLDER.fullmatch(name) is not None or (
-        bool(known) and all(word in known or len(word) == 1 for word in words)
+        bool(known)
+        and all(word.isdecimal() or (letters_tell if len(word) == 1 else word in known) for word in words)
     )
 
 
