@@ -77,7 +77,10 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     method = registry.default_method_name(options.pop("method", None), preset)
     found = FitSettings(method, preset, options.pop("seen", 0), options)
     if not args.update:
-        registry.configure(registry.method(method), preset, options)
+        try:
+            registry.configure(registry.method(method), preset, options)
+        except InputError as error:
+            raise InputError(fit_options.name_as_typed(args, str(error))) from None
     return found
 
 
