@@ -137,6 +137,11 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
+    if old is None and not (args.align or args.channels):
+        from flawscope.synthesis.part_places import alignment_hint
+
+        if hint := alignment_hint([item.path for item in dataset.train]):
+            say(hint)
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
