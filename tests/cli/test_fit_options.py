@@ -117,4 +117,4 @@ def test_one_call_fits_products_with_different_options(run, two_products, tmp_pa
 )
 def test_errors_name_the_flag_that_was_typed(words, said, tmp_path):
     with pytest.raises(InputError, match=re.escape(said)):
-        fit_one.read_fit_settings(call(words, "{}", tmp_path))
+        fit_one.read_fit_settings(call(["--data", str(tmp_path), *words], "{}", tmp_path))
