@@ -244,17 +244,14 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_decimal_comma(parser: argparse.ArgumentParser, more: str = "") -> None:
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """Adds the options on how `--out` is written."""
     parser.add_argument(
         "--decimal-comma",
         action="store_true",
-        help=f"CSV with semicolons and decimal commas, as Excel reads it in German, French and others{more}",
+        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
+        "--out FILE.xlsx needs none",
     )
-
-
-def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """Adds the options on how `--out` is written."""
-    add_decimal_comma(parser, "; --out FILE.xlsx needs none")
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),

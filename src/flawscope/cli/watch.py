@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", metavar="FILE", help="add a row for each picture; those that are in it are not judged again"
     )
-    common.add_decimal_comma(parser, "; with --csv")
+    parser.add_argument(
+        "--decimal-comma",
+        action="store_true",
+        help="--csv with semicolons and decimal commas, as `predict` has",
+    )
     parser.add_argument(
         "--on-anomaly",
         metavar="COMMAND",
