@@ -486,6 +486,22 @@ def test_the_command_prints_writes_and_goes_on_without_judging_twice(scripted, t
     assert [Path(row.path).name for row in read_table(table)] == ["old.png", "good.png", "bad.png", "cut.png"]
 
 
+def test_a_table_with_decimal_commas_goes_on_with_them_alone(scripted, tmp_path, capsys):
+    folder, table = tmp_path / "in", tmp_path / "seen.csv"
+    call = ["watch", str(folder), "part.safetensors", "--csv", str(table), "--existing"]
+    put(folder / "a.png", encoded(10), 1)
+    for name, more in (("b.png", ["--decimal-comma"]), ("c.png", ["--decimal-comma"])):
+        scripted(lambda name=name: put(folder / name, encoded(20), 2))
+        assert main([*call, *more]) == 0
+    assert [Path(row.path).name for row in read_table(table)] == ["a.png", "b.png", "c.png"]
+    assert "," not in table.read_text(encoding="utf-8-sig").splitlines()[0]
+    scripted(lambda: None)
+    assert main(call) == 2
+    assert "seen.csv was begun with --decimal-comma" in capsys.readouterr().err
+    assert main([*call[:3], "--decimal-comma"]) == 2
+    assert "add --csv FILE" in capsys.readouterr().err
+
+
 def test_rows_that_cannot_be_written_wait_for_space(scripted, tmp_path, capsys, monkeypatch):
     real, full = TableWriter.add, set[str]()
 

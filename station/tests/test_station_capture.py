@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
+from flawscope.predictor import watch
 from flawscope_station.drift.camera_faults import measure_picture
 from flawscope_station.setup.capture import quality_hints
 from flawscope_station.setup.live_products import LiveProducts
@@ -114,6 +116,36 @@ def test_a_folder_fills_the_draft(empty, http, tmp_path):
     assert http.get(f"{NEW}/plate").json()["source"] is None
     assert "no stream and no device" in named(http, camera="/srv/parts.mp4").json()["error"]
     assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
+
+
+def test_a_folder_that_is_not_known_to_be_good_is_asked_about_and_nothing_is_passed_over_untold(
+    empty, http, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(watch.Arrivals.__init__.__kwdefaults__, "patience", 0.5)
+    rng = np.random.default_rng(0)
+
+    def draw(name):
+        path = tmp_path / "incoming" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(path)
+
+    def source():
+        return http.get(f"{NEW}/plate").json()["source"]
+
+    for name in ("Gutteile/1.png", "pcb7_mask_top.png", "Charge/2.png"):
+        draw(name)
+    named(http, folder=str(tmp_path / "incoming")).raise_for_status()
+    until(lambda: source()["why"])
+    assert "which folders hold good pictures?" in source()["why"]
+    assert "Charge (1)" in source()["why"]
+    assert source()["taken"] == 0
+    for name in ("Gutteile", "Charge"):
+        shutil.move(tmp_path / "incoming" / name, tmp_path / name)
+    draw("q1_seg1.png")
+    (tmp_path / "incoming/capture.cr9").write_bytes(b"x")
+    until(lambda: source()["taken"] == 2)
+    until(lambda: source()["refused"] == 1)
+    assert source()["why"] == "capture.cr9: .cr9 is not a picture's ending"
 
 
 def test_passwords_are_kept_apart_and_never_shown(empty, http):

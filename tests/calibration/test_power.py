@@ -11,6 +11,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
 from flawscope.calibration.power import (
     DefectScores,
     describe_detection,
+    describe_found,
     update_detection_facts,
     wilson_interval,
 )
@@ -46,6 +47,23 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found):
     assert "on 3 good pictures" in said
     assert "false-alarm rate of 5.0%" in said
     assert said.endswith("only labelled ones tell")
+
+
+def test_a_number_is_told_over_all_sizes_and_of_enough_defects_alone():
+    def said(*counts):
+        scores = {f"size {k}": (2.0,) * found + (0.0,) * (n - found) for k, (found, n) in enumerate(counts)}
+        return describe_found({KEY: DefectScores(scores, {}, 1, 1.0, 0.05, 1.0).to_dict()})
+
+    for few in (((0, 1), (0, 1), (1, 1)), ((1, 2), (2, 2), (2, 2)), ((3, 7),)):
+        assert said(*few) == [], few
+    for counts, words in (
+        (((1, 3), (3, 3), (3, 3)), "7 of 9 (45% to 94%)"),
+        (((0, 8), (0, 8), (0, 8)), "0 of 24 (0% to 14%)"),
+        (((8, 8),), "8 of 8 (68% to 100%)"),
+    ):
+        (line,) = said(*counts)
+        assert line.startswith(f"simulated defects found: {words}, "), counts
+    assert describe_found({}) == []
 
 
 def test_contrasts_that_were_not_drawn_are_not_told():

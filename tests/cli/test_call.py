@@ -241,7 +241,7 @@ def test_without_torch_whatever_fits_says_what_to_add_and_wrong_settings_are_tol
     with pytest.raises(InputError, match=r"^fitting needs torch: pip install "):
         flawscope.fit("pictures")
     for words in (["fit", *EAD], ["fit", *PRN]):
-        assert "setting size" in one_line(run(*words, *rest, "--size", "100"))
+        assert "--size" in one_line(run(*words, *rest, "--size", "100"))
 
 
 def test_the_hint_is_what_the_readme_types_and_never_the_package():

@@ -43,7 +43,7 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     with_several = run(*call, "--evaluate", "--category", "all")
     assert with_several[0] == run(*call, "--json")[0] == 2
     assert "12 good pictures" in err
-    assert re.search(r"simulated defects found: small \d+ of \d+, medium \d+ of \d+, large \d+ of \d+; ", err)
+    assert re.search(r"simulated defects found: \d+ of \d\d+ \(\d+% to \d+%\), of all sizes", err)
     assert any(line.startswith("about 1 of ") for line in err.splitlines())
     assert max(len(line) for line in err.splitlines() if str(out) not in line) < 200
     made = read_manifest(out)

@@ -1,10 +1,11 @@
 """Options of `fit` in its YAML file, for each category by itself."""
 
 import argparse
+import re
 
 import pytest
 
-from flawscope.cli import fit, fit_options
+from flawscope.cli import fit, fit_one, fit_options
 from flawscope.errors import InputError
 
 BARE = ["--data", "pictures", "--out", "m.safetensors"]
@@ -103,3 +104,17 @@ def test_one_call_fits_products_with_different_options(run, two_products, tmp_pa
     assert (fabric.calibration.rate, plate.calibration.rate) == (0.05, 0.2)
     assert fabric.preprocess.reference is None
     assert plate.preprocess.reference is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "banana"], "--size: 'banana' is not N"),
+        (["--scale", "0.5"], "--scale is for tiles"),
+        (["--set", "size=banana"], "setting size: 'banana' is not N"),
+        (["--size", "64", "--set", "ratio=x"], "setting ratio"),
+    ],
+)
+def test_errors_name_the_flag_that_was_typed(words, said, tmp_path):
+    with pytest.raises(InputError, match=re.escape(said)):
+        fit_one.read_fit_settings(call(["--data", str(tmp_path), *words], "{}", tmp_path))

@@ -24,6 +24,7 @@ CLEAR = 16.0  # grey levels: from here on an eye sees it at once
 # Share of the clear defects of a size that a model is expected to find (docs/measurements.md)
 MIN_DETECTION_RATE = 0.75
 MIN_FOR_LIMIT = 8  # defects of a size, for the contrast from which on they are found
+MIN_TOLD = 8  # defects of all sizes: of fewer the share that is found says nothing
 STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
 
 
@@ -111,9 +112,13 @@ class DefectScores:
             "found, only labelled ones tell"
         )
 
-    def describe_counts(self) -> str:
-        """Phrase with the shares alone: small 0 of 1, medium 1 of 2."""
-        return ", ".join("{} {} of {}".format(size, *self.count_found(size)) for size in self.scores)
+    def describe_total(self) -> str | None:
+        """Phrase with the share over all sizes and its interval; None where fewer than `MIN_TOLD` tell."""
+        found, count = (sum(part) for part in zip(*map(self.count_found, self.scores), strict=True))
+        if count < MIN_TOLD:
+            return None
+        low, high = wilson_interval(found, count)
+        return f"{found} of {count} ({low:.0%} to {high:.0%})"
 
     def _describe_size(self, size: str) -> str:
         clear, count = self.count_found(size, CLEAR)
@@ -217,13 +222,14 @@ def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -
 
 
 def describe_found(facts: Mapping[str, Any]) -> list[str]:
-    """Line on the simulated defects that a model finds, as `fit` prints it; none: it was not measured."""
+    """Line on the simulated defects that a model finds, as `fit` prints it; none: too few were tried."""
     stored = DefectScores.from_facts(facts)
-    if stored is None:
+    total = None if stored is None else stored.describe_total()
+    if total is None:
         return []
     return [
-        f"simulated defects found: {stored.describe_counts()}; what share of real ones is found, only "
-        "labelled pictures tell"
+        f"simulated defects found: {total}, of all sizes, faint ones too; what share of real ones is found, "
+        "only labelled pictures tell"
     ]
 
 

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
     from flawscope.predictor import read_manifest
+    from flawscope.synthesis.part_places import alignment_hint
 
     if args.out:
         check_writable(Path(args.out), ".html")
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         aligned = _check_alignment(args, dataset, step) if args.align else None
     except InputError as error:  # the rest is told and shown all the same
         problem = error
+    hint = None if args.align else alignment_hint([item.path for item in dataset.train])
     if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page
@@ -82,12 +84,15 @@ def run(args: argparse.Namespace) -> int:
         write_page(args.out, check_page(dataset, report, aligned))
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
+        document |= {} if hint is None else {"alignment_hint": hint}
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
             document["not_judged"] = unknown
         common.show(common.as_json(document))
     else:
         common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
+        if hint is not None:
+            common.show(hint)
         if suspects is not None:
             found = pluralize(len(suspects), "good picture")
             common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")

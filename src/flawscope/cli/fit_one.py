@@ -77,7 +77,10 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     method = registry.default_method_name(options.pop("method", None), preset)
     found = FitSettings(method, preset, options.pop("seen", 0), options)
     if not args.update:
-        registry.configure(registry.method(method), preset, options)
+        try:
+            registry.configure(registry.method(method), preset, options)
+        except InputError as error:
+            raise InputError(fit_options.name_as_typed(args, str(error))) from None
     return found
 
 
@@ -134,6 +137,11 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
+    if old is None and not (args.align or args.channels):
+        from flawscope.synthesis.part_places import alignment_hint
+
+        if hint := alignment_hint([item.path for item in dataset.train]):
+            say(hint)
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,

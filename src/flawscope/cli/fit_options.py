@@ -7,6 +7,7 @@ wins. Settings of methods, which stand in the same file, are read by `common.rea
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -215,6 +216,14 @@ def file_options() -> frozenset[str]:
 def written(args: argparse.Namespace, name: str) -> str:
     """Names a setting or an option as it was given: `--keep-aspect`, or `keep_aspect` of the file."""
     return f"{name} of {args.config}" if name in args.filed else flag(name)
+
+
+def name_as_typed(args: argparse.Namespace, text: str) -> str:
+    """Names the setting that an error begins with as its flag, where that was typed."""
+    found = re.match(r"setting (\w+)", text)
+    if found is None or getattr(args, found[1], None) is None:
+        return text
+    return written(args, found[1]) + text[found.end() :]
 
 
 def flag(name: str) -> str:

@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--csv", metavar="FILE", help="add a row for each picture; those that are in it are not judged again"
     )
     parser.add_argument(
+        "--decimal-comma",
+        action="store_true",
+        help="--csv with semicolons and decimal commas, as `predict` has",
+    )
+    parser.add_argument(
         "--on-anomaly",
         metavar="COMMAND",
         help="run this for every anomalous picture, with its path and the decision as last arguments; "
@@ -85,13 +90,16 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"the folder comes first: flawscope watch {args.model} {args.folder}")
     if args.csv and not args.csv.endswith(".csv"):
         raise InputError(f"--csv {args.csv} should end in .csv")
+    if args.decimal_comma and not args.csv:
+        raise InputError("--decimal-comma is for CSV: add --csv FILE, or leave it out")
     judged = _judged_before(args.csv)
     waits = {name: getattr(args, name) for name in ("patience", "settle") if getattr(args, name)}
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = common.load_model(args, args.model)
     summary, stream = Summary(predictor), common.stream_of(predictor, args.product)
-    rows = PendingRows(TableWriter(args.csv, append=True, **summary.columns)) if args.csv else None
+    how = {"append": True, "decimal_comma": args.decimal_comma, **summary.columns}
+    rows = PendingRows(TableWriter(args.csv, **how)) if args.csv else None
     say = common.say_unless_quiet(args)
     say(_start_line(arrivals, len(judged)))
     watching = WatchLoop(

@@ -29,6 +29,7 @@ DEFECT_SIZES = tuple(DefectScale)
 MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
 TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
+MIN_SECONDS = 2.0  # for the check of a short fit, whose share is too short for a number
 BLOCK_MARGIN = 1.25  # reserve for a block of defects that takes longer than the one before
 PART_PICTURES = 8  # that the part is learnt from
 TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
@@ -43,13 +44,14 @@ def score_simulated_defects(
     """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
     or are left out once more. None where the method cannot leave out what it has learnt from.
 
-    How many defects there are follows from the time that the first ones take: one of each size at least.
+    How many defects there are follows from the time that the first ones take: one of each size at least. A
+    tenth of the fit's time, or two seconds of a short one, is spent on them.
 
     Args:
         began: when the fit began, on `time.monotonic`'s clock.
     """
     model, begun = leave_out.model, time.monotonic()
-    until = begun + TIME_SHARE * (begun - began)
+    until = begun + max(MIN_SECONDS, TIME_SHARE * (begun - began))
     if task.budget.until is not None:
         until = min(until, task.budget.until)
     own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before

@@ -144,6 +144,11 @@ class Arrivals:
         self._told |= set() if existing else {*self._asides}
 
     @property
+    def present(self) -> list[Path]:
+        """Pictures that are there, judged or not, by the last scan."""
+        return [*self._listed]
+
+    @property
     def waiting(self) -> int:
         """Number of pictures that are there and not judged yet."""
         return len(self._pending)

@@ -159,7 +159,7 @@ class TableWriter:
         aligned: it says where the part of each input lies.
 
     Raises:
-        InputError: another suffix, or the table that is there has other columns.
+        InputError: another suffix, or the table that is there has other columns or other decimals.
         FlawscopeError: the file cannot be written; also of `add` and `close`.
     """
 
@@ -181,6 +181,9 @@ class TableWriter:
             # a name that is not UTF-8 is written escaped
             mode = "ab" if append else "wb"
             there = self._header() if append else None
+            if there and len(there) == 1:  # decimal points and commas do not mix in one table
+                other = "decimal points" if decimal_comma else "--decimal-comma"
+                raise InputError(f"{path} was begun with {other}: write it so, or choose another table")
             models = {
                 KIND_COLUMNS: ("no kinds of defects", "kinds of defects"),
                 PRODUCT_COLUMNS: ("one product", "several products"),
@@ -197,7 +200,7 @@ class TableWriter:
     def _header(self) -> list[str] | None:
         """Columns of the table that is there; None: there is no table."""
         with suppress(FileNotFoundError), open(self.path, encoding=CSV_ENCODING, newline="") as file:
-            for header in csv.reader(file):
+            for header in csv.reader(file, delimiter=";" if self.decimal_comma else ","):
                 return header
         return None
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import near_duplicates
 from flawscope.predictor import watch
@@ -57,7 +58,7 @@ class Measurements(NamedTuple):
 
 @dataclass
 class DraftFeed:
-    """Folder that fills a draft.
+    """Folder that fills a draft. Masks and files that are no pictures are refused, each with its reason.
 
     taken: number of pictures. refused: number of files. why: of the last refusal, or why nothing comes.
     """
@@ -209,7 +210,12 @@ class Captures(BackgroundThread):
     def _take_files(self, draft: Draft, feed: DraftFeed, folder: str) -> None:
         if feed.arrivals is None:
             feed.arrivals = watch.Arrivals(folder, existing=True)
-        for path in feed.arrivals.scan(time.monotonic()):
+        ready = feed.arrivals.scan(time.monotonic())
+        for path, why in feed.arrivals.passed_over(time.monotonic()).items():
+            feed.refused, feed.why = feed.refused + 1, f"{path.name}: {why}"
+        if ready:
+            refuse_unknown(feed.arrivals.folder, feed.arrivals.present, "name the folder of good ones alone")
+        for path in ready:
             if self._ended.is_set() or self._feeds.get(draft) is not feed:
                 return
             try:
