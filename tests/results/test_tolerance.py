@@ -22,6 +22,7 @@ KINDS = ("scratch", "dent", "stain")
 
 def region(box=(4, 4, 8, 6), kinds=("scratch",), **sizes):
     values = {"length_mm": 1.0, "width_mm": 0.5, "area_mm2": 0.5} | sizes
+    values = {"box_at_most": box} | {f"{name}_at_most": size for name, size in values.items()} | values
     return Region(box, 8.0, 1.0, (6.0, 5.0), kinds, **values)
 
 

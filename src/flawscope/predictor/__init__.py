@@ -19,6 +19,7 @@ from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.calibration.power import describe_detection, update_detection_facts
+from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
@@ -109,6 +110,7 @@ class Predictor:
         calibration: score to p-value, severity and decision.
         appearance: range of the training pictures as a whole; None in models without it.
         mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
+        size_bounds: how much larger a defect may be than what the map doubts.
         failures: pictures that `fit` could not use, each with the reason.
         kind: the word for each of `products`; empty, for a `Router` alone has several.
     """
@@ -127,6 +129,7 @@ class Predictor:
         self.kind_classifier = artefact.kind_classifier()
         self.appearance = AppearanceRange.from_facts(artefact.manifest.facts)
         self.mm_per_pixel = _stored_scale(artefact.manifest)
+        self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
@@ -379,6 +382,7 @@ class Predictor:
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
+            size_bounds=self.size_bounds,
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *parts.findings(),
