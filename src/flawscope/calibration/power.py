@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flawscope.calibration.size_bounds import SizeBounds
+from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
 
@@ -62,7 +62,7 @@ class DefectScores:
     rate: float
     threshold: float
     precision: str = "fp32"
-    bounds: SizeBounds = SizeBounds()
+    bounds: SizeBounds = UNCALIBRATED
 
     def with_calibration(self, calibration: Calibration) -> DefectScores:
         """Returns the scores at another threshold."""

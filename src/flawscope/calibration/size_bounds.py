@@ -1,15 +1,15 @@
 """Bounds how large what is wrong may be, by what the map doubts around a region. Torch-free.
 
-A map falls off towards a region's ends, so that a faint end is not outlined. What may be wrong is the connected
-place around a region where the map is half way or farther from good pictures' level to the mask threshold.
-Simulated defects of known size say how much larger than that a defect may be (split conformal prediction: Vovk,
-Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
+A map falls off towards a region's ends, so that a faint end is not outlined. What may be wrong is the
+connected place around a region where the map is half way or farther from good pictures' level to the mask
+threshold. Simulated defects of known size say how much larger than that a defect may be (split conformal
+prediction: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ SIZES = ("length", "width", "area")
 class SizeBounds:
     """How much larger a defect may be than the place that the map doubts.
 
-    length, width, area: factors, at least `RESERVE`. count: simulated defects that they were calibrated on, of
-    which at most 1 in `count` + 1 is expected to be larger, and at most `SHARE` of many; 0: none.
+    length, width, area: factors, at least `RESERVE`. count: simulated defects that they were calibrated on;
+    at most 1 in `count` + 1 is expected to be larger, and of 99 and more at most `SHARE`; 0: none.
     """
 
     length: float = RESERVE
@@ -36,14 +36,16 @@ class SizeBounds:
     count: int = 0
 
     @classmethod
-    def of_ratios(cls, ratios: Sequence[Sequence[float]]) -> SizeBounds:
+    def of_ratios(cls, ratios: Iterable[Iterable[float]]) -> SizeBounds:
         """Calibrates on the true sizes of defects as shares of the doubted place's: of each defect the
         length's, the width's and the area's."""
-        rank = min(len(ratios), math.ceil((len(ratios) + 1) * (1 - SHARE)))
+        columns = [sorted(map(float, each)) for each in zip(*ratios, strict=True)]
+        count = len(columns[0]) if columns else 0
+        rank = min(count, math.ceil((count + 1) * (1 - SHARE)))
         if not rank:
             return cls()
-        factors = (max(RESERVE, sorted(each)[rank - 1]) for each in zip(*ratios, strict=True))
-        return cls(*factors, count=len(ratios))
+        length, width, area = (max(RESERVE, each[rank - 1]) for each in columns)
+        return cls(length, width, area, count)
 
     def to_dict(self) -> dict[str, Any]:
         return {**{name: round(getattr(self, name), 4) for name in SIZES}, "count": self.count}
@@ -60,3 +62,6 @@ class SizeBounds:
         except TypeError:
             pass
         raise InputError(f"the model's {SIZE_BOUNDS} are {stored!r:.60}, no factors: fit anew")
+
+
+UNCALIBRATED = SizeBounds()  # of models without simulated defects

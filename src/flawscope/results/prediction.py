@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
-from flawscope.calibration.size_bounds import HALF_WAY, SizeBounds
+from flawscope.calibration.size_bounds import HALF_WAY, UNCALIBRATED, SizeBounds
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.channels import displayed
@@ -132,7 +132,7 @@ class Prediction:
     parts: PartSearch = NOT_SEARCHED
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
-    size_bounds: SizeBounds = SizeBounds()
+    size_bounds: SizeBounds = UNCALIBRATED
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -213,8 +213,8 @@ class Prediction:
 
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
-        """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order: the
-        connected place above `Levels.doubted`, which several regions may share."""
+        """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order:
+        the connected place above `Levels.doubted`, which several regions may share."""
         labels, parts = connected_parts(self.map > self.levels.doubted)
         return tuple(parts[labels[rows[0], columns[0]] - 1] for rows, columns in self.region_pixels)
 
