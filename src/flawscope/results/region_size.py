@@ -67,7 +67,8 @@ def bound_sizes(
 
 def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
     """The largest length, width and area of some parts of a map, in its pixels, [3]."""
-    return np.max([(*rectangle_sides(_corners(*pixels)), len(pixels[0])) for pixels in parts], axis=0)
+    sizes = [(*rectangle_sides(_corners(*pixels)), len(pixels[0])) for pixels in parts]
+    return np.asarray(np.max(sizes, axis=0), np.float64)
 
 
 def without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
