@@ -47,8 +47,8 @@ def photographed(root: Path) -> Iterator[tuple[Any, Any]]:
 
 def measure(good: list[Any], pictures: Iterator[tuple[Any, Any]], **settings: Any) -> Cell:
     import flawscope
+    from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
     from flawscope.predictor.tolerating import tolerator
-    from flawscope.results.region_size import connected_parts, largest_sizes
     from flawscope.results.tolerance import Rule, Tolerances
 
     model = flawscope.fit(good, device="cpu", samples=0, force=True, **settings).with_scale(1.0)

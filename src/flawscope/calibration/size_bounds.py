@@ -22,9 +22,14 @@ SHARE = 0.01  # of the defects that may be larger than their bound
 SIZES = ("length", "width", "area")
 
 
+def doubted_level(level: float, mask_threshold: float) -> float:
+    """Map value above which what is around a region may be wrong, too. level: of good pictures."""
+    return level + HALF_WAY * (mask_threshold - level)
+
+
 @dataclass(frozen=True)
 class SizeBounds:
-    """How much larger a defect may be than the place that the map doubts.
+    """Factors by which a defect may be larger than the place that the map doubts.
 
     length, width, area: factors, at least `RESERVE`. count: simulated defects that they were calibrated on;
     at most 1 in `count` + 1 is expected to be larger, and of 99 and more at most `SHARE`; 0: none.

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
-from flawscope.calibration.size_bounds import SizeBounds
+from flawscope.calibration.size_bounds import SizeBounds, doubted_level
 from flawscope.calibration.threshold import Calibration
 from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import Fitted, LeaveOut, LeftOut, Task
+from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.results.prediction import Levels
-from flawscope.results.region_size import connected_parts, largest_sizes, without_edge
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
@@ -109,9 +108,9 @@ def _doubted_sizes(found: LeftOut, calibration: Calibration, model: Detector) ->
     values = found[1][0].cpu().numpy()
     if not _finite_score(found[0]) > calibration.score_threshold:
         return None
-    levels = Levels(calibration.score_threshold, calibration.mask_threshold, calibration.colour_range)
-    labels, parts = connected_parts(values > levels.doubted)
-    places = [parts[number - 1] for number in np.unique(labels[values > levels.mask_threshold])]
+    doubted = doubted_level(calibration.colour_range[0], calibration.mask_threshold)
+    labels, parts = connected_parts(values > doubted)
+    places = [parts[number - 1] for number in np.unique(labels[values > calibration.mask_threshold])]
     inside = without_edge(model.roi.cpu().numpy())
     within = places and all(inside[place].all() for place in places)
     return largest_sizes(places) if within else None

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
-from flawscope.calibration.size_bounds import HALF_WAY, UNCALIBRATED, SizeBounds
+from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds, doubted_level
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
+from flawscope.pictures.pixel_sets import Pixels, connected_parts
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
-from flawscope.results.region_size import Pixels, bound_sizes, connected_parts, measure_region
+from flawscope.results.region_size import bound_sizes, measure_region
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
@@ -65,8 +66,7 @@ class Levels:
     @property
     def doubted(self) -> float:
         """Pixels around a region whose map value is above this may be wrong, too."""
-        level = self.colour_range[0]
-        return level + HALF_WAY * (self.mask_threshold - level)
+        return doubted_level(self.colour_range[0], self.mask_threshold)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
         """The regions marked in a map [H, W] at any size, NaN where the network does not look.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from flawscope.pictures.arrays import otsu
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import PictureSource, source_name
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.pixel_sets import corners, rectangle_sides
 
-Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 MIN_MARKER_LENGTH = 50  # pixels: an edge is known to some tenths of one
 MIN_CONTRAST = 5  # of a marker, in spreads of the ground
 MIN_OTHER = 0.1  # of the marker's area, above which something else may be the marker
@@ -30,7 +29,7 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
     """
     if (mm_per_pixel := geometry.mm_per_pixel) is None:
         return {}
-    y, x = geometry.inverse().locate(*_corners(rows, columns).T)
+    y, x = geometry.inverse().locate(*corners(rows, columns).T)
     length, width = rectangle_sides(np.stack([x, y], axis=1))
     sy, sx = geometry.scale
     return {
@@ -38,19 +37,6 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
         "width_mm": width * mm_per_pixel,
         "area_mm2": float(len(rows) / (sy * sx)) * mm_per_pixel**2,
     }
-
-
-def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pixels]]:
-    """The 8-connected parts of a mask [H, W]: the number of each pixel's [H, W], from 1 on, and the pixels of
-    each; 0: of none."""
-    from scipy import ndimage
-
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    parts = []
-    for number, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
-        rows, columns = np.nonzero(labels[ys, xs] == number)
-        parts.append((rows + ys.start, columns + xs.start))
-    return labels, parts
 
 
 def bound_sizes(
@@ -63,42 +49,6 @@ def bound_sizes(
     factors = bounds.length, bounds.width, bounds.area
     bounded = {f"{name}_at_most": f * sizes[name] for name, f in zip(sizes, factors, strict=True)}
     return {"box_at_most": geometry.box_around(rows, columns), **bounded}
-
-
-def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
-    """The largest length, width and area of some parts of a map, in its pixels, [3]."""
-    sizes = [(*rectangle_sides(_corners(*pixels)), len(pixels[0])) for pixels in parts]
-    return np.asarray(np.max(sizes, axis=0), np.float64)
-
-
-def without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask [H, W] that all their neighbours belong to as well."""
-    from scipy import ndimage
-
-    return np.asarray(ndimage.binary_erosion(mask, np.ones((3, 3))))
-
-
-def _corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Corners [M, 2], y and x, of each row's first and last pixel: all others lie within their hull."""
-    changes = rows[1:] != rows[:-1]
-    ends = np.append(True, changes) | np.append(changes, True)
-    down, across = (side.ravel() for side in np.mgrid[:2, :2])
-    y, x = (at[ends, None] + to for at, to in ((rows, down), (columns, across)))
-    return np.stack([y.ravel(), x.ravel()], axis=1).astype(np.float64)
-
-
-def rectangle_sides(points: NDArray[np.float64]) -> tuple[float, float]:
-    """Sides, the longer one first, of the rectangle of the least area around points [N, 2], not all in a
-    line. A side lies on the convex hull (Freeman and Shapira, Communications of the ACM 18, 1975)."""
-    from scipy.spatial import ConvexHull
-
-    hull = points[ConvexHull(points).vertices]
-    edges = np.roll(hull, -1, axis=0) - hull
-    along = edges / np.linalg.norm(edges, axis=1, keepdims=True)  # [K, 2]
-    sides = [np.ptp(hull @ axes.T, axis=0) for axes in (along, along[:, ::-1] * (1, -1))]
-    best = int(np.argmin(sides[0] * sides[1]))
-    a, b = float(sides[0][best]), float(sides[1][best])
-    return max(a, b), min(a, b)
 
 
 def measure_scale(picture: PictureSource, length: float) -> float:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.masks import read_mask
+from flawscope.pictures.pixel_sets import without_edge
 from flawscope.results.findings import ANOMALOUS_PARTS, Reason, tolerance_finding
 from flawscope.results.prediction import Prediction, Region
-from flawscope.results.region_size import without_edge
 
 ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
 # limit of a rule: the region's size, and its unit
