@@ -52,6 +52,15 @@ def test_a_rule_for_a_kind_that_the_model_does_not_name_is_refused():
         tolerating(plain, plain.stream, rules)
 
 
+@pytest.mark.parametrize("wrong", [3, {"length": 0.5}, {"count": -1}, {"width": "2"}, {"depth": 2}])
+def test_damaged_bounds_are_told(wrong):
+    with pytest.raises(InputError, match=r"size_bounds are .*: fit anew"):
+        model(facts={"size_bounds": wrong})
+    known = {"length": 1.5, "width": 1.1, "area": 2.0, "count": 9}
+    assert model(facts={"size_bounds": known}).size_bounds.to_dict() == known
+    assert model().size_bounds.count == 0  # of an earlier version
+
+
 @pytest.mark.parametrize("wrong", ["0.1", -1, float("nan"), True])
 def test_a_damaged_scale_is_told(wrong):
     with pytest.raises(InputError, match=r"mm_per_pixel is .*: fit anew"):

@@ -42,7 +42,10 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     assert code == 4
     assert good.startswith("good ")
     assert spot.startswith("within tolerance severity")
-    assert "(anomalous, within tolerance: region length 0.8 mm ≤ 1.2 mm (tolerances 7, " in spot
+    assert (
+        "(anomalous, within tolerance: region length 0.8 mm, may be up to 0.88 mm ≤ 1.2 mm (tolerances 7, "
+        in spot
+    )
     assert "0 of 2 pictures anomalous, 1 within tolerance; " in err
     rows = {Path(row.path).stem: row for row in read_table(folder / "out/results.csv")}
     assert (rows["good"].decision, rows["spot"].decision) == ("good", "within tolerance")
@@ -54,6 +57,7 @@ def test_a_tolerated_part_is_told_apart_everywhere(run, folder):
     assert lines == {"good": set(), "spot": {WITHIN_COLOUR}}
     details = json.loads((folder / "out/predictions/spot.json").read_text())
     assert details["regions"][0]["length_mm"] == pytest.approx(0.8)
+    assert details["regions"][0]["length_mm_at_most"] == pytest.approx(0.88)
     assert details["findings"][0]["code"] == "within_tolerance"
     if (page := folder / "out" / REPORT_NAME).is_file():
         text = page.read_text(encoding="utf-8")
@@ -76,12 +80,23 @@ def test_beyond_tolerance_is_anomalous_with_the_reason(run, folder):
     assert "findings" not in good
     assert spot["findings"][0]["code"] == "beyond_tolerance"
     assert "region length 1.6 mm > 1.2 mm" in spot["findings"][0]["words"]
-    assert "touches the edge" in bright["findings"][0]["words"]
+    assert "may reach, the edge" in bright["findings"][0]["words"]
     call = ("predict", "m.safetensors", folder / "in/spot.png", *rules)
     code, out, _ = run(*call, "--out", folder / "out")
     assert outlines(folder / "out/overlays/spot.png") == {OUTLINE_COLOUR}
     assert code == 3
     assert "say --scale-mm" in json.loads(out)["findings"][0]["words"]
+
+
+def test_a_scratch_with_a_faint_end_is_not_tolerated(run, folder):
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[8:12, 6:12, 0] = 230
+    pixels[8:12, 12:24, 0] = 100  # below the mask threshold, above what good pictures show
+    Image.fromarray(pixels).save(folder / "scratch.png")
+    rules = ("--tolerances", folder / "rules.yaml", "--scale-mm", "0.1", "--fail-on-anomaly")
+    code, out, _ = run("predict", "m.safetensors", folder / "scratch.png", *rules)
+    assert code == 3
+    assert "beyond tolerance: region length 0.6 mm, may be up to 1.98 mm > 1.2 mm (tol" in out
 
 
 def test_a_marker_of_known_length_says_the_scale(run, folder):

@@ -312,3 +312,23 @@ def test_settings_that_see_more_are_told_apart(good, monkeypatch):
     assert shares[0] - shares[1] > 0.1
     assert shares[1] - shares[2] > 0.1
     assert shares[0] < 1
+
+
+@pytest.mark.parametrize("at", [30, 0])
+def test_the_found_defects_bound_sizes(good, at):
+    """The map doubts 4 x 4 pixels wherever the defect lies; where these reach the edge, nothing is known."""
+
+    class Square(LeaveOut):
+        def score(self, group, features, inside, position=0):
+            values = torch.zeros(1, SIDE, SIDE)
+            values[0, at : at + 4, 30:34] = 1
+            return torch.full((1,), 7.0), values
+
+    model, scores = Difference(good), (0.0,) * 4
+    fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3])
+    task = Task(lambda i: good, range(100, 104), rate=0.05)
+    began = simulated_defects.time.monotonic() - LONG_FIT
+    found = score_simulated_defects(Square(model, fitted, task.groups), fitted, task, began)
+    count = sum(map(len, found.scores.values()))
+    assert found.bounds.count == (count if at else 0)
+    assert (found.bounds.length > 2) == bool(at)  # the longest of them has more than 8 pixels

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
 from flawscope.results.findings import count_wrong, describe_reasons, outside_light
@@ -22,6 +23,8 @@ KINDS = ("scratch", "dent", "stain")
 
 def region(box=(4, 4, 8, 6), kinds=("scratch",), **sizes):
     values = {"length_mm": 1.0, "width_mm": 0.5, "area_mm2": 0.5} | sizes
+    bounds = {f"{name}_at_most": values[name] for name in ("length_mm", "width_mm", "area_mm2")}
+    values = {"box_at_most": box, **bounds, **values}
     return Region(box, 8.0, 1.0, (6.0, 5.0), kinds, **values)
 
 
@@ -46,16 +49,18 @@ def literal(regions, given, picture):
     def says(rule, one, kind):
         if rule["kind"] != "any" and rule["kind"] != kind:
             return False
-        for limit, size in (("length", one.length_mm), ("width", one.width_mm), ("area", one.area_mm2)):
-            if rule[limit] is not None and (size is None or not size <= rule[limit]):
+        sizes = (one.length_mm, one.length_mm_at_most), (one.width_mm, one.width_mm_at_most)
+        sizes = *sizes, (one.area_mm2, one.area_mm2_at_most)
+        for limit, both in zip(("length", "width", "area"), sizes, strict=True):
+            if rule[limit] is not None and (None in both or not max(both) <= rule[limit]):
                 return False
         zone = rule["zone"]
         if isinstance(zone, tuple):
-            x0, y0, x1, y1 = one.box
+            x0, y0, x1, y1 = one.box_at_most
             return zone[0] < x0 and zone[1] < y0 and x1 < zone[2] and y1 < zone[3]
         if zone is not None:
             inside = {(x, y) for x in range(WIDTH) for y in range(HEIGHT) if zone[y, x]}
-            return covered(one.box) <= inside
+            return covered(one.box_at_most) <= inside
         return True
 
     if picture != (HEIGHT, WIDTH) or not regions:
@@ -64,7 +69,7 @@ def literal(regions, given, picture):
     for one in regions:
         if one.kinds is not None and not one.kinds:
             return False
-        if not covered(one.box) <= whole:
+        if not covered(one.box_at_most) <= whole:
             return False
         for kind in (None,) if one.kinds is None else one.kinds:
             tolerated = False
@@ -99,9 +104,17 @@ def draw_case(rng):
         return zone
 
     kinds = (None, (), *(tuple(rng.sample(KINDS, k)) for k in (1, 1, 1, 1, 2, 3)))
+
+    def sizes():
+        """Sizes of a region, which may be larger and reach farther at times."""
+        for name in ("length_mm", "width_mm", "area_mm2"):
+            measured, more = size(), rng.choice((1, 1, 1, 2))
+            yield from ((name, measured), (f"{name}_at_most", measured and more * measured))
+        if rng.random() < 0.2:
+            yield "box_at_most", (1, 1, 12, 10)
+
     regions = [
-        region(box(), rng.choice(kinds), length_mm=size(), width_mm=size(), area_mm2=size())
-        for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4)))
+        region(box(), rng.choice(kinds), **dict(sizes())) for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4)))
     ]
     given = []
     for _ in range(rng.randint(1, 5)):
@@ -146,8 +159,8 @@ WIDE = Rule("any", length=1e9)
         ([region(length_mm=None)], "size of a region is not known: say --scale-mm"),
         ([region(length_mm=float("nan"))], "scratch length nan mm > 2 mm"),
         ([region(length_mm=2.004)], "scratch length 2.004 mm > 2 mm"),
-        ([region((0, 4, 3, 6))], "touches the border"),
-        ([region((4, 4, float("nan"), 6))], "touches the border"),
+        ([region((0, 4, 3, 6))], "may reach, the border"),
+        ([region((4, 4, float("nan"), 6))], "may reach, the border"),
         ([region(), region((9, 4, 12, 6))], "2 regions, the rule for scratch holds for 1"),
     ],
 )
@@ -168,10 +181,10 @@ EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
 
 
 def test_a_tolerated_part_is_neither_good_nor_anomalous():
-    found = apply_tolerances(prediction(), EVERYWHERE, rules(Rule("any", length=0.31)))
+    found = apply_tolerances(prediction(), EVERYWHERE, rules(Rule("any", length=0.34)))
     assert (found.decision, found.is_anomalous, found.is_tolerated) == ("within tolerance", True, True)
     assert found.remark.startswith(
-        "anomalous, within tolerance: region length 0.3 mm ≤ 0.31 mm (tolerances 1, 0000"
+        "anomalous, within tolerance: region length 0.3 mm, may be up to 0.33 mm ≤ 0.34 mm (tolerances 1, 0"
     )
     assert found.to_dict()["decision"] == "within tolerance"
     assert found.to_dict()["findings"][0]["code"] == "within_tolerance"
@@ -186,8 +199,12 @@ def test_a_tolerated_part_is_neither_good_nor_anomalous():
     [
         (prediction().noticing(count_wrong("3 of 4 parts", None)), EVERYWHERE, "something else was noticed"),
         (prediction().noticing(outside_light()), EVERYWHERE, "something else was noticed"),
-        (prediction(at=(0, 6)), EVERYWHERE, "touches the edge of what is inspected"),
-        (prediction(), np.arange(WIDTH)[None].repeat(HEIGHT, 0) < 9, "touches the edge of what is inspected"),
+        (prediction(at=(0, 6)), EVERYWHERE, "may reach, the edge of what is inspected"),
+        (
+            prediction(),
+            np.arange(WIDTH)[None].repeat(HEIGHT, 0) < 9,
+            "may reach, the edge of what is inspected",
+        ),
         (prediction(geometry=replace(PLAIN, mm_per_pixel=None)), EVERYWHERE, "size of a region is not known"),
         (prediction(geometry=Geometry((24, 32), (12, 16), (0.5, 0.5), (0, 0))), EVERYWHERE, "32 x 24 pixels"),
         (prediction(map=np.zeros((HEIGHT, WIDTH), np.float32)), EVERYWHERE, "nothing is marked"),
@@ -197,6 +214,48 @@ def test_other_findings_and_edges_are_never_tolerated(found, valid, said):
     answer = apply_tolerances(found, valid, rules(WIDE))
     assert answer.decision == "anomalous"
     assert said in answer.remark
+
+
+def with_tail(length, level, *, at=(5, 6), **changes):
+    """A region of 3 pixels, and on its right as many more of a map of this level."""
+    made = prediction(at=at, **changes)
+    made.map[at[0], at[1] + 3 : at[1] + 3 + length] = level
+    return made
+
+
+@pytest.mark.parametrize(
+    ("found", "limits", "said"),
+    [
+        # measured 0.3 mm each
+        (with_tail(5, 0.3), {"length": 0.6}, "length 0.3 mm, may be up to 0.88 mm > 0.6 mm"),
+        (with_tail(5, 0.3), {"length": 0.9}, ""),
+        (with_tail(5, 0.2), {"length": 0.4}, ""),  # as on good pictures
+        (with_tail(5, 0.3), {"area": 0.05}, "area 0.03 mm², may be up to 0.088 mm² > 0.05 mm²"),
+        (with_tail(5, 0.3), {"width": 0.105}, "width 0.1 mm, may be up to 0.11 mm > 0.105 mm"),
+        (with_tail(7, 0.3), {"length": 9}, "may reach, the edge of what is inspected"),
+        (with_tail(5, 0.3), {"length": 9, "zone": (2, 2, 12, 10)}, "region reaches out of the zone"),
+        (with_tail(5, 0.2), {"length": 9, "zone": (2, 2, 12, 10)}, ""),
+        (with_tail(2, 0.2, size_bounds=SizeBounds(length=3)), {"length": 0.8}, "may be up to 0.9 mm > 0.8"),
+        (with_tail(2, 0.2, size_bounds=SizeBounds(length=3)), {"length": 1}, ""),
+    ],
+)
+def test_what_may_be_longer_is_not_tolerated(found, limits, said):
+    answer = apply_tolerances(found, EVERYWHERE, rules(Rule("any", **limits)))
+    assert answer.is_tolerated == (not said)
+    assert said in answer.remark
+
+
+def test_pieces_that_may_be_one_defect_are_measured_as_one():
+    values = np.zeros((HEIGHT, WIDTH), np.float32)
+    values[5, 2:14] = 0.3
+    values[5, 2:4] = values[5, 11:14] = 1
+    first, second = prediction(map=values).regions
+    assert (first.length_mm, second.length_mm) == pytest.approx((0.3, 0.2)) or (
+        first.length_mm, second.length_mm) == pytest.approx((0.2, 0.3))  # fmt: skip
+    for one in (first, second):
+        assert one.length_mm_at_most == pytest.approx(1.1 * 1.2)
+        assert one.to_dict()["length_mm_at_most"] == one.length_mm_at_most
+    assert prediction(map=values, geometry=replace(PLAIN, mm_per_pixel=None)).regions[0].box_at_most is None
 
 
 FILE = """

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
 
@@ -52,6 +53,7 @@ class DefectScores:
     seconds: time of the measurement.
     rate, threshold: of the calibration that they are compared with.
     precision: of the model that gave the scores.
+    bounds: of what is wrong around a region, by the defects that were found.
     """
 
     scores: Mapping[str, Sequence[float]]
@@ -61,6 +63,7 @@ class DefectScores:
     rate: float
     threshold: float
     precision: str = "fp32"
+    bounds: SizeBounds = UNCALIBRATED
 
     def with_calibration(self, calibration: Calibration) -> DefectScores:
         """Returns the scores at another threshold."""

@@ -25,6 +25,7 @@ from flawscope.artefact.model_file import (
 )
 from flawscope.calibration.outliers import defect_like_question, sole_note
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
+from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.light_calibration import calibrate_in_each_light, judge_in_lights
@@ -278,7 +279,11 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             **fitted.facts,
             "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
             **_calibration_facts(fitted, reader, task, leave_out.first_group),
-            **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
+            **(
+                {}
+                if found is None
+                else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
+            ),
             **_appearance_facts(fitted, reader, task),
             **_size_facts(fitted, reader, task),
             **_view_facts(fitted, prepared, task),

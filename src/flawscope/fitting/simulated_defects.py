@@ -17,9 +17,12 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.power import CONTRAST_RANGE, DefectScores
+from flawscope.calibration.size_bounds import SizeBounds, doubted_level
+from flawscope.calibration.threshold import Calibration
 from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
-from flawscope.methods.task import Fitted, LeaveOut, Task
+from flawscope.methods.task import Fitted, LeaveOut, LeftOut, Task
+from flawscope.pictures.pixel_sets import connected_parts, largest_sizes, without_edge
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
@@ -60,12 +63,16 @@ def score_simulated_defects(
     defects, done, count = SimulatedDefects(model, task.load, passed or fitted.pictures), 0, len(DEFECT_SIZES)
     defects.learn_part(until - begun)
     scores: dict[int, float] = {}
+    ratios: list[NDArray[np.float64]] = []  # of true sizes to those of the places that the map doubts
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture_of(number)
         position = 0 if task.views.positions is None else task.views.positions.position_of[picture]
         if (found := leave_out.score(task.groups[picture], features, inside, position)) is not None:
             scores[number] = _finite_score(found[0])
+            sizes = _doubted_sizes(found, fitted.calibration, model) if model.config.tile is None else None
+            if sizes is not None:
+                ratios.append(defects.sizes[number] / sizes)
 
     while count:
         start = time.monotonic()
@@ -93,7 +100,22 @@ def score_simulated_defects(
         rate=fitted.calibration.effective_rate,
         threshold=fitted.calibration.score_threshold,
         precision=fitted.calibration.precision,
+        bounds=SizeBounds.of_ratios(ratios),
     )
+
+
+def _doubted_sizes(found: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
+    """Largest length, width and area of the places that a map doubts around its regions, in pixels [3]. None
+    where no tolerance is asked: the picture is good, has no region, or a place reaches the edge."""
+    values = found[1][0].cpu().numpy()
+    if not _finite_score(found[0]) > calibration.score_threshold:
+        return None
+    doubted = doubted_level(calibration.colour_range[0], calibration.mask_threshold)
+    labels, parts = connected_parts(values > doubted)
+    places = [parts[number - 1] for number in np.unique(labels[values > calibration.mask_threshold])]
+    inside = without_edge(model.roi.cpu().numpy())
+    within = places and all(inside[place].all() for place in places)
+    return largest_sizes(places) if within else None
 
 
 def _finite_score(score: Tensor) -> float:
@@ -119,6 +141,7 @@ class SimulatedDefects:
     Attributes:
         contrasts: of the defects that were loaded, by number: mean difference from the good picture, in grey
             levels.
+        sizes: of the same, largest length, width and area of a piece, in pixels [3].
 
     Args:
         load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be read.
@@ -133,6 +156,7 @@ class SimulatedDefects:
         self.pictures: list[int] = np.random.default_rng([self.seed, STREAM]).permutation(pictures).tolist()
         self.part, self.has_ladder = Foreground(), has_ladder
         self.contrasts = dict[int, float]()
+        self.sizes = dict[int, NDArray[np.float64]]()
         self._places = dict[int, NDArray[np.bool_]]()  # by picture
 
     def learn_part(self, seconds: float) -> None:
@@ -169,6 +193,7 @@ class SimulatedDefects:
             foreground=self._within(number, picture, image[0, *box] >= 0, box),
         )
         self.contrasts[number] = made.difference
+        self.sizes[number] = largest_sizes(connected_parts(made.mask)[1])
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
         shown, part = image.clone(), (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])

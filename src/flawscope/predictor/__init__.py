@@ -19,6 +19,7 @@ from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.calibration.power import describe_detection, update_detection_facts
+from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.appearance import AppearanceRange, measure_appearance
@@ -114,6 +115,7 @@ class Predictor:
         view_looks: what good pictures of each view of a part look like; None: it is not known.
         known_sizes: (H, W) of the training pictures, the extreme ones; empty in models without them.
         mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
+        size_bounds: how much larger a defect may be than what the map doubts.
         failures: pictures that `fit` could not use, each with the reason.
         kind: the word for each of `products`; empty, for a `Router` alone has several.
     """
@@ -134,6 +136,7 @@ class Predictor:
         self.view_looks = ViewLooks.from_facts(artefact.manifest.facts)
         self.known_sizes = known_sizes(artefact.manifest.facts)
         self.mm_per_pixel = _stored_scale(artefact.manifest)
+        self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
@@ -388,6 +391,7 @@ class Predictor:
             outside_light=views.outside_light,
             parts=parts,
             look=thumbnail(views.images([0])[0]) if PART in self.manifest.facts else None,
+            size_bounds=self.size_bounds,
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *([other_form(stretched)] if stretched else []),

@@ -13,8 +13,8 @@ REASONS = {
     "{rules_height}",
     "nothing_marked": "nothing is marked that could be measured",
     "something_else": "something else was noticed",
-    "at_edge": "a region touches the edge of what is inspected",
-    "at_border": "a region touches the border of the picture",
+    "at_edge": "a region reaches, or may reach, the edge of what is inspected",
+    "at_border": "a region reaches, or may reach, the border of the picture",
     "kind_not_known": "a region of a kind that is not known",
     "no_rule": "no rule for {kind}",
     "size_not_known": "the size of a region is not known: say --scale-mm",
@@ -23,6 +23,9 @@ REASONS = {
     "length": "{kind} length {size} mm {relation} {most} mm",
     "width": "{kind} width {size} mm {relation} {most} mm",
     "area": "{kind} area {size} mm² {relation} {most} mm²",
+    "length_at_most": "{kind} length {size} mm, may be up to {bound} mm {relation} {most} mm",
+    "width_at_most": "{kind} width {size} mm, may be up to {bound} mm {relation} {most} mm",
+    "area_at_most": "{kind} area {size} mm², may be up to {bound} mm² {relation} {most} mm²",
     "more": "{count} more",
 }
 REGION = "region"  # in the place of a kind that the model does not name

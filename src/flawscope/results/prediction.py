@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.kinds import KindSet
 from flawscope.calibration.recognition import Recognition
+from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds, doubted_level
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, FeatureValues, describe_shifts
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
+from flawscope.pictures.pixel_sets import Pixels, connected_parts
 from flawscope.results import drawing, html
 from flawscope.results.findings import OUTSIDE_LIGHT, WITHIN_TOLERANCE, Decision, Finding, severity_text
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import Region as Region
-from flawscope.results.region_size import measure_region
+from flawscope.results.region_size import bound_sizes, measure_region
 
-Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
 # readable on white and on black
@@ -61,6 +62,11 @@ class Levels:
     colour_range: tuple[float, float]
     outline: float = 0.0
     nearby: float = PEAK_RADIUS
+
+    @property
+    def doubted(self) -> float:
+        """Pixels around a region whose map value is above this may be wrong, too."""
+        return doubted_level(self.colour_range[0], self.mask_threshold)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
         """The regions marked in a map [H, W] at any size, NaN where the network does not look.
@@ -108,6 +114,7 @@ class Prediction:
         none.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
+    size_bounds: how much larger a defect may be than what the map doubts.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -128,6 +135,7 @@ class Prediction:
     look: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
+    size_bounds: SizeBounds = UNCALIBRATED
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
@@ -202,21 +210,23 @@ class Prediction:
         """The largest value of the map in each of `regions`, and their pixels."""
         if not self.mask.any():
             return []
-        from scipy import ndimage
-
-        labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
-        peaks = []
-        for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
-            rows, columns = np.nonzero(labels[ys, xs] == index)
-            pixels = rows + ys.start, columns + xs.start
-            peaks.append((float(self.map[pixels].max()), pixels))
+        _, parts = connected_parts(self.mask)
+        peaks = [(float(self.map[pixels].max()), pixels) for pixels in parts]
         return sorted(peaks, key=lambda pair: -pair[0])
+
+    @cached_property
+    def doubted_pixels(self) -> tuple[Pixels, ...]:
+        """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order:
+        the connected place above `Levels.doubted`, which several regions may share."""
+        labels, parts = connected_parts(self.map > self.levels.doubted)
+        return tuple(parts[labels[rows[0], columns[0]] - 1] for rows, columns in self.region_pixels)
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
         found = []
         geometry, (sy, sx) = self.geometry, self.geometry.scale
+        bounds = None if geometry.mm_per_pixel is None or not self._peaks else self._bounded_sizes()
         for number, (peak, (rows, columns)) in enumerate(self._peaks):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
@@ -228,9 +238,16 @@ class Prediction:
                     centroid=(x, y),
                     **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
                     **measure_region(rows, columns, geometry),
+                    **({} if bounds is None else bounds[number]),
                 )
             )
         return tuple(found)
+
+    def _bounded_sizes(self) -> list[dict[str, Any]]:
+        """Bounds of each of `regions`; those that share a place are measured once."""
+        places = {id(rows): (rows, columns) for rows, columns in self.doubted_pixels}
+        found = {key: bound_sizes(*place, self.geometry, self.size_bounds) for key, place in places.items()}
+        return [found[id(rows)] for rows, _ in self.doubted_pixels]
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the

@@ -17,6 +17,8 @@ class Region:
     centroid: x, y. kinds: of defects that it may be of, likeliest first; empty: something new; None: the
     model names none. kind_p_values: of all kinds by name, 0..1. length_mm, width_mm: sides of the smallest
     rectangle around it, at any angle; area_mm2: its area; None: how long a pixel is was not said.
+    length_mm_at_most, width_mm_at_most, area_mm2_at_most: how large what is wrong there may be, beyond the
+    outline too (`SizeBounds`), and box_at_most the place that the map doubts; None likewise.
     """
 
     box: tuple[float, float, float, float]
@@ -28,6 +30,10 @@ class Region:
     length_mm: float | None = None
     width_mm: float | None = None
     area_mm2: float | None = None
+    length_mm_at_most: float | None = None
+    width_mm_at_most: float | None = None
+    area_mm2_at_most: float | None = None
+    box_at_most: tuple[float, float, float, float] | None = None
 
     @property
     def kinds_text(self) -> str:
@@ -49,4 +55,5 @@ class Region:
         return {"kinds": [*kinds], "kind_p_values": p_values}
 
     def _size_entries(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("length_mm", "width_mm", "area_mm2")}
+        sizes = ("length_mm", "width_mm", "area_mm2")
+        return {name: getattr(self, name) for name in (*sizes, *(f"{size}_at_most" for size in sizes))}

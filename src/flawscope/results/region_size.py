@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import otsu
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.decoding import PictureSource, source_name
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.pixel_sets import corners, rectangle_sides
 
 MIN_MARKER_LENGTH = 50  # pixels: an edge is known to some tenths of one
 MIN_CONTRAST = 5  # of a marker, in spreads of the ground
@@ -23,15 +25,11 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
     """Measures a region, of a map's pixels [N]; empty where the length of the picture's pixels is not known.
 
     Length and width are the sides of the smallest rectangle around the pixels, whole with their corners, in
-    the picture: at no angle too small, and too large by about a pixel of the map.
+    the picture: at no angle too small, and too large by about a pixel of the map. Rows come in order.
     """
     if (mm_per_pixel := geometry.mm_per_pixel) is None:
         return {}
-    across, down = np.meshgrid((0, 1), (0, 1))
-    y, x = geometry.inverse().locate(
-        (rows[:, None] + down.ravel()).astype(np.float64).ravel(),
-        (columns[:, None] + across.ravel()).astype(np.float64).ravel(),
-    )
+    y, x = geometry.inverse().locate(*corners(rows, columns).T)
     length, width = rectangle_sides(np.stack([x, y], axis=1))
     sy, sx = geometry.scale
     return {
@@ -41,18 +39,16 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
     }
 
 
-def rectangle_sides(points: NDArray[np.float64]) -> tuple[float, float]:
-    """Sides, the longer one first, of the rectangle of the least area around points [N, 2], not all in a
-    line. A side lies on the convex hull (Freeman and Shapira, Communications of the ACM 18, 1975)."""
-    from scipy.spatial import ConvexHull
-
-    hull = points[ConvexHull(points).vertices]
-    edges = np.roll(hull, -1, axis=0) - hull
-    along = edges / np.linalg.norm(edges, axis=1, keepdims=True)  # [K, 2]
-    sides = [np.ptp(hull @ axes.T, axis=0) for axes in (along, along[:, ::-1] * (1, -1))]
-    best = int(np.argmin(sides[0] * sides[1]))
-    a, b = float(sides[0][best]), float(sides[1][best])
-    return max(a, b), min(a, b)
+def bound_sizes(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
+) -> dict[str, Any]:
+    """Bounds what is wrong within a place that the map doubts, of a map's pixels [N], as entries of `Region`;
+    empty where the length of the picture's pixels is not known."""
+    if not (sizes := measure_region(rows, columns, geometry)):
+        return {}
+    factors = bounds.length, bounds.width, bounds.area
+    bounded = {f"{name}_at_most": f * sizes[name] for name, f in zip(sizes, factors, strict=True)}
+    return {"box_at_most": geometry.box_around(rows, columns), **bounded}
 
 
 def measure_scale(picture: PictureSource, length: float) -> float:

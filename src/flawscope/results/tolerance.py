@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError, suggest_name
 from flawscope.pictures.masks import read_mask
+from flawscope.pictures.pixel_sets import without_edge
 from flawscope.results.findings import ANOMALOUS_PARTS, Reason, tolerance_finding
 from flawscope.results.prediction import Prediction, Region
 
@@ -49,23 +50,26 @@ class Rule:
         """Why the rule does not tolerate a region of this kind; None: it does, but for the number."""
         if self.kind not in (kind, ANY):
             return {"code": "kind_not_known"} if kind is None else {"code": "no_rule", "kind": kind}
-        for limit, most, size in self._sizes(region):
-            if size is None:
+        for limit, most, size, bound in self._sizes(region):
+            if size is None or bound is None or region.box_at_most is None:
                 return {"code": "size_not_known"}
             if not size <= most:
                 return {"code": limit, "kind": kind, "size": size, "relation": ">", "most": most}
-        return None if self._holds_at(region.box) else {"code": "out_of_zone", "kind": kind}
+            if not bound <= most:
+                return _bounded(limit, kind, size, bound, ">", most)
+        holds = region.box_at_most is not None and self._holds_at(region.box_at_most)
+        return None if holds else {"code": "out_of_zone", "kind": kind}
 
     def told(self, region: Region, kind: str | None) -> Reason:
         """The first limit that a tolerated region keeps."""
-        limit, most, size = next(self._sizes(region))
-        return {"code": limit, "kind": kind, "size": size, "relation": "≤", "most": most}
+        limit, most, size, bound = next(self._sizes(region))
+        return _bounded(limit, kind, size, bound, "≤", most)
 
-    def _sizes(self, region: Region) -> Iterator[tuple[str, float, float | None]]:
-        """Yields the rule's limits: name, value, and the region's size."""
+    def _sizes(self, region: Region) -> Iterator[tuple[str, float, float | None, float | None]]:
+        """Yields the rule's limits: name, value, the region's size, and how large it may be."""
         for limit, (attribute, _) in LIMITS.items():
             if (most := getattr(self, limit)) is not None:
-                yield limit, most, getattr(region, attribute)
+                yield limit, most, getattr(region, attribute), getattr(region, f"{attribute}_at_most")
 
     def _holds_at(self, box: tuple[float, float, float, float]) -> bool:
         x0, y0, x1, y1 = box
@@ -75,6 +79,14 @@ class Rule:
             left, top, right, bottom = self.zone
             return left < x0 and top < y0 and x1 < right and y1 < bottom
         return lies_inside(box, self.zone)
+
+
+def _bounded(
+    limit: str, kind: str | None, size: float | None, bound: float | None, relation: str, most: float
+) -> Reason:
+    """Says how large a region is, how large it may be, and how large the rule allows."""
+    sizes = {"size": size, "bound": bound, "relation": relation, "most": most}
+    return {"code": f"{limit}_at_most", "kind": kind, **sizes}
 
 
 class Verdict(NamedTuple):
@@ -160,7 +172,8 @@ class Tolerances:
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
-            if not lies_inside(region.box, np.broadcast_to(True, picture_size)):
+            reach = region.box if region.box_at_most is None else region.box_at_most
+            if not lies_inside(reach, np.broadcast_to(True, picture_size)):
                 return Verdict.beyond("at_border")
         for k, kind in pairs:
             if (k, kind) not in tolerating:
@@ -194,9 +207,10 @@ def _judge_parts(found: Prediction, numbers: NDArray[Any], tolerances: Tolerance
     if found.found_parts is not None:
         parts = {part.part_index: part.is_anomalous for part in found.found_parts.parts}
     regions: dict[int, list[Region]] = {number: [] for number in parts}
-    for (rows, columns), region in zip(found.region_pixels, found.regions, strict=True):
-        number = int(numbers[rows[0], columns[0]])
-        if number not in parts or not lies_inside(found.geometry.to_network(region.box), numbers == number):
+    inside = {number: without_edge(numbers == number) for number in parts}
+    for place, region in zip(found.doubted_pixels, found.regions, strict=True):
+        number = int(numbers[place[0][0], place[1][0]])
+        if number not in parts or not inside[number][place].all():
             return Verdict.beyond("at_edge")
         regions[number].append(region)
     told: list[Reason] = []
