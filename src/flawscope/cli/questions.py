@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
 
 # arguments that change nothing in what is computed
-OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster")
+OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster", "typed", "filed")
 WRITTEN = ("out", "tensorboard")  # arguments that name what is written
 EXIT_CODE = 2
 REMEDY = (
