@@ -129,6 +129,54 @@ def _sheet(size: int, rng: Rng) -> Scene:
     return np.asarray(canvas, np.float32), np.ones((size, size), np.bool_)
 
 
+def _bearing(size: int, rng: Rng) -> Scene:
+    """A ball bearing from above: eleven balls between two rings, at any angle."""
+    frame, canvas = scene.random_frame(size, rng, shift=6, degrees=180), _ground(size, rng, (34, 36, 40), 3)
+    radius = np.hypot(frame.u, frame.v)
+    body = _shape(canvas, np.abs(radius - 84) - 44, frame, (96, 100, 108), 6 * np.cos(radius / 5))
+    for ring in (116, 52):
+        _shape(canvas, np.abs(radius - ring) - 10, frame, (178, 182, 190))
+    for k in range(11):
+        turn = 2 * np.pi * k / 11
+        u, v = frame.u - 84 * np.cos(turn), frame.v - 84 * np.sin(turn)
+        _shape(canvas, np.hypot(u, v) - 15, frame, (206, 210, 218), -40 * np.hypot(u + 4, v + 4) / 15)
+    return canvas, body
+
+
+def _circuit(size: int, rng: Rng) -> Scene:
+    """A green board with tracks and pads, always of one layout."""
+    frame, canvas = scene.random_frame(size, rng, shift=3, degrees=1), _ground(size, rng, (20, 78, 46), 4)
+    layout = np.random.default_rng(5)
+    for _ in range(16):
+        u, v, long = *layout.uniform(-110, 110, 2), layout.uniform(20, 80)
+        half = (long, 3) if layout.random() < 0.5 else (3, long)
+        _shape(canvas, rounded_box(frame.u - u, frame.v - v, half, 2), frame, (60, 128, 84))
+        for side in (-1, 1):
+            pad = np.hypot(frame.u - u - side * half[0], frame.v - v - side * half[1]) - 8
+            _shape(canvas, pad, frame, np.array((206, 184, 120)) + rng.normal(0, 4))
+    return canvas, np.ones((size, size), np.bool_)
+
+
+def _tile(size: int, rng: Rng) -> Scene:
+    """A speckled ceramic tile, whose specks differ from one to the next."""
+    frame, canvas = scene.random_frame(size, rng, shift=4, degrees=1), _ground(size, rng, (92, 88, 84))
+    specks = fractal_noise((size, size), (64, 64), rng, octaves=2)
+    body = rounded_box(frame.u, frame.v, (126, 126), 8)
+    body = _shape(canvas, body, frame, (214, 206, 194), -46 * np.clip(specks - 0.6, 0, 1) * 3)
+    return canvas, body
+
+
+def _lid(size: int, rng: Rng) -> Scene:
+    """A blue lid with ribs around it and a print of bars, turned by up to 5 degrees."""
+    frame, canvas = scene.random_frame(size, rng, shift=6, degrees=5), _ground(size, rng, (214, 210, 204), 3)
+    radius, angle = np.hypot(frame.u, frame.v), np.arctan2(frame.v, frame.u)
+    body = _shape(canvas, radius - 124, frame, (46, 82, 158), 16 * np.sin(60 * angle) * (radius > 104))
+    for k in range(6):
+        bar = rounded_box(frame.u - 20 * (k - 2.5), frame.v, (6, 24 + 9 * (k % 3)), 2)
+        _shape(canvas, bar, frame, (232, 232, 226))
+    return canvas, body
+
+
 def view(size: int, rng: Rng, number: int, tone: float, flaw: Flaw | None) -> Floats:
     """A part from one of its sides: its own outline and holes, in the tone of the whole part."""
     frame, canvas = scene.random_frame(size, rng, shift=4, degrees=2), _ground(size, rng, (52, 54, 58), 3)
@@ -176,6 +224,9 @@ SCENES = {
     "leather": _leather, "pill": _pill, "sheet": _sheet,
 }  # fmt: skip
 CATEGORIES = {name: dataset.Category(DEFECTS, partial(_render, draw)) for name, draw in SCENES.items()}
+# products on which no limit of the program was chosen
+HELD = {"bearing": _bearing, "circuit": _circuit, "tile": _tile, "lid": _lid}
+CATEGORIES |= {name: dataset.Category(DEFECTS, partial(_render, draw)) for name, draw in HELD.items()}
 CATEGORIES["painted"] = dataset.Category(plate.DEFECTS, _recoloured)
 CATEGORIES["nearer"] = dataset.Category(fabric.DEFECTS, _nearer)
 

@@ -5,7 +5,8 @@
 
 Real sets below DATA (mvtec/NAME, real/NAME; skipped where they are missing) and twenty drawn kinds. `good`: a
 fit of the good pictures alone, and a new calibration on other good ones. `groups`: two to four misfires of
-one kind among 24 good pictures, at `fit` and at `calibrate`. `singles`: a defect, a foreign part or a black
+one kind among 24 good pictures, at `fit` and at `calibrate`; `held`: of kinds and products on which no limit
+was chosen, and `draws` of their good pictures. `singles`: a defect, a foreign part or a black
 frame among 24. A fit or calibration is asked about where it has an open question or is refused.
 """
 
@@ -39,19 +40,28 @@ GUARDS = {  # by what their lines say
     "too few to calibrate": "could be promised, before it was",
     "alone and far out": "alone sets? the score threshold, far out",
     "sets the threshold alone": "alone sets? the score threshold: ",
+    "called anomalous before": "called anomalous before",
+    "another look": "unlike the pictures learnt from",
     "copies learnt from": "are they copies",
     "near-copies": "near-copies:",
     "misses simulated defects": "it finds only",
 }
-REMARKS = ("sets the threshold alone", "copies learnt from", "near-copies", "misses simulated defects")
+REMARKS = (
+    "sets the threshold alone", "called anomalous before", "another look", "copies learnt from",
+    "near-copies", "misses simulated defects",
+)  # fmt: skip
 KINDS = ("half black", "foreign", "shifted", "overexposed", "underexposed", "blurred", "noise", "hand")
+HELD_KINDS = ("out of focus", "turned around", "colour cast", "partly covered")  # no limit was chosen on them
+DRAWS = 30  # of good pictures of these products, in which no group is to be found
 SINGLES = ("defect", "foreign", "black")
 GOOD_COUNT, HELD_BACK = 24, 20  # good pictures among which bad ones lie, and others to calibrate on
 Pictures = list[Picture]
+Drawings = dict[str, Callable[[int, int], Picture]]
 
 
-def drawn_kinds() -> dict[str, Callable[[int, int], Picture]]:
-    """Functions that draw picture k with sides of so many pixels, by kind."""
+def drawn_kinds() -> tuple[Drawings, Drawings]:
+    """Functions that draw picture k with sides of so many pixels, by kind; and of products that were held
+    back: no limit was chosen on them."""
     dataset.CATEGORIES.update(drawn.CATEGORIES)
 
     def draw(category: str, size: int, k: int, part: int | None = None) -> Picture:
@@ -79,8 +89,9 @@ def drawn_kinds() -> dict[str, Callable[[int, int], Picture]]:
         edges = np.asarray(Image.fromarray(draw("pill", size, k)).filter(ImageFilter.FIND_EDGES))
         return np.clip(edges * 1.5 + 4, 0, 255).astype(np.uint8)
 
-    kinds = {name: partial(draw, name) for name in dataset.CATEGORIES}
-    more: dict[str, Callable[[int, int], Picture]] = {
+    kinds = {name: partial(draw, name) for name in dataset.CATEGORIES if name not in drawn.HELD}
+    held = {name: partial(draw, name) for name in drawn.HELD}
+    more: Drawings = {
         "uneven light": lit,
         "printed labels": labelled,
         "dark field": dark_field,
@@ -89,7 +100,7 @@ def drawn_kinds() -> dict[str, Callable[[int, int], Picture]]:
         "many": partial(draw, "fabric"),
         "grey": lambda size, k: np.repeat(draw("gear", size, k)[..., 1:2], 3, axis=2),
     }
-    return kinds | more
+    return kinds | more, held
 
 
 COUNTS = {"few": 10, "many": 150}  # good pictures of these; else `--learnt`
@@ -115,6 +126,15 @@ def misfire(kind: str, picture: Picture, foreign: Picture, rng: np.random.Genera
         bad = np.asarray(blurred)
     elif kind == "noise":
         bad = np.clip(picture + rng.normal(0, 40, picture.shape), 0, 255).astype(np.uint8)
+    elif kind == "out of focus":
+        wide = Image.fromarray(picture).filter(ImageFilter.BoxBlur(width / 30))
+        bad = np.asarray(wide)
+    elif kind == "turned around":
+        bad = picture[::-1, ::-1].copy()
+    elif kind == "colour cast":
+        bad = np.clip(picture * np.array([1.25, 1.0, 0.7]), 0, 255).astype(np.uint8)
+    elif kind == "partly covered":
+        bad[: height // 4] = (96, 92, 88)
     elif kind == "hand":
         bad[:, : 2 * width // 5] = (200, 160, 140)
     else:
@@ -150,7 +170,7 @@ def sets(args: Args) -> Iterator[tuple[str, Pictures, Pictures, Pictures]]:
             read(others, args.side, HELD_BACK),
             read(bad, args.side, 20),
         )
-    kinds = drawn_kinds()
+    kinds = drawn_kinds()[0]
     for name in kinds if args.products == "all" else filter(None, args.products.split(",")):
         count = COUNTS.get(name, args.learnt)
         pictures = [kinds[name](args.side, k) for k in range(count + HELD_BACK)]
@@ -184,7 +204,9 @@ def farthest(calibration: Any) -> float:
     return round(max(found), 2)
 
 
-def fit(pictures: Pictures, names: Sequence[str], args: Args, bad: Sequence[str] = ()) -> tuple[Cell, Any]:
+def fit(
+    pictures: Pictures, names: Sequence[str], args: Args, bad: Sequence[str] = (), check: bool = True
+) -> tuple[Cell, Any]:
     """What a fit says of the pictures, and its model, if any. bad: names of the bad ones."""
     import flawscope
     from flawscope.errors import InputError
@@ -192,7 +214,7 @@ def fit(pictures: Pictures, names: Sequence[str], args: Args, bad: Sequence[str]
     lines: list[str] = []
     try:
         model = flawscope.fit(
-            pictures, names=names, say=lines.append, device="cpu", samples=0, size=args.size
+            pictures, names=names, say=lines.append, device="cpu", samples=0, size=args.size, check=check
         )
     except InputError as error:
         asked = [str(error)]
@@ -249,7 +271,7 @@ def names_of(count: int, style: int) -> list[str]:
 def measure(record: Record, args: Args, work: Path) -> dict[str, Cell]:
     """All cells, by name."""
     cells: dict[str, Cell] = {}
-    foreign = [drawn_kinds()["keys"](args.side, 900 + k) for k in range(4)]  # of the set before
+    foreign = [drawn_kinds()[0]["keys"](args.side, 900 + k) for k in range(4)]  # of the set before
 
     def attempt(name: str, work: Callable[[], Cell]) -> None:
         if (cell := record.attempt(name, work)) is not None:
@@ -306,7 +328,41 @@ def measure(record: Record, args: Args, work: Path) -> dict[str, Cell]:
                 lambda p=[*few, one], n=known: fit(p, n, args, ["x0-IMG.png"])[0],  # type: ignore[misc]
             )
         foreign = good[:4]
+    for name, draw in drawn_kinds()[1].items() if "held" in args.parts else ():
+        measure_held(name, draw, attempt, args, work)
     return cells
+
+
+def measure_held(
+    name: str, draw: Callable[[int, int], Picture], attempt: Callable[..., None], args: Args, work: Path
+) -> None:
+    """A product held back, and kinds of misfires held back: among good ones, and none among draws of them."""
+    number, rng = [*drawn.HELD].index(name), np.random.default_rng(23)
+    good = [draw(args.side, k) for k in range(args.learnt + HELD_BACK)]
+    few, others = good[:GOOD_COUNT], good[-HELD_BACK:]
+    other = drawn_kinds()[1][[*drawn.HELD][number - 1]]
+    names, base = names_of(len(good), number), list[Any]()
+    for turn, kind in enumerate(HELD_KINDS):
+        count = 2 + (number + turn) % 3
+        bad = [misfire(kind, draw(args.side, 500 + k), other(args.side, k), rng) for k in range(count)]
+        marks = [f"misfire {k}.png" for k in range(count)]
+        known = [*names[:GOOD_COUNT], *marks]
+        attempt(
+            f"held: {name}, {count} {kind}, fit",
+            lambda p=[*few, *bad], n=known, m=marks: fit(p, n, args, m)[0],
+        )
+        base = base or [fit(few, names[:GOOD_COUNT], args)[1]]
+        new = [*(f"new {one}" for one in names[:HELD_BACK]), *marks]
+        attempt(
+            f"held: {name}, {count} {kind}, calibrate",
+            lambda p=[*others, *bad], n=new, m=marks, b=base[0]: calibrate(b, p, n, work / "held", m),
+        )
+    for turn in range(number, DRAWS, len(drawn.HELD)):
+        chosen = np.random.default_rng([29, turn]).permutation(len(good))[:GOOD_COUNT].tolist()
+        attempt(
+            f"draws: {name}, {turn}, fit",
+            lambda c=chosen: fit([good[k] for k in c], [names[k] for k in c], args, check=False)[0],
+        )
 
 
 def rows_of(cells: dict[str, Cell]) -> Iterator[Cell]:
@@ -317,7 +373,7 @@ def rows_of(cells: dict[str, Cell]) -> Iterator[Cell]:
 
     for end in ("fit", "calibrate"):
         for guard in GUARDS:
-            good, bad = of("good", end), [*of("groups", end), *of("singles", end)]
+            good, bad = of("good", end), [*of("groups", end), *of("held", end), *of("singles", end)]
             counts = [sum(guard in cell["fired"] for cell in those) for those in (good, bad)]
             if any(counts):
                 yield {
@@ -331,9 +387,10 @@ def rows_of(cells: dict[str, Cell]) -> Iterator[Cell]:
 
 def caught(cells: dict[str, Cell]) -> Iterator[Cell]:
     """How many of the bad pictures are asked about, and named at all."""
-    for part, end in (("groups", "fit"), ("groups", "calibrate"), ("singles", "fit")):
+    parts = {"groups": KINDS, "held": HELD_KINDS, "singles": SINGLES}
+    for part, end in [(part, end) for part in parts for end in ("fit", "calibrate")]:
         those = {name: cell for name, cell in cells.items() if name.startswith(part) and name.endswith(end)}
-        for kind in KINDS if part == "groups" else SINGLES:
+        for kind in parts[part]:
             of = [(name, cell) for name, cell in those.items() if f" {kind}," in name]
             if of:
                 wanted = [int(n) if (n := name.split(", ")[1].split()[0]).isdigit() else 1 for name, _ in of]
@@ -350,7 +407,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder with mvtec and real (default: $FLAWSCOPE_DATA)")
     parser.add_argument("--sets", default=",".join(REAL), help="real sets (default: %(default)s)")
     parser.add_argument("--products", default="all", help="drawn kinds (default: %(default)s)")
-    parser.add_argument("--parts", default="good,groups,singles", help="default: %(default)s")
+    parser.add_argument("--parts", default="good,groups,singles,held", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=3, help="one of so many kinds of misfires in each set")
     for name, count in (("learnt", 30), ("most", 120), ("side", 192), ("size", 128)):
         parser.add_argument(f"--{name}", type=int, default=count, help="default: %(default)s")

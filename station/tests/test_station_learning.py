@@ -269,6 +269,24 @@ def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> in
     return int(answer.json()["id"])
 
 
+def test_using_a_version_accepts_its_open_question(running, model_file, tmp_path):
+    """Else each version that is learnt from it would ask again, and wait."""
+    line, path, asked = Line(running.url), tmp_path / "asked.safetensors", "a.png lies apart"
+    load(model_file).asking(asked).save(path)
+    answer = line.http.post(f"{API}/versions", params={"name": path.name}, content=path.read_bytes())
+    number, versions = int(answer.json()["id"]), running.station.versions
+    assert read_manifest(versions.path(1, number)).questions == (asked,)
+    for _ in range(2):  # the second time there is nothing to accept
+        assert line.use(number).status_code == 200
+    assert line.send(drawn_part(9))["version"] == number
+    manifest = read_manifest(versions.path(1, number))
+    assert (manifest.questions, manifest.notes[-1]) == ((), f"accepted: {asked}")
+    assert versions.version(1, number)["notes"][-1] == f"accepted: {asked}"
+    trail = [one["text"] for one in line.http.get(f"{API}/trail").json()["entries"]]
+    assert [one for one in trail if "accepted" in one] == [f"version {number}: accepted: {asked}"]
+    line.http.close()
+
+
 @pytest.mark.parametrize("left", [1_000_000, 0], ids=["no room for a model", "no room at all"])
 def test_a_full_disk_while_a_version_is_made(open_station, tmp_path, left):
     """It waits, says so in a line, and is made when there is room: also where not even the data base could

@@ -13,6 +13,7 @@ from scipy.stats import binom
 from flawscope.calibration.outliers import (
     MIN_DEFECTS,
     defect_like_question,
+    flagged_note,
     learnt_note,
     sole_note,
     too_few_question,
@@ -263,3 +264,22 @@ def test_scores_that_are_too_low_for_unseen_pictures_are_noted():
     assert learnt_note(calibration([17.5] * 10), before) is None  # 4 in 10
     assert learnt_note(calibration([8.5] * 3), before) is None  # 1 in 8
     assert learnt_note(calibration([8.5] * 10), calibration(range(20), promised=False)) is None
+
+
+@pytest.mark.parametrize("far", [(66, 66.1), (66, 60), (25, 25.1), (66, 25, 25.1), (25,)])
+def test_all_that_were_flagged_before_are_named_however_near_to_each_other_they_score(far):
+    """In pairs and triples they are each other's rest, so that none seems far out by itself."""
+    usual = np.linspace(18, 22, 20)
+    before, names = calibration(usual), [f"{k}.png" for k in range(20 + len(far))]
+    note = flagged_note(calibration([*usual, *far]), before, names)
+    assert note is not None
+    assert all(names[20 + k] in note for k in range(len(far)))
+    assert not any(f" {name}" in note for name in names[:20])
+
+
+def test_a_picture_that_was_hardly_flagged_before_or_raises_nothing_is_not_named():
+    usual = np.linspace(18, 22, 20)
+    before, names = calibration(usual), [f"{k}.png" for k in range(40)]
+    assert flagged_note(calibration([*usual, 22.5]), before, names) is None
+    assert flagged_note(calibration([*usual, *usual, 30], rate=0.1), before, [*names, "40.png"]) is None
+    assert flagged_note(calibration([*usual, 66]), calibration(usual, promised=False), names) is None

@@ -115,6 +115,54 @@ def test_pictures_that_show_nothing_at_a_calibration_are_a_question(run, good, t
     assert (code, "question: cap.png: shows nothing" in said, new.exists()) == (2, True, True)
 
 
+def test_an_export_keeps_its_work(run, good, tmp_path):
+    """Pictures far out set the threshold of a reduced precision, which is calibrated on its own."""
+    model, out = tmp_path / "m.safetensors", tmp_path / "m.onnx"
+    run("fit", "--data", good, "--out", model, *QUICK)
+    folder = save(tmp_path / "new", {f"new{k}.png": plate(200 + k) for k in range(20)})
+    save(folder, {f"misfire{k}.png": half_black(plate(300 + k)) for k in range(2)})
+    call = ("export", model, "--out", out, "--precision", "bf16", "--pictures", folder, "--quiet")
+    code, _, said = run(*call)
+    assert code == 2
+    assert "question: misfire" in said
+    assert len(flawscope.load(out).questions) == 1
+    before = out.stat().st_size
+    code, _, said = run(*call, "--force")
+    assert (code, "accepted: " in said) == (0, True)
+    after = flawscope.load(out)
+    assert after.questions == ()
+    assert abs(out.stat().st_size - before) < 10_000  # the same network, another note
+    assert any(note.startswith("accepted: misfire") for note in after.manifest.notes)
+
+
+def test_a_calibration_names_pictures_that_were_flagged_before(run, good, tmp_path):
+    """Two that score alike hide each other from a rule that looks at one after another."""
+    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
+    run("fit", "--data", good, "--out", model, *QUICK)
+    folder = save(tmp_path / "new", {f"new{k}.png": plate(200 + k) for k in range(20)})
+    save(folder, {f"misfire{k}.png": half_black(plate(300 + k)) for k in range(2)})
+    run("calibrate", model, "--good", folder, "--out", new, "--quiet", "--force")
+    notes = read_manifest(new).notes
+    (note,) = (note for note in notes if note.startswith("called anomalous before"))
+    assert "misfire0.png" in note
+    assert "misfire1.png" in note
+
+
+def test_a_calibration_names_pictures_of_another_look(run, good, tmp_path):
+    """Dark ones score low, so that no score tells of them."""
+    model, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
+    run("fit", "--data", good, "--out", model, *QUICK)
+    folder = save(tmp_path / "new", {f"new{k}.png": plate(200 + k) for k in range(20)})
+    save(folder, {f"dark{k}.png": (plate(300 + k) * 0.3).astype(np.uint8) for k in range(3)})
+    run("calibrate", model, "--good", folder, "--out", new, "--quiet", "--force")
+    (note,) = (
+        note for note in read_manifest(new).notes if note.startswith("unlike the pictures learnt from")
+    )
+    assert "darker" in note
+    assert all(f"dark{k}.png" in note for k in range(3))
+    assert "new" not in note.partition("expected: ")[2]
+
+
 def test_questions_of_one_of_several_products(run, good, mixed, tmp_path):
     root = tmp_path / "products"
     shutil.copytree(good, root / "fine/train/good")
@@ -166,7 +214,7 @@ def test_other_data_or_settings_are_another_call(tmp_path):
 
     (tmp_path / "a.png").write_bytes(b"1")
     first = digest()
-    assert digest(force=True, quiet=True, threads=3) == first
+    assert digest(force=True, quiet=True, threads=3, typed=frozenset({"force"}), filed=frozenset()) == first
     assert digest(size="64") != first
     assert digest(data=f"{tmp_path}/*.png") != first
     for change in (b"22", b"1"):

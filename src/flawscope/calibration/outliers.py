@@ -17,6 +17,7 @@ from flawscope.errors import join_names, pluralize
 MIN_DEFECTS = 8  # clear simulated defects of middle and large size, below which they decide nothing
 FAR_ALONE = 15.0  # severity by the rest, from which on it is asked; of good ones up to 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
+CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is named
 MIN_CHANCE = 0.01  # with which unseen pictures score so low
 
 
@@ -107,6 +108,23 @@ def _far_question(
 
 def _surely_most(answers: NDArray[np.bool_]) -> bool:
     return wilson_interval(int(answers.sum()), len(answers))[0] > 0.5
+
+
+def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> str | None:
+    """Note on pictures that the model called anomalous before, clearly, and that raise its threshold now,
+    however many there are and however near to each other they score; None where there are none."""
+    if not before.promised:
+        return None
+    order = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
+    far = [place for place in order if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
+    rest = new.without_units(far)
+    if rest.score_threshold >= new.score_threshold:
+        return None
+    return (
+        f"called anomalous before, good from now on: {join_names([names[place] for place in far])}; without "
+        f"{_verb(far)[1]} the score threshold is {rest.score_threshold:.4g} instead of "
+        f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good"
+    )
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:

@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--shots: draw the pictures so often, with the seeds 0 to N-1 (default: 3)",
     )
     common.add_group(parser)
+    common.add_good(parser)
     parser.add_argument(
         "--jobs",
         type=common.count_parser("cells at a time"),
@@ -198,6 +199,7 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
         device=args.device,
         light=args.light,
         shots=args.shots,
+        good=args.good,
     )
     if grid.missing:
         common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
 
 # arguments that change nothing in what is computed
-OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster")
+OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster", "typed", "filed")
 WRITTEN = ("out", "tensorboard")  # arguments that name what is written
 EXIT_CODE = 2
 REMEDY = (
@@ -84,16 +84,13 @@ def _same_file(path: str | os.PathLike[str], source: str | None) -> bool:
 def accept(path: str | os.PathLike[str], call: str) -> bool:
     """Accepts the model that the same call wrote with an open question; False: there is none."""
     from flawscope.artefact.model_file import ASKED_CALL
-    from flawscope.predictor.router import load
+    from flawscope.predictor.router import accept_questions, load
 
     for file in (Path(path), _beside(path)):
         asked = {one.facts.get(ASKED_CALL) for one in _manifests(file).values() if one.questions}
         if asked != {call}:
             continue
-        model = load(file, device="cpu")
-        for name, product in model.products.items():
-            model = model.with_product(name, product.accept())
-        model.save(path)
+        accept_questions(load(file, device="cpu")).save(path)
         if file != Path(path):
             file.unlink()
         common.say(f"accepted: {path}, as it was computed before")

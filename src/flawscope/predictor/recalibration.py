@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Picture
-from flawscope.calibration.outliers import defect_like_question, learnt_note, sole_note, too_few_question
+from flawscope.calibration.outliers import (
+    defect_like_question,
+    flagged_note,
+    learnt_note,
+    sole_note,
+    too_few_question,
+)
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.threshold import envelope, from_values
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
-from flawscope.pictures.appearance import FeatureValues
+from flawscope.pictures.appearance import FeatureValues, describe_shifts
 from flawscope.pictures.decoding import PictureSource, pixel_hash
 from flawscope.pictures.light import Light, within_range
 from flawscope.pictures.listing import relative_names
@@ -24,6 +30,7 @@ from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import find_new_parts, nothing_shown
 from flawscope.progress import ProgressCallback
 from flawscope.results.findings import COUNT_WRONG
+from flawscope.results.prediction import FAR_SHIFT
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
@@ -117,7 +124,9 @@ def recalibrate(
     ]
     if force:
         notes, questions = [*notes, *questions], []
-    notes += filter(None, [sole_note(calibration, names), learnt_note(calibration, before)])
+    flagged = flagged_note(calibration, before, names) or sole_note(calibration, names)
+    other = _other_look_note([picture.shifts for picture in usable], names)
+    notes += filter(None, [flagged, other, learnt_note(calibration, before)])
     new = predictor.with_calibration(calibration, *notes)
     # groups are of pictures that were left out; these were not
     facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
@@ -129,6 +138,18 @@ def recalibrate(
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new
+
+
+def _other_look_note(shifts: Sequence[FeatureValues], names: Sequence[str]) -> str | None:
+    """Note on pictures that are unlike those learnt from, as a whole; None where there are none. shifts: of
+    the pictures, empty where nothing is known."""
+    far = [k for k, one in enumerate(shifts) if one and max(map(abs, one)) > FAR_SHIFT]
+    if not far:
+        return None
+    return (
+        f"unlike the pictures learnt from ({describe_shifts([shifts[k] for k in far])}), from now on "
+        f"expected: {join_names([names[k] for k in far])}"
+    )
 
 
 class _Picture(NamedTuple):

@@ -102,6 +102,13 @@ def load(
     return found
 
 
+def accept_questions(model: Predictor | Router) -> Predictor | Router:
+    """Returns the model without open questions of any product (`Predictor.accept`)."""
+    for name, product in model.products.items():
+        model = model.with_product(name, product.accept())
+    return model
+
+
 class Router:
     """Models of several products. It says which product a picture shows (`Recogniser` has the rule), and that
     product's own model judges the picture. Or of several views of a part: the name of a picture's file tells

@@ -96,6 +96,18 @@ def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
     assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
 
 
+def test_folders_that_nobody_knows_are_named(two, tmp_path):
+    """The question of which folders are good names --good: it answers it here, too."""
+    part = tmp_path / "data/part"
+    shutil.copytree(two / "grid/train/good", part / "good")
+    shutil.copytree(two / "grid/train/good", part / "charge7")
+    with pytest.raises(InputError, match="--good"):
+        plan_grid(tmp_path / "data")
+    (cell,) = plan_grid(tmp_path / "data", good="good").cells
+    assert (cell.good, cell.identity["good"]) == ("good", "good")
+    assert "good" not in plan_grid(two, categories="grid").cells[0].identity
+
+
 def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(two, tmp_path, monkeypatch):
     base = names(plan_grid(two, categories="grid"))
     assert names(plan_grid(two, categories="all", seeds="0,1"))[0] == base[0]

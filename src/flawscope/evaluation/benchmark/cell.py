@@ -117,7 +117,7 @@ def fit_and_evaluate(
 def _open_dataset(cell: Cell, plan: RunPlan) -> Any:
     from flawscope import open_dataset
 
-    return open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group)
+    return open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group, good=cell.good)
 
 
 def _fit_model(

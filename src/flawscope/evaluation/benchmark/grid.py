@@ -35,6 +35,7 @@ class Cell:
     identity: everything that decides the result; files that settings name count by content, not by place.
     light: range of the light in which the false-alarm rate is kept; None: light like the good pictures'.
     shots: number of good pictures that it learns from, drawn by the seed; 0: all.
+    good: names of the folders of good pictures, as `open_dataset` takes them.
     """
 
     category: str
@@ -48,6 +49,7 @@ class Cell:
     identity: dict[str, Any]
     light: float | None = None
     shots: int = 0
+    good: str | None = None
 
     @property
     def base_method(self) -> str:
@@ -98,6 +100,7 @@ def plan_grid(
     device: str = "auto",
     light: float | None = None,
     shots: str | None = None,
+    good: str | None = None,
 ) -> Grid:
     """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
     no torch.
@@ -132,10 +135,13 @@ def plan_grid(
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
     first = numbers[chosen[0]][0]
-    usable, unusable = _open_categories(root, [row for row in rows if row not in missing], first, group)
+    present = [row for row in rows if row not in missing]
+    usable, unusable = _open_categories(root, present, first, group, good)
     common = {"group": group, "minutes": minutes, "device": device}
     if light is not None:
         common["light"] = light  # without it, names of cells are those of versions that did not have it
+    if good is not None:
+        common["good"] = good  # likewise
     cells = tuple(_cells(chosen, numbers, usable, values, common))
     if few:
         cells = tuple(_few_shot_cell(cell, count) for cell in cells for count in few)
@@ -265,13 +271,13 @@ def _learns_from_defects(method: str) -> bool:
 
 
 def _open_categories(
-    root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None
+    root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None, good: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
     """Opens the data sets; returns the usable ones, and the reason why each other category is not."""
     usable, unusable = {}, {}
     for name in names:
         try:
-            dataset = open_dataset(root, name, seed=seed, group=group)
+            dataset = open_dataset(root, name, seed=seed, group=group, good=good)
             if not dataset.test:
                 raise InputError(f"{dataset.root} has no test pictures: there is nothing to evaluate")
             usable[name] = dataset

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 
 from flawscope import machine
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
+from flawscope_station.access.audit import SETTINGS_CHANGED
 from flawscope_station.background import BackgroundThread
 from flawscope_station.learning import candidate_records as records
 from flawscope_station.learning.candidate_plan import (
@@ -31,6 +32,7 @@ from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.records import add_event
 
 T = TypeVar("T")
 CHECK_INTERVAL = 60.0  # seconds between two checks for enough verdicts
@@ -119,14 +121,18 @@ class Learning(BackgroundThread):
         return records.describe_candidate(self.candidates.row(product_id, number))
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
-        """Activate a version.
+        """Activate a version; its open questions are accepted by that.
 
         Raises:
-            LosesError: `losing` does not name all inspections that are at risk.
+            DefectsLostError: `losing` does not name all inspections that are at risk.
         """
         at_risk = self.losses(product_id, [self.versions.version(product_id, number)])[number]
         if missing := sorted({*at_risk} - {*losing}):
             raise DefectsLostError(number, missing)
+        for line in self.versions.accept_questions(product_id, number):
+            with self.database.writing() as connection:
+                text = f"version {number}: accepted: {line}"
+                add_event(connection, SETTINGS_CHANGED, who, text, product_id)
         self.versions.activate(product_id, number, who)
         if (candidate := self.candidates.of_version(product_id, number)) is not None:
             self.candidates.change(candidate.id, records.LIVE, only=records.UNUSED)

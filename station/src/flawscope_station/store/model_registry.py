@@ -262,6 +262,35 @@ class ModelRegistry:
             self.models.activate(models)
         return True
 
+    def accept_questions(self, product_id: int, number: int) -> list[str]:
+        """Accept the open questions of a version's model, whose file is replaced, and return them. Errors as
+        of `activate`; StoreError."""
+        rows = self._same_file_rows(product_id, number)
+        before = self._load_model(rows[0])
+        asked = list(dict.fromkeys(line for one in before.products.values() for line in one.questions))
+        if not asked:
+            return asked
+        model = router.accept_questions(before)
+        temporary = self.files.temporary_path(Path(rows[0].file).name)
+        try:
+            temporary.parent.mkdir()
+            model.save(temporary)
+            with self._copy(temporary, rows[0].origin) as (copy, file):
+                self._keep(copy, file)
+                with self.database.writing() as connection:
+                    for row in rows:
+                        facts = json.loads(row.facts)
+                        product = model.products.get(facts.get("product", next(iter(model.products))))
+                        if product is not None and "notes" in facts:
+                            facts["notes"] = list(product.manifest.notes)
+                        new = {"hash": file["hash"], "file": file["file"], "facts": json.dumps(facts)}
+                        connection.execute(update(versions).where(versions.c.id == row.id).values(new))
+            return asked
+        except OSError as error:
+            raise write_error(temporary, error) from None
+        finally:
+            self.files.remove_temporary(temporary)
+
     def resume(self, product_id: int) -> int | None:
         """Open the version that was active when the station ended; return its number, None without one."""
         with self.database.reading() as connection:
