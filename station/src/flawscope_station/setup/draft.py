@@ -16,11 +16,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from flawscope.artefact import checkpoint_path, files, model_file
+from flawscope.artefact import accept_questions, checkpoint_path, files
 from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
@@ -150,11 +149,7 @@ class Draft:
 
     def accept_questions(self) -> list[str]:
         """Accept the open questions of the model, in its file, and return them. InputError: it is damaged."""
-        asked = list(model_file.read_manifest(self.model).questions)
-        if asked:
-            artefact = model_file.read(self.model)
-            model_file.write(replace(artefact, manifest=artefact.manifest.accepted()), self.model)
-        return asked
+        return accept_questions(self.model)
 
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""
