@@ -210,11 +210,15 @@ def test_an_odd_picture_that_hides_nothing_is_not_asked_about():
     )
 
 
-def test_few_simulated_defects_decide_nothing():
-    odd, names = calibration(spread(40.0)), [f"{k}.png" for k in range(19)]
-    assert defect_like_question(odd, names, clear_defects(*[20.0] * (MIN_DEFECTS - 1))) is None
-    assert defect_like_question(odd, names, clear_defects(*[20.0] * MIN_DEFECTS)) is not None
-    assert defect_like_question(odd, names, None) is None
+def test_few_simulated_defects_decide_nothing_but_what_lies_far_out_is_asked_about():
+    names, few = [f"{k}.png" for k in range(19)], clear_defects(*[5.0] * (MIN_DEFECTS - 1))
+    odd, far = calibration(spread(9.0)), calibration(spread(40.0))
+    assert defect_like_question(odd, names, few) is None
+    assert defect_like_question(odd, names, clear_defects(*[5.0] * MIN_DEFECTS)) is not None
+    for defects, count in ((few, MIN_DEFECTS - 1), (None, 0)):
+        question = defect_like_question(far, names, defects)
+        assert question is not None
+        assert question.endswith(f"there are {count}")
 
 
 def test_pictures_that_are_equally_far_out_do_not_hide_each_other():
