@@ -97,9 +97,11 @@ def test_a_planted_fault_is_the_one_that_is_found(mvtec, fault):
 def test_large_pictures_lose_small_defects_by_default(tmp_path, save):
     """2,048 pixels are four times what PatchCore sees by default."""
     for k, width in enumerate((1200, 2048, 400)):
-        save(tmp_path / f"good/{k}.png", np.zeros((20, width), np.uint8) + k)
+        save(tmp_path / f"good/{k}.png", np.zeros((width, width), np.uint8) + k)
     note = next(f for f in check(tmp_path).findings if f.code == "reduced")
-    assert note.line().startswith("note: .: pictures are 2048x20: at the default size, 512 px, a defect of ")
+    assert note.line().startswith(
+        "note: .: pictures are 2048x2048: at the default size, 512 px, a defect of "
+    )
 
 
 def test_masks(mvtec, save, mask):

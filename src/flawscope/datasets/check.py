@@ -316,7 +316,11 @@ def _copies_finding(dataset: Dataset, group: Sequence[_CheckedPicture], *, near:
     """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
     splits = list(dict.fromkeys(one.split for one in group))
     place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
-    if len(splits) > 1 and near:
+    if len(splits) > 1 and near and dataset.drawn_split and not any(one.item.anomalous for one in group):
+        severity, code = "note", "nearly-in-two-splits"
+        message = f"nearly the same picture is in {' and in '.join(splits)}"
+        remedy = "it says little about new parts; --group keeps parts together that names tell"
+    elif len(splits) > 1 and near:
         severity, code = "warning", "nearly-in-two-splits"
         message = f"nearly the same picture is in {' and in '.join(splits)}"
         remedy = "keep pictures of one part in one split"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError
 from flawscope.pictures.listing import known_formats, natural_key
-from flawscope.pictures.units import PartKey, compile_group, group_numbers, part_key
+from flawscope.pictures.units import PartKey, compile_group, group_numbers, name_parts
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def split_dataset(
     expression = compile_group(settings.group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
-    parts = [part_key(path.relative_to(common).as_posix(), expression) for path in paths]
+    parts = name_parts([path.relative_to(common).as_posix() for path in paths], expression)
     held = held_out(names, settings.share, settings.seed, parts)
     kind = "good" if good == root else good.name
     items = [Item(path, kind, False) for path in paths]

@@ -12,7 +12,7 @@ from flawscope.datasets import Item
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.channels import first_view
 from flawscope.pictures.near_duplicates import Look, near_duplicates
-from flawscope.pictures.units import find_units
+from flawscope.pictures.units import find_units, same_sources
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check_promise(
     alarms = sum(prediction.is_anomalous for _, prediction in good)
     chance, broken = judge_promise(alarms, len(good), calibration.expected_rate, calibration.unit_count)
     learnt, shown = _looks(train), _looks([item for item, _ in good])
-    copies = _copies_of(learnt, shown)
+    copies = sorted({*_copies_of(learnt, shown), *_made_of_the_same(train, [item for item, _ in good])})
     return {
         "expected_interval": [*calibration.rate_interval],
         "alarms": alarms,
@@ -106,6 +106,13 @@ def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> l
     every = [*bank, *(look for look in shown if look is not None)]
     pairs = near_duplicates(every, np.arange(len(bank)))
     return sorted({asked[j - len(bank)] for i, j, _ in pairs if i < len(bank) <= j})
+
+
+def _made_of_the_same(train: Sequence[Item], shown: Sequence[Item]) -> list[int]:
+    """Numbers of the pictures shown whose names say that a training picture was made from the same one."""
+    sources = same_sources([item.path.name for item in (*train, *shown)])
+    learnt = {*sources[: len(train)]} - {None}
+    return [k for k, source in enumerate(sources[len(train) :]) if source in learnt]
 
 
 def _looks(items: Sequence[Item]) -> list[Look | None]:

@@ -64,8 +64,9 @@ _NUMBERED = re.compile(r"(.+?)[\W_]+(?:\d{1,3}|colou?r)")  # masks/a_1.png and m
 _LABEL_STUDIO = re.compile(r"task-\d+")  # task-1-annotation-2-by-3-tag-scratch-0.png has no picture's name
 _SUFFIXES = "|".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
 # What tools add: the suffix once more, Roboflow's hash, Label Studio's number of an upload
+EXPORTED = re.compile(rf"(.+)[._](?:{_SUFFIXES})\.rf\.[\w\-]+")
 _DECORATIONS = (
-    re.compile(rf"(.+)[._](?:{_SUFFIXES})\.rf\.[\w\-]+"),
+    EXPORTED,
     re.compile(rf"(.+)[._](?:{_SUFFIXES})"),
     re.compile(r"[0-9a-f]{8}-(.+)"),
 )

@@ -4,18 +4,27 @@ unit: they are left out and held out together, and a calibration counts them as 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
 
 from flawscope import errors
 from flawscope.errors import InputError, join_names, pluralize
+from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
 
 MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
 MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
 MIN_ABOVE_NOISE = 2.0  # times its noise: a spread below which nothing else may be there
+
+# What tools that augment pictures add to the name of the picture itself
+_CHANGED = re.compile(
+    r"(.+?)[\W_]+(?:aug(?:mented)?[\W_]?\d*|[hv]?flip(?:ped)?(?:[\W_]?(?:h|v|lr|ud|x|y))?|mirror(?:ed)?|gespiegelt|"
+    r"rot(?:ate|ated)?[\W_]?(?:90|180|270)(?:deg)?)"
+)
 
 PartKey = tuple[str | None, ...]  # what a pattern's groups match, or its whole match
 
@@ -24,6 +33,38 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
     """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
     match = None if expression is None else expression.search(name)
     return None if match is None else match.groups() or (match.group(),)
+
+
+def same_sources(names: Sequence[str]) -> list[str | None]:
+    """Name of the picture that each was made from, where several were made from it, or it is there itself.
+
+    Only exports of labelling sites are believed without the picture itself: `_aug` may be a month.
+    """
+    own = [_without_suffix(name) for name in names]
+    sources, exported = [], set()
+    for stem in own:
+        folder, _, last = stem.rpartition("/")
+        match = EXPORTED.fullmatch(last) or _CHANGED.fullmatch(last)
+        source = stem if match is None else f"{folder}/{match[1]}".lstrip("/")
+        if match is not None and match.re is EXPORTED:
+            exported.add(source)
+        sources.append(source)
+    changed = {source for source, stem in zip(sources, own, strict=True) if source != stem}
+    believed, count = changed & ({*own} | exported), Counter(sources)
+    return [source if source in believed and count[source] > 1 else None for source in sources]
+
+
+def _without_suffix(name: str) -> str:
+    """A file's name as it is compared, folders and all, without its suffix."""
+    path = PurePath(name)
+    return fold(path.with_suffix("").as_posix() if path.name else name)
+
+
+def name_parts(names: Sequence[str], pattern: re.Pattern[str] | None) -> list[PartKey | None]:
+    """Part that each name tells: by the pattern, or else by the picture that several were made from."""
+    told = [part_key(name, pattern) for name in names]
+    sources = [None if source is None else ("", source) for source in same_sources(names)]
+    return [part or source for part, source in zip(told, sources, strict=True)]
 
 
 def compile_group(pattern: str | None) -> re.Pattern[str] | None:
@@ -35,16 +76,17 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     """Number for each name; names in which `pattern` matches the same text share one.
 
     The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
-    and all names without a pattern, have a number of their own.
+    and all names without a pattern, have a number of their own, unless they say that they were made from one
+    picture (`same_sources`).
 
     Raises:
         InputError: the pattern is not a regular expression, or matches no name.
     """
     expression = compile_group(pattern)
-    parts = [part_key(name, expression) for name in names]
-    if pattern is not None and names and not any(parts):
+    if pattern is not None and names and not any(part_key(name, expression) for name in names):
         raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
     numbers: dict[object, int] = {}
+    parts = name_parts(names, expression)
     return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]
 
 
