@@ -54,9 +54,9 @@ def make_as_before(connection: Connection) -> None:
     connection.execute(text(f"DROP VIEW {REPORT_VIEW}"))
     connection.execute(text("DROP INDEX inspections_search"))
     later = {
-        "inspections": "findings kind tolerated tolerances",
+        "inspections": "findings kind tolerated tolerances unanswered",
         "verdicts": "kind",
-        "hours": "within_tolerance",
+        "hours": "within_tolerance unanswered",
     }
     for table, columns in later.items():
         for column in columns.split():

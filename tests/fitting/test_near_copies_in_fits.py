@@ -97,8 +97,8 @@ def test_a_picture_of_nothing_is_refused_unless_told_otherwise(level):
         fitted(images)
     assert fitted(images, force=True).calibration.count == 9
     made = fitted(images[:-1])
-    with pytest.raises(InputError, match="shows nothing beside the others"):
-        made.calibrate([*(part(100 + k) for k in range(9)), nothing])
+    asked = made.calibrate([*(part(100 + k) for k in range(9)), nothing]).questions
+    assert any("shows nothing beside the others" in line for line in asked)
 
 
 def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
@@ -109,6 +109,6 @@ def test_updates_and_calibrations_count_parts_and_fewer_are_refused():
     assert (new.calibration.count, new.calibration.unit_count) == (12, 8)
     model = fitted([part(k) for k in range(8)])
     several = [part(100 + k, view) for k in range(3) for view in range(3)]
-    with pytest.raises(InputError, match="9 good pictures of 3 parts can calibrate"):
-        model.calibrate(several)
+    asked = model.calibrate(several).questions
+    assert any("9 good pictures of 3 parts can calibrate" in line for line in asked)
     assert model.calibrate(several, force=True).calibration.unit_count == 3
