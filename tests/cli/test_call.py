@@ -72,7 +72,7 @@ WRONG = [
     (["predict", "m", "a.png", "--false-alarm-rate", "nan"], "is not a rate"),
     ([*FIT, *EAD, "--minutes", "0"], "write 30 or 0.5"),
     ([*FIT, *EAD, "--steps", "2", "--minutes", "3"], "not allowed with argument"),
-    ([*FIT, *EAD, "--steps", "many"], "setting steps"),
+    ([*FIT, *EAD, "--steps", "many"], "--steps: 'many' is not a whole number"),
     ([*SIMULATE, "--count", "0"], "write 1 or more"),
     ([*SIMULATE, "--size", "8"], "write 16 or more"),
     (["demo", "--only-draw", "--out", "OUT", "--category", "plates"], "choose of plate"),

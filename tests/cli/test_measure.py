@@ -37,7 +37,7 @@ def test_models_of_the_same_name_are_exported_apart(model_path, tmp_path, monkey
         "flawscope.export.export.export", lambda model, out, **_: Path(out).write_text(str(model))
     )
     asked = {"threads": [1], "engines": ["onnxruntime"], "precisions": ["fp32"]}
-    asked |= {"batches": [1], "data": None, "category": None, "quiet": True, "debug": False}
+    asked |= {"batches": [1], "data": None, "category": None, "good": None, "quiet": True, "debug": False}
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         model = str(shutil.copy(model_path, tmp_path / folder / "part.safetensors"))

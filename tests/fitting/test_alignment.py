@@ -104,8 +104,8 @@ def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor):
     good, lost = predictor.predict(part(201)[0]), predictor.predict(part(200, empty=True)[0])
     scores = np.array([[1.0, 1.0], [1e3, 1e3]] * 10)  # of good parts: all new ones look usual
     calibration = PartCalibration(tuple(map(str, range(20))), ("a", "b"), scores, 0.05)
-    assert PartCollector._decide(calibration, "1", {"a": good, "b": good}).decision == "good"
-    assert PartCollector._decide(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
+    assert PartCollector._decide(calibration, None, "1", {"a": good, "b": good}).decision == "good"
+    assert PartCollector._decide(calibration, None, "1", {"a": good, "b": lost}).decision == "anomalous"
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     """Predicts on a cluster; prints no line for every picture."""
     from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
+    from flawscope.pictures.listing import why_passed_over
     from flawscope.results.run import SUMMARY_NAME
 
     began = time.monotonic()
@@ -79,6 +80,7 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     told = run_facts(args, {"": found.manifest}, found.totals, len(found.unjudged))
     unwritten = {"overlay": len(found.undrawn)} if found.undrawn else {}
     told |= {"complete": not unwritten, "unwritten": unwritten}
+    told["not_judged"] = {path: why_passed_over(path) for path in found.side_files[:]}
     told["seconds"] = round(time.monotonic() - began, 3)
     FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:

@@ -50,7 +50,7 @@ def _with_masks(items: Iterable[Item], say: Callable[[str], None]) -> list[Item]
     """Defective pictures with masks. `say` gets a line on the others."""
     defective = [item for item in items if item.anomalous]
     masked = [item for item in defective if item.masks]
-    if others := len(defective) - len(masked):
+    if masked and (others := len(defective) - len(masked)):
         of = pluralize(len(defective), "defective picture")
         reasons = count_reasons(item.unmarked for item in defective)
         say(f"note: {others} of {of} cannot be learnt from: {reasons}")
