@@ -238,9 +238,9 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
     assert read_sinks([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
     assert read_mqtt("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
-    assert MqttSettings("mqtt://host").address == ("host", 1883, False)
+    assert MqttSettings("mqtt://host").connection == ("host", 1883, False)
     found = read_mqtt({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
-    assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
+    assert (found.ca_file, found.connection) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
 def test_the_example_lists_every_setting_of_sinks():

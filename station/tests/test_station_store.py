@@ -329,7 +329,7 @@ def buckets(filled: Filled, first: int, until: int, length: int) -> list[list[fl
 
 def totals(filled: Filled, first: int, until: int) -> dict[str, int]:
     sums = counted(filled, [n for n, row in filled.rows.items() if first <= row.at < until])
-    return {"inspections": sums.pop("inspected"), **sums}
+    return {"unanswered": 0, "not_inspected": 0, "inspections": sums.pop("inspected"), **sums}
 
 
 def near(found: Iterable[Iterable[Any]], expected: Iterable[Iterable[Any]]) -> None:

@@ -80,7 +80,7 @@ def thumbnail(picture: NDArray[Any]) -> NDArray[np.float16]:
     else:
         deep = np.nan_to_num(picture.mean(axis=2, dtype=np.float32))
         black, white = own_levels(deep[:, :, None])  # 12 bits in 16, ...
-        image = Image.fromarray((deep - np.float32(black)) * np.float32(255.0 / (white - black)))
+        image = Image.fromarray((deep - np.float32(black)) * np.float32(255.0 / max(white - black, 1e-6)))
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
     return np.asarray(np.clip(small, 0, 255), np.float16)
 
