@@ -112,7 +112,7 @@ def noise_level(picture: NDArray[Any]) -> float:
     grey = picture[rows, columns].mean(axis=2, dtype=np.float32)
     if picture.dtype != np.uint8:
         black, white = own_levels(np.nan_to_num(picture))
-        grey *= 255.0 / (white - black)
+        grey *= 255.0 / max(white - black, 1e-6)
     along = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     answer = np.abs(along[:-2] - 2 * along[1:-1] + along[2:])
     deviation = float(np.median(answer)) / (6 * NORMAL_MEDIAN) if answer.size else 0.0
