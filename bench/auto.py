@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 import common
-from common import Args, Cell, Record
+from common import Cell, Record
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.masks import Picture
 
@@ -157,7 +157,7 @@ def compare(root: Path, given: int | None = None, recipe: dict[str, Any] | None 
         "reason": choice.reason,
         "auto": judge(model, items),
         "search": {**spent, "search_seconds": choice.seconds},
-        "trials": [list(trial.cells()) + [trial.stage] for trial in choice.trials],
+        "trials": [[*trial.cells(), trial.stage] for trial in choice.trials],
     }
     found["default"] = found["auto"] if not choice.flags else judge(flawscope.fit(good, **options), items)
     if recipe is not None:
@@ -188,9 +188,8 @@ def measure_promise(draw: int) -> Cell:
 
 
 def measure_budget(root: Path, minutes: float) -> Cell:
-    from flawscope.fitting.auto import fit_auto
-
     import flawscope
+    from flawscope.fitting.auto import fit_auto
 
     good = [item.path for item in flawscope.open_dataset(root).train]
     model, spent = timed(lambda: fit_auto(good, minutes=minutes, device="cpu", force=True))

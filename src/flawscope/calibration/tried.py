@@ -33,9 +33,7 @@ class Scored(NamedTuple):
         """AUROC of defective against good pictures, 0..1; of given and of simulated ones the mean."""
         return float(self._aurocs(np.ones((1, self.good.size)), np.ones((1, self.carriers.size)))[0])
 
-    def _aurocs(
-        self, times: NDArray[np.float64], given_times: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _aurocs(self, times: NDArray[np.float64], given_times: NDArray[np.float64]) -> NDArray[np.float64]:
         """AUROC in each resample [R]. times [R, N], given_times [R, M]: how often it draws each picture."""
         above = self.defective[:, None] > self.good
         wins = above + 0.5 * (self.defective[:, None] == self.good)  # [M, N]
@@ -89,7 +87,9 @@ class Trial:
         name = self.flags or "as given"
         if self.auroc is None:
             return name, "", "", "", "", self.note
-        gain = "" if self.gain is None else f"{self.gain[0]:+.3f} ({self.gain[1]:+.3f} to {self.gain[2]:+.3f})"
+        gain = (
+            "" if self.gain is None else f"{self.gain[0]:+.3f} ({self.gain[1]:+.3f} to {self.gain[2]:+.3f})"
+        )
         return (
             name,
             f"{self.false_alarms[0]} of {self.false_alarms[1]}",
@@ -123,15 +123,16 @@ class Choice:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Choice | None:
-        """Reads it from a model's facts; None where nothing was tried."""
-        if not isinstance(stored := facts.get(TRIED), Mapping):
+        """Reads it from a model's facts; None where nothing was tried, or they are damaged."""
+        try:
+            stored = facts[TRIED]
+            trials = tuple(
+                Trial(**{field.name: _tuples(one[field.name]) for field in fields(Trial)})
+                for one in stored["trials"]
+            )
+            return cls(**{**{field.name: stored[field.name] for field in fields(cls)}, "trials": trials})
+        except (KeyError, TypeError):
             return None
-        known = {field.name for field in fields(Trial)}
-        trials = tuple(
-            Trial(**{name: _tuples(value) for name, value in one.items() if name in known})
-            for one in stored["trials"]
-        )
-        return cls(**{**{field.name: stored[field.name] for field in fields(cls)}, "trials": trials})
 
     def lines(self) -> list[str]:
         """Lines of a short table for a person, and why."""
@@ -153,6 +154,12 @@ class Choice:
         words = [pluralize(self.given, "given defect")] if self.given else []
         words += [pluralize(self.simulated, "simulated defect")] if self.simulated else []
         return " and ".join(words)
+
+
+def tried_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Lines on what was tried before a fit, for a person; empty where nothing was."""
+    choice = Choice.from_facts(facts)
+    return [] if choice is None else choice.lines()
 
 
 def _tuples(value: Any) -> Any:

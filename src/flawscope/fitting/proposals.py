@@ -71,7 +71,7 @@ def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
 
 
 def _poses_that_vary(pictures: Sequence[NDArray[np.float32]]) -> tuple[PoseKind, ...]:
-    """Kinds of poses that bring parts to lie alike, the simplest first; none where they do, or none is found."""
+    """Kinds of poses that bring parts to lie alike, the simplest first; none where they do already."""
     for kind in ("full", "turn", "shift"):
         try:
             reference = learn_reference(pictures, kind)
