@@ -214,7 +214,9 @@ def main() -> int:
     parser = common.make_parser(__doc__, "auto")
     parser.add_argument("--parts", default="products,drawn,given,promise", help="default: %(default)s")
     parser.add_argument("--products", default=",".join(REAL), help="of `products` (default: %(default)s)")
-    args = common.parse_arguments(parser, parts="drawn")
+    parser.add_argument("--scenes", default=";".join(SCENES), help="of `drawn` (default: %(default)s)")
+    parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
+    args = common.parse_arguments(parser, parts="drawn", scenes="plain")
     torch.set_num_threads(args.threads)
     record = Record(args, "settings found out by themselves")
     data = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
@@ -226,14 +228,14 @@ def main() -> int:
             cells[name] = cell
 
     with common.workspace(args.work) as folder:
-        for name in SCENES if "drawn" in parts else ():
+        for name in args.scenes.split(";") if "drawn" in parts else ():
             attempt(name, lambda name=name: compare(
                 drawn_pictures(Path(folder), name), recipe=RECIPES.get(name)))  # fmt: skip
     for name in args.products.split(",") if "products" in parts else ():
         if (data / name).is_dir():
             attempt(name, partial(compare, data / name))
     for name in GIVEN_PRODUCTS if "given" in parts else ():
-        for count in GIVEN_COUNTS if (data / name).is_dir() else ():
+        for count in args.counts if (data / name).is_dir() else ():
             attempt(f"{name}, {count} given", partial(compare, data / name, count))
     if "budget" in parts:
         attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))

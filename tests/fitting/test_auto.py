@@ -26,7 +26,7 @@ def pictures(count, size=64, turned=False):
             small = Image.fromarray(plate).resize((size // 2,) * 2).convert("RGBA")
             small = small.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
             at = [(size - side) // 2 + int(rng.integers(-size // 12, size // 12)) for side in small.size]
-            ground.paste(small, tuple(at), small)
+            ground.paste(small, (at[0], at[1]), small)
             plate = np.asarray(ground)
         found.append(plate)
     return found
@@ -47,7 +47,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Replaces fits; returns what they were called with. reaches: of the flags; others: that of the default."""
+    """Replaces fits; returns what they were called with. reaches: of models by their flags."""
     calls, reaches = [], {"": 1.0}
     good = pictures(40)
 

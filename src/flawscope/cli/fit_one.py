@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_options, questions
+from flawscope.cli import advise, common, fit_options, questions
 from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
@@ -139,10 +139,8 @@ def fit_model(
     for line in training_remarks(dataset, group, reads_all):
         say(line)
     if old is None and not (args.align or args.channels or args.auto):
-        from flawscope.synthesis.part_places import alignment_hint
-
-        if hint := alignment_hint([item.path for item in dataset.train]):
-            say(hint)
+        for line in advise.before_fit(dataset):
+            say(line)
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
