@@ -107,9 +107,12 @@ def test_nothing_is_tried_without_time(scripted):
 
 
 def test_what_was_given_stays(scripted):
-    fit_auto(scripted.good, align="shift", size="256")
-    assert {one.get("align") for _, one in scripted.calls} == {"shift"}
-    assert {one.get("size") for _, one in scripted.calls} == {"256"}
+    for align in ("shift", "none"):
+        scripted.calls.clear()
+        fit_auto(scripted.good, align=align, size="256")
+        assert scripted.calls
+        assert {one["align"] for _, one in scripted.calls} == {align}
+        assert {one["size"] for _, one in scripted.calls} == {"256"}
 
 
 def test_few_pictures_leave_nothing_to_choose_by(scripted):

@@ -82,6 +82,15 @@ class Trial:
     seconds: float = 0.0
     note: str = ""
 
+    @property
+    def has_gained(self) -> bool:
+        return self.gain is not None and self.gain[0] >= MIN_GAIN
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it gained beyond its interval."""
+        return self.gain is not None and self.has_gained and self.gain[1] > 0
+
     def cells(self) -> tuple[str, ...]:
         """Cells of a table for a person."""
         name = self.flags or "as given"

@@ -214,6 +214,8 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
     if args.auto is not None:
         if args.minutes is not None:
             raise InputError("--auto has minutes of its own: leave out --minutes")
+        if args.align is None:  # "none" is an answer
+            del given["align"]
         return auto.fit_auto(dataset, device=args.device, **{**given, "minutes": args.auto})
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 

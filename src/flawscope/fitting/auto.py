@@ -224,11 +224,7 @@ class _Search:
         return found, reason if stage == 2 else f"{reason}; there was no time to try it on other pictures"
 
     def _decide(self, stage: int) -> tuple[Recipe, str]:
-        sure = [
-            one
-            for one in self.trials
-            if one.stage == stage and one.gain and one.gain[0] >= MIN_GAIN and one.gain[1] > 0
-        ]
+        sure = [one for one in self.trials if one.stage == stage and one.is_better]
         if not sure:
             return Recipe(), "nothing else was better beyond its interval"
         best = max(sure, key=lambda one: one.auroc or 0.0)
@@ -239,7 +235,7 @@ class _Search:
 
     def _ranked(self, stage: int) -> list[str]:
         """Settings that gained in a stage, the best first."""
-        gained = [one for one in self.trials if one.stage == stage and one.gain and one.gain[0] >= MIN_GAIN]
+        gained = [one for one in self.trials if one.stage == stage and one.has_gained]
         return [one.flags for one in sorted(gained, key=lambda one: -(one.auroc or 0.0))]
 
     # --------------------------------------------------------------------------------------------- trials
@@ -247,7 +243,7 @@ class _Search:
     def _is_free(self, name: str) -> bool:
         """Whether an option of the fit was left open; those of `SEEN` all together."""
         names = SEEN if name in SEEN else (name,)
-        return all(self.options.get(one) in (None, False, "none", "default") for one in names)
+        return all(self.options.get(one) in (None, False, "default") for one in names)
 
     def _attempt(self, recipe: Recipe, stage: Stage, number: int) -> Scored | None:
         """Tries a recipe in a stage, and notes what it got; None: it could not be tried to the end."""
