@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
+from flawscope.cli import advise, common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
-    for line in next_steps(args, out):
+    for line in (*advise.after_fit(predictor.manifest), *next_steps(args, out)):
         say(line)
     failures = list(predictor.failures)
     if args.evaluate:

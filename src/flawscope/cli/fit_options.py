@@ -24,6 +24,7 @@ OF_THE_CALL = frozenset(
         *("json", "cluster", "quiet", "only_view"),
     )
 )
+AUTO_MINUTES = 10.0
 # Settings of every method, and the file's own
 COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
     )
+    add_auto(parser)
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     common.add_tensorboard(parser)
     common.add_roi(parser)
@@ -158,6 +160,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_cluster(parser)
     common.add_quiet(parser)
     parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
+
+
+def add_auto(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--auto",
+        nargs="?",
+        type=common.parse_minutes,
+        const=AUTO_MINUTES,
+        metavar="MINUTES",
+        help="try how the pictures are best seen, and take what finds more of given (--seen) or simulated "
+        f"defects on left-out good pictures; done after so many minutes (default: {AUTO_MINUTES:g})",
+    )
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
