@@ -165,7 +165,7 @@ def overview() -> str:
 
 class HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32)
+        super().__init__(prog, max_help_position=29)
 
 
 class Parser(argparse.ArgumentParser):

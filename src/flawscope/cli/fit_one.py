@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 # Settings that have a flag with every method
-COMMON_FLAGS = (
-    *("method", "preset", "size", "tile", "overlap", "scale", "crop", "keep_aspect", "backbone", "stages"),
-    *("weights", "seed", "seen", "steps"),
-)
+COMMON_FLAGS = (*("method", "preset", "size", "tile", "backbone", "seed", "seen", "steps"),)
 
 
 class FitSettings(NamedTuple):
@@ -64,7 +61,6 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             "minutes",
             "auto",
             "resume",
-            "tensorboard",
             "false_alarm_rate",
         )
         given = [name for name, value in options.items() if value is not None]
@@ -205,7 +201,6 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         "scale_mm": common.scale_of(args),
         "minutes": args.minutes,
         "resume": args.resume,
-        "tensorboard": args.tensorboard,
         "samples": 0 if args.no_samples else 3,
         "force": args.force,
         **how,

@@ -50,7 +50,7 @@ LOOKED_AT = 24  # pictures that settings are proposed from
 # Options that say how large pictures are seen, and by what
 SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "layers", "count", "ratio")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
-NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes", "tensorboard")
+NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
 
 
 class _TimeIsUpError(Exception):
