@@ -31,7 +31,8 @@ def efficientad(data, teacher_path, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0)
     )
-    fast = ["--method", "efficientad", "--set", "window=41", "--set", "border=0", "--set", f"teacher={teacher_path}"]
+    fast = ["--method", "efficientad", "--set", "window=41", "--set", "border=0"]
+    fast += ["--set", f"teacher={teacher_path}"]
     return ["fit", "--data", data, *fast, *BOTH, "--out", tmp_path / "m.safetensors"]
 
 

@@ -40,7 +40,6 @@ COMMANDS: dict[str, str] = {
     "calibrate": "new thresholds from new good pictures",
     "kinds": "name kinds of defects, by labelled pictures",
     "export": "a copy that needs no torch, .onnx",
-    "simulate": "put defects on good pictures, to look at them",
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",
     "data": "check a folder of pictures; export results as labels",
