@@ -60,6 +60,14 @@ def here():
             yield from re.findall(r"`([^`]+)`", line.rstrip("| ").rsplit(" | ", 1)[1])
 
 
+def takes(method, key, text):
+    try:
+        method.configure(values=config.parse_assignments([f"{key}={text}"]))
+    except InputError:
+        return False
+    return True
+
+
 def test_every_option_setting_and_choice_of_the_right_column_exists():
     known = {o for name in commands() for action in parser_of(name)._actions for o in action.option_strings}
     options = {word for code in here() for word in code.split() if word.startswith("--")}
@@ -75,9 +83,7 @@ def test_every_option_setting_and_choice_of_the_right_column_exists():
                 if key == "key":
                     continue
                 owners = [m for m in methods.values() if key in m.config.__dataclass_fields__]
-                assert owners, value
-                for method in owners:
-                    method.configure(values=config.parse_assignments([f"{key}={text}"]))
+                assert any(takes(method, key, text) for method in owners), value
                 checked += 1
             elif option == "--method":
                 assert value in methods
