@@ -16,6 +16,7 @@ import yaml
 import flawscope
 from flawscope import config
 from flawscope.cli import commands, load_command
+from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 
@@ -261,7 +262,8 @@ def test_figures_come_from_the_scripts_that_are_named():
             assert made_by == {script}, f"{name} was made by {made_by}"
             assert made[name].startswith(f"{script}`"), name
             there = (ROOT / "bench" / script).is_file()
-            assert there or re.search(r"[0-9a-f]{7}", made[name]), f"{script} is gone: at which commit?"
+            commit = re.search(r"[0-9a-f]{7}|version \d", made[name])
+            assert there or commit, f"{script} is gone: at which commit?"
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")} == set(made)
 
 
