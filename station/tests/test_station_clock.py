@@ -9,10 +9,9 @@ import pytest
 
 from flawscope_station.client import Client
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.migrations import DAY, LONGEST_PAUSE
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import HOUR
-from flawscope_station.store.station_identity import SETTLING_TIME, Clock
+from flawscope_station.store.station_identity import DAY, LONGEST_PAUSE, SETTLING_TIME, Clock
 from station_helpers import add_version, taken
 
 MINUTE = HOUR // 60

@@ -39,7 +39,6 @@ from flawscope_station.sinks.delivery import Delivery
 from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.station import Station
 from flawscope_station.store import model_registry as registry_module
-from flawscope_station.store import retention as retention_module
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files, StrayFiles
 from flawscope_station.store.insert import DEADLINE, decide_part
@@ -170,30 +169,11 @@ def test_removal_decodes_nothing(database, tmp_path, monkeypatch):
     for place, data in enumerate(several):
         pixels = "learnt" if place == 2 else f"others {place}"
         store.record([taken_file(files, product, version, data, 0, pixels=pixels)])
-    monkeypatch.setattr(retention_module.decoding, "decode", lambda path: pytest.fail("it is decoded"))
+    monkeypatch.setattr(decoding, "decode", lambda path: pytest.fail("it is decoded"))
     summary = Retention(database, files, RetentionSettings(good="1 hour"), aged(database)).run()
     assert (summary.pictures, summary.kept) == (4, 1)
     (left,) = (files.folder / PICTURES).glob("*/*")
     assert left.read_bytes() == several[2]
-
-
-def test_pictures_of_an_earlier_version_are_hashed_once(database, tmp_path, monkeypatch):
-    files, store = Files(tmp_path / "files"), Store(database)
-    product, version = add_version(database)
-    learnt = np.full((4, 4, 3), 9, np.uint8)
-    learn_from(database, version, pixel_hash(learnt))
-    for data in (png(learnt), encoded(Image.fromarray(learnt), "BMP"), png(learnt[:2]), b"no picture"):
-        store.record([taken_file(files, product, version, data, 0)])
-    clock, keep = aged(database), RetentionSettings(good="1 hour")
-    summary = Retention(database, files, keep, clock).run()
-    assert (summary.pictures, summary.kept) == (2, 2)
-    monkeypatch.setattr(retention_module.decoding, "decode", lambda path: pytest.fail("it is decoded again"))
-    assert Retention(database, files, keep, clock).run().kept == 2
-    # a picture that is sent again keeps its hash
-    store.record([taken_file(files, product, version, png(learnt), 0)])
-    with database.reading() as connection:
-        hashes = set(connection.execute(select(pictures.c.pixels)).scalars())
-    assert pixel_hash(learnt) in hashes
 
 
 def bytes_below(folder: Path) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 import re
 import string
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,7 +22,6 @@ from flawscope.results.found_parts import FoundParts
 from flawscope.results.review.pages import ASSETS, LANGUAGES
 from flawscope_station import housekeeping
 from flawscope_station.access.sign_in import SignInError, SignInThrottle
-from flawscope_station.store.inspection import findings_of
 from flawscope_station.web import pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS
 
@@ -252,24 +249,6 @@ def test_a_finding_that_nothing_knows_is_recorded_and_shown(visitor, parts, monk
     for name in (f"inspections/{made['id']}", "history"):
         assert "&lt;dust&gt; on the lens" in visitor.get(f"/plate/{name}").text, name
     assert "<dust> on the lens" in visitor.get("/api/v1/products/plate/export").text
-
-
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({}, []),
-        ({"part_found": True}, []),
-        ({"part_found": False}, ["part not found"]),
-        ({"shows": "none of these", "product_p_value": 0.01}, ["none of these, p 0.010"]),
-        ({"shows": "plate", "product_p_value": 0.5}, []),
-        ({"part_found": True, "found_parts": json.dumps(MISCOUNTED)}, ["1 missing"]),
-    ],
-)
-def test_records_of_before_have_findings_too(columns, words):
-    names = ("findings", "part_found", "found_parts", "shows", "product_p_value")
-    said = findings_of(SimpleNamespace(**dict.fromkeys(names) | columns))
-    assert [finding.words for finding in said] == words
-    assert all(finding.decides for finding in said)
 
 
 def test_the_history_filters_and_turns_pages(browser, parts):

@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope_station.settings.station import ProductSettings, Settings, read_product
+from flawscope_station.settings.station import ProductSettings, read_product
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import products, stations, versions
+from flawscope_station.store.schema import products, versions
 
 MADE_ON_PAGES = "made on the station's pages"  # origin of versions whose product no settings need to name
 RawDict = dict[str, Any]  # settings as in `station.yaml`: a station's, or below a product's name
@@ -73,38 +73,3 @@ class PageProducts:
 def _parse_settings(made: str | None) -> RawDict:
     now: RawDict = json.loads(made or "{}").get("now", {})
     return now
-
-
-# ------------------------------------------------------------- settings that pages of earlier versions made
-
-
-def refuse_kept_settings(page_products: PageProducts, given: Settings) -> None:
-    """Refuse a store in which an earlier version kept settings that pages made. Those that `station.yaml`
-    names are not used any more, and forgotten.
-
-    Raises:
-        InputError: there are such settings.
-    """
-    database = page_products.store.database
-    with database.reading() as connection:
-        made = connection.execute(select(stations.c.made)).scalar_one_or_none()
-    # a section that nobody named is the default itself; one of the same values was named
-    kept = [name for name in _parse_settings(made) if getattr(given, name) is getattr(Settings, name)]
-    kept += [
-        f"products: {name}"
-        for name, product in page_products.all().items()
-        if not _is_camera_alone(product.raw_settings)
-    ]
-    if kept:
-        raise InputError(
-            "settings are no longer made on the pages, and this store has some that an earlier version kept: "
-            f"write them into the settings file, such as station.yaml: {', '.join(kept)}"
-        )
-    if made is not None:
-        with database.writing() as connection:
-            connection.execute(update(stations).values(made=None))
-
-
-def _is_camera_alone(raw: RawDict) -> bool:
-    sources = raw.get("sources", [])
-    return not raw.get("sinks") and len(sources) < 2 and all("camera" in source for source in sources)

@@ -32,7 +32,7 @@ from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.live import EventBroadcaster, Metrics
-from flawscope_station.page_products import PageProducts, refuse_kept_settings
+from flawscope_station.page_products import PageProducts
 from flawscope_station.problems import Problems
 from flawscope_station.queries import Overview, Records
 from flawscope_station.refusals import Refusals
@@ -93,7 +93,6 @@ class Station:
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
         self.page_products = PageProducts(self.store, self.files, settings.products.keys(), self.say)
-        refuse_kept_settings(self.page_products, settings)
         note_changed_settings(self.database, settings, STATION_USER)
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, machine.usable_cores() - 1)

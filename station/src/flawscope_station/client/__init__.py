@@ -219,8 +219,8 @@ class Client:
             mask: [H, W] bool at the picture's size, True where the defect is.
             kind: of the defect.
         """
-        body = {"verdict": verdict, "mask": None if mask is None else encode_mask(mask), "note": note}
-        body |= {"kind": kind} if kind else {}  # a station of an earlier version takes none
+        drawn = None if mask is None else encode_mask(mask)
+        body = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
         headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))

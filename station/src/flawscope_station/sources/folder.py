@@ -100,9 +100,8 @@ class FolderSource(BackgroundThread):
         self.view = settings.view
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
         self._excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
-        # keys of the first folder are those of earlier versions, which had one alone
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
+        self._key_prefix = f"{SOURCE}@{own}:"
         self._arrivals: watch.Arrivals | None = None
         self._problem_files: dict[Path, _ProblemFile] = {}
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand

@@ -45,7 +45,7 @@ class NewInspection:
     shows: recognised product, or "none of these"; None, as product_p_value: the sender named the product.
     address: number of the product or entry in the request, where that is not the product. parts: decides on
     the part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
-    picture, by which copies of it are known; None: it was not computed. tolerated: it is anomalous by its
+    picture, by which copies of it are known. tolerated: it is anomalous by its
     score, and within tolerance. tolerances: version and sha256 of the rules in force; None: none were.
     unanswered: why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
     """
@@ -141,10 +141,7 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
 def _build_statements(dialect: str) -> tuple[Any, Any]:
     """Statements that keep a picture and add an inspection; building them costs more than running them."""
     new = upsert(dialect, pictures)
-    known = func.coalesce(new.excluded.pixels, pictures.c.pixels)
-    keep = new.on_conflict_do_update(
-        index_elements=["product_id", "hash"], set_={"removed_at": None, "pixels": known}
-    )
+    keep = new.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None})
     return keep, inspections.insert().returning(inspections.c.id)
 
 

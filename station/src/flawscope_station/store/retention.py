@@ -19,8 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, exists, false, func, or_, select, update
 
-from flawscope.errors import InputError, pluralize
-from flawscope.pictures import decoding
+from flawscope.errors import pluralize
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files, StrayFiles
@@ -47,7 +46,6 @@ from flawscope_station.store.removed_files import keep_file_keys
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
-    learnt_pixels,
     parts,
     pictures,
     products,
@@ -268,24 +266,9 @@ class Retention:
         """Keys of the pictures that need not stay, and that no model version was learnt from."""
         with self.database.reading() as connection:
             free = removable_keys(connection, list(there), stays)
-            is_learning = connection.execute(select(learnt_pixels.c.version_id).limit(1)).first() is not None
-        if is_learning:
-            self._hash_pixels([there[key] for key in free if there[key].pixels is None])
-        with self.database.reading() as connection:
             due = removable_keys(connection, free, or_(stays, IS_LEARNT))
         summary.kept += len(free) - len(due)
         return due
-
-    def _hash_pixels(self, old: list[Row[Any]]) -> None:
-        """Hash the pixels of pictures that an earlier version of the station recorded."""
-        for one in old:
-            pixels = ""  # the file is missing, or no model can learn from it
-            with suppress(InputError):
-                path = self.files.path(PICTURES, one.picture, one.suffix)
-                pixels = decoding.pixel_hash(decoding.decode(path))
-            with self.database.writing() as connection:
-                same = pictures.c.product_id == one.product_id, pictures.c.hash == one.picture
-                connection.execute(update(pictures).where(*same).values(pixels=pixels))
 
     # ---- records
 
@@ -354,7 +337,7 @@ class Retention:
         column = inspections.c
         query = (
             select(column.id.label("number"), column.product_id, column.picture)
-            .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at", "pixels")))
+            .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at")))
             .join_from(inspections, pictures)
             .where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
             .order_by(column.id)

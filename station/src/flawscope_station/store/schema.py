@@ -23,7 +23,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
 )
 
 HOUR = 3_600_000_000  # microseconds
@@ -38,11 +37,10 @@ _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in Post
 
 
 def create_view_sql(dialect: str) -> str:
-    """SQL that makes the view for other programs. PostgreSQL keeps who may read it."""
+    """SQL that makes the view for other programs."""
     at = _TIME_SQL[dialect].format("inspections.at")
-    or_replace = "OR REPLACE " if dialect == "postgresql" else ""
     return f"""
-CREATE {or_replace}VIEW {REPORT_VIEW} AS SELECT
+CREATE VIEW {REPORT_VIEW} AS SELECT
     inspections.id AS inspection, stations.name AS station, products.name AS product, {at} AS at,
     CASE WHEN inspections.tolerated THEN 'within tolerance'
         WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
@@ -103,7 +101,6 @@ stations = Table(
     Column("folder", String(32), unique=True),  # identity of the folder; NULL: not known yet
     Column("started_at", BigInteger),
     Column("settings", Text),  # JSON: fingerprint of each setting at the last start
-    Column("made", Text),  # JSON: settings that pages of earlier versions made; NULL: none
 )
 
 products = Table(
@@ -142,7 +139,7 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("pixels", Hash),  # hash of the decoded pixels; "": it cannot be decoded, NULL: not computed yet
+    Column("pixels", Hash),  # hash of the decoded pixels
     Column("removed_at", BigInteger),  # by the setting `keep`; the records stay
 )
 # of the pictures that are there, whose bytes are summed up often
@@ -187,7 +184,7 @@ inspections = Table(
     Column("severity", Double, nullable=False),
     Column("score_threshold", Double, nullable=False),
     Column("anomalous", Boolean, nullable=False),  # by its score, also where it is tolerated
-    Column("tolerated", Boolean, nullable=False, server_default=false()),
+    Column("tolerated", Boolean, nullable=False),
     Column("tolerances", Text),  # JSON: version and sha256 of the rules in force; NULL: none were
     Column("near", Boolean, nullable=False),
     Column("regions", Text, nullable=False),  # JSON
@@ -205,7 +202,7 @@ inspections = Table(
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
     Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
-    Column("findings", Text),  # JSON; NULL: recorded by a version that kept each in a column of its own
+    Column("findings", Text, nullable=False),  # JSON
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
     _picture_foreign_key("inspections"),
@@ -253,8 +250,8 @@ hours = Table(
     Column("hour", BigInteger, primary_key=True),  # hours since 1970
     Column("inspected", Integer, nullable=False),
     Column("anomalous", Integer, nullable=False),  # without those within tolerance
-    Column("within_tolerance", Integer, nullable=False, server_default="0"),
-    Column("unanswered", Integer, nullable=False, server_default="0"),
+    Column("within_tolerance", Integer, nullable=False),
+    Column("unanswered", Integer, nullable=False),
     Column("score_sum", Double, nullable=False),
     Column("score_min", Double, nullable=False),
     Column("score_max", Double, nullable=False),
@@ -380,7 +377,7 @@ deliveries = Table(
     Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
     Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
     Column("verdict_id", BigInteger, nullable=False),
-    Column("part_number", BigInteger, nullable=False, server_default="0"),  # of `parts`
+    Column("part_number", BigInteger, nullable=False),  # of `parts`
     Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )

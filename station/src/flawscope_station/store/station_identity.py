@@ -12,9 +12,10 @@ from flawscope.errors import InputError
 from flawscope_station.settings.station import DEFAULT_NAME, Settings
 from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.migrations import DAY, LONGEST_PAUSE
 from flawscope_station.store.schema import HOUR, inspections, marks, stations
 
+DAY = 24 * HOUR  # of a pause that counts, at most
+LONGEST_PAUSE = 21 * DAY  # a longer pause looks like a wrong clock, and does not count
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
