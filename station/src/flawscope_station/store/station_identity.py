@@ -46,14 +46,6 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
         connection.execute(change.values(**values))
 
 
-def adopt_identity(database: Database, files: Files) -> None:
-    """Give the folder, after a restore, the identity of the station that was backed up."""
-    with database.reading() as connection:
-        folder = connection.scalar(select(stations.c.folder))
-    if folder is not None:
-        files.write(files.identity_path, f"{folder}\n".encode())
-
-
 def get_or_add_station(connection: Connection) -> int:
     """Number of the station, which is added where it was never started."""
     query = select(stations.c.id)
