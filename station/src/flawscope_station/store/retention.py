@@ -134,7 +134,7 @@ class Retention:
         self._ages = {kind: round(age * SECOND) for kind, age in ages.items() if age is not None}
         self._stray_files = StrayFiles(database, files, self._pause)
         self._checked: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection checked
-        self._next_rescan = 0  # age of the station at which all inspections are checked again
+        self._next_rescan = 0  # time at which all inspections are checked again
 
     def run(self) -> RemovalSummary:
         """Remove what is due; where the clock jumped, only what exceeds the space.
@@ -143,7 +143,7 @@ class Retention:
             StoreError: the data base cannot be used. What was removed until then stays removed.
         """
         summary, is_dated = RemovalSummary(), not self.clock.jump
-        is_rescan = is_dated and self.clock.age >= self._next_rescan
+        is_rescan = is_dated and self.clock.at >= self._next_rescan
         with suppress(_EndedError):
             self._count_bytes()
             if is_rescan:
@@ -157,7 +157,7 @@ class Retention:
                 self._remove_records(summary)
             if is_rescan:  # last: it walks through all files
                 summary.strays = self._stray_files.sweep()
-                self._next_rescan = self.clock.age + RESCAN_INTERVAL
+                self._next_rescan = self.clock.at + RESCAN_INTERVAL
         freed, self._freed = self._freed, RemovalSummary()
         return summary + freed
 

@@ -100,6 +100,7 @@ stations = Table(
     Column("name", String(64), nullable=False, unique=True),
     Column("folder", String(32), unique=True),  # identity of the folder; NULL: not known yet
     Column("started_at", BigInteger),
+    Column("clock_at", BigInteger),  # last time at which the computer's clock was right
     Column("settings", Text),  # JSON: fingerprint of each setting at the last start
 )
 
@@ -259,17 +260,6 @@ hours = Table(
     Column("defects", Integer, nullable=False),  # by verdict
     Column("false_alarms", Integer, nullable=False),
     Column("misses", Integer, nullable=False),  # of good ones, and those within tolerance
-)
-
-# Ends of the hours for which a station ran: they give the age of records, whatever clocks do
-marks = Table(
-    "marks",
-    metadata,
-    Column("station_id", Key, ForeignKey("stations.id"), primary_key=True, autoincrement=False),
-    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # hours of `age`
-    Column("age", BigInteger, nullable=False),  # microseconds for which the station ran, with pauses
-    Column("at", BigInteger, nullable=False),  # time that the clock should show
-    Column("inspection_id", BigInteger, nullable=False),  # newest inspection then
 )
 
 # Pictures that a model version was learnt from, which are never removed
