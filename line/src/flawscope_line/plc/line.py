@@ -9,12 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
-from flawscope_line.plc import PlcSettings, gate
+from flawscope_line.plc import PlcSettings
 from flawscope_line.plc.handshake import (
     Answer,
     Code,
@@ -132,7 +131,6 @@ class PlcLine:
         self.rules = Rules(budgets, settings.watchdog_seconds)
         self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
         self.state = State(now=self.clock.monotonic())
-        self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
         self._error: tuple[int, Exception] = 0, FlawscopeError()  # of the last job that failed
         self._events: deque[Answer | RecipeLoaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,8 +216,6 @@ class PlcLine:
             fault = self._camera_fault() or self._fault
             observation = Observation(self.clock.monotonic(), plc, answer, loaded, fault)
             self.state = state = step(before, observation, self.rules)
-            if self.gate is not None:
-                self.gate = gate.step(self.gate, before, state)
             if state.job != before.job:
                 self._trigger_time = state.now
                 recipe = self.settings.recipes[state.recipe]
@@ -236,10 +232,7 @@ class PlcLine:
             if state.is_alive != before.is_alive:
                 self._report_link()
             if not self._events:
-                shown = outputs(state, self.rules)
-                if self.gate is None:
-                    return shown
-                return replace(shown, gate=self.gate.may_pass, gate_count=self.gate.count or 0)
+                return outputs(state, self.rules)
 
     def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
         """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
