@@ -163,34 +163,16 @@ class Client:
     def inspection(self, number: int, product: str | None = None) -> Inspection:
         return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
-    def search(
-        self,
-        product: str | None = None,
-        *,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-        decision: str | None = None,
-        verdict: str | None = None,
-        review: str | None = None,
-        score_min: float | None = None,
-        score_max: float | None = None,
-        version: int | None = None,
-        name: str | None = None,
-        part: str | None = None,
-        batch: str | None = None,
-    ) -> Iterator[Inspection]:
+    def search(self, product: str | None = None, **filters: Any) -> Iterator[Inspection]:
         """All inspections that match, the newest first, fetched page by page.
 
         Args:
-            since, until: times; `until` is exclusive. Without a zone they are UTC.
-            verdict: good, defect or none. name: of the picture; A12* is any that begins with A12, also of
-                part and batch.
+            filters: query parameters of the API: since, until (exclusive; times without a zone are UTC),
+                decision, verdict (good, defect or none), review, score_min, score_max, version, part, batch,
+                file: name of the picture; A12* is any that begins with A12, also of part and batch.
         """
-        query: dict[str, str | int | float | None] = {
-            **{"since": format_time(since), "until": format_time(until), "decision": decision},
-            **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
-            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE_SIZE},
-        }
+        query = {key: format_time(one) if isinstance(one, datetime) else one for key, one in filters.items()}
+        query["limit"] = PAGE_SIZE
         while True:
             page = self._call("GET", f"{self._path(product)}/inspections", query=query)
             yield from (parse(Inspection, item) for item in page["inspections"])

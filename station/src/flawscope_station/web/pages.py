@@ -284,16 +284,6 @@ def inspection(number: int, page: Annotated[Page, product_page("inspection")], s
     return page.render("inspection", sections=("inspection",), item=item, whole=part, data={"id": number})
 
 
-@page_router.get("/{product}/compare")
-def compare(page: Annotated[Page, product_page("compare")], store: StoreDep) -> Response:
-    """Compare two inspections: a and b, or `id` twice, which the history's boxes send without a script."""
-    query = page.request.query_params
-    sent_ids = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
-    numbers = [valid_id_or_zero(int(text)) for text in sent_ids if text.isdecimal() and len(text) < 20][:2]
-    pair = [store.inspection(page.product_id, number) for number in numbers]
-    return page.render("compare", sections=("inspection",), pair=pair if len(pair) == 2 else None)
-
-
 def _export_query(query: dict[str, str]) -> dict[str, str]:
     """Return filters as a query of the API, whose `name` is the product's: `file` is the picture's."""
     return {
