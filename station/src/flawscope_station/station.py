@@ -32,7 +32,7 @@ from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.live import EventBroadcaster, Metrics
-from flawscope_station.page_products import PageProducts
+from flawscope_station.page_products import page_products
 from flawscope_station.problems import Problems
 from flawscope_station.queries import Overview, Records
 from flawscope_station.refusals import Refusals
@@ -92,12 +92,13 @@ class Station:
         claim_identity(self.database, self.files, settings.name)
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
-        self.page_products = PageProducts(self.store, self.files, settings.products.keys(), self.say)
         note_changed_settings(self.database, settings, STATION_USER)
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, machine.usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
-        with_made = replace(settings, products={**self.page_products.products(), **settings.products})
+        self.with_model = [name for name, product in settings.products.items() if product.model is not None]
+        made = page_products(self.store, self.files, settings.products.keys())
+        with_made = replace(settings, products={**made, **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products = self.addresses.products
         self.settings = replace(settings, products=self.addresses.settings)
@@ -181,7 +182,7 @@ class Station:
         self.sinks.start()
         self.part_deadlines.start()
         numbers = {**self.products, **self.addresses.entries}
-        self.sources.open(self.addresses.configured, numbers, self.page_products.all())
+        self.sources.open(self.addresses.configured, numbers)
         self.connections.start()
         for thread in self._feature_threads:
             thread.start()

@@ -113,7 +113,6 @@ products = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("active_version_id", Key),  # no foreign key: versions have one to products
     Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
-    Column("made", Text),  # JSON: camera that went live on the pages; NULL: none
     UniqueConstraint("station_id", "name"),
 )
 
@@ -192,7 +191,6 @@ inspections = Table(
     Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
     Column("kind", Name),  # of the defect, by the last verdict; NULL: not said
-    Column("brightness", Double),  # 0..1; NULL: not known
     Column("part", Name),  # number that the sender gives; a part may come many times
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
