@@ -413,7 +413,7 @@ def test_the_table_is_what_a_programmer_types_in(tmp_path, capsys):
 
     assert main(["plc-table", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    wanted = {"Trigger", "Heartbeat", "Recipe", "Part", "Count"}
+    wanted = {"Trigger", "Heartbeat", "Recipe", "Part"}
     assert {row["signal"] for row in rows if row["from"] == "PLC"} == wanted
     assert {"Ready", "Busy", "Done", "OK", "NOK", "Error", "Score"} < {row["signal"] for row in rows}
     (done,) = [row for row in rows if row["signal"] == "Done"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flawscope_station.drift.camera_faults import FAULT_KINDS
 
 import flawscope_station
 from flawscope.results.review.pages import LANGUAGES
+from flawscope_station.drift.camera_checks import FAULT_KINDS
 from flawscope_station.problems import Problem, Problems
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.records import NotFoundError

@@ -29,9 +29,11 @@ from flawscope_line.plc.handshake import (
     step,
 )
 from flawscope_station.plugins import (
+    ANOMALOUS,
     CLOCK,
     LATE,
     WITHDRAWN,
+    WITHIN,
     AwayError,
     Backoff,
     BusyError,
@@ -126,7 +128,8 @@ class PlcLine:
         budgets = {}
         for number, product in settings.recipes.items():
             floor.addresses.address_id(product)
-            check_triggers(self._camera(product))
+            for camera in self._cameras(product):
+                check_triggers(camera)
             budgets[number] = min(floor.due(product) - self.clock.monotonic(), settings.deadline_seconds)
         self.rules = Rules(budgets, settings.watchdog_seconds)
         self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
@@ -136,7 +139,10 @@ class PlcLine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting: asyncio.Task[None] | None = None  # of the last trigger
         self._fault, self._last_check = Code.NONE, 0.0  # of queue and models
-        self._doubt: tuple[int | None, float] = None, 0.0  # last frame at a camera's error, and until when
+        self._doubt: tuple[list[int | None], float] = (
+            [],
+            0.0,
+        )  # last frames at a camera's error, and until when
         self._link_error: str | None = None  # since the last exchange
         self._is_loading, self._load_due = False, 0.0
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
@@ -151,8 +157,9 @@ class PlcLine:
         self._ended.set()
         self.threads[0].join(STOP_TIMEOUT)
 
-    def _camera(self, product: str) -> TriggeredSource:
-        return self.floor.camera(self.settings.camera_product(product), self.settings.camera_number)
+    def _cameras(self, product: str) -> list[TriggeredSource]:
+        owner = self.settings.camera_product(product)
+        return self.floor.cameras(product, self.settings.camera_number, owner)
 
     # ---- the loop
 
@@ -291,7 +298,7 @@ class PlcLine:
         """Inspect the part that lies under the camera."""
         try:
             label = make_label(part, None)
-            found = await shoot(self.floor, product, partial(self._camera, product), label, due)
+            found = await shoot(self.floor, product, partial(self._cameras, product), label, due)
             answer = _answer_of_inspection(job, found)
         except Exception as error:
             self._error, answer = (job, error), Answer(job, None, error_code(error))
@@ -320,10 +327,9 @@ class PlcLine:
             if not versions.models.is_open(number):
                 versions.resume(number)
             versions.models.model_of(number)
-            in_views = number not in versions.joint_entries and self.floor.inspector.parts.views(number)
         except Exception:
             return Code.NO_MODEL
-        return Code.NO_MODEL if in_views else Code.NONE
+        return Code.NONE
 
     def _check_readiness(self) -> None:
         """Check now and then whether a picture could be inspected; try again to load a model that failed."""
@@ -343,7 +349,8 @@ class PlcLine:
     def _doubt_camera(self) -> None:
         """Take Ready away until the camera, which failed a trigger, gives a frame."""
         if (product := self.settings.recipes.get(self.state.recipe)) is not None:
-            self._doubt = self._camera(product).state.last, self.clock.monotonic() + DOUBT_SECONDS
+            last = [camera.state.last for camera in self._cameras(product)]
+            self._doubt = last, self.clock.monotonic() + DOUBT_SECONDS
 
     def _camera_fault(self) -> Code:
         """Return whether the recipe's camera is lost, or failed its last trigger."""
@@ -351,9 +358,9 @@ class PlcLine:
         if product is None:
             return Code.NONE
         with suppress(Exception):  # it is found anew when its settings have changed
-            state = self._camera(product).state
-            in_doubt = self.clock.monotonic() < until and state.last == last
-            return Code.CAMERA if state.is_lost or in_doubt else Code.NONE
+            states = [camera.state for camera in self._cameras(product)]
+            in_doubt = self.clock.monotonic() < until and [state.last for state in states] == last
+            return Code.CAMERA if in_doubt or any(state.is_lost for state in states) else Code.NONE
         return Code.CAMERA
 
     def _find_fault(self, product: str) -> Code:
@@ -368,13 +375,10 @@ class PlcLine:
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
-    outcome = inspection.inspection
-    if outcome.parts is not None:  # one view says nothing about the part
-        return Answer(job, None, Code.NO_MODEL)
-    good, regions = not outcome.anomalous or outcome.tolerated, len(outcome.regions)
-    kind = kind_number(outcome.regions)
-    facts = outcome.score, regions, inspection.number, kind, outcome.tolerated
-    return Answer(job, good, Code.NONE, *facts)
+    outcome = inspection.inspection  # of several views that of the worst
+    decision, regions = outcome.decision_on_part, len(outcome.regions)
+    facts = outcome.score, regions, inspection.number, kind_number(outcome.regions), decision == WITHIN
+    return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
 
 
 def kind_number(regions: Sequence[Mapping[str, Any]]) -> int:

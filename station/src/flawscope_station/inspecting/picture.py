@@ -8,6 +8,7 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
@@ -17,6 +18,9 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyedRequest, make_label
 from flawscope_station.store.open_models import ProductModel
+
+if TYPE_CHECKING:
+    from flawscope_station.inspecting.parts import PartSet
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -36,6 +40,7 @@ class Picture:
     key: a picture with the same key is taken once. part, batch, view: of the part that it shows.
     request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
     triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
+    set: of the pictures of its part, where it shows one of several views.
     """
 
     product_id: int
@@ -50,6 +55,7 @@ class Picture:
     hash: str = ""
     triggers: int | None = None
     due: float = math.inf
+    set: PartSet | None = field(default=None, repr=False, compare=False)
 
     def decoding_error(self, error: InputError) -> InputError:
         """Error of decoding, with the sender's name of the picture."""
@@ -111,7 +117,6 @@ def new_inspection(
         findings=result.findings,
         tolerated=result.is_tolerated,
         address=picture.product_id,
-        parts=parts,
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.background import STOP_TIMEOUT, stop_all
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import ConfiguredPlugin
@@ -34,6 +35,7 @@ class Sources(dict[str, list[Source]]):
     Args:
         refused: gets the name of a product, and why one of its pictures was not judged.
         check: raises NotReadyError where an interlock holds pictures of a product and part back.
+        parts: knows which products are judged in views.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Sources(dict[str, list[Source]]):
         limits: Limits,
         refused: Callable[[str, BaseException], object],
         check: Callable[[int, str | None], None],
+        parts: PartsCache,
     ):
         super().__init__()
-        self._check = check
+        self._check, self._parts = check, parts
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
         self._refused = refused
 
@@ -96,7 +99,15 @@ class Sources(dict[str, list[Source]]):
         refused = partial(self._refused, name)
         submit = partial(self._submit_told, refused)
         line = SourceContext(
-            number, submit, self._report, self._store, self.share, refused, partial(self._check, number)
+            number,
+            submit,
+            self._report,
+            self._store,
+            self.share,
+            refused,
+            partial(self._check, number),
+            self._parts,
+            product.part_seconds,
         )
         counts = Counter[bool]()
         made: list[Source] = []

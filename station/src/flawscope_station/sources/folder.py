@@ -17,10 +17,10 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -106,6 +106,7 @@ class FolderSource(BackgroundThread):
         self._problem_files: dict[Path, _ProblemFile] = {}
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand
         self._at_start: set[Path] = set()  # files that were there at the first listing
+        self._waiting_since: dict[tuple[str | None, str | None], float] = {}  # by part and batch
         self._forget_at = 0.0
         self._is_blocked = False  # the cause that put off a picture would put off others, too
 
@@ -154,17 +155,49 @@ class FolderSource(BackgroundThread):
         """Inspect pictures, several at once, and wait for the answers."""
         in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
         self._is_blocked = False
-        for path, is_known in self._match_known_keys(found):
+        for several in self._parts_of(arrivals, found):
             if self._ended.is_set() or self._clock.monotonic() > deadline or self._is_blocked:
                 break
+            path, is_known = several[0]
             if is_known and self.then == KEEP and path in self._at_start:
                 self._finish_file(arrivals, path)  # it is there since an earlier start
-            elif (future := self._submit_file(arrivals, path, found[path], is_known)) is not None:
-                in_flight.append((path, future))
+            else:
+                in_flight += self._submit_files(arrivals, several, found)
             while in_flight and in_flight[0][1].done():
                 self._handle_answer(arrivals, *in_flight.popleft())
         for one in in_flight:
             self._handle_answer(arrivals, *one)
+
+    def _parts_of(
+        self, arrivals: watch.Arrivals, found: Mapping[Path, watch.FileStamp]
+    ) -> Iterator[list[tuple[Path, bool]]]:
+        """Yield the files of each part together, each with whether the store has its key: one, or all views.
+        Those of a part that lacks views wait, which is told after a time."""
+        parts = self.line.parts
+        views = [] if parts is None else parts.views(self.line.product_id)
+        waiting: dict[tuple[str | None, str | None], dict[str | None, Path]] = {}
+        for path, is_known in self._match_known_keys(found):
+            picture = self._unread_picture(path)
+            if not views or parts is None or is_known:
+                yield [(path, is_known)]
+                continue
+            with suppress(InputError):  # its name tells no part: it is refused alone
+                picture = parts.named(picture)
+            of_part = waiting.setdefault((picture.part, picture.batch), {})
+            of_part.setdefault(picture.view, path)  # one that comes again is of the next part of this number
+            if picture.part is None or picture.view not in views:
+                yield [(of_part.pop(picture.view), False)]
+            elif len(of_part) == len(views):
+                yield [(of_part.pop(view), False) for view in views]
+        left = {key: of_part for key, of_part in waiting.items() if of_part}
+        at = self._clock.monotonic()
+        self._waiting_since = {key: self._waiting_since.get(key, at) for key in left}
+        for key, of_part in left.items():
+            if at - self._waiting_since[key] >= self.line.part_seconds:
+                why = f"part {key[0]} lacks {', '.join(view for view in views if view not in of_part)}"
+                for path in of_part.values():
+                    problem = _ProblemFile(CODE_WAITING, arrivals.stamp(path), self._waiting_since[key], why)
+                    self._problem_files.setdefault(path, problem)
 
     def _match_known_keys(self, found: Mapping[Path, watch.FileStamp]) -> Iterator[tuple[Path, bool]]:
         """Yield each picture, and whether the store has its key, that is, it was inspected before."""
@@ -175,23 +208,50 @@ class FolderSource(BackgroundThread):
             known = self.line.store.numbers_by_key(self.line.product_id, list(keys.values()))
             yield from ((path, key in known) for path, key in keys.items())
 
-    def _submit_file(
-        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp, is_known: bool
-    ) -> Future[RecordedInspection] | None:
-        """Read a picture and submit it; return None where it is not submitted, or not now. is_known: the
-        store has its key."""
-        name, key = self._picture_name(path), self._picture_key(path, stamp)
-        label = self._parse_label(name)
+    def _submit_files(
+        self,
+        arrivals: watch.Arrivals,
+        several: Sequence[tuple[Path, bool]],
+        found: Mapping[Path, watch.FileStamp],
+    ) -> list[tuple[Path, Future[RecordedInspection]]]:
+        """Read the files of a part and submit them; return none where they are not submitted, or not now."""
+        paths = [path for path, _ in several]
+        pictures = []
         try:
-            self.line.check(label.part)
+            for path, is_known in several:
+                picture = self._read_picture(arrivals, path, found[path], is_known)
+                if picture is None:
+                    return []
+                pictures.append(picture)
+            answers = self.line.hand_in(pictures, self._ended)
         except NotReadyError as error:
-            self._hold(arrivals, path, error)
-            return None
+            for path in paths:
+                self._hold(arrivals, path, error)
+            return []
+        except InputError as error:
+            for path in paths:
+                self._handle_unreadable(arrivals, path, error)
+            return []
+        return [] if answers is None else [*zip(paths, answers, strict=True)]
+
+    def _unread_picture(self, path: Path) -> Picture:
+        name = self._picture_name(path)
+        return Picture(self.line.product_id, b"", name, SOURCE, **self._parse_label(name)._asdict())
+
+    def _read_picture(
+        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp, is_known: bool
+    ) -> Picture | None:
+        """Read a picture; return None where it is not to be inspected, or not now. is_known: the store has
+        its key.
+
+        Raises:
+            InputError: it is too large. NotReadyError: an interlock holds.
+        """
+        key, unread = self._picture_key(path, stamp), self._unread_picture(path)
+        self.line.check(unread.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
-            why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
-            self._handle_unreadable(arrivals, path, InputError(why))
-            return None
+            raise InputError(f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`")
         try:
             with self.threads[0].call():
                 data = read_unchanged(path, stamp)
@@ -210,12 +270,7 @@ class FolderSource(BackgroundThread):
             return None
         if is_known:
             key = self._picture_key(path, stamp, digest)
-        one = Picture(self.line.product_id, data, name, SOURCE, key, **label._asdict())
-        try:
-            return self.line.hand_in(one, self._ended)
-        except NotReadyError as error:
-            self._hold(arrivals, path, error)
-            return None
+        return replace(unread, data=data, key=key)
 
     def _handle_answer(
         self, arrivals: watch.Arrivals, path: Path, future: Future[RecordedInspection]

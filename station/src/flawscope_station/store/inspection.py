@@ -127,9 +127,9 @@ class Inspection(BaseModel):
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")
     view: str | None = Field(description="of the part")
-    part_id: int | None = Field(description="round in which the part's views came; null: judged alone")
-    part_decision: Literal["good", "anomalous", "incomplete"] | None = Field(
-        description="on the part; null until its views are there, or its deadline has passed"
+    part_id: int | None = Field(description="of the part in several views; null: judged alone")
+    part_decision: Literal["good", "anomalous", "within tolerance"] | None = Field(
+        description="on the part in several views"
     )
     findings: tuple[Finding, ...] = Field(
         (), description="what was noticed beside the score; one that decides makes it anomalous"

@@ -46,7 +46,6 @@ from flawscope_station.store.removed_files import keep_file_keys
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
-    parts,
     pictures,
     products,
     verdicts,
@@ -287,8 +286,6 @@ class Retention:
                 .add_columns(inspections.c.key, inspections.c.source)
                 .join_from(inspections, pictures)
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
-                # views of a part that is not decided on stay
-                .where(~exists().where(parts.c.id == inspections.c.part_id, parts.c.decision.is_(None)))
                 # the newest one stays: SQLite would give its number to another
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
                 # where there are sinks, the inspection of the last verdict stays, too

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 HOUR = 3_600_000_000  # microseconds
-GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions, on parts the last, too
+GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
@@ -146,7 +146,7 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
 _there = (pictures.c[name] for name in ("product_id", "hash", "bytes"))
 _partial_index("pictures_there", pictures.c.removed_at.is_(None), *_there)
 
-# Rounds in which a part's views came; a part may come many times
+# Parts that were seen in several views, which were recorded together; a part may come many times
 parts = Table(
     "parts",
     metadata,
@@ -155,18 +155,13 @@ parts = Table(
     Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
     Column("part", Name, nullable=False),
     Column("batch", Name),
-    Column("opened_at", BigInteger, nullable=False),
-    Column("missing", Text, nullable=False),  # JSON: views without a picture
-    Column("decision", String(12)),  # good, anomalous, incomplete; NULL: open. The rest is NULL until then
-    Column("decided_at", BigInteger),
-    Column("number", BigInteger),  # of the product's decisions, in their order
-    Column("reason", String(12)),  # complete, deadline, repeated
-    Column("score", Double),  # NULL: no good part with these views is known
+    Column("decided_at", BigInteger, nullable=False),
+    Column("decision", String(16), nullable=False),  # good, anomalous, within tolerance
+    Column("score", Double),
     Column("p_value", Double),
-    Column("worst", Name),  # view
-    UniqueConstraint("product_id", "number"),
+    Column("worst", Name, nullable=False),  # view
 )
-_partial_index("parts_open", parts.c.decision.is_(None), parts.c.product_id, parts.c.part)
+Index("parts_part", parts.c.product_id, parts.c.part)
 
 inspections = Table(
     "inspections",
@@ -203,7 +198,7 @@ inspections = Table(
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
     Column("findings", Text, nullable=False),  # JSON
     Column("view", Name),
-    Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
+    Column("part_id", Key, ForeignKey("parts.id")),  # NULL: judged alone
     _picture_foreign_key("inspections"),
     UniqueConstraint("product_id", "key"),
 )

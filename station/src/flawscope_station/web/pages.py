@@ -177,7 +177,7 @@ def live(
     facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
     views = facts["views"]
-    part = parts.last_decided_part(store.database, product_id) if views else None
+    part = parts.last_part(store.database, product_id) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
     return page.render("live", sections=("live", "refused"), data={**data, "views": views, "part": part})
 

@@ -35,24 +35,19 @@ class Inspections(BaseModel):
 
 
 class Part(BaseModel):
-    """Round in which the views of a part came, and the decision on the part."""
+    """Decision on a part that was seen in several views."""
 
     id: int
     product: str
     version: int
     part: str
     batch: str | None
-    opened_at: str
-    decided_at: str | None
-    decision: Literal["good", "anomalous", "incomplete"] | None = Field(description="null: views may come")
-    reason: Literal["complete", "deadline", "repeated"] | None = Field(
-        description="why then: all views are there, time was up, or a view came again"
-    )
+    decided_at: str
+    decision: Literal["good", "anomalous", "within tolerance"]
     score: float | None = Field(description="of the worst view, in its standard deviations over good parts")
-    p_value: float | None = Field(description="null: no good part with these views is known")
-    worst: str | None = Field(description="view with the largest score")
-    views: dict[str, int] = Field(description="inspection of each view that is there")
-    missing: list[str] = Field(description="views without a picture")
+    p_value: float | None
+    worst: str = Field(description="view with the largest score")
+    views: dict[str, int] = Field(description="inspection of each view whose record is there")
 
 
 class PartWithInspections(Part):
