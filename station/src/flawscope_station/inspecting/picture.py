@@ -8,19 +8,16 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
+from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyedRequest, make_label
 from flawscope_station.store.open_models import ProductModel
-
-if TYPE_CHECKING:
-    from flawscope_station.inspecting.parts import PartSet
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},

@@ -22,7 +22,6 @@ from typing import Any, ParamSpec, TypeVar
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
-from flawscope.predictor import PartCollector
 from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.capacity import (
     BusyError,
@@ -34,7 +33,7 @@ from flawscope_station.inspecting.capacity import (
 )
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.job import Job, pass_error_on
-from flawscope_station.inspecting.parts import PartsCache, PartSet
+from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.writer import Answer, JudgedPicture, RecordedInspection, Recorder
@@ -396,7 +395,7 @@ class Inspector:
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
                 found, rules = self.tolerances.apply(product, result)
                 record = new_inspection(job.picture, job.suffix, job.at, product, found, self.near, parts)
-                part = None if parts is None else _part_of(job.picture, parts)
+                part = None if parts is None else self.parts.part_of(job.picture, parts)
                 record = replace(record, pixels=job.source.pixels, tolerances=rules, part_views=part)
                 with self.threads[0].call():  # an interlock may hang, too
                     self.interlocks.release(job.picture, record)
@@ -493,11 +492,3 @@ class Inspector:
         """Return when what runs beside the pictures is done. Observers of the last ones still need that."""
         for pool in (self._pool, self._beside, self._requests):
             pool.shutdown()
-
-
-def _part_of(picture: Picture, judge: PartCollector) -> PartSet:
-    """Return the part that a picture shows a view of, with how the version that judges decides on it."""
-    if picture.set is None:
-        raise BusyError(1.0, "another kind of model began to judge")
-    picture.set.judge = judge
-    return picture.set

@@ -79,7 +79,7 @@ class ProductSettings:
     sources: folders and cameras beside `folder`.
     learn: how versions are made from corrections by themselves; None: only on request.
     deadline: time in which a request that names none must be answered; None: it waits.
-    part_deadline: time after a part's first view in which the others must come, where the model judges parts.
+    part_deadline: time for which a folder waits for the other views of a part before it says what is missing.
     false_alarm_rate: share of good parts that may be called anomalous, `2 %`, whichever version judges; None:
     as the version was made, and as people change it on the page of models.
     challenge: times of day and names of shifts at which the challenge parts must pass, as after every change;
