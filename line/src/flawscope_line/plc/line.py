@@ -157,7 +157,7 @@ class PlcLine:
         self._ended.set()
         self.threads[0].join(STOP_TIMEOUT)
 
-    def _cameras(self, product: str) -> list[TriggeredSource]:
+    def _cameras(self, product: str) -> Sequence[TriggeredSource]:
         owner = self.settings.camera_product(product)
         return self.floor.cameras(product, self.settings.camera_number, owner)
 

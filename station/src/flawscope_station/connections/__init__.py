@@ -22,6 +22,7 @@ from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
+from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
@@ -104,7 +105,7 @@ class ConnectionContext:
 
     def cameras(
         self, name: str, number: int | None = None, owner: str | None = None
-    ) -> list[TriggeredSource]:
+    ) -> Sequence[TriggeredSource]:
         """Return the cameras that a trigger takes: that of each view, where the product's model judges parts
         in views and no number is given, else the one. owner: whose they are; None: the product's. InputError,
         NotFoundError."""
@@ -113,7 +114,8 @@ class ConnectionContext:
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
-        by_view = {getattr(one, "view", None): one for one in sources if isinstance(one, TriggeredSource)}
+        cameras = [one for one in sources if isinstance(one, LiveCamera)]
+        by_view = {camera.settings.view: camera for camera in cameras}
         if missing := [view for view in views if view not in by_view]:
             raise InputError(
                 f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"

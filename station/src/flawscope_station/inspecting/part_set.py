@@ -33,8 +33,8 @@ class PartSet(PartViews):
                 answer.set_exception(error)
 
     def collect(self, judged: JudgedPicture) -> list[JudgedPicture]:
-        """Add a judged picture; return all with the last one. InputError where they are not all views of one
-        part; BusyError where another version has judged the first ones."""
+        """Add a judged picture; return all, in their order, with the last one. InputError where they are not
+        all views of one part; BusyError where another version has judged the first ones."""
         with self._lock:
             self._judged.append(judged)
             if len(self._judged) < self.count:
@@ -44,7 +44,7 @@ class PartSet(PartViews):
             raise BusyError(1.0, "its views were judged by different models")
         assert self.judge is not None
         check_views(self.judge.calibration.views, [(one.part, one.view) for one in seen])
-        return self._judged
+        return sorted(self._judged, key=lambda one: self._answers.index(one.answer))
 
 
 def check_views(views: Sequence[str], given: Sequence[tuple[str | None, str | None]]) -> None:
