@@ -41,10 +41,10 @@ STATION: dict[str, str] = {
     "learning": "background settings store access",
     "challenge": "background settings store access inspecting",
     "drift": "background settings store inspecting",
-    "setup": "background settings store access inspecting sources page_products learning drift",
+    "setup": "background settings store access inspecting sources page_products learning",
     "web": "settings live store access inspecting housekeeping sources refusals connections health queries "
     "station shifts learning challenge drift setup",
-    "assembly": "settings sources sinks extension station shifts learning challenge drift setup web",
+    "assembly": "settings sinks extension station shifts learning challenge drift setup web",
     "client": "settings store web",
     "cli": "background settings store access inspecting sources web assembly",
     "plugins": "background settings store problems inspecting sources sinks connections",

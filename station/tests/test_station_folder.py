@@ -194,7 +194,8 @@ def test_what_is_there_is_taken_oldest_first_then_what_comes(line):
     with line.store.database.reading() as connection:
         rows = connection.execute(select(inspections.c.key, inspections.c.source)).all()
     facts = (line.folder / "b.png").stat()
-    assert (f"folder:b.png:{facts.st_mtime_ns}:{facts.st_size}", "folder") in [tuple(row) for row in rows]
+    key = f":b.png:{facts.st_mtime_ns}:{facts.st_size}"
+    assert any(found.endswith(key) and source == "folder" for found, source in rows)
     assert line.problems == {}
 
 

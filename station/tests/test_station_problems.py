@@ -10,7 +10,7 @@ import pytest
 
 import flawscope_station
 from flawscope.results.review.pages import LANGUAGES
-from flawscope_station.drift.camera_faults import FAULT_KINDS
+from flawscope_station.drift.camera_checks import FAULT_KINDS
 from flawscope_station.problems import Problem, Problems
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.records import NotFoundError
@@ -103,13 +103,13 @@ def test_operators_read_what_to_do_and_engineers_what_it_is(running, two):
 
 def test_engineers_acknowledge_and_operators_may_not(running, two):
     running.station.report("camera_away_1_1", "away")
-    running.station.report("light_1", "darker")
+    running.station.report("drift_1", "darker")
     address = "/api/v1/problems/camera_away_1_1/acknowledge"
     assert two["operator"].post(address, json={}).status_code == 403
     assert bar(two["operator"]).startswith("2 problems")
     answer = two["engineer"].post(address, json={})
     assert (answer.status_code, answer.json()["acknowledged_by"]) == (200, "engineer")
-    assert bar(two["operator"]) == f"1 problem: {PAGES.texts['en']('wrong.light')}"
+    assert bar(two["operator"]) == f"1 problem: {PAGES.texts['en']('wrong.drift')}"
     assert two["operator"].get("/plate/problems").text.count("<article") == 2
     running.station.report("camera_away_1_1", None)
     assert two["operator"].get("/plate/problems").text.count("<article") == 1

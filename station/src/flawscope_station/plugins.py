@@ -44,5 +44,7 @@ from flawscope_station.store.database import StoreError as StoreError
 from flawscope_station.store.database import now as now
 from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
+from flawscope_station.store.schema import ANOMALOUS as ANOMALOUS
 from flawscope_station.store.schema import LATE as LATE
 from flawscope_station.store.schema import WITHDRAWN as WITHDRAWN
+from flawscope_station.store.schema import WITHIN as WITHIN
