@@ -23,7 +23,6 @@ from PIL import Image
 from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope.predictor.watch import FileStamp
 from flawscope_station.background import CLOCK
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.picture import Picture
@@ -32,6 +31,7 @@ from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import folder as module
+from flawscope_station.sources.arrivals import FileStamp
 from flawscope_station.sources.folder import MAX_RETRY_DELAY, FolderSource
 from flawscope_station.sources.source import QueueShare, SourceContext
 from flawscope_station.store.database import Database, StoreError

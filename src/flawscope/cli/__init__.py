@@ -35,7 +35,6 @@ COMMANDS: dict[str, str] = {
     "measure": "time, memory and accuracy of models on this machine",
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
-    "watch": "judge pictures as they appear in a folder",
     "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
     "kinds": "name kinds of defects, by labelled pictures",

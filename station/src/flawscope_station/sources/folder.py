@@ -24,12 +24,12 @@ from pathlib import Path
 from sqlalchemy import select
 
 from flawscope.errors import InputError, message_with_type, pluralize
-from flawscope.predictor import watch
 from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, Arrivals, FileStamp
 from flawscope_station.sources.moved_files import is_unchanged, move_unchanged, read_unchanged
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
 from flawscope_station.store.database import now
@@ -65,7 +65,7 @@ class _ProblemFile:
     """File that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
-    stamp: watch.FileStamp
+    stamp: FileStamp
     since: float
     why: str = ""
     backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
@@ -98,7 +98,7 @@ class FolderSource(BackgroundThread):
         self._excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self._key_prefix = f"{SOURCE}@{own}:"
-        self._arrivals: watch.Arrivals | None = None
+        self._arrivals: Arrivals | None = None
         self._problem_files: dict[Path, _ProblemFile] = {}
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand
         self._at_start: set[Path] = set()  # files that were there at the first listing
@@ -131,7 +131,7 @@ class FolderSource(BackgroundThread):
         """List the folder and inspect its whole files; return the seconds until the next round."""
         with self.threads[0].call():  # a share may hang
             if self._arrivals is None:
-                self._arrivals = watch.Arrivals(self.folder, existing=True, apart=self._excluded, masks=False)
+                self._arrivals = Arrivals(self.folder, apart=self._excluded)
                 self._at_start = {*self._arrivals.at_start}
             arrivals = self._arrivals
             found = {path: arrivals.stamp(path) for path in arrivals.scan(self._clock.monotonic())}
@@ -141,13 +141,11 @@ class FolderSource(BackgroundThread):
         self._note_passed_over(arrivals)
         self._forget_removed(arrivals)
         is_busy = arrivals.waiting > len(self._problem_files)
-        return max(POLL_INTERVAL, (watch.MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
+        return max(POLL_INTERVAL, (MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
 
     # ---- pictures
 
-    def _inspect_files(
-        self, arrivals: watch.Arrivals, found: Mapping[Path, watch.FileStamp], deadline: float
-    ) -> None:
+    def _inspect_files(self, arrivals: Arrivals, found: Mapping[Path, FileStamp], deadline: float) -> None:
         """Inspect pictures, several at once, and wait for the answers."""
         in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
         self._is_blocked = False
@@ -165,7 +163,7 @@ class FolderSource(BackgroundThread):
             self._handle_answer(arrivals, *one)
 
     def _parts_of(
-        self, arrivals: watch.Arrivals, found: Mapping[Path, watch.FileStamp]
+        self, arrivals: Arrivals, found: Mapping[Path, FileStamp]
     ) -> Iterator[list[tuple[Path, bool]]]:
         """Yield the files of each part together, each with whether the store has its key: one, or all views.
         Those of a part that lacks views wait, which is told after a time."""
@@ -195,7 +193,7 @@ class FolderSource(BackgroundThread):
                     problem = _ProblemFile(CODE_WAITING, arrivals.stamp(path), self._waiting_since[key], why)
                     self._problem_files.setdefault(path, problem)
 
-    def _match_known_keys(self, found: Mapping[Path, watch.FileStamp]) -> Iterator[tuple[Path, bool]]:
+    def _match_known_keys(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, bool]]:
         """Yield each picture, and whether the store has its key, that is, it was inspected before."""
         paths = list(found)
         for first in range(0, len(paths), LOOKUP_BATCH):
@@ -206,9 +204,9 @@ class FolderSource(BackgroundThread):
 
     def _submit_files(
         self,
-        arrivals: watch.Arrivals,
+        arrivals: Arrivals,
         several: Sequence[tuple[Path, bool]],
-        found: Mapping[Path, watch.FileStamp],
+        found: Mapping[Path, FileStamp],
     ) -> list[tuple[Path, Future[RecordedInspection]]]:
         """Read the files of a part and submit them; return none where they are not submitted, or not now."""
         paths = [path for path, _ in several]
@@ -235,7 +233,7 @@ class FolderSource(BackgroundThread):
         return Picture(self.line.product_id, b"", name, SOURCE, **self._parse_label(name)._asdict())
 
     def _read_picture(
-        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp, is_known: bool
+        self, arrivals: Arrivals, path: Path, stamp: FileStamp, is_known: bool
     ) -> Picture | None:
         """Read a picture; return None where it is not to be inspected, or not now. is_known: the store has
         its key.
@@ -268,9 +266,7 @@ class FolderSource(BackgroundThread):
             key = self._picture_key(path, stamp, digest)
         return replace(unread, data=data, key=key)
 
-    def _handle_answer(
-        self, arrivals: watch.Arrivals, path: Path, future: Future[RecordedInspection]
-    ) -> None:
+    def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[RecordedInspection]) -> None:
         error = future.exception()
         if isinstance(error, InputError):
             self._handle_unreadable(arrivals, path, error)
@@ -286,7 +282,7 @@ class FolderSource(BackgroundThread):
             self.state.taken, self.state.last = self.state.taken + 1, now()
             self._finish_file(arrivals, path)
 
-    def _finish_file(self, arrivals: watch.Arrivals, path: Path) -> None:
+    def _finish_file(self, arrivals: Arrivals, path: Path) -> None:
         """Move, delete or keep the file of a recorded picture, as the settings say."""
         stamp = arrivals.stamp(path)
         try:
@@ -302,7 +298,7 @@ class FolderSource(BackgroundThread):
         arrivals.done(path, removed=self.then != KEEP, digest=self._digests.pop(path, None))
         self._problem_files.pop(path, None)
 
-    def _retry_later(self, arrivals: watch.Arrivals, path: Path, code: str, why: str) -> None:
+    def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
         problem = self._problem_files.get(path)
         self._is_blocked = self._is_blocked or (problem is None and code == CODE_WAITING)
@@ -313,7 +309,7 @@ class FolderSource(BackgroundThread):
         problem.why = why
         arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
 
-    def _hold(self, arrivals: watch.Arrivals, path: Path, error: NotReadyError) -> None:
+    def _hold(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
         """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
         if (problem := self._problem_files.get(path)) is None or problem.code != CODE_WAITING:
             stamp, since = arrivals.stamp(path), self._clock.monotonic()
@@ -321,7 +317,7 @@ class FolderSource(BackgroundThread):
         problem.why = str(error)
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 
-    def _handle_unreadable(self, arrivals: watch.Arrivals, path: Path, error: InputError) -> None:
+    def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
         self._problem_files.pop(path, None)
         stamp, place = arrivals.stamp(path), path
@@ -348,7 +344,7 @@ class FolderSource(BackgroundThread):
             return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
         return Label(view=self.view)
 
-    def _picture_key(self, path: Path, stamp: watch.FileStamp, digest: bytes = b"") -> str:
+    def _picture_key(self, path: Path, stamp: FileStamp, digest: bytes = b"") -> str:
         """Return the key of a picture. digest: of its content, where another has its name, time and size."""
         name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
         ends = _key_ending(stamp)
@@ -364,7 +360,7 @@ class FolderSource(BackgroundThread):
         rows = [*store.find_by_keys(product_id, [key]), *removed]
         return digest.hex() in {row.picture for row in rows}
 
-    def _was_moved(self, data: bytes, stamp: watch.FileStamp) -> bool:
+    def _was_moved(self, data: bytes, stamp: FileStamp) -> bool:
         """Whether this file was inspected under another name, now gone: programs sort files into folders."""
         query = select(inspections.c.key).where(
             is_at_address(self.line.product_id),
@@ -381,7 +377,7 @@ class FolderSource(BackgroundThread):
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
 
-    def _forget_removed(self, arrivals: watch.Arrivals) -> None:
+    def _forget_removed(self, arrivals: Arrivals) -> None:
         """Forget once a day the keys of files that went away after their records did. A file that was moved
         is there. An empty folder whose files are kept is no evidence: a share that is away looks like one."""
         is_busy = arrivals.waiting > len(self._problem_files)
@@ -397,22 +393,22 @@ class FolderSource(BackgroundThread):
     def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, None if self.number == 1 else self.number, why)
 
-    def _note(self, kind: str, path: Path, stamp: watch.FileStamp, why: str) -> None:
+    def _note(self, kind: str, path: Path, stamp: FileStamp, why: str) -> None:
         """Note once that a file is not inspected."""
         texts = [self._describe_file(path, stamp, why)]
         self.line.store.note_new_events(kind, SOURCE, texts, self.line.product_id)
 
-    def _describe_file(self, path: Path, stamp: watch.FileStamp, why: str) -> str:
+    def _describe_file(self, path: Path, stamp: FileStamp, why: str) -> str:
         return f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
-    def _note_passed_over(self, arrivals: watch.Arrivals) -> None:
+    def _note_passed_over(self, arrivals: Arrivals) -> None:
         texts = [
             self._describe_file(path, arrivals.other_stamp(path), why)
             for path, why in arrivals.passed_over(self._clock.monotonic()).items()
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
-    def _report_scan(self, arrivals: watch.Arrivals) -> None:
+    def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
         vanished = [path for path, is_known in self._match_known_keys(arrivals.gone) if not is_known]
         if vanished:
@@ -435,5 +431,5 @@ class FolderSource(BackgroundThread):
             self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
 
 
-def _key_ending(stamp: watch.FileStamp) -> str:
+def _key_ending(stamp: FileStamp) -> str:
     return f":{stamp.modified_ns}:{stamp.size}"

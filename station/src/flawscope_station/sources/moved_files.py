@@ -10,33 +10,32 @@ from itertools import count
 from pathlib import Path
 
 from flawscope.artefact import files
-from flawscope.predictor import watch
+from flawscope_station.sources.arrivals import FileStamp
 from flawscope_station.store.files import rename_without_overwrite
 
 
-def read_unchanged(path: Path, stamp: watch.FileStamp) -> bytes | None:
+def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     """Return the file's bytes; None where it changed or went away. OSError."""
     try:
         with open(path, "rb") as file:
             data = file.read(stamp.size + 1)
             is_whole = (
-                len(data) == stamp.size
-                and watch.FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
+                len(data) == stamp.size and FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
             )
             return data if is_whole else None
     except FileNotFoundError:
         return None
 
 
-def is_unchanged(path: Path, stamp: watch.FileStamp) -> bool:
+def is_unchanged(path: Path, stamp: FileStamp) -> bool:
     """Whether the file is there and unchanged."""
     try:
-        return watch.FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
+        return FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
     except OSError:
         return False
 
 
-def move_unchanged(path: Path, stamp: watch.FileStamp, target: Path) -> Path | None:
+def move_unchanged(path: Path, stamp: FileStamp, target: Path) -> Path | None:
     """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
