@@ -4,6 +4,8 @@ pictures of several parts."""
 from __future__ import annotations
 
 import io
+import os
+import random
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +34,7 @@ from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
 from flawscope_station.store.schema import inspections, parts
 from sink_helpers import Listener, Mosquitto, new_folder
-from station_helpers import NAME, Running, add_version, aged, png, taken, until
+from station_helpers import NAME, Running, Served, add_version, aged, free_port, png, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
 
@@ -514,3 +516,35 @@ def test_a_picture_is_recorded_with_its_parts(open_station, several_model, tmp_p
         page = httpx.get(there, follow_redirects=True, timeout=60)
         assert "6 parts found, 5 expected, 0 other objects" in page.text
         assert page.text.count("<dt>Part ") == 6
+
+
+@pytest.mark.slow
+def test_a_station_that_is_killed_has_whole_parts_alone(part_model, tmp_path):
+    """Those that were answered among them, each once, whatever is sent again."""
+    kills, rng = int(os.environ.get("KILLS", "3")), random.Random(0)
+    words = [str(part_model), "--station", str(tmp_path / "store"), "--product", NAME]
+    served = Served([*words, "--device", "cpu", "--threads", "1"], free_port())
+    answered: dict[str, int] = {}
+    for number in range(kills + 1):
+        served.start(240)
+        if number < kills:
+            threading.Timer(rng.uniform(0.5, 4.0), served.kill).start()
+        for part in range(1000 if number < kills else len(answered) + 5):
+            name = f"p{part}"
+            try:
+                answer = post(served.url, whole(part), part=name, key=name)
+            except httpx.TransportError:
+                break
+            assert answer.status_code == 201, answer.text
+            seen = {one["inspection"]["part_id"] for one in answer.json()["results"]}
+            assert seen == {answered.setdefault(name, *seen)}
+        if number < kills:
+            until(lambda: served.process is not None and served.process.poll() is not None)
+    every, cursor = [], ""
+    while cursor is not None:
+        page = httpx.get(f"{served.url}{API}/parts", params={"limit": 500, "cursor": cursor}).json()
+        every, cursor = every + page["parts"], page["next"]
+    assert len({one["part"] for one in every}) == len(every) >= len(answered)
+    assert all(sorted(one["views"]) == [*VIEWS] for one in every)
+    assert httpx.get(f"{served.url}{API}").json()["inspections"] == 3 * len(every)
+    served.kill()

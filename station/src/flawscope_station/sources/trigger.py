@@ -57,10 +57,14 @@ async def shoot(
     """
     product_id = station.addresses.address_id(name)
     call = station.inspector.in_thread
-    answered = await call(station.store.find_answers, product_id, request) if request else {}
-    if answered:
-        return answered[0]
+    for one in (
+        () if request is None else (request, replace(request, is_form=True))
+    ):  # of one or several cameras
+        if answered := await call(station.store.find_answers, product_id, one):
+            return answered[0]
     cameras = find()
+    if request is not None and len(cameras) > 1:
+        request = replace(request, is_form=True)
     for camera in cameras:
         check_triggers(camera)
     station.inspector.check_room(product_id, due, label.part)
