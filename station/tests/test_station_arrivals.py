@@ -66,8 +66,10 @@ def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_
 
 def test_a_share_that_was_away_brings_nothing_new(tmp_path):
     folder, elsewhere = tmp_path / "in", tmp_path / "server"
-    put(folder / "a.png", b"a", 1)
+    there = put(folder / "a.png", b"a", 1)
     arrivals = Arrivals(folder)
+    assert [arrivals.scan(-2), arrivals.scan(-1)] == [[], [there]]
+    arrivals.done(there)
     shutil.copytree(folder, elsewhere)  # other inodes
     shutil.rmtree(folder)
     with pytest.raises(InputError, match="no such folder"):
