@@ -23,7 +23,7 @@ from flawscope.methods.settings import parse_assignments, read_config, redact_va
 OF_THE_CALL = frozenset(
     (
         *("data", "category", "out", "config", "set", "update", "fair", "joint", "each_view", "evaluate"),
-        *("json", "cluster", "quiet", "only_view"),
+        *("json", "cluster", "quiet", "verbose", "only_view"),
     )
 )
 AUTO_MINUTES = 10.0
@@ -45,7 +45,18 @@ RARE = frozenset(
             "steps",
             "resume",
         ),
-        *("fair", "json", "seed", "no_samples", "no_check", "threads", "cluster", "quiet", "debug"),
+        *(
+            "fair",
+            "json",
+            "seed",
+            "no_samples",
+            "no_check",
+            "threads",
+            "cluster",
+            "quiet",
+            "verbose",
+            "debug",
+        ),
     )
 )
 
@@ -196,6 +207,7 @@ def _add_running(group: common.Options) -> None:
     common.add_device(group)
     common.add_cluster(group)
     common.add_quiet(group)
+    group.add_argument("--verbose", action="store_true", help="also what the promise comes from")
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
