@@ -188,8 +188,8 @@ class Client:
 
         Args:
             filters: query parameters of the API: since, until (exclusive; times without a zone are UTC),
-                decision, verdict (good, defect or none), review, score_min, score_max, version, part, batch,
-                file: name of the picture; A12* is any that begins with A12, also of part and batch.
+                decision, verdict (good, defect or none), review, score_min, score_max, version, file (name of
+                the picture), part, batch; A12* is any that begins with A12.
         """
         query = {key: format_time(one) if isinstance(one, datetime) else one for key, one in filters.items()}
         query["limit"] = PAGE_SIZE

@@ -87,7 +87,7 @@ class CameraChecks:
     # ---- interlock
 
     def check(self, product_id: int, part: str | None) -> None:
-        """Return no problem: nothing is known of a picture before it is decoded."""
+        """Let every picture pass: nothing is known of one before it is decoded."""
 
     def release(self, picture: Picture, record: NewInspection) -> None:
         """Raise FrozenError for a picture with the pixels of those before."""

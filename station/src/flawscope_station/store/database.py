@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from flawscope.artefact.files import PARTIAL_SUFFIX
+from flawscope.artefact import files
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
@@ -154,7 +154,7 @@ class Database:
         """Copy the tables to a file of their own before they are migrated, once a version. StoreError."""
         path = Path(f"{self.engine.url.database}.{version}")
         if not path.exists():
-            partial = path.with_name(path.name + PARTIAL_SUFFIX)
+            partial = path.with_name(path.name + files.PARTIAL_SUFFIX)
             partial.unlink(missing_ok=True)
             with self._translated_errors(), self.engine.connect() as connection:
                 connection.connection.driver_connection.execute("VACUUM INTO ?", [str(partial)])  # type: ignore[union-attr]
