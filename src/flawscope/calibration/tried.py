@@ -65,7 +65,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one setting got.
+    """Result of one setting.
 
     flags: as `flawscope fit` takes them. stage: 1, all on few pictures; 2, the best anew, on others.
     auroc, gain: the latter over the settings as given, (gain, low, high) of its 95 % interval.
@@ -114,7 +114,7 @@ HEADER = ("settings", "false alarms", "found", "AUROC", "a picture", "gain (95 %
 
 @dataclass(frozen=True)
 class Choice:
-    """What was tried before a fit, and what was chosen.
+    """Settings that were tried before a fit, and those that were chosen.
 
     flags: of the settings that were chosen; empty: those given. reason: why.
     given, simulated: defective pictures that were judged. seconds: of the search.

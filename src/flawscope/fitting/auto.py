@@ -218,7 +218,7 @@ class _Search:
         return self._decide(2)
 
     def _best_so_far(self) -> tuple[Recipe, str]:
-        """What is better beyond its interval in the last stage that was reached."""
+        """Returns what is better beyond its interval in the last stage that was reached."""
         stage = 2 if any(one.stage == 2 and one.gain for one in self.trials) else 1
         found, reason = self._decide(stage)
         return found, reason if stage == 2 else f"{reason}; there was no time to try it on other pictures"

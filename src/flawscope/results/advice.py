@@ -32,7 +32,7 @@ class Advice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known; what is not is left at its default.
+    """Knowledge that steps are advised by; what is not known is left at its default.
 
     lies: `--align` that the outlines of good parts ask for; None: they lie alike, or are aligned already.
     rate, missing: the false-alarm rate asked for, and how many more good pictures it needs.
