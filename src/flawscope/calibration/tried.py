@@ -154,7 +154,7 @@ class Choice:
         return [*(table if len(rows) > 1 else []), f"chosen: {self.flags or 'as given'}, since {self.reason}"]
 
     def _shown(self) -> Sequence[Trial]:
-        """Of each setting the last stage, in which others were left out than it was chosen by."""
+        """Returns the last trial of each setting: by its pictures nothing was chosen before."""
         last = {one.flags: one for one in self.trials}
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
 
