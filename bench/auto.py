@@ -132,10 +132,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, Cell]:
     }
 
 
-def compare(root: Path, given: int | None = None, recipe: dict[str, Any] | None = None) -> Cell:
+def compare(
+    root: Path, given: int | None = None, recipe: dict[str, Any] | None = None, size: str | None = None
+) -> Cell:
     """What the search finds out, and what model and default get on test pictures that it never saw.
 
-    given: defects to choose by, None: none. recipe: known to be right, judged beside.
+    given: defects to choose by, None: none. recipe: known to be right, judged beside. size: of the pictures,
+        which is not searched for then; None: it is.
     """
     import flawscope
     from flawscope.calibration.tried import Choice
@@ -151,6 +154,7 @@ def compare(root: Path, given: int | None = None, recipe: dict[str, Any] | None 
         items = [item for item in items if item not in pool]
     good = [item.path for item in data.train]
     options: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True}
+    options |= {} if size is None else {"size": size}
     model, spent = timed(lambda: fit_auto(good, minutes=MINUTES, seen=seen, **options))
     choice = Choice.from_facts(model.manifest.facts)
     assert choice is not None
@@ -167,7 +171,7 @@ def compare(root: Path, given: int | None = None, recipe: dict[str, Any] | None 
     return found
 
 
-def measure_promise(draw: int) -> Cell:
+def measure_promise(draw: int, size: str | None) -> Cell:
     """P-values of new good pictures after a search on few; every other draw is of turned parts."""
     from flawscope.calibration.tried import Choice
     from flawscope.fitting.auto import fit_auto
@@ -176,6 +180,7 @@ def measure_promise(draw: int) -> Cell:
     first = 100_000 * (1 + draw)
     good = [scene.draw(first + k) for k in range(PROMISE_LEARNT)]
     options: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True}
+    options |= {} if size is None else {"size": size}
     model = fit_auto(good, minutes=MINUTES, **options)
     new = [model.predict(scene.draw(first + 1000 + k)) for k in range(NEW)]
     choice = Choice.from_facts(model.manifest.facts)
@@ -196,7 +201,6 @@ def worst_case(learnt: int, by_rule: bool) -> Cell:
     by_rule: as the search chooses; else what is best on average is always taken.
     """
     from flawscope.calibration.tried import Scored, Trial
-    from flawscope.fitting.auto import CONFIRMED
     from flawscope.fitting.trial_pictures import LEFT_OUT, LEFT_OUT_SHARE, SIMULATED
 
     rng, values, changed = np.random.default_rng([SEED, learnt]), list[float](), 0
@@ -217,7 +221,7 @@ def worst_case(learnt: int, by_rule: bool) -> Cell:
 
         if by_rule:
             gained = [one for k in range(1, WORST_SETTINGS) if (one := trial(k, 0)).has_gained]
-            gained = sorted(gained, key=lambda one: -(one.auroc or 0))[:CONFIRMED]
+            gained = sorted(gained, key=lambda one: -(one.auroc or 0))[:2]
             better = [one for first in gained if (one := trial(int(first.flags), 1)).is_better]
             chosen = int(max(better, key=lambda one: one.auroc or 0).flags) if better else 0
         else:
@@ -264,6 +268,9 @@ def main() -> int:
     parser.add_argument("--parts", default="products,drawn,given,promise,worst", help="default: %(default)s")
     parser.add_argument("--products", default=",".join(REAL), help="of `products` (default: %(default)s)")
     parser.add_argument("--scenes", default=";".join(SCENES), help="of `drawn` (default: %(default)s)")
+    parser.add_argument(
+        "--size", help="of the pictures: only how parts lie is searched for then, in less time"
+    )
     parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
     args = common.parse_arguments(parser, parts="drawn", scenes="plain")
     torch.set_num_threads(args.threads)
@@ -279,13 +286,13 @@ def main() -> int:
     with common.workspace(args.work) as folder:
         for name in args.scenes.split(";") if "drawn" in parts else ():
             attempt(name, lambda name=name: compare(
-                drawn_pictures(Path(folder), name), recipe=RECIPES.get(name)))  # fmt: skip
+                drawn_pictures(Path(folder), name), recipe=RECIPES.get(name), size=args.size))  # fmt: skip
     for name in args.products.split(",") if "products" in parts else ():
         if (data / name).is_dir():
-            attempt(name, partial(compare, data / name))
+            attempt(name, partial(compare, data / name, size=args.size))
     for name in GIVEN_PRODUCTS if "given" in parts else ():
         for count in args.counts if (data / name).is_dir() else ():
-            attempt(f"{name}, {count} given", partial(compare, data / name, count))
+            attempt(f"{name}, {count} given", partial(compare, data / name, count, size=args.size))
     for count in WORST_COUNTS if "worst" in parts else ():
         for by_rule in (True, False):
             how = "by the rule" if by_rule else "always the best"
@@ -295,7 +302,7 @@ def main() -> int:
         attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))
     promised = []
     for draw in range(DRAWS) if "promise" in parts else ():
-        if (cell := record.attempt(f"promise {draw}", partial(measure_promise, draw))) is not None:
+        if (cell := record.attempt(f"promise {draw}", partial(measure_promise, draw, args.size))) is not None:
             promised.append(cell)
     rows = [
         {"pictures": name, "default": cell["default"]["image_auroc"], "auto": cell["auto"]["image_auroc"],

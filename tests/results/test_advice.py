@@ -24,7 +24,7 @@ def test_parts_that_lie_elsewhere(lies, step):
 def test_marked_defects_that_vanish_at_the_network_need_tiles():
     (one,) = advice(Facts(marks=[20.0, 22.0, 300.0], pictures=LARGE, network=(416, 624)))
     assert one.step.startswith("--min-defect 20px")
-    assert one.reason == "marked defects are 20 px long, of which the network sees 4"
+    assert one.reason == "a quarter of the marked defects are up to 20 px long, 4 px at the network"
     assert "times as long a picture" in one.step
 
 

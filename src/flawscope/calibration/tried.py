@@ -65,7 +65,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one setting got.
+    """Result of one setting.
 
     flags: as `flawscope fit` takes them. stage: 1, all on few pictures; 2, the best anew, on others.
     auroc, gain: the latter over the settings as given, (gain, low, high) of its 95 % interval.
@@ -114,7 +114,7 @@ HEADER = ("settings", "false alarms", "found", "AUROC", "a picture", "gain (95 %
 
 @dataclass(frozen=True)
 class Choice:
-    """What was tried before a fit, and what was chosen.
+    """Settings that were tried before a fit, and those that were chosen.
 
     flags: of the settings that were chosen; empty: those given. reason: why.
     given, simulated: defective pictures that were judged. seconds: of the search.
@@ -154,7 +154,7 @@ class Choice:
         return [*(table if len(rows) > 1 else []), f"chosen: {self.flags or 'as given'}, since {self.reason}"]
 
     def _shown(self) -> Sequence[Trial]:
-        """Of each setting the last stage, in which others were left out than it was chosen by."""
+        """Returns the last trial of each setting: by its pictures nothing was chosen before."""
         last = {one.flags: one for one in self.trials}
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
 

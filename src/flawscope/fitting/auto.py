@@ -42,7 +42,6 @@ from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
 
 MIN_PARTS = 12  # good parts to try by
-CONFIRMED = 2  # settings that are tried in the second stage, beside those given
 BATCH = 8  # pictures that are judged between two looks at the clock
 FIRST = 0.25  # share of the time for the settings as given: if it takes longer, others are not tried
 RESERVE = 1.25  # times the time that a fit is expected to take
@@ -199,7 +198,8 @@ class _Search:
             sources = [self.sources[i] for i in look_at_first]
             for recipe in propose_frames(sources, lambda i: self.load(look_at_first[i])):
                 self._attempt(recipe, first, 1)
-            frame = self.recipes[next(iter(self._ranked(1)), given.flags)]
+            if gained := self._gained(1):
+                frame = self.recipes[self._plainest(gained).flags]
         for recipe in propose_views(frame, side, bool(self.given)):
             if all(self._is_free(name) for name in recipe.options.keys() - frame.options.keys()):
                 self._attempt(recipe, first, 1)
@@ -208,17 +208,18 @@ class _Search:
     def _confirm(self, stage: Stage) -> tuple[Recipe, str]:
         """Tries the best of the first stage anew, and returns what is better beyond its interval."""
         given = Recipe()
-        candidates = self._ranked(1)[:CONFIRMED]
-        if not candidates:
+        gained = self._gained(1)
+        if not gained:
             return given, f"nothing gained {MIN_GAIN:g} of AUROC or more"
         if self._attempt(given, stage, 2) is None:
             return self._best_so_far()
-        for flags in candidates:
+        plain, best = self._plainest(gained), max(gained, key=lambda one: one.auroc or 0.0)
+        for flags in dict.fromkeys((plain.flags, best.flags)):
             self._attempt(self.recipes[flags], stage, 2)
         return self._decide(2)
 
     def _best_so_far(self) -> tuple[Recipe, str]:
-        """What is better beyond its interval in the last stage that was reached."""
+        """Returns what is better beyond its interval in the last stage that was reached."""
         stage = 2 if any(one.stage == 2 and one.gain for one in self.trials) else 1
         found, reason = self._decide(stage)
         return found, reason if stage == 2 else f"{reason}; there was no time to try it on other pictures"
@@ -227,16 +228,21 @@ class _Search:
         sure = [one for one in self.trials if one.stage == stage and one.is_better]
         if not sure:
             return Recipe(), "nothing else was better beyond its interval"
-        best = max(sure, key=lambda one: one.auroc or 0.0)
+        best = self._plainest(sure)
         assert best.gain is not None
         gain, low, high = best.gain
         text = f"it gains {gain:.3f} of AUROC ({low:.3f} to {high:.3f}) on pictures that it was not chosen by"
         return self.recipes[best.flags], text if stage == 2 else f"it gains {gain:.3f} of AUROC"
 
-    def _ranked(self, stage: int) -> list[str]:
-        """Settings that gained in a stage, the best first."""
-        gained = [one for one in self.trials if one.stage == stage and one.has_gained]
-        return [one.flags for one in sorted(gained, key=lambda one: -(one.auroc or 0.0))]
+    def _gained(self, stage: int) -> list[Trial]:
+        return [one for one in self.trials if one.stage == stage and one.has_gained]
+
+    def _plainest(self, trials: Sequence[Trial]) -> Trial:
+        """Returns the plainest of those that are as good as the best: less than `MIN_GAIN` behind it. Of
+        equally plain ones it is the first that was proposed."""
+        best = max(one.auroc or 0.0 for one in trials)
+        near = [one for one in trials if best - (one.auroc or 0.0) < MIN_GAIN]
+        return min(near, key=lambda one: len(self.recipes[one.flags].options))
 
     # --------------------------------------------------------------------------------------------- trials
 

@@ -15,7 +15,7 @@ from flawscope.pictures.defect_size import choose_tile, pixels_left
 
 MOST = 3  # steps that are advised
 TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
-USUAL_QUANTILE = 0.1  # of the marked defects' sizes: smaller ones are few
+SMALL_SHARE = 0.25  # of the marked defects: a step is worth its time where so many are too small
 MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
 LIES = {"turn": "parts lie at any angle", "shift": "parts lie at different places"}
 
@@ -32,7 +32,7 @@ class Advice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known; what is not is left at its default.
+    """Knowledge that steps are advised by; what is not known is left at its default.
 
     lies: `--align` that the outlines of good parts ask for; None: they lie alike, or are aligned already.
     rate, missing: the false-alarm rate asked for, and how many more good pictures it needs.
@@ -79,7 +79,7 @@ def _smaller_view(facts: Facts) -> Advice | None:
     if not facts.marks or facts.network is None or not facts.pictures:
         return None
     marks = sorted(facts.marks)
-    usual = marks[int(USUAL_QUANTILE * (len(marks) - 1))]
+    usual = marks[int(SMALL_SHARE * (len(marks) - 1))]
     if min(pixels_left(usual, size, facts.network) for size in facts.pictures) >= TOO_SMALL:
         return None
     wanted = max(1, math.floor(usual))
@@ -89,7 +89,7 @@ def _smaller_view(facts: Facts) -> Advice | None:
     left = min(pixels_left(usual, size, facts.network) for size in facts.pictures)
     return Advice(
         f"--min-defect {wanted}px, which takes about {_tiles(facts, chosen[0])} times as long a picture",
-        f"marked defects are {usual:.0f} px long, of which the network sees {left:.0f}",
+        f"a quarter of the marked defects are up to {usual:.0f} px long, {left:.0f} px at the network",
     )
 
 
