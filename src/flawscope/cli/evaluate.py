@@ -109,7 +109,7 @@ def evaluate_model(
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
     for step_advised in advise_after(result, manifest):
-        common.say(f"next: {step_advised.line()}")
+        common.say_unless_quiet(args)(f"next: {step_advised.line()}")
     failures = list(result.failures)
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
