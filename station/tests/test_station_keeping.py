@@ -35,7 +35,6 @@ from flawscope_station.station import Station
 from flawscope_station.store import model_registry as registry_module
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files, StrayFiles
-from flawscope_station.store.insert import DEADLINE, decide_part
 from flawscope_station.store.kinds import count_kinds
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
@@ -247,12 +246,12 @@ def outbox(database: Database, product: int, **how: Any) -> Outbox:
 
 def add_part(database: Database, product: int, version: int, number: int) -> int:
     """An inspection's part, which is decided on."""
-    row = {"product_id": product, "version_id": version, "part": "4711", "opened_at": 0, "missing": "[]"}
+    row = {"product_id": product, "version_id": version, "part": "4711", "decided_at": 0}
+    row |= {"decision": "good", "worst": "top"}
     with database.writing() as connection:
         part = int(connection.execute(parts.insert().values(row).returning(parts.c.id)).scalar_one())
         where = inspections.c.id == number
         connection.execute(update(inspections).where(where).values(part_id=part, view="top"))
-        decide_part(connection, part, None, DEADLINE)
     return part
 
 

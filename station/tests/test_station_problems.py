@@ -59,7 +59,7 @@ def test_every_kind_has_a_title_and_says_who_does_what():
     code = "".join(path.read_text(encoding="utf-8") for path in sources if path.parent.name != "cli")
     kinds = {kind.rstrip("_") for kind in re.findall(r'\b_?(?:report|show)\(\s*f?"([a-z_]+)', code)}
     kinds = kinds - {"camera"} | {f"camera_{kind}" for kind in FAULT_KINDS}
-    kinds |= {"drift", "light", "sink", "learning"}
+    kinds |= {"drift", "sink", "learning"}
     assert len(kinds) > 20
     for language in LANGUAGES:
         known = PAGES.texts[language].flat
