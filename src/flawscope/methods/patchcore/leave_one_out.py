@@ -37,6 +37,8 @@ ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is cali
 SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 BLOCK_ROWS = 512  # patches compared at once
 COMPARED_ELEMENTS = 8  # with which a patch is compared before all others: most are near to one of them
+NEXT_ELEMENTS = 3  # known of each patch where cells are full
+FULL_CELLS = 30  # patches to an element
 FEW_CANDIDATES = 1000  # patches that are compared with all at once
 ROUNDING = 1e-3  # relative, of distances
 KEPT_NEIGHBOURS = 128  # elements nearest to each of them, which else stay and keep new ones away
@@ -68,6 +70,37 @@ class SelectedBank:
         self.points_by_cell = result.nearest.argsort()
         self.cell_sizes = torch.bincount(result.nearest, minlength=len(groups))
         self.cell_starts = self.cell_sizes.cumsum(0) - self.cell_sizes
+        self.next_elements: tuple[Tensor, Tensor] | None = None
+        if len(points) >= FULL_CELLS * len(groups) > FULL_CELLS:
+            self.next_elements = self._find_next_elements()
+
+    def _cell(self, element: int) -> Tensor:
+        """Rows of the patches that are nearest to an element."""
+        first = int(self.cell_starts[element])
+        return self.points_by_cell[first : first + int(self.cell_sizes[element])]
+
+    def _find_next_elements(self) -> tuple[Tensor, Tensor]:
+        """Numbers [N, K] of further elements near each patch, and their squared distances."""
+        bank, norms, shape = self.view.bank, self.view.norms, (len(self.points), NEXT_ELEMENTS)
+        numbers, squares = norms.new_zeros(shape, dtype=torch.int32), norms.new_full(shape, torch.inf)
+
+        def search(elements: Tensor) -> None:
+            away = torch.addmm(norms, bank[elements], bank.T, alpha=-2).scatter_(
+                1, elements[:, None], torch.inf
+            )
+            near = away.topk(min(COMPARED_ELEMENTS, len(bank) - 1), largest=False).indices
+            for element, others in zip(elements.tolist(), near, strict=True):
+                rows = self._cell(element)
+                points = self.points[rows] - self.view.centre
+                away = torch.addmm(norms[others], points, bank[others].T, alpha=-2)
+                found = away.topk(min(NEXT_ELEMENTS, len(others)), largest=False)
+                count = found.indices.shape[1]
+                numbers[rows, :count] = others[found.indices].int()
+                squares[rows, :count] = found.values + (points * points).sum(1, keepdim=True)
+
+        with workers(bank.device) as each:
+            each(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ROWS))
+        return numbers, squares
 
     def score_without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
@@ -117,19 +150,24 @@ class SelectedBank:
         around = near.indices.unique()
         around = around[~torch.isin(around, freed)]
         lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
+        emptied = torch.cat([own, freed]), torch.cat([freed, lost])
         # with the elements themselves: those of a model that is extended have no patch here
-        candidates = torch.cat([bank[freed], self._uncovered(torch.cat([freed, lost]), around, group)])
+        candidates = torch.cat([bank[freed], self._uncovered(*emptied, around, group)])
         return freed, candidates[coreset.cover(candidates, bank[around], self.radius)]
 
-    def _uncovered(self, emptied: Tensor, around: Tensor, group: int) -> Tensor:
+    def _uncovered(self, gone: Tensor, emptied: Tensor, around: Tensor, group: int) -> Tensor:
         """Patches [K, D], relative to the centre, of other groups in the cells of the elements `emptied`, but
-        for most of those within the radius of the elements `around`, which are never picked."""
+        for most of those within the radius of elements that are not `gone`, which are never picked."""
         bank, sizes = self.view.bank, self.cell_sizes[emptied]
         cell = torch.arange(len(emptied), device=bank.device).repeat_interleave(sizes)
         first = (self.cell_starts[emptied] - (sizes.cumsum(0) - sizes))[cell]
         rows = self.points_by_cell[first + torch.arange(len(cell), device=bank.device)]
-        others = self.point_groups[rows] != group
-        points, cell = self.points[rows[others]] - self.view.centre, cell[others]
+        wanted = self.point_groups[rows] != group
+        if self.next_elements is not None:
+            numbers, squares = (one[rows] for one in self.next_elements)
+            missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, gone, True)
+            wanted &= ((squares > self.radius**2) | missing[numbers]).all(1)
+        points, cell = self.points[rows[wanted]] - self.view.centre, cell[wanted]
         square = torch.addmm(self.view.norms[around], bank[emptied], bank[around].T, alpha=-2)
         near = around[square.topk(min(COMPARED_ELEMENTS, len(around)), largest=False).indices]
         for elements in near.T:  # nearest to the cells' own first
@@ -314,7 +352,7 @@ def scores_above(
     def score(i: int) -> float:
         away = [to_grid(own[i], one.view.inside.bool()) for own, one in zip(known, selections, strict=True)]
         inside = patches.pixel_mask(i)
-        if model.score_is_map_maximum:
+        if model.config.score == "map":
             found = LeftOutPicture([(one.amax(), one) for one in away], inside).combine(model)[0]
             if float(found) <= limit:
                 return float(found)
