@@ -28,7 +28,6 @@ from flawscope.methods.patchcore.leave_one_out import (
     GoodValues,
     LeaveOutOfBanks,
     LeftOutPicture,
-    SelectedBank,
     calibrate,
     calibrate_one_part,
     leave_one_out,
@@ -46,6 +45,7 @@ from flawscope.methods.patchcore.patches import (
     collect_patches,
     keep_helpful_copies,
 )
+from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Fitted, Task
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
