@@ -16,6 +16,7 @@ from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.worker import LateError as LateError
 from flawscope_station.inspecting.worker import ModelError as ModelError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
+from flawscope_station.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin
 from flawscope_station.settings.sources import EVERY_FRAME as EVERY_FRAME
 from flawscope_station.settings.sources import ON_TRIGGER as ON_TRIGGER

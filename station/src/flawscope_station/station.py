@@ -70,10 +70,10 @@ class Station:
         features: Sequence[Callable[[Station], Extension]] = (),
     ):
         self.say = say = unfailing(say)
-        problems = Problems(say)
-        self.report = problems.report
+        self._problems = Problems(say)
+        self.report = self._problems.report
         self._open_store(settings)
-        self._wire(problems)
+        self._wire()
         core: list[object] = [self.settings, self.files, self.database, self.access, self.store]
         core += [self.versions, self.addresses, self.inspector, self.renderer, self.sources, self.floor]
         core += [self.live, self.records, self.housekeeping, self.health, self.overview, self.metrics]
@@ -103,7 +103,7 @@ class Station:
         self.products = self.addresses.products
         self.settings = replace(settings, products=self.addresses.settings)
 
-    def _wire(self, problems: Problems) -> None:
+    def _wire(self) -> None:
         """Make the parts above the store, each of those that it calls."""
         settings, limits, names, report = (
             self.settings,
@@ -141,17 +141,24 @@ class Station:
             self.inspector.interlocks.check,
         )
         self.sources.update({name: [] for name in self.addresses.configured})
-        self.floor = ConnectionContext(
-            self.addresses, self.inspector, self.store, self.sources, Timing(), report, self.refusals
-        )
-        self.connections = Connections(settings.connections, self.floor)
         # reports of shifts are made for some days afterwards
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, report, needs)
         self.health = Health(
-            problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
+            self._problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
         )
         self.problems = self.health.problems
+        self.floor = ConnectionContext(
+            self.addresses,
+            self.inspector,
+            self.store,
+            self.sources,
+            Timing(),
+            report,
+            self.health.listen,
+            self.refusals,
+        )
+        self.connections = Connections(settings.connections, self.floor)
         self.sinks = Sinks(
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
@@ -199,6 +206,7 @@ class Station:
         first is raised at last."""
         parts: tuple[Callable[[], object], ...] = (
             self.health.watch.stop,
+            self._problems.stop,
             self.housekeeping.end,
             self.tolerances.stop,
             self.end_requests,
@@ -224,6 +232,7 @@ class Station:
         sources = [source for several in list(self.sources.values()) for source in several]
         inspecting: list[Any] = [self.inspector, self.recorder, *sources, *self.connections]
         others: list[Any] = [*self.sinks.deliveries, self.part_deadlines, self.housekeeping, self.tolerances]
+        others.append(self._problems)
         for parts, inspects in ((inspecting, True), ([*others, *self._feature_threads], False)):
             yield from ((thread, inspects) for part in parts for thread in getattr(part, "threads", ()))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from flawscope_station.background import stop_all
 from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
@@ -80,6 +81,8 @@ class ConnectionContext:
 
     sources: by product, which may grow.
     report: reports a problem under a code; None: it is over.
+    listen: gets a name and a function, which is told of each problem that begins and ends, and whether it is
+        over, in a thread of its own: for a mail, a lamp, a message.
     refusals: take note of each part that is not judged.
     """
 
@@ -89,6 +92,7 @@ class ConnectionContext:
     sources: Mapping[str, Sequence[Source]]
     timing: Timing
     report: ReportProblem
+    listen: Callable[[str, Listener], None]
     refusals: Refusals
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
