@@ -126,7 +126,7 @@ def scores_above(
     def score(i: int) -> float:
         away = [to_grid(own[i], one.view.inside.bool()) for own, one in zip(known, selections, strict=True)]
         inside = patches.pixel_mask(i)
-        if model.config.score == "map":
+        if model.score_is_map_maximum:
             found = LeftOutPicture([(one.amax(), one) for one in away], inside).combine(model)[0]
             if float(found) <= limit:
                 return float(found)

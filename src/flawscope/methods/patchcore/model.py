@@ -28,7 +28,6 @@ from flawscope.methods.threads import workers
 
 TIE_TOLERANCE = 1e-5  # relative
 MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
-ORDINARY, LOWEST = 0.5, 0.05  # of an ordinary good picture's map, where maps are multiplied, and the least
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 EXPORTED_BLOCK = 128  # bank elements, in an exported graph, whose queries are some thousand
 GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
@@ -62,12 +61,7 @@ class Model(PatchDetector):
 
     @property
     def score_is_map_maximum(self) -> bool:
-        return self.config.score == "map" and not self.outlines
-
-    @property
-    def outlines(self) -> bool:
-        """Whether the map is another than what decides; tiles' maps are blended, and decide together."""
-        return self.config.fusion == "agreement" and len(self.views) > 1 and self.config.tile is None
+        return self.config.score == "map"
 
     @property
     def positions(self) -> int | None:
@@ -122,26 +116,21 @@ class Model(PatchDetector):
         Image scores are read with `score: reweighted` alone."""
         maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
-        inside = self.roi if inside is None else inside
         drawn, lowest = maps[0], maps[0].new_zeros(())
         if len(maps) > 1:
-            scaled = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
+            drawn = self.fuse([(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)])
             # pixels that do not count get the lowest value of a map, as if every patch were in the bank
-            nothing = [-n[0] / n[1] for n in normal]
-            drawn, lowest = self.fuse(scaled), self.fuse(nothing)
-        drawn = torch.where(inside, drawn, lowest)
-        highest = drawn.flatten(1).amax(1)
-        if self.outlines:
-            drawn = torch.where(inside, agreement(scaled), agreement(nothing))
+            lowest = self.fuse([-n[0] / n[1] for n in normal])
+        drawn = torch.where(self.roi if inside is None else inside, drawn, lowest)
         if self.config.score == "map":
-            return highest, drawn
+            return drawn.flatten(1).amax(1), drawn
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale, to what decides: the largest value counts, or the root of
-        the sum of squares of what lies above an ordinary good picture's."""
+        """Join the maps of all banks, on one scale: the largest value counts, or the root of the sum of
+        squares of what lies above an ordinary good picture's."""
         if self.config.fusion == "maximum":
             return torch.stack(list(maps)).amax(0)
         return torch.stack(list(maps)).clamp(min=0).square().sum(0).sqrt()
@@ -381,13 +370,6 @@ def pad_rows(rows: Tensor, count: int) -> Tensor:
     if not len(rows):
         return rows.new_zeros(count, *rows.shape[1:])
     return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
-
-
-def agreement(maps: Sequence[Tensor]) -> Tensor:
-    """The geometric mean of maps on one scale, above 0: high where all are, so that a blurred map widens no
-    outline."""
-    above = [(one + ORDINARY).clamp(min=LOWEST) for one in maps]
-    return torch.stack(above).log().mean(0).exp()
 
 
 def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
