@@ -108,7 +108,7 @@ def evaluate_model(
         show(result)
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
-    for step_advised in advise_after(result, manifest):
+    for step_advised in () if args.json else advise_after(result, manifest):
         common.say(f"next: {step_advised.line()}")
     failures = list(result.failures)
     if folder:
