@@ -272,7 +272,7 @@ def main() -> int:
         "--size", help="of the pictures: only how parts lie is searched for then, in less time"
     )
     parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
-    args = common.parse_arguments(parser, parts="drawn", scenes="plain")
+    args = common.parse_arguments(parser, parts="drawn", scenes="plain", size="32")
     torch.set_num_threads(args.threads)
     record = Record(args, "settings found out by themselves")
     data = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
