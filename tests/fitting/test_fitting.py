@@ -21,6 +21,7 @@ from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import embed_pictures, resolve_device
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
+from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -226,7 +227,7 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert dropped.calibration == clean.calibration
 
 
-PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as `selection.plan` counts
+PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8 + 8 * NEXT_ELEMENTS) / 2**30  # GiB, as planned
 
 
 def test_streaming_keeps_its_promises(fitted):

@@ -110,3 +110,342 @@ def evaluate_model(
         common.say(f"warning: {line}")
     for step_advised in () if args.json or args.quiet else advise_after(result, manifest):
         common.say(f"next: {step_advised.line()}")
+    failures = list(result.failures)
+    if folder:
+        failures += _write_results(args, folder, result, predictor, dataset, step)
+    elif args.out:
+        table = tables.open_table(args, kinds=result.names_kinds, aligned=result.aligned)
+        for _, one in all_results(result):
+            table.add_result(one)
+        table.close()
+    return result, failures
+
+
+def _write_results(
+    args: argparse.Namespace,
+    folder: Path,
+    result: Evaluation,
+    predictor: Predictor,
+    dataset: Dataset,
+    step: ProgressCallback,
+) -> list[str]:
+    """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
+    from flawscope.cli.output import part_rows
+    from flawscope.evaluation.result import all_results
+    from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
+
+    say = common.say_unless_quiet(args)
+    inputs = [item.path for item, _ in all_results(result)]
+    columns = {
+        "kinds": result.names_kinds,
+        "aligned": result.aligned,
+        "decimal_comma": args.decimal_comma,
+    }
+    results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **columns)
+    unwritten = WriteErrors(common.say)
+    with unwritten.collect("summary"):
+        results.write_summary(result.to_dict())
+    for _, one in all_results(result):
+        with unwritten.collect("row"):
+            results.table.add_result(one)
+        with unwritten.collect("JSON file"):
+            results.add_details(one)
+    with unwritten.collect("table"):
+        results.table.close()
+    if result.judged_parts:
+        with unwritten.collect("table"):
+            decided = (one.prediction for one in result.judged_parts)
+            path, rows = results.own.path(PARTS_TABLE_NAME), part_rows(decided, products=False)
+            tables.write_table(path, rows, decimal_comma=args.decimal_comma)
+    for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
+        with unwritten.collect("picture"):
+            results.pictures.add(item.path, prediction)
+        step("pictures", done, len(result.pictures))
+    with unwritten.collect("report"):
+        path = results.own.path(report.REPORT_NAME)
+        name = os.path.basename(args.model)
+        report.write_report(path, result, predictor, dataset, model=name, step=step)
+        say(f"report: {path}")
+    return [*results.pictures.failures, *unwritten.lines()]
+
+
+def format_evaluation(result: Evaluation) -> str:
+    from flawscope.evaluation import METRIC_NAMES
+    from flawscope.evaluation.promise import describe_promise
+
+    rows = [(METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
+    parts = [
+        f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
+        "\n".join(_decision_lines(result)),
+        "\n".join([common.format_table(rows, ("metric", "value")), *result.remarks]),
+    ]
+    parts += ["\n".join(lines)] if (lines := describe_promise(result.false_alarms)) else []
+    kinds = [
+        (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
+        for kind, v in result.kinds.items()
+    ]
+    header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
+    parts.append(common.format_table(kinds, header))
+    if result.parts:
+        parts.append(_parts_text(result.parts))
+    if result.robustness:
+        lights = [_light_row(one) for one in result.robustness]
+        parts.append(common.format_table(lights, ("light", "false alarms", "defects found", "image AUROC")))
+    if result.mismatch:
+        parts.append(f"warning: {result.mismatch}")
+    if result.left_out:
+        parts.append(common.left_out_line(result, "the model"))
+    return "\n\n".join(parts)
+
+
+def _decision_lines(result: Evaluation) -> Iterator[str]:
+    """Yields what became of the defects and of the good pictures, each with its interval."""
+    if (defects := result.defects)["images"]:
+        low, high = defects["interval"]
+        yield f"{_found_text(defects)} defects found (95 %: {low:.0%} to {high:.0%} of such defects)"
+    alarms = result.false_alarms
+    if alarms["measured"] is None:
+        return
+    low, high = alarms["interval"]
+    told = "no promise"
+    if alarms["expected"] is not None:
+        from_to = "{:.1%} to {:.1%}".format(*alarms["expected_interval"])
+        kept = "broken, see below" if alarms["broken"] else "kept"
+        told = f"promised {alarms['expected']:.1%}, of this one model {from_to}: {kept}"
+    yield (
+        f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
+        f"(95 %: {low:.1%} to {high:.1%}); {told}"
+    )
+
+
+def _found_text(defects: Mapping[str, Any]) -> str:
+    return f"{defects['found']} of {defects['images']}"
+
+
+def _parts_text(parts_found: dict[str, Any]) -> str:
+    low, high = parts_found["interval"]
+    return (
+        f"{parts_found['promise']}\n"
+        f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
+        f"(95 % interval {low:.1%} to {high:.1%}){', more than promised' if parts_found['broken'] else ''}, "
+        f"{parts_found['found']} of {parts_found['defective']} defective found"
+        + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
+        + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
+    )
+
+
+def _light_row(one: Robustness) -> tuple[str, ...]:
+    def rate(count: int, of: int) -> str:
+        return f"{count / of:.1%} ({count} of {of})" if of else "n/a"
+
+    area = "n/a" if one.image_auroc is None else f"{one.image_auroc:.4f}"
+    return one.light.name, rate(one.false_alarms, one.good), rate(one.found, one.defective), area
+
+
+# -------------------------------------------------------------------------------------- several categories
+
+
+def _run_router(args: argparse.Namespace) -> int:
+    """Evaluates each product of a model of several, and how it is recognised; or views and parts."""
+    from flawscope.datasets import find_categories
+    from flawscope.predictor.router import Router
+
+    model = common.load_model(args, args.model)
+    assert isinstance(model, Router)
+    if datasets := _view_datasets(args, model):
+        names = tuple(datasets)
+    elif args.category:
+        names = common.selected_categories(args) if common.asks_several(args) else (args.category,)
+    else:
+        names = tuple(name for name in find_categories(args.data) if name in model.products)
+    if not names:
+        raise InputError(f"{args.data} has none of the products {', '.join(model.products)}: give another")
+    for name in names:
+        model.product(name)
+    _check_table(args)
+    return _run_several(args, names, model, datasets)
+
+
+def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset]:
+    """Returns the test pictures of each view; empty for a model of several products."""
+    from flawscope.datasets import open_dataset
+
+    if (pattern := model.views) is None:
+        return {}
+    if common.asks_several(args):
+        raise InputError("the model is of one product's views: name one --category")
+    seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
+
+
+def _recognition(model: Router, name: str, result: Evaluation) -> dict[str, Any]:
+    """Counts a product's test pictures, and how many of them the router takes for each other
+    product, or for none."""
+    from flawscope.results.prediction import Prediction
+
+    paths = [os.fspath(one.item.path) for one in result.pictures]
+    shown = [one for _, one in model.recognise(paths) if not isinstance(one, InputError)]
+    mistaken = Counter(one.product or Prediction.NO_PRODUCT_NAME for one in shown if one.product != name)
+    return {"pictures": len(shown), "mistaken": dict(mistaken)}
+
+
+def _run_several(
+    args: argparse.Namespace,
+    names: Sequence[str],
+    model: Router | None = None,
+    datasets: Mapping[str, Dataset] = MappingProxyType({}),
+) -> int:
+    """Evaluates the model of each category, or one of several; one table, averages last, is printed and
+    written to `--out`. datasets: of a router's views, and empty for others."""
+    from flawscope.evaluation.evaluation import judge_parts, part_statistics
+    from flawscope.results.run import TABLE_NAME
+    from flawscope.results.table import OutputFiles
+
+    say = common.say_unless_quiet(args)
+    folder = Path(args.out) if args.out and not common.is_table(args.out) else None
+    if folder:
+        own = OutputFiles(common.prepare_output_folder(args.out))
+        own.refuse_foreign(TABLE_NAME)
+    found: dict[str, dict[str, Any]] = {}
+    pictures: list[tuple[Item, Prediction]] = []  # of all views
+
+    def work(name: str) -> int:
+        alone = {"category": name, "out": str(folder / name) if folder else None}
+        if model is None:
+            alone["model"] = str(_model_path(args.model, name))
+        call = argparse.Namespace(**{**vars(args), **alone})
+        one = None if model is None else model.products[name]
+        result, failures = evaluate_model(call, None, one, datasets.get(name))
+        found[name] = result.to_dict()
+        if model is not None and not datasets:
+            found[name]["products"] = _recognition(model, name, result)
+        if datasets:
+            pictures.extend((one.item, one.prediction) for one in result.pictures)
+        say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
+        return common.report_failures(failures)
+
+    code, failed = common.run_for_each(names, work, debug=args.debug)
+    if not found:
+        return code
+    kind = "category" if model is None else model.kind
+    averages = _averages(found, kind, names)
+    document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
+    if model is not None and datasets:
+        document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
+    common.show_document(args, document, lambda: _several_text(document, kind))
+    if args.out:
+        rows = _several_rows(found, averages, kind)
+        path = own.path(TABLE_NAME) if folder else Path(args.out)
+        tables.write_table(path, rows, decimal_comma=args.decimal_comma)
+    return max(code, common.report_failures(unread))
+
+
+def _check_table(args: argparse.Namespace) -> None:
+    if not args.out or common.is_table(args.out):
+        common.check_output(args)
+
+
+def _model_path(folder: str, category: str) -> Path:
+    """The category's model file, the trained one first."""
+    for suffix in MODEL_SUFFIXES:
+        if (path := Path(folder) / f"{category}{suffix}").is_file():
+            return path
+    raise InputError(f"{folder} has no {category}{MODEL_SUFFIXES[0]}: fit it with --category {category}")
+
+
+def _averages(found: Documents, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Averages for the rows below the table: means over the measured categories, by the papers' groups where
+    all of a group were asked for; or over all products or views of a router.
+
+    Args:
+        names: of those that were asked for.
+    """
+    from flawscope.evaluation.benchmark.tables import category_groups
+
+    # a product may be called as one of the papers' is
+    every = {
+        group.label: group.categories
+        for group in category_groups(names)
+        if group.label != "others" and {*group.categories} <= {*names}
+    }
+    grouped = {name for group in every.values() for name in group}
+    if rest := tuple(name for name in names if name not in grouped):
+        every["others" if every else "all"] = rest
+    if kind != "category":
+        every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
+    averages = {}
+    for label, names in every.items():
+        measured = [name for name in names if name in found]
+        means: dict[str, float | None] = {}
+        counts: dict[str, int] = {}  # of the categories that have the metric
+        for metric in _metric_names(found):
+            values = [found[name]["metrics"].get(metric) for name in measured]
+            known = [value for value in values if value is not None]
+            means[metric] = sum(known) / len(known) if known else None
+            counts[metric] = len(known)
+        averages[label] = {"categories": measured, "of": len(names), "metrics": means, "counts": counts}
+    return averages
+
+
+def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
+    """Number of pictures that were taken for another product, or for none."""
+    return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
+
+
+def _metric_names(found: Documents) -> list[str]:
+    return list(dict.fromkeys(metric for one in found.values() for metric in one["metrics"]))
+
+
+def _several_text(document: Mapping[str, Any], kind: str) -> str:
+    """Text for a person: the table of the papers' metrics, and the decisions on parts."""
+    from flawscope.evaluation.benchmark.tables import METRICS
+
+    found, averages, has_products = document["categories"], document["averages"], kind == "product"
+
+    def cells(metrics: Mapping[str, float | None]) -> list[str]:
+        return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
+
+    def mistaken(names: Sequence[str]) -> list[str]:
+        judged = sum(found[name]["products"]["pictures"] for name in names) if has_products else 0
+        return [f"{_count_mistaken(found, names)} of {judged}"] if has_products else []
+
+    rows: list[Sequence[str]] = []
+    for name, one in found.items():
+        alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
+        shown = _found_text(one["defects"]) if one["defects"]["images"] else ""
+        rows.append((name, *cells(one["metrics"]), alarms, shown, *mistaken([name])))
+    for label, average in averages.items():
+        covered = len(average["categories"])
+        of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
+        label = f"average: {label}{of}" if kind == "category" else label
+        counts = [average["counts"][name] for name in METRICS]
+        means = [
+            value if count in (0, covered) else f"{value} ({count} of {covered})"
+            for value, count in zip(cells(average["metrics"]), counts, strict=True)
+        ]
+        rows.append((label, *means, "", "", *mistaken(average["categories"])))
+    header = (kind, *METRICS.values(), "false alarms", "defects found")
+    parts = [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
+    parts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
+    parts += [_parts_text(document["parts"])] if document.get("parts") else []
+    return "\n\n".join([common.format_table(rows, (*header, "mistaken") if has_products else header), *parts])
+
+
+def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[Sequence[Any]]:
+    def mistaken(names: Sequence[str]) -> list[int]:
+        return [_count_mistaken(found, names)] if has_products else []
+
+    metrics, has_products = _metric_names(found), kind == "product"
+    more = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
+    more += ["mistaken"] if has_products else []
+    yield ["category", "method", "pictures", *metrics, *more]
+    for name, one in found.items():
+        values = [one["metrics"].get(metric) for metric in metrics]
+        alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
+        defects = [one["defects"][key] for key in ("found", "images")]
+        yield [name, one["method"], one["images"], *values, *alarms, *defects, *mistaken([name])]
+    for label, average in averages.items():
+        values = [average["metrics"][m] for m in metrics]
+        label = f"average: {label}" if kind == "category" else label
+        yield [label, "", "", *values, *[""] * 5, *mistaken(average["categories"])]
