@@ -108,8 +108,8 @@ def evaluate_model(
         show(result)
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
-    for step_advised in () if args.json else advise_after(result, manifest):
-        common.say(f"next: {step_advised.line()}")
+    for advised in () if args.json or args.quiet else advise_after(result, manifest):
+        common.say(f"next: {advised.line()}")
     failures = list(result.failures)
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)
