@@ -316,17 +316,19 @@ class Calibration:
         )
         if self.miscounted:
             text += f"; {self.miscounted} of them for parts counted wrong or not found"
-        if self.pictures_missing:
-            text += (
-                f"; {self.rate:.1%} cannot be promised from {self.unit_count}: "
-                f"{self.pictures_missing} more would do"
-            )
-        return text
+        return text + self._lack()
+
+    def _lack(self) -> str:
+        """How many more pictures the target needs; empty where it is promised."""
+        if not self.pictures_missing:
+            return ""
+        missing = f"{self.pictures_missing} more would do"
+        return f"; {self.rate:.1%} cannot be promised from {self.unit_count}: {missing}"
 
     def brief(self) -> str:
         """Line for a person: the promise alone. `promise` tells what it comes from."""
         if self.promised:
-            return self.describe_rate()
+            return self.describe_rate() + self._lack()
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return f"no promise, from {seen}: good pictures of other parts would tell"
 
