@@ -11,7 +11,9 @@ darker, with noise of their own, each third one mirrored; and how many pairs of 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +63,15 @@ def measure(good: list[Picture]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = common.make_parser(__doc__) if hasattr(common, "make_parser") else None
-    import argparse
-
-    parser = parser or argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
+def main() -> int:
+    parser = common.make_parser(__doc__, "near_copies")
     parser.add_argument("--sets", default=",".join(guards.REAL))
     parser.add_argument("--products", default="all")
     parser.add_argument("--most", type=int, default=24)
-    parser.add_argument("--out", type=Path, default=common.ROOT / "bench/results/near_copies.json")
-    args = parser.parse_args()
+    args = common.parse_arguments(parser, most=24)
     root = args.data or Path(os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
     kinds = guards.drawn_kinds()[0]
+    record = common.Record(args, "pictures that count as copies, rightly and wrongly")
     products = [*kinds] if args.products == "all" else [*filter(None, args.products.split(","))]
     for name in [*filter(None, args.sets.split(",")), *products]:
         if name in kinds:
@@ -81,9 +79,14 @@ def main() -> None:
         elif (folder := root / name / "train" / "good").is_dir():
             good = guards.read(sorted(folder.iterdir()), SIDE, args.most)
         else:
+            common.say(f"skipped: no {name} below the data root")
             continue
-        print(name, measure(good), flush=True)
+        record.cell(name, partial(measure, good))
+    names = ("pictures", "pairs", "unsure", "found", "of", "wrong")
+    rows = [{"set": name, **{key: cell[key] for key in names}} for name, cell in record.cells.items()]
+    common.print_table("near-copies", rows)
+    return record.status()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(common.run_script(main))
