@@ -10,6 +10,7 @@ from scipy import ndimage
 from flawscope.datasets.check import check
 from flawscope.pictures.near_duplicates import (
     Look,
+    _without_bridges,
     clusters,
     near_duplicates,
     thumbnail,
@@ -147,6 +148,20 @@ def test_a_uniform_product_raises_the_bar():
     faces = [Image.fromarray(np.clip(face + 0.2 * o, 0, 255).astype(np.uint8)) for o in own]
     looks = [small(f) for f in faces]
     assert pairs([*looks, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
+
+
+def test_copies_that_were_moved_turned_and_mirrored():
+    images = [product(k) for k in range(8)]
+    turned = [i.rotate(1.5, BICUBIC, translate=(8, -6)) for i in images]
+    turned[3:] = [i.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for i in turned[3:]]
+    looks = [small(i) for i in [*images, *turned]]
+    assert pairs(looks, [*range(16)]) == [(k, 8 + k) for k in range(8)]
+
+
+def test_a_single_likeness_joins_no_two_groups():
+    first, second = [(0, 1), (0, 2), (1, 2)], [(3, 4), (3, 5), (4, 5)]
+    linked = [(i, j, 1.0) for i, j in [*first, (2, 3), *second]]
+    assert [*clusters(_without_bridges(linked))] == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_all_may_be_copies_and_only_pairs_with_the_bank_count():

@@ -168,6 +168,11 @@ def check_shows_something(looks: Sequence[Look | None], names: Sequence[str]) ->
         raise InputError(f"{line}: remove what is a mishap, or go on with --force")
 
 
+def _promise_at_best(parts: int) -> str:
+    best = "nothing" if parts == 1 else f"at best {1 / (parts + 1):.1%}"
+    return f"{pluralize(parts, 'part')} (promises {best})"
+
+
 def find_parts(
     looks: Sequence[Look | None],
     names: Sequence[str],
@@ -209,9 +214,9 @@ def find_parts(
     fewer = len({*_join(numbers, doubted)})
     if fewer < parts:
         say(
-            f"unsure: {describe([*clusters(compared.unsure)])}, but for noise: alike parts, or one again? "
-            f"{pluralize(parts, 'part')} promise {1 / (parts + 1):.1%} at best; if they show one part each, "
-            f"{fewer} promise {1 / (fewer + 1):.1%}; --group tells parts by their files' names"
+            f"unsure: {describe([*clusters(compared.unsure)])} but for noise: alike parts, or one part again. "
+            f"Counted as {_promise_at_best(parts)}; if these pictures show the same part, "
+            f"{_promise_at_best(fewer)}; --group tells parts by their files' names"
         )
     if not joined:
         return list(groups)
