@@ -214,8 +214,8 @@ def find_parts(
     fewer = len({*_join(numbers, doubted)})
     if fewer < parts:
         say(
-            f"unsure: {describe([*clusters(compared.unsure)])} but for noise: alike parts, or one part again. "
-            f"Counted as {_promise_at_best(parts)}; if these pictures show the same part, "
+            f"unsure: {describe([*clusters(compared.unsure)])} but for noise: alike parts, or one "
+            f"part again. Counted as {_promise_at_best(parts)}; if these pictures show the same part, "
             f"{_promise_at_best(fewer)}; --group tells parts by their files' names"
         )
     if not joined:
