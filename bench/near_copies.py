@@ -2,10 +2,10 @@
 
     python bench/near_copies.py --data DATA
 
-`pairs`: of good pictures, wrong where each shows a part of its own (in real/lens and real/commutator some show
-a part again, and no name tells which), and `unsure` ones. `found`: of 22 more pictures of 8 parts, moved by up
-to 10 of 256 px, turned by up to 1.5 degrees, 5 % brighter or darker, with noise of their own, each third one
-mirrored. `wrong`: pairs of different parts among these.
+`pairs`: of good pictures, wrong where each shows a part of its own (in real/lens and real/commutator some
+show a part again, and no name tells which), and `unsure` ones. `found`: of 22 more pictures of 8 parts, moved
+by up to 10 of 256 px, turned by up to 1.5 degrees, 5 % brighter or darker, with noise of their own, each
+third one mirrored. `wrong`: pairs of different parts among these.
 """
 
 from __future__ import annotations
