@@ -236,7 +236,9 @@ def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
         inner = warped[_INNER]
         columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]
         if step < STEPS:
-            down, right = (d[_INNER] for d in np.gradient(warped, 2 / SIDE, axis=(1, 2)))
+            down, right = (
+                np.asarray(d, np.float32)[_INNER] for d in np.gradient(warped, 2 / SIDE, axis=(1, 2))
+            )
             columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]
         design = np.stack([c.reshape(len(c), -1) for c in columns], axis=1)
         solution = _least_squares(design, values)
