@@ -76,12 +76,9 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/calibration.py
-	$(BIN)/python bench/light.py --set size=256
-	$(BIN)/python bench/parts.py --set size=128
 	$(BIN)/python bench/choose.py
 	$(BIN)/python bench/coreset.py
 	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/peers/run.py
 
 # with what is there: a machine that has a GPU has a torch of its own

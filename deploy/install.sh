@@ -89,7 +89,7 @@ go_back() {
     # an older version refuses tables that a newer one has changed; else the store stays as it is
     if ! as_user "$prefix/$old/bin/flawscope" station user list --settings "$settings" >/dev/null 2>&1; then
         ! grep -q '^database:' "$settings" ||
-            fail "version $old cannot read the data base: make it empty, then \`flawscope station restore $backup --settings $settings\`"
+            fail "version $old cannot read the data base: restore with pg_restore what pg_dump made before the upgrade, then call this again"
         store=$("$prefix/$old/bin/python" -c 'import sys
 from flawscope_station.settings.station import read_settings
 print(read_settings(sys.argv[1]).store)' "$settings")

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from contact_sheet import SheetRow, contact_sheet
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -13,7 +14,6 @@ import flawscope
 from flawscope.pictures.light import Light
 from flawscope.results import drawing
 from flawscope.results.alignment import Alignment
-from flawscope.results.contact_sheet import SheetRow, contact_sheet
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 HERE = Path(__file__).parent

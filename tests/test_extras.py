@@ -158,4 +158,4 @@ def test_after_the_install_of_the_readme_each_preset_has_its_weights(preset, tmp
     if done.returncode:
         assert done.stderr.splitlines()[-1].startswith("flawscope: no weights for backbone"), done.stderr
         assert preset not in ("default", "accurate", "small")
-        assert "--weights FILE" in done.stderr
+        assert "--set weights=FILE" in done.stderr

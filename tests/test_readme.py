@@ -1,6 +1,6 @@
 """Every command and every Python block of the README and of docs/ runs, in order, on generated pictures.
 
-What is left out is time: training ends after two steps and watching after four looks, PatchCore and PRN see
+What is left out is time: training ends after two steps, PatchCore and PRN see
 small pictures, EfficientAD's networks are narrow, the cells of a benchmark run in this process, the same call
 on the same files runs once for all pages, a backbone is read once, the graph of the same weights is traced
 once.
@@ -15,7 +15,6 @@ import subprocess
 import threading
 import time
 import tomllib
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +51,6 @@ NOT_HERE = ("pip", "make", "git", "docker")  # they change the machine
 MAKING = ("fit", "export")  # calls whose result is one file
 MODEL = "part.safetensors"  # which other pages take over from the README
 LARGEST = 96  # PatchCore and PRN see one size, a quarter of what is asked for, at most this
-
-
-class Rounds(threading.Event):
-    """Ends the watching of a folder after a few looks at it, without waiting between them."""
-
-    left = 4
-
-    def wait(self, timeout=None):
-        self.left -= 1
-        if self.left == 0:
-            self.set()
-        return self.is_set()
 
 
 def decide_all(review):
@@ -170,7 +157,6 @@ class LearnsHere(Worker):
 def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
-    from flawscope.cli import watch
     from flawscope.evaluation.benchmark import run as runs
     from flawscope.evaluation.benchmark import timing
     from flawscope.methods import patchcore, prnet, training
@@ -193,7 +179,6 @@ def soon(teacher_path, monkeypatch):
     monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
-    monkeypatch.setattr(watch, "ending", lambda: nullcontext(Rounds()))
     monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
     flagged = review.read_review_pictures
     monkeypatch.setattr(

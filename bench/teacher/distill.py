@@ -46,7 +46,7 @@ from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.settings import Rule, check_rules, training_rules
 from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import tensorboard_folder, thin_curve
+from flawscope.methods.training_log import thin_curve
 from flawscope.methods.training_state import json_settings, pick_precision
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
@@ -143,7 +143,6 @@ def distill(
     resume: bool = False,
     device: str = "auto",
     every: float = CHECKPOINT_INTERVAL,
-    tensorboard: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     step: ProgressCallback = ignore_progress,
 ) -> tuple[dict[str, Any], list[str]]:
@@ -163,7 +162,6 @@ def distill(
         resume: go on where an earlier run stopped; from the start if there was none.
         device: auto, cpu, cuda or mps.
         every: seconds between checkpoints.
-        tensorboard: folder that gets the losses as TensorBoard's events.
         say, step: get lines for a person and progress.
 
     Returns:
@@ -176,8 +174,7 @@ def distill(
     where = resolve_device(device)
     recipe = replace(recipe, precision=pick_precision(recipe.precision, where))
     store = checkpoint_path(out)
-    events = None if tensorboard is None else tensorboard_folder(tensorboard)
-    budget = Budget(minutes, store, resume, every, tensorboard=events)
+    budget = Budget(minutes, store, resume, every)
     found = load_checkpoint(store, resume, say)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (BACKBONE_SIDE, BACKBONE_SIDE), weights)
     pictures = PictureSet.read(paths, step)

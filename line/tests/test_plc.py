@@ -183,26 +183,6 @@ def test_an_answer_never_stands_for_the_next_trigger(play):
         assert plc.ready(1) is not None
 
 
-@pytest.mark.parametrize("wire", ["modbus", "opcua"])
-def test_only_parts_that_were_judged_good_pass_the_gate(play, reels, model_file, wire):
-    played = play(wire, {NAME: f"{model_file} {reels['mixed']}"}, gate=2)
-    plc, passed, outcomes = played.plc, [], []
-    for number in range(6):
-        plc.say(count=number)
-        shown = plc.until(lambda shown, number=number: shown["gate_count"] == number)
-        passed.append(shown["gate"])
-        assert plc.ready(1) is not None
-        outcomes.append(plc.inspect(f"P{number}")[0] if number != 4 else "not seen")
-    assert outcomes == ["ok", "nok", "ok", "nok", "not seen", "ok"]
-    assert passed == [False, False, True, False, True, False]
-    plc.say(count=6)
-    assert not plc.until(lambda shown: shown["gate_count"] == 6)["gate"], "no part was seen there"
-    plc.say(count=7)
-    assert plc.until(lambda shown: shown["gate_count"] == 7)["gate"]
-    plc.say(count=1)
-    assert not plc.until(lambda shown: shown["gate_count"] == 1)["gate"], "it counts anew"
-
-
 def test_what_cannot_be_inspected_in_time_is_an_error(play):
     played = play(deadline="150 ms")
     with held(played.running.station):
@@ -433,7 +413,7 @@ def test_the_table_is_what_a_programmer_types_in(tmp_path, capsys):
 
     assert main(["plc-table", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    wanted = {"Trigger", "Heartbeat", "Recipe", "Part", "Count"}
+    wanted = {"Trigger", "Heartbeat", "Recipe", "Part"}
     assert {row["signal"] for row in rows if row["from"] == "PLC"} == wanted
     assert {"Ready", "Busy", "Done", "OK", "NOK", "Error", "Score"} < {row["signal"] for row in rows}
     (done,) = [row for row in rows if row["signal"] == "Done"]

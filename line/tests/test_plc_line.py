@@ -45,6 +45,9 @@ class Floor:
     def camera(self, name: str, number: int | None = None) -> Any:
         return SimpleNamespace(state=self.state)
 
+    def cameras(self, name: str, number: int | None = None, owner: str | None = None) -> Any:
+        return [self.camera(owner or name, number)]
+
     def due(self, name: str, deadline: int | None = None) -> float:
         return math.inf
 

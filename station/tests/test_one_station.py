@@ -6,17 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import select
 
 from flawscope.errors import InputError
 from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import REPORT_VIEW, metadata, products, revision, stations
+from flawscope_station.store.schema import stations
 from flawscope_station.store.station_identity import claim_identity, public_address
-from station_helpers import taken_file
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[2] / "tests/fixtures/models-97f7321/patchcore.safetensors"
@@ -27,83 +25,6 @@ def shared_url(postgres):
     """Of an empty data base."""
     with postgres.database() as url:
         yield url
-
-
-def counts(database: Database) -> dict[str, int]:
-    with database.reading() as connection:
-        return {
-            name: int(connection.execute(select(func.count()).select_from(table)).scalar_one())
-            for name, table in metadata.tables.items()
-            if not name.startswith("challenge")  # which came later
-        }
-
-
-def fill(database: Database, folder: Path, name: str) -> None:
-    """Records of a station with a product plate: three pictures, a verdict, a model."""
-    files = Files(folder)
-    product = Store(database).add_product(name)
-    version = ModelRegistry(database, files).add(product, UNRELATED, "by hand", "anna")
-    taken = [taken_file(files, product, version, f"{name} {k}".encode(), k) for k in range(3)]
-    ((first, _), *_) = Store(database).record(taken)
-    Store(database).add_verdict(product, first, "good", "anna")
-
-
-def make_as_before(connection: Connection) -> None:
-    """Takes away what came after version 0019, the last one of several stations."""
-    connection.execute(text("ALTER TABLE stations ADD COLUMN address TEXT"))
-    connection.execute(text(f"DROP VIEW {REPORT_VIEW}"))
-    connection.execute(text("DROP INDEX inspections_search"))
-    later = {
-        "inspections": "findings kind tolerated tolerances unanswered",
-        "verdicts": "kind",
-        "hours": "within_tolerance unanswered",
-    }
-    for table, columns in later.items():
-        for column in columns.split():
-            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
-    for table in ("challenge_results", "challenges", "challenge_parts"):
-        connection.execute(text(f"DROP TABLE {table}"))
-    connection.execute(update(revision).values(version_num="0019"))
-
-
-@pytest.fixture
-def two_stations(database, tmp_path):
-    """A data base as of the version before, of the stations line1 and line2, each with its records."""
-    claim_identity(database, Files(tmp_path / "line1"), "line1")
-    fill(database, tmp_path / "line1", "plate")
-    fill(database, tmp_path / "line2", "disc")
-    with database.writing() as connection:
-        other = stations.insert().values(name="line2", folder="b" * 32).returning(stations.c.id)
-        number = connection.execute(other).scalar_one()
-        moved = update(products).where(products.c.name == "disc").values(station_id=number)
-        connection.execute(moved)
-        make_as_before(connection)
-    return database
-
-
-@pytest.mark.both_databases
-def test_a_data_base_of_several_stations_is_refused_and_stays_as_it_is(two_stations):
-    before = counts(two_stations)
-    with pytest.raises(InputError, match=r"has the records of several stations, line1, line2: go") as caught:
-        two_stations.migrate()
-    assert "\n" not in str(caught.value)
-    with two_stations.reading() as connection:
-        assert connection.execute(select(revision.c.version_num)).scalar_one() == "0019"
-        assert connection.execute(text("SELECT count(address) FROM stations")).scalar_one() == 0
-    assert counts(two_stations) == before
-
-
-def test_a_station_without_records_is_none_of_several(database, tmp_path):
-    """Such as of a start under a wrong name."""
-    claim_identity(database, Files(tmp_path / "line1"), "line1")
-    fill(database, tmp_path / "line1", "plate")
-    with database.writing() as connection:
-        connection.execute(stations.insert().values(name="typo"))
-        make_as_before(connection)
-    database.migrate()
-    with database.reading() as connection:
-        assert connection.execute(select(stations.c.name)).scalars().all() == ["line1"]
-    claim_identity(database, Files(tmp_path / "line1"), "line1")
 
 
 @pytest.mark.both_databases

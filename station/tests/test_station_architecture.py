@@ -30,7 +30,7 @@ STATION: dict[str, str] = {
     "sources": "background settings store inspecting",
     "refusals": "live store inspecting sources",
     "sinks": "background settings store inspecting",
-    "connections": "background settings store inspecting sources refusals",
+    "connections": "background settings store problems inspecting sources refusals",
     "extension": "background settings live inspecting",
     "page_products": "settings store",
     "health": "background store problems inspecting housekeeping",
@@ -41,13 +41,13 @@ STATION: dict[str, str] = {
     "learning": "background settings store access",
     "challenge": "background settings store access inspecting",
     "drift": "background settings store inspecting",
-    "setup": "background settings store access inspecting sources page_products learning drift",
+    "setup": "background settings store access inspecting sources page_products learning",
     "web": "settings live store access inspecting housekeeping sources refusals connections health queries "
     "station shifts learning challenge drift setup",
-    "assembly": "settings sources sinks extension station shifts learning challenge drift setup web",
+    "assembly": "settings sinks extension station shifts learning challenge drift setup web",
     "client": "settings store web",
     "cli": "background settings store access inspecting sources web assembly",
-    "plugins": "background settings store inspecting sources sinks connections",
+    "plugins": "background settings store problems inspecting sources sinks connections",
     "testing": "settings store inspecting sources station assembly",
 }
 FEATURES = {"shifts", "learning", "challenge", "drift", "setup"}

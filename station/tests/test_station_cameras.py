@@ -264,7 +264,7 @@ def test_a_frame_that_is_not_recorded_is_told(open_station, settings, monkeypatc
         text = until(lambda: problems(running.url).get("camera_refused_1_1"))
         assert text.endswith("are not inspected: the disk is full; free some space")
         assert sources(running.url)[0]["state"] == "running"
-    until(lambda: problems(running.url) == {})
+    until(lambda: "camera_refused_1_1" not in problems(running.url))
 
 
 def test_frames_that_come_too_fast_are_left_out_and_counted(open_station, settings, monkeypatch):
@@ -331,7 +331,7 @@ def test_a_stream_is_cut_and_back(rtsp, open_station, settings, tmp_path):
         assert before["last"] is not None
         rtsp.start()
         until(lambda: sources(url)[0]["taken"] > before["taken"] + 2)
-        until(lambda: problems(url) == {})
+        until(lambda: "camera_away_1_1" not in problems(url))
     until(lambda: running.station.inspector.backlog() == 0)
     found_names = names(url)
     assert len(found_names) == len(set(found_names))
@@ -359,7 +359,7 @@ def test_a_stream_that_says_nothing_any_more(rtsp, open_station, settings):
         assert "sends nothing for 1.5 s" in until(lambda: problems(url).get("camera_away_1_1"))
     finally:
         rtsp.signal(signal.SIGCONT)
-    until(lambda: problems(url) == {})
+    until(lambda: "camera_away_1_1" not in problems(url))
     assert names(url) == [], "none was triggered"
 
 

@@ -83,7 +83,7 @@ def test_a_picture_is_inspected_once_however_often_the_line_breaks(client, over,
     sender, broken = over(*script)
     found = sender.inspect(parts[0], "plate", " ".join(script))
     assert client.inspection(found.id) == found
-    assert [one.id for one in client.search(name=" ".join(script))] == [found.id]
+    assert [one.id for one in client.search(file=" ".join(script))] == [found.id]
     assert len(broken.seen) == len(script) + 1
     assert len(set(broken.seen)) == 1
     assert broken.seen[0]
@@ -193,8 +193,8 @@ def test_the_search_turns_pages(running, parts, monkeypatch):
     assert sorted(one.id for one in client.search(decision="anomalous")) == anomalous
     assert anomalous
     assert [one.id for one in client.search(verdict="good")] == [made[2].id]
-    assert [one.id for one in client.search(name="p3.png")] == [made[3].id]
-    assert [one.id for one in client.search(since=made[5].at, name="p*")] == [m.id for m in made[:4:-1]]
+    assert [one.id for one in client.search(file="p3.png")] == [made[3].id]
+    assert [one.id for one in client.search(since=made[5].at, file="p*")] == [m.id for m in made[:4:-1]]
     assert list(client.search(until=made[0].at, version=1)) == []
 
 

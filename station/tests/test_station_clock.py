@@ -3,132 +3,90 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from flawscope_station.client import Client
-from flawscope_station.store.database import Database, now
-from flawscope_station.store.migrations import DAY, LONGEST_PAUSE
+from flawscope_station.store.database import now
 from flawscope_station.store.records import Store
-from flawscope_station.store.schema import HOUR
-from flawscope_station.store.station_identity import SETTLING_TIME, Clock
+from flawscope_station.store.schema import HOUR, inspections
+from flawscope_station.store.station_identity import Clock
 from station_helpers import add_version, taken
 
-MINUTE = HOUR // 60
+DAY = 24 * HOUR
 BEGUN = now()
-
-
-class Computer:
-    """What a station reads of it: a clock that can be set, and a counter that cannot."""
-
-    def __init__(self, database: Database):
-        self.database, self.wall, self.counter = database, BEGUN, 0
-
-    def start(self) -> Clock:
-        self.counter = 5_000_000  # it counts from the computer's start
-        clock = Clock(self.database, lambda: self.wall, lambda: self.counter)
-        clock.check()
-        return clock
-
-    def run(self, clock: Clock, microseconds: int) -> Clock:
-        for step in [MINUTE] * (microseconds // MINUTE):
-            self.wall, self.counter = self.wall + step, self.counter + step
-            clock.check()
-        return clock
 
 
 @pytest.fixture
 def computer(database):
-    return Computer(database)
+    """`computer(days)`: the clock of a station that starts when the computer's shows so many days later."""
+
+    def start(days: float) -> Clock:
+        clock = Clock(database, lambda: BEGUN + round(days * DAY))
+        clock.check()
+        return clock
+
+    return start
 
 
 @pytest.fixture
 def record(database):
-    """Adds an inspection of this time; its number."""
-    numbers = add_version(database)
-    return lambda at: Store(database).record([taken(*numbers, at=at, picture=f"{at:064}")])[0][0]
+    """Adds an inspection of so many days later; its number."""
+    numbers, store, name = add_version(database), Store(database), count()
+
+    def add(days: float) -> int:
+        at = BEGUN + round(days * DAY)
+        return store.record([taken(*numbers, at=at, picture=f"{next(name):064}")])[0][0]
+
+    return add
 
 
-def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer, record):
-    clock = computer.start()
-    first = record(computer.wall)
-    computer.run(clock, 3 * HOUR)
-    second = record(computer.wall)
-    for jump in (400 * DAY, -9000 * DAY, 2 * HOUR):
-        computer.wall += jump
-        computer.run(clock, HOUR)
-        assert abs(clock.jump) > HOUR, jump
-        assert str(abs(jump) // HOUR if abs(jump) < 2 * DAY else abs(jump) // DAY) in clock.problem
-        computer.wall -= jump
-        computer.run(clock, HOUR)
-        assert (clock.jump, clock.problem) == (0, ""), "it is right again"
-    assert clock.age == 9 * HOUR
-    assert clock.newest_older_than(10 * HOUR) == 0
-    assert clock.newest_older_than(8 * HOUR) == first
-    assert clock.newest_older_than(5 * HOUR) == second
-
-
-@pytest.mark.parametrize("days", [400, -9000, 22])
-def test_a_clock_wrong_at_the_start_counts_as_nothing(computer, record, days):
-    clock = computer.run(computer.start(), HOUR)
-    record(computer.wall)
-    computer.wall += days * DAY
+@pytest.mark.parametrize("days", [400, -9000, 22, -0.1])
+def test_a_clock_that_cannot_be_right_is_told_until_it_is_set_or_confirmed(computer, days):
+    computer(1)
     for _ in range(3):  # also when it is started again and again
-        clock = computer.run(computer.start(), HOUR)
-        assert f"{abs(days)} days {'ahead' if days > 0 else 'behind'}" in clock.problem
-    assert clock.age == 4 * HOUR
-    assert clock.newest_older_than(DAY) == 0
-    computer.wall -= days * DAY
-    assert computer.run(clock, MINUTE).problem == "", "it was set right"
-    computer.wall += days * DAY
+        clock = computer(1 + days)
+        far = f"{abs(days)} days" if abs(days) > 2 else "2 hours"
+        assert f"{far} {'ahead of' if days > 0 else 'behind'}" in clock.problem
+    assert computer(1.5).problem == "", "it was set right"
+    clock = computer(1 + days)
     clock.confirm()
     assert clock.problem == ""
-    assert computer.run(clock, HOUR).problem == ""
-    assert computer.run(computer.start(), HOUR).problem == "", "it was confirmed"
-    assert clock.newest_older_than(DAY) == 0
+    assert computer(1.1 + days).problem == "", "it was confirmed"
 
 
-def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer):
-    clock = computer.run(computer.start(), HOUR)
-    for pause, counts in ((16 * HOUR, 16 * HOUR), (3 * DAY, DAY), (LONGEST_PAUSE - HOUR, DAY)):
-        clock.close()
-        computer.wall += pause
-        before, clock = clock.age, computer.start()
-        computer.run(clock, HOUR)
-        assert (clock.problem, clock.age - before) == ("", counts + HOUR)
-    clock.close()
-    computer.wall += 42 * DAY
-    before, clock = clock.age, computer.start()
-    assert "42 days ahead" in clock.problem
+def test_pauses_and_small_corrections_bother_nobody(computer):
+    for days in (0, 0.5, 0.48, 3, 24, 23.97):
+        assert computer(days).problem == "", days
+    assert computer(23.9).problem
+
+
+def test_a_wrong_time_makes_no_record_old_and_none_young(computer, record):
+    """Records of a clock that was wrong meanwhile, long ago or far ahead, go with those beside them."""
+    numbers = [record(days) for days in (0, 9000, 1, -9000, 2, 9000)]
+    for days, newest in ((0.9, 0), (1.9, 1), (2.9, 4), (3.9, 5)):
+        clock = computer(days)
+        assert clock.problem == ""
+        assert clock.newest_older_than(DAY) == ([0, *numbers][newest]), days
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=30), st.integers(0, 40), st.integers(1, 30))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_nothing_that_is_young_is_ever_old(computer, record, database, days, later, age):
+    with database.writing() as connection:
+        connection.execute(delete(inspections))
+    of = {record(day): day for day in days}
+    clock = computer(0)
     clock.confirm()
-    assert computer.run(clock, HOUR).age - before == HOUR
-
-
-def test_a_time_server_may_set_the_clock_right_after_the_start(computer):
-    """Small computers have no clock of their own, and go on where they ended."""
-    clock = computer.run(computer.start(), HOUR)
-    for wrong in (0, 10 * DAY):  # behind the right one by 14 hours, and far ahead of it
-        clock.close()
-        computer.wall += wrong
-        before, clock = clock.age, computer.run(computer.start(), SETTLING_TIME // 2)
-        computer.wall += 14 * HOUR - wrong
-        computer.run(clock, HOUR)
-        assert (clock.problem, clock.age - before) == ("", 14 * HOUR + HOUR + SETTLING_TIME // 2)
-
-
-def test_a_counter_that_jumps_is_not_believed_either(computer):
-    clock = computer.run(computer.start(), HOUR)
-    computer.counter += 400 * DAY
-    computer.wall += 400 * DAY
-    clock.check()
-    assert "400 days ahead" in clock.problem
-    computer.counter -= 400 * DAY
-    clock.check()
-    computer.counter += 9 * HOUR  # the computer slept
-    computer.wall += 9 * HOUR - 400 * DAY
-    clock.check()
-    assert (clock.problem, clock.age) == ("", 2 * HOUR)
+    clock.at = BEGUN + later * DAY
+    newest = clock.newest_older_than(age * DAY)
+    assert not [n for n, day in of.items() if n <= newest and later - age < day <= later]
+    assert newest == 0 or of[newest] <= later - age
 
 
 def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(running, parts, monkeypatch):

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from sqlalchemy import update
 
 from flawscope.errors import InputError
 from flawscope_station.client import Client
@@ -21,7 +20,6 @@ from flawscope_station.inspecting.picture import Picture
 from flawscope_station.settings.sources import CameraSourceSettings, FolderSourceSettings, read_source
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.inspection import KeyUsedError, Label, trigger_request, upload_request
-from flawscope_station.store.schema import inspections
 from station_helpers import until
 
 PRODUCT = "products/plate"
@@ -133,16 +131,6 @@ def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
             with pytest.raises(KeyUsedError, match=f"inspection {first['id']}"):
                 answer.result(60)
     assert count(api) == 1
-
-
-def test_keys_of_earlier_versions_hold(api, running, parts):
-    """They knew the picture's hash alone."""
-    first = post(api, parts[0], key="k").json()
-    with running.station.database.writing() as connection:
-        connection.execute(update(inspections).values(request_hash=None))
-    assert post(api, parts[0], key="k").json() == first
-    assert used(post(api, parts[-1], key="k"))
-    assert used(post(api, parts[0], key="k", form=True))
 
 
 def test_another_verdict_under_a_key_is_refused(api, running, parts):

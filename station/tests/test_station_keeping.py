@@ -7,7 +7,6 @@ import io
 import os
 import threading
 from contextlib import suppress
-from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +20,6 @@ from flawscope.artefact.files import PARTIAL_SUFFIX
 from flawscope.pictures import decoding
 from flawscope.pictures.decoding import HashedPicture, decode, load_picture, pixel_hash
 from flawscope_station import housekeeping as housekeeping_module
-from flawscope_station.drift import monitor as monitor_module
-from flawscope_station.drift.drift import Drift
-from flawscope_station.drift.monitor import DriftMonitor
-from flawscope_station.drift.saved_tests import read_tests, save_tests
-from flawscope_station.drift.sequential_tests import DriftTests
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.sinks import SinkSettings
@@ -39,10 +33,8 @@ from flawscope_station.sinks.delivery import Delivery
 from flawscope_station.sinks.outbox import Outbox
 from flawscope_station.station import Station
 from flawscope_station.store import model_registry as registry_module
-from flawscope_station.store import retention as retention_module
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import PICTURES, Files, StrayFiles
-from flawscope_station.store.insert import DEADLINE, decide_part
 from flawscope_station.store.kinds import count_kinds
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import Store
@@ -145,7 +137,6 @@ def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(open_one, part
     several = [parts[0], grey, encoded(Image.open(io.BytesIO(parts[1])), "BMP")]
     for data in several:
         inspect(station, data)
-    until(lambda: not station.parts[Drift].cameras._newest)
     with station.database.reading() as connection:
         found = dict(map(tuple, connection.execute(select(pictures.c.hash, pictures.c.pixels))))
     assert len(decoded) == len(several), "each once"
@@ -170,30 +161,11 @@ def test_removal_decodes_nothing(database, tmp_path, monkeypatch):
     for place, data in enumerate(several):
         pixels = "learnt" if place == 2 else f"others {place}"
         store.record([taken_file(files, product, version, data, 0, pixels=pixels)])
-    monkeypatch.setattr(retention_module.decoding, "decode", lambda path: pytest.fail("it is decoded"))
+    monkeypatch.setattr(decoding, "decode", lambda path: pytest.fail("it is decoded"))
     summary = Retention(database, files, RetentionSettings(good="1 hour"), aged(database)).run()
     assert (summary.pictures, summary.kept) == (4, 1)
     (left,) = (files.folder / PICTURES).glob("*/*")
     assert left.read_bytes() == several[2]
-
-
-def test_pictures_of_an_earlier_version_are_hashed_once(database, tmp_path, monkeypatch):
-    files, store = Files(tmp_path / "files"), Store(database)
-    product, version = add_version(database)
-    learnt = np.full((4, 4, 3), 9, np.uint8)
-    learn_from(database, version, pixel_hash(learnt))
-    for data in (png(learnt), encoded(Image.fromarray(learnt), "BMP"), png(learnt[:2]), b"no picture"):
-        store.record([taken_file(files, product, version, data, 0)])
-    clock, keep = aged(database), RetentionSettings(good="1 hour")
-    summary = Retention(database, files, keep, clock).run()
-    assert (summary.pictures, summary.kept) == (2, 2)
-    monkeypatch.setattr(retention_module.decoding, "decode", lambda path: pytest.fail("it is decoded again"))
-    assert Retention(database, files, keep, clock).run().kept == 2
-    # a picture that is sent again keeps its hash
-    store.record([taken_file(files, product, version, png(learnt), 0)])
-    with database.reading() as connection:
-        hashes = set(connection.execute(select(pictures.c.pixels)).scalars())
-    assert pixel_hash(learnt) in hashes
 
 
 def bytes_below(folder: Path) -> int:
@@ -274,12 +246,12 @@ def outbox(database: Database, product: int, **how: Any) -> Outbox:
 
 def add_part(database: Database, product: int, version: int, number: int) -> int:
     """An inspection's part, which is decided on."""
-    row = {"product_id": product, "version_id": version, "part": "4711", "opened_at": 0, "missing": "[]"}
+    row = {"product_id": product, "version_id": version, "part": "4711", "decided_at": 0}
+    row |= {"decision": "good", "worst": "top"}
     with database.writing() as connection:
         part = int(connection.execute(parts.insert().values(row).returning(parts.c.id)).scalar_one())
         where = inspections.c.id == number
         connection.execute(update(inspections).where(where).values(part_id=part, view="top"))
-        decide_part(connection, part, None, DEADLINE)
     return part
 
 
@@ -442,75 +414,6 @@ def test_messages_of_two_stations_have_ids_of_their_own():
 
 
 # --------------------------------------------------------------------------------------------------- restarts
-
-
-def feed(tests: DriftTests, first: int, last: int, seed: int = 1) -> None:
-    rng = np.random.default_rng(seed)
-    for number in range(first, last):
-        shift = 2.0 if number > 3000 else 0.0
-        score, flagged = float(rng.normal(shift)), bool(rng.random() < 0.1)
-        tests.add(number, number * 1000, score, flagged, float(rng.normal(0.5, 0.01)))
-
-
-def test_saved_tests_go_on_as_if_nothing_had_been():
-    whole, before = DriftTests(1, 0, 0.01), DriftTests(1, 0, 0.01)
-    feed(whole, 1, 3500)
-    feed(before, 1, 3500)
-    data = save_tests(before, [1, 0.01, True])
-    again = read_tests(data, [1, 0.01, True])
-    assert read_tests(data, [2, 0.01, True]) is None
-    for one in (whole, again):
-        feed(one, 3500, 5000, seed=2)
-    assert whole.alarm is not None
-    assert save_tests(again, []) == save_tests(whole, []), "to the last bit"
-
-
-def test_a_restart_reads_what_came_since(open_one, parts, monkeypatch):
-    read: list[int] = []
-    rows = DriftMonitor._read_rows
-
-    def counted(self: DriftMonitor, product_id: int, tests: DriftTests) -> Any:
-        found = rows(self, product_id, tests)
-        read.extend(row[0] for row in found)
-        return found
-
-    monkeypatch.setattr(DriftMonitor, "_read_rows", counted)
-    monkeypatch.setattr(monitor_module, "ROUND_INTERVAL", 0.01)
-
-    def seen(station: Station) -> int:
-        return int(station.parts[Drift].facts(station.products[NAME]).get("pictures", 0))
-
-    station = open_one()
-    for data in parts[:5]:
-        inspect(station, data)
-    until(lambda: seen(station) == 5)
-    curve = station.parts[Drift].facts(station.products[NAME])["points"]
-    read.clear()
-    station = open_one()
-    inspect(station, parts[5])
-    until(lambda: seen(station) == 6)
-    assert read == [6]
-    assert station.parts[Drift].facts(station.products[NAME])["points"][:5] == curve
-    path = station.files.folder / monitor_module.SAVED_FOLDER / f"{station.products[NAME]}.npz"
-    station.close()
-    path.write_bytes(path.read_bytes()[:-100])  # damaged: all is read again
-    read.clear()
-    station = open_one()
-    until(lambda: seen(station) == 6)
-    assert read == [1, 2, 3, 4, 5, 6]
-    # a data base that was restored gives the numbers again
-    monitor, number = station.parts[Drift].monitor, station.products[NAME]
-    tests: Any = copy(monitor.tests_of(number))  # the monitor goes on with its own
-    assert monitor._is_known(number, tests)
-    tests.last_at += 1
-    assert not monitor._is_known(number, tests)
-    tests.last += 1
-    assert not monitor._is_known(number, tests)
-    inspect(station, parts[6])
-    inspect(station, parts[7])
-    with station.database.writing() as connection:
-        connection.execute(inspections.delete().where(inspections.c.id == tests.last))
-    assert monitor._is_known(number, tests), "its record was removed"
 
 
 def test_a_start_waits_for_no_walk_through_files(settings, monkeypatch):

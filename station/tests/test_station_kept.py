@@ -14,6 +14,7 @@ import flawscope
 from flawscope.predictor import rates
 from flawscope_station.learning.activation import Learning
 from flawscope_station.setup.draft import describe_result
+from flawscope_station.store.insert import PartViews
 from flawscope_station.store.line_alarms import _count_parts, hold_promise
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures
@@ -101,9 +102,9 @@ def test_parts_in_views_count_as_parts(database):
     store, (product, version) = Store(database), add_version(database)
 
     def part(name: str, score: float, *verdicts: str) -> None:
-        both = (("a", 0.5), ("b", score))
+        both, views = (("a", 0.5), ("b", score)), PartViews(judge)
         new = [
-            taken(product, version, part=name, view=view, score=one, parts=judge, picture=next(HASHES))
+            taken(product, version, part=name, view=view, score=one, part_views=views, picture=next(HASHES))
             for view, one in both
         ]
         for (number, _), verdict in zip(store.record(new), verdicts, strict=False):

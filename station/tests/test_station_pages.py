@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 import re
 import string
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,7 +22,6 @@ from flawscope.results.found_parts import FoundParts
 from flawscope.results.review.pages import ASSETS, LANGUAGES
 from flawscope_station import housekeeping
 from flawscope_station.access.sign_in import SignInError, SignInThrottle
-from flawscope_station.store.inspection import findings_of
 from flawscope_station.web import pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS
 
@@ -33,7 +30,7 @@ SHARED = Path(str(ASSETS))  # with the review of a folder of results
 TEMPLATES = sorted([*WEB.glob("*.j2"), *SHARED.glob("*.j2")])
 SCRIPTS = sorted([*WEB.glob("*.js"), *SHARED.glob("*.js")])
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
-ALL = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=1")
+ALL = ("live", "review", "history", "trends", "models", "problems", "inspections/1")
 PASSWORD = "correct horse battery"
 MISCOUNTED = FoundParts((), 1, 1, wrong="1 missing").to_dict()
 
@@ -212,9 +209,7 @@ def test_the_language_is_chosen(visitor):
 
 def test_what_is_not_there_is_said_on_a_page(visitor):
     numbers = ("9999", "9" * 19, "9" * 60)
-    several = [
-        f"/plate/{path}{n}" for n in numbers for path in ("inspections/", "review?only=", "compare?b=9998&a=")
-    ]
+    several = [f"/plate/{path}{n}" for n in numbers for path in ("inspections/", "review?only=")]
     for address in ("/other/live", *several):
         answer = visitor.get(address)
         assert answer.status_code == 404, address
@@ -222,12 +217,11 @@ def test_what_is_not_there_is_said_on_a_page(visitor):
     for address in ("/plate/nowhere", "/nothing/at/all", "/-/nowhere"):
         german = visitor.get(address, headers={"Accept-Language": "de"})
         assert (german.status_code, "Diese Seite gibt es nicht" in german.text) == (404, True), address
-    assert visitor.get(f"/plate/compare?a={'9' * 5000}&b=1").status_code in (200, 404)
 
 
 def test_names_never_become_markup(visitor, parts):
     number = post(visitor, parts[0], HOSTILE)["id"]
-    for name in ("live", "history", f"inspections/{number}", f"compare?a={number}&b=1"):
+    for name in ("live", "history", f"inspections/{number}"):
         text = visitor.get(f"/plate/{name}").text
         assert "<img src=x" not in text, name
     shown = visitor.get(f"/plate/inspections/{number}").text
@@ -252,24 +246,6 @@ def test_a_finding_that_nothing_knows_is_recorded_and_shown(visitor, parts, monk
     for name in (f"inspections/{made['id']}", "history"):
         assert "&lt;dust&gt; on the lens" in visitor.get(f"/plate/{name}").text, name
     assert "<dust> on the lens" in visitor.get("/api/v1/products/plate/export").text
-
-
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({}, []),
-        ({"part_found": True}, []),
-        ({"part_found": False}, ["part not found"]),
-        ({"shows": "none of these", "product_p_value": 0.01}, ["none of these, p 0.010"]),
-        ({"shows": "plate", "product_p_value": 0.5}, []),
-        ({"part_found": True, "found_parts": json.dumps(MISCOUNTED)}, ["1 missing"]),
-    ],
-)
-def test_records_of_before_have_findings_too(columns, words):
-    names = ("findings", "part_found", "found_parts", "shows", "product_p_value")
-    said = findings_of(SimpleNamespace(**dict.fromkeys(names) | columns))
-    assert [finding.words for finding in said] == words
-    assert all(finding.decides for finding in said)
 
 
 def test_the_history_filters_and_turns_pages(browser, parts):
@@ -308,15 +284,6 @@ def test_periods_keep_the_other_filters(visitor):
     shown = visitor.get(hour).text
     assert re.findall(r'aria-current="true">([^<]*)</a>', shown)[:1] == ["Last hour"]
     assert "part.png" in shown
-
-
-def test_two_that_are_ticked_are_compared_without_a_script(visitor, parts):
-    one, two = post(visitor, parts[0], "one.png"), post(visitor, parts[-1], "two.png")
-    text = visitor.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
-    assert text.index("one.png") < text.index("two.png")
-    difference = PAGES.texts["en"].number(two["score"] - one["score"])
-    assert f"<strong>{difference}</strong>" in text
-    assert "Choose two pictures" in visitor.get(f"/plate/compare?id={one['id']}").text
 
 
 @pytest.fixture

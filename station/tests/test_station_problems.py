@@ -10,7 +10,7 @@ import pytest
 
 import flawscope_station
 from flawscope.results.review.pages import LANGUAGES
-from flawscope_station.drift.camera_faults import FAULT_KINDS
+from flawscope_station.drift.camera_checks import FAULT_KINDS
 from flawscope_station.problems import Problem, Problems
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.records import NotFoundError
@@ -59,7 +59,7 @@ def test_every_kind_has_a_title_and_says_who_does_what():
     code = "".join(path.read_text(encoding="utf-8") for path in sources if path.parent.name != "cli")
     kinds = {kind.rstrip("_") for kind in re.findall(r'\b_?(?:report|show)\(\s*f?"([a-z_]+)', code)}
     kinds = kinds - {"camera"} | {f"camera_{kind}" for kind in FAULT_KINDS}
-    kinds |= {"drift", "light", "sink", "learning"}
+    kinds |= {"drift", "sink", "learning"}
     assert len(kinds) > 20
     for language in LANGUAGES:
         known = PAGES.texts[language].flat
@@ -103,13 +103,13 @@ def test_operators_read_what_to_do_and_engineers_what_it_is(running, two):
 
 def test_engineers_acknowledge_and_operators_may_not(running, two):
     running.station.report("camera_away_1_1", "away")
-    running.station.report("light_1", "darker")
+    running.station.report("drift_1", "darker")
     address = "/api/v1/problems/camera_away_1_1/acknowledge"
     assert two["operator"].post(address, json={}).status_code == 403
     assert bar(two["operator"]).startswith("2 problems")
     answer = two["engineer"].post(address, json={})
     assert (answer.status_code, answer.json()["acknowledged_by"]) == (200, "engineer")
-    assert bar(two["operator"]) == f"1 problem: {PAGES.texts['en']('wrong.light')}"
+    assert bar(two["operator"]) == f"1 problem: {PAGES.texts['en']('wrong.drift')}"
     assert two["operator"].get("/plate/problems").text.count("<article") == 2
     running.station.report("camera_away_1_1", None)
     assert two["operator"].get("/plate/problems").text.count("<article") == 1

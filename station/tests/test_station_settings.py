@@ -97,7 +97,7 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(postgres, tmp_
     database.migrate()
     assert Store(database).add_product("plate") == 1
     database.close()
-    assert backup(settings, tmp_path / "b.tar").products == 1
+    assert backup(settings, tmp_path / "b.tar").missing == []
 
 
 # ------------------------------------------------------------------------------------------- what cannot be
@@ -216,7 +216,7 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     path.write_text(
         "name: line.1\nshifts:\n  begin: {early: 06:00, late: 14:00}\n  folder: reports\n"
         "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
-        "  three: {model: c.onnx, drift: null, light: false, false_alarm_rate: 2 %}\n"
+        "  three: {model: c.onnx, drift: null, false_alarm_rate: 2 %}\n"
         "  four: {model: d.onnx, drift: 2 %, false_alarm_rate: 0.02}\n"
         "  five: {model: e.onnx, challenge: [06:00, late], false_alarm_rate: null}\n"
     )
@@ -225,7 +225,6 @@ def test_what_stands_below_products_and_shifts_is_read(tmp_path):
     assert settings.shifts.folder == str(tmp_path / "reports")
     products = list(settings.products.values())
     assert [one.camera_checks for one in products] == [True, False, True, True, True]
-    assert [one.light for one in products] == [True, True, False, True, True]
     assert [one.drift_bound for one in products] == pytest.approx([0.01, 0.05, None, 0.02, 0.01])
     assert [one.wanted_rate for one in products] == [None, None, 0.02, 0.02, None]
     assert [one.challenge for one in products] == [None, None, None, None, ("06:00", "late")]

@@ -36,6 +36,7 @@ from flawscope_station.cli import serve
 from flawscope_station.client import Client
 from flawscope_station.learning.process import Worker
 from flawscope_station.settings.sources import CameraSourceSettings
+from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import draft, drafts
 from flawscope_station.setup.job import run_job
 from flawscope_station.store.backup import backup, restore
@@ -705,3 +706,32 @@ def test_a_camera_of_a_product_takes_pictures_of_another(open_station, settings)
         wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
         assert "no live camera 2" in wrong.json()["error"]
         assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()
+
+
+@pytest.mark.slow
+def test_a_product_of_the_settings_without_a_model_is_made_by_its_own_camera(open_station, settings):
+    """It has no model, and inspects nothing; then it inspects what its camera shows, also after a restart."""
+    address = "lavfi:testsrc2=size=96x64:rate=25,realtime"
+    camera = CameraSourceSettings(address, "trigger", latency="1 ms")
+    products = {**settings.products, "lid": ProductSettings(sources=(camera,))}
+    running = open_station(products=products)
+    with httpx.Client(base_url=running.url, timeout=120) as http:
+        lid = "/api/v1/products/lid"
+        until(lambda: http.get(lid).json()["sources"][0]["state"] == "running")
+        assert http.post(f"{lid}/trigger").json()["code"] == "no_model"
+        assert [one["code"] for one in http.get("/readyz").json()["problems"]] == ["no_model_2"]
+        assert [http.get(f"/lid/{page}").status_code for page in ("live", "models", "trends")] == [200] * 3
+        begin(http, "lid")
+        for _ in range(4):
+            answer = http.post(f"{NEW}/lid/capture", json={"product": "lid"})
+            assert results(answer)[0]["status"] == "kept"
+        http.post(f"{NEW}/lid/learn", json={"size": "64"}).raise_for_status()
+        until(lambda: http.get(f"{NEW}/lid").json()["stage"] == "ready")
+        http.post(f"{NEW}/lid/live").raise_for_status()
+        assert http.post(f"{lid}/trigger").status_code == 201
+        assert http.get("/readyz").json()["problems"] == []
+    running.close()
+    running = open_station(products=products)
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        until(lambda: http.get(lid).json()["sources"][0]["state"] == "running")
+        assert http.post(f"{lid}/trigger").status_code == 201

@@ -18,7 +18,6 @@ from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
 __all__ = ["driver_fixture", "empty_fixture", "tablet_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
-CAMERA = "lavfi:testsrc2=size=192x128:rate=10,realtime"
 EDGES = ("left", "top", "right", "bottom")
 LOADED = "return [...document.images].every((one) => !one.complete || !one.src || one.naturalWidth)"
 LINKS = "return [...document.querySelectorAll('[src], link[href]')].map((one) => one.src || one.href)"
@@ -108,45 +107,6 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner, forty):
     beginner.driver.get(f"{beginner.url}/-/new")
     assert "Live" in beginner.text(".links")
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
-
-
-@pytest.mark.slow
-def test_a_camera_is_named_takes_the_pictures_and_is_inspected(beginner):
-    """From nothing to a product that inspects what an emulated camera shows, in 7 clicks. The fields to write
-    into have the focus."""
-    clicks = ["Enter after the name", "Enter after the address", "#start"]
-
-    def click(selector: str) -> None:
-        clicks.append(selector)
-        beginner.click(selector)
-
-    begin(beginner)
-    click("#capture-part > summary")
-    beginner.wait(lambda: beginner.js("return document.activeElement.name === 'camera'"))
-    beginner.press(CAMERA)
-    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
-    beginner.press("\n")
-    beginner.wait(lambda: shown(beginner, "#view"))
-    beginner.wait(lambda: "Set focus and light now" in beginner.text("#view-said"))
-    assert beginner.js("return document.getElementById('view').naturalWidth") == 192
-    beginner.js("document.getElementById('pause').value = 1")
-    click("#series")
-    beginner.wait(lambda: int(beginner.text("#count").split()[0]) >= 24, 120)
-    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
-    learn(beginner)
-    assert beginner.find("#series").get_attribute("aria-pressed") == "false"
-    beginner.wait(lambda: shown(beginner, "#result"), 600)
-    beginner.click("#try-camera")  # not on the shortest way
-    beginner.wait(lambda: beginner.all("#tried img"))
-    click("#go-live")
-    beginner.wait(lambda: shown(beginner, "#open"))
-    click("#open")
-    beginner.wait(lambda: beginner.http.get("/api/v1/products/Bracket-left").json()["inspections"] > 2)
-    # the page may look through the camera while that goes over to the product
-    assert [one for one in beginner.complaints() if "/view?" not in one] == []
-    (source,) = beginner.http.get("/api/v1/products/Bracket-left").json()["sources"]
-    assert source["kind"] == "camera"
-    assert len(clicks) <= 7
 
 
 def test_what_is_wrong_is_said_left_out_and_undone(beginner, forty, tmp_path):

@@ -406,7 +406,7 @@ def test_a_migrated_store_can_be_opened_by_several_at_once(database_url, tmp_pat
 def test_a_store_of_a_newer_version_is_refused_and_left_alone(database):
     with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'f00d'"))
-    with pytest.raises(InputError, match="newer flawscope: use that one") as caught:
+    with pytest.raises(InputError, match="another flawscope: use that one") as caught:
         database.migrate()
     assert "\n" not in str(caught.value)
     with database.reading() as connection:

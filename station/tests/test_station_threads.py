@@ -525,13 +525,11 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
 
 BESIDE = {  # threads that do not inspect: what they call, which fails
     "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
-    "camera": (lambda one: one.parts[Drift].cameras, "_check", PANIC),
     "parts": (lambda one: one.part_deadlines, "_decide_due", EXIT),
     "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
     "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
     "learning": (lambda one: one.parts[Learning], "_queue_if_enough", PANIC),
     "new products": (lambda one: one.parts[Drafts], "_next_job", EXIT),
-    "pictures of new products": (lambda one: one.parts[Drafts].captures, "drafts", PANIC),
 }
 
 

@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         ((number, is_new),) = self.world.store.record([one])
         assert is_new
         assert number > max(self.inspections, default=0)
-        self.clock.note(self.clock.age, number)
+        self.clock.note(self.clock.at, number)
         self.inspections[number] = Known(picture, anomalous, score, at // HOUR, self.days, score > 2)
         self.there.add(picture)
         if key is not None:
@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
     @rule(days=st.integers(1, 40))
     def wait(self, days: int) -> None:
         self.days += days
-        self.clock.age += days * DAY
+        self.clock.at += days * DAY
 
     @rule(
         good=st.integers(1, 60),

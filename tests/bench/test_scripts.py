@@ -63,7 +63,7 @@ def test_scripts_say_what_they_ask():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["startup.py", "metrics.py", "fit.py"])
+@pytest.mark.parametrize("script", ["startup.py", "fit.py"])
 def test_a_trial_writes_results_and_says_how_they_were_made(script, tmp_path):
     out = tmp_path / "out.json"
     more = ("--only", "data", "--set", "size=64") if script == "fit.py" else ()

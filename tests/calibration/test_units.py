@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from flawscope.calibration.outliers import (
-    MIN_DEFECTS,
     defect_like_question,
     flagged_note,
     learnt_note,
     sole_note,
     too_few_question,
 )
-from flawscope.calibration.power import DefectScores
+from flawscope.calibration.power import MIN_DEFECTS, DefectScores
 from flawscope.calibration.threshold import Calibration, envelope, from_values
 from flawscope.errors import InputError
 

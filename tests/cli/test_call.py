@@ -54,7 +54,6 @@ def test_every_command_has_help_that_fits_a_terminal(command, capsys):
 
 
 FIT = ["fit", "--data", "DATA", "--out", "OUT.safetensors"]
-SIMULATE = ["simulate", "--data", "PICTURES", "--out", "OUT"]
 BENCHMARK = ["benchmark", "--data", "DATA", "--out", "OUT"]
 EAD, PRN = ["--method", "efficientad"], ["--method", "prnet"]
 WRONG = [
@@ -73,8 +72,6 @@ WRONG = [
     ([*FIT, *EAD, "--minutes", "0"], "write 30 or 0.5"),
     ([*FIT, *EAD, "--steps", "2", "--minutes", "3"], "not allowed with argument"),
     ([*FIT, *EAD, "--steps", "many"], "--steps: 'many' is not a whole number"),
-    ([*SIMULATE, "--count", "0"], "write 1 or more"),
-    ([*SIMULATE, "--size", "8"], "write 16 or more"),
     (["demo", "--only-draw", "--out", "OUT", "--category", "plates"], "choose of plate"),
     (["review", "OUT", "--port", "99999"], "write 0 to 65535"),
     # files
@@ -110,9 +107,9 @@ WRONG = [
     ([*FIT, "--minutes", "3"], "patchcore does not learn in steps"),
     ([*FIT, "--resume"], "patchcore does not learn in steps"),
     ([*FIT, "--seen", "2"], "patchcore learns from good pictures only"),
-    ([*FIT, "--textures", "x"], "leave it out, or take prnet"),
+    ([*FIT, "--set", "textures=x"], "leave it out, or take prnet"),
     ([*FIT, *EAD, "--backbone", "resnet18"], "efficientad has no backbone"),
-    ([*FIT, *EAD, "--teacher", "nowhere.safetensors"], "there is no teacher nowhere.safetensors"),
+    ([*FIT, *EAD, "--set", "teacher=nowhere.safetensors"], "there is no teacher nowhere.safetensors"),
     ([*FIT, *EAD, "--drop-suspects"], "--method patchcore --drop-suspects"),
     ([*FIT, *PRN, "--size", "64", "--seen", "500"], "cannot draw 500 seen defects"),
     ([*FIT, *PRN, "--size", "64", "--seen", "nowhere"], "neither a number, a folder nor a list"),
@@ -120,11 +117,6 @@ WRONG = [
     ([*FIT, "--category", "plate,"], "give --out a folder instead of"),
     ([*FIT[:-1], "OUT", "--category", "plate,", "--update", "x.safetensors"], "--update adds to one model"),
     ([*FIT[:-1], "OUT", "--category", "plate,", "--set", "ratoi=0.1"], "did you mean ratio?"),
-    ([*SIMULATE, "--kinds", "graze"], "choose of texture, structure, seen, paste"),
-    ([*SIMULATE, "--kinds", "seen"], "add --seen FOLDER"),
-    ([*SIMULATE, "--kinds", "texture", "--seen", "DATA"], "--seen is of no use"),
-    ([*SIMULATE, "--seen", "PICTURES"], "no defective picture with a mask"),
-    ([*SIMULATE, "--textures", "nowhere"], "no such"),
 ]
 
 

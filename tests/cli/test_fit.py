@@ -71,6 +71,22 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     assert "simulated defects found" not in run("info", out)[1]
 
 
+def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path):
+    """Given defects choose, and take no part in the evaluation. Minutes may stand in a file."""
+    out, config = tmp_path / "m.safetensors", tmp_path / "c.yaml"
+    config.write_text("auto: 20\nsize: 64\nseen: 2\n")
+    call = ["fit", "--data", drawn, "--config", config, "--out", out, "--threads", "1", "--no-check"]
+    code, printed, err = run(*call, "--evaluate", "--json")
+    assert code == 0, err
+    assert "chosen: as given, since " in err
+    assert any(line.startswith("as given ") and " of 3 " in line for line in err.splitlines())
+    made = read_manifest(out)
+    assert [one.role for one in made.pictures].count("seen") == made.facts["tried"]["given"] == 2
+    assert json.loads(printed)["left_out"] == 2
+    assert "chosen: as given" in run("info", out)[1]
+    assert run(*call, "--minutes", "3")[0] == 2
+
+
 def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
     (mixed / "b.png").write_bytes(b"x")
     out = tmp_path / "m.safetensors"

@@ -31,13 +31,14 @@ def efficientad(data, teacher_path, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "flawscope.fitting.fitting.Budget", functools.partial(Budget, checkpoint_interval=0.0)
     )
-    fast = ["--method", "efficientad", "--set", "window=41", "--set", "border=0", "--teacher", teacher_path]
+    fast = ["--method", "efficientad", "--set", "window=41", "--set", "border=0"]
+    fast += ["--set", f"teacher={teacher_path}"]
     return ["fit", "--data", data, *fast, *BOTH, "--out", tmp_path / "m.safetensors"]
 
 
 def test_efficientad_writes_a_model_and_removes_its_checkpoint(run, efficientad, data, tmp_path):
     out = tmp_path / "m.safetensors"
-    code, printed, err = run(*efficientad, "--natural", data / "train/good", "--steps", "3")
+    code, printed, err = run(*efficientad, "--set", f"natural={data / 'train/good'}", "--steps", "3")
     assert (code, printed) == (0, "")
     assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
     assert "2 pictures to learn from, 1 held out" in err

@@ -110,7 +110,7 @@ def test_one_call_fits_products_with_different_options(run, two_products, tmp_pa
     ("words", "said"),
     [
         (["--size", "banana"], "--size: 'banana' is not N"),
-        (["--scale", "0.5"], "--scale is for tiles"),
+        (["--set", "scale=0.5"], "scale is for tiles"),
         (["--set", "size=banana"], "setting size: 'banana' is not N"),
         (["--size", "64", "--set", "ratio=x"], "setting ratio"),
     ],

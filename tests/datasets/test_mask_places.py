@@ -2,17 +2,14 @@
 no picture is taken for one, wherever pictures are listed."""
 
 import re
-import time
 import unicodedata
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flawscope.cli.output import collect_inputs
-from flawscope.cli.watch import WatchLoop
 from flawscope.cluster.listing import ListingInfo, _paths_of_spec
 from flawscope.datasets import list_pictures, open_dataset
 from flawscope.datasets.check import check
@@ -20,7 +17,6 @@ from flawscope.datasets.mask_remarks import good_remarks
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 from flawscope.pictures.listing import iter_inputs, list_inputs, refuse_masks
-from flawscope.predictor.watch import Arrivals
 
 NFD = unicodedata.normalize("NFD", "bad/Gehäuse 7.png")
 BESIDE = """a 1_mask.png|a 1-mask.png|a 1.mask.png|a 1 mask.png|a 1mask.png|a 1Mask.png|A 1_MASK.PNG
@@ -108,9 +104,6 @@ def test_masks_are_found_and_no_pictures(name, place):
     assert ({*inputs}, {*beside}) == (expected, {root / mask for mask in masks})
     assert {path for path, aside in iter_inputs(root) if not aside} == expected
     assert {*_paths_of_spec(str(root), ListingInfo())} == {*map(str, expected)}
-    arrivals = Arrivals(root, existing=True, settle=0)
-    arrivals.scan(0.0)
-    assert {*arrivals.scan(1.0)} == expected
     assert {item.path for item in list_seen(root / "bad")} == {root / picture}
     codes = {finding.code for finding in check(root, near=False).findings}
     assert not codes & {"mask-stray", "unused", "mask-empty", "good-marked", "beside"}
@@ -236,17 +229,6 @@ def test_files_named_outright_obey_the_rule(place):
     assert list_pictures(root / "bad/a_mask.png") == [root / "bad/a_mask.png"]  # it alone is meant
 
 
-def test_a_mask_stays_one_when_its_picture_is_moved_away(place):
-    root = place(["bad/a.png"], ["bad/a_mask.png"])
-    arrivals = Arrivals(root / "bad", existing=True)
-    arrivals.scan(0.0)
-    assert [path.name for path in arrivals.scan(1.0)] == ["a.png"]
-    (root / "bad/a.png").unlink()
-    arrivals.done(root / "bad/a.png", removed=True)
-    assert arrivals.scan(2.0) == arrivals.scan(3.0) == []
-    assert [path.name for path in arrivals.others] == ["a_mask.png"]
-
-
 def test_a_mask_of_a_mask_is_one_and_a_folder_of_images_is_no_kind(place):
     root = place(
         ["bad/mask_7.png", "bad/images/a.png", "bad/dent/images/b.png"],
@@ -276,18 +258,3 @@ def test_the_layout_of_a_benchmark_with_masks_beside(mvtec, mask):
     dataset = open_dataset(mvtec)
     assert {item.path: len(item.masks) for item in dataset.test} == clean
     assert len(dataset.train) == 20
-
-
-def test_watch_names_a_mask_once(place, capsys):
-    root = place(["bad/a.png"], ["bad/a_mask.png"])
-    (root / "bad/notes.txt").touch()
-    arrivals, said = Arrivals(root / "bad", existing=True), list[str]()
-    loop = WatchLoop(arrivals, Mock(), Mock(warning=lambda: ""), None, None, None, False, said.append, len)
-    for seconds in (60, 20, 10):
-        arrivals.scan(time.monotonic() - seconds)
-        loop._say_remarks()
-    said += capsys.readouterr().err.splitlines()
-    assert sorted(line.split("/bad/")[1] for line in said) == [
-        "a_mask.png: it is the mask of a picture, by its name and its look",
-        "notes.txt: .txt is not a picture's ending",
-    ]

@@ -21,6 +21,7 @@ from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import embed_pictures, resolve_device
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
+from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -211,6 +212,9 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     kept = fit_small([*fine, spoilt], **settings)
     assert [name for name, _ in kept.suspects] == ["picture 12"]
     assert roles(kept) == ["train"] * 13
+    few = fit_small([*fine, spoilt], **settings, calibration_pictures=6)
+    assert few.calibration.count == 6
+    assert [name for name, _ in few.suspects] == ["picture 12"]
     dropped = fit_small([*fine, spoilt], **settings, drop_suspects=True)
     assert [name for name, _ in dropped.suspects] == ["picture 12"]
     assert roles(dropped) == ["train"] * 12 + ["dropped"]
@@ -223,7 +227,7 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert dropped.calibration == clean.calibration
 
 
-PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as `selection.plan` counts
+PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8 + 8 * NEXT_ELEMENTS) / 2**30  # GiB, as planned
 
 
 def test_streaming_keeps_its_promises(fitted):
@@ -252,13 +256,13 @@ def test_streaming_passes_over_a_shard_without_new_pictures_and_drops_no_suspect
         fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
 
 
-def test_streaming_names_groups_and_bounds_calibration(monkeypatch):
-    monkeypatch.setattr("flawscope.methods.patchcore.fit.MAX_CALIBRATION", 5)
-    predictor = fit_small(memory=4 * PER_PICTURE, group=r"([0-2])$")
-    assert predictor.calibration.count == 5
+@pytest.mark.parametrize("memory", [4 * PER_PICTURE, None])
+def test_groups_are_named_and_drawn_whole_to_calibrate_on(memory):
+    names = [f"{number % 3}-{number}" for number in range(12)]
+    predictor = fit_small(memory=memory, names=names, group=r"^(\d)-", calibration_pictures=2)
     assert predictor.calibration.method == "leave-one-group-out"
     used = predictor.manifest.facts["calibration_pictures"]
-    assert len(set(used)) == 5
+    assert len(set(used)) == 8 == predictor.calibration.count
     assert set(used) <= {p.hash for p in predictor.manifest.pictures}
 
 

@@ -90,4 +90,4 @@ def test_tiles_for_a_small_defect_have_the_form_of_the_pictures(data):
     flawscope.fitting.preparation.prepare(
         pictures, flawscope.methods.registry.method("patchcore"), min_defect=16, say=said.append, device="cpu"
     )
-    assert "defects of 16 px: --tile 320x816 --scale 1, which leaves 16 px at the network" in said
+    assert "defects of 16 px: --tile 320x816 --set scale=1, which leaves 16 px at the network" in said

@@ -13,7 +13,6 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
-from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.pictures.light import Light
 from flawscope.pictures.resampling import small_grey
 from flawscope.pictures.several_parts import OVERVIEW_SIDE
@@ -219,9 +218,9 @@ def test_views_of_parts_are_those_of_their_frames(predictor):
 
 
 @pytest.mark.slow
-def test_a_streamed_fit_calibrates_on_whole_pictures(good, monkeypatch):
-    monkeypatch.setattr(patchcore_fit, "MAX_CALIBRATION", 18)
-    known = flawscope.fit(good, **OPTIONS, shards=2).calibration
+@pytest.mark.parametrize("shards", [1, 2])
+def test_few_pictures_are_drawn_whole_to_calibrate_on(good, shards):
+    known = flawscope.fit(good, **OPTIONS, shards=shards, calibration_pictures=4).calibration
     assert (len(known.scores), known.miscounted) == (3, 1)
 
 

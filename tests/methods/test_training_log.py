@@ -1,10 +1,6 @@
 """The log of a training: every step once, however often it was interrupted."""
 
 import csv
-import importlib.machinery
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +8,8 @@ import torch
 from test_training import Line, run, stop_after
 
 from flawscope.artefact.state_file import read_checkpoint
-from flawscope.errors import InputError
 from flawscope.methods.task import Budget
-from flawscope.methods.training_log import MAX_POINTS, TrainingLog, tensorboard_folder, thin_curve
+from flawscope.methods.training_log import MAX_POINTS, TrainingLog, thin_curve
 from flawscope.methods.training_state import learning_rate_share
 
 
@@ -84,45 +79,3 @@ def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path):
     first, second = rows(tmp_path / "x.csv")
     assert (first["loss"], first["hard"], first["soft"], first["held_out"]) == ("2", "1", "1", "")
     assert (second["loss"], second["soft"], second["held_out"]) == ("3", "2", "0.25")
-
-
-@pytest.fixture
-def written(monkeypatch):
-    """What TensorBoard would get, with a module in its place."""
-    seen = []
-
-    class SummaryWriter:
-        def __init__(self, folder, purge_step=None):
-            seen.append((Path(folder).name, purge_step))
-
-        def add_scalar(self, name, value, step, wall):
-            seen.append((name, step, value))
-
-        def flush(self): ...
-        def close(self): ...
-
-    module = types.ModuleType("tensorboard")
-    module.__spec__ = importlib.machinery.ModuleSpec("tensorboard", None)
-    board = types.ModuleType("torch.utils.tensorboard")
-    board.SummaryWriter = SummaryWriter
-    monkeypatch.setitem(sys.modules, "tensorboard", module)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
-    return seen
-
-
-def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path, written):
-    path = tmp_path / "c.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        run(Line(step=stop_after(4)), path)
-    trainer = Line()
-    trainer.learn(Budget(tensorboard=tensorboard_folder(tmp_path)), read_checkpoint(path), {})
-    assert written[0] == (tmp_path.name, 4)  # step 3 is in the checkpoint
-    steps = [(name, step) for name, step, _ in written[1:]]
-    assert steps == [(name, step) for step in (4, 5, 6) for name in ("loss", "rate")]
-    assert [value for _, _, value in written[1::2]] == pytest.approx(trainer.log.losses[3:])
-
-
-def test_without_tensorboard_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="--tensorboard needs tensorboard: pip install"):
-        tensorboard_folder("runs")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from flawscope.synthesis.part_places import alignment_hint, poses_needed
+from flawscope.synthesis.part_places import alignment_needed, poses_needed
 
 SIDE = 160
 
@@ -61,5 +61,5 @@ def test_the_hint_names_the_option_and_passes_over_what_cannot_be_read(tmp_path)
     for k, path in enumerate(paths):
         Image.fromarray(draw(k, degrees=180)).save(path)
     (tmp_path / "x.png").write_bytes(b"x")
-    assert alignment_hint([*paths, tmp_path / "x.png"]).startswith("parts lie at any angle: --align turn")
-    assert alignment_hint([]) is None
+    assert alignment_needed([*paths, tmp_path / "x.png"]) == "turn"
+    assert alignment_needed([]) is None

@@ -30,6 +30,7 @@ class Belt:
         self._parts = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
         self._before = self._now = np.full_like(self._parts[0], 60)
         self._moved = -MOVE
+        self._rng = np.random.default_rng(0)
 
     def place(self, number: int) -> None:
         """Begin to move a part under the camera."""
@@ -41,8 +42,10 @@ class Belt:
         share = min(1.0, (time.monotonic() - self._moved) / MOVE)
         start = round(share * self._now.shape[1])
         seen = np.concatenate([self._before, self._now], 1)[:, start : start + self._now.shape[1]]
+        # no two exposures of a sensor are the same: a station takes a frame that is repeated for a fault
+        noisy = seen + self._rng.integers(-2, 3, seen.shape)
         file = io.BytesIO()
-        Image.fromarray(seen).save(file, "JPEG", quality=95)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
         return file.getvalue()
 
 

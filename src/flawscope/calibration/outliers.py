@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.power import DefectScores, wilson_interval
+from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
 
-MIN_DEFECTS = 8  # clear simulated defects of middle and large size, below which they decide nothing
 FAR_ALONE = 15.0  # severity by the rest, from which on it is asked; of good ones up to 14 was seen
 HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
 CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is named

@@ -24,8 +24,7 @@ CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as
 CLEAR = 16.0  # grey levels: from here on an eye sees it at once
 # Share of the clear defects of a size that a model is expected to find (docs/measurements.md)
 MIN_DETECTION_RATE = 0.75
-MIN_FOR_LIMIT = 8  # defects of a size, for the contrast from which on they are found
-MIN_TOLD = 8  # defects of all sizes: of fewer the share that is found says nothing
+MIN_DEFECTS = 8  # of fewer neither a share nor a limit is told, nor does a guard decide
 STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
 
 
@@ -91,7 +90,7 @@ class DefectScores:
         """Contrast from which on this share of the defects of a size is found, in grey levels; infinite where
         it is beyond `CONTRAST_RANGE`, 0 where it is below; None where too few tell."""
         answers = self._answers(size) if self.contrasts else []
-        if len(answers) < MIN_FOR_LIMIT:
+        if len(answers) < MIN_DEFECTS:
             return None
         middle, slope = _fit_logistic([(math.log2(contrast), found) for contrast, found in answers])
         octaves = middle + math.log(share / (1 - share)) / slope
@@ -116,9 +115,9 @@ class DefectScores:
         )
 
     def describe_total(self) -> str | None:
-        """Phrase with the share over all sizes and its interval; None where fewer than `MIN_TOLD` tell."""
+        """Phrase with the share over all sizes and its interval; None where fewer than `MIN_DEFECTS` tell."""
         found, count = (sum(part) for part in zip(*map(self.count_found, self.scores), strict=True))
-        if count < MIN_TOLD:
+        if count < MIN_DEFECTS:
             return None
         low, high = wilson_interval(found, count)
         return f"{found} of {count} ({low:.0%} to {high:.0%})"

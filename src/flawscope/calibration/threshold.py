@@ -323,6 +323,13 @@ class Calibration:
             )
         return text
 
+    def brief(self) -> str:
+        """Line for a person: the promise alone. `promise` tells what it comes from."""
+        if self.promised:
+            return self.describe_rate()
+        seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
+        return f"no promise, from {seen}: good pictures of other parts would tell"
+
     def describe_rate(self) -> str:
         """Words the promised rate, and how far that of this one model may lie."""
         at_most = "at most " if self.has_shared_units else ""

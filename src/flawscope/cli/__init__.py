@@ -35,12 +35,10 @@ COMMANDS: dict[str, str] = {
     "measure": "time, memory and accuracy of models on this machine",
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
-    "watch": "judge pictures as they appear in a folder",
     "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
     "kinds": "name kinds of defects, by labelled pictures",
     "export": "a copy that needs no torch, .onnx",
-    "simulate": "put defects on good pictures, to look at them",
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",
     "data": "check a folder of pictures; export results as labels",
@@ -165,7 +163,7 @@ def overview() -> str:
 
 class HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32)
+        super().__init__(prog, max_help_position=29)
 
 
 class Parser(argparse.ArgumentParser):

@@ -84,11 +84,12 @@ def time_parser(unit: str, example: str) -> Callable[[str], float]:
 parse_minutes = time_parser("minutes", "30 or 0.5")
 parse_seed = whole_number_parser("a seed", 0)
 parse_port = whole_number_parser("a port", 0, 65535)  # 0: a free one
-Add = Callable[[argparse.ArgumentParser], None]
+Options = argparse._ActionsContainer  # a parser, or a group of its options
+Add = Callable[[Options], None]
 
 
 def _adder(option: str, **settings: Any) -> Add:
-    def add(parser: argparse.ArgumentParser) -> None:
+    def add(parser: Options) -> None:
         parser.add_argument(option, **settings)
 
     return add
@@ -105,9 +106,7 @@ add_cluster = _adder(
 add_product = _adder(
     "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
 )
-add_group = _adder(
-    "--group", metavar="PATTERN", help="regular expression; file names that match the same text show one part"
-)
+add_group = _adder("--group", metavar="PATTERN", help="names that match the same text show one part")
 add_part = _adder(
     "--part",
     metavar="PATTERN",
@@ -120,29 +119,23 @@ add_view = _adder(
 )
 add_roi = _adder(
     "--roi",
-    metavar="MASK.png|x0,y0,x1,y1",
-    help="region of interest; a box is in fractions. With --align it is drawn on the first good picture, or "
-    "on another, REGION@PICTURE, and moves with the part",
+    metavar="MASK|x0,y0,x1,y1",
+    help="region of interest; a box is in fractions",
 )
 add_good = _adder(
     "--good",
-    metavar="NAME[,NAME]|all",
-    help="folders of good pictures, where names do not tell: the others are of defects; all: all are good",
-)
-add_tensorboard = _adder(
-    "--tensorboard",
-    metavar="DIR",
-    help="write losses for TensorBoard too (the log beside the model is written anyway)",
+    metavar="NAME[,NAME]",
+    help="good folders, where names do not tell; or all",
 )
 
 
-def add_scale(parser: argparse.ArgumentParser) -> None:
+def add_scale(parser: Options) -> None:
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--scale-mm",
         metavar="MM",
         type=parse_length,
-        help="millimetres that a pixel of the pictures is long, such as 0.05: regions get their sizes",
+        help="millimetres a pixel: regions get their sizes",
     )
     either.add_argument(
         "--scale-marker",
@@ -180,10 +173,8 @@ def parse_length(text: str) -> float:
         raise argparse.ArgumentTypeError(error) from None
 
 
-def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
-    )
+def add_device(parser: Options, threads: str = "all cores") -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; with OpenVINO gpu, npu")
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -192,7 +183,7 @@ def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
     )
 
 
-def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
+def add_engine(parser: Options, threads: str = "all cores") -> None:
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -201,16 +192,16 @@ def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
     add_device(parser, threads)
 
 
-def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
+def add_rate(parser: Options, default: str) -> None:
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
         metavar="RATE",
-        help=f"share of good pictures that may be called anomalous, 0.05 or 5%% (default: {default})",
+        help=f"of good pictures (default: {default})",
     )
 
 
-def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several: str = "") -> None:
+def add_data(parser: Options, *, required: bool = True, several: str = "") -> None:
     """Adds the options of the data set. several: further meanings of `--category`, for the help."""
     parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
@@ -218,10 +209,10 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several:
     add_good(parser)
 
 
-def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:
+def add_settings(parser: Options, presets: str, default: str | None = None) -> None:
     """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", default=default, help=presets)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
     )
@@ -237,14 +228,7 @@ def read_settings(
     return merge_settings(args.config, flagged, args.set, category)
 
 
-def add_backbone(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
-    )
-
-
-def add_pictures(parser: argparse.ArgumentParser) -> None:
+def add_pictures(parser: Options) -> None:
     """Adds the options on how `--out` is written."""
     parser.add_argument(
         "--decimal-comma",
@@ -286,7 +270,7 @@ def check_output(args: argparse.Namespace) -> None:
         raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
 
 
-def add_figures(parser: argparse.ArgumentParser, out: str, metavar: str = "DIR") -> None:
+def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     """Adds the options on metrics and on where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"

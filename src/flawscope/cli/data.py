@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import check_writable
-from flawscope.cli import common
+from flawscope.cli import advise, common
 from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
     from flawscope.predictor import read_manifest
-    from flawscope.synthesis.part_places import alignment_hint
 
     if args.out:
         check_writable(Path(args.out), ".html")
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         aligned = _check_alignment(args, dataset, step) if args.align else None
     except InputError as error:  # the rest is told and shown all the same
         problem = error
-    hint = None if args.align else alignment_hint([item.path for item in dataset.train])
+    steps = advise.after_check(dataset, report, aligned=bool(args.align))
     if args.out:
         from flawscope.evaluation.report import write_page
         from flawscope.evaluation.report.pages import check_page
@@ -84,15 +83,15 @@ def run(args: argparse.Namespace) -> int:
         write_page(args.out, check_page(dataset, report, aligned))
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
-        document |= {} if hint is None else {"alignment_hint": hint}
+        document["advice"] = [one._asdict() for one in steps]
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
             document["not_judged"] = unknown
         common.show(common.as_json(document))
     else:
         common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
-        if hint is not None:
-            common.show(hint)
+        for one in steps:
+            common.show(f"next: {one.line()}")
         if suspects is not None:
             found = pluralize(len(suspects), "good picture")
             common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")

@@ -97,6 +97,7 @@ def evaluate_model(
 
     from flawscope.datasets.mask_remarks import mask_remarks
     from flawscope.evaluation import evaluate
+    from flawscope.evaluation.next_steps import advise_after
     from flawscope.evaluation.result import all_results
 
     predictor = predictor or common.load_single(args, args.model)
@@ -107,6 +108,8 @@ def evaluate_model(
         show(result)
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
+    for step_advised in () if args.json or args.quiet else advise_after(result, manifest):
+        common.say(f"next: {step_advised.line()}")
     failures = list(result.failures)
     if folder:
         failures += _write_results(args, folder, result, predictor, dataset, step)

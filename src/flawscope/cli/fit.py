@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
+from flawscope.cli import advise, common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize
 
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         predictor = fit_several.fit_in_task(args, say)
     out = questions.written(out, args.update)
-    for line in summary(predictor):
+    for line in summary(predictor, args.verbose):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); `flawscope info {out}` tells all about it")
-    for line in next_steps(args, out):
+    for line in (*advise.after_fit(predictor.manifest), *next_steps(args, out)):
         say(line)
     failures = list(predictor.failures)
     if args.evaluate:
@@ -77,13 +77,16 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
     return list(result.failures)
 
 
-def summary(predictor: Predictor) -> list[str]:
-    """Lines on a fit: the promise, simulated defects, what stands out. `info` has the rest."""
+def summary(predictor: Predictor, verbose: bool = False) -> list[str]:
+    """Lines on a fit: the promise, simulated defects, what stands out. verbose: and what the promise comes
+    from; `info` has it, too."""
     from flawscope.calibration.power import describe_found
     from flawscope.predictor.rates import promise_of
 
     manifest = predictor.manifest
-    lines = [promise_of(manifest).text, *describe_found(manifest.facts)]
+    promise = promise_of(manifest)
+    short = not verbose and not promise.by_part
+    lines = [manifest.calibration.brief() if short else promise.text, *describe_found(manifest.facts)]
     if predictor.suspects:
         dropped = "left out" if any(p.role == "dropped" for p in manifest.pictures) else "kept"
         lines.append(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_options, questions
+from flawscope.cli import advise, common, fit_options, questions
 from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 # Settings that have a flag with every method
-COMMON_FLAGS = (
-    *("method", "preset", "size", "tile", "overlap", "scale", "crop", "keep_aspect", "backbone", "stages"),
-    *("weights", "seed", "seen", "steps"),
-)
+COMMON_FLAGS = (*("method", "preset", "size", "tile", "backbone", "seed", "seen", "steps"),)
 
 
 class FitSettings(NamedTuple):
@@ -62,8 +59,8 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
             "scale_marker",
             "no_samples",
             "minutes",
+            "auto",
             "resume",
-            "tensorboard",
             "false_alarm_rate",
         )
         given = [name for name, value in options.items() if value is not None]
@@ -137,11 +134,9 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
-    if old is None and not (args.align or args.channels):
-        from flawscope.synthesis.part_places import alignment_hint
-
-        if hint := alignment_hint([item.path for item in dataset.train]):
-            say(hint)
+    if old is None and not (args.align or args.channels or args.auto):
+        for line in advise.before_fit(dataset):
+            say(line)
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
@@ -187,7 +182,7 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
-    from flawscope.fitting import fitting
+    from flawscope.fitting import auto, fitting
 
     given: dict[str, Any] = {
         "method": call.method,
@@ -206,12 +201,17 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
         "scale_mm": common.scale_of(args),
         "minutes": args.minutes,
         "resume": args.resume,
-        "tensorboard": args.tensorboard,
         "samples": 0 if args.no_samples else 3,
         "force": args.force,
         **how,
         **call.settings,
     }
+    if args.auto is not None:
+        if args.minutes is not None:
+            raise InputError("--auto has minutes of its own: leave out --minutes")
+        if args.align is None:  # "none" is an answer
+            del given["align"]
+        return auto.fit_auto(dataset, device=args.device, **{**given, "minutes": args.auto})
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import asdict
+from functools import cache, partial
 from typing import Any
 
 from flawscope.cli import common
@@ -21,143 +23,191 @@ from flawscope.methods.settings import parse_assignments, read_config, redact_va
 OF_THE_CALL = frozenset(
     (
         *("data", "category", "out", "config", "set", "update", "fair", "joint", "each_view", "evaluate"),
-        *("json", "cluster", "quiet", "only_view"),
+        *("json", "cluster", "quiet", "verbose", "only_view"),
     )
 )
+AUTO_MINUTES = 10.0
 # Settings of every method, and the file's own
 COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 
 
+# Reachable, and shown by --help-all alone
+RARE = frozenset(
+    (
+        *(
+            "part",
+            "view",
+            "each_view",
+            "channels",
+            "undistort",
+            "scale_marker",
+            "backbone",
+            "steps",
+            "resume",
+        ),
+        *(
+            "fair",
+            "json",
+            "seed",
+            "no_samples",
+            "no_check",
+            "threads",
+            "cluster",
+            "quiet",
+            "verbose",
+            "debug",
+        ),
+    )
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data(parser, several=f"{common.SEVERAL_HELP}a model for each")
-    parser.add_argument(
-        "--out",
-        required=True,
-        metavar="MODEL",
-        help="model file to write, .safetensors; for several categories a folder: CATEGORY.safetensors in it",
-    )
-    parser.add_argument(
-        "--joint",
+    parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
+    _add_pictures(parser.add_argument_group("pictures"))
+    _add_views(parser.add_argument_group("how parts lie, and how they are seen"))
+    _add_promise(parser.add_argument_group("what is promised"))
+    own = _add_method(parser.add_argument_group("method"))
+    _add_running(parser.add_argument_group("running"))
+    parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
+    texts = {action: action.help for action in parser._actions if action.dest in RARE | own}
+    parser.register("action", "help_all", partial(_HelpAll, texts))
+    parser.add_argument("--help-all", action="help_all", help="all options, and the settings of methods")
+    for action in texts:
+        action.help = argparse.SUPPRESS
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help with all options, and the settings that `--set` and a file take."""
+
+    def __init__(
+        self, texts: Mapping[argparse.Action, str | None], option_strings: Sequence[str], **how: Any
+    ):
+        super().__init__(option_strings, nargs=0, **{**how, "default": argparse.SUPPRESS})
+        self._texts = texts
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        for action, text in self._texts.items():
+            action.help = text
+        print(parser.format_help())
+        print("settings, for --set KEY=VALUE and --config FILE (configs/ explains them)")
+        for method in registry.loadable_methods():
+            values = asdict(method.config())
+            own = (
+                f"{name}={'' if values[name] is None else values[name]}"
+                for name in sorted(setting_names(method.config))
+            )
+            print(
+                textwrap.fill(
+                    f"{method.name}: {' '.join(own)}", 96, initial_indent="  ", subsequent_indent="    "
+                )
+            )
+        parser.exit()
+
+
+def _add_pictures(group: common.Options) -> None:
+    common.add_data(group, several="; a,b; all")
+    common.add_roi(group)
+    common.add_group(group)
+    common.add_part(group)
+    common.add_view(group)
+    group.add_argument(
+        "--each-view",
         action="store_true",
-        help="one file with a model of each category: `predict` recognises which one a picture shows",
+        help="--part: learn each view by itself, in one file: for cameras that see quite different things",
     )
-    parser.add_argument(
-        "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
-    )
-    parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
-    common.add_settings(parser, "default or paper; small or accurate: PatchCore, quick: EfficientAD")
-    parser.add_argument(
-        "--size",
-        metavar="N|HxW|N+N",
-        help="picture size, N² pixels in the pictures' form or HxW; several are seen one by one (default: "
-        "256+512)",
-    )
-    parser.add_argument(
-        "--tile",
-        metavar="N|HxW",
-        help="large pictures: look at tiles of so many of their pixels too, each at full resolution",
-    )
-    parser.add_argument(
-        "--overlap", metavar="SHARE|Npx", help="of neighbouring tiles: 0.25, 25%% or 128px (default: 25%%)"
-    )
-    parser.add_argument(
-        "--scale", metavar="S", help="of tiles: so many pixels of the picture become one (default: 1)"
-    )
-    parser.add_argument(
-        "--min-defect",
-        metavar="Npx",
-        help="the smallest defect that is to be found, in pixels of the pictures: chooses --tile and --scale",
-    )
-    parser.add_argument("--keep-aspect", action="store_true", default=None, help="do not stretch")
-    parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")
-    common.add_backbone(parser)
-    parser.add_argument("--stages", metavar="2,3", help="feature stages as timm counts them")
-    for flag, (metavar, text) in _method_flags().items():
-        parser.add_argument(flag, metavar=metavar, help=text)
-    parser.add_argument(
-        "--seen",
-        metavar="N|FOLDER|FILE",
-        help=f"{_methods_with('takes_seen_defects')}: defects to learn from: so many test pictures, "
-        "drawn evenly over kinds, or a folder of pictures with masks, or a text file of paths; evaluation "
-        "leaves them out",
-    )
-    length = parser.add_mutually_exclusive_group()
-    in_steps = _methods_with("learns_in_steps")
-    length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
-    length.add_argument(
-        "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
-    common.add_tensorboard(parser)
-    common.add_roi(parser)
-    parser.add_argument(
-        "--light",
-        metavar="SHARE",
-        help="keep the false-alarm rate in each light whose brightness and contrast differ by up to SHARE, "
-        "10%% say, and its white balance by half of it",
-    )
-    parser.add_argument(
-        "--align",
-        choices=("none", "shift", "turn", "full", "auto"),
-        help="find the part in each picture, and see it as if all lay alike: shift: parts lie at different "
-        "places, turn: at any angle, too, full: mirrored and at slightly different scales, too, auto: "
-        "none, shift or turn, as left-out good pictures and simulated defects say (default: none)",
-    )
-    parser.add_argument(
-        "--several",
-        action="store_true",
-        help="--align: pictures show several parts each: all are found, counted and judged",
-    )
-    parser.add_argument(
-        "--undistort",
-        metavar="FILE",
-        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
-        "k2, p1, p2, k3 by name",
-    )
-    common.add_scale(parser)
-    parser.add_argument(
+    group.add_argument(
         "--channels",
         metavar="all|1-3,4|PATTERN",
         help="judge more channels than three together: colours, and each other one by itself (all), or views "
         "by numbers; or files of one part under several lights, such as {part}_{light}.png",
     )
-    common.add_group(parser)
-    common.add_part(parser)
-    common.add_view(parser)
-    parser.add_argument(
-        "--each-view",
-        action="store_true",
-        help="--part: learn each view by itself, in one file: for cameras that see quite different things",
+    group.add_argument(
+        "--undistort",
+        metavar="FILE",
+        help="undistort pictures by the coefficients of their lens: OpenCV's YAML, or fx, fy, cx, cy, k1, "
+        "k2, p1, p2, k3 by name",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--seen",
+        metavar="N|FOLDER|FILE",
+        help="defects to learn from: N test pictures, or a folder",
+    )
+
+
+def _add_views(group: common.Options) -> None:
+    group.add_argument(
+        "--auto",
+        nargs="?",
+        type=common.parse_minutes,
+        const=AUTO_MINUTES,
+        metavar="MINUTES",
+        help=f"find out how they are best seen (default: {AUTO_MINUTES:g})",
+    )
+    group.add_argument(
+        "--align",
+        choices=("none", "shift", "turn", "full", "auto"),
+        metavar="HOW",
+        help="find parts: shift, turn, full (mirrors), auto",
+    )
+    group.add_argument("--several", action="store_true", help="--align: pictures show several parts")
+    group.add_argument("--size", metavar="N|HxW|N+N", help="that the network sees (default: 256+512 pixels)")
+    group.add_argument("--tile", metavar="N|HxW", help="large pictures: see tiles of so many pixels, too")
+    group.add_argument("--min-defect", metavar="Npx", help="the smallest defect to be found, sets --tile")
+    common.add_scale(group)
+
+
+def _add_promise(group: common.Options) -> None:
+    common.add_rate(group, "5%%")
+    group.add_argument("--light", metavar="SHARE", help="in any light that is up to 10%% brighter or darker")
+    group.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
     )
-    parser.add_argument(
+    group.add_argument("--force", action="store_true", help="all are good: accept what a question names")
+    group.add_argument(
         "--fair",
         action="store_true",
         help="--update: the pictures are good ones as they come, chosen by nobody; they set the threshold",
     )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="the good pictures are good, also those that show nothing, are marked, lie apart or are as far "
-        "out as defects are, --update: or with which the model would find fewer defects; after a question: "
-        "accept what the same call wrote",
-    )
-    common.add_rate(parser, "5%%")
-    parser.add_argument(
-        "--evaluate", action="store_true", help="measure the model on the test pictures when it is written"
-    )
-    parser.add_argument("--json", action="store_true", help="--evaluate: print its one JSON document")
-    parser.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
-    parser.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
-    parser.add_argument(
+    group.add_argument(
         "--no-check", action="store_true", help="do not measure what share of simulated defects it finds"
     )
-    common.add_device(parser)
-    common.add_cluster(parser)
-    common.add_quiet(parser)
-    parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
+
+
+def _add_method(group: common.Options) -> set[str]:
+    """Adds the options on the method; returns the names of those that single methods have."""
+    group.add_argument("--method", help=f"{_join_or(registry.names())} (patchcore)")
+    common.add_settings(group, "default, small, accurate, paper; quick")
+    in_steps = _methods_with("learns_in_steps")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
+    length.add_argument(
+        "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
+    )
+    group.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
+    group.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
+    group.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
+    flags = _method_flags()
+    for flag_, (metavar, text) in flags.items():
+        group.add_argument(flag_, metavar=metavar, help=text)
+    return {flag_.removeprefix("--").replace("-", "_") for flag_ in flags}
+
+
+def _add_running(group: common.Options) -> None:
+    group.add_argument(
+        "--out",
+        required=True,
+        metavar="MODEL",
+        help="model file; for several categories a folder",
+    )
+    group.add_argument("--update", metavar="MODEL", help="add the pictures to this model")
+    group.add_argument("--joint", action="store_true", help="one file for all, `predict` tells them apart")
+    group.add_argument("--evaluate", action="store_true", help="measure the model on the test pictures")
+    group.add_argument("--json", action="store_true", help="--evaluate: print its one JSON document")
+    group.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
+    common.add_device(group)
+    common.add_cluster(group)
+    common.add_quiet(group)
+    group.add_argument("--verbose", action="store_true", help="also what the promise comes from")
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
@@ -214,7 +264,7 @@ def file_options() -> frozenset[str]:
 
 
 def written(args: argparse.Namespace, name: str) -> str:
-    """Names a setting or an option as it was given: `--keep-aspect`, or `keep_aspect` of the file."""
+    """Names a setting or an option as it was given: `--min-defect`, or `min_defect` of the file."""
     return f"{name} of {args.config}" if name in args.filed else flag(name)
 
 
@@ -244,7 +294,7 @@ def _check_names(file: str | None, values: Mapping[str, Any]) -> None:
 
 def _settings() -> frozenset[str]:
     own: Iterable[str] = (
-        name for method in registry.loadable_methods() for name in setting_names(method.config)
+        name for method in registry.loadable_methods() for name in sorted(setting_names(method.config))
     )
     return frozenset(own) | COMMON_SETTINGS
 
@@ -253,7 +303,7 @@ def _settings() -> frozenset[str]:
 def _actions() -> dict[str, argparse.Action]:
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
-    return {action.dest: action for action in parser._actions}
+    return {one.dest: one for one in parser._actions if one.default is not argparse.SUPPRESS}
 
 
 def _read(file: str, name: str, value: Any) -> Any:

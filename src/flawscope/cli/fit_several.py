@@ -111,8 +111,7 @@ def fit_each(
 def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) -> argparse.Namespace:
     """Returns the arguments for a category alone, whose model is a file in the folder. own: others."""
     out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
-    board = args.tensorboard and str(Path(args.tensorboard) / name)
-    own = {"called": name, "category": name, "out": out, "tensorboard": board, "cluster": None, **own}
+    own = {"called": name, "category": name, "out": out, "cluster": None, **own}
     return argparse.Namespace(**{**vars(args), **own})
 
 

@@ -288,6 +288,6 @@ def backbones(args: argparse.Namespace) -> int:
     print(common.format_table(rows, ("backbone", "at hand", "licence", "from")))
     print(f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME:")
     print(
-        "its weights are downloaded once, or given with --weights FILE (safetensors or a torch checkpoint)."
+        "its weights are downloaded once, or given: --set weights=FILE (safetensors or a torch checkpoint)."
     )
     return 0

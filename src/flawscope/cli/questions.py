@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # arguments that change nothing in what is computed
 OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster", "typed", "filed")
-WRITTEN = ("out", "tensorboard")  # arguments that name what is written
+WRITTEN = ("out",)  # arguments that name what is written
 EXIT_CODE = 2
 REMEDY = (
     "take out what is not good and begin anew, or give the same call with --force, which accepts it and "

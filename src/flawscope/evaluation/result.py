@@ -262,7 +262,7 @@ class Evaluation:
         if masks["lost_regions"]:
             lines.append(
                 f"{masks['lost_regions']} of {pluralize(masks['regions'], 'marked region')} so small that no "
-                "pixel is left at the map's size beside others in the same picture: AU-PRO is without them; "
+                "pixel is left at the map's size: AU-PRO is without them; "
                 "evaluate --full-resolution counts all"
             )
         if pixels["outside"]:

@@ -7,6 +7,7 @@ from flawscope.errors import require_installed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from flawscope.fitting.auto import fit_auto as fit_auto
     from flawscope.fitting.candidate import make_candidate as make_candidate
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.trials import draw_defect_examples as draw_defect_examples
@@ -20,6 +21,7 @@ __getattr__ = lazy_names(
     {
         "draw_defect_examples": "trials",
         "fit": "fitting",
+        "fit_auto": "auto",
         "learning_curve": "trials",
         "make_candidate": "candidate",
     },

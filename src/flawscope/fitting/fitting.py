@@ -53,7 +53,6 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
-from flawscope.methods.training_log import tensorboard_folder
 from flawscope.pictures.apart import MAX_COMPARED, groups_apart, groups_of_other_look
 from flawscope.pictures.appearance import APPEARANCE_KEY as APPEARANCE
 from flawscope.pictures.appearance import AppearanceRange
@@ -77,8 +76,6 @@ class Learning:
     checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it when
         the model is saved.
     resume: go on where the checkpoint stops.
-    tensorboard: folder that gets the losses as TensorBoard's events. A log of the training as CSV stands
-        beside the checkpoint anyway.
     samples: pictures stored in the model for its self-test.
     check: measure the share of simulated defects that the model finds, in a tenth of the time at most.
     """
@@ -86,24 +83,19 @@ class Learning:
     minutes: float | None = None
     checkpoint: str | os.PathLike[str] | None = None
     resume: bool = False
-    tensorboard: str | os.PathLike[str] | None = None
     samples: int = 3
     check: bool = True
 
     def budget(self, method: Method) -> Budget:
         """Budget of a fit. InputError: the method does not learn in steps."""
-        in_steps = self.minutes is not None or self.resume or self.tensorboard is not None
-        if in_steps and not method.learns_in_steps:
-            raise InputError(
-                f"{method.name} does not learn in steps: leave out --minutes, --resume and --tensorboard"
-            )
+        if (self.minutes is not None or self.resume) and not method.learns_in_steps:
+            raise InputError(f"{method.name} does not learn in steps: leave out --minutes and --resume")
         return Budget(
             self.minutes,
             None if self.checkpoint is None else Path(self.checkpoint),
             self.resume,
             scored_later=self.samples,
             scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
-            tensorboard=None if self.tensorboard is None else tensorboard_folder(self.tensorboard),
         )
 
 

@@ -373,7 +373,7 @@ class _Steps:
             return {}
         tile, scale = size_text(chosen[0]), chosen[1]
         left = f"{min_defect / scale:g} px at the network"
-        self.say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
+        self.say(f"defects of {min_defect:g} px: --tile {tile} --set scale={scale:g}, which leaves {left}")
         return {"tile": tile, "scale": scale}
 
     def choose_positions(

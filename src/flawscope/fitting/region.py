@@ -66,8 +66,8 @@ def learn_region(
     say: Callable[[str], None],
 ) -> NDArray[np.bool_]:
     """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
-    drawn on the picture that it names, else on the first, and moves with the part; where pictures are
-    corrected it is drawn on the picture as taken.
+    drawn on the picture that it names, else on the first, and moves with the part, as where the aspect is
+    kept; where pictures are corrected it is drawn on the picture as taken.
 
     Raises:
         InputError: it cannot be read, holds nothing, or the picture shows no part.
@@ -76,7 +76,8 @@ def learn_region(
     if isinstance(roi, FrameRegion):
         return roi.carried(how)
     spec, named = split_picture(roi)
-    if not named and how.reference is None and not how.corrections:
+    # with its aspect kept a fraction means another place in each shape: the first picture's shape tells
+    if not named and how.reference is None and not (how.corrections or how.keep_aspect):
         mask = read_roi(spec, how)
         if text := describe_roi(spec, mask):
             say(text)

@@ -114,7 +114,7 @@ def _remedy(config: PictureSettings, lights: int) -> str:
     """Sentence on what takes less time, of the settings that make it long."""
     if config.tile is not None:
         return (
-            "Twice the --min-defect, or twice the --scale, leaves a quarter of the views; --tile alone, at "
+            "Twice the --min-defect, or twice the scale, leaves a quarter of the views; --tile alone, at "
             "the pictures' own resolution, is faster than --min-defect where that enlarges"
         )
     if lights:

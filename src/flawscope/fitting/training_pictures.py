@@ -222,7 +222,7 @@ def read_defects(
                 height, width = preprocess.network_size
                 raise InputError(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
-                    f"pixel at {width}x{height}; mark it, or take a larger --size or --crop"
+                    f"pixel at {width}x{height}; mark it, or take a larger --size or crop"
                 )
             found[pixel_hash(picture)] = [
                 SeenDefect(pack_image(torch.from_numpy(image)), mask, name) for image, mask in shown

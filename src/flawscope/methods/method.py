@@ -23,7 +23,7 @@ WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
 @dataclass(frozen=True)
 class Option:
-    """A flag of `flawscope fit` for a setting that this method has: `--teacher` sets `teacher`."""
+    """A flag of `flawscope fit` for a setting that this method has: `--augment` sets `augment`."""
 
     flag: str
     metavar: str

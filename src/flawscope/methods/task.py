@@ -35,7 +35,6 @@ class Budget:
     checkpoint_interval: seconds between checkpoints.
     scored_later: pictures that are scored after the method's `fit`, within the time too.
     scored_if_time: pictures that are scored then if there is time.
-    tensorboard: folder that gets the losses as TensorBoard's events.
     started: beginning of the minutes on `time.monotonic`'s clock.
     """
 
@@ -45,7 +44,6 @@ class Budget:
     checkpoint_interval: float = CHECKPOINT_INTERVAL
     scored_later: int = 0
     scored_if_time: int = 0
-    tensorboard: Path | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property

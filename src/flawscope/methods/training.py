@@ -162,7 +162,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self.seconds -= saved
         for network in self.networks:
             network.train()
-        names = (self.LOSSES, self.MEASUREMENTS, budget.tensorboard)
+        names = (self.LOSSES, self.MEASUREMENTS)
         self.log = TrainingLog(budget.log, *names, known=self.log.losses, done=self.done)
         with defer_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
             waiting = ahead.submit(self.batch, self.done)

@@ -1,21 +1,18 @@
-"""Log of a training: a row for every step, scalars for TensorBoard, a thinned loss curve."""
+"""Log of a training: a row for every step, and a thinned loss curve."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flawscope.artefact.files import atomic_write
-from flawscope.errors import FlawscopeError, missing_library_error
+from flawscope.errors import FlawscopeError
 
 MAX_POINTS = 200  # points of the thinned curve
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0  # after which rows are written: reading a loss makes a device wait
@@ -39,8 +36,7 @@ def thin_curve(losses: Sequence[float], done: int) -> dict[str, list[float]]:
 
 class TrainingLog:
     """A CSV file with a row for every step: step, loss, its parts if there are several, rate (the learning
-    rate), seconds (of training, without interruptions), and what is measured now and then. TensorBoard gets
-    the same but for the seconds.
+    rate), seconds (of training, without interruptions), and what is measured now and then.
 
     Attributes:
         losses: of the steps so far; of a training that goes on, as many as its checkpoint knew.
@@ -51,7 +47,6 @@ class TrainingLog:
         path: Path | None,
         losses: Sequence[str],
         measured: Sequence[str] = (),
-        tensorboard: Path | None = None,
         *,
         known: Sequence[float] = (),
         done: int = 0,
@@ -61,9 +56,8 @@ class TrainingLog:
             path: of the CSV file; None: there is none.
             losses: names of the parts.
             measured: names of what is measured now and then.
-            tensorboard: folder of TensorBoard's events; None: there are none.
             known, done: losses of the training that goes on, and after how many steps. Rows of later steps,
-                which are done again, are removed, and TensorBoard hides them.
+                which are done again, are removed.
 
         Raises:
             FlawscopeError: the file cannot be written.
@@ -71,13 +65,7 @@ class TrainingLog:
         self.path, self.parts, self.measured = path, tuple(losses) if len(losses) > 1 else (), tuple(measured)
         self.columns = ("step", "loss", *self.parts, "rate", "seconds", *self.measured)
         self.losses = [*known]
-        self.writer: Any = None
-        if tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(tensorboard), purge_step=done + 1)
-        # losses, the row's others, wall time
-        self._pending: list[tuple[Tensor, dict[str, float], float]] = []
+        self._pending: list[tuple[Tensor, dict[str, float]]] = []  # losses, and the row's others
         self._written = time.monotonic()
         if path is not None:
             self._start_file(path, done)
@@ -86,7 +74,7 @@ class TrainingLog:
         """Add a step; `losses` [L] in the order of their names."""
         if len(self._pending) >= FLUSH_ROWS or time.monotonic() - self._written >= FLUSH_SECONDS:
             self.flush()
-        self._pending.append((losses, {"step": step, "rate": rate, "seconds": seconds}, time.time()))
+        self._pending.append((losses, {"step": step, "rate": rate, "seconds": seconds}))
 
     def measure(self, values: Mapping[str, float]) -> None:
         """Add values measured after the step that was added last."""
@@ -104,17 +92,10 @@ class TrainingLog:
             return
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        for parts, (_, row, wall) in zip(torch.stack([w[0] for w in waiting]).tolist(), waiting, strict=True):
+        for parts, (_, row) in zip(torch.stack([w[0] for w in waiting]).tolist(), waiting, strict=True):
             row |= {"loss": sum(parts), **dict(zip(self.parts, parts, strict=False))}
             self.losses.append(row["loss"])
             rows.writerow([_format_value(name, row.get(name)) for name in self.columns])
-            if self.writer is not None:
-                for name in ("loss", "rate", *self.parts, *self.measured):
-                    if name in row:
-                        tag = f"parts/{name}" if name in self.parts else name
-                        self.writer.add_scalar(tag, row[name], row["step"], wall)
-        if self.writer is not None:
-            self.writer.flush()
         if self.path is not None:
             try:
                 with open(self.path, "a", encoding="utf-8") as file:
@@ -124,8 +105,6 @@ class TrainingLog:
 
     def close(self) -> None:
         self.flush()
-        if self.writer is not None:
-            self.writer.close()
 
     def _start_file(self, path: Path, done: int) -> None:
         """Write the header, and the rows of the steps that are done, as they were."""
@@ -147,10 +126,3 @@ def _format_value(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"
-
-
-def tensorboard_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder for TensorBoard's events. InputError where TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise missing_library_error("--tensorboard", "tensorboard", extras="tensorboard")
-    return Path(folder)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration import min_calibration_size
-from flawscope.calibration.power import MIN_FOR_LIMIT, DefectScores, wilson_interval
+from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.promise import PromiseVerdict, judge_promise, rate_interval
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor
@@ -151,7 +151,7 @@ def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
 def found_interval(found: int, count: int) -> tuple[float, float] | None:
     """Returns the 95 % interval, 0..1, of the share of simulated defects of a size that is found; None where
     too few were tried for a number."""
-    return None if count < MIN_FOR_LIMIT else wilson_interval(found, count)
+    return None if count < MIN_DEFECTS else wilson_interval(found, count)
 
 
 def _with_rate(manifest: Manifest, rate: float) -> Manifest:

@@ -153,13 +153,12 @@ class TableWriter:
 
     Args:
         decimal_comma: with semicolons and decimal commas, as Excel reads it where people write so.
-        append: go on at the end of a file that is there.
         kinds: it says the kinds of the regions' defects.
         products: it says which product each input shows.
         aligned: it says where the part of each input lies.
 
     Raises:
-        InputError: another suffix, or the table that is there has other columns or other decimals.
+        InputError: another suffix.
         FlawscopeError: the file cannot be written; also of `add` and `close`.
     """
 
@@ -167,7 +166,6 @@ class TableWriter:
         self,
         path: str | os.PathLike[str],
         *,
-        append: bool = False,
         decimal_comma: bool = False,
         kinds: bool = False,
         products: bool = False,
@@ -179,30 +177,8 @@ class TableWriter:
             raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")
         with self._report_errors():
             # a name that is not UTF-8 is written escaped
-            mode = "ab" if append else "wb"
-            there = self._header() if append else None
-            if there and len(there) == 1:  # decimal points and commas do not mix in one table
-                other = "decimal points" if decimal_comma else "--decimal-comma"
-                raise InputError(f"{path} was begun with {other}: write it so, or choose another table")
-            models = {
-                KIND_COLUMNS: ("no kinds of defects", "kinds of defects"),
-                PRODUCT_COLUMNS: ("one product", "several products"),
-                PART_COLUMNS: ("parts as they lie", "aligned parts"),
-            }
-            for (first, *_), model in models.items():
-                if there is not None and (first in there) != (first in self.columns):
-                    begun = model[first in there]
-                    raise InputError(f"{path} was begun by a model of {begun}: choose another table")
-            self.file = open(path, mode, buffering=0)  # noqa: SIM115
-            if not self.file.tell():
-                self._write(self.columns, codecs.BOM_UTF8)
-
-    def _header(self) -> list[str] | None:
-        """Columns of the table that is there; None: there is no table."""
-        with suppress(FileNotFoundError), open(self.path, encoding=CSV_ENCODING, newline="") as file:
-            for header in csv.reader(file, delimiter=";" if self.decimal_comma else ","):
-                return header
-        return None
+            self.file = open(path, "wb", buffering=0)  # noqa: SIM115
+            self._write(self.columns, codecs.BOM_UTF8)
 
     def add_result(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""

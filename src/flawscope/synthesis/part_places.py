@@ -27,12 +27,6 @@ MAX_ALIGNMENT = 0.6  # resultant length of the doubled angles, 0..1: below, part
 MIN_SHIFT = 0.15  # standard deviation of the place, in roots of the part's area
 
 
-_HINTS = {
-    "turn": "parts lie at any angle: --align turn finds each and shows it upright",
-    "shift": "parts lie at different places: --align shift finds each and shows it in the middle",
-}
-
-
 class Outline(NamedTuple):
     """Outline of a part. area: in pixels. y, x: its middle. angle: of its long axis, in radians, modulo pi.
     elongation: length by width, 1 or more."""
@@ -76,12 +70,10 @@ def poses_needed(pictures: Iterable[Picture]) -> Literal["shift", "turn"] | None
     return "shift" if places.std(0).max() >= MIN_SHIFT else None
 
 
-def alignment_hint(paths: Sequence[Path]) -> str | None:
-    """Returns a line that names `--align` where good pictures surely need it; None elsewhere. Pictures that
-    cannot be read, and deep ones, are not looked at."""
+def alignment_needed(paths: Sequence[Path]) -> Literal["shift", "turn"] | None:
+    """`poses_needed` of picture files. Those that cannot be read, and deep ones, are not looked at."""
     numbers = np.unique(np.linspace(0, len(paths) - 1, min(MAX_PICTURES, len(paths))).astype(int))
-    kind = poses_needed(_read_usual([paths[i] for i in numbers]))
-    return None if kind is None else _HINTS[kind]
+    return poses_needed(_read_usual([paths[i] for i in numbers]))
 
 
 def _read_usual(paths: Iterable[Path]) -> Iterator[Picture]:

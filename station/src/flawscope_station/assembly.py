@@ -13,7 +13,6 @@ from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.shifts.reports import ShiftReporter
 from flawscope_station.sinks import SENDER_DIGITS
-from flawscope_station.sources.source import SourceContext
 from flawscope_station.station import Station
 from flawscope_station.web import challenge_api, drift_api, models_api, setup_api, shifts_api
 
@@ -25,12 +24,12 @@ def open_station(settings: Settings, say: Callable[[str], None] = lambda line: N
 
 def _drift(core: Station) -> Extension:
     settings = {core.products[name]: product for name, product in core.settings.products.items()}
-    names, report, memory = core.addresses.names, core.report, core.inspector.memory
-    drift = Drift(settings, core.store, core.versions, core.files, names, report, memory)
+    drift = Drift(settings, core.store, core.versions, core.addresses.names, core.report)
     return Extension(
         (drift,),
-        (drift.monitor, drift.cameras),
+        (drift.monitor,),
         observers=(drift.observe,),
+        interlocks=(drift.camera,),
         on_added=(drift.add_product,),
         gauges=(drift.monitor.gauges,),
         routers=(drift_api.router,),
@@ -50,14 +49,10 @@ def _learning(core: Station) -> Extension:
 
 def _new_products(core: Station) -> Extension:
     limits, device = core.settings.limits, core.settings.device
-    # cameras of drafts are of no product: nothing is inspected
-    line = SourceContext(0, core.inspector.submit, lambda *_, **__: None, core.store, core.sources.share)
-    drafts = Drafts(
-        core.files, limits, core.inspector.memory, device, lambda: bool(core.products), core.say, line
-    )
+    drafts = Drafts(core.files, limits, core.inspector.memory, device, lambda: bool(core.products), core.say)
     return Extension(
-        (drafts, LiveProducts(core.page_products, core.addresses, core.sources, drafts)),
-        (drafts, drafts.checks, drafts.captures),
+        (drafts, LiveProducts(core.with_model, core.addresses, core.sources, drafts)),
+        (drafts, drafts.checks),
         routers=(setup_api.router, setup_api.page_router),
         request_enders=(drafts.end_trials,),
     )

@@ -12,7 +12,7 @@ from flawscope.errors import FlawscopeError, message_with_type, one_line_message
 from flawscope_station.background import GuardedThread, ThreadWatch
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.inspecting.worker import Inspector
-from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Problem, Problems
+from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Listener, Problem, Problems
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
@@ -95,3 +95,7 @@ class Health:
             product = problem.product if problem.product in self.addresses.names else None
             self.store.note_event(PROBLEM_ACKNOWLEDGED, who, code, product)
         return problem
+
+    def listen(self, name: str, listener: Listener) -> None:
+        """Tell a listener of each problem that begins and ends (`Problems.listen`)."""
+        self._problems.listen(name, listener, self.problems)

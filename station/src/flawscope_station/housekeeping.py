@@ -53,11 +53,6 @@ class Housekeeping(BackgroundThread):
         self._sweeper.start()
         super().start()
 
-    def stop(self, seconds: float | None = None) -> None:
-        super().stop(seconds)
-        with suppress(FlawscopeError):
-            self.clock.close()
-
     def check_space(self, recorded: object = None) -> None:
         """Remove old pictures now where there is little space for others, after each that was recorded."""
         if self._retention.is_full:

@@ -16,6 +16,7 @@ from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.worker import LateError as LateError
 from flawscope_station.inspecting.worker import ModelError as ModelError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
+from flawscope_station.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin
 from flawscope_station.settings.sources import EVERY_FRAME as EVERY_FRAME
 from flawscope_station.settings.sources import ON_TRIGGER as ON_TRIGGER
@@ -43,5 +44,7 @@ from flawscope_station.store.database import StoreError as StoreError
 from flawscope_station.store.database import now as now
 from flawscope_station.store.inspection import make_label as make_label
 from flawscope_station.store.open_models import NoModelError as NoModelError
+from flawscope_station.store.schema import ANOMALOUS as ANOMALOUS
 from flawscope_station.store.schema import LATE as LATE
 from flawscope_station.store.schema import WITHDRAWN as WITHDRAWN
+from flawscope_station.store.schema import WITHIN as WITHIN

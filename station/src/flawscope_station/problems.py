@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flawscope_station.background import unfailing
+from flawscope_station.background import BackgroundThread, GuardedThread, stop_all, unfailing
 from flawscope_station.store.database import now
 from flawscope_station.store.records import NotFoundError, iso
 
 PROBLEM_ACKNOWLEDGED = "problem acknowledged"  # an event
+LOOK_INTERVAL = 2.0  # seconds between two looks of who listens, for problems that only a check finds
 _CODE_PATTERN = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")
 
 
@@ -75,6 +76,9 @@ class Problem:
         return {**shown, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
 
 
+Listener = Callable[[Problem, bool], object]  # a problem, and whether it is over: it begins otherwise
+
+
 class Problems:
     """Present problems. Thread-safe.
 
@@ -86,6 +90,7 @@ class Problems:
         self.say = unfailing(say)
         self._active: dict[str, Problem] = {}
         self._lock = threading.Lock()
+        self._listeners: list[_ListenerThread] = []
 
     def report(
         self, code: str, why: str | None, action: Action | None = None, *, stops: bool = False
@@ -102,6 +107,9 @@ class Problems:
                 self._active[code] = replace(before, text=why, action=action, stops=stops)
         if (before.text if before else None) != why:
             self.say(f"{code}: {why or 'over'}")
+        if (before is None) != (why is None):
+            for listener in self._listeners:
+                listener.wake()
 
     def acknowledge(self, code: str, who: str) -> Problem:
         """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
@@ -114,3 +122,53 @@ class Problems:
     def all(self) -> list[Problem]:
         """Return the problems, the oldest first: in the order of reports, for clocks jump."""
         return list(self._active.copy().values())
+
+    # ---- who is told
+
+    def listen(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]) -> None:
+        """Tell a listener of each problem that begins and ends, in a thread of its own: a slow one delays
+        nobody.
+
+        Problems that are there already begin now; one that comes and goes while the listener is busy is not
+        told. Where the listener raises, it is told the same again, with growing pauses, and the thread that
+        failed is a problem itself.
+
+        Args:
+            name: of the thread.
+            problems: checks the station, and returns what is wrong.
+        """
+        thread = _ListenerThread(name, listener, problems)
+        self._listeners.append(thread)
+        thread.start()
+
+    @property
+    def threads(self) -> list[GuardedThread]:
+        """Threads of those who listen."""
+        return [thread for listener in self._listeners for thread in listener.threads]
+
+    def stop(self) -> None:
+        """Tell nobody any more."""
+        stop_all([listener.stop for listener in self._listeners])
+
+
+class _ListenerThread(BackgroundThread):
+    """Tells one listener what changed since it was told last."""
+
+    def __init__(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]):
+        super().__init__(name)
+        self._listener, self._problems = listener, problems
+        self._told: dict[str, Problem] = {}
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            present = {problem.code: problem for problem in self._problems()}
+            over = [(problem, True) for code, problem in self._told.items() if code not in present]
+            begun = [(problem, False) for code, problem in present.items() if code not in self._told]
+            for problem, is_over in over + begun:
+                with self.threads[0].call():
+                    self._listener(problem, is_over)
+                if is_over:
+                    del self._told[problem.code]
+                else:
+                    self._told[problem.code] = problem
+            self._wait(LOOK_INTERVAL)

@@ -26,13 +26,12 @@ from flawscope_station.connections import ConnectionContext, Connections, Timing
 from flawscope_station.extension import Extension, Observers
 from flawscope_station.health import Health
 from flawscope_station.housekeeping import Housekeeping
-from flawscope_station.inspecting.parts import PartDeadlines
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.live import EventBroadcaster, Metrics
-from flawscope_station.page_products import PageProducts, refuse_kept_settings
+from flawscope_station.page_products import page_products
 from flawscope_station.problems import Problems
 from flawscope_station.queries import Overview, Records
 from flawscope_station.refusals import Refusals
@@ -44,6 +43,7 @@ from flawscope_station.store.addresses import STATION_USER, Addresses
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.parts import find_part
 from flawscope_station.store.records import Store, describe_new
 from flawscope_station.store.station_identity import claim_identity
 
@@ -70,10 +70,10 @@ class Station:
         features: Sequence[Callable[[Station], Extension]] = (),
     ):
         self.say = say = unfailing(say)
-        problems = Problems(say)
-        self.report = problems.report
+        self._problems = Problems(say)
+        self.report = self._problems.report
         self._open_store(settings)
-        self._wire(problems)
+        self._wire()
         core: list[object] = [self.settings, self.files, self.database, self.access, self.store]
         core += [self.versions, self.addresses, self.inspector, self.renderer, self.sources, self.floor]
         core += [self.live, self.records, self.housekeeping, self.health, self.overview, self.metrics]
@@ -92,18 +92,18 @@ class Station:
         claim_identity(self.database, self.files, settings.name)
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
-        self.page_products = PageProducts(self.store, self.files, settings.products.keys(), self.say)
-        refuse_kept_settings(self.page_products, settings)
         note_changed_settings(self.database, settings, STATION_USER)
         # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, machine.usable_cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
-        with_made = replace(settings, products={**self.page_products.products(), **settings.products})
+        self.with_model = [name for name, product in settings.products.items() if product.model is not None]
+        made = page_products(self.store, self.files, settings.products.keys())
+        with_made = replace(settings, products={**made, **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products = self.addresses.products
         self.settings = replace(settings, products=self.addresses.settings)
 
-    def _wire(self, problems: Problems) -> None:
+    def _wire(self) -> None:
         """Make the parts above the store, each of those that it calls."""
         settings, limits, names, report = (
             self.settings,
@@ -127,8 +127,6 @@ class Station:
             self.tolerances,
             partial(report, "model_failed"),
         )
-        seconds = {self.products[name]: product.part_seconds for name, product in settings.products.items()}
-        self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
@@ -139,19 +137,27 @@ class Station:
             limits,
             self.refusals.note,
             self.inspector.interlocks.check,
+            self.inspector.parts,
         )
         self.sources.update({name: [] for name in self.addresses.configured})
-        self.floor = ConnectionContext(
-            self.addresses, self.inspector, self.store, self.sources, Timing(), report, self.refusals
-        )
-        self.connections = Connections(settings.connections, self.floor)
         # reports of shifts are made for some days afterwards
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, report, needs)
         self.health = Health(
-            problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
+            self._problems, self.store, self.addresses, self.inspector, self.housekeeping, self._threads
         )
         self.problems = self.health.problems
+        self.floor = ConnectionContext(
+            self.addresses,
+            self.inspector,
+            self.store,
+            self.sources,
+            Timing(),
+            report,
+            self.health.listen,
+            self.refusals,
+        )
+        self.connections = Connections(settings.connections, self.floor)
         self.sinks = Sinks(
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
@@ -159,9 +165,8 @@ class Station:
         self.metrics = Metrics([self.overview.gauges, self.live.gauges], self.sinks.gauges)
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         self.observers += [self._count, self.housekeeping.check_space, self.renderer.keep_map]
-        self.observers += [self.sinks.observe, self.part_deadlines.observe, self._publish]
-        self.addresses.on_added += [self.part_deadlines.add_product, self.sinks.add_product]
-        self.addresses.on_added.append(self.tolerances.add_product)
+        self.observers += [self.sinks.observe, self._publish]
+        self.addresses.on_added += [self.sinks.add_product, self.tolerances.add_product]
         self.records.on_verdict.append(self.sinks.wake)
 
     def _add(self, extension: Extension) -> None:
@@ -180,9 +185,8 @@ class Station:
         self.addresses.open()
         self.tolerances.start()
         self.sinks.start()
-        self.part_deadlines.start()
         numbers = {**self.products, **self.addresses.entries}
-        self.sources.open(self.addresses.configured, numbers, self.page_products.all())
+        self.sources.open(self.addresses.configured, numbers)
         self.connections.start()
         for thread in self._feature_threads:
             thread.start()
@@ -199,6 +203,7 @@ class Station:
         first is raised at last."""
         parts: tuple[Callable[[], object], ...] = (
             self.health.watch.stop,
+            self._problems.stop,
             self.housekeeping.end,
             self.tolerances.stop,
             self.end_requests,
@@ -208,7 +213,6 @@ class Station:
             *(thread.stop for thread in self._feature_threads),
             self.inspector.close,
             self.recorder.close,
-            partial(self.part_deadlines.stop, None),
             self.sinks.stop,
             self.inspector.close_pools,
             self.housekeeping.stop,
@@ -223,7 +227,7 @@ class Station:
         """Yield all threads, and whether pictures cannot be inspected without it. Plugins may have none."""
         sources = [source for several in list(self.sources.values()) for source in several]
         inspecting: list[Any] = [self.inspector, self.recorder, *sources, *self.connections]
-        others: list[Any] = [*self.sinks.deliveries, self.part_deadlines, self.housekeeping, self.tolerances]
+        others: list[Any] = [*self.sinks.deliveries, self.housekeeping, self.tolerances, self._problems]
         for parts, inspects in ((inspecting, True), ([*others, *self._feature_threads], False)):
             yield from ((thread, inspects) for part in parts for thread in getattr(part, "threads", ()))
 
@@ -237,17 +241,18 @@ class Station:
             self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 
     def _publish(self, recorded: RecordedInspection) -> None:
-        """Tell the open pages; of a view the store knows whether its part is decided on."""
+        """Tell the open pages of an inspection, and once of a part."""
         number, product_id = recorded.number, recorded.inspection.product_id
+        part, name = recorded.inspection.part_views, self.addresses.names[product_id]
         if self.live.listeners:
             item = (
-                describe_new(number, recorded.inspection, self.addresses.names[product_id])
-                if recorded.inspection.parts is None
+                describe_new(number, recorded.inspection, name)
+                if part is None
                 else self.store.inspection(product_id, number)
             )
             self.live.publish(product_id, item)
-
-    def _on_decision(self, product_id: int, part: dict[str, Any]) -> None:
-        self.metrics.parts.labels(self.addresses.names[product_id], part["decision"]).inc()
-        self.sinks.wake(product_id)
-        self.live.publish(product_id, part, "part")
+        if part is not None and recorded.inspection.view == part.worst:
+            self.metrics.parts.labels(name, part.decision).inc()
+            if self.live.listeners:
+                found = find_part(self.database, product_id, part.number)
+                self.live.publish(product_id, {**found, "inspections": None}, "part")

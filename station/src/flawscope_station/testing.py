@@ -80,8 +80,9 @@ def _check_triggers(station: Station) -> None:
     from flawscope_station.sources.trigger import shoot
     from flawscope_station.store.inspection import make_label
 
-    find = partial(station.floor.camera, PRODUCT)
-    find().forget(find().next_shot())
+    find = partial(station.floor.cameras, PRODUCT)
+    (camera,) = find()
+    camera.forget(camera.next_shot())
 
     async def several() -> list[Any]:
         due = time.monotonic() + WAIT_TIMEOUT

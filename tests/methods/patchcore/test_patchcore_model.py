@@ -13,8 +13,8 @@ from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patch_detector import patches_in_region, reducing_matrix, smoothing_matrix
 from flawscope.methods.patchcore import METHOD, Config
-from flawscope.methods.patchcore.leave_one_out import distances_without, score_without
 from flawscope.methods.patchcore.model import BLOCK, Model, neighbour_table, reweight
+from flawscope.methods.patchcore.selected_bank import distances_without, score_without
 
 
 class Pixels(nn.Module):

@@ -81,7 +81,7 @@ def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model):
 @pytest.mark.parametrize("stages", [(0, 1, 2, 3), (1, 1, 2, 3)])
 def test_stages_of_other_strides_are_refused(stages):
     with pytest.raises(
-        InputError, match="do not have strides 4,8,16,32: choose others with --stages"
+        InputError, match="do not have strides 4,8,16,32: choose others, --set stages"
     ) as told:
         create(Config(size="64", stages=stages))
     assert "\n" not in str(told.value)

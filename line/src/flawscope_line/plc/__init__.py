@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from flawscope_station.plugins import Connection, ConnectionContext
 
 MAX_RECIPE = 65535  # a number of 16 bits
-MAX_COUNT = 2**31  # beyond half of 32 bits a count could have gone back
 
 
 @dataclass(frozen=True)
@@ -29,23 +28,17 @@ class PlcSettings:
     own.
     watchdog: time after which a heartbeat of the PLC that stands still is an error; None: it is not watched.
     deadline: time from trigger to answer of products without a `deadline` of their own.
-    gate: counts of the PLC from the camera to the gate where parts are rejected; None: there is none.
-    gate_width: counts to either side within which a part is at the gate.
     """
 
     recipes: Mapping[int, str]
     camera: str | None = None
     watchdog: str | None = "2 s"
     deadline: str = "5 s"
-    gate: int | None = None
-    gate_width: int = 0
 
     def __post_init__(self) -> None:
         if not self.recipes or not all(1 <= number <= MAX_RECIPE for number in self.recipes):
             raise InputError(f"recipes: write `NUMBER: PRODUCT` below it, from 1 to {MAX_RECIPE}")
         _ = self.watchdog_seconds, self.deadline_seconds, self.camera_number
-        if self.gate is not None and not 0 <= self.gate_width < self.gate < MAX_COUNT:
-            raise InputError(f"gate: write counts from 1 to {MAX_COUNT - 1:,}, and a smaller gate_width")
 
     @property
     def watchdog_seconds(self) -> float:

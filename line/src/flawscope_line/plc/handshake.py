@@ -61,14 +61,12 @@ class Inputs:
     heartbeat: int = 0
     recipe: int = 0
     part: str = ""
-    count: int = 0
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance. gate:
-    what is at the gate at `gate_count` may pass. kind: of an anomalous or tolerated part's defect (`Kind`).
-    tolerated: within tolerance, beside OK."""
+    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance. kind: of
+    an anomalous or tolerated part's defect (`Kind`). tolerated: within tolerance, beside OK."""
 
     ready: bool = False
     busy: bool = False
@@ -84,8 +82,6 @@ class Outputs:
     score: float = 0.0
     inspection: int = 0
     part: str = ""
-    gate: bool = False
-    gate_count: int = 0
     kind: int = 0
     tolerated: bool = False
 

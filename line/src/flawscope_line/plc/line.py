@@ -9,12 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
-from flawscope_line.plc import PlcSettings, gate
+from flawscope_line.plc import PlcSettings
 from flawscope_line.plc.handshake import (
     Answer,
     Code,
@@ -30,9 +29,11 @@ from flawscope_line.plc.handshake import (
     step,
 )
 from flawscope_station.plugins import (
+    ANOMALOUS,
     CLOCK,
     LATE,
     WITHDRAWN,
+    WITHIN,
     AwayError,
     Backoff,
     BusyError,
@@ -127,18 +128,21 @@ class PlcLine:
         budgets = {}
         for number, product in settings.recipes.items():
             floor.addresses.address_id(product)
-            check_triggers(self._camera(product))
+            for camera in self._cameras(product):
+                check_triggers(camera)
             budgets[number] = min(floor.due(product) - self.clock.monotonic(), settings.deadline_seconds)
         self.rules = Rules(budgets, settings.watchdog_seconds)
         self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
         self.state = State(now=self.clock.monotonic())
-        self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
         self._error: tuple[int, Exception] = 0, FlawscopeError()  # of the last job that failed
         self._events: deque[Answer | RecipeLoaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting: asyncio.Task[None] | None = None  # of the last trigger
         self._fault, self._last_check = Code.NONE, 0.0  # of queue and models
-        self._doubt: tuple[int | None, float] = None, 0.0  # last frame at a camera's error, and until when
+        self._doubt: tuple[list[int | None], float] = (
+            [],
+            0.0,
+        )  # last frames at a camera's error, and until when
         self._link_error: str | None = None  # since the last exchange
         self._is_loading, self._load_due = False, 0.0
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
@@ -153,8 +157,9 @@ class PlcLine:
         self._ended.set()
         self.threads[0].join(STOP_TIMEOUT)
 
-    def _camera(self, product: str) -> TriggeredSource:
-        return self.floor.camera(self.settings.camera_product(product), self.settings.camera_number)
+    def _cameras(self, product: str) -> Sequence[TriggeredSource]:
+        owner = self.settings.camera_product(product)
+        return self.floor.cameras(product, self.settings.camera_number, owner)
 
     # ---- the loop
 
@@ -218,8 +223,6 @@ class PlcLine:
             fault = self._camera_fault() or self._fault
             observation = Observation(self.clock.monotonic(), plc, answer, loaded, fault)
             self.state = state = step(before, observation, self.rules)
-            if self.gate is not None:
-                self.gate = gate.step(self.gate, before, state)
             if state.job != before.job:
                 self._trigger_time = state.now
                 recipe = self.settings.recipes[state.recipe]
@@ -236,10 +239,7 @@ class PlcLine:
             if state.is_alive != before.is_alive:
                 self._report_link()
             if not self._events:
-                shown = outputs(state, self.rules)
-                if self.gate is None:
-                    return shown
-                return replace(shown, gate=self.gate.may_pass, gate_count=self.gate.count or 0)
+                return outputs(state, self.rules)
 
     def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
         """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
@@ -298,7 +298,7 @@ class PlcLine:
         """Inspect the part that lies under the camera."""
         try:
             label = make_label(part, None)
-            found = await shoot(self.floor, product, partial(self._camera, product), label, due)
+            found = await shoot(self.floor, product, partial(self._cameras, product), label, due)
             answer = _answer_of_inspection(job, found)
         except Exception as error:
             self._error, answer = (job, error), Answer(job, None, error_code(error))
@@ -327,10 +327,9 @@ class PlcLine:
             if not versions.models.is_open(number):
                 versions.resume(number)
             versions.models.model_of(number)
-            in_views = number not in versions.joint_entries and self.floor.inspector.parts.views(number)
         except Exception:
             return Code.NO_MODEL
-        return Code.NO_MODEL if in_views else Code.NONE
+        return Code.NONE
 
     def _check_readiness(self) -> None:
         """Check now and then whether a picture could be inspected; try again to load a model that failed."""
@@ -350,7 +349,8 @@ class PlcLine:
     def _doubt_camera(self) -> None:
         """Take Ready away until the camera, which failed a trigger, gives a frame."""
         if (product := self.settings.recipes.get(self.state.recipe)) is not None:
-            self._doubt = self._camera(product).state.last, self.clock.monotonic() + DOUBT_SECONDS
+            last = [camera.state.last for camera in self._cameras(product)]
+            self._doubt = last, self.clock.monotonic() + DOUBT_SECONDS
 
     def _camera_fault(self) -> Code:
         """Return whether the recipe's camera is lost, or failed its last trigger."""
@@ -358,9 +358,9 @@ class PlcLine:
         if product is None:
             return Code.NONE
         with suppress(Exception):  # it is found anew when its settings have changed
-            state = self._camera(product).state
-            in_doubt = self.clock.monotonic() < until and state.last == last
-            return Code.CAMERA if state.is_lost or in_doubt else Code.NONE
+            states = [camera.state for camera in self._cameras(product)]
+            in_doubt = self.clock.monotonic() < until and [state.last for state in states] == last
+            return Code.CAMERA if in_doubt or any(state.is_lost for state in states) else Code.NONE
         return Code.CAMERA
 
     def _find_fault(self, product: str) -> Code:
@@ -375,13 +375,10 @@ class PlcLine:
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
-    outcome = inspection.inspection
-    if outcome.parts is not None:  # one view says nothing about the part
-        return Answer(job, None, Code.NO_MODEL)
-    good, regions = not outcome.anomalous or outcome.tolerated, len(outcome.regions)
-    kind = kind_number(outcome.regions)
-    facts = outcome.score, regions, inspection.number, kind, outcome.tolerated
-    return Answer(job, good, Code.NONE, *facts)
+    outcome = inspection.inspection  # of several views that of the worst
+    decision, regions = outcome.decision_on_part, len(outcome.regions)
+    facts = outcome.score, regions, inspection.number, kind_number(outcome.regions), decision == WITHIN
+    return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
 
 
 def kind_number(regions: Sequence[Mapping[str, Any]]) -> int:

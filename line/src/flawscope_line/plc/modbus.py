@@ -19,9 +19,7 @@ from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
 from flawscope_line.plc.signals import (
     TO_PLC,
-    TO_PLC_WITHOUT_GATE,
     TO_STATION,
-    TO_STATION_WITHOUT_GATE,
     pack,
     register_count,
     unpack,
@@ -91,9 +89,6 @@ class ModbusClient:
     def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
         self.settings, self.every, self._handle_inputs = settings, settings.poll_interval, handle_inputs
         self._written_outputs: Outputs | None = None
-        has_gate = settings.gate is not None
-        self._inputs = TO_STATION if has_gate else TO_STATION_WITHOUT_GATE
-        self._outputs = TO_PLC if has_gate else TO_PLC_WITHOUT_GATE
         host, port = settings.address
         self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
 
@@ -102,13 +97,13 @@ class ModbusClient:
             raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 
     async def exchange(self) -> None:
-        settings, length, unit = self.settings, register_count(self._inputs), self.settings.unit
+        settings, length, unit = self.settings, register_count(TO_STATION), self.settings.unit
         request = self._client.read_holding_registers(settings.inputs, count=length, device_id=unit)
         response = await _await_response(request)
-        outputs = self._handle_inputs(Inputs(**unpack(response.registers, self._inputs)))
+        outputs = self._handle_inputs(Inputs(**unpack(response.registers, TO_STATION)))
         if outputs != self._written_outputs:
             self._written_outputs = None
-            registers = pack(outputs, self._outputs)
+            registers = pack(outputs, TO_PLC)
             await _await_response(self._client.write_registers(settings.outputs, registers, device_id=unit))
             self._written_outputs = outputs
 

@@ -51,7 +51,6 @@ TO_STATION = (
     Signal("heartbeat", "word", 1, "another number at least every half watchdog"),
     Signal("recipe", "word", 2, "number of the product; 0 where there is one alone"),
     Signal("part", "text", 3, f"number of the part, up to {MAX_PART_LENGTH} letters; before Trigger rises"),
-    Signal("count", "long", 19, "with `gate`: parts that have passed, or an encoder's count"),
 )
 TO_PLC = (
     Signal("ready", "bit", 0, "Trigger may rise", 0),
@@ -68,15 +67,10 @@ TO_PLC = (
     Signal("score", "real", 6, "of the part; higher is more anomalous"),
     Signal("inspection", "long", 8, "number in the station's records"),
     Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
-    Signal("gate", "bit", 0, "with `gate`: what is at the gate may pass; else reject it", 6),
-    Signal("gate_count", "long", 26, "the Count that Gate is about"),
     # shares a register: a PLC that is the server may have no further one
     Signal("kind", "byte", 0, _KIND_MEANING, 8),
     Signal("tolerated", "bit", 0, "with OK: anomalous, but within tolerance", 7),
 )
-# of a PLC that is the server and has no gate
-TO_STATION_WITHOUT_GATE = TO_STATION[:-1]
-TO_PLC_WITHOUT_GATE = tuple(one for one in TO_PLC if one.name not in ("gate", "gate_count"))
 
 
 def register_count(signals: Sequence[Signal]) -> int:

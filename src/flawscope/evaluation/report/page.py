@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.evaluation import metrics
+from flawscope.evaluation.next_steps import advise_after
 from flawscope.evaluation.report.plots import loss_plot, robustness_plot
 from flawscope.evaluation.report.thumbnails import PAGE_FULL, Layers
 from flawscope.evaluation.report.words import MAX_PARTS, Tally, headline, percent, range_text, sentences
@@ -85,7 +86,11 @@ def evaluation_page(
         toggles=(HEAT, LINE, TRUTH),
         views=VIEWS,
         headline=headline(*_headline_tally(result, figures)),
-        summary=sentences(figures.tally, calibration, result.remarks),
+        summary=sentences(
+            figures.tally,
+            calibration,
+            [*result.remarks, *(f"next: {one.line()}" for one in advise_after(result, manifest))],
+        ),
         mismatch=result.mismatch,
         found=figures,
         facts=facts,

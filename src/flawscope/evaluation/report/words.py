@@ -17,6 +17,7 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.power import describe_detection
 from flawscope.calibration.promise import judge_promise
 from flawscope.calibration.threshold import Calibration
+from flawscope.calibration.tried import tried_lines
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation, metrics
@@ -242,6 +243,7 @@ def model_facts(manifest: Manifest) -> Pairs:
         ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fitted", line) for line in facts.get("summary", ())],
+        *[("tried", line) for line in tried_lines(facts)],
     ]
     if found := describe_detection(facts, c):
         rows.append(("simulated defects found", found))

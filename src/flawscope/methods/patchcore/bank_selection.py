@@ -15,9 +15,9 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import BATCH, GPU_BATCH
 from flawscope.methods.method import ViewTimes
 from flawscope.methods.patchcore import Config, coreset, quantized_search
-from flawscope.methods.patchcore.leave_one_out import SelectedBank
 from flawscope.methods.patchcore.model import BLOCK, BankView, Model, shallow_copy
 from flawscope.methods.patchcore.patches import FitJob, Patches, choose_orientations
+from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS, SelectedBank
 from flawscope.methods.task import Task
 
 MIB, GIB = 2**20, 2**30
@@ -141,9 +141,10 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     free = _free_bytes(device)
     width = model.width
     patches = [int(view.inside.sum()) for view in model.views]
-    # features, three distances or norms, a group number, the nearest element, a place in its cell
+    # features, three distances or norms, a group number, the nearest element, a place in its cell, and the
+    # next elements with their distances
     numbers = sum(n * view.embedding.width for n, view in zip(patches, model.views, strict=True))
-    per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8)
+    per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8 + 8 * NEXT_ELEMENTS)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
         per_picture += sum(patches) + numbers * 4 + model.roi.numel()
     banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]

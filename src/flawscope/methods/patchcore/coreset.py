@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
 from flawscope.methods.threads import MapBlocks, run_serially, workers
 
 POOL_SIZE = 4096  # farthest points looked at between two updates of everything
+FEW_POINTS = 2048  # all distances among which are computed at once
 STRIDE = 64  # picks between two checks of how many are still right (each a host sync on a GPU)
 ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
 BATCH = 512  # most picks multiplied at once
@@ -126,6 +128,35 @@ def select(
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
         chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
         return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out, update.nearest_pick)
+
+
+def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
+    """Pick points by the greedy rule until each is within the radius, above 0, of a pick or of `start`.
+
+    Args:
+        points, start: [N, D] and [M, D] float32, near the origin.
+
+    Returns:
+        Rows [K], in order of picking.
+    """
+    square = _squares(points, start).amin(1) if len(start) else points.new_full((len(points),), torch.inf)
+    rows = (square > radius * radius).nonzero().flatten()
+    points, square = points[rows], square[rows]
+    if len(rows) > FEW_POINTS or points.device.type != "cpu":
+        known = start if len(start) else None
+        return rows[select(points, len(rows), start=known, until=radius).indices] if len(rows) else rows
+    away, left, picks = _squares(points, points).numpy(), square.numpy(), list[int]()
+    while len(left) and left[pick := int(left.argmax())] > radius * radius:
+        np.minimum(left, away[pick], out=left)
+        left[pick] = PICKED
+        picks.append(pick)
+    return rows[picks]
+
+
+def _squares(points: Tensor, others: Tensor) -> Tensor:
+    """Squared distances [N, M] of points [N, D] to others [M, D]."""
+    square = torch.addmm((others * others).sum(1), points, others.T, alpha=-2)
+    return square.add_((points * points).sum(1)[:, None])
 
 
 class _Distances:

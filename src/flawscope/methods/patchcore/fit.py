@@ -28,11 +28,11 @@ from flawscope.methods.patchcore.leave_one_out import (
     GoodValues,
     LeaveOutOfBanks,
     LeftOutPicture,
-    SelectedBank,
     calibrate,
     calibrate_one_part,
     leave_one_out,
     score_left_out,
+    scores_above,
     suspicion_fence,
 )
 from flawscope.methods.patchcore.model import Model
@@ -45,9 +45,9 @@ from flawscope.methods.patchcore.patches import (
     collect_patches,
     keep_helpful_copies,
 )
+from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Fitted, Task
 
-MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
 
@@ -91,21 +91,15 @@ def _require_pictures(used: Sequence[int]) -> None:
         )
 
 
-def _draw_calibration(job: FitJob, count: int, most: int | None = None) -> Sequence[int]:
-    """Numbers of the pictures to calibrate on, of `count`, spread over all of them by the seed."""
-    enough = min(n for n in (count, most, job.task.calibration_pictures) if n is not None)
-    if enough == count:
-        return range(count)
-    return sorted(np.random.default_rng(job.config.seed).choice(count, enough, replace=False).tolist())
-
-
-def _draw_whole_groups(job: FitJob, used: list[int], chosen: Sequence[int]) -> list[int]:
-    """Numbers of all views of chosen groups, drawn by the seed up to the limit: pictures are judged whole."""
-    groups = job.task.groups
-    drawn = dict.fromkeys(groups[i] for i in np.random.default_rng(job.config.seed).permutation(chosen))
-    every = [[i for i in used if groups[i] == group] for group in drawn]
-    ends = np.cumsum([len(views) for views in every])
-    return sorted(i for views in every[: max(1, int((ends <= MAX_CALIBRATION).sum()))] for i in views)
+def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
+    """Rows of the pictures to calibrate on, of those `used`, by the seed: all of a part, which are judged
+    together, unless the caller calibrates again."""
+    own = job.task.calibration_pictures
+    units = [*used] if own is not None else [job.task.groups[number] for number in used]
+    most, every = job.config.calibration_pictures if own is None else own, np.unique(units)
+    if len(every) > most:
+        every = np.random.default_rng(job.config.seed).choice(every, most, replace=False)
+    return np.flatnonzero(np.isin(units, every)).tolist()
 
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
@@ -199,9 +193,13 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         alone = job.existing_banks is None and len(patches.groups.unique()) == 1
         good, calibrated = _calibrate(job, patches, selections, alone)
         job.record_time("calibration")
-        if round_ == ROUNDS or len(calibrated) < len(patches.pictures):
+        if round_ == ROUNDS or job.task.calibration_pictures is not None:
             break
         found = _find_suspects(job, good, calibrated)
+        others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
+        limit = _suspicion_limit(job, good, calibrated)
+        found |= scores_above(limit, job.model, patches, selections, others)
+        found = dict(sorted(found.items(), key=lambda pair: -pair[1]))
         suspected |= found
         if not job.task.drop_suspects or not found:
             break
@@ -230,7 +228,7 @@ def _calibrate(
     """Calibrate, and return the pictures used for it; `alone`: all pictures show one part."""
     if alone:
         return calibrate_one_part(job, patches, selections), patches.pictures
-    chosen = _draw_calibration(job, len(patches.pictures))
+    chosen = _draw_calibration(job, patches.pictures)
     return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
 
 
@@ -243,7 +241,7 @@ def _fit_by_position(job: FitJob, blocks: int) -> Fitted:
     used = sorted(found.left_out)
     _require_pictures(used)
     job.record_time("features, coresets and leave-one-out")
-    chosen = [used[i] for i in _draw_calibration(job, len(used))]
+    chosen = [used[i] for i in _draw_calibration(job, used)]
     good = calibrate(job, [found.left_out[number] for number in chosen])
     job.record_time("calibration")
     groups = found.groups_of(job.model)
@@ -331,9 +329,7 @@ def _calibrate_by_rereading(
     job: FitJob, used: list[int], selections: list[SelectedBank]
 ) -> tuple[list[int], GoodValues]:
     """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
-    chosen = [used[i] for i in _draw_calibration(job, len(used), MAX_CALIBRATION)]
-    if len({*job.task.groups}) < job.task.count and job.task.calibration_pictures is None:
-        chosen = _draw_whole_groups(job, used, chosen)
+    chosen = [used[i] for i in _draw_calibration(job, used)]
     groups = dict(zip(chosen, job.groups_of(chosen).tolist(), strict=True))
     found: dict[int, LeftOutPicture] = {}
 

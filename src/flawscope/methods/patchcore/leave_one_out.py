@@ -1,12 +1,4 @@
-"""Leave-one-out: each good picture against the memory banks as if it had never been there.
-
-To take a picture's own elements out of the bank is not enough. They kept patches of other pictures out, so
-that there are holes where they were, which a picture that was never there does not meet. Therefore the bank
-is selected anew where it matters: around the patches of the left-out picture that are farthest from it. What
-was picked before the picture's own elements would have been picked without them, and stays (decision 0016).
-
-All pictures of one part, a group, are left out together.
-"""
+"""Leave-one-out: each good picture against the memory banks as if its group had never been there."""
 
 from __future__ import annotations
 
@@ -17,182 +9,20 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from flawscope.calibration.threshold import upper_fence
-from flawscope.errors import InputError
-from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.model import BankView, Model, farthest_patch, reweight
-from flawscope.methods.patchcore.patches import FitJob, Patches, nearest_distance, to_grid
+from flawscope.methods.patchcore.model import BankView, Model
+from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
+from flawscope.methods.patchcore.selected_bank import SelectedBank, distances_without, score_without
 from flawscope.methods.task import Fitted, LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
-FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
-FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
 SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
 SAMPLED = 61  # of so many pixels, one is looked at for it: a prime, so that no column is left out
-ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
 SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 BLOCK_ROWS = 512  # patches compared at once
-KEPT_NEIGHBOURS = 128  # elements nearest to each of them, which else stay and keep new ones away
-
-
-# ------------------------------------------------------------------------------------ a bank without a group
-
-
-class SelectedBank:
-    """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
-
-    Every patch belongs to the cell of the element that is nearest to it. Methods are asked about one picture:
-    its features [P, D], absolute; its group; its valid_mask [P], 1 where a patch counts; and the distances
-    [P] of its patches to the elements of other groups.
-    """
-
-    def __init__(
-        self, view: BankView, groups: Tensor, points: Tensor, point_groups: Tensor, result: coreset.Coreset
-    ):
-        """
-        Args:
-            groups: [M], of the bank's elements.
-            points, point_groups: [N, D], absolute, and [N].
-            result: of selecting the bank from them, with groups.
-        """
-        assert result.nearest is not None
-        self.view, self.groups, self.points, self.point_groups = view, groups, points, point_groups
-        self.result, self.radius = result, result.radius
-        self.points_by_cell = result.nearest.argsort()
-        counts = torch.bincount(result.nearest, minlength=len(groups))
-        self.cell_starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
-
-    def score_without_group(
-        self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The image score of a picture, and its patch distances [P], as if its group had never been there."""
-        if distances is None:
-            distances = distances_without(self.view, features, self.groups == group, valid_mask)
-        hidden, added, distances = self.bank_without_group(features, group, distances, valid_mask)
-        missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, hidden, True)
-        return score_without(self.view, features, missing, valid_mask, distances, added), distances
-
-    def bank_without_group(
-        self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The bank without `group`: numbers [L] of the elements that are missing; patches [K, D] of other
-        pictures that take their place, relative to the centre; its distances [P] to a picture of the group.
-        InputError where there is no other group."""
-        own = (self.groups == group).nonzero().flatten()
-        if len(own) == len(self.groups):
-            raise InputError(ONE_PART)
-        distances = distances * valid_mask
-        if not len(own) or not self.radius > 0:  # nothing was kept out
-            return own, self.points[:0], distances
-        features, most = features - self.view.centre, int(valid_mask.sum())
-        far = distances.topk(min(FARTHEST, most)).indices
-        while True:
-            hidden, added = self._select_again(features[far], group, own)
-            exact = self._add_neighbours(far)
-            found = self._distances(features, exact, hidden, added, distances) * valid_mask
-            deciding = self._deciding_patches(found)
-            if len(far) >= most or torch.isin(deciding, far).all():
-                return hidden, added, found
-            # the farthest patches now: some of the first ones have come nearer
-            further = found.topk(min(FARTHEST, most)).indices
-            far = torch.cat([far, further, deciding]).unique()
-
-    def _select_again(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Elements [L] missing and patches [K, D] added around patches [Q, D] of the group with `own`."""
-        bank = self.view.bank
-        square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
-        to_own = square[:, own]
-        square[:, own] = torch.inf
-        near = square.topk(min(KEPT_NEIGHBOURS, len(bank) - len(own)), largest=False)
-        freed = near.indices[:, :FREED].unique()
-        freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
-        around = near.indices.unique()
-        around = around[~torch.isin(around, freed)]
-        lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
-        emptied = torch.cat([freed, lost]).tolist()
-        points, starts = self.points_by_cell, self.cell_starts
-        rows = torch.cat([own[:0], *(points[starts[e] : starts[e + 1]] for e in emptied)])
-        rows = rows[self.point_groups[rows] != group]
-        # with the elements themselves: those of a model that is extended have no patch here
-        candidates = torch.cat([bank[freed], self.points[rows] - self.view.centre])
-        if not len(candidates):
-            return own, candidates
-        start = bank[around] if len(around) else None
-        picked = coreset.select(candidates, len(candidates), start=start, until=self.radius)
-        return torch.cat([own, freed]), candidates[picked.indices]
-
-    def _add_neighbours(self, patches: Tensor) -> Tensor:
-        """Numbers of the patches and of those beside them, which the map is smoothed over."""
-        mask = torch.zeros(1, *self.view.grid).to(self.view.bank.device)
-        mask.view(-1)[patches] = 1
-        return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
-
-    def _distances(
-        self, features: Tensor, exact: Tensor, hidden: Tensor, added: Tensor, distances: Tensor
-    ) -> Tensor:
-        """Distances [P], exact for the patches numbered `exact`; elsewhere freed elements still count."""
-        norms, found = self.view.norms.index_fill(0, hidden, torch.inf), distances.clone()
-        found[exact] = self.view.search(features[None, exact], torch.ones(len(exact)).to(distances), norms)[0]
-        return torch.minimum(found, nearest_distance(features, added)) if len(added) else found
-
-    def _deciding_patches(self, distances: Tensor) -> Tensor:
-        """Numbers of the patches that decide the score: the farthest, and the cell with the map's maximum."""
-        drawn = self.view.anomaly_map(distances[None])[0]
-        (height, width), (h, w) = drawn.shape, self.view.grid
-        pixel = drawn.argmax()
-        cell = (pixel // width * h // height) * w + pixel % width * w // width
-        return torch.stack([distances.argmax(), cell]).unique()
-
-
-def distances_without(view: BankView, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
-    """Distances `[P]` of one picture's patches `[P, D]`, absolute, to a view's bank as if its `hidden` [M]
-    elements were not there; 0 where `valid_mask` [P] is."""
-    norms = view.norms.masked_fill(hidden, torch.inf)
-    if not bool(norms.isfinite().any()):
-        raise InputError(ONE_PART)
-    return view.search((features - view.centre)[None], valid_mask, norms)[0]
-
-
-def score_without(
-    view: BankView,
-    features: Tensor,
-    hidden: Tensor,
-    valid_mask: Tensor,
-    distances: Tensor,
-    added: Tensor,
-) -> Tensor:
-    """The image score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D],
-    relative to the centre, were; 0 where the score is of the map.
-
-    Args:
-        features, valid_mask: as for `distances_without`.
-        distances: `[P]`, to the elements that are there.
-    """
-    if view.config.score == "map":
-        return distances.new_zeros(())
-    patch = farthest_patch((features - view.centre)[None], distances[None], valid_mask)[0]
-    # the bank is not copied: every thread would need room for another one
-    parts = [(view.bank, view.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
-
-    def away(point: Tensor) -> Tensor:
-        return torch.cat([torch.addmv(norms, bank, point, alpha=-2) for bank, norms in parts])
-
-    def element(index: int) -> Tensor:
-        beyond = index - len(view.bank)
-        return view.bank[index] if beyond < 0 else parts[1][0][beyond]
-
-    present = sum(int(norms.isfinite().sum()) for _, norms in parts)
-    b = min(view.config.neighbours, present)
-    nearest = int(away(patch).argmin())
-    around = away(element(nearest))
-    around[nearest] = -torch.inf
-    found = around.topk(b, largest=False, sorted=True).indices.tolist()
-    neighbours = torch.stack([element(index) for index in found])
-    return reweight(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
 
 
 def left_out(
@@ -284,6 +114,28 @@ def leave_one_out(
 
     with workers(job.device) as each:
         return calibrate(job, each(raw, chosen))
+
+
+def scores_above(
+    limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
+) -> dict[int, float]:
+    """Scores beyond a limit, by number, of left-out pictures in `rows`. The elements of other groups in the
+    banks as they are give a score that is hardly ever lower, in a fraction of the time."""
+    known = distances_to_others(patches, selections)
+
+    def score(i: int) -> float:
+        away = [to_grid(own[i], one.view.inside.bool()) for own, one in zip(known, selections, strict=True)]
+        inside = patches.pixel_mask(i)
+        if model.score_is_map_maximum:
+            found = LeftOutPicture([(one.amax(), one) for one in away], inside).combine(model)[0]
+            if float(found) <= limit:
+                return float(found)
+        views = [score_in_view(patches, i, v, one, away[v]) for v, one in enumerate(selections)]
+        return float(LeftOutPicture(views, inside).combine(model)[0])
+
+    with workers(model.roi.device) as each:
+        found = zip(rows, each(score, rows), strict=True)
+    return {patches.numbers[i]: one for i, one in found if one > limit}
 
 
 def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) -> list[Tensor]:

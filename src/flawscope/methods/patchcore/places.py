@@ -21,12 +21,12 @@ from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.bank_selection import MAX_KEPT_BYTES, bank_size, select_bank, select_banks
 from flawscope.methods.patchcore.leave_one_out import (
     LeftOutPicture,
-    SelectedBank,
     distances_to_others,
     score_in_view,
 )
 from flawscope.methods.patchcore.model import Model, pad_rows
 from flawscope.methods.patchcore.patches import FitJob, Patches, collect_patches, nearest_distance, to_grid
+from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Task
 from flawscope.methods.threads import run_serially
 

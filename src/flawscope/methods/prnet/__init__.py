@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
-from flawscope.methods.method import Method, Option, deferred, time_views
+from flawscope.methods.method import Method, deferred, time_views
 from flawscope.methods.settings import Rule, TrainingSettings
 
 STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
@@ -76,5 +76,4 @@ METHOD = Method(
     predict_times=time_views,
     holds_out=True,
     takes_seen_defects=True,
-    options=(Option("--textures", "FOLDER|generated", "what simulated defects are made of"),),
 )

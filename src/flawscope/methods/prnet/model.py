@@ -37,7 +37,7 @@ class Model(Detector):
         if [shape[1:] for shape in self.shapes] != grids:
             raise InputError(
                 f"stages {','.join(map(str, config.stages))} of backbone {config.backbone} do not have "
-                f"strides {','.join(map(str, STRIDES))}: choose others with --stages, or another --backbone"
+                f"strides {','.join(map(str, STRIDES))}: choose others, --set stages=..., or a --backbone"
             )
         self.scales = nn.ModuleList(  # type: ignore[assignment]
             Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)

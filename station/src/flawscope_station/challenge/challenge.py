@@ -341,7 +341,7 @@ class Challenge(BackgroundThread):
 
     def _keep_shown(self, new: NewPart, picture: Picture, record: NewInspection) -> str:
         """Keep a new challenge part from its picture; return what became of it in words."""
-        if record.parts is not None:
+        if record.part_views is not None:
             return "was not kept: the picture shows one view of it; show parts that one picture judges"
         view = encode_webp(reduce_picture(picture.data, new.name, VIEW_SIDE, self.renderer.inspector.memory))
         boxes = relative_boxes(record.regions, record.width, record.height)

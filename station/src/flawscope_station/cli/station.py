@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flawscope_station.access.users import Access
     from flawscope_station.settings.sources import CameraSourceSettings
     from flawscope_station.settings.station import Settings
+    from flawscope_station.store.backup import Contents
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(_add_verb(token, "remove", _remove_token, "no longer accept one"))
     _add_verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
 
-    text = "copy everything that a station keeps into one file, while it runs"
+    text = "copy what a station keeps into one file, while it runs; PostgreSQL's data base is for pg_dump"
     _add_file(_add_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
-    text = "make a station from a backup, where none is: in an empty folder, and an empty data base"
+    text = "make a station from a backup in an empty folder; PostgreSQL's data base is for pg_restore"
     _add_file(_add_verb(what, "restore", _restore, text), "that `backup` made")
 
     latency = _add_parser(what, "latency", "measure how far a camera is behind, with a screen that it sees")
@@ -155,22 +156,21 @@ def _utc(at: int | None) -> str:
 def _backup(args: argparse.Namespace) -> int:
     from flawscope_station.store.backup import backup
 
-    held = backup(station_settings(args), args.file)
-    cli.show(f"{args.file}: {held.line()}")
-    if held.left_out:
-        cli.say(f"{pluralize(held.left_out, 'file')} went meanwhile, as `keep` says")
-    if held.damaged:
-        many = pluralize(len(held.damaged), "file")
-        cli.say(f"warning: {many} missing or damaged, and not in the backup: {held.damaged[0]}")
-    return 1 if held.damaged else 0
+    return _say_contents(args.file, backup(station_settings(args), args.file))
 
 
-def _restore(args: argparse.Namespace) -> None:
+def _restore(args: argparse.Namespace) -> int:
     from flawscope_station.store.backup import restore
 
     settings = station_settings(args)
-    held = restore(args.file, settings)
-    cli.show(f"{settings.store}: {held.line()}")
+    return _say_contents(settings.store, restore(args.file, settings))
+
+
+def _say_contents(place: str, held: Contents) -> int:
+    cli.show(f"{place}: {held.line()}")
+    if held.missing:
+        cli.say(f"warning: {pluralize(len(held.missing), 'file')} lost or damaged: {held.missing[0]}")
+    return 1 if held.missing else 0
 
 
 # ---------------------------------------------------------------------------------------------------- cameras

@@ -127,6 +127,26 @@ class Client:
         query = {"name": name or default, "part": part, "batch": batch, "view": view, "deadline": deadline}
         return self._record(f"{self._path(product, joint=True)}/inspections", key, query, data)
 
+    def inspect_part(
+        self,
+        pictures: Mapping[str, PictureSource],
+        part: str,
+        product: str | None = None,
+        key: str | None = None,
+        *,
+        batch: str | None = None,
+        deadline: int | None = None,
+    ) -> PartWithInspections:
+        """Have a part judged by pictures of all its views, by their names; it is recorded whole or not at
+        all. The rest as of `inspect`."""
+        query = {"part": part, "batch": batch, "deadline": deadline}
+        files = [("files", (view, encode_picture(picture)[0])) for view, picture in pictures.items()]
+        path, headers = f"{self._path(product)}/inspections", {"Idempotency-Key": key or uuid.uuid4().hex}
+        tries = self.tries if deadline is None else 1
+        answer = self._call("POST", path, query=query, tries=tries, files=files, headers=headers)
+        found = [parse(Inspection, one["inspection"]) for one in answer["results"]]
+        return self.part(found[0].part_id or 0, found[0].product)
+
     def _record(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         if data is not None:
@@ -163,34 +183,16 @@ class Client:
     def inspection(self, number: int, product: str | None = None) -> Inspection:
         return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
-    def search(
-        self,
-        product: str | None = None,
-        *,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-        decision: str | None = None,
-        verdict: str | None = None,
-        review: str | None = None,
-        score_min: float | None = None,
-        score_max: float | None = None,
-        version: int | None = None,
-        name: str | None = None,
-        part: str | None = None,
-        batch: str | None = None,
-    ) -> Iterator[Inspection]:
+    def search(self, product: str | None = None, **filters: Any) -> Iterator[Inspection]:
         """All inspections that match, the newest first, fetched page by page.
 
         Args:
-            since, until: times; `until` is exclusive. Without a zone they are UTC.
-            verdict: good, defect or none. name: of the picture; A12* is any that begins with A12, also of
-                part and batch.
+            filters: query parameters of the API: since, until (exclusive; times without a zone are UTC),
+                decision, verdict (good, defect or none), review, score_min, score_max, version, file (name of
+                the picture), part, batch; A12* is any that begins with A12.
         """
-        query: dict[str, str | int | float | None] = {
-            **{"since": format_time(since), "until": format_time(until), "decision": decision},
-            **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
-            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE_SIZE},
-        }
+        query = {key: format_time(one) if isinstance(one, datetime) else one for key, one in filters.items()}
+        query["limit"] = PAGE_SIZE
         while True:
             page = self._call("GET", f"{self._path(product)}/inspections", query=query)
             yield from (parse(Inspection, item) for item in page["inspections"])
@@ -219,8 +221,8 @@ class Client:
             mask: [H, W] bool at the picture's size, True where the defect is.
             kind: of the defect.
         """
-        body = {"verdict": verdict, "mask": None if mask is None else encode_mask(mask), "note": note}
-        body |= {"kind": kind} if kind else {}  # a station of an earlier version takes none
+        drawn = None if mask is None else encode_mask(mask)
+        body = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
         headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))

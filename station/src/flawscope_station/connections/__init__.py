@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from flawscope.errors import InputError
 from flawscope_station.background import stop_all
 from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.sources import find_camera
+from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.source import ReportProblem, Source, TriggeredSource
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.records import Store
@@ -80,6 +83,8 @@ class ConnectionContext:
 
     sources: by product, which may grow.
     report: reports a problem under a code; None: it is over.
+    listen: gets a name and a function, which is told of each problem that begins and ends, and whether it is
+        over, in a thread of its own: for a mail, a lamp, a message.
     refusals: take note of each part that is not judged.
     """
 
@@ -89,6 +94,7 @@ class ConnectionContext:
     sources: Mapping[str, Sequence[Source]]
     timing: Timing
     report: ReportProblem
+    listen: Callable[[str, Listener], None]
     refusals: Refusals
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
@@ -96,6 +102,25 @@ class ConnectionContext:
         InputError, NotFoundError."""
         self.addresses.address_id(name)
         return find_camera(name, self.sources[self.addresses.configured_name(name)], number)
+
+    def cameras(
+        self, name: str, number: int | None = None, owner: str | None = None
+    ) -> Sequence[TriggeredSource]:
+        """Return the cameras that a trigger takes: that of each view, where the product's model judges parts
+        in views and no number is given, else the one. owner: whose they are; None: the product's. InputError,
+        NotFoundError."""
+        owner = owner or name
+        views = [] if number is not None else self.inspector.parts.views(self.addresses.address_id(name))
+        if not views:
+            return [self.camera(owner, number)]
+        sources = self.sources[self.addresses.configured_name(owner)]
+        cameras = [one for one in sources if isinstance(one, LiveCamera)]
+        by_view = {camera.settings.view: camera for camera in cameras}
+        if missing := [view for view in views if view not in by_view]:
+            raise InputError(
+                f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"
+            )
+        return [by_view[view] for view in views]
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as

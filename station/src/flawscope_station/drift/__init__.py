@@ -1,5 +1,5 @@
-"""Drift detection: whether parts, light and camera are still as the model knows them.
+"""Drift detection: whether good parts and the camera are still as the model knows them.
 
-`martingale` holds the mathematics and `camera_faults` the checks of pictures, both without a station;
-`sequential_tests` tests one product; `monitor` and `camera_monitor` follow all products of a station.
+`martingale` holds the mathematics, `sequential_tests` tests one product, `monitor` follows all products of a
+station, `camera_checks` looks at each picture.
 """

@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 
 SHIFTS = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # standard deviations
 SPREADS = (0.5, 0.75, 1.5, 2.5)
-SHARE_RATIOS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # ratios of shares of flagged pictures
 CALM = 100  # numbers before which hardly anything is staked, for so few say little
 JUMP = 0.01  # share of each bet's capital that goes to all bets, each time
 EPOCH = 500_000  # numbers that are kept, 8 bytes each; then ranks begin anew, and the capital stays
@@ -136,29 +135,7 @@ def score_bets(p: Floats) -> Floats:
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 
-def shift_bets(p: Floats) -> Floats:
-    """Logarithm of what only the bets of `score_bets` on numbers that moved up or down pay: [..., 8]."""
-    return score_bets(p)[..., : len(SHIFTS)]
-
-
-def flag_bets(p: Floats, share: Floats) -> Floats:
-    """Logarithm of what the bets on the share of flagged pictures pay for p-values [...].
-
-    Args:
-        p: p-values; flagged pictures have the smallest.
-        share: [...], share of earlier pictures that were flagged, between 0 and 1, exclusive.
-
-    Returns:
-        [..., 7]: each bet pays c where p is below the share r and else (1 - c r) / (1 - r), so that its mean
-        is 1: a share c times as large, at most halfway from r to 1.
-    """
-    r = share[..., None]
-    now = np.minimum(_RATIOS * r, (1 + r) / 2)
-    return np.asarray(np.where(p[..., None] < r, np.log(now / r), np.log((1 - now) / (1 - r))))
-
-
 _shift, _spread = np.array(SHIFTS), np.array(SPREADS)
 _LINEAR = np.concatenate([_shift, np.zeros(len(SPREADS))])
 _SQUARE = np.concatenate([np.zeros(len(SHIFTS)), (1 - 1 / _spread**2) / 2])
 _CONSTANT = np.concatenate([-(_shift**2) / 2, -np.log(_spread)])
-_RATIOS = np.array(SHARE_RATIOS)

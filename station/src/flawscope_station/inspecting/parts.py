@@ -1,34 +1,22 @@
-"""Parts that are seen in several views: which models judge them, and decisions at the deadline.
-
-A view joins its part's round, and the last one decides it, in the transaction that records the view
-(`store.insert`). Rounds that stay open are closed here. Their time is counted
-by a monotonic clock, after a restart anew.
-"""
+"""Parts that are seen in several views: which models judge them."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
 
 from flawscope.artefact import Manifest
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError
 from flawscope.predictor import PartCollector
-from flawscope_station.background import BackgroundThread
+from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.part_set import PartSet, check_views
 from flawscope_station.inspecting.picture import Picture, with_part_and_view
-from flawscope_station.inspecting.writer import RecordedInspection
-from flawscope_station.settings.station import ProductSettings
-from flawscope_station.store.database import Database
-from flawscope_station.store.insert import DEADLINE, decide_part, lock_products
 from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.parts import decisions, last_decision_numbers, open_rounds
 
 CACHE_SIZE = 32  # versions whose calibration is in memory
-RETRY_SECONDS = 1.0  # seconds until another try where the store is away
-MAX_PAUSE = 3600.0  # seconds of a pause
 
 
 class PartsCache:
@@ -60,86 +48,45 @@ class PartsCache:
         return self.for_version(product_id, number, predictor.manifest)
 
     def views(self, product_id: int) -> list[str]:
-        """Return the views in which the active version judges parts; none where it judges single pictures."""
+        """Return the views in which the active version judges parts; none where it judges single pictures, or
+        finds the product of each."""
+        if product_id in self.versions.joint_entries:
+            return []
         with suppress(FlawscopeError):  # no model is open
             judge = self.for_active_version(product_id)
             return [] if judge is None else list(judge.calibration.views)
         return []
 
-    def check(self, picture: Picture) -> None:
-        """Check part and view of a picture before it is judged, unless its product is yet to be recognised.
-        InputError as `with_part_and_view`."""
-        if picture.product_id not in self.versions.joint_entries:
-            with_part_and_view(picture, self.for_active_version(picture.product_id))
+    def named(self, picture: Picture) -> Picture:
+        """Return a picture with its part and view, unless its product is yet to be recognised. InputError as
+        `with_part_and_view`."""
+        if picture.product_id in self.versions.joint_entries:
+            return picture
+        return with_part_and_view(picture, self.for_active_version(picture.product_id))
 
+    def as_part(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Return the pictures of a request as those of one part, where the model judges parts. InputError
+        where they are not all views of one part; of an entry that is known when they are judged."""
+        product_id = pictures[0].product_id if pictures else 0
+        views = self.views(product_id)
+        if views:
+            pictures = [self.named(one) for one in pictures]
+            check_views(views, [(one.part, one.view) for one in pictures])
+        elif not self._finds_parts(product_id):
+            return [self.named(one) for one in pictures]
+        part = PartSet(count=len(pictures))
+        return [replace(one, set=part) for one in pictures]
 
-class PartDeadlines(BackgroundThread):
-    """Decides on parts whose deadline has passed, and announces all decisions in their order.
+    def part_of(self, picture: Picture, judge: PartCollector) -> PartSet:
+        """Return the part that a picture shows a view of, with how the version that judges decides on it."""
+        if picture.set is None:
+            raise BusyError(1.0, "another kind of model began to judge")
+        picture.set.judge = judge
+        return picture.set
 
-    Args:
-        deadlines: seconds by product.
-        announce: gets the product's number and each part that was decided on, as the API shows it.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        parts: PartsCache,
-        deadlines: Mapping[int, float],
-        announce: Callable[[int, dict[str, Any]], None],
-    ):
-        super().__init__("parts")
-        self.database, self.parts, self.deadlines, self.announce = database, parts, dict(deadlines), announce
-        self._due: dict[int, float] = {}  # by round, as `time.monotonic` counts
-        self._announced: dict[int, int] = {}  # by product: number of the last announced decision
-
-    def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
-        """Decide on the parts of a new product, too."""
-        last = last_decision_numbers(self.database, [product_id]).get(product_id, 0)
-        self._announced = {product_id: last, **self._announced}
-        self.deadlines = {**self.deadlines, product_id: product.part_seconds}
-
-    def observe(self, recorded: RecordedInspection) -> None:
-        """Look at the parts where a view of one was inspected."""
-        if recorded.inspection.parts is not None:
-            self.wake()
-
-    def start(self) -> None:
-        last = last_decision_numbers(self.database, self.deadlines)
-        self._announced = dict.fromkeys(self.deadlines, 0) | last
-        super().start()
-
-    def _work(self) -> None:
-        pause: float | None = 0.0
-        while not self._wait(None if pause is None else min(pause, MAX_PAUSE)):
-            try:
-                pause = self._decide_due()
-            except Exception:  # a store that is away is reported by the check of the station
-                pause = RETRY_SECONDS
-
-    def _decide_due(self) -> float | None:
-        """Decide on the parts that are due; return the seconds until the next one is due, None: none is."""
-        now, due, failed = time.monotonic(), dict[int, float](), False
-        for row in open_rounds(self.database, self.deadlines):
-            due[row.id] = self._due.get(row.id, now + self.deadlines[row.product_id])
-            if due[row.id] <= now:
-                try:
-                    self._decide(row.id, row.product_id, row.version_id)
-                except Exception:  # tried again; other products' parts do not wait for it
-                    failed = True
-        self._due = due
-        for product_id, number, part in decisions(self.database, self._announced):
-            self._announced[product_id] = number
-            self.announce(product_id, part)
-        if failed:
-            return RETRY_SECONDS
-        next_due = min((one for one in due.values() if one > now), default=None)
-        return None if next_due is None else max(0.0, next_due - time.monotonic())
-
-    def _decide(self, number: int, product_id: int, version: int) -> None:
-        judge = None
-        with suppress(InputError):  # the version's file is lost
-            judge = self.parts.for_version(product_id, version)
-        with self.database.writing() as connection:
-            lock_products(connection, [product_id])
-            decide_part(connection, number, judge, DEADLINE)
+    def _finds_parts(self, address: int) -> bool:
+        """Whether a product that an entry may find is judged in views."""
+        if address not in self.versions.joint_entries:
+            return False
+        known = self.versions.models.model_of(address).products.values()
+        return any(self.for_version(one.product_id, one.number, one.predictor.manifest) for one in known)

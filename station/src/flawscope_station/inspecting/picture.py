@@ -13,6 +13,7 @@ from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
 from flawscope.predictor import PartCollector
+from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import KeyedRequest, make_label
@@ -36,6 +37,7 @@ class Picture:
     key: a picture with the same key is taken once. part, batch, view: of the part that it shows.
     request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
     triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
+    set: of the pictures of its part, where it shows one of several views.
     """
 
     product_id: int
@@ -50,6 +52,7 @@ class Picture:
     hash: str = ""
     triggers: int | None = None
     due: float = math.inf
+    set: PartSet | None = field(default=None, repr=False, compare=False)
 
     def decoding_error(self, error: InputError) -> InputError:
         """Error of decoding, with the sender's name of the picture."""
@@ -111,7 +114,6 @@ def new_inspection(
         findings=result.findings,
         tolerated=result.is_tolerated,
         address=picture.product_id,
-        parts=parts,
     )
 
 

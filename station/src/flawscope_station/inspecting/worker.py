@@ -119,12 +119,16 @@ class Inspector:
         Each future raises InputError where the picture cannot be read, KeyUsedError, ModelError, or
         StoreError.
 
+        Where the model judges parts in views they are the views of one part, and recorded together.
+
         Raises:
+            InputError: they are not all views of one part.
             BusyError: there is no room for all of them.
             NotReadyError: an interlock holds.
             LateError: they cannot be judged in time.
             KeyUsedError: another request under the same key is not answered yet.
         """
+        pictures = self.parts.as_part(pictures)
         with self._changed:
             self._check_keys(pictures)
             new = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
@@ -202,6 +206,8 @@ class Inspector:
             return self._by_key[known][1]
         answer = Answer()
         answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
+        if picture.set is not None:
+            picture.set.join(answer)
         self._unanswered_bytes += len(picture.data)
         self._unanswered[picture.product_id] += 1
         if known:
@@ -250,7 +256,6 @@ class Inspector:
         try:
             self.check_disk()
             suffix, about = check_picture(picture.data, picture.name, self.limits)
-            self.parts.check(picture)
         except Exception as error:
             answer.set_exception(without_traceback(error))
             return
@@ -341,6 +346,8 @@ class Inspector:
                 return job
 
     def _is_in_time(self, job: Job) -> bool:
+        if job.answer.done():  # another view of its part could not be judged
+            return False
         if job.picture.due > time.monotonic():
             return True
         job.answer.set_exception(self._late_error(job.picture.product_id, "others were before it"))
@@ -388,14 +395,18 @@ class Inspector:
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
                 found, rules = self.tolerances.apply(product, result)
                 record = new_inspection(job.picture, job.suffix, job.at, product, found, self.near, parts)
-                record = replace(record, pixels=job.source.pixels, tolerances=rules)
+                part = None if parts is None else self.parts.part_of(job.picture, parts)
+                record = replace(record, pixels=job.source.pixels, tolerances=rules, part_views=part)
                 with self.threads[0].call():  # an interlock may hang, too
                     self.interlocks.release(job.picture, record)
+                judged = JudgedPicture(record, found, job.file_hash, job.answer)
+                whole = [judged] if part is None else part.collect(judged)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(without_traceback(error))
                 continue
             job.is_judged = True
-            self.recorder.add(JudgedPicture(record, found, job.file_hash, job.answer))
+            if whole:
+                self.recorder.add(whole)
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
         if works:

@@ -39,6 +39,11 @@ class Answer(Future[RecordedInspection]):
         self._why: str | None = None
         self._is_decided = False
 
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Fail, unless it is answered: of views of a part each fails with the others."""
+        with suppress(InvalidStateError):
+            super().set_exception(exception)
+
     def give_up(self, why: str) -> bool:
         """Say why nobody waits for it any more; return False where it is there already. Thread-safe."""
         with self._lock:
@@ -56,7 +61,7 @@ class Answer(Future[RecordedInspection]):
             return self._why
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JudgedPicture:
     """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
 
@@ -75,12 +80,13 @@ class Recorder:
 
     def __init__(self, store: Store, announce: Callable[[RecordedInspection], None]):
         self.store, self.announce = store, announce
-        self._queue: SimpleQueue[JudgedPicture | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[JudgedPicture] | None] = SimpleQueue()
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended)]
         self.threads[0].start()
 
-    def add(self, judged: JudgedPicture) -> None:
+    def add(self, judged: list[JudgedPicture]) -> None:
+        """Record a picture, or all views of a part."""
         self._queue.put(judged)
 
     def close(self) -> None:
@@ -101,7 +107,7 @@ class Recorder:
                 group.append(self._queue.get_nowait())
             except Empty:
                 break
-        judged = [one for one in group if one is not None]
+        judged = [one for several in group if several is not None for one in several]
         try:
             with self.threads[0].call():
                 self._record(judged)
@@ -126,17 +132,21 @@ class Recorder:
                 ready.append(replace(one, inspection=inspection))
             except BaseException as error:
                 one.answer.set_exception(without_traceback(error))
+        ready = [one for one in ready if not one.answer.done()]  # a part lacks no view
         if not ready:
             return
         try:
             found = self.store.record([one.inspection for one in ready])
         except BaseException as error:
-            if len(ready) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
+            apart: dict[object, list[JudgedPicture]] = {}
+            for one in ready:
+                apart.setdefault(one.inspection.part_views or one, []).append(one)
+            if len(apart) == 1 or isinstance(error, FlawscopeError):  # the store's, which all would get
                 for one in ready:
                     one.answer.set_exception(without_traceback(error))
                 return
-            for one in ready:  # an error of one does not harm the others
-                self._record([one])
+            for several in apart.values():  # an error of one does not harm the others
+                self._record(several)
             return
         for one, (number, is_new) in zip(ready, found, strict=True):
             if not is_new and (used := self._key_conflict(one.inspection)) is not None:

@@ -69,16 +69,17 @@ class LearningSettings:
 class ProductSettings:
     """Settings of an inspected product.
 
-    model: a model file of any kind; a joint one stands for all of its products, which have these settings.
+    model: a model file of any kind; a joint one stands for all of its products, which have these settings;
+    None: one that is made on the station's pages.
     folder: pictures that appear in it are inspected, too.
     drift: bound of the probability of a false alarm of drift; None: drift is not tested.
-    light: another brightness of good parts is drift, too.
-    camera_checks: a camera that is dark, covered, blurred, moved or frozen is reported.
+    camera_checks: pictures that are dark, overexposed or of another size are reported; a picture that comes
+    again and again is not answered.
     sinks: where its inspections go.
     sources: folders and cameras beside `folder`.
     learn: how versions are made from corrections by themselves; None: only on request.
     deadline: time in which a request that names none must be answered; None: it waits.
-    part_deadline: time after a part's first view in which the others must come, where the model judges parts.
+    part_deadline: time for which a folder waits for the other views of a part before it says what is missing.
     false_alarm_rate: share of good parts that may be called anomalous, `2 %`, whichever version judges; None:
     as the version was made, and as people change it on the page of models.
     challenge: times of day and names of shifts at which the challenge parts must pass, as after every change;
@@ -86,10 +87,9 @@ class ProductSettings:
     tolerances: file of the rules that tolerate an anomalous part; None: nothing is tolerated.
     """
 
-    model: str
+    model: str | None = None
     folder: str | None = None
     drift: str | None = "1 %"
-    light: bool = True
     camera_checks: bool = True
     sinks: tuple[SinkSettings | PluginSinkSettings, ...] = ()
     sources: tuple[SourceSettings, ...] = ()
@@ -324,8 +324,8 @@ def override_settings(settings: Settings, **values: Any) -> Settings:
 def read_product(name: str, value: Any, home: Path) -> ProductSettings:
     """Read what stands below a product's name; paths are relative to `home`. InputError."""
     given = {"model": value} if isinstance(value, str) else value
-    if not isinstance(given, dict) or "model" not in given:
-        raise InputError(f"product {name} has no model: write `model: FILE` below it")
+    if not isinstance(given, dict):
+        raise InputError(f"product {name} has no model: write `model: FILE` below it, or `model: null`")
     listed = given.get("sources") or []
     try:
         if not isinstance(listed, list):

@@ -133,12 +133,7 @@ class Draft:
     def result(self) -> dict[str, Any] | None:
         """Result of the last learning that ended well, with its options, pictures and time; None: there is
         none yet. It stays while something else is learnt, and if that fails."""
-        found: dict[str, Any] | None = self.state.get("result")
-        if found is not None and "options" not in found:  # of an earlier version of this program
-            state = {key: value for key, value in self.state.items() if key != "result"}
-            found = {"rates": [], **found, "options": state}
-            found |= {key: state.get(key) for key in ("learns_from", "asked_at")}
-        return found
+        return self.state.get("result")
 
     def change(self, **state: Any) -> None:
         """Change the state, on the disk first. StoreError."""

@@ -22,10 +22,8 @@ from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.process import TRIAL_NICENESS, StoppedError, Worker
 from flawscope_station.settings.station import Limits, check_product_name
 from flawscope_station.setup import draft as draft_module
-from flawscope_station.setup.capture import Captures
 from flawscope_station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
 from flawscope_station.setup.job import run_job
-from flawscope_station.sources.source import SourceContext
 from flawscope_station.store.database import now
 from flawscope_station.store.files import Files
 from flawscope_station.store.records import NotFoundError, iso
@@ -56,7 +54,6 @@ class Drafts(BackgroundThread):
     Args:
         is_busy: whether the station inspects.
         say: gets a line for the log.
-        line: for cameras of drafts: of no product.
     """
 
     def __init__(
@@ -67,14 +64,12 @@ class Drafts(BackgroundThread):
         device: str,
         is_busy: Callable[[], bool],
         say: Callable[[str], None],
-        line: SourceContext,
     ):
         super().__init__("new products", is_lazy=True)
         self.files, self.limits, self.memory = files, limits, memory
         self.device, self.is_busy, self.say = device, is_busy, say
         self.worker, self.trier = Worker(run_job), Worker(run_job, TRIAL_NICENESS)
         self.checks = Checks(self)
-        self.captures = Captures(files.folder, self.__iter__, self.add, line)
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
@@ -86,10 +81,9 @@ class Drafts(BackgroundThread):
         return Draft(self.files, name, self.limits, self.memory)
 
     def start(self) -> None:
-        """Go on with what was being learnt, and with folders that fill drafts, when the station ended."""
+        """Go on with what was being learnt when the station ended."""
         if self._drafts:
             self.wake()
-            self.captures.wake()
         super().start()
 
     def end(self) -> None:
@@ -141,7 +135,6 @@ class Drafts(BackgroundThread):
         with self._lock:
             del self._drafts[name]
             draft.remove()
-        self.captures.forget(draft)
         self.checks.forget(draft)
 
     def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
@@ -320,7 +313,6 @@ class Drafts(BackgroundThread):
             "left_out": len(draft.left_out()),
             "most": draft_module.MAX_PICTURES,
             "check": self.checks.findings(draft),
-            "source": self.captures.facts(draft),
             **{key: state.get(key) for key in FIT_OPTIONS},
             "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == WAITING else 0,
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},

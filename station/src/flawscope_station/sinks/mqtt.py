@@ -23,7 +23,7 @@ from flawscope_station.settings.values import error_text, tls_context
 from flawscope_station.sinks.delivery import Sink, UndeliveredError
 from flawscope_station.sinks.outbox import Cursor, Message, Outbox
 from flawscope_station.store.database import Database, now
-from flawscope_station.store.parts import last_decided_part
+from flawscope_station.store.parts import last_part
 from flawscope_station.store.records import describe_inspections, inspection_query
 from flawscope_station.store.schema import HOUR, hours, inspections, products
 
@@ -217,7 +217,7 @@ def _product_state(box: Outbox) -> dict[str, Any]:
         version = connection.execute(active).scalar_one_or_none()
     return {
         **{name: found[0][name] if found else None for name in _STATE_FIELDS},
-        "last_part": last_decided_part(database, product_id),
+        "last_part": last_part(database, product_id),
         "version": version,
         "inspections": int(total),
         "anomalous": int(anomalous),

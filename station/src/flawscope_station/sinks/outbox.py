@@ -12,7 +12,7 @@ from flawscope_station.sinks.cursors import AnySink, cursor_conditions
 from flawscope_station.store.database import Database, upsert
 from flawscope_station.store.parts import describe_parts, part_query
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
-from flawscope_station.store.schema import GOOD, deliveries, inspections, parts, verdicts
+from flawscope_station.store.schema import ANOMALOUS, deliveries, inspections, parts, verdicts
 
 INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
 MAX_COUNTED = 10_000
@@ -187,19 +187,19 @@ class Outbox:
         return [self._verdict_message(row, described_by_id[row.of]) for row in found]
 
     def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
-        conditions = [parts.c.product_id == self.product_id, parts.c.number > cursor.part]
-        return conditions if self.only == "all" else [*conditions, parts.c.decision != GOOD]
+        conditions = [parts.c.product_id == self.product_id, parts.c.id > cursor.part]
+        return conditions if self.only == "all" else [*conditions, parts.c.decision == ANOMALOUS]
 
     def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
-        query = part_query().where(*self._part_conditions(cursor)).order_by(parts.c.number).limit(limit)
+        query = part_query().where(*self._part_conditions(cursor)).order_by(parts.c.id).limit(limit)
         rows = connection.execute(query).all()
         found = describe_parts(connection, rows)
-        return [self._part_message(row.number, one) for row, one in zip(rows, found, strict=True)]
+        return [self._part_message(one) for one in found]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:
         """Return the cursor after all records."""
         inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
-        part = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
+        part = select(func.max(parts.c.id)).where(parts.c.product_id == self.product_id)
         queries = inspection, select(func.max(verdicts.c.id)), part
         return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in queries))
 
@@ -218,12 +218,12 @@ class Outbox:
         id = self._message_id("verdict", row.id, row.at)
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
-    def _part_message(self, decision: int, one: dict[str, Any]) -> Message:
+    def _part_message(self, one: dict[str, Any]) -> Message:
         number, at, views = int(one["id"]), parse_time(one["decided_at"]), one["views"]
         shows = views.get(one["worst"]) or min(views.values(), default=None)  # None: it was removed
         data = {**one, **self._common_fields(shows)}
         id = self._message_id("part", number, at)
-        return Message(id, PART_DECISION, at, self.product_id, number, None, data, decision)
+        return Message(id, PART_DECISION, at, self.product_id, number, None, data, number)
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
         """Return an id with the time in ms: after a restore of the data base, numbers are given again."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.background import STOP_TIMEOUT, stop_all
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.plugins import ConfiguredPlugin
@@ -34,6 +35,7 @@ class Sources(dict[str, list[Source]]):
     Args:
         refused: gets the name of a product, and why one of its pictures was not judged.
         check: raises NotReadyError where an interlock holds pictures of a product and part back.
+        parts: knows which products are judged in views.
     """
 
     def __init__(
@@ -44,50 +46,30 @@ class Sources(dict[str, list[Source]]):
         limits: Limits,
         refused: Callable[[str, BaseException], object],
         check: Callable[[int, str | None], None],
+        parts: PartsCache,
     ):
         super().__init__()
-        self._check = check
+        self._check, self._parts = check, parts
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
         self._refused = refused
-        self._problem_codes: dict[str, set[str]] = {}  # by product
 
-    def open(
-        self,
-        products: Mapping[str, ProductSettings],
-        numbers: Mapping[str, int],
-        by_pages: Collection[str] = (),
-    ) -> None:
+    def open(self, products: Mapping[str, ProductSettings], numbers: Mapping[str, int]) -> None:
         """Make all sources, then start them.
 
         Args:
             numbers: of the products in the store.
-            by_pages: products with settings from the pages: an error in these is reported there, not raised.
 
         Raises:
             InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
         """
-        excluded, made = _folders_moved_to(products.values()), dict[str, list[Source]]()
-        for name, product in products.items():
-            try:
-                made[name] = self._make_sources(name, product, numbers[name], excluded)
-            except InputError as error:
-                if name not in by_pages:
-                    raise
-                made[name], code = [], f"camera_refused_{numbers[name]}"
-                self._problem_codes[name].add(code)
-                self._report(code, str(error))
-        self.update(made)
+        excluded = _folders_moved_to(products.values())
+        self.update(
+            {
+                name: self._make_sources(name, product, numbers[name], excluded)
+                for name, product in products.items()
+            }
+        )
         for source in self._all_sources():
-            source.start()
-
-    def restart(self, name: str, product: ProductSettings, number: int) -> None:
-        """End the sources of a product, and start those of its new settings. InputError as above."""
-        sources = self._make_sources(name, product, number, _folders_moved_to([product]))
-        _stop_all(self[name])
-        for code in self._problem_codes.get(name, set()):
-            self._report(code, None)
-        self[name] = sources
-        for source in sources:
             source.start()
 
     def stop(self) -> None:
@@ -114,16 +96,18 @@ class Sources(dict[str, list[Source]]):
     def _make_sources(
         self, name: str, product: ProductSettings, number: int, excluded: list[str]
     ) -> list[Source]:
-        codes = self._problem_codes.setdefault(name, set())
-
-        def report(code: str, why: str | None, *, stops: bool = False) -> None:
-            codes.add(code)
-            self._report(code, why, stops=stops)
-
         refused = partial(self._refused, name)
         submit = partial(self._submit_told, refused)
         line = SourceContext(
-            number, submit, report, self._store, self.share, refused, partial(self._check, number)
+            number,
+            submit,
+            self._report,
+            self._store,
+            self.share,
+            refused,
+            partial(self._check, number),
+            self._parts,
+            product.part_seconds,
         )
         counts = Counter[bool]()
         made: list[Source] = []

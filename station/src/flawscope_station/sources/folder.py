@@ -11,32 +11,28 @@ inspected.
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import os
 import re
-import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import select
 
-from flawscope.artefact import files
 from flawscope.errors import InputError, message_with_type, pluralize
-from flawscope.predictor import watch
 from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
+from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, Arrivals, FileStamp
+from flawscope_station.sources.moved_files import is_unchanged, move_unchanged, read_unchanged
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
 from flawscope_station.store.database import now
-from flawscope_station.store.files import rename_without_overwrite
 from flawscope_station.store.insert import is_at_address
 from flawscope_station.store.inspection import FOLDER, Label, make_label
 from flawscope_station.store.records import iso
@@ -69,7 +65,7 @@ class _ProblemFile:
     """File that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
-    stamp: watch.FileStamp
+    stamp: FileStamp
     since: float
     why: str = ""
     backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
@@ -100,13 +96,13 @@ class FolderSource(BackgroundThread):
         self.view = settings.view
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
         self._excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
-        # keys of the first folder are those of earlier versions, which had one alone
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
-        self._arrivals: watch.Arrivals | None = None
+        self._key_prefix = f"{SOURCE}@{own}:"
+        self._arrivals: Arrivals | None = None
         self._problem_files: dict[Path, _ProblemFile] = {}
         self._digests: dict[Path, bytes] = {}  # of the pictures at hand
         self._at_start: set[Path] = set()  # files that were there at the first listing
+        self._waiting_since: dict[tuple[str | None, str | None], float] = {}  # by part and batch
         self._forget_at = 0.0
         self._is_blocked = False  # the cause that put off a picture would put off others, too
 
@@ -135,7 +131,7 @@ class FolderSource(BackgroundThread):
         """List the folder and inspect its whole files; return the seconds until the next round."""
         with self.threads[0].call():  # a share may hang
             if self._arrivals is None:
-                self._arrivals = watch.Arrivals(self.folder, existing=True, apart=self._excluded, masks=False)
+                self._arrivals = Arrivals(self.folder, apart=self._excluded)
                 self._at_start = {*self._arrivals.at_start}
             arrivals = self._arrivals
             found = {path: arrivals.stamp(path) for path in arrivals.scan(self._clock.monotonic())}
@@ -145,29 +141,59 @@ class FolderSource(BackgroundThread):
         self._note_passed_over(arrivals)
         self._forget_removed(arrivals)
         is_busy = arrivals.waiting > len(self._problem_files)
-        return max(POLL_INTERVAL, (watch.MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
+        return max(POLL_INTERVAL, (MIN_PAUSE_RATIO if is_busy else IDLE_RATIO) * arrivals.took)
 
     # ---- pictures
 
-    def _inspect_files(
-        self, arrivals: watch.Arrivals, found: Mapping[Path, watch.FileStamp], deadline: float
-    ) -> None:
+    def _inspect_files(self, arrivals: Arrivals, found: Mapping[Path, FileStamp], deadline: float) -> None:
         """Inspect pictures, several at once, and wait for the answers."""
         in_flight: deque[tuple[Path, Future[RecordedInspection]]] = deque()
         self._is_blocked = False
-        for path, is_known in self._match_known_keys(found):
+        for several in self._parts_of(arrivals, found):
             if self._ended.is_set() or self._clock.monotonic() > deadline or self._is_blocked:
                 break
+            path, is_known = several[0]
             if is_known and self.then == KEEP and path in self._at_start:
                 self._finish_file(arrivals, path)  # it is there since an earlier start
-            elif (future := self._submit_file(arrivals, path, found[path], is_known)) is not None:
-                in_flight.append((path, future))
+            else:
+                in_flight += self._submit_files(arrivals, several, found)
             while in_flight and in_flight[0][1].done():
                 self._handle_answer(arrivals, *in_flight.popleft())
         for one in in_flight:
             self._handle_answer(arrivals, *one)
 
-    def _match_known_keys(self, found: Mapping[Path, watch.FileStamp]) -> Iterator[tuple[Path, bool]]:
+    def _parts_of(
+        self, arrivals: Arrivals, found: Mapping[Path, FileStamp]
+    ) -> Iterator[list[tuple[Path, bool]]]:
+        """Yield the files of each part together, each with whether the store has its key: one, or all views.
+        Those of a part that lacks views wait, which is told after a time."""
+        parts = self.line.parts
+        views = [] if parts is None else parts.views(self.line.product_id)
+        waiting: dict[tuple[str | None, str | None], dict[str | None, Path]] = {}
+        for path, is_known in self._match_known_keys(found):
+            picture = self._unread_picture(path)
+            if not views or parts is None or is_known:
+                yield [(path, is_known)]
+                continue
+            with suppress(InputError):  # its name tells no part: it is refused alone
+                picture = parts.named(picture)
+            of_part = waiting.setdefault((picture.part, picture.batch), {})
+            of_part.setdefault(picture.view, path)  # one that comes again is of the next part of this number
+            if picture.part is None or picture.view not in views:
+                yield [(of_part.pop(picture.view), False)]
+            elif len(of_part) == len(views):
+                yield [(of_part.pop(view), False) for view in views]
+        left = {key: of_part for key, of_part in waiting.items() if of_part}
+        at = self._clock.monotonic()
+        self._waiting_since = {key: self._waiting_since.get(key, at) for key in left}
+        for key, of_part in left.items():
+            if at - self._waiting_since[key] >= self.line.part_seconds:
+                why = f"part {key[0]} lacks {', '.join(view for view in views if view not in of_part)}"
+                for path in of_part.values():
+                    problem = _ProblemFile(CODE_WAITING, arrivals.stamp(path), self._waiting_since[key], why)
+                    self._problem_files.setdefault(path, problem)
+
+    def _match_known_keys(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, bool]]:
         """Yield each picture, and whether the store has its key, that is, it was inspected before."""
         paths = list(found)
         for first in range(0, len(paths), LOOKUP_BATCH):
@@ -176,23 +202,50 @@ class FolderSource(BackgroundThread):
             known = self.line.store.numbers_by_key(self.line.product_id, list(keys.values()))
             yield from ((path, key in known) for path, key in keys.items())
 
-    def _submit_file(
-        self, arrivals: watch.Arrivals, path: Path, stamp: watch.FileStamp, is_known: bool
-    ) -> Future[RecordedInspection] | None:
-        """Read a picture and submit it; return None where it is not submitted, or not now. is_known: the
-        store has its key."""
-        name, key = self._picture_name(path), self._picture_key(path, stamp)
-        label = self._parse_label(name)
+    def _submit_files(
+        self,
+        arrivals: Arrivals,
+        several: Sequence[tuple[Path, bool]],
+        found: Mapping[Path, FileStamp],
+    ) -> list[tuple[Path, Future[RecordedInspection]]]:
+        """Read the files of a part and submit them; return none where they are not submitted, or not now."""
+        paths = [path for path, _ in several]
+        pictures = []
         try:
-            self.line.check(label.part)
+            for path, is_known in several:
+                picture = self._read_picture(arrivals, path, found[path], is_known)
+                if picture is None:
+                    return []
+                pictures.append(picture)
+            answers = self.line.hand_in(pictures, self._ended)
         except NotReadyError as error:
-            self._hold(arrivals, path, error)
-            return None
+            for path in paths:
+                self._hold(arrivals, path, error)
+            return []
+        except InputError as error:
+            for path in paths:
+                self._handle_unreadable(arrivals, path, error)
+            return []
+        return [] if answers is None else [*zip(paths, answers, strict=True)]
+
+    def _unread_picture(self, path: Path) -> Picture:
+        name = self._picture_name(path)
+        return Picture(self.line.product_id, b"", name, SOURCE, **self._parse_label(name)._asdict())
+
+    def _read_picture(
+        self, arrivals: Arrivals, path: Path, stamp: FileStamp, is_known: bool
+    ) -> Picture | None:
+        """Read a picture; return None where it is not to be inspected, or not now. is_known: the store has
+        its key.
+
+        Raises:
+            InputError: it is too large. NotReadyError: an interlock holds.
+        """
+        key, unread = self._picture_key(path, stamp), self._unread_picture(path)
+        self.line.check(unread.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
-            why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
-            self._handle_unreadable(arrivals, path, InputError(why))
-            return None
+            raise InputError(f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`")
         try:
             with self.threads[0].call():
                 data = read_unchanged(path, stamp)
@@ -211,16 +264,9 @@ class FolderSource(BackgroundThread):
             return None
         if is_known:
             key = self._picture_key(path, stamp, digest)
-        one = Picture(self.line.product_id, data, name, SOURCE, key, **label._asdict())
-        try:
-            return self.line.hand_in(one, self._ended)
-        except NotReadyError as error:
-            self._hold(arrivals, path, error)
-            return None
+        return replace(unread, data=data, key=key)
 
-    def _handle_answer(
-        self, arrivals: watch.Arrivals, path: Path, future: Future[RecordedInspection]
-    ) -> None:
+    def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[RecordedInspection]) -> None:
         error = future.exception()
         if isinstance(error, InputError):
             self._handle_unreadable(arrivals, path, error)
@@ -236,7 +282,7 @@ class FolderSource(BackgroundThread):
             self.state.taken, self.state.last = self.state.taken + 1, now()
             self._finish_file(arrivals, path)
 
-    def _finish_file(self, arrivals: watch.Arrivals, path: Path) -> None:
+    def _finish_file(self, arrivals: Arrivals, path: Path) -> None:
         """Move, delete or keep the file of a recorded picture, as the settings say."""
         stamp = arrivals.stamp(path)
         try:
@@ -252,7 +298,7 @@ class FolderSource(BackgroundThread):
         arrivals.done(path, removed=self.then != KEEP, digest=self._digests.pop(path, None))
         self._problem_files.pop(path, None)
 
-    def _retry_later(self, arrivals: watch.Arrivals, path: Path, code: str, why: str) -> None:
+    def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
         problem = self._problem_files.get(path)
         self._is_blocked = self._is_blocked or (problem is None and code == CODE_WAITING)
@@ -263,7 +309,7 @@ class FolderSource(BackgroundThread):
         problem.why = why
         arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
 
-    def _hold(self, arrivals: watch.Arrivals, path: Path, error: NotReadyError) -> None:
+    def _hold(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
         """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
         if (problem := self._problem_files.get(path)) is None or problem.code != CODE_WAITING:
             stamp, since = arrivals.stamp(path), self._clock.monotonic()
@@ -271,7 +317,7 @@ class FolderSource(BackgroundThread):
         problem.why = str(error)
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 
-    def _handle_unreadable(self, arrivals: watch.Arrivals, path: Path, error: InputError) -> None:
+    def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
         self._problem_files.pop(path, None)
         stamp, place = arrivals.stamp(path), path
@@ -298,7 +344,7 @@ class FolderSource(BackgroundThread):
             return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
         return Label(view=self.view)
 
-    def _picture_key(self, path: Path, stamp: watch.FileStamp, digest: bytes = b"") -> str:
+    def _picture_key(self, path: Path, stamp: FileStamp, digest: bytes = b"") -> str:
         """Return the key of a picture. digest: of its content, where another has its name, time and size."""
         name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
         ends = _key_ending(stamp)
@@ -314,7 +360,7 @@ class FolderSource(BackgroundThread):
         rows = [*store.find_by_keys(product_id, [key]), *removed]
         return digest.hex() in {row.picture for row in rows}
 
-    def _was_moved(self, data: bytes, stamp: watch.FileStamp) -> bool:
+    def _was_moved(self, data: bytes, stamp: FileStamp) -> bool:
         """Whether this file was inspected under another name, now gone: programs sort files into folders."""
         query = select(inspections.c.key).where(
             is_at_address(self.line.product_id),
@@ -331,7 +377,7 @@ class FolderSource(BackgroundThread):
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
 
-    def _forget_removed(self, arrivals: watch.Arrivals) -> None:
+    def _forget_removed(self, arrivals: Arrivals) -> None:
         """Forget once a day the keys of files that went away after their records did. A file that was moved
         is there. An empty folder whose files are kept is no evidence: a share that is away looks like one."""
         is_busy = arrivals.waiting > len(self._problem_files)
@@ -347,22 +393,22 @@ class FolderSource(BackgroundThread):
     def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, None if self.number == 1 else self.number, why)
 
-    def _note(self, kind: str, path: Path, stamp: watch.FileStamp, why: str) -> None:
+    def _note(self, kind: str, path: Path, stamp: FileStamp, why: str) -> None:
         """Note once that a file is not inspected."""
         texts = [self._describe_file(path, stamp, why)]
         self.line.store.note_new_events(kind, SOURCE, texts, self.line.product_id)
 
-    def _describe_file(self, path: Path, stamp: watch.FileStamp, why: str) -> str:
+    def _describe_file(self, path: Path, stamp: FileStamp, why: str) -> str:
         return f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
-    def _note_passed_over(self, arrivals: watch.Arrivals) -> None:
+    def _note_passed_over(self, arrivals: Arrivals) -> None:
         texts = [
             self._describe_file(path, arrivals.other_stamp(path), why)
             for path, why in arrivals.passed_over(self._clock.monotonic()).items()
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
-    def _report_scan(self, arrivals: watch.Arrivals) -> None:
+    def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
         vanished = [path for path, is_known in self._match_known_keys(arrivals.gone) if not is_known]
         if vanished:
@@ -385,68 +431,5 @@ class FolderSource(BackgroundThread):
             self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
 
 
-def _key_ending(stamp: watch.FileStamp) -> str:
+def _key_ending(stamp: FileStamp) -> str:
     return f":{stamp.modified_ns}:{stamp.size}"
-
-
-# ------------------------------------------------------------------------------------------------------ files
-
-
-def read_unchanged(path: Path, stamp: watch.FileStamp) -> bytes | None:
-    """Return the file's bytes; None where it changed or went away. OSError."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(stamp.size + 1)
-            is_whole = (
-                len(data) == stamp.size
-                and watch.FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
-            )
-            return data if is_whole else None
-    except FileNotFoundError:
-        return None
-
-
-def is_unchanged(path: Path, stamp: watch.FileStamp) -> bool:
-    """Whether the file is there and unchanged."""
-    try:
-        return watch.FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
-    except OSError:
-        return False
-
-
-def move_unchanged(path: Path, stamp: watch.FileStamp, target: Path) -> Path | None:
-    """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for number in count():
-        candidate = target.with_stem(f"{target.stem}-{number}") if number else target
-        if not is_unchanged(path, stamp):
-            return None
-        with suppress(FileExistsError):
-            if not _has_same_content(candidate, path):  # else an earlier try was cut off before the removal
-                _link_or_copy(path, candidate)
-            with suppress(OSError):  # not every share can
-                files.sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
-            path.unlink(missing_ok=True)
-            return candidate
-    return None
-
-
-def _has_same_content(other: Path, path: Path) -> bool:
-    return other.is_file() and not other.is_symlink() and filecmp.cmp(path, other, shallow=False)
-
-
-def _link_or_copy(path: Path, target: Path) -> None:
-    """Give the file a second name, which must be free. FileExistsError."""
-    try:
-        os.link(path, target)
-    except FileExistsError:
-        raise
-    except OSError:  # on another disk, or one without hard links
-        part = target.with_name(f".{target.name}{files.PARTIAL_SUFFIX}")
-        try:
-            shutil.copy2(path, part)
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
-            rename_without_overwrite(part, target)
-        finally:
-            part.unlink(missing_ok=True)

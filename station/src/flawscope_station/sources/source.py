@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from flawscope.errors import FlawscopeError
 from flawscope_station.background import Backoff
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.station import Limits
@@ -148,6 +149,8 @@ class SourceContext:
     share: of the queue, one for all sources of a station.
     refused: gets why a part was not judged, where it was not submitted.
     check: raises NotReadyError where an interlock holds pictures of this part back; asked before one is read.
+    parts: knows whether the model judges parts in views; None: it does not.
+    part_seconds: for which the other views of a part may be missing before that is told.
     """
 
     product_id: int
@@ -157,6 +160,8 @@ class SourceContext:
     share: QueueShare
     refused: Callable[[BaseException], object] = lambda error: None
     check: Callable[[str | None], None] = lambda part: None
+    parts: PartsCache | None = None
+    part_seconds: float = 10.0
 
     def show(self, code: str, number: int | None, why: str | None, *, stops: bool = False) -> None:
         """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
@@ -165,29 +170,33 @@ class SourceContext:
         why = None if why is None else to_utf8(why)
         self.report(f"{code}_{self.product_id}{ending}", why, stops=stops)
 
-    def hand_in(self, picture: Picture, ended: threading.Event) -> Future[RecordedInspection] | None:
-        """Submit a picture as soon as there is room for it; return None where the source ends before.
+    def hand_in(
+        self, pictures: Sequence[Picture], ended: threading.Event
+    ) -> list[Future[RecordedInspection]] | None:
+        """Submit a picture, or all views of a part, as soon as there is room; return None where the source
+        ends before.
 
         Raises:
+            InputError: they are not all views of a part.
             NotReadyError: an interlock holds pictures of this part back: go on with those of others. The
-                future raises it, too, and NotProductionError, which is the answer to a challenge part.
+                futures raise it, too, and NotProductionError, which is the answer to a challenge part.
         """
-        size = len(picture.data)
+        size = sum(len(one.data) for one in pictures)
         if not self.share.acquire(size, ended):
             return None
-        answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        answers, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         try:
-            while answer is None:
+            while answers is None:
                 try:
-                    (answer,) = self.submit([picture])
+                    answers = self.submit(pictures)
                 except BusyError:
                     if ended.wait(pause.next()):
                         return None
         finally:
-            if answer is None:
+            if answers is None:
                 self.share.release(size)
-        answer.add_done_callback(lambda _: self.share.release(size))
-        return answer
+        answers[-1].add_done_callback(lambda _: self.share.release(size))
+        return answers
 
 
 def to_utf8(text: str) -> str:

@@ -34,18 +34,19 @@ class InspectingStation(Protocol):
 async def shoot(
     station: InspectingStation,
     name: str,
-    find: Callable[[], TriggeredSource],
+    find: Callable[[], Sequence[TriggeredSource]],
     label: Label,
     due: float,
     seconds: float = 5.0,
     request: KeyedRequest | None = None,
 ) -> RecordedInspection | int:
-    """Inspect the first frame of a camera that is exposed from now on; return the inspection, which is on the
-    disk, or the number of the one that answered the same request before.
+    """Inspect the first frame of each camera that is exposed from now on; return the inspection, which is on
+    the disk, or the number of the one that answered the same request before. Of several views it is the
+    worst one's.
 
     Args:
         name: of the product that it is judged as.
-        find: returns the camera.
+        find: returns the camera, or those of all views.
         due: deadline, as `time.monotonic` counts. seconds: within which the frame must come.
         request: the one that triggers, where it has a key.
 
@@ -56,17 +57,34 @@ async def shoot(
     """
     product_id = station.addresses.address_id(name)
     call = station.inspector.in_thread
-    answered = await call(station.store.find_answers, product_id, request) if request else {}
+    for one in (
+        () if request is None else (request, replace(request, is_form=True))
+    ):  # of one or several cameras
+        if answered := await call(station.store.find_answers, product_id, one):
+            return answered[0]
+    cameras = find()
+    if request is not None and len(cameras) > 1:
+        request = replace(request, is_form=True)
+    for camera in cameras:
+        check_triggers(camera)
+    station.inspector.check_room(product_id, due, label.part)
+    left = min(seconds, due - time.monotonic())
+    shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
+    pictures = []
+    for place, (camera, shot) in enumerate(zip(cameras, shots, strict=True)):
+        picture = await call(camera.picture, shot, None if request is None else request.picture_key(place))
+        pictures.append(replace(picture, product_id=product_id, request=request, due=due, **label.to_dict()))
+    answered, answers = await submit_request(station, product_id, request, pictures)
     if answered:
         return answered[0]
-    camera = find()
-    check_triggers(camera)
-    station.inspector.check_room(product_id, due, label.part)
-    shot = await wait_for_shot(camera, min(seconds, due - time.monotonic()), request)
-    picture = await call(camera.picture, shot, None if request is None else request.picture_key(0))
-    to_submit = replace(picture, product_id=product_id, request=request, due=due, **label.to_dict())
-    answered, answers = await submit_request(station, product_id, request, [to_submit])
-    return answered[0] if answered else await wait_for_inspection(station, product_id, next(answers), due)
+    waiting = (wait_for_inspection(station, product_id, answer, due) for answer in answers)
+    found = await asyncio.gather(*waiting)
+    return next((one for one in found if _is_of_worst_view(one)), found[0])
+
+
+def _is_of_worst_view(recorded: RecordedInspection) -> bool:
+    part = recorded.inspection.part_views
+    return part is not None and recorded.inspection.view == part.worst
 
 
 def check_triggers(camera: TriggeredSource) -> None:

@@ -60,8 +60,10 @@ class Addresses:
                 self.products[name], self.settings[name] = number, self.configured[name]
 
     def _is_joint(self, name: str, number: int) -> bool:
+        if (model := self.configured[name].model) is None:
+            return False
         try:
-            return router.is_router(self.configured[name].model)
+            return router.is_router(model)
         except InputError:  # without the file the last version goes on
             return "products" in self.versions.active_facts(number)
 
@@ -92,6 +94,7 @@ class Addresses:
     def _add_model(self, name: str) -> tuple[bool, int]:
         """Keep the model file of the settings; return whether it is new, and its version."""
         number, model = self.address_id(name), self.configured[name].model
+        assert model is not None
         before = {one["id"] for one in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
@@ -143,6 +146,9 @@ class Addresses:
 
     def _open(self, name: str, product: ProductSettings) -> None:
         number = self.address_id(name)
+        if product.model is None:  # it is made on the pages
+            self.versions.resume(number)
+            return
         try:
             is_new, added = self._added.get(name) or self._add_model(name)
         except InputError as error:
@@ -182,6 +188,7 @@ class Addresses:
         """Add a product with its model, which judges from now on, or give the product a further version.
         Return the number of the version. InputError where the model cannot be opened."""
         number = self.store.add_product(name)
+        assert product.model is not None
         version = self.versions.add(number, product.model, origin, who)
         self.versions.activate(number, version, who)
         if name not in self.products:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -13,9 +14,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
+from flawscope.artefact import files
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope_station.settings.values import redact_address
-from flawscope_station.store.migrations import SeveralStationsError, UnknownVersionError, is_current, migrate
+from flawscope_station.store.migrations import UnknownVersionError, is_current, migrate, table_version
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 POOL_SIZE = 20  # open connections, at most twice as many at once
@@ -120,10 +122,11 @@ class Database:
     # ---- versions of the tables
 
     def migrate(self) -> None:
-        """Make the tables, or migrate them to this version.
+        """Make the tables, or migrate them to this version. SQLite's are copied beside the file before, as
+        `station.sqlite.0001` with their version; those of PostgreSQL are for pg_dump.
 
         Raises:
-            InputError: that fails, or several stations have records here.
+            InputError: that fails.
         """
         try:
             with self.reading() as connection:
@@ -131,23 +134,31 @@ class Database:
                     self._check_encoding(connection)
                 if is_current(connection):
                     return
+                version = table_version(connection)
+            if version is not None and self.is_sqlite:
+                self._copy_before(version)
             with self.writing() as connection:
                 self.lock_exclusively(connection)
                 migrate(connection)
         except UnknownVersionError:
             raise InputError(
-                f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
-            ) from None
-        except SeveralStationsError as error:
-            names = ", ".join(error.names)
-            raise InputError(
-                f"{self.name} has the records of several stations, {names}: go on with the flawscope that "
-                "wrote them, or name an empty data base for each"
+                f"{self.name} was made by another flawscope: use that one, restore a backup, or begin anew "
+                "with an empty store"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
+
+    def _copy_before(self, version: str) -> None:
+        """Copy the tables to a file of their own before they are migrated, once a version. StoreError."""
+        path = Path(f"{self.engine.url.database}.{version}")
+        if not path.exists():
+            partial = path.with_name(path.name + files.PARTIAL_SUFFIX)
+            partial.unlink(missing_ok=True)
+            with self._translated_errors(), self.engine.connect() as connection:
+                connection.connection.driver_connection.execute("VACUUM INTO ?", [str(partial)])  # type: ignore[union-attr]
+            partial.replace(path)
 
     def _check_encoding(self, connection: Connection) -> None:
         """Raise InputError unless the data base stores all letters: names of pictures may have any."""
@@ -161,11 +172,15 @@ class Database:
     def check_current(self) -> None:
         """Raise InputError where the tables are of another version."""
         with self.reading() as connection:
-            if not is_current(connection):
-                raise InputError(
-                    f"the tables of {self.name} are of another version: use the flawscope that made them, or "
-                    "start the station with this one first"
-                )
+            try:
+                if is_current(connection):
+                    return
+            except UnknownVersionError:
+                pass
+        raise InputError(
+            f"the tables of {self.name} are of another version: use the flawscope that made them, or start "
+            "the station with this one first"
+        )
 
     def lock_exclusively(self, connection: Connection) -> None:
         """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""

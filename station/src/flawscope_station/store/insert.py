@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, or_, select, text, update
 
-from flawscope.errors import InputError
 from flawscope.predictor import PartCollector
 from flawscope_station.store.database import now, upsert
-from flawscope_station.store.inspection import Finding, findings_of
+from flawscope_station.store.inspection import Finding
 from flawscope_station.store.schema import (
     ANOMALOUS,
     GOOD,
     HOUR,
-    INCOMPLETE,
     WITHIN,
     inspections,
     parts,
@@ -30,9 +27,17 @@ from flawscope_station.store.schema import (
 from flawscope_station.store.station_identity import get_or_add_station
 
 NO_REVIEW, WAITING = "none", "waiting"  # states of a review without a verdict
-COMPLETE, DEADLINE, REPEATED = "complete", "deadline", "repeated"  # reasons why a part is decided on
-IS_OPEN = parts.c.decision.is_(None)
 MAX_NAME_LENGTH = 300  # characters
+
+
+@dataclass(eq=False)
+class PartViews:
+    """Part whose views are recorded together. judge: decides on it. The rest is known when it is recorded."""
+
+    judge: PartCollector | None = None
+    number: int = 0
+    decision: str = ""
+    worst: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class NewInspection:
     sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
     under the key. triggers: number of triggers that the frame answers; None: no trigger.
     shows: recognised product, or "none of these"; None, as product_p_value: the sender named the product.
-    address: number of the product or entry in the request, where that is not the product. parts: decides on
-    the part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
-    picture, by which copies of it are known; None: it was not computed. tolerated: it is anomalous by its
+    address: number of the product or entry in the request, where that is not the product. part_views: of the
+    part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
+    picture, by which copies of it are known. tolerated: it is anomalous by its
     score, and within tolerance. tolerances: version and sha256 of the rules in force; None: none were.
     unanswered: why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
     """
@@ -85,11 +90,16 @@ class NewInspection:
     tolerated: bool = False
     tolerances: dict[str, str] | None = None
     unanswered: str | None = None
-    parts: PartCollector | None = field(default=None, repr=False, compare=False)
+    part_views: PartViews | None = field(default=None, repr=False, compare=False)
 
     @property
     def decision(self) -> str:
         return decision_of(self)
+
+    @property
+    def decision_on_part(self) -> str:
+        """Decision on the part where it shows a view, else on the picture."""
+        return self.decision if self.part_views is None else self.part_views.decision
 
 
 _FIELDS = tuple(field.name for field in fields(NewInspection))
@@ -122,18 +132,18 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
     lock_products(connection, {one.product_id for one in several})
     keep_picture, insert = _build_statements(connection.dialect.name)
     results: list[tuple[int, bool]] = []
-    added: list[NewInspection] = []
+    added: list[tuple[int, NewInspection]] = []
     for one in several:
         number = None if one.key is None else _find_by_key(connection, one.address or one.product_id, one.key)
         is_new = number is None
         if number is None:
             connection.execute(keep_picture, _picture_columns(one))
             number = int(connection.execute(insert, inspection_columns(one)).scalar_one())
-            added.append(one)
-            if one.parts is not None:
-                _add_view(connection, one, number, one.parts)
+            added.append((number, one))
         results.append((number, is_new))
-    _add_to_hours(connection, added)
+    for part in dict.fromkeys(one.part_views for _, one in added if one.part_views is not None):
+        _add_part(connection, part, [row for row in added if row[1].part_views is part])
+    _add_to_hours(connection, [one for _, one in added])
     return results
 
 
@@ -141,10 +151,7 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
 def _build_statements(dialect: str) -> tuple[Any, Any]:
     """Statements that keep a picture and add an inspection; building them costs more than running them."""
     new = upsert(dialect, pictures)
-    known = func.coalesce(new.excluded.pixels, pictures.c.pixels)
-    keep = new.on_conflict_do_update(
-        index_elements=["product_id", "hash"], set_={"removed_at": None, "pixels": known}
-    )
+    keep = new.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None})
     return keep, inspections.insert().returning(inspections.c.id)
 
 
@@ -220,51 +227,26 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ parts
 
 
-def _add_view(connection: Connection, inspection: NewInspection, number: int, judge: PartCollector) -> None:
-    """Let a view join the open round of its part; decide on the part where it is complete. A view that is
-    there already closes the round as it is, and opens the next."""
-    place = {name: getattr(inspection, name) for name in ("product_id", "version_id", "part", "batch")}
-    where = *(parts.c[name] == value for name, value in place.items()), IS_OPEN
-    row = connection.execute(select(parts.c.id, parts.c.missing).where(*where)).one_or_none()
-    missing: list[str] = [] if row is None else json.loads(row.missing)
-    if row is not None and inspection.view not in missing:
-        decide_part(connection, row.id, judge, REPEATED)
-        row = None
-    if row is None:
-        missing = [*judge.calibration.views]
-        new = parts.insert().values(**place, opened_at=inspection.at, missing="").returning(parts.c.id)
-        row = connection.execute(new).one()
-    missing = [view for view in missing if view != inspection.view]
-    connection.execute(update(inspections).where(inspections.c.id == number).values(part_id=row.id))
-    connection.execute(update(parts).where(parts.c.id == row.id).values(missing=json.dumps(missing)))
-    if not missing:
-        decide_part(connection, row.id, judge, COMPLETE)
-
-
-def decide_part(connection: Connection, number: int, judge: PartCollector | None, reason: str) -> None:
-    """Decide on a part by the views that are there, in a transaction after `lock_products`. Does nothing
-    where it is decided already. The worst view of an anomalous part waits for a review.
-    judge: None: the version's model is lost, and the part is incomplete."""
-    row = connection.execute(select(parts).where(parts.c.id == number, IS_OPEN)).one_or_none()
-    if row is None:
-        return
-    where = inspections.c.part_id == number
-    seen = connection.execute(select(inspections).where(where).order_by(inspections.c.id)).all()
-    missing: list[str] = json.loads(row.missing)
-    scores = {one.view: one.score for one in seen}
-    all_found = not any(finding.decides for one in seen for finding in findings_of(one))
-    values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
-    with suppress(InputError):  # no good part with these views is known: no decision
-        if judge is not None:
-            part = judge.decide_by_scores(row.part, scores, all_found=all_found)
-            missing = [*part.missing]  # a view's inspection may be removed
-            values |= {name: getattr(part, name) for name in ("decision", "score", "p_value", "worst")}
-    last = select(func.max(parts.c.number)).where(parts.c.product_id == row.product_id)
-    values["missing"] = json.dumps(missing)
-    values["number"] = 1 + (connection.scalar(last) or 0)
-    connection.execute(update(parts).where(parts.c.id == number).values(values))
-    if values["decision"] == ANOMALOUS:
-        alone = where, inspections.c.view == values["worst"], inspections.c.review == NO_REVIEW
+def _add_part(connection: Connection, part: PartViews, seen: Sequence[tuple[int, NewInspection]]) -> None:
+    """Decide on a part by its views, which were just recorded, and record that. The worst view of an
+    anomalous part waits for a review."""
+    assert part.judge is not None
+    views, first = [one for _, one in seen], seen[0][1]
+    scores = {str(one.view): one.score for one in views}
+    all_found = not any(finding.decides for one in views for finding in one.findings)
+    found = part.judge.decide_by_scores(str(first.part), scores, all_found=all_found)
+    part.worst, part.decision = str(found.worst), found.decision
+    flagged = [one for one in views if one.anomalous or one.view == part.worst]
+    if part.decision == ANOMALOUS and all(one.tolerated for one in flagged):
+        part.decision = WITHIN
+    values = {name: getattr(first, name) for name in ("product_id", "version_id", "part", "batch")}
+    values |= {"decision": part.decision, "worst": part.worst, "score": found.score, "p_value": found.p_value}
+    new = parts.insert().values(**values, decided_at=now()).returning(parts.c.id)
+    part.number = int(connection.execute(new).scalar_one())
+    numbers = inspections.c.id.in_([number for number, _ in seen])
+    connection.execute(update(inspections).where(numbers).values(part_id=part.number))
+    if part.decision == ANOMALOUS:
+        alone = numbers, inspections.c.view == part.worst, inspections.c.review == NO_REVIEW
         connection.execute(update(inspections).where(*alone).values(review=WAITING))
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
 
-from flawscope import Prediction, Region
+from flawscope import Region
 from flawscope.errors import InputError
 from flawscope.pictures import PartPose
 from flawscope.results import FoundParts, findings
@@ -127,9 +127,9 @@ class Inspection(BaseModel):
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")
     view: str | None = Field(description="of the part")
-    part_id: int | None = Field(description="round in which the part's views came; null: judged alone")
-    part_decision: Literal["good", "anomalous", "incomplete"] | None = Field(
-        description="on the part; null until its views are there, or its deadline has passed"
+    part_id: int | None = Field(description="of the part in several views; null: judged alone")
+    part_decision: Literal["good", "anomalous", "within tolerance"] | None = Field(
+        description="on the part in several views"
     )
     findings: tuple[Finding, ...] = Field(
         (), description="what was noticed beside the score; one that decides makes it anomalous"
@@ -151,17 +151,8 @@ class Inspection(BaseModel):
 
 
 def findings_of(row: Any) -> tuple[Finding, ...]:
-    """Findings of a recorded inspection; of one that an earlier version recorded, from its other columns."""
-    if row.findings is not None:
-        return tuple(Finding(**one) for one in json.loads(row.findings))
-    said: list[Finding] = []
-    if row.found_parts is not None:
-        said += FoundParts.from_dict(json.loads(row.found_parts)).findings(None)
-    elif row.part_found is False:
-        said.append(findings.part_not_found(None))
-    if row.shows == Prediction.NO_PRODUCT_NAME:
-        said.append(findings.no_product(row.shows, row.product_p_value))
-    return tuple(said)
+    """Findings of a recorded inspection."""
+    return tuple(Finding(**one) for one in json.loads(row.findings))
 
 
 FOLDER = "folder"  # source of an inspection
@@ -230,11 +221,7 @@ class KeyedRequest:
 
     def matches(self, row: Any) -> bool:
         """Whether an inspection that was recorded under the key came from this request."""
-        if row.request_hash is not None:
-            return bool(row.request_hash == self.hash)
-        # recorded by a version that kept no hashes of requests, and formed other keys for forms
-        same = row.picture in self.pictures if self.pictures else row.source == "camera"
-        return bool(same) and not self.is_form
+        return bool(row.request_hash == self.hash)
 
 
 def upload_request(
@@ -253,7 +240,7 @@ def trigger_request(key: str, camera: int | None, label: Label, scheme: str = HT
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:
-    """View of a request; nothing where none is given, as in the hashes of earlier versions."""
+    """View of a request; nothing where none is given."""
     return () if label.view is None else (f"view={label.view}",)
 
 

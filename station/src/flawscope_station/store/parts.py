@@ -1,54 +1,23 @@
-"""Queries of parts with several views; `insert` writes them and decides on them."""
+"""Queries of parts with several views; `insert` writes them."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, false, func, or_, select
+from sqlalchemy import Connection, Row, Select, select
 
 from flawscope_station.store.database import Database
-from flawscope_station.store.insert import IS_OPEN
 from flawscope_station.store.records import NotFoundError, describe_inspections, inspection_query, iso
 from flawscope_station.store.schema import inspections, parts, products
 from flawscope_station.store.search import decode_cursor, encode_cursor
 
-OPEN = "open"  # no decision yet
 
-
-def open_rounds(database: Database, product_ids: Collection[int]) -> Sequence[Row[Any]]:
-    """Rounds of these products that are not decided yet: id, product_id, version_id."""
-    query = select(*(parts.c[name] for name in ("id", "product_id", "version_id")))
-    with database.reading() as connection:
-        return connection.execute(query.where(parts.c.product_id.in_(product_ids), IS_OPEN)).all()
-
-
-def last_decision_numbers(database: Database, product_ids: Collection[int]) -> dict[int, int]:
-    """Numbers of the last decisions, by product; products without one are left out."""
-    query = select(parts.c.product_id, func.max(parts.c.number).label("last")).group_by(parts.c.product_id)
-    where = parts.c.product_id.in_(product_ids), parts.c.number.is_not(None)
-    with database.reading() as connection:
-        return {row.product_id: row.last for row in connection.execute(query.where(*where))}
-
-
-def decisions(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield product, number and part, as the API shows it, of each product's decisions after a number."""
-    later = (
-        and_(parts.c.product_id == product, parts.c.number > number) for product, number in after.items()
-    )
-    query = part_query().where(or_(false(), *later)).order_by(parts.c.product_id, parts.c.number)
-    with database.reading() as connection:
-        rows = connection.execute(query).all()
-        found = describe_parts(connection, rows)
-    yield from ((row.product_id, row.number, part) for row, part in zip(rows, found, strict=True))
-
-
-def last_decided_part(database: Database, product_id: int) -> dict[str, Any] | None:
-    """The part that was decided on last, as the API shows it; None where there is none."""
-    last = last_decision_numbers(database, [product_id]).get(product_id, 0)
-    return next((part for *_, part in decisions(database, {product_id: last - 1})), None)
+def last_part(database: Database, product_id: int) -> dict[str, Any] | None:
+    """The last part, as the API shows it; None where there is none."""
+    found, _ = search_parts(database, product_id, limit=1)
+    return next(iter(found), None)
 
 
 def find_part(database: Database, product_id: int, number: int) -> dict[str, Any]:
@@ -76,7 +45,7 @@ def search_parts(
     if part:
         query = query.where(parts.c.part == part)
     if decision:
-        query = query.where(IS_OPEN if decision == OPEN else parts.c.decision == decision)
+        query = query.where(parts.c.decision == decision)
     if cursor:
         query = query.where(parts.c.id < decode_cursor(cursor))
     with database.reading() as connection:
@@ -96,14 +65,12 @@ def describe_parts(connection: Connection, rows: Sequence[Row[Any]]) -> list[dic
     query = select(inspections.c.part_id, inspections.c.view, inspections.c.id).order_by(inspections.c.id)
     for row in connection.execute(query.where(inspections.c.part_id.in_([row.id for row in rows]))):
         views[row.part_id][row.view] = row.id
-    same = "id", "product", "part", "batch", "decision", "reason", "score", "p_value", "worst"
+    same = "id", "product", "part", "batch", "decision", "score", "p_value", "worst"
     return [
         {
             **{name: getattr(row, name) for name in same},
             "version": row.version_id,
-            "opened_at": iso(row.opened_at),
-            "decided_at": None if row.decided_at is None else iso(row.decided_at),
-            "missing": json.loads(row.missing),
+            "decided_at": iso(row.decided_at),
             "views": views[row.id],
         }
         for row in rows

@@ -29,7 +29,7 @@ IS_LEARNT = or_(
 )
 # A sink that is away gets what it waits for when it is back
 _NEW_VERDICT = verdicts.c.inspection_id == inspections.c.id, verdicts.c.id > deliveries.c.verdict_id
-_NEW_DECISION = parts.c.id == inspections.c.part_id, parts.c.number > deliveries.c.part_number
+_NEW_DECISION = parts.c.id == inspections.c.part_id, parts.c.id > deliveries.c.part_number
 IS_UNDELIVERED = exists().where(
     deliveries.c.product_id == inspections.c.product_id,
     or_(
@@ -45,12 +45,10 @@ HAS_MASK = exists().where(
 
 
 def delete_parts(connection: Connection, numbers: set[int]) -> None:
-    """Delete parts without inspections; the newest and the last decided stay, so that numbers are unique."""
-    same = parts.alias()
-    last = select(func.max(same.c.number)).where(same.c.product_id == parts.c.product_id).scalar_subquery()
-    newest = select(func.max(same.c.id)).scalar_subquery()
+    """Delete parts without inspections; the newest stays, so that numbers are unique."""
+    newest = select(func.max(parts.alias().c.id)).scalar_subquery()
     is_named = exists().where(inspections.c.part_id == parts.c.id)
-    gone = parts.c.id.in_(numbers), parts.c.id < newest, parts.c.number < last, ~is_named
+    gone = parts.c.id.in_(numbers), parts.c.id < newest, ~is_named
     connection.execute(delete(parts).where(*gone))
 
 

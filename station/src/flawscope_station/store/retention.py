@@ -19,8 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, exists, false, func, or_, select, update
 
-from flawscope.errors import InputError, pluralize
-from flawscope.pictures import decoding
+from flawscope.errors import pluralize
 from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files, StrayFiles
@@ -47,8 +46,6 @@ from flawscope_station.store.removed_files import keep_file_keys
 from flawscope_station.store.schema import (
     deliveries,
     inspections,
-    learnt_pixels,
-    parts,
     pictures,
     products,
     verdicts,
@@ -136,7 +133,7 @@ class Retention:
         self._ages = {kind: round(age * SECOND) for kind, age in ages.items() if age is not None}
         self._stray_files = StrayFiles(database, files, self._pause)
         self._checked: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection checked
-        self._next_rescan = 0  # age of the station at which all inspections are checked again
+        self._next_rescan = 0  # time at which all inspections are checked again
 
     def run(self) -> RemovalSummary:
         """Remove what is due; where the clock jumped, only what exceeds the space.
@@ -145,7 +142,7 @@ class Retention:
             StoreError: the data base cannot be used. What was removed until then stays removed.
         """
         summary, is_dated = RemovalSummary(), not self.clock.jump
-        is_rescan = is_dated and self.clock.age >= self._next_rescan
+        is_rescan = is_dated and self.clock.at >= self._next_rescan
         with suppress(_EndedError):
             self._count_bytes()
             if is_rescan:
@@ -159,7 +156,7 @@ class Retention:
                 self._remove_records(summary)
             if is_rescan:  # last: it walks through all files
                 summary.strays = self._stray_files.sweep()
-                self._next_rescan = self.clock.age + RESCAN_INTERVAL
+                self._next_rescan = self.clock.at + RESCAN_INTERVAL
         freed, self._freed = self._freed, RemovalSummary()
         return summary + freed
 
@@ -268,24 +265,9 @@ class Retention:
         """Keys of the pictures that need not stay, and that no model version was learnt from."""
         with self.database.reading() as connection:
             free = removable_keys(connection, list(there), stays)
-            is_learning = connection.execute(select(learnt_pixels.c.version_id).limit(1)).first() is not None
-        if is_learning:
-            self._hash_pixels([there[key] for key in free if there[key].pixels is None])
-        with self.database.reading() as connection:
             due = removable_keys(connection, free, or_(stays, IS_LEARNT))
         summary.kept += len(free) - len(due)
         return due
-
-    def _hash_pixels(self, old: list[Row[Any]]) -> None:
-        """Hash the pixels of pictures that an earlier version of the station recorded."""
-        for one in old:
-            pixels = ""  # the file is missing, or no model can learn from it
-            with suppress(InputError):
-                path = self.files.path(PICTURES, one.picture, one.suffix)
-                pixels = decoding.pixel_hash(decoding.decode(path))
-            with self.database.writing() as connection:
-                same = pictures.c.product_id == one.product_id, pictures.c.hash == one.picture
-                connection.execute(update(pictures).where(*same).values(pixels=pixels))
 
     # ---- records
 
@@ -304,8 +286,6 @@ class Retention:
                 .add_columns(inspections.c.key, inspections.c.source)
                 .join_from(inspections, pictures)
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
-                # views of a part that is not decided on stay
-                .where(~exists().where(parts.c.id == inspections.c.part_id, parts.c.decision.is_(None)))
                 # the newest one stays: SQLite would give its number to another
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
                 # where there are sinks, the inspection of the last verdict stays, too
@@ -354,7 +334,7 @@ class Retention:
         column = inspections.c
         query = (
             select(column.id.label("number"), column.product_id, column.picture)
-            .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at", "pixels")))
+            .add_columns(*(pictures.c[name] for name in ("suffix", "bytes", "removed_at")))
             .join_from(inspections, pictures)
             .where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
             .order_by(column.id)

@@ -23,11 +23,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
 )
 
 HOUR = 3_600_000_000  # microseconds
-GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions, on parts the last, too
+GOOD, ANOMALOUS = "good", "anomalous"  # decisions
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
@@ -38,11 +37,10 @@ _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in Post
 
 
 def create_view_sql(dialect: str) -> str:
-    """SQL that makes the view for other programs. PostgreSQL keeps who may read it."""
+    """SQL that makes the view for other programs."""
     at = _TIME_SQL[dialect].format("inspections.at")
-    or_replace = "OR REPLACE " if dialect == "postgresql" else ""
     return f"""
-CREATE {or_replace}VIEW {REPORT_VIEW} AS SELECT
+CREATE VIEW {REPORT_VIEW} AS SELECT
     inspections.id AS inspection, stations.name AS station, products.name AS product, {at} AS at,
     CASE WHEN inspections.tolerated THEN 'within tolerance'
         WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
@@ -102,8 +100,8 @@ stations = Table(
     Column("name", String(64), nullable=False, unique=True),
     Column("folder", String(32), unique=True),  # identity of the folder; NULL: not known yet
     Column("started_at", BigInteger),
+    Column("clock_at", BigInteger),  # last time at which the computer's clock was right
     Column("settings", Text),  # JSON: fingerprint of each setting at the last start
-    Column("made", Text),  # JSON: settings that pages of earlier versions made; NULL: none
 )
 
 products = Table(
@@ -115,7 +113,6 @@ products = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("active_version_id", Key),  # no foreign key: versions have one to products
     Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
-    Column("made", Text),  # JSON: camera that went live on the pages; NULL: none
     UniqueConstraint("station_id", "name"),
 )
 
@@ -142,14 +139,14 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("pixels", Hash),  # hash of the decoded pixels; "": it cannot be decoded, NULL: not computed yet
+    Column("pixels", Hash),  # hash of the decoded pixels
     Column("removed_at", BigInteger),  # by the setting `keep`; the records stay
 )
 # of the pictures that are there, whose bytes are summed up often
 _there = (pictures.c[name] for name in ("product_id", "hash", "bytes"))
 _partial_index("pictures_there", pictures.c.removed_at.is_(None), *_there)
 
-# Rounds in which a part's views came; a part may come many times
+# Parts that were seen in several views, which were recorded together; a part may come many times
 parts = Table(
     "parts",
     metadata,
@@ -158,18 +155,13 @@ parts = Table(
     Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
     Column("part", Name, nullable=False),
     Column("batch", Name),
-    Column("opened_at", BigInteger, nullable=False),
-    Column("missing", Text, nullable=False),  # JSON: views without a picture
-    Column("decision", String(12)),  # good, anomalous, incomplete; NULL: open. The rest is NULL until then
-    Column("decided_at", BigInteger),
-    Column("number", BigInteger),  # of the product's decisions, in their order
-    Column("reason", String(12)),  # complete, deadline, repeated
-    Column("score", Double),  # NULL: no good part with these views is known
+    Column("decided_at", BigInteger, nullable=False),
+    Column("decision", String(16), nullable=False),  # good, anomalous, within tolerance
+    Column("score", Double),
     Column("p_value", Double),
-    Column("worst", Name),  # view
-    UniqueConstraint("product_id", "number"),
+    Column("worst", Name, nullable=False),  # view
 )
-_partial_index("parts_open", parts.c.decision.is_(None), parts.c.product_id, parts.c.part)
+Index("parts_part", parts.c.product_id, parts.c.part)
 
 inspections = Table(
     "inspections",
@@ -187,14 +179,13 @@ inspections = Table(
     Column("severity", Double, nullable=False),
     Column("score_threshold", Double, nullable=False),
     Column("anomalous", Boolean, nullable=False),  # by its score, also where it is tolerated
-    Column("tolerated", Boolean, nullable=False, server_default=false()),
+    Column("tolerated", Boolean, nullable=False),
     Column("tolerances", Text),  # JSON: version and sha256 of the rules in force; NULL: none were
     Column("near", Boolean, nullable=False),
     Column("regions", Text, nullable=False),  # JSON
     Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
     Column("kind", Name),  # of the defect, by the last verdict; NULL: not said
-    Column("brightness", Double),  # 0..1; NULL: not known
     Column("part", Name),  # number that the sender gives; a part may come many times
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
@@ -205,9 +196,9 @@ inspections = Table(
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
     Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
-    Column("findings", Text),  # JSON; NULL: recorded by a version that kept each in a column of its own
+    Column("findings", Text, nullable=False),  # JSON
     Column("view", Name),
-    Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
+    Column("part_id", Key, ForeignKey("parts.id")),  # NULL: judged alone
     _picture_foreign_key("inspections"),
     UniqueConstraint("product_id", "key"),
 )
@@ -253,8 +244,8 @@ hours = Table(
     Column("hour", BigInteger, primary_key=True),  # hours since 1970
     Column("inspected", Integer, nullable=False),
     Column("anomalous", Integer, nullable=False),  # without those within tolerance
-    Column("within_tolerance", Integer, nullable=False, server_default="0"),
-    Column("unanswered", Integer, nullable=False, server_default="0"),
+    Column("within_tolerance", Integer, nullable=False),
+    Column("unanswered", Integer, nullable=False),
     Column("score_sum", Double, nullable=False),
     Column("score_min", Double, nullable=False),
     Column("score_max", Double, nullable=False),
@@ -262,17 +253,6 @@ hours = Table(
     Column("defects", Integer, nullable=False),  # by verdict
     Column("false_alarms", Integer, nullable=False),
     Column("misses", Integer, nullable=False),  # of good ones, and those within tolerance
-)
-
-# Ends of the hours for which a station ran: they give the age of records, whatever clocks do
-marks = Table(
-    "marks",
-    metadata,
-    Column("station_id", Key, ForeignKey("stations.id"), primary_key=True, autoincrement=False),
-    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # hours of `age`
-    Column("age", BigInteger, nullable=False),  # microseconds for which the station ran, with pauses
-    Column("at", BigInteger, nullable=False),  # time that the clock should show
-    Column("inspection_id", BigInteger, nullable=False),  # newest inspection then
 )
 
 # Pictures that a model version was learnt from, which are never removed
@@ -380,7 +360,7 @@ deliveries = Table(
     Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
     Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
     Column("verdict_id", BigInteger, nullable=False),
-    Column("part_number", BigInteger, nullable=False, server_default="0"),  # of `parts`
+    Column("part_number", BigInteger, nullable=False),  # of `parts`
     Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )

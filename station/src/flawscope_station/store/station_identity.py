@@ -1,9 +1,7 @@
-"""Identity of a station in its data base; its clock, and the age of records."""
+"""Identity of a station in its data base; its clock."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -12,8 +10,7 @@ from flawscope.errors import InputError
 from flawscope_station.settings.station import DEFAULT_NAME, Settings
 from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.files import PICTURES, Files
-from flawscope_station.store.migrations import DAY, LONGEST_PAUSE
-from flawscope_station.store.schema import HOUR, inspections, marks, stations
+from flawscope_station.store.schema import HOUR, inspections, products, stations
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -45,14 +42,6 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
         connection.execute(change.values(**values))
 
 
-def adopt_identity(database: Database, files: Files) -> None:
-    """Give the folder, after a restore, the identity of the station that was backed up."""
-    with database.reading() as connection:
-        folder = connection.scalar(select(stations.c.folder))
-    if folder is not None:
-        files.write(files.identity_path, f"{folder}\n".encode())
-
-
 def get_or_add_station(connection: Connection) -> int:
     """Number of the station, which is added where it was never started."""
     query = select(stations.c.id)
@@ -74,86 +63,54 @@ def public_address(settings: Settings) -> str | None:
 
 
 CLOCK_CONFIRMED = "clock_confirmed"  # event
-CLOCK_TOLERANCE = HOUR  # by which a clock may be set while the station runs
-SETTLING_TIME = HOUR // 6  # time after the start in which a time server may correct the clock
-
-
-def uptime() -> int:
-    """Microseconds since the computer was started, with the time that it slept."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return (time.monotonic_ns() if boot is None else time.clock_gettime_ns(boot)) // 1000
+CLOCK_TOLERANCE = HOUR  # by which a clock may be set back
+LONGEST_PAUSE = 21 * 24 * HOUR  # a longer one looks like a wrong clock
 
 
 class Clock:
-    """Clock of a station: checks the computer's clock, and knows the age of records.
+    """The computer's clock, and whether it can be right: not where it lies behind the last time at which it
+    was right, nor more than three weeks ahead of it.
 
     Args:
         wall: the computer's clock, microseconds since 1970.
-        counter: microseconds that nobody sets.
 
     Attributes:
-        age: microseconds for which the station ran, with pauses.
-        jump: microseconds by which the computer's clock is ahead of the expected time, below 0 where it is
-            behind, 0 where it can be right.
+        at: the last time at which the clock was right.
+        jump: microseconds by which the clock is ahead of `at`, below 0 where it is behind; 0 where it can be
+            right.
 
     Raises:
         StoreError: the data base cannot be used; methods raise it, too.
     """
 
-    def __init__(
-        self, database: Database, wall: Callable[[], int] = now, counter: Callable[[], int] = uptime
-    ):
-        self.database, self._wall, self._counter = database, wall, counter
-        self._lock = threading.Lock()
+    def __init__(self, database: Database, wall: Callable[[], int] = now):
+        self.database, self._wall, self.jump = database, wall, 0
         with database.writing() as connection:
-            self._station = get_or_add_station(connection)
-        query = select(marks).where(marks.c.station_id == self._station).order_by(marks.c.hour.desc())
-        with database.reading() as connection:
-            last = connection.execute(query.limit(1)).one_or_none()
-        self._started_at = self._last_counter = counter()
-        self.age = 0 if last is None else last.age
-        self.jump = 0
-        self._expected = wall() if last is None else last.at
-        # nobody knows how long the pause was
-        self._max_ahead = CLOCK_TOLERANCE if last is None else LONGEST_PAUSE
+            get_or_add_station(connection)
+            self.at: int = connection.scalar(select(stations.c.clock_at)) or wall()
 
     def check(self) -> None:
-        """Advance the age and check the computer's clock; to be called every minute."""
-        with self._lock:
-            counter, wall = self._counter(), self._wall()
-            passed = counter - self._last_counter
-            if not 0 <= passed <= LONGEST_PAUSE:  # a counter that jumps cannot be trusted either
-                passed = 0
-            self._last_counter = counter
-            self._expected += passed
-            self.age += min(passed, HOUR)
-            off = wall - self._expected
-            self.jump = 0 if -CLOCK_TOLERANCE <= off <= self._max_ahead else off
-            if not self.jump and counter - self._started_at >= SETTLING_TIME:
-                self._settle(wall)
-            self._save()
-
-    def close(self) -> None:
-        """Save the time at the station's end, for the next run."""
-        self._started_at -= SETTLING_TIME
-        self.check()
+        """Check the clock; to be called every minute."""
+        off = self._wall() - self.at
+        self.jump = 0 if -CLOCK_TOLERANCE <= off <= LONGEST_PAUSE else off
+        if not self.jump:
+            self._save(self.at + max(0, off))
 
     def confirm(self) -> None:
-        """Accept the computer's clock as right. The time by which it jumped does not count."""
-        with self._lock:
-            self._expected, self._max_ahead, self.jump = self._wall(), CLOCK_TOLERANCE, 0
-            self._save()
+        """Accept the clock as right."""
+        self._save(self._wall())
+        self.jump = 0
 
     def newest_older_than(self, age: int) -> int:
-        """Number of the newest inspection that is at least `age` microseconds old; 0: none is."""
-        query = (
-            select(marks.c.inspection_id)
-            .where(marks.c.station_id == self._station, marks.c.age <= self.age - age)
-            .order_by(marks.c.hour.desc())
-            .limit(1)
-        )
+        """Number of the newest inspection that is at least `age` microseconds old, of those before the first
+        younger one: a time that is wrong makes no record old. 0: there is none."""
+        limit, column = self.at - age, inspections.c
+        known = column.product_id.in_(select(products.c.id))  # for the index
+        young = known, column.at > limit, column.at <= self.at + CLOCK_TOLERANCE
         with self.database.reading() as connection:
-            return int(connection.execute(query).scalar_one_or_none() or 0)
+            first = connection.scalar(select(func.min(column.id + 0)).where(*young))  # + 0: by the index
+            old = select(func.max(column.id)).where(column.at <= limit)
+            return connection.scalar(old if first is None else old.where(column.id < first)) or 0
 
     @property
     def problem(self) -> str:
@@ -167,16 +124,7 @@ class Clock:
             "set it, or confirm that it is right; until then nothing is removed for its age"
         )
 
-    def _settle(self, wall: int) -> None:
-        if self._max_ahead == LONGEST_PAUSE:
-            self.age += min(max(0, wall - self._expected), DAY)
-        self._expected, self._max_ahead = wall, CLOCK_TOLERANCE
-
-    def _save(self) -> None:
-        newest = select(func.coalesce(func.max(inspections.c.id), 0)).scalar_subquery()
-        values = {"age": self.age, "at": self._expected, "inspection_id": newest}
+    def _save(self, at: int) -> None:
         with self.database.writing() as connection:
-            new = upsert(connection.dialect.name, marks)
-            new = new.values(station_id=self._station, hour=self.age // HOUR, **values)
-            keys = ["station_id", "hour"]
-            connection.execute(new.on_conflict_do_update(index_elements=keys, set_=values))
+            connection.execute(update(stations).values(clock_at=at))
+        self.at = at

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
-from flawscope_station.access.roles import ADMIN, ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
+from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.access.users import ExpiredError
 from flawscope_station.housekeeping import Housekeeping
 from flawscope_station.live import EventBroadcaster
@@ -108,7 +108,6 @@ def key_header_schema(effect: str) -> list[dict[str, Any]]:
 
 Operator = Annotated[Person, Depends(require_role(OPERATOR))]
 Engineer = Annotated[Person, Depends(require_role(ENGINEER))]
-Admin = Annotated[Person, Depends(require_role(ADMIN))]
 
 router = api_router(prefix="/api/v1")
 product_router = APIRouter(prefix="/products/{name}")

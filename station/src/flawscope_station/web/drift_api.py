@@ -16,12 +16,12 @@ router = api_router()
 
 @router.get("/drift", response_model=schemas.DriftState)
 def drift(product_id: ProductId, drift: DriftDep) -> Any:
-    """Return whether scores of good parts, the share of flagged pictures and the camera are as before."""
+    """Return whether scores of good parts are as before, and the camera is all right."""
     return drift.facts(product_id)
 
 
 @router.post("/drift/acknowledge", response_model=schemas.DriftState)
 def acknowledge_drift(product_id: ProductId, drift: DriftDep, person: Engineer) -> Any:
-    """Accept the present state as the new normal: drift and the camera's first pictures begin anew."""
-    drift.acknowledge(product_id, person.name)
+    """Accept the present state as the new normal: the test begins anew."""
+    drift.monitor.acknowledge(product_id, person.name)
     return drift.facts(product_id)

@@ -59,7 +59,8 @@ async def inspect(
     file: PictureName = "",
     deadline: Deadline = None,
 ) -> Any:
-    """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
+    """Judge a picture: the body is the file. A form may hold several, whose results come in its order. Where
+    the model judges parts in views, they are all views of one part.
 
     The address of a joint model finds the product of each picture: `product` and `shows` of the answer.
 
@@ -158,7 +159,7 @@ async def inspection_answer(
 ) -> dict[str, Any]:
     """Return an inspection as the API answers it; of a view the store knows whether its part is decided on.
     product_id: of the product or joint model to which the request went."""
-    if recorded.is_new and recorded.inspection.parts is None:
+    if recorded.is_new and recorded.inspection.part_views is None:
         name = floor.addresses.names[recorded.inspection.product_id]
         return describe_new(recorded.number, recorded.inspection, name)
     return await floor.inspector.in_thread(floor.store.inspection, product_id, recorded.number)
@@ -196,7 +197,8 @@ async def trigger(
     ] = 5.0,
     deadline: Deadline = None,
 ) -> Any:
-    """Judge what a camera shows now: the first frame that is decoded after the request.
+    """Judge what a camera shows now: the first frame that is decoded after the request. Where the model
+    judges parts in views, it is a frame of each view's camera.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
     away, or there is no room. 504: no frame came in time, or it was not judged in time. Then nothing is
@@ -208,7 +210,7 @@ async def trigger(
         product_id, due = floor.addresses.address_id(name), floor.due(name, deadline)
         key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
         keyed = trigger_request(key, camera, label, scheme) if key else None
-        find_camera = partial(floor.camera, name, camera)
+        find_camera = partial(floor.cameras, name, camera)
         shooting = asyncio.ensure_future(shoot(floor, name, find_camera, label, due, seconds, keyed))
         watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
         try:

@@ -177,7 +177,7 @@ def live(
     facts = {**overview.state(product), "waiting": store.waiting_count(product_id), "at": iso(now())}
     del facts["problem"]  # that is for engineers
     views = facts["views"]
-    part = parts.last_decided_part(store.database, product_id) if views else None
+    part = parts.last_part(store.database, product_id) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
     return page.render("live", sections=("live", "refused"), data={**data, "views": views, "part": part})
 
@@ -282,16 +282,6 @@ def inspection(number: int, page: Annotated[Page, product_page("inspection")], s
     item = store.inspection(page.product_id, valid_id_or_zero(number))
     part = parts.find_part(store.database, page.product_id, item["part_id"]) if item["part_id"] else None
     return page.render("inspection", sections=("inspection",), item=item, whole=part, data={"id": number})
-
-
-@page_router.get("/{product}/compare")
-def compare(page: Annotated[Page, product_page("compare")], store: StoreDep) -> Response:
-    """Compare two inspections: a and b, or `id` twice, which the history's boxes send without a script."""
-    query = page.request.query_params
-    sent_ids = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
-    numbers = [valid_id_or_zero(int(text)) for text in sent_ids if text.isdecimal() and len(text) < 20][:2]
-    pair = [store.inspection(page.product_id, number) for number in numbers]
-    return page.render("compare", sections=("inspection",), pair=pair if len(pair) == 2 else None)
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:

@@ -72,9 +72,9 @@ def find_parts(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     part: Annotated[str, Query(description="its number")] = "",
-    decision: Literal["", "good", "anomalous", "incomplete", "open"] = "",
+    decision: Literal["", "good", "anomalous", "within tolerance"] = "",
 ) -> Any:
-    """List parts that are seen in several views, the newest first. `open`: not decided yet."""
+    """List parts that are seen in several views, the newest first."""
     if "\0" in part:
         raise InputError("part holds a character that no number has")
     wanted: dict[str, Any] = {"part": part, "decision": decision, "cursor": cursor, "limit": limit}

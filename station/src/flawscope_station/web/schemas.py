@@ -35,24 +35,19 @@ class Inspections(BaseModel):
 
 
 class Part(BaseModel):
-    """Round in which the views of a part came, and the decision on the part."""
+    """Decision on a part that was seen in several views."""
 
     id: int
     product: str
     version: int
     part: str
     batch: str | None
-    opened_at: str
-    decided_at: str | None
-    decision: Literal["good", "anomalous", "incomplete"] | None = Field(description="null: views may come")
-    reason: Literal["complete", "deadline", "repeated"] | None = Field(
-        description="why then: all views are there, time was up, or a view came again"
-    )
+    decided_at: str
+    decision: Literal["good", "anomalous", "within tolerance"]
     score: float | None = Field(description="of the worst view, in its standard deviations over good parts")
-    p_value: float | None = Field(description="null: no good part with these views is known")
-    worst: str | None = Field(description="view with the largest score")
-    views: dict[str, int] = Field(description="inspection of each view that is there")
-    missing: list[str] = Field(description="views without a picture")
+    p_value: float | None
+    worst: str = Field(description="view with the largest score")
+    views: dict[str, int] = Field(description="inspection of each view whose record is there")
 
 
 class PartWithInspections(Part):
@@ -238,42 +233,22 @@ class Status(BaseModel):
 
 
 class DriftChange(BaseModel):
-    """Change of scores, of the share of anomalous pictures, or of brightness."""
+    """Change of the scores of good parts."""
 
-    at: str = Field(description="when it was found")
     inspection: int = Field(description="at which it was found")
     since: str = Field(description="the most likely beginning")
     first: int = Field(description="the inspection there")
-    pictures: int = Field(description="since then, until it was found")
-    how: Literal["higher", "lower", "wider", "narrower", "more", "fewer", "brighter", "darker"]
-    before: float = Field(
-        description="share of anomalous pictures before; of scores 0.5; of light the brightness, 0..1"
+    how: Literal["higher", "lower", "wider", "narrower"]
+    now: float | None = Field(
+        description="share of earlier ones below a new one; null: it was found long before the last start"
     )
-    now: float = Field(description="the same since; of scores the share of earlier ones below a new one")
-    light: float | None = Field(
-        None, description="by how much of their brightness the same pictures became brighter"
-    )
-
-
-class LightDrift(BaseModel):
-    """Whether good parts are as bright as before."""
-
-    watched: bool
-    pictures: int = Field(0, description="good ones whose brightness was tested")
-    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
-    alarm: DriftChange | None = None
 
 
 class CameraState(BaseModel):
     """State of the camera, as its pictures show it."""
 
     watched: bool
-    first_pictures: int = Field(description="that later ones are compared with")
-    wanted_pictures: int
-    still: bool | None = Field(
-        description="the first pictures show the same in the same place, so that a moved camera can be known"
-    )
-    problems: list[Literal["dark", "covered", "blurred", "moved", "frozen"]]
+    problems: list[Literal["dark", "overexposed", "frozen"]]
 
 
 class DriftState(BaseModel):
@@ -290,7 +265,5 @@ class DriftState(BaseModel):
     value: float = Field(0.0, description="logarithm to base 10 of the martingale")
     limit: float | None = Field(None, description="at which it alarms")
     alarm: DriftChange | None = None
-    notice: DriftChange | None = Field(None, description="another share of anomalous pictures than before")
     points: list[list[float]] = Field([], description="seconds since 1970, value then")
-    light: LightDrift
     camera: CameraState

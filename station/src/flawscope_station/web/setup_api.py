@@ -11,10 +11,9 @@ from fastapi.responses import FileResponse
 
 from flawscope.methods import conflicts, registry
 from flawscope.predictor import part_names, rates
-from flawscope_station.access.roles import ADMIN, ENGINEER, has_role
+from flawscope_station.access.roles import ENGINEER
 from flawscope_station.connections import ConnectionContext
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope_station.setup.draft import (
     AddedPicture,
     DefectFolderError,
@@ -32,10 +31,8 @@ from flawscope_station.store.throughput import pictures_a_day
 from flawscope_station.web import schemas, setup_schemas, uploads
 from flawscope_station.web.api import (
     DEFAULT_SIDE,
-    Admin,
     Engineer,
     PictureName,
-    RecordNumber,
     Side,
     api_router,
     attachment,
@@ -51,7 +48,6 @@ from flawscope_station.web.uploads import Upload
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 FRAME_SECONDS = 5.0  # in which a camera must give a frame
-PREVIEW_SIDE = 640  # pixels of the longer side
 
 router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
 page_router = html_router(ENGINEER)
@@ -141,58 +137,20 @@ async def add_pictures(
 
 
 @router.post(
-    "/{name}/capture", status_code=201, response_model=setup_schemas.CapturedPictures, responses=refusals(504)
+    "/{name}/capture", status_code=201, response_model=setup_schemas.AddedPictures, responses=refusals(504)
 )
 async def capture(
     draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
 ) -> Any:
-    """Add what a camera shows now, and say what the picture is like beside the latest ones."""
-    picture = await _capture(drafts, floor, draft, body.product, body.camera)
-    (added,) = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
-    comparison = None
-    if added.status == "kept":
-        comparison = await asyncio.to_thread(drafts.captures.compare, draft, picture.data, added.name)
-    return {"results": [{**added._asdict(), "seen": comparison}]}
+    """Add what a camera shows now."""
+    picture = await _capture(floor, body)
+    added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
+    return {"results": [one._asdict() for one in added]}
 
 
-@router.get("/{name}/view", response_model=setup_schemas.CameraView, responses=refusals(504))
-async def preview(
-    draft: DraftDep,
-    drafts: DraftsDep,
-    floor: FloorDep,
-    product: str | None = None,
-    camera: RecordNumber | None = None,
-) -> Any:
-    """Return what a camera shows now, and what that is like beside the latest pictures; nothing is kept."""
-    picture = await _capture(drafts, floor, draft, product, camera)
-
-    def preview_facts() -> dict[str, Any]:
-        with draft.memory.turns.take():
-            webp_bytes = encode_webp(reduce_picture(picture.data, picture.name, PREVIEW_SIDE, draft.memory))
-        comparison = drafts.captures.compare(draft, picture.data)
-        return {**comparison, "picture": base64.b64encode(webp_bytes).decode()}
-
-    return await asyncio.to_thread(preview_facts)
-
-
-async def _capture(
-    drafts: Drafts, floor: ConnectionContext, draft: Draft, product: str | None, number: int | None
-) -> Picture:
-    """Take a picture with a camera: number `number` of a product, or the draft's own."""
-    if product is None:
-        camera: TriggeredSource = await asyncio.to_thread(drafts.captures.camera, draft)
-    else:
-        camera = floor.camera(product, number)
+async def _capture(floor: ConnectionContext, body: setup_schemas.CaptureRequest) -> Picture:
+    camera = floor.camera(body.product, body.camera)
     return await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None), None)
-
-
-@router.put("/{name}/source", response_model=setup_schemas.NewProductState)
-def set_source(
-    draft: DraftDep, body: setup_schemas.SourceEntry, live_products: LiveProductsDep, person: Admin
-) -> Any:
-    """Name a camera or a folder to take pictures from. A camera goes live with the product."""
-    live_products.set_source(draft, body.model_dump(exclude_none=True))
-    return live_products.drafts.facts(draft)
 
 
 async def _receive_zip(
@@ -285,7 +243,7 @@ async def try_capture(
     draft: DraftDep, body: setup_schemas.CaptureRequest, drafts: DraftsDep, floor: FloorDep
 ) -> Any:
     """Judge what a camera shows now with what was learnt; nothing is kept."""
-    picture = await _capture(drafts, floor, draft, body.product, body.camera)
+    picture = await _capture(floor, body)
     return await _judge(drafts, draft, [(picture.name, picture.data)])
 
 
@@ -358,7 +316,6 @@ def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, 
     facts["rates"] = rates.offered_rates()
     number = floor.addresses.products.get(name)
     facts["day"] = None if number is None else pictures_a_day(floor.store.database, number)
-    facts["may_name"] = has_role(page.person, ADMIN)
     example = next(iter(draft.pictures()), "")
     marks = {key: part_names.marked_in(example, state[key]) for key in ("part", "view")}
     data = {"state": state, "marks": marks, "day": facts["day"]}

@@ -133,16 +133,6 @@ class LearningResult(BaseModel):
     )
 
 
-class DraftSource(BaseModel):
-    """Camera or folder that was named for a draft."""
-
-    kind: Literal["camera", "folder"]
-    place: str
-    taken: int
-    refused: int
-    why: str | None = Field(description="why the last picture was refused, or nothing comes")
-
-
 class LearningOptions(FitOptions):
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
@@ -198,7 +188,6 @@ class NewProductState(FitOptions):
     left_out: int
     most: int = Field(description="pictures that a product takes")
     check: PictureCheck | None
-    source: DraftSource | None
     method: str | None
     before: int = Field(description="products that learn first")
     step: LearningStep | None
@@ -213,19 +202,6 @@ class NewProductState(FitOptions):
 
 class NewProducts(BaseModel):
     products: list[NewProductState]
-
-
-class PictureComparison(BaseModel):
-    """Comparison of a picture with the latest ones."""
-
-    brightness: float = Field(description="0 to 1")
-    sharpness: float = Field(description="of fine edges against coarse ones, in octaves")
-    hints: list[Literal["dark", "glare", "darker", "brighter", "softer", "sharper"]]
-    alike: str | None = Field(description="picture that is nearly the same")
-
-
-class CameraView(PictureComparison):
-    picture: str = Field(description="WebP in base64")
 
 
 class NewPictures(BaseModel):
@@ -246,35 +222,12 @@ class AddedPictures(BaseModel):
     results: list[AddedPicture]
 
 
-class CapturedPicture(AddedPicture):
-    seen: PictureComparison | None = Field(description="null: it was known before, or refused")
-
-
-class CapturedPictures(BaseModel):
-    results: list[CapturedPicture]
-
-
 class CaptureRequest(BaseModel):
     """Wish to take a picture."""
 
     model_config = ConfigDict(extra="forbid")
-    product: str | None = Field(None, description="whose camera it is; null: the one named for this draft")
+    product: str = Field(description="whose camera it is")
     camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
-
-
-class SourceEntry(BaseModel):
-    """Source of pictures, as an entry of `sources` in station.yaml; all null: none."""
-
-    model_config = ConfigDict(extra="forbid")
-    camera: str | None = Field(None, max_length=2000, description="address or device")
-    folder: str | None = Field(None, max_length=2000)
-    every: str | None = Field(None, max_length=20, description="how often it inspects when it is live")
-    latency: str | None = Field(
-        None, max_length=20, description="how far the camera is behind, at most; `every: trigger` needs it"
-    )
-    password: str | None = Field(
-        None, max_length=200, description="of the user in the camera's address; it is kept and never shown"
-    )
 
 
 class LeaveOutRequest(BaseModel):

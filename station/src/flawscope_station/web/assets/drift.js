@@ -13,50 +13,38 @@
     byId(id).hidden = !text;
   }
 
-  const change = ({ how, since, now, before }) => t(`drift.how_${how}`, { since: time(since), now: percent(now), before: percent(before) });
-  /** The changes that were found, without the camera's. */
-  const changes = () => [found.alarm, found.light.alarm, found.notice].filter(Boolean);
-
   function words() {
     const { watched, ready, good, since, alarm } = found;
     if (!watched) return t("drift.unwatched");
-    if (alarm) return `${change(alarm)} ${t("drift.do")}`;
+    if (alarm) return `${t(`drift.how_${alarm.how}`, { since: time(alarm.since) })} ${t("drift.do")}`;
     if (!ready) return t("drift.reading");
-    if (changes().length) return "";
     return good < YOUNG ? t("drift.young", { good }) : t("drift.calm", { good: good.toLocaleString(locale), since: time(since) });
   }
 
   function camera() {
-    const { problems, first_pictures: n, wanted_pictures: all, still } = found.camera;
-    if (!found.camera.watched) return t("drift.camera_unwatched");
-    if (problems.length) return problems.map((kind) => t(`drift.camera_${kind}`)).join(" ");
-    if (still === null) return t("drift.camera_learning", { n, all });
-    return still ? t("drift.camera_good") : `${t("drift.camera_good")} ${t("drift.camera_loose")}`;
+    const { watched, problems } = found.camera;
+    if (!watched) return t("drift.camera_unwatched");
+    return problems.map((kind) => t(`drift.camera_${kind}`)).join(" ");
   }
 
   /** For engineers: how much it is. */
   function numbers() {
-    const lines = changes().flatMap(({ how, since, now, light }) => {
-      const words = { since: time(since) };
-      if (["higher", "lower"].includes(how)) return [t("drift.rank", { ...words, now: percent(now) })];
-      return ["brighter", "darker"].includes(how) ? [t("drift.brightness", { ...words, size: number(100 * light, 2) })] : [];
-    });
-    byId("drift-numbers").replaceChildren(...lines.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    const { alarm } = found;
+    const isRank = alarm && alarm.now !== null && ["higher", "lower"].includes(alarm.how);
+    say("drift-rank", isRank ? t("drift.rank", { since: time(alarm.since), now: percent(alarm.now) }) : "");
     say("drift-bound", found.watched ? t("drift.bound", { percent: percent(found.bound) }) : "");
     byId("drift-more").hidden = !found.watched;
   }
 
   function show() {
-    const { watched, ready, notice, good, light } = found;
-    const wrong = found.alarm || light.alarm || found.camera.problems.length > 0;
-    const state = wrong || notice ? "alarm" : good < YOUNG ? "young" : "calm";
+    const { watched, ready, alarm, good } = found;
+    const wrong = alarm || found.camera.problems.length > 0;
+    const state = wrong ? "alarm" : good < YOUNG ? "young" : "calm";
     say("drift-said", words());
-    say("drift-light", light.alarm ? `${change(light.alarm)} ${t("drift.do_light")}` : "");
-    say("drift-notice", notice ? change(notice) : "");
     say("drift-camera", camera());
-    say("drift-state", wrong || notice || (watched && ready) ? t(`drift.state_${state}`) : "");
+    say("drift-state", wrong || (watched && ready) ? t(`drift.state_${state}`) : "");
     byId("drift-state").className = `badge ${{ alarm: "wrong", calm: "good", young: "plain" }[state]}`;
-    if (byId("drift-normal")) byId("drift-normal").hidden = !(wrong || notice);
+    if (byId("drift-normal")) byId("drift-normal").hidden = !alarm;
     if (byId("drift-more")) numbers();
     draw();
   }

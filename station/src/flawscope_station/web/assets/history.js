@@ -1,7 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, count } = station;
-  const KEY = `compare of ${page.product}`; // kept from page to page
+  const { byId } = station;
   const form = byId("filters");
 
   // Times are shown and asked for in the browser's zone; the address has them in UTC.
@@ -20,36 +19,5 @@
     for (const [name, value] of [...formData]) if (!value) formData.delete(name);
   });
 
-  // Two are chosen, also from different pages; a third takes the first one's place.
-  const boxes = [...document.querySelectorAll('.pick input[type="checkbox"]')];
-  let chosen = JSON.parse(sessionStorage.getItem(KEY) ?? "[]");
-
-  function update() {
-    sessionStorage.setItem(KEY, JSON.stringify(chosen));
-    if (!byId("chosen")) return;
-    for (const box of boxes) box.checked = chosen.includes(box.value);
-    byId("how-many").parentElement.hidden = !chosen.length;
-    byId("how-many").textContent = count("history.chosen", chosen.length);
-    byId("compare").disabled = chosen.length !== 2;
-  }
-
-  for (const box of boxes) {
-    box.addEventListener("change", () => {
-      chosen = chosen.filter((id) => id !== box.value);
-      if (box.checked) chosen = [...chosen, box.value].slice(-2);
-      update();
-    });
-  }
-  byId("drop")?.addEventListener("click", () => {
-    chosen = [];
-    update();
-  });
-  byId("chosen")?.addEventListener("formdata", ({ formData }) => {
-    formData.delete("id");
-    formData.set("a", chosen[0]);
-    formData.set("b", chosen[1]);
-  });
-  addEventListener("pageshow", update);
-  update();
   document.documentElement.dataset.ready = "yes";
 })();

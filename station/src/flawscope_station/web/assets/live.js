@@ -11,7 +11,6 @@
   let away = ""; // every camera: since when
   let stopped = null; // kind of the problem for which nothing is inspected
   let refused = null; // what came last was not judged: why, and which part
-  let open = null; // view of a part that is not decided on
   let seen = Date.now(); // when something came last
   let newer = 0; // arrived since it is held
   let drawing = false; // an image is on its way
@@ -32,7 +31,7 @@
     byId("since").textContent = line;
     byId("since").hidden = !line;
     byId("whole").hidden = !part || state !== part.decision;
-    if (part) byId("whole").textContent = [called(part), ...(part.missing.length ? [t("common.missing", { views: part.missing.join(", ") })] : [])].join(" · ");
+    if (part) byId("whole").textContent = called(part);
     const words = name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`);
     if (state !== before || words !== say.text) say(words);
   }
@@ -70,10 +69,9 @@
     if (away) band("away", "", away);
     else if (stopped) band("stopped", "", reason("wrong", stopped));
     else if (refused) band("refused", refused.part ?? "", [refused.part, reason("refused", refused.code)].filter(Boolean).join(": "));
-    else if (!item && !open) band("waiting");
+    else if (!item) band("waiting");
     else if (Date.now() - seen >= IDLE) band("idle", "", t("live.idle_since", { time: clock.format(new Date(seen)) }));
     else if (held) band("held", "", item ? t("live.said", { state: t(`state.${item.decision}`), name: called(item) }) : "");
-    else if (open) band("waiting", "", called(open));
     else band(item.decision, views.length ? item.part : item.name);
   }
 
@@ -209,7 +207,6 @@
   function came(item, loud) {
     seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
     refused = item.unanswered ? { code: item.unanswered, part: item.part } : null;
-    open = views.length && !item.part_decision ? item : null;
   }
 
   function arrived(item, loud = true) {
@@ -226,9 +223,9 @@
   function decided(found, loud = true) {
     if (!found) return;
     newestPart = found;
-    [refused, open] = [null, null];
+    refused = null;
     if (loud) seen = Date.now();
-    if (loud && found.decision !== "good") tone();
+    if (loud && found.decision === "anomalous") tone();
     if (!held) part = found;
     current();
   }
@@ -326,8 +323,7 @@
         const { inspections } = await api(`/inspections?limit=${KEPT}`);
         if (views.length) {
           const { parts } = await api(`/parts?limit=${KEPT}`);
-          const known = parts.filter((one) => one.decision).sort((one, other) => one.decided_at.localeCompare(other.decided_at));
-          decided(known.at(-1), false);
+          decided(parts[0], false);
         }
         back();
         for (const item of inspections.reverse()) arrived(item, false);

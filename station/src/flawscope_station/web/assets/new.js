@@ -17,7 +17,6 @@
   }
 
   function say(text, bad = false) {
-    if (byId("leave-last")) byId("leave-last").hidden = true;
     station.say(text, bad);
   }
 
@@ -72,18 +71,11 @@
       undone = undo ? [] : pictures;
       say(count(undo ? "new.taken_back" : "new.left_out", pictures.length));
       byId("undo").hidden = undo;
-      byId("leave-last").hidden = true;
     } catch (error) {
       failed(error);
     }
   }
   byId("undo").addEventListener("click", () => leaveOut(undone, true));
-
-  /** Offers to leave a picture out that was just taken: what is done is undone. */
-  function offer(name) {
-    byId("leave-last").hidden = false;
-    byId("leave-last").onclick = () => leaveOut([name]);
-  }
 
   async function list() {
     if (version === state.version) return;
@@ -501,7 +493,6 @@
     showCheck();
     showLearning();
     showResult();
-    station.draft?.changed();
     station.options?.changed();
     return list();
   }
@@ -522,7 +513,7 @@
     setTimeout(follow, isCalm ? 4000 : 1000);
   }
   const restart = () => (byId("start").disabled = !startable());
-  station.draft = { home, small, say, failed, refuse, leaveOut, look, offer, judge, make, restart, listed, of: () => state, changed: () => {} }; // for the scripts beside this one
+  station.draft = { home, small, say, failed, refuse, leaveOut, look, judge, make, restart, listed, of: () => state }; // for the scripts beside this one
   take(state);
   setTimeout(follow, 300);
 })();

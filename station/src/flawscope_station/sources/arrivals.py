@@ -1,48 +1,28 @@
-"""Pictures that appear in a folder are judged, and a command can be run for the anomalous ones.
+"""Pictures that appear in a folder: which are new, and when each is whole.
 
-`Arrivals` finds the pictures in a folder that are new, and knows when each is whole: for `flawscope watch`
-and a station. The folder is listed again and again. File-system events would be faster by a fraction of a
-second, but they do not come from network shares, they get lost when too many come at once, and they do not
-tell when a file is whole: listings would be needed beside them.
+The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
+do not come from network shares, they get lost when too many come at once, and they do not tell when a file is
+whole: listings would be needed beside them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import queue
-import shlex
-import shutil
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-from flawscope import InputError, Prediction, Unjudged
-from flawscope.pictures.decoding import is_picture
-from flawscope.pictures.listing import (
-    folder_error,
-    is_hidden_picture,
-    is_ignored,
-    read_output_list,
-    why_passed_over,
-)
-from flawscope.pictures.mask_files import find_masks
+from flawscope.errors import InputError
+from flawscope.pictures import decoding, listing
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
 MIN_PAUSE_RATIO = 4  # least ratio of the pause between two scans to a scan's time, to spare a network share
 # Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
-
-COMMAND_TIMEOUT = 60.0  # seconds after which a command is ended
-MAX_QUEUED_COMMANDS = 100  # commands that may wait; further ones are reported and not run
-COMMAND_FIELDS = ("path", "decision", "score", "p_value", "severity", "product_name")
 
 
 class FileStamp(NamedTuple):
@@ -88,10 +68,9 @@ class Arrivals:
     alone (its rights, an attribute) is given out again where its content is known: `content_known` tells.
 
     Attributes:
-        skipped: number of pictures that were there before.
-        at_start: pictures that were there before, where they are new.
+        at_start: pictures that were there before.
         gone: pictures that went away before they could be judged, with the stamps that they had.
-        others: files that are no pictures, masks of pictures, and hidden pictures, by the last scan.
+        others: files that are no pictures, and hidden pictures, by the last scan.
         took: seconds of the last scan.
     """
 
@@ -99,30 +78,23 @@ class Arrivals:
         self,
         folder: str | os.PathLike[str],
         *,
-        existing: bool = False,
-        judged: Iterable[str | os.PathLike[str]] = (),
         patience: float = PATIENCE,
         settle: float = SETTLE,
         apart: Iterable[str | os.PathLike[str]] = (),
-        masks: bool = True,
     ):
         """List the folder for the first time.
 
         Args:
             folder: with its subfolders.
-            existing: whether pictures that are there already are new.
-            judged: pictures that are there and are not new, whatever `existing` says.
             patience: seconds that a file which cannot be read may still be incomplete.
             settle: seconds that a file of a format that is not `SELF_CHECKING` must not have changed.
             apart: folders in it that are left out.
-            masks: whether masks of pictures are told from pictures, and are none.
 
         Raises:
             InputError: there is no such folder, or it cannot be read.
         """
         self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
         self.apart = frozenset(os.path.abspath(one) for one in apart)
-        self.tells_masks = masks
         self._done: dict[Path, _DoneFile] = {}
         self._stamps: dict[FileStamp, Path] = {}  # of `_done`: a file that is renamed keeps it
         self._left: set[Path] = set()  # of `_done`: those that went away
@@ -132,21 +104,8 @@ class Arrivals:
         self._pending: dict[Path, _PendingFile] = {}
         self.gone: dict[Path, FileStamp] = {}
         self.others: list[Path] = []
-        self._masks: set[PurePath] = set()  # they stay masks when their pictures are moved away
         self.took = 0.0
-        known = {Path(os.path.abspath(path)) for path in judged}
-        present = self._list_pictures()
-        for path, listed in present.items():
-            if not existing or path in known:
-                self._remember(path, listed)
-        self.skipped = sum(path not in known for path in self._done)
-        self.at_start = frozenset(present if existing else ())
-        self._told |= set() if existing else {*self._asides}
-
-    @property
-    def present(self) -> list[Path]:
-        """Pictures that are there, judged or not, by the last scan."""
-        return [*self._listed]
+        self.at_start = frozenset(self._list_pictures())
 
     @property
     def waiting(self) -> int:
@@ -196,7 +155,7 @@ class Arrivals:
             if path not in self._told and (now is None or now - since >= self.patience)
         ]
         self._told = {path for path in self._told if path in self._asides} | {*found}
-        return {path: why_passed_over(path) for path in found}
+        return {path: listing.why_passed_over(path) for path in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
         """Return the stamp of one of `others`."""
@@ -254,15 +213,10 @@ class Arrivals:
         found: dict[Path, _Listed] = {}
         self._others: dict[Path, FileStamp] = {}
         for path, listed, is_regular in _iter_files(self.folder, self.apart):
-            if is_regular and is_picture(path) and not is_hidden_picture(path):
+            if is_regular and decoding.is_picture(path) and not listing.is_hidden_picture(path):
                 found[path] = listed
             else:
                 self._others[path] = listed.stamp
-        if self.tells_masks:
-            self._masks = {path for path in self._masks if path in found} | find_masks(found).keys()
-        for path in found.keys() & self._masks:
-            self._others[Path(path)] = found.pop(Path(path)).stamp
-            self._pending.pop(Path(path), None)
         self.others, self._listed = [*self._others], found
         self.took = time.monotonic() - begun
         return found
@@ -346,147 +300,22 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, _Li
             if (identity.st_dev, identity.st_ino) in seen:
                 continue
             seen.add((identity.st_dev, identity.st_ino))
-            with os.scandir(current) as listing:
-                entries = [e for e in listing if not is_ignored(e.name) or is_hidden_picture(e.name)]
+            with os.scandir(current) as files:
+                entries = [
+                    e for e in files if not listing.is_ignored(e.name) or listing.is_hidden_picture(e.name)
+                ]
         except OSError as error:
             if current == folder or not isinstance(error, FileNotFoundError):
-                raise folder_error(current, error) from None
+                raise listing.folder_error(current, error) from None
             continue
-        own = {os.fspath(current / name) for name in read_output_list(current)}
+        own = {os.fspath(current / name) for name in listing.read_output_list(current)}
         for entry in entries:
             with suppress(OSError):  # gone, or a link that leads nowhere
                 if entry.is_dir():
-                    if entry.path not in apart and not is_ignored(entry.name):
+                    if entry.path not in apart and not listing.is_ignored(entry.name):
                         folders.append(Path(entry.path))
                 elif entry.path not in own:
                     is_regular = entry.is_file()
                     # on Windows entries have no inode
                     facts = os.stat(entry.path, follow_symlinks=is_regular)
                     yield Path(entry.path), _Listed(FileStamp.from_stat(facts), facts.st_ctime_ns), is_regular
-
-
-def judge(
-    arrivals: Arrivals,
-    stream: Callable[[list[Path]], Iterator[tuple[Any, Prediction | InputError]]],
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Prediction | Unjudged]:
-    """List the folder once, and judge the pictures that are whole by now, several at a time where that is
-    faster. A picture counts as judged when the next one is asked for: if the caller fails with its result, it
-    is judged again.
-
-    Args:
-        stream: of a model, such as `Predictor.stream`.
-
-    Raises:
-        InputError: the folder cannot be read at the moment.
-    """
-    paths = []
-    for path in arrivals.scan(clock()):
-        digest = arrivals.knows_name(path) and file_digest(path)
-        if digest and arrivals.content_known(path, digest):  # it was touched alone
-            arrivals.done(path, digest=digest)
-        else:
-            paths.append(path)
-    for path, result in stream(paths):
-        assert isinstance(path, Path)
-        if not isinstance(result, InputError):
-            yield result
-            arrivals.done(path, digest=file_digest(path))
-        elif arrivals.failed(path, clock()):
-            yield Unjudged(str(path), str(result))
-
-
-def file_digest(path: Path) -> bytes | None:
-    """Return the SHA-256 of a file's content; None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return None
-
-
-class Commands:
-    """Runs a command for one prediction after the other, in a thread of its own, without a shell.
-
-    The command gets the picture's path and the decision as its last two arguments, and FLAWSCOPE_PATH,
-    FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE, FLAWSCOPE_SEVERITY and FLAWSCOPE_PRODUCT_NAME in
-    its environment. Its output goes to standard error. It is ended after `timeout` seconds.
-
-    Attributes:
-        failures: number of commands that failed, were ended, or could not be run.
-    """
-
-    def __init__(self, command: str, say: Callable[[str], None], timeout: float = COMMAND_TIMEOUT):
-        """Start the thread.
-
-        Args:
-            command: program and arguments, quoted as in a shell.
-            say: gets a line for every failure; called from the thread.
-
-        Raises:
-            InputError: there is no such program.
-        """
-        try:
-            self.words = shlex.split(command, posix=os.name == "posix")
-        except ValueError as error:
-            raise InputError(f"--on-anomaly {command!r}: {error}; close the quotes") from None
-        program = self.words[0] if self.words else ""
-        if shutil.which(program) is None:
-            raise InputError(
-                f"--on-anomaly {command!r}: there is no program {program!r} that can be run; give its path"
-            )
-        self.say, self.timeout, self.failures = say, timeout, 0
-        self._queue: queue.Queue[Prediction | None] = queue.Queue(MAX_QUEUED_COMMANDS)
-        self._thread = threading.Thread(target=self._run_queued, daemon=True)
-        self._thread.start()
-
-    def run(self, prediction: Prediction) -> None:
-        """Queue the command for a prediction; never waits."""
-        try:
-            self._queue.put_nowait(prediction)
-        except queue.Full:
-            self._fail(f"{MAX_QUEUED_COMMANDS} wait already, not run", prediction)
-
-    def close(self, seconds: float = COMMAND_TIMEOUT) -> None:
-        """Wait at most so many seconds for the queued commands."""
-        left = self._queue.qsize()
-        with suppress(queue.Full):
-            self._queue.put(None, timeout=seconds)
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self.say(f"the command is still busy, up to {left} were not run")
-
-    def _run_queued(self) -> None:
-        while (prediction := self._queue.get()) is not None:
-            self._run(prediction)
-
-    def _run(self, prediction: Prediction) -> None:
-        facts = {name: str(getattr(prediction, name)) for name in COMMAND_FIELDS}
-        try:
-            code = subprocess.run(
-                [*self.words, facts["path"], facts["decision"]],
-                env={**os.environ, **{f"FLAWSCOPE_{name.upper()}": value for name, value in facts.items()}},
-                stdin=subprocess.DEVNULL,
-                stdout=_stderr_descriptor(),
-                timeout=self.timeout,
-                start_new_session=True,  # Ctrl-C ends the watching, not the command
-            ).returncode
-        except subprocess.TimeoutExpired:
-            self._fail(f"ended after {self.timeout:g} s", prediction)
-        except (OSError, ValueError) as error:
-            self._fail(getattr(error, "strerror", None) or str(error), prediction)
-        else:
-            if code:
-                self._fail(f"ended with {code}", prediction)
-
-    def _fail(self, why: str, prediction: Prediction) -> None:
-        self.failures += 1
-        self.say(f"command for {prediction.path}: {why}")
-
-
-def _stderr_descriptor() -> int:
-    """Return the file descriptor of stderr for a command's output; DEVNULL where it has none."""
-    try:
-        return sys.stderr.fileno()
-    except (AttributeError, OSError):
-        return subprocess.DEVNULL

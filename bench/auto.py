@@ -1,0 +1,320 @@
+"""Is what `flawscope fit --auto` finds out better than the default, and nowhere worse?
+
+    python bench/auto.py --data DATA --parts products
+    python bench/auto.py --parts drawn,promise
+
+`products`: real sets below DATA; `drawn`: plates that lie turned, several in a picture, large ones with small
+defects, and plain ones. The search sees the good pictures to learn from; model and default are judged on test
+pictures that it never saw. `given`: with so many of the test defects to choose by, judged on the others.
+`promise`: p-values of new good pictures after the search, over draws; `worst`: of drawn numbers, where
+settings have nothing in common. Seconds are of the processor, with one
+thread: the machine may be shared. `budget`: wall time of a search that has less time than it wants.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+import common
+from common import Cell, Record
+from flawscope.synthesis.demo import dataset
+from flawscope.synthesis.masks import Picture
+
+REAL = (
+    "mvtec/toothbrush", "real/commutator", "real/fabric", "real/cookie", "real/lens", "real/pcb",
+    "mvtec/transistor",
+)  # fmt: skip
+GIVEN_PRODUCTS, GIVEN_COUNTS, GIVEN_MOST = ("real/fabric", "real/commutator"), (5, 10, 20), 20
+LEARNT, NEW, DEFECTIVE = 30, 30, 40  # drawn pictures
+PROMISE_LEARNT, DRAWS = 24, 20
+WORST_DRAWS, WORST_SETTINGS, WORST_COUNTS = 1000, 6, (24, 60)
+MINUTES = 120.0  # no limit: a shared machine is slow
+SEED = 67
+
+
+class Scene(NamedTuple):
+    """Drawn plates on a ground: the picture's side, how many plates, their share of the side, whether they
+    lie at any angle, and how hard their defects are, 0..1."""
+
+    side: int
+    count: int = 1
+    share: float = 0.6
+    turned: bool = True
+    hard: tuple[float, float] = (0.3, 1.0)
+
+    def draw(self, number: int, defect: str | None = None) -> Picture:
+        """A picture [side, side, 3]; of several plates the last has the defect."""
+        rng = np.random.default_rng([SEED, number])
+        level = rng.normal(70, 4, (self.side, self.side, 1)).repeat(3, 2)
+        ground = Image.fromarray(level.clip(0, 255).astype(np.uint8))
+        columns = 1 if self.count == 1 else 2
+        cell = self.side // columns
+        length = round(cell * self.share)
+        for k in range(self.count):
+            own = defect if k == self.count - 1 else None
+            plate = dataset.draw_picture("plate", rng, own, rng.uniform(*self.hard), size=min(length, 768))[0]
+            shown = Image.fromarray(plate).resize((length, length), Image.Resampling.BICUBIC).convert("RGBA")
+            angle = rng.uniform(0, 360) if self.turned else rng.uniform(-1, 1)
+            shown = shown.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+            room = max(0, (cell - shown.width) // 2)
+            spread = 0.6 if self.turned else 0.05
+            x, y = (
+                cell * (k // by % columns) + room + int(rng.integers(-room, room + 1) * spread)
+                for by in (1, 2)
+            )
+            ground.paste(shown, (x, y), shown)
+        return np.asarray(ground)
+
+
+SCENES = {
+    "turned": Scene(384),
+    "turned, small": Scene(640, share=0.4),
+    "several": Scene(640, count=4, share=0.6),
+    "large": Scene(1600, share=0.55, turned=False, hard=(0.9, 1.0)),
+    "plain": Scene(384, share=0.9, turned=False),
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "turned": {"align": "turn"},
+    "turned, small": {"align": "turn"},
+    "several": {"align": "turn", "several": True},
+    "large": {"min_defect": "25px"},
+}
+
+
+def drawn_pictures(folder: Path, name: str) -> Path:
+    """Folder in MVTec AD's layout."""
+    scene, root = SCENES[name], folder / name.replace(", ", "-")
+    if root.is_dir():
+        return root
+    defects = dataset.CATEGORIES["plate"].defects
+    jobs: list[tuple[str, str | None, int]] = [("train/good", None, k) for k in range(LEARNT)]
+    jobs += [("test/good", None, 1000 + k) for k in range(NEW)]
+    jobs += [(f"test/{d}", d, 2000 + k) for k in range(DEFECTIVE) for d in [defects[k % len(defects)]]]
+    for where, defect, k in jobs:
+        path = root / where / f"{k:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.draw(k, defect)).save(path, compress_level=1)
+    return root
+
+
+def judge(predictor: Any, items: Sequence[Any]) -> Cell:
+    """Image AUROC, false alarms and what is found; a picture without its part is beyond all others."""
+    from flawscope.evaluation.metrics import auroc
+
+    bad = np.array([item.anomalous for item in items])
+    found = [predictor.predict(item.path) for item in items]
+    sure = [any(one.decides for one in answer.findings) for answer in found]
+    scores = [np.inf if s else answer.score for answer, s in zip(found, sure, strict=True)]
+    finite = np.nan_to_num(np.array(scores), posinf=np.finfo(np.float32).max)
+    above = np.array([answer.is_anomalous for answer in found])
+    return {
+        "image_auroc": round(float(auroc(bad, finite)), 4),
+        "false_alarms": f"{int(above[~bad].sum())} of {int((~bad).sum())}",
+        "found": f"{int(above[bad].sum())} of {int(bad.sum())}",
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, Cell]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = work()
+    return found, {
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "wall_seconds": round(time.perf_counter() - wall, 1),
+    }
+
+
+def compare(
+    root: Path, given: int | None = None, recipe: dict[str, Any] | None = None, size: str | None = None
+) -> Cell:
+    """What the search finds out, and what model and default get on test pictures that it never saw.
+
+    given: defects to choose by, None: none. recipe: known to be right, judged beside. size: of the pictures,
+        which is not searched for then; None: it is.
+    """
+    import flawscope
+    from flawscope.calibration.tried import Choice
+    from flawscope.fitting.auto import fit_auto
+
+    data = flawscope.open_dataset(root)
+    items, seen = list(data.test), []
+    if given is not None:
+        bad = [item for item in items if item.anomalous]
+        order = np.random.default_rng(SEED).permutation(len(bad))[:GIVEN_MOST]
+        pool = [bad[k] for k in order]
+        seen = [(item.path, []) for item in pool[:given]]
+        items = [item for item in items if item not in pool]
+    good = [item.path for item in data.train]
+    options: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True}
+    options |= {} if size is None else {"size": size}
+    model, spent = timed(lambda: fit_auto(good, minutes=MINUTES, seen=seen, **options))
+    choice = Choice.from_facts(model.manifest.facts)
+    assert choice is not None
+    found: Cell = {
+        "chosen": choice.flags or "as given",
+        "reason": choice.reason,
+        "auto": judge(model, items),
+        "search": {**spent, "search_seconds": choice.seconds},
+        "trials": [[*trial.cells(), trial.stage] for trial in choice.trials],
+    }
+    found["default"] = found["auto"] if not choice.flags else judge(flawscope.fit(good, **options), items)
+    if recipe is not None:
+        found["recipe"] = judge(flawscope.fit(good, **options, **recipe), items)
+    return found
+
+
+def measure_promise(draw: int, size: str | None) -> Cell:
+    """P-values of new good pictures after a search on few; every other draw is of turned parts."""
+    from flawscope.calibration.tried import Choice
+    from flawscope.fitting.auto import fit_auto
+
+    scene = (Scene(256), Scene(256, share=0.9, turned=False))[draw % 2]
+    first = 100_000 * (1 + draw)
+    good = [scene.draw(first + k) for k in range(PROMISE_LEARNT)]
+    options: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True}
+    options |= {} if size is None else {"size": size}
+    model = fit_auto(good, minutes=MINUTES, **options)
+    new = [model.predict(scene.draw(first + 1000 + k)) for k in range(NEW)]
+    choice = Choice.from_facts(model.manifest.facts)
+    assert choice is not None
+    return {
+        "chosen": choice.flags or "as given",
+        "rate": model.calibration.expected_rate,
+        "p_values": [round(float(one.p_value), 4) for one in new],
+        "false_alarms": sum(one.is_anomalous for one in new),
+        "units": model.calibration.unit_count,
+    }
+
+
+def worst_case(learnt: int, by_rule: bool) -> Cell:
+    """P-values where settings have nothing in common, so that a choice among them is worth most to chance: a
+    calibration by the very pictures that chose is then as wrong as it can be.
+
+    by_rule: as the search chooses; else what is best on average is always taken.
+    """
+    from flawscope.calibration.tried import Scored, Trial
+    from flawscope.fitting.trial_pictures import LEFT_OUT, LEFT_OUT_SHARE, SIMULATED
+
+    rng, values, changed = np.random.default_rng([SEED, learnt]), list[float](), 0
+    counts = [min(most, learnt // LEFT_OUT_SHARE) for most in LEFT_OUT]
+    for draw in range(WORST_DRAWS):
+        good = rng.normal(size=(WORST_SETTINGS, learnt + NEW))
+
+        def scored(k: int, stage: int, good: Any = good) -> Scored:
+            own = good[k, counts[0] * stage :][: counts[stage]]
+            carriers = np.arange(SIMULATED[stage]) % counts[stage]
+            return Scored(own, rng.normal(1, 1, carriers.size), carriers)
+
+        every = [[scored(k, stage) for stage in (0, 1)] for k in range(WORST_SETTINGS)]
+
+        def trial(k: int, stage: int, every: Any = every, draw: int = draw) -> Trial:
+            one, base = every[k][stage], every[0][stage]
+            return Trial(str(k), stage, one.auroc(), one.gain_over(base, draw))
+
+        if by_rule:
+            gained = [one for k in range(1, WORST_SETTINGS) if (one := trial(k, 0)).has_gained]
+            gained = sorted(gained, key=lambda one: -(one.auroc or 0))[:2]
+            better = [one for first in gained if (one := trial(int(first.flags), 1)).is_better]
+            chosen = int(max(better, key=lambda one: one.auroc or 0).flags) if better else 0
+        else:
+            chosen = int(np.argmax([first.auroc() + second.auroc() for first, second in every]))
+        changed += chosen > 0
+        known, new = good[chosen, :learnt], good[chosen, learnt:]
+        values += ((1 + (known[:, None] >= new).sum(0)) / (learnt + 1)).tolist()
+    found = np.array(values)
+    levels = {f"p <= {k}/{learnt + 1}": round(float((found <= k / (learnt + 1) + 1e-9).mean()), 4)
+              for k in (1, 2, 5, 12)}  # fmt: skip
+    return {
+        "changed": round(changed / WORST_DRAWS, 3),
+        "mean": round(float(found.mean()), 4),
+        "uniform": round((1 + 1 / (learnt + 1)) / 2, 4),
+        **levels,
+    }
+
+
+def measure_budget(root: Path, minutes: float) -> Cell:
+    import flawscope
+    from flawscope.fitting.auto import fit_auto
+
+    good = [item.path for item in flawscope.open_dataset(root).train]
+    model, spent = timed(lambda: fit_auto(good, minutes=minutes, device="cpu", force=True))
+    tried = model.manifest.facts["tried"]
+    return {**spent, "minutes": minutes, "pictures": len(good), "trials": len(tried["trials"]), **{
+        "chosen": tried["flags"] or "as given"}}  # fmt: skip
+
+
+def promise_rows(cells: Sequence[Cell]) -> list[Cell]:
+    """Distribution of the p-values, which is that of uniform ones on 1/(n+1), ..., 1."""
+    values = np.array([value for cell in cells for value in cell["p_values"]])
+    alarms = sum(cell["false_alarms"] for cell in cells)
+    row: Cell = {"draws": len(cells), "pictures": values.size, "mean p": round(float(values.mean()), 3)}
+    row |= {f"p <= {level}": round(float((values <= level).mean()), 3) for level in (0.1, 0.25, 0.5, 0.75)}
+    promised = float(np.mean([cell["rate"] for cell in cells]))
+    return [{**row, "false alarms": round(alarms / values.size, 4), "promised": round(promised, 4)}]
+
+
+def main() -> int:
+    import torch
+
+    parser = common.make_parser(__doc__, "auto")
+    parser.add_argument("--parts", default="products,drawn,given,promise,worst", help="default: %(default)s")
+    parser.add_argument("--products", default=",".join(REAL), help="of `products` (default: %(default)s)")
+    parser.add_argument("--scenes", default=";".join(SCENES), help="of `drawn` (default: %(default)s)")
+    parser.add_argument(
+        "--size", help="of the pictures: only how parts lie is searched for then, in less time"
+    )
+    parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
+    args = common.parse_arguments(parser, parts="drawn", scenes="plain", size="32")
+    torch.set_num_threads(args.threads)
+    record = Record(args, "settings found out by themselves")
+    data = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
+    parts = args.parts.split(",")
+    cells: dict[str, Cell] = {}
+
+    def attempt(name: str, work: Callable[[], Cell]) -> None:
+        if (cell := record.attempt(name, work)) is not None:
+            cells[name] = cell
+
+    with common.workspace(args.work) as folder:
+        for name in args.scenes.split(";") if "drawn" in parts else ():
+            attempt(name, lambda name=name: compare(
+                drawn_pictures(Path(folder), name), recipe=RECIPES.get(name), size=args.size))  # fmt: skip
+    for name in args.products.split(",") if "products" in parts else ():
+        if (data / name).is_dir():
+            attempt(name, partial(compare, data / name, size=args.size))
+    for name in GIVEN_PRODUCTS if "given" in parts else ():
+        for count in args.counts if (data / name).is_dir() else ():
+            attempt(f"{name}, {count} given", partial(compare, data / name, count, size=args.size))
+    for count in WORST_COUNTS if "worst" in parts else ():
+        for by_rule in (True, False):
+            how = "by the rule" if by_rule else "always the best"
+            cell = record.attempt(f"worst case, {count} pictures, {how}", partial(worst_case, count, by_rule))
+            common.print_table(f"{count} good pictures, {how}", [common.without_metadata(cell or {})])
+    if "budget" in parts:
+        attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))
+    promised = []
+    for draw in range(DRAWS) if "promise" in parts else ():
+        if (cell := record.attempt(f"promise {draw}", partial(measure_promise, draw, args.size))) is not None:
+            promised.append(cell)
+    rows = [
+        {"pictures": name, "default": cell["default"]["image_auroc"], "auto": cell["auto"]["image_auroc"],
+         "recipe": cell.get("recipe", {}).get("image_auroc"), "chosen": cell["chosen"],
+         "minutes": round(cell["search"]["cpu_seconds"] / 60, 1)}
+        for name, cell in cells.items() if "auto" in cell
+    ]  # fmt: skip
+    common.print_table("image AUROC on pictures that the search never saw", rows)
+    if promised:
+        common.print_table("p-values of new good pictures", promise_rows(promised))
+    return record.status()
+
+
+if __name__ == "__main__":
+    sys.exit(common.run_script(main))

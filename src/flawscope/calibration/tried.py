@@ -1,0 +1,175 @@
+"""Compares settings that were tried on the same left-out pictures, and tells what came of it. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import pluralize
+
+TRIED = "tried"  # among a model's facts
+RESAMPLES = 1000
+TAILS = (0.025, 0.975)
+# AUROC that must be gained: simulated defects are no real ones, and a smaller gain on them says little
+MIN_GAIN = 0.02
+GIVEN = -1  # carrier of a defect that lies on none of the good pictures
+
+
+class Scored(NamedTuple):
+    """Scores of left-out pictures by one model, higher is more anomalous.
+
+    good: [N]. defective: [M]. carriers: [M], the good picture that a simulated defect was put on, or `GIVEN`.
+    """
+
+    good: NDArray[np.float64]
+    defective: NDArray[np.float64]
+    carriers: NDArray[np.int64]
+
+    def auroc(self) -> float:
+        """AUROC of defective against good pictures, 0..1; of given and of simulated ones the mean."""
+        return float(self._aurocs(np.ones((1, self.good.size)), np.ones((1, self.carriers.size)))[0])
+
+    def _aurocs(self, times: NDArray[np.float64], given_times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """AUROC in each resample [R]. times [R, N], given_times [R, M]: how often it draws each picture."""
+        above = self.defective[:, None] > self.good
+        wins = above + 0.5 * (self.defective[:, None] == self.good)  # [M, N]
+        is_given = self.carriers == GIVEN
+        found = []
+        for those, weights in (
+            (is_given, given_times[:, is_given]),
+            (~is_given, times[:, self.carriers[~is_given]]),
+        ):
+            if those.any():
+                pairs = weights.sum(1) * times.sum(1)
+                won = ((weights @ wins[those]) * times).sum(1)
+                found.append(won / np.maximum(pairs, 1e-12))
+        return np.asarray(np.mean(found, axis=0))
+
+    def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
+        """AUROC less that of other settings on the same pictures, with its 95 % interval: a bootstrap over
+        good pictures, each with the defects put on it, and over given defects."""
+        rng = np.random.default_rng(seed)
+        is_given = self.carriers == GIVEN
+        times, every = (np.ones((RESAMPLES, count)) for count in (self.good.size, is_given.size))
+        for weights, those in ((times, slice(None)), (every, is_given)):
+            if count := weights[:, those].shape[1]:
+                weights[:, those] = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        gains = self._aurocs(times, every) - other._aurocs(times, every)
+        low, high = np.quantile(gains, TAILS)
+        return self.auroc() - other.auroc(), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Result of one setting.
+
+    flags: as `flawscope fit` takes them. stage: 1, all on few pictures; 2, the best anew, on others.
+    auroc, gain: the latter over the settings as given, (gain, low, high) of its 95 % interval.
+    false_alarms, found: (how many, of how many) good and defective pictures.
+    seconds: of a picture. note: why it was not tried to the end.
+    """
+
+    flags: str
+    stage: int
+    auroc: float | None = None
+    gain: tuple[float, float, float] | None = None
+    false_alarms: tuple[int, int] = (0, 0)
+    found: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def has_gained(self) -> bool:
+        return self.gain is not None and self.gain[0] >= MIN_GAIN
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it gained beyond its interval."""
+        return self.gain is not None and self.has_gained and self.gain[1] > 0
+
+    def cells(self) -> tuple[str, ...]:
+        """Cells of a table for a person."""
+        name = self.flags or "as given"
+        if self.auroc is None:
+            return name, "", "", "", "", self.note
+        gain = (
+            "" if self.gain is None else f"{self.gain[0]:+.3f} ({self.gain[1]:+.3f} to {self.gain[2]:+.3f})"
+        )
+        return (
+            name,
+            f"{self.false_alarms[0]} of {self.false_alarms[1]}",
+            f"{self.found[0]} of {self.found[1]}",
+            f"{self.auroc:.3f}",
+            f"{1000 * self.seconds:.0f} ms",
+            gain or self.note,
+        )
+
+
+HEADER = ("settings", "false alarms", "found", "AUROC", "a picture", "gain (95 % interval)")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were tried before a fit, and those that were chosen.
+
+    flags: of the settings that were chosen; empty: those given. reason: why.
+    given, simulated: defective pictures that were judged. seconds: of the search.
+    """
+
+    flags: str
+    reason: str
+    trials: tuple[Trial, ...] = ()
+    given: int = 0
+    simulated: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Choice | None:
+        """Reads it from a model's facts; None where nothing was tried, or they are damaged."""
+        try:
+            stored = facts[TRIED]
+            trials = tuple(
+                Trial(**{field.name: _tuples(one[field.name]) for field in fields(Trial)})
+                for one in stored["trials"]
+            )
+            return cls(**{**{field.name: stored[field.name] for field in fields(cls)}, "trials": trials})
+        except (KeyError, TypeError):
+            return None
+
+    def lines(self) -> list[str]:
+        """Lines of a short table for a person, and why."""
+        rows = [HEADER, *(one.cells() for one in self._shown())]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return [*(table if len(rows) > 1 else []), f"chosen: {self.flags or 'as given'}, since {self.reason}"]
+
+    def _shown(self) -> Sequence[Trial]:
+        """Returns the last trial of each setting: by its pictures nothing was chosen before."""
+        last = {one.flags: one for one in self.trials}
+        return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
+
+    def basis(self) -> str:
+        """Phrase with what the settings were judged by."""
+        words = [pluralize(self.given, "given defect")] if self.given else []
+        words += [pluralize(self.simulated, "simulated defect")] if self.simulated else []
+        return " and ".join(words)
+
+
+def tried_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Lines on what was tried before a fit, for a person; empty where nothing was."""
+    choice = Choice.from_facts(facts)
+    return [] if choice is None else choice.lines()
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,39 @@
+"""Advises what to do after an evaluation, by what was missed."""
+
+from __future__ import annotations
+
+import math
+
+from flawscope.artefact.model_file import Manifest
+from flawscope.calibration.tried import TRIED
+from flawscope.evaluation.result import Evaluation
+from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
+from flawscope.results.advice import Advice, Facts, advice
+from flawscope.results.prediction import MISSED
+
+MEASURED = 40  # missed defects whose sizes are measured
+
+
+def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
+    """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
+    missed = [one for one in result.pictures if one.outcome == MISSED]
+    sizes, marks = list[tuple[int, int]](), list[float]()
+    for one in missed[:MEASURED]:
+        sizes.append(one.prediction.geometry.picture_size)
+        if one.truth is not None and one.truth.any():
+            factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
+            marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
+    how = manifest.preprocess
+    is_whole = how.tile is None and how.reference is None
+    return advice(
+        Facts(
+            rate=manifest.calibration.rate,
+            missing=manifest.calibration.pictures_missing,
+            marks=marks,
+            pictures=sizes,
+            network=how.network_size if is_whole else None,
+            defects=result.defects["images"],
+            missed=len(missed),
+            tried=TRIED in manifest.facts,
+        )
+    )

@@ -1,0 +1,357 @@
+"""Finds out which settings a product needs: tries them on good pictures that it leaves out, and on defects.
+
+First all settings are tried on few pictures; the best of them again beside those given, on other left-out
+pictures with other defects (as in successive halving: Jamieson and Talwalkar, Non-stochastic Best Arm
+Identification and Hyperparameter Optimization, AISTATS 2016). What is better there beyond its interval is
+taken, else the settings stay. Then the model is fitted to all good pictures. Its calibration leaves each of
+them out, also those that chose among a few settings: `bench/auto.py --parts promise` measures its p-values.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.model_file import Artefact, Picture
+from flawscope.calibration.tried import GIVEN, MIN_GAIN, TRIED, Choice, Scored, Trial
+from flawscope.datasets import Dataset, open_dataset
+from flawscope.datasets.seen_defects import choose_seen
+from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.preparation import Say, discard
+from flawscope.fitting.proposals import Recipe, propose_frames, propose_views
+from flawscope.fitting.training_pictures import (
+    Images,
+    SeenDefects,
+    decoded_or_none,
+    look_at,
+    split_sources,
+)
+from flawscope.fitting.trial_pictures import STREAM, SimulatedPatch, Stage, make_stages
+from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
+from flawscope.pictures.listing import relative_names
+from flawscope.pictures.units import find_parts, group_numbers
+from flawscope.predictor import Predictor
+from flawscope.progress import ProgressCallback, ignore_progress
+
+MIN_PARTS = 12  # good parts to try by
+BATCH = 8  # pictures that are judged between two looks at the clock
+FIRST = 0.25  # share of the time for the settings as given: if it takes longer, others are not tried
+RESERVE = 1.25  # times the time that a fit is expected to take
+LOOKED_AT = 24  # pictures that settings are proposed from
+# Options that say how large pictures are seen, and by what
+SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "layers", "count", "ratio")
+# Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
+NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
+
+
+class _TimeIsUpError(Exception):
+    """A trial takes longer than there is time for."""
+
+
+@check_arguments(but=("images", "seen"))
+def fit_auto(
+    images: Images,
+    *,
+    minutes: float = 10.0,
+    seen: SeenDefects = 0,
+    names: Sequence[str] = (),
+    say: Say = discard,
+    step: ProgressCallback = ignore_progress,
+    **options: Any,
+) -> Predictor:
+    """Fits a PatchCore with the settings that the pictures need, found out in a limited time.
+
+    Args:
+        images, names, say, step, **options: as `fitting.fit` takes them. What is given stays.
+        minutes: for all, the fit that follows included. An interrupt ends the search, and keeps the best.
+        seen: defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
+            evaluation leaves them out.
+
+    Returns:
+        As `fit`; its facts hold what was tried (`calibration.tried.Choice`).
+
+    Raises:
+        InputError: as of `fit`; a method other than PatchCore; minutes not above 0.
+    """
+    if options.get("method") not in (None, "patchcore"):
+        raise InputError(f"what is found out is for patchcore, not {options['method']}: leave out --auto")
+    if not 0 < minutes < math.inf:
+        raise InputError(f"{minutes:g} minutes are no time: give more than 0")
+    until = time.monotonic() + 60 * minutes
+    if not isinstance(images, Dataset) and isinstance(images, str):
+        group = options.get("group") or options.get("part")
+        seed = int(options.get("seed") or 0)
+        images = open_dataset(images, options.get("category"), seed=seed, group=group)
+    search = _Search(images, seen, list(names), dict(options), until, say, step)
+    choice, recipe = search.run()
+    for line in choice.lines():
+        say(line)
+    predictor = fit(images, names=names, say=say, step=step, **{**options, **recipe.options})
+    return _with_choice(predictor, choice, search.given)
+
+
+def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str]) -> Predictor:
+    """Returns the model with what was tried. given: names of the defects chosen by, by their hashes."""
+    manifest = predictor.manifest
+    pictures = (*manifest.pictures, *(Picture(digest, "seen", name) for digest, name in given.items()))
+    facts = {**manifest.facts, TRIED: choice.to_dict()}
+    made = Predictor(
+        Artefact(replace(manifest, pictures=pictures, facts=facts), predictor.artefact.tensors),
+        predictor.session,
+    )
+    made.failures, made.suspects = predictor.failures, predictor.suspects
+    return made
+
+
+class _Search:
+    """Tries settings until `until`, on `time.monotonic`'s clock.
+
+    given: names of the given defects by their pixels' hashes.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        seen: SeenDefects,
+        names: list[str],
+        options: dict[str, Any],
+        until: float,
+        say: Say,
+        step: ProgressCallback,
+    ):
+        self.options, self.until, self.say, self.step = options, until, say, step
+        self.began = time.monotonic()
+        self.seed = int(options.get("seed") or 0)
+        self.sources = split_sources(images, options.get("category"))[0]
+        self.names = names or relative_names(self.sources)
+        self.groups = group_numbers(self.names, options.get("group"))
+        self.trials: list[Trial] = []
+        self.recipes = dict[str, Recipe]()
+        self.scored: dict[tuple[str, int], Scored] = {}
+        self.seconds = dict[str, tuple[float, int]]()  # of the fit of each setting, and of how many pictures
+        self.given: dict[str, str] = {}
+        self.given_sources: list[PictureSource] = []
+        for source in _given_defects(seen, images, self.seed, say):
+            if (picture := decoded_or_none(source)) is not None:
+                self.given[pixel_hash(picture)] = relative_names([source])[0]
+                self.given_sources.append(source)
+
+    def run(self) -> tuple[Choice, Recipe]:
+        """Returns what was tried, and the recipe that was chosen."""
+        found, reason = Recipe(), self._why_nothing()
+        if reason is None:
+            try:
+                found, reason = self._search()
+            except KeyboardInterrupt:
+                self.say("interrupted: the best so far is fitted; once more stops")
+                found, reason = self._best_so_far()
+        simulated = sum(int((one.carriers != GIVEN).sum()) for (f, _), one in self.scored.items() if not f)
+        took = round(time.monotonic() - self.began, 1)
+        trials = tuple(self.trials)
+        return Choice(found.flags, reason, trials, len(self.given_sources), simulated, took), found
+
+    def _why_nothing(self) -> str | None:
+        """Why nothing can be tried; None: something can."""
+        if fixed := [name for name in NOT_TRIED if self.options.get(name)]:
+            return f"nothing is tried with {fixed[0]}"
+        looks = look_at(self.sources, self.step)
+        self.groups = find_parts(
+            looks, self.names, self.groups, pattern=self.options.get("group"), force=True, say=discard
+        )
+        first = {group: i for i, group in reversed([*enumerate(self.groups)]) if looks[i] is not None}
+        rng = np.random.default_rng([self.seed, STREAM])
+        self.order = [int(i) for i in rng.permutation(sorted(first.values()))]  # one of each part
+        if len(self.order) < MIN_PARTS:
+            return f"{pluralize(len(self.order), 'good part')} are too few to choose by"
+        is_deep = any(decode(self.sources[i]).dtype != np.uint8 for i in self.order[:3])
+        self.can_simulate = not is_deep and not self.options.get("roi")
+        if not self.given and not self.can_simulate:
+            of = "deep pictures" if is_deep else "a region"
+            return f"defects are not simulated in {of}: give some (--seen)"
+        return None
+
+    def load(self, number: int) -> NDArray[np.uint8]:
+        return to_eight_bits(decode(self.sources[number]))
+
+    # ----------------------------------------------------------------------------------------- the stages
+
+    def _search(self) -> tuple[Recipe, str]:
+        given = Recipe()
+        rng = np.random.default_rng([self.seed, STREAM])
+        shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
+        first, second = make_stages(self.load, self.order, shuffled, self.seed, self.can_simulate)
+        if self._attempt(given, first, 1) is None:
+            return given, "there was no time to try others"
+        side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
+        look_at_first = [i for i in self.order if i not in second.left_out][:LOOKED_AT]
+        frame = given
+        if self._is_free("align") and self._is_free("several"):
+            self.step("auto: how parts lie", 0, 1)
+            sources = [self.sources[i] for i in look_at_first]
+            for recipe in propose_frames(sources, lambda i: self.load(look_at_first[i])):
+                self._attempt(recipe, first, 1)
+            if gained := self._gained(1):
+                frame = self.recipes[self._plainest(gained).flags]
+        for recipe in propose_views(frame, side, bool(self.given)):
+            if all(self._is_free(name) for name in recipe.options.keys() - frame.options.keys()):
+                self._attempt(recipe, first, 1)
+        return self._confirm(second)
+
+    def _confirm(self, stage: Stage) -> tuple[Recipe, str]:
+        """Tries the best of the first stage anew, and returns what is better beyond its interval."""
+        given = Recipe()
+        gained = self._gained(1)
+        if not gained:
+            return given, f"nothing gained {MIN_GAIN:g} of AUROC or more"
+        if self._attempt(given, stage, 2) is None:
+            return self._best_so_far()
+        plain, best = self._plainest(gained), max(gained, key=lambda one: one.auroc or 0.0)
+        for flags in dict.fromkeys((plain.flags, best.flags)):
+            self._attempt(self.recipes[flags], stage, 2)
+        return self._decide(2)
+
+    def _best_so_far(self) -> tuple[Recipe, str]:
+        """Returns what is better beyond its interval in the last stage that was reached."""
+        stage = 2 if any(one.stage == 2 and one.gain for one in self.trials) else 1
+        found, reason = self._decide(stage)
+        return found, reason if stage == 2 else f"{reason}; there was no time to try it on other pictures"
+
+    def _decide(self, stage: int) -> tuple[Recipe, str]:
+        sure = [one for one in self.trials if one.stage == stage and one.is_better]
+        if not sure:
+            return Recipe(), "nothing else was better beyond its interval"
+        best = self._plainest(sure)
+        assert best.gain is not None
+        gain, low, high = best.gain
+        text = f"it gains {gain:.3f} of AUROC ({low:.3f} to {high:.3f}) on pictures that it was not chosen by"
+        return self.recipes[best.flags], text if stage == 2 else f"it gains {gain:.3f} of AUROC"
+
+    def _gained(self, stage: int) -> list[Trial]:
+        return [one for one in self.trials if one.stage == stage and one.has_gained]
+
+    def _plainest(self, trials: Sequence[Trial]) -> Trial:
+        """Returns the plainest of those that are as good as the best: less than `MIN_GAIN` behind it. Of
+        equally plain ones it is the first that was proposed."""
+        best = max(one.auroc or 0.0 for one in trials)
+        near = [one for one in trials if best - (one.auroc or 0.0) < MIN_GAIN]
+        return min(near, key=lambda one: len(self.recipes[one.flags].options))
+
+    # --------------------------------------------------------------------------------------------- trials
+
+    def _is_free(self, name: str) -> bool:
+        """Whether an option of the fit was left open; those of `SEEN` all together."""
+        names = SEEN if name in SEEN else (name,)
+        return all(self.options.get(one) in (None, False, "default") for one in names)
+
+    def _attempt(self, recipe: Recipe, stage: Stage, number: int) -> Scored | None:
+        """Tries a recipe in a stage, and notes what it got; None: it could not be tried to the end."""
+        flags = recipe.flags
+        if (flags, number) in self.scored:
+            return self.scored[flags, number]
+        self.recipes[flags] = recipe
+        until = self._trial_until(number)
+        known = self.seconds.get(flags)
+        if known is not None and time.monotonic() + known[0] > until:
+            until = 0.0
+        try:
+            trial, scored = self._try(recipe, stage, number, until)
+        except _TimeIsUpError:
+            self.trials.append(Trial(flags, number, note="no time"))
+            return None
+        except InputError as error:
+            self.trials.append(Trial(flags, number, note=str(error).split(":")[0]))
+            return None
+        base = self.scored.get(("", number))
+        if base is not None:
+            trial = replace(trial, gain=_rounded(scored.gain_over(base, self.seed)))
+        self.scored[flags, number] = scored
+        self.trials.append(trial)
+        return scored
+
+    def _trial_until(self, stage: int) -> float:
+        """Time until which a trial must be done, so that the rest can follow."""
+        if "" not in self.seconds:
+            return self.began + FIRST * (self.until - self.began)
+        each, learnt = self.seconds[""]
+        final = RESERVE * each * len(self.sources) / learnt
+        later = 0.0 if stage == 2 else 2.0 * RESERVE * each
+        return self.until - final - later
+
+    def _try(self, recipe: Recipe, stage: Stage, number: int, until: float) -> tuple[Trial, Scored]:
+        label = f"auto: {recipe.flags or 'as given'}"
+
+        def step(name: str, done: int, total: int) -> None:
+            if time.monotonic() > until:
+                raise _TimeIsUpError
+            self.step(label, done, total)
+
+        step("", 0, 1)
+        began = time.monotonic()
+        options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
+        model = fit(
+            [self.sources[i] for i in stage.learnt],
+            **{**options, "group": None, "samples": 0, "check": False, "step": step},
+        )
+        fitted = time.monotonic()
+        good = self._judge(model, [self.sources[i] for i in stage.left_out], step)
+        judged = time.monotonic()
+        place = {picture: k for k, picture in enumerate(stage.left_out)}
+        bad = self._judge(model, [*stage.simulated, *stage.given], step)
+        carriers = [place[one.carrier] for one in stage.simulated] + [GIVEN] * len(stage.given)
+        self.seconds[recipe.flags] = fitted - began, len(stage.learnt)
+        scored = Scored(good[0], bad[0], np.array(carriers))
+        # were all fitted with it, the time would be beyond the limit
+        final = (fitted - began) * len(self.sources) / len(stage.learnt)
+        if time.monotonic() + final > self.until:
+            raise _TimeIsUpError
+        trial = Trial(
+            recipe.flags,
+            number,
+            round(scored.auroc(), 4),
+            None,
+            (int(good[1].sum()), len(good[1])),
+            (int(bad[1].sum()), len(bad[1])),
+            round((judged - fitted) / len(stage.left_out), 3),
+        )
+        return trial, scored
+
+    def _judge(
+        self,
+        model: Predictor,
+        pictures: Sequence[PictureSource | SimulatedPatch],
+        step: Callable[[str, int, int], None],
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Scores [N] and decisions [N]; a picture in which parts are not found is beyond all others."""
+        scores, above = [], []
+        for k in range(0, len(pictures), BATCH):
+            step("", k, len(pictures))
+            batch = pictures[k : k + BATCH]
+            shown = [one.draw(self.load) if isinstance(one, SimulatedPatch) else one for one in batch]
+            for found in model.predict(shown):
+                sure = any(finding.decides for finding in found.findings)
+                scores.append(math.inf if sure or not math.isfinite(found.score) else found.score)
+                above.append(found.is_anomalous)
+        return np.array(scores, np.float64), np.array(above, np.bool_)
+
+
+def _rounded(gain: tuple[float, float, float]) -> tuple[float, float, float]:
+    first, low, high = (round(value, 4) for value in gain)
+    return first, low, high
+
+
+def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> list[PictureSource]:
+    """Defective pictures that `seen` means; masks are not asked for where pictures are listed."""
+    if not isinstance(seen, int | str | os.PathLike):
+        return [picture for picture, _ in seen]
+    if str(seen).strip() == "0":
+        return []
+    dataset = images if isinstance(images, Dataset) else None
+    return [item.path for item in choose_seen(seen, dataset, seed, say)]

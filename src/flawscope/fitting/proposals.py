@@ -1,0 +1,116 @@
+"""Proposes settings that a product may need, from a look at its good pictures: how parts lie, how many there
+are, how large the pictures must be seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+from flawscope.fitting.training_pictures import learn_part_finding
+from flawscope.pictures.congealing import learn_reference
+from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.pose import HALF_SIDE, PoseKind
+from flawscope.pictures.preprocess import Preprocess
+
+# Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
+MIN_SHIFT, MIN_TURN = 0.1, math.radians(8)
+MIN_MIRRORED, MIN_SCALE = 0.1, 0.03  # share of mirrored parts, and spread of the logarithm of their scale
+MIN_FOUND = 0.8  # share of the pictures that must show the part
+LARGE = 1000  # pixels along the longer side, from which tiles are tried
+TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of a fit beside those given, as they stand in a configuration file."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def flags(self) -> str:
+        """The same as `flawscope fit` takes them; empty: as given."""
+        words = (
+            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            for name, value in self.options.items()
+        )
+        return " ".join(words)
+
+    def with_options(self, **options: Any) -> Recipe:
+        return Recipe({**self.options, **options})
+
+
+def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArray[Any]]) -> Iterator[Recipe]:
+    """Yields recipes that find the part, or each of several, where good pictures show that it lies elsewhere.
+
+    Args:
+        load: gives picture `i`, [H, W, 3] uint8.
+    """
+    several = _propose_several(sources)
+    if several is not None:
+        yield several
+        return
+    small = [Preprocess().small(load(i)) for i in range(len(sources))]
+    for kind in _poses_that_vary(small):
+        yield Recipe({"align": kind})
+
+
+def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
+    for kind in ("turn", "shift"):
+        with suppress(InputError):
+            learnt = learn_part_finding(sources, Preprocess(), kind)
+            if learnt.is_reliable and np.median(learnt.counts) >= 2:
+                return Recipe({"align": kind, "several": True})
+    return None
+
+
+def _poses_that_vary(pictures: Sequence[NDArray[np.float32]]) -> tuple[PoseKind, ...]:
+    """Kinds of poses that bring parts to lie alike, the simplest first; none where they do already."""
+    for kind in ("full", "turn", "shift"):
+        try:
+            reference = learn_reference(pictures, kind)
+        except InputError:
+            continue
+        poses = [pose for pose in map(reference.find, pictures) if pose.found]
+        if len(poses) < MIN_FOUND * len(pictures):
+            continue
+        side = 2 * reference.extent
+        places = np.array([(pose.x, pose.y) for pose in poses])
+        turns = np.array([pose.angle for pose in poses]) * reference.period
+        length = abs(np.exp(1j * turns).mean())  # of the mean direction: 1 where all are alike
+        spread = math.sqrt(max(0.0, -2 * math.log(max(length, 1e-9)))) / max(reference.period, 1)
+        mirrored = np.mean([pose.mirrored for pose in poses])
+        scales = np.std([math.log(pose.scale) for pose in poses])
+        is_shifted = bool(places.std(0).max() > MIN_SHIFT * min(side, 2 * HALF_SIDE))
+        is_turned = kind != "shift" and reference.period > 0 and spread > MIN_TURN
+        is_full = kind == "full" and (min(mirrored, 1 - mirrored) > MIN_MIRRORED or scales > MIN_SCALE)
+        if is_full and (is_turned or is_shifted):
+            return ("turn", "full") if is_turned else ("shift", "full")
+        return ("turn",) if is_turned else ("shift",) if is_shifted else ()
+    return ()
+
+
+def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[Recipe]:
+    """Yields recipes that see the frame larger, or with a larger network; smaller ones where given defects
+    tell whether these suffice.
+
+    Simulated defects are smaller and fainter than most real ones. So with them alone the small look at the
+    whole picture stays: what is chosen adds to it.
+
+    Args:
+        side: the pictures' longer one.
+    """
+    yield frame.with_options(size="256+768")
+    yield frame.with_options(preset="accurate")
+    if side >= LARGE and "several" not in frame.options:
+        yield frame.with_options(min_defect=f"{round(side / TILED)}px")
+    if judged_by_given:
+        for size in ("512", "256", "384+512"):
+            yield frame.with_options(size=size)
+    yield frame.with_options(preset="small")

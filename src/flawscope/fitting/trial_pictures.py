@@ -1,0 +1,108 @@
+"""Splits good pictures and defects into the two stages of a search for settings, and simulates defects on
+those that are left out, in the pictures' own pixels: settings that see them otherwise judge the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.pictures.decoding import PictureSource
+from flawscope.synthesis import DefectScale, Foreground, simulate_defect
+
+STREAM = 67  # of random numbers: part of their seed
+LEARNT, LEFT_OUT = (24, 48), (16, 24)  # pictures learnt from, and left out, at most, in each stage
+LEFT_OUT_SHARE = 4  # one of so many, at most, in each
+SIMULATED = 24, 48  # defects in each
+CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
+WINDOW = 512  # pixels a side: every other defect of a picture half as large again is drawn in so many
+PART_PICTURES = 8  # that the part is learnt from
+Pixels = NDArray[np.uint8]
+Load = Callable[[int], Pixels]  # gives good picture i, [H, W, 3]
+
+
+class SimulatedPatch(NamedTuple):
+    """Simulated defect: pixels that replace those of the good picture `carrier`, from row y and column x."""
+
+    carrier: int
+    y: int
+    x: int
+    pixels: Pixels
+
+    def draw(self, load: Load) -> Pixels:
+        picture = load(self.carrier).copy()
+        height, width = self.pixels.shape[:2]
+        picture[self.y : self.y + height, self.x : self.x + width] = self.pixels
+        return picture
+
+
+@dataclass
+class Stage:
+    """Good pictures of a stage, by number, and defects. given: defective pictures."""
+
+    learnt: list[int]
+    left_out: list[int]
+    given: list[PictureSource]
+    simulated: list[SimulatedPatch] = field(default_factory=list)
+
+
+def make_stages(
+    load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
+) -> tuple[Stage, Stage]:
+    """Makes two stages, which leave out different pictures, and judge different defects.
+
+    Args:
+        order: numbers of the good pictures, shuffled; each shows another part.
+        given: defective pictures, shuffled; a single one is in both stages.
+    """
+    share = len(order) // LEFT_OUT_SHARE
+    counts = [min(most, share) for most in LEFT_OUT]
+    left_out = order[: counts[0]], order[counts[0] : sum(counts)]
+    rest = order[sum(counts) :]
+    learnt = rest[: LEARNT[0]], [*left_out[0], *rest][: LEARNT[1]]
+    part = Foreground.of([load(i) for i in rest[:PART_PICTURES]]) if can_simulate else None
+    stages = []
+    for k in (0, 1):
+        own = given[k::2] if len(given) > 1 else given
+        stage = Stage([*learnt[k]], [*left_out[k]], [*own])
+        if part is not None:
+            stage.simulated = [
+                _simulate(load, stage, part, n, np.random.default_rng([seed, STREAM, k, n]))
+                for n in range(SIMULATED[k])
+            ]
+        stages.append(stage)
+    return stages[0], stages[1]
+
+
+def _simulate(
+    load: Load, stage: Stage, part: Foreground, number: int, rng: np.random.Generator
+) -> SimulatedPatch:
+    """Simulates defect `number` of a stage, on the part. Their sizes are shares of what they are drawn in."""
+    carrier = stage.left_out[number % len(stage.left_out)]
+    picture = load(carrier)
+    within = part.mask(picture)
+    y = x = 0
+    if number % 2 and max(picture.shape[:2]) >= 1.5 * WINDOW:
+        places = np.argwhere(within)
+        at = places[int(rng.integers(len(places)))]
+        y, x = (
+            max(0, min(int(v) - WINDOW // 2, side - WINDOW))
+            for v, side in zip(at, picture.shape, strict=False)
+        )
+        rows, columns = slice(y, y + WINDOW), slice(x, x + WINDOW)
+        picture, within = np.ascontiguousarray(picture[rows, columns]), within[rows, columns]
+    scales = list(DefectScale)
+    made = simulate_defect(
+        picture,
+        rng,
+        scale=scales[number // 2 % len(scales)],
+        contrast=math.exp(rng.uniform(*CONTRASTS)),
+        foreground=within,
+    )
+    places = np.argwhere(made.mask)
+    (top, left), (bottom, right) = places.min(0).tolist(), (places.max(0) + 1).tolist()
+    return SimulatedPatch(carrier, y + top, x + left, made.picture[top:bottom, left:right].copy())

@@ -1,0 +1,158 @@
+"""Checks of a camera by its pictures: dark, overexposed, the same again and again, of another size or form.
+
+Each looks at what the inspection knows: nothing is decoded for them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.writer import RecordedInspection
+from flawscope_station.store.insert import NewInspection
+from flawscope_station.store.records import Store
+from flawscope_station.store.schema import inspections, pictures
+from flawscope_station.store.search import text_condition
+
+DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
+PICTURES_IN_ROW = 5  # that are dark or overexposed, or as usual again
+FROZEN_PICTURES = 10  # equal pictures in a row are a frozen camera
+FROZEN_MICROSECONDS = 30_000_000  # least time from the first to the last of them
+OTHER_FORM = "other_form"  # code of the library's finding
+MANY = 3  # pictures in a row of another form, which are a problem
+_CAMERA = re.compile(r"camera(\d+)-")  # begins the names of a camera's pictures
+_WORDS = {
+    DARK: "pictures are black: is the camera off, or the light out?",
+    OVEREXPOSED: "pictures are white: is the lens blinded, or the exposure too long?",
+    FROZEN: "the same picture comes again and again: start the camera or its program anew",
+}
+Size = tuple[int, int]  # width, height
+
+
+class FrozenError(NotReadyError):
+    """A sender's camera repeats a picture: it is not answered."""
+
+
+@dataclass
+class _Repeats:
+    """Equal pictures in a row."""
+
+    pixels: str | None = None
+    count: int = 0
+    since: int = 0  # microseconds since 1970
+
+
+class CameraChecks:
+    """Checks each new picture. A picture that clients or folders send again and again is not answered;
+    cameras of the station know their frames themselves.
+
+    Args:
+        names: of the products that are checked, by number, which may grow.
+        report: reports a problem, as `Problems.report`.
+    """
+
+    def __init__(self, store: Store, names: Mapping[int, str], report: Callable[..., None]):
+        self.store, self.names, self.report = store, names, report
+        self._faults: dict[int, set[str]] = {}
+        self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
+        self._in_row: Counter[int] = Counter()  # pictures of another form, by product
+        self._sizes: dict[tuple[int, int, str], Size] = {}  # of the first picture, by version and camera
+        self._repeats: dict[tuple[int, str | None], _Repeats] = {}  # by product and view
+        self._lock = threading.Lock()
+
+    def facts(self, product_id: int) -> dict[str, Any]:
+        """Return the state of the camera, as the API shows it."""
+        found = self._faults.get(product_id, set())
+        return {
+            "watched": product_id in self.names,
+            "problems": [kind for kind in FAULT_KINDS if kind in found],
+        }
+
+    def _set_fault(self, product_id: int, kind: str, is_there: bool) -> None:
+        found = self._faults.setdefault(product_id, set())
+        if (kind in found) is not is_there:
+            found ^= {kind}
+            why = f"{self.names[product_id]}: {_WORDS[kind]}" if is_there else None
+            self.report(f"camera_{kind}_{product_id}", why, stops=kind == FROZEN)
+
+    # ---- interlock
+
+    def check(self, product_id: int, part: str | None) -> None:
+        """Let every picture pass: nothing is known of one before it is decoded."""
+
+    def release(self, picture: Picture, record: NewInspection) -> None:
+        """Raise FrozenError for a picture with the pixels of those before."""
+        if record.product_id not in self.names or record.source == "camera":
+            return
+        with self._lock:
+            last = self._repeats.setdefault((record.product_id, record.view), _Repeats())
+            if record.pixels is None or record.pixels != last.pixels:
+                last.pixels, last.count, last.since = record.pixels, 0, record.at
+            last.count += 1
+            is_frozen = last.count >= FROZEN_PICTURES and abs(record.at - last.since) >= FROZEN_MICROSECONDS
+            self._set_fault(record.product_id, FROZEN, is_frozen)
+        if is_frozen:
+            raise FrozenError(f"{picture.name}: {_WORDS[FROZEN]}")
+
+    # ---- observer
+
+    def observe(self, recorded: RecordedInspection) -> None:
+        found = recorded.inspection
+        if found.product_id not in self.names:
+            return
+        self._check_light(recorded)
+        self._check_form(found)
+        if found.source == "camera" and (camera := _CAMERA.match(found.name)):
+            self._check_size(found, camera[1])
+
+    def _check_light(self, recorded: RecordedInspection) -> None:
+        product_id, brightness = recorded.inspection.product_id, recorded.inspection.brightness
+        shifts = () if recorded.prediction is None else recorded.prediction.shifts
+        fault = ""
+        if brightness is not None and not (shifts and shifts[0] == 0):  # else good parts look so
+            fault = OVEREXPOSED if brightness > MAX_BRIGHTNESS else ""
+            fault = DARK if brightness < MIN_BRIGHTNESS else fault
+        for kind in ("", DARK, OVEREXPOSED):
+            key = product_id, kind
+            self._light[key] = self._light[key] + 1 if kind == fault else 0
+            if self._light[key] >= PICTURES_IN_ROW:
+                for one in (DARK, OVEREXPOSED):
+                    self._set_fault(product_id, one, one == kind)
+
+    def _check_form(self, found: NewInspection) -> None:
+        product_id = found.product_id
+        words = next((one.words for one in found.findings if one.code == OTHER_FORM), None)
+        self._in_row[product_id] = 0 if words is None else self._in_row[product_id] + 1
+        if words is None or self._in_row[product_id] >= MANY:
+            why = words and f"{self.names[product_id]}: {MANY} pictures in a row: {words}"
+            self.report(f"{OTHER_FORM}_{product_id}", why)
+
+    def _check_size(self, found: NewInspection, camera: str) -> None:
+        """Compare a frame with the first one that the camera gave this version: its binning or its region was
+        changed where their sizes differ."""
+        key, size = (found.product_id, found.version_id, camera), (found.width, found.height)
+        if key not in self._sizes:
+            self._sizes[key] = self._first_size(found, camera) or size
+        first, why = self._sizes[key], None
+        if size != first:
+            why = f"{self.names[found.product_id]}: camera {camera} gives {size[0]} x {size[1]} pixels, and "
+            why += f"gave {first[0]} x {first[1]}: look at its binning and its region"
+        self.report(f"camera_size_{found.product_id}_{camera}", why)
+
+    def _first_size(self, found: NewInspection, camera: str) -> Size | None:
+        column = inspections.c
+        query = select(pictures.c.width, pictures.c.height).join_from(inspections, pictures)
+        of_camera = column.source == found.source, text_condition("name", f"camera{camera}-*")
+        place = column.product_id == found.product_id, column.version_id == found.version_id
+        with self.store.database.reading() as connection:
+            row = connection.execute(query.where(*place, *of_camera).order_by(column.id).limit(1)).first()
+        return None if row is None else (row.width, row.height)

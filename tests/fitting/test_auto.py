@@ -1,0 +1,176 @@
+"""The search for settings, with models that score by a script; and one with real ones."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.calibration.tried import Choice
+from flawscope.errors import InputError
+from flawscope.fitting import auto, fit_auto
+from flawscope.fitting.proposals import Recipe, propose_frames, propose_views
+from flawscope.fitting.trial_pictures import make_stages
+from flawscope.synthesis.demo.dataset import draw_picture
+
+
+def pictures(count, size=64, turned=False):
+    found = []
+    for k in range(count):
+        rng = np.random.default_rng([3, k])
+        plate = draw_picture("plate", rng, size=size)[0]
+        if turned:
+            level = rng.normal(70, 3, (size, size, 1)).repeat(3, 2)
+            ground = Image.fromarray(level.clip(0, 255).astype(np.uint8))
+            small = Image.fromarray(plate).resize((size // 2,) * 2).convert("RGBA")
+            small = small.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
+            at = [(size - side) // 2 + int(rng.integers(-size // 12, size // 12)) for side in small.size]
+            ground.paste(small, (at[0], at[1]), small)
+            plate = np.asarray(ground)
+        found.append(plate)
+    return found
+
+
+class Scripted:
+    """A model that knows good pictures by their pixels: defects score `reach` higher, give or take."""
+
+    def __init__(self, good, reach):
+        self.good, self.reach = {one.tobytes() for one in good}, reach
+
+    def predict(self, shown):
+        for one in shown:
+            noise = np.random.default_rng([one.sum()]).normal()
+            score = noise + (0 if one.tobytes() in self.good else self.reach)
+            yield SimpleNamespace(score=score, is_anomalous=score > 2, findings=())
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Replaces fits; returns what they were called with. reaches: of models by their flags."""
+    calls, reaches = [], {"": 1.0}
+    good = pictures(40)
+
+    def fit(images, *, step=None, **options):
+        own = {name: options[name] for name in ("align", "size", "preset", "min_defect") if name in options}
+        calls.append((len(images), own))
+        flags = Recipe(own).flags
+        if flags in reaches and isinstance(reaches[flags], Exception | KeyboardInterrupt):
+            raise reaches[flags]
+        return Scripted(good, reaches.get(flags, reaches[""]))
+
+    monkeypatch.setattr(auto, "fit", fit)
+    monkeypatch.setattr(auto, "propose_frames", lambda *_: [Recipe({"align": "turn"})])
+    monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
+    return SimpleNamespace(calls=calls, reaches=reaches, good=good)
+
+
+def test_what_is_better_beyond_its_interval_is_chosen_and_fitted_to_all(scripted):
+    scripted.reaches["--align turn"] = 4.0
+    scripted.reaches["--align turn --size 256+768"] = 4.0
+    choice, _ = fit_auto(scripted.good)
+    assert choice.flags == "--align turn"
+    assert scripted.calls[-1] == (40, {"align": "turn"})
+    assert [one.flags for one in choice.trials if one.stage == 2][:2] == ["", "--align turn"]
+
+
+def test_settings_stay_where_nothing_is_better(scripted):
+    choice, _ = fit_auto(scripted.good)
+    assert (choice.flags, {one.stage for one in choice.trials}) == ("", {1})
+    assert scripted.calls[-1] == (40, {})
+
+
+def test_two_searches_try_the_same(scripted):
+    scripted.reaches["--align turn"] = 1.6
+    first, second = (fit_auto(scripted.good)[0] for _ in range(2))
+    trim = [[(one.flags, one.stage, one.auroc, one.gain) for one in c.trials] for c in (first, second)]
+    assert trim[0] == trim[1]
+
+
+def test_an_interrupt_keeps_what_was_found(scripted):
+    scripted.reaches |= {"--align turn": 4.0, "--align turn --size 256+768": KeyboardInterrupt()}
+    choice, _ = fit_auto(scripted.good)
+    assert choice.flags == "--align turn"
+    assert "no time to try it on other pictures" in choice.reason
+
+
+def test_settings_that_cannot_be_tried_are_told(scripted):
+    scripted.reaches["--align turn"] = InputError("no part: leave it out")
+    choice, _ = fit_auto(scripted.good)
+    assert next(one.note for one in choice.trials if one.flags == "--align turn") == "no part"
+
+
+def test_nothing_is_tried_without_time(scripted):
+    choice, _ = fit_auto(scripted.good, minutes=1e-6)
+    assert (choice.flags, choice.reason) == ("", "there was no time to try others")
+    assert [one.note for one in choice.trials] == ["no time"]
+
+
+def test_what_was_given_stays(scripted):
+    for align in ("shift", "none"):
+        scripted.calls.clear()
+        fit_auto(scripted.good, align=align, size="256")
+        assert scripted.calls
+        assert {one["align"] for _, one in scripted.calls} == {align}
+        assert {one["size"] for _, one in scripted.calls} == {"256"}
+
+
+def test_few_pictures_leave_nothing_to_choose_by(scripted):
+    choice, _ = fit_auto(scripted.good[:8])
+    assert "too few" in choice.reason
+    assert scripted.calls == [(8, {})]
+
+
+def test_given_defects_are_told_and_marked_as_seen(scripted):
+    defects = [(one, []) for one in pictures(46)[40:]]
+    choice, given = fit_auto(scripted.good, seen=defects)
+    assert choice.given == len(given) == 6
+
+
+@pytest.mark.parametrize(("options", "said"), [({"method": "prnet"}, "prnet"), ({"minutes": 0}, "no time")])
+def test_a_wrong_call_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        fit_auto([np.zeros((32, 32, 3), np.uint8)], **options)
+
+
+def test_stages_share_no_left_out_picture_and_no_defect():
+    good = pictures(40)
+    first, second = make_stages(lambda i: good[i], range(40), ["a", "b", "c"], 0, True)
+    assert not {*first.left_out} & {*first.learnt, *second.left_out}
+    assert not {*second.left_out} & {*second.learnt}
+    assert sorted([*first.given, *second.given]) == ["a", "b", "c"]
+    for stage in (first, second):
+        for one in stage.simulated:
+            assert one.carrier in stage.left_out
+            changed = (one.draw(lambda i: good[i]) != good[one.carrier]).any(-1)
+            assert changed.any()
+            assert changed.sum() <= one.pixels.shape[0] * one.pixels.shape[1]
+
+
+def test_parts_that_lie_turned_are_to_be_aligned_and_others_are_not():
+    turned, still = pictures(12, 160, turned=True), pictures(12, 160)
+    proposed = [one.options for one in propose_frames(turned, turned.__getitem__)]
+    assert {"align": "turn"} in proposed
+    assert [*propose_frames(still, still.__getitem__)] == []
+
+
+def test_simulated_defects_alone_propose_no_smaller_look():
+    def sizes(judged_by_given):
+        return {one.options.get("size") for one in propose_views(Recipe(), 512, judged_by_given)}
+
+    assert sizes(False) == {"256+768", None}
+    assert sizes(True) > {"256", "512"}
+
+
+@pytest.mark.slow
+def test_a_search_with_real_models_keeps_its_time_and_writes_what_it_tried(tmp_path):
+    began = time.monotonic()
+    model = fit_auto(pictures(16, 96), minutes=2, size="64", device="cpu", force=True, samples=1)
+    assert time.monotonic() - began < 132
+    model.save(tmp_path / "m.safetensors")
+    from flawscope import load
+
+    choice = Choice.from_facts(load(tmp_path / "m.safetensors").manifest.facts)
+    assert choice is not None
+    assert choice.simulated > 0
+    assert any(one.auroc for one in choice.trials)

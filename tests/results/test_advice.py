@@ -1,0 +1,50 @@
+"""Advice: each step where something is to be gained, at most three, and none elsewhere."""
+
+import pytest
+
+from flawscope.results.advice import MOST, Facts, advice
+
+LARGE = [(2000, 3000)]
+
+
+def steps(**facts):
+    return [one.step for one in advice(Facts(**facts))]
+
+
+def test_nothing_is_advised_where_nothing_is_to_be_gained():
+    assert steps(defects=30, missed=0, marks=[60.0] * 30, pictures=LARGE, network=(512, 512)) == []
+    assert steps(rate=0.05, missing=0) == []
+
+
+@pytest.mark.parametrize(("lies", "step"), [("turn", "--align turn"), ("shift", "--align shift")])
+def test_parts_that_lie_elsewhere(lies, step):
+    assert steps(lies=lies) == [step]
+
+
+def test_marked_defects_that_vanish_at_the_network_need_tiles():
+    (one,) = advice(Facts(marks=[20.0, 22.0, 300.0], pictures=LARGE, network=(416, 624)))
+    assert one.step.startswith("--min-defect 20px")
+    assert one.reason == "a quarter of the marked defects are up to 20 px long, 4 px at the network"
+    assert "times as long a picture" in one.step
+
+
+def test_one_small_defect_among_many_large_ones_needs_none():
+    assert steps(marks=[20.0] + [300.0] * 30, pictures=LARGE, network=(416, 624)) == []
+
+
+def test_missed_defects_call_for_other_settings_once():
+    assert steps(defects=30, missed=5) == ["fit --auto, which tries how the pictures are best seen"]
+    assert steps(defects=30, missed=5, tried=True) == []
+    assert steps(defects=30, missed=2) == []  # fewer than a tenth
+
+
+def test_more_good_pictures_where_the_rate_cannot_be_promised():
+    (one,) = advice(Facts(rate=0.05, missing=12))
+    assert one.line() == "at most 5.0% of false alarms cannot be promised yet: add 12 more good pictures"
+
+
+def test_at_most_three_and_what_is_worth_most_first():
+    every = {"marks": [5.0], "pictures": LARGE, "network": (416, 624), "rate": 0.05, "missing": 3}
+    found = steps(lies="turn", defects=10, missed=5, **every)
+    assert len(found) == MOST
+    assert found[0] == "--align turn"
