@@ -31,8 +31,12 @@ SIDE = 64  # of a thumbnail
 MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in something new
 MAX_SHIFT = 8  # thumbnail pixels that pictures of one part may lie aside
 ALL_COMPARED = 32  # pictures up to which each is compared with all others, also mirrored
-NOMINATED, MIRRORED, CHANCE = 6, 3, 8  # of more pictures: likest ones in each sense, mirrored, and others
+NOMINATED, MIRRORED, CHANCE = 4, 1, 2  # of more pictures: likest ones in each sense, mirrored, and others
 MIN_SURE = 0.9  # correlation of what two pictures have of their own, from which they show one part
+MIN_SURE_OF_ALIKE = (
+    0.97  # the same where chance pairs resemble each other, as parts that fit themselves turned
+)
+ALIKE, ALIKE_PART = 0.45, 0.9  # correlation that this quantile of pairs has there
 MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
@@ -150,7 +154,9 @@ def _decide(
 ) -> Compared:
     z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
     clear = CLEAR * max(0.0, float(np.quantile([*z.values()], CHANCE_PART)))
-    bar = min(math.atanh(MIN_SURE), max(math.atanh(MIN_CLEAR), clear))
+    are_alike = math.tanh(float(np.quantile([*z.values()], ALIKE_PART))) > ALIKE
+    sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
+    bar = min(sure, max(math.atanh(MIN_CLEAR), clear))
     copies, unsure = [], []
     for pair in sorted(z):
         alike, differs = whole[pair]
