@@ -33,6 +33,7 @@ from flawscope_station.background import (
     stop_all,
 )
 from flawscope_station.drift.drift import Drift
+from flawscope_station.inspecting import worker as worker_module
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
@@ -458,7 +459,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _set(lambda one: one.inspector._pool, "submit", RuntimeError("can't start new thread")),
         "not_inspecting",
     ),
-    "checking pictures has a bug": (_set(lambda one: one.inspector.parts, "check", BUG), "not_inspecting"),
+    "checking pictures has a bug": (_set(lambda one: worker_module, "check_picture", BUG), "not_inspecting"),
     "the data base is away": (_set(lambda one: one.database, "reading", AWAY), "store_unreachable"),
     "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
     "the folder's round has a bug": (_set(folder, "_scan", BUG), "folder_waits"),
@@ -525,7 +526,6 @@ def test_every_picture_is_inspected_or_told_and_readyz_says_what_is_true(
 
 BESIDE = {  # threads that do not inspect: what they call, which fails
     "drift": (lambda one: one.parts[Drift].monitor, "update", PANIC),
-    "parts": (lambda one: one.part_deadlines, "_decide_due", EXIT),
     "housekeeping": (lambda one: one.housekeeping, "check_clock", PANIC),
     "sink-folder": (lambda one: one.sinks.deliveries[0], "_deliver_pages", PANIC),
     "learning": (lambda one: one.parts[Learning], "_queue_if_enough", PANIC),

@@ -50,9 +50,9 @@ class Gate:
             self._opened.wait(PATIENCE)
             record(group)
 
-        def noted(picture: Any) -> None:
-            self.judged.add(picture.inspection.part)
-            add(picture)
+        def noted(pictures: Any) -> None:
+            self.judged.update(one.inspection.part for one in pictures)
+            add(pictures)
 
         patch.setattr(station.recorder, "_record", held)
         patch.setattr(station.recorder, "add", noted)
