@@ -319,7 +319,7 @@ class Calibration:
         return text + self._lack()
 
     def _lack(self) -> str:
-        """How many more pictures the target needs; empty where it is promised."""
+        """Say how many more pictures the target needs; empty where it is promised."""
         if not self.pictures_missing:
             return ""
         missing = f"{self.pictures_missing} more would do"
