@@ -145,7 +145,7 @@ def fit_arguments(names: tuple[str, ...], root: Path, out: Path, *more: str) -> 
     products = f"{product},{product.replace('one', 'two')}" if "joint" in names else product
     size = [] if {"sizes", "min-defect", "method"} & {*names} else ["--size", "64"]
     if {"method", "crop"} <= {*names}:  # EfficientAD's least is 256
-        size, flags = ["--size", "288"], ["256" if flag == "56" else flag for flag in flags]
+        size, flags = ["--size", "288"], ["crop=256" if flag == "crop=56" else flag for flag in flags]
     return [
         *("fit", "--data", str(root), "--category", products, "--out", str(out), *size, *flags),
         *("--device", "cpu", "--no-check", "--quiet", "--force", *more),
