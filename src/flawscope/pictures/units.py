@@ -208,18 +208,18 @@ def find_parts(
 
     if apart:
         say(f"{describe(apart)}, although their names tell different parts: correct the pattern")
-    sure = _join(groups, joined)
-    doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
-    numbers = _join(sure, doubted)
+    numbers = _join(groups, joined)
     parts = len({*numbers})
-    if (most := len({*sure})) > parts:
+    doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
+    fewer = len({*_join(numbers, doubted)})
+    if fewer < parts:
         say(
-            f"unsure: {describe(doubted)} but for noise: one part again, or parts that are alike. They count "
-            f"as one, {_promise_at_best(parts)}; if each shows a part of its own, {_promise_at_best(most)}: "
-            "say so with --group '.*'"
+            f"unsure: {describe(doubted)} but for noise: alike parts, or one "
+            f"part again. Counted as {_promise_at_best(parts)}; if these pictures show the same part, "
+            f"{_promise_at_best(fewer)}; --group tells parts by their files' names"
         )
     if not joined:
-        return numbers if doubted else list(groups)
+        return list(groups)
     say(
         f"near-copies: {describe(joined)}; they count as one part each: {pluralize(parts, 'part')}, from "
         f"which a rate of {1 / (parts + 1):.1%} can be promised at best; --group tells parts by their files' "
