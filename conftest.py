@@ -97,7 +97,7 @@ def computed_once(shared):
 
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (units, "compare_pictures"),
+            (units, "near_duplicates"),
             (congealing, "learn_cross_validated"),
             (several_parts_learning, "learn_cross_validated"),
             (several_parts_learning, "_count_parts"),
