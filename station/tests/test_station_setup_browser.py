@@ -88,7 +88,7 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner, forty):
     learn(beginner)
     beginner.wait(lambda: shown(beginner, "#stop"))
     beginner.wait(lambda: shown(beginner, "#result"), 600)
-    assert "about 4.9 anomalous" in beginner.text("#promise")
+    assert "about 4.9 defective" in beginner.text("#promise")
     beginner.wait(lambda: "…" not in beginner.text("#curve"), 600)
     assert beginner.text("#curve").startswith("Learnt from fewer")
     assert len(beginner.all("#rates li")) == 3
