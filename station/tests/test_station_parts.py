@@ -23,7 +23,9 @@ from flawscope.calibration.parts import PartCalibration, PartPattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import PartCollector
 from flawscope_station.client import Client, RefusedError
+from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.inspecting.picture import Picture, with_part_and_view
+from flawscope_station.inspecting.writer import Answer
 from flawscope_station.settings.sinks import MqttSettings, SinkSettings
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings
@@ -184,6 +186,15 @@ def test_what_is_not_all_views_of_one_part_is_refused_unjudged(client, common):
     assert {one["inspection"]["part_decision"] for one in named} == {"good"}
     with Client(common.url) as single, pytest.raises(RefusedError, match="judges single pictures: leave"):
         single.inspect(view(1, "top"), view="top")
+
+
+def test_a_view_that_comes_after_another_has_failed_fails_too():
+    one, late = Answer(), Answer()
+    views = PartSet(count=2)
+    views.join(one)
+    one.set_exception(InputError("no picture"))
+    views.join(late)
+    assert str(late.exception(timeout=0)) == "no picture"
 
 
 def test_a_key_names_the_whole_part(client):

@@ -20,16 +20,24 @@ class PartSet(PartViews):
     count: int = 0
     _answers: list[Answer] = field(default_factory=list)
     _judged: list[JudgedPicture] = field(default_factory=list)
+    _error: BaseException | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def join(self, answer: Answer) -> None:
-        """Let a picture's answer fail with the others'."""
-        self._answers.append(answer)
+        """Let a picture's answer fail with the others', one that has failed already among them."""
+        with self._lock:
+            self._answers.append(answer)
+            error = self._error
         answer.add_done_callback(self._fail_with)
+        if error is not None:
+            answer.set_exception(error)
 
     def _fail_with(self, done: Future[RecordedInspection]) -> None:
         if (error := done.exception()) is not None:
-            for answer in self._answers:
+            with self._lock:
+                self._error = self._error or error
+                answers = [*self._answers]
+            for answer in answers:
                 answer.set_exception(error)
 
     def collect(self, judged: JudgedPicture) -> list[JudgedPicture]:
