@@ -42,7 +42,6 @@ def test_efficientad_writes_a_model_and_removes_its_checkpoint(run, efficientad,
     assert (code, printed) == (0, "")
     assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
     assert "2 pictures to learn from, 1 held out" in err
-    assert "trained 3 steps in " in err
     assert f"wrote {out} (" in err
     manifest = read_manifest(out)
     assert (manifest.method, manifest.config["steps"], manifest.config["window"]) == ("efficientad", 3, 41)
