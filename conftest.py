@@ -97,7 +97,7 @@ def computed_once(shared):
 
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (units, "near_duplicates"),
+            (units, "compare_pictures"),
             (congealing, "learn_cross_validated"),
             (several_parts_learning, "learn_cross_validated"),
             (several_parts_learning, "_count_parts"),

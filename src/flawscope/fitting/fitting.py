@@ -192,12 +192,14 @@ def partial_fit(
     channels = manifest.preprocess.channels
     seen_first = survey(sources, None if channels is None else manifest.preprocess.decode)
     pattern = stored_part_pattern(manifest)
-    looks = look_at(sources, step, channels)
+    looks, remarks = look_at(sources, step, channels), list[str]()
     if pattern is None and group is None:
-        numbers = find_new_parts(looks, reader.names, parts, force=True, say=say)
+        numbers = find_new_parts(looks, reader.names, parts, force=True, say=remarks.append)
     else:
         numbers = told_parts(reader.names, group, pattern)
-        numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=say)
+        numbers = find_parts(looks, reader.names, numbers, pattern=parts, force=True, say=remarks.append)
+    for line in remarks:
+        say(line)
     task = Task(
         reader.load,
         numbers,
@@ -211,7 +213,16 @@ def partial_fit(
     reader.roi, reader.region = old.counted, old.tensors.get("region")
     views = views_of(frames_of(reader), seen_first.sizes, detector.config.seed)
     prepared = PreparedFit(
-        method, detector, manifest.backbone, manifest.category, reader, task, views, parts, pattern
+        method,
+        detector,
+        manifest.backbone,
+        manifest.category,
+        reader,
+        task,
+        views,
+        parts,
+        pattern,
+        remarks=remarks,
     )
     return _fit_and_assemble(prepared, task, 0, check)
 
@@ -284,7 +295,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
         },
-        notes=(*(old.manifest.notes if old else ()), *notes),
+        notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *notes),
         samples=kept,
         versions=package_versions(),
         fusion=fusion,

@@ -72,7 +72,8 @@ class PreparedFit:
 
     origin: of pretrained weights. views: of the pictures, which are learnt from; without any the pictures.
     unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
-    None: nothing was chosen. force: pictures that are as far out as defects are good.
+    None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
+    that show one part, or may.
     """
 
     method: Method
@@ -88,6 +89,7 @@ class PreparedFit:
     chosen: str | None = None
     force: bool = False
     scale_mm: float | None = None
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +207,14 @@ def prepare(
         chosen=frames.chosen,
         force=reading.force,
         scale_mm=seeing.scale_mm,
+        remarks=pictures.remarks,
     )
 
 
 class _Pictures(NamedTuple):
     """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
-    sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks."""
+    sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
+    remarks: on the groups."""
 
     sources: list[PictureSource]
     names: list[str]
@@ -222,6 +226,7 @@ class _Pictures(NamedTuple):
     pairs: list[tuple[PictureSource, list[PictureSource]]]
     surveyed: Survey
     channels: Channels | None
+    remarks: list[str]
 
 
 class _Frames(NamedTuple):
@@ -304,11 +309,14 @@ class _Steps:
         seen = survey(sources, None if channels is None else channels.read)
         check_region(self.how.roi, sources, names, seen.sizes)
         looks = look_at(sources, self.step, channels)
-        groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=self.say)
+        remarks: list[str] = []
+        groups = find_parts(looks, names, groups, pattern=group, force=which.force, say=remarks.append)
         apart = range(len(learnt), len(sources))
-        for line in seen.remarks:
+        for line in (*remarks, *seen.remarks):
             self.say(line)
-        return _Pictures(sources, names, apart, category, groups, views, pattern, pairs, seen, channels)
+        return _Pictures(
+            sources, names, apart, category, groups, views, pattern, pairs, seen, channels, remarks
+        )
 
     def find_frames(self, pictures: _Pictures, seed: int) -> _Frames:
         how, sources, levels = self.how, pictures.sources, pictures.surveyed.levels

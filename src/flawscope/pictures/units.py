@@ -14,7 +14,7 @@ import numpy as np
 from flawscope import errors
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.pictures.mask_files import EXPORTED, fold
-from flawscope.pictures.near_duplicates import Look, clusters, near_duplicates
+from flawscope.pictures.near_duplicates import Compared, Look, clusters, compare_pictures
 
 MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
 MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
@@ -111,10 +111,14 @@ def find_units(looks: Sequence[Look | None], groups: Sequence[int]) -> Units:
 
 
 def _near_copies(looks: Sequence[Look | None]) -> list[list[int]]:
+    return [*clusters(_compare(looks).copies)]
+
+
+def _compare(looks: Sequence[Look | None]) -> Compared:
     known = [k for k, look in enumerate(looks) if look is not None]
     found = [look for look in looks if look is not None]
-    pairs = near_duplicates(found, np.arange(len(found)))
-    return [[known[k] for k in several] for several in clusters(pairs)]
+    pairs = compare_pictures(found, np.arange(len(found)))
+    return Compared(*([(known[i], known[j], much) for i, j, much in some] for some in pairs))
 
 
 def _join(groups: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
@@ -164,6 +168,11 @@ def check_shows_something(looks: Sequence[Look | None], names: Sequence[str]) ->
         raise InputError(f"{line}: remove what is a mishap, or go on with --force")
 
 
+def _promise_at_best(parts: int) -> str:
+    best = "nothing" if parts == 1 else f"at best {1 / (parts + 1):.1%}"
+    return f"{pluralize(parts, 'part')} (promises {best})"
+
+
 def find_parts(
     looks: Sequence[Look | None],
     names: Sequence[str],
@@ -186,7 +195,8 @@ def find_parts(
         check_shows_something(looks, names)
     expression = compile_group(pattern)
     told = [part_key(name, expression) is not None for name in names]
-    copies = [several for several in _near_copies(looks) if len({groups[k] for k in several}) > 1]
+    compared = _compare(looks)
+    copies = [several for several in clusters(compared.copies) if len({groups[k] for k in several}) > 1]
     apart = [several for several in copies if all(told[k] for k in several)]
     joined = [several for several in copies if several not in apart]
 
@@ -198,10 +208,18 @@ def find_parts(
 
     if apart:
         say(f"{describe(apart)}, although their names tell different parts: correct the pattern")
-    if not joined:
-        return list(groups)
     numbers = _join(groups, joined)
     parts = len({*numbers})
+    doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
+    fewer = len({*_join(numbers, doubted)})
+    if fewer < parts:
+        say(
+            f"unsure: {describe(doubted)} but for noise: alike parts, or one "
+            f"part again. Counted as {_promise_at_best(parts)}; if these pictures show the same part, "
+            f"{_promise_at_best(fewer)}; --group tells parts by their files' names"
+        )
+    if not joined:
+        return list(groups)
     say(
         f"near-copies: {describe(joined)}; they count as one part each: {pluralize(parts, 'part')}, from "
         f"which a rate of {1 / (parts + 1):.1%} can be promised at best; --group tells parts by their files' "
