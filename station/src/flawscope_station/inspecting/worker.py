@@ -394,9 +394,10 @@ class Inspector:
                 product = judging.matching_product(result)
                 parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
                 found, rules = self.tolerances.apply(product, result)
-                record = new_inspection(job.picture, job.suffix, job.at, product, found, self.near, parts)
+                judged_by = product, found, self.near, parts, rules
+                record = new_inspection(job.picture, job.suffix, job.at, *judged_by)
                 part = None if parts is None else self.parts.part_of(job.picture, parts)
-                record = replace(record, pixels=job.source.pixels, tolerances=rules, part_views=part)
+                record = replace(record, pixels=job.source.pixels, part_views=part)
                 with self.threads[0].call():  # an interlock may hang, too
                     self.interlocks.release(job.picture, record)
                 judged = JudgedPicture(record, found, job.file_hash, job.answer)
