@@ -8,7 +8,7 @@ is refused. Number and batch name a part, which may be inspected many times.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -151,6 +151,11 @@ class Inspection(BaseModel):
     def is_anomalous(self) -> bool:
         """Whether it is anomalous by its score, also where it is within tolerance."""
         return self.decision != "good"
+
+
+def other_fields(inspection: Mapping[str, Any]) -> dict[str, Any]:
+    """What the library says of an inspection beside the fields of `Inspection`."""
+    return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
 FOLDER = "folder"  # source of an inspection

@@ -21,7 +21,7 @@ from flawscope.errors import InputError
 from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
-from flawscope_station.store.inspection import Inspection
+from flawscope_station.store.inspection import Inspection, other_fields
 from flawscope_station.store.parts import find_part, search_parts
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
@@ -212,8 +212,7 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _cells(inspection: dict[str, Any]) -> list[Any]:
     """Return the values of the columns."""
-    left = dict(inspection)
-    return [*(left.pop(name) for name in Inspection.model_fields), left or None]
+    return [*map(inspection.get, Inspection.model_fields), other_fields(inspection) or None]
 
 
 def _text_cell(value: Any) -> Any:
