@@ -574,7 +574,7 @@ def recorded(station: Station, product: str = NAME) -> list[dict[str, Any]]:
 def held(station: Station) -> Iterator[None]:
     """The thread of the model does nothing meanwhile."""
     going, begun = threading.Event(), threading.Event()
-    station.inspector.run_between(lambda: (begun.set(), going.wait(60)))
+    station.inspector.judge.run_between(lambda: (begun.set(), going.wait(60)))
     assert begun.wait(60)
     try:
         yield

@@ -12,7 +12,7 @@ import pytest
 from camera_helpers import DelayedCamera, sources
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.interlock import NotReadyError
-from flawscope_station.inspecting.worker import LateError, ModelError
+from flawscope_station.inspecting.job import LateError, ModelError
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import StoreError

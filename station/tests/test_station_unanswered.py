@@ -21,8 +21,8 @@ import pytest
 from openpyxl import load_workbook
 from sqlalchemy import text
 
+from flawscope_station.inspecting.job import LateError
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.worker import LateError
 from flawscope_station.inspecting.writer import Answer
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
