@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
-from flawscope_station.inspecting import worker as worker_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.live import EventBroadcaster
@@ -91,7 +91,7 @@ def test_too_many_are_refused_at_once_and_one_that_waited_in_vain_is_no_fault(
     with held(station):
         late = ask(station, lambda client: client.get(address))
         assert not station.inspector.judge._model_calls, "nobody waits for it any more"
-        for _ in range(worker_module.MAX_MODEL_CALLS):
+        for _ in range(judge.MAX_MODEL_CALLS):
             station.inspector.judge.run_between(int)
         monkeypatch.setattr(renderings_module, "REDRAW_TIMEOUT", 60.0)
         refused = ask(station, lambda client: client.get(address))
