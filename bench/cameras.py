@@ -17,8 +17,9 @@ genicam  Aravis' fake camera over GigE Vision, likewise
 Streams are read by `flawscope serve` in a process of its own; industrial cameras, whose device is spoiled
 here, by a station of this process. They expose on a trigger alone.
 
-earlier: answers from a frame before the trigger. rose: repeats after which Ready was seen again, before a new
-frame came.
+earlier: answers from a frame before the trigger. while_ready: repeats that came while Ready was true; the
+milliseconds are of these, from the sending of the frame. rose: repeats after which Ready was true, 50 ms later
+and before a new frame came.
 """
 
 from __future__ import annotations
@@ -138,6 +139,9 @@ class Ready:
         self._ended.set()
         self._thread.join(10)
         self._wire.close()
+
+    def was_ready(self, at: float) -> bool:
+        return next((ready for one, ready in reversed(self.seen) if one < at), False)
 
     def rose_within(self, begin: float, end: float) -> bool:
         return any(ready for one, ready in self.seen if begin <= one < end)
@@ -325,12 +329,14 @@ def measured(args: Args, kind: str, work: Path) -> Cell:
         spoiler.close()
         time.sleep(1)  # what was repeated last is seen
         repeats = [*repeated]
-        falls = [fell for at in repeats if (fell := ready.fell_after(at)) is not None]
+        were_ready = [at for at in repeats if ready.was_ready(at)]
+        falls = [fell for at in were_ready if (fell := ready.fell_after(at)) is not None]
         frozen = [(at, end) for at in repeats for begin, end in spoiler.freezes if begin <= at < end]
         found["rose"] = sum(ready.rose_within(at + 0.05, end) for at, end in frozen)
     cell: Cell = {"parts": found["answered"] + found["refused"], "seconds": round(seconds, 1), **found}
     cell |= {"earlier": found["earlier"], "the same again": found["the same again"]}
     cell |= {"fates": dict(spoiler.seen), "repeats": len(repeats), "rose": found["rose"]}
+    cell["while_ready"] = len(were_ready)
     if falls:
         cell |= {f"ready_ms_p{p}": 1000 * float(np.percentile(falls, p)) for p in (50, 99, 100)}
         cell["over_50_ms"] = sum(fell > 0.05 for fell in falls)
@@ -347,7 +353,16 @@ def main() -> int:
     record = common.Record(args, "cameras that freeze, repeat, skip and come back")
     with common.workspace(args.work) as work:
         cells = {k: record.cell(k, partial(measured, args, k, work)) for k in args.kinds.split(",")}
-    shown = ["answered", "refused", "earlier", "the same again", "repeats", "ready_ms_p50", "ready_ms_p99"]
+    shown = [
+        "answered",
+        "refused",
+        "earlier",
+        "the same again",
+        "repeats",
+        "while_ready",
+        "ready_ms_p50",
+        "ready_ms_p99",
+    ]
     shown += ["ready_ms_p100", "over_50_ms", "rose"]
     rows = [{"camera": k, **{n: common.round_to(c.get(n), 3) for n in shown}} for k, c in cells.items()]
     common.print_table("parts, and milliseconds until Ready was false", rows)
