@@ -18,7 +18,7 @@ Streams are read by `flawscope serve` in a process of its own; industrial camera
 here, by a station of this process. They expose on a trigger alone.
 
 earlier: answers from a frame before the trigger. while_ready: repeats that came while Ready was true; the
-milliseconds are of these, from the sending of the frame. rose: repeats after which Ready was true, 50 ms later
+milliseconds are of these, from the sending of the frame. rose: repeats with Ready true again, 50 ms later
 and before a new frame came.
 """
 

@@ -16,6 +16,7 @@ import pytest
 
 from flawscope import Region
 from flawscope_station.client import Client
+from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
 from sink_helpers import Receiver
 from station_helpers import (
@@ -131,6 +132,15 @@ def settings_of(store: Path, model: Path, database: str | None = None) -> Settin
 @pytest.fixture
 def settings(database_url, model_file, tmp_path):
     return settings_of(tmp_path / "store", model_file, database_url)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prompt_workers():
+    """Processes that learn have the priority of the tests: with the lowest one they take minutes on a busy
+    machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker.__init__, "__defaults__", (0,))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
