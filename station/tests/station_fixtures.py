@@ -4,6 +4,7 @@ distribution that the tests start themselves."""
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from flawscope import Region
 from flawscope_station.client import Client
@@ -29,6 +32,7 @@ from station_helpers import (
     Unavailable,
     free_port,
     opened,
+    png,
     running_postgres,
 )
 
@@ -241,6 +245,28 @@ def naming(monkeypatch):
 
     monkeypatch.setattr(Region, "to_dict", to_dict)
     return p_values
+
+
+@pytest.fixture(scope="session")
+def spot(judged, model_file):
+    """A picture with a spot in its middle: the model calls it anomalous, and nothing beside it may be wrong,
+    so that a tolerance allows it."""
+    import flawscope
+    from flawscope.predictor.tolerating import tolerator
+    from flawscope.results.tolerance import Rule, Tolerances
+
+    model = flawscope.load(model_file).with_scale(0.1)
+    for side in (4, 3, 5, 2, 6):
+        with Image.open(io.BytesIO(judged[0])) as image:
+            picture = np.asarray(image.convert("RGB")).copy()
+        middle = [
+            slice(length // 2 - side // 2, length // 2 + side - side // 2) for length in picture.shape[:2]
+        ]
+        picture[middle[0], middle[1]] = (0, 0, 255)
+        rules = Tolerances("1", "0" * 64, picture.shape[:2], (Rule("any", length=1e3),))
+        if tolerator(model, rules)(model.predict(picture)).decision == "within tolerance":
+            return png(picture)
+    raise AssertionError("no spot is tolerated")
 
 
 @pytest.fixture(scope="session")
