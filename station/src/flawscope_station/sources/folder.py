@@ -29,7 +29,7 @@ from flawscope_station.inspecting.interlock import NotProductionError, NotReadyE
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
-from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, Arrivals, FileStamp
+from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, NO_STAMP, Arrivals, FileStamp
 from flawscope_station.sources.moved_files import is_unchanged, move_unchanged, read_unchanged
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
 from flawscope_station.store.database import now
@@ -399,6 +399,8 @@ class FolderSource(BackgroundThread):
         self.line.store.note_new_events(kind, SOURCE, texts, self.line.product_id)
 
     def _describe_file(self, path: Path, stamp: FileStamp, why: str) -> str:
+        if stamp == NO_STAMP:
+            return f"{self._picture_name(path)}: {why}"
         return f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
