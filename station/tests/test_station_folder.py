@@ -71,6 +71,7 @@ class Line:
     problems: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     most: int = 0  # pictures at once
     flying: int = 0
     hurdle: Callable[[Picture], BaseException | None] = lambda one: None
@@ -123,7 +124,12 @@ class Line:
     ) -> FolderSource:
         """A source that works when `run` or `until` is called, or by itself."""
         line = SourceContext(
-            self.product, self.submit, self.report, self.store, share or QueueShare(Limits())
+            self.product,
+            self.submit,
+            self.report,
+            self.store,
+            share or QueueShare(Limits()),
+            lambda error: self.refused.append(str(error)),
         )
         said = FolderSourceSettings(str(self.folder), then)
         source = FolderSource(line, said, number, clock=CLOCK if start else self.clock)
@@ -292,6 +298,7 @@ def test_a_picture_that_is_too_large_is_not_read(line):
     line.until(lambda: "folder_unreadable" in line.problems)
     assert "limits: upload" in line.problems["folder_unreadable"]
     assert line.tried == []
+    assert "limits: upload" in line.refused[0], "a part came, and was not judged"
 
 
 def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line):
