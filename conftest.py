@@ -1,6 +1,7 @@
 """What many tests share: one drawn data set and one small real model fitted on it."""
 
 import copy
+import faulthandler
 import functools
 import gc
 import hashlib
@@ -28,6 +29,7 @@ from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_pict
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)
 
+MAX_TEST_SECONDS = 600  # for a test with its fixtures: more is a hang
 SIZE = 64  # pixels a side that the small model sees
 Run = Callable[..., tuple[int, str, str]]
 
@@ -61,6 +63,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("service")
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """End the process of a test that hangs, with the tracebacks of its threads: others go on in a new one."""
+    faulthandler.dump_traceback_later(MAX_TEST_SECONDS, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_collection_finish():

@@ -24,9 +24,9 @@ def test_parts_that_were_withdrawn_or_late_are_told_apart(play, monkeypatch):
         opened.wait(PATIENCE)
         record(group)
 
-    def noted(pictures: list[Any]) -> None:
-        judged.update(one.inspection.part for one in pictures)
-        add(pictures)
+    def noted(whole: Any) -> None:
+        judged.update(one.inspection.part for one in whole)
+        add(whole)
 
     monkeypatch.setattr(recorder, "_record", held)
     monkeypatch.setattr(recorder, "add", noted)

@@ -159,7 +159,8 @@ def _decide(
     clear = CLEAR * max(0.0, float(np.quantile([*z.values()], CHANCE_PART)))
     are_alike = math.tanh(float(np.quantile([*z.values()], ALIKE_PART))) > ALIKE
     sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-    bar = min(sure, max(math.atanh(MIN_CLEAR), clear))
+    # of many only likely pairs are compared: their upper part says nothing where parts resemble each other
+    bar = sure if are_alike and count > ALL_COMPARED else min(sure, max(math.atanh(MIN_CLEAR), clear))
     if count <= ALL_COMPARED:
         bar = min(bar, _above_gap(z.values()))
     gaps = [-differs for alike, differs in whole.values() if alike > MIN_FIRST_FIT]

@@ -404,9 +404,9 @@ class Inspector:
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(without_traceback(error))
                 continue
-            job.is_judged = True
             if whole:
                 self.recorder.add(whole)
+            job.is_judged = True
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
         if works:
