@@ -172,6 +172,22 @@ def test_after_a_time_without_a_part_the_band_says_so(tablet, judged):
     assert band(tablet)[2].startswith("since ")
 
 
+def test_what_was_judged_before_the_station_began_is_not_the_present_part(open_station, driver, judged):
+    """Parts may have been refused since then, of which nobody knows any more."""
+    first = open_station()
+    with tablet_at(first, driver) as tablet:
+        tablet.post(judged[0], "one.png")
+        tablet.open("live")
+        tablet.wait(shows(tablet, "good"))
+    first.close()
+    with tablet_at(open_station(), driver) as tablet:
+        tablet.open("live")
+        tablet.wait(shows(tablet, "idle"))
+        assert band(tablet)[1] == "No part"
+        tablet.post(judged[0], "two.png")
+        tablet.wait(shows(tablet, "good"))
+
+
 def test_a_held_picture_is_not_the_present_part(tablet, judged):
     tablet.post(judged[1], "one.png")
     tablet.open("live")
