@@ -13,10 +13,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from av import VideoFrame
 from PIL import Image
 
 from camera_helpers import source_context
@@ -24,7 +26,7 @@ from flawscope.errors import InputError
 from flawscope_line.industrial_cameras import BASLER, GENICAM, IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import IndustrialCamera, NumberedFrame, frames_after
 from flawscope_station.sources.frames import CameraLostError
-from flawscope_station.sources.source import RUNNING, AwayError, NoFrameError
+from flawscope_station.sources.source import RUNNING, AwayError, CameraFrozenError, NoFrameError
 from flawscope_station.testing import check_source
 from station_helpers import until
 
@@ -202,6 +204,36 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler):
         until(lambda: signal() or waiting.done())
         # the last ones may be lost: the next frame that arrives tells it
         until(lambda: signal() or there.state.broken == fates["lost"] + fates["damaged"])
+    finally:
+        there.stop()
+
+
+def test_a_frame_that_came_too_late_and_comes_again_is_frozen():
+    """It answered no trigger, and was exposed before the next one all the same."""
+    frames, number = deque[NumberedFrame](), 0
+    shades: deque[tuple[int, bool]] = deque([(1, False), (2, True), (2, False)])  # and whether it is late
+    late: list[NumberedFrame] = []
+
+    def trigger() -> None:
+        nonlocal number
+        number += 1
+        frames.extend(late)
+        late.clear()
+        if shades:
+            shade, is_late = shades.popleft()
+            picture = VideoFrame.from_ndarray(np.full((4, 4), shade, np.uint8), format="gray")
+            (late if is_late else frames).append(NumberedFrame(number, picture))
+
+    device = SimpleNamespace(
+        trigger=trigger, next=lambda seconds: frames.popleft() if frames else None, close=lambda: None
+    )
+    there = camera(IndustrialCameraSettings(timeout="1 ms"), lambda settings: device)
+    try:
+        until(lambda: there.state.state == RUNNING)
+        with pytest.raises(NoFrameError):
+            there.next_shot().result(20)
+        with pytest.raises(CameraFrozenError):
+            there.next_shot().result(20)
     finally:
         there.stop()
 

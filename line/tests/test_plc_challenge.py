@@ -10,7 +10,7 @@ from flawscope_line.plc.line import error_code
 from flawscope_station.inspecting.interlock import InterlockError
 from flawscope_station.settings.station import read_settings
 from plc_helpers import connection, plc_at, plugins_fixture, reels_fixture, settings_text  # noqa: F401
-from station_helpers import NAME, again, free_port, opened
+from station_helpers import NAME, again, free_port, opened, until
 
 pytestmark = pytest.mark.usefixtures("plugins")
 
@@ -73,6 +73,91 @@ def test_nothing_is_ok_until_the_challenge_parts_have_passed(settings, reels, mo
             httpx.post(f"{api}/challenge")
         decisions = [one["decision"] for one in httpx.get(f"{api}/inspections").json()["inspections"]]
         assert decisions == ["anomalous", "good"] * 2, "challenge parts are not in the records"
+    finally:
+        plc.close()
+        running.close()
+
+
+def test_it_is_set_up_from_nothing_by_four_sources(settings, reels, model_file, judged, tmp_path):
+    """By HTTP, a folder, a camera and a PLC parts are kept and shown, while parts of the line come by all of
+    them: these are refused or wait, and none is lost."""
+    port, path, under_camera = free_port(), tmp_path / "station.yaml", reels["good"] / "0.png"
+    (incoming := tmp_path / "incoming").mkdir()
+    text = settings_text(
+        settings,
+        {NAME: f"{model_file} {reels['good']}"},
+        connection("modbus", port, {1: NAME}),
+        {"challenge": "[]"},
+    )
+    folder = f"      - folder: {incoming}\n        then: delete\n        pattern: (?P<part>[\\w-]+)\\.png\n"
+    path.write_text(text.replace("    sources:\n", f"    sources:\n{folder}"))
+    running = opened(read_settings(path))
+    api, plc = f"{running.url}/api/v1/products/{NAME}", plc_at("modbus", port)
+    told, passed = running.station.store.events, list[str]()
+
+    def by_http(part: str, data: bytes) -> str:
+        answer = httpx.post(f"{api}/inspections", params={"part": part}, content=data, timeout=60)
+        return "recorded" if answer.status_code == 201 else str(answer.json()["error"])
+
+    def by_camera(part: str, data: bytes) -> str:
+        under_camera.write_bytes(data)
+        answer = httpx.post(f"{api}/trigger", params={"part": part}, timeout=60)
+        return "recorded" if answer.status_code == 201 else str(answer.json()["error"])
+
+    def by_plc(part: str, data: bytes) -> str:
+        under_camera.write_bytes(data)
+        plc.say(trigger=False, recipe=1, part=part)
+        plc.until(lambda shown: shown["recipe"] == 1 and (shown["ready"] or shown["code"] == Code.NOT_READY))
+        outcome, shown = plc.inspect(part)
+        assert shown is not None
+        assert outcome != "ok" or not shown["error"]
+        return (
+            "recorded"
+            if outcome in ("ok", "nok")
+            else "not ready"
+            if shown["code"] == Code.NOT_READY
+            else "?"
+        )
+
+    def by_folder(part: str, data: bytes) -> str:
+        (incoming / f"{part}.png").write_bytes(data)
+        if part.startswith("P"):
+            return "it waits"
+        until(lambda: not (incoming / f"{part}.png").exists())
+        return str(told("challenge_part_shown", running.station.products[NAME])[0].text)
+
+    ways = {"http": by_http, "folder": by_folder, "camera": by_camera, "plc": by_plc}
+    parts = dict(zip(("g-1", "d-1"), judged, strict=True))
+
+    def others_come(name: str) -> None:
+        """Parts of the line come, and are not answered."""
+        for way, send in ways.items():
+            said = send(f"P-{name}-{way}", again(judged[0]))
+            assert said == {"folder": "it waits", "plc": "not ready"}.get(way, said)
+            assert "recorded" not in said
+
+    try:
+        others_come("nothing")
+        for (name, data), expected, way in zip(parts.items(), ("good", "defective"), ways, strict=False):
+            new = {"name": name, "expected": expected}
+            assert httpx.post(f"{api}/challenge/awaited", json=new).status_code == 200
+            ways[way](name, again(data))
+            assert name in [one["name"] for one in httpx.get(f"{api}/challenge").json()["parts"]]
+        for way, send in ways.items():
+            others_come(way)
+            for name, data in parts.items():
+                said = send(name, again(data))
+                assert way == "plc" or f"{name} has passed" in said, (way, said)
+            assert httpx.get(f"{api}/challenge").json()["ready"], way
+            until(lambda: not list(incoming.iterdir()))
+            for each in ("http", "camera", "plc"):
+                assert ways[each](f"again-{way}-{each}", again(judged[0])) == "recorded"
+                passed.append(f"again-{way}-{each}")
+            httpx.post(f"{api}/challenge")
+        waited = [f"P-{name}-folder" for name in ("nothing", *ways)]
+        found = httpx.get(f"{api}/inspections", params={"limit": 100}).json()["inspections"]
+        assert sorted(one["part"] for one in found) == sorted([*passed, *waited]), "each once, none lost"
+        assert not told("unreadable", running.station.products[NAME])
     finally:
         plc.close()
         running.close()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flawscope_line.plc import ModbusSettings
+from flawscope_line.plc import line as line_module
 from flawscope_line.plc.handshake import Answer, Code, Inputs, Outputs
 from flawscope_line.plc.line import DOUBT_SECONDS, PlcLine, TransportError
 from flawscope_station.connections import Connections, Timing
@@ -276,6 +277,21 @@ def test_ready_falls_at_once_when_a_camera_is_lost(play):
         assert (plc.read.error, plc.read.code) == (True, Code.CAMERA)
         floor.state.state = RUNNING
         until(lambda: plc.read.ready)
+
+
+def test_a_camera_that_changes_its_state_is_heard_without_a_look(play, monkeypatch):
+    """Its thread wakes the line, whose next look would come in an hour."""
+    made, floor, plc = play()
+    floor.until(lambda: plc.read.ready)
+    monkeypatch.setattr(line_module, "TICK", 3600.0)
+    monkeypatch.setattr(Wire, "every", 3600.0)
+    for state in (FROZEN, AWAY):
+        floor.state.change(state, "why")
+        until(lambda: not plc.read.ready)
+        floor.state.change(RUNNING)
+        until(lambda: plc.read.ready)
+    made.stop()
+    floor.state.change(AWAY)  # after its end nobody listens
 
 
 def test_a_camera_that_failed_a_trigger_gives_a_frame_before_the_next_one(play):

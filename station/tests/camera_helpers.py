@@ -97,7 +97,8 @@ class Rtsp:
     def start(self) -> None:
         program = Path(__file__).with_name("rtsp_server.py")
         command = ["/usr/bin/python3", str(program), str(self.port), *(self.words or ("ball",))]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
         line = self.process.stdout.readline()
         if not line:
             said = self.process.stderr.read().decode().strip().splitlines()[-1:]
@@ -109,11 +110,16 @@ class Rtsp:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def say(self, word: str) -> None:
+        """One of the words that the pattern `clock` knows."""
+        self.process.stdin.write(f"{word}\n".encode())
+        self.process.stdin.flush()
+
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait(20)
-            for pipe in (self.process.stdout, self.process.stderr):
+            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
                 if pipe is not None:
                     pipe.close()
             self.process = None
@@ -138,12 +144,16 @@ class DelayedCamera:
 
     light: 0 to 255, below the number.
     is_frozen: it sends the frame that it sent last, again and again, also to those that open it anew.
+    is_silent: it sends nothing. is_away: nor does it stay connected.
+    repeated_at: when it began to send a frame again, as `time.monotonic` counts.
     sent: by `exposed_at`, seconds from exposure until the frame was sent: a busy computer adds to `behind`.
     """
 
     def __init__(self, behind: float, rate: float = 25.0):
         self.behind, self.rate, self.light = behind, rate, 0
         self.is_frozen, self._last = False, b""
+        self.is_silent = self.is_away = False
+        self.repeated_at: list[float] = []
         self.sent: dict[float, float] = {}
         self._ended = threading.Event()
         camera = self
@@ -177,13 +187,21 @@ class DelayedCamera:
     def _frames(self) -> Iterator[bytes]:
         """Expose a frame at each beat, and yield it when it is due, whatever became late meanwhile."""
         exposed: deque[tuple[float, bytes]] = deque()
-        beat = time.monotonic()
+        beat, was_repeat = time.monotonic(), False
         while not self._ended.is_set():
             beat = max(beat + 1 / self.rate, time.monotonic() - 0.2)
             while exposed and exposed[0][0] + self.behind <= beat:
                 self._ended.wait(exposed[0][0] + self.behind - time.monotonic())
                 at, data = exposed.popleft()
-                self._last = self._last if self.is_frozen and self._last else data
+                if self.is_away:
+                    return
+                if self.is_silent:
+                    continue
+                is_repeat = self.is_frozen and bool(self._last)
+                if is_repeat and not was_repeat:
+                    self.repeated_at.append(time.monotonic())
+                was_repeat = is_repeat
+                self._last = self._last if is_repeat else data
                 yield self._last  # the next one is asked for when it is sent
                 self.sent[_shown_time(at) / 1e4] = time.monotonic() - at
             self._ended.wait(beat - time.monotonic())
@@ -206,5 +224,10 @@ def _shown_time(at: float) -> int:
 
 def exposed_at(frame: Any) -> float:
     """When a frame of a `DelayedCamera` was exposed, as `time.monotonic` counts."""
-    row = frame.to_ndarray(format="gray")[CELL // 2, CELL // 2 :: CELL]
+    return time_in(frame.to_ndarray(format="gray"))
+
+
+def time_in(picture: np.ndarray[Any, Any]) -> float:
+    """The same of its grey values."""
+    row = picture[CELL // 2, CELL // 2 :: CELL]
     return sum(1 << bit for bit in range(BITS) if row[bit] > 127) / 1e4

@@ -4,6 +4,7 @@ distribution that the tests start themselves."""
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from flawscope import Region
 from flawscope_station.client import Client
+from flawscope_station.learning.process import Worker
 from flawscope_station.settings.station import Limits, ProductSettings, Settings
 from sink_helpers import Receiver
 from station_helpers import (
@@ -28,6 +32,7 @@ from station_helpers import (
     Unavailable,
     free_port,
     opened,
+    png,
     running_postgres,
 )
 
@@ -134,6 +139,15 @@ def settings(database_url, model_file, tmp_path):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def prompt_workers():
+    """Processes that learn have the priority of the tests: with the lowest one they take minutes on a busy
+    machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker.__init__, "__defaults__", (0,))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def in_process():
     """Requests to stations of this process need no socket, and clients no certificates read anew for each."""
     with pytest.MonkeyPatch.context() as patch:
@@ -231,6 +245,28 @@ def naming(monkeypatch):
 
     monkeypatch.setattr(Region, "to_dict", to_dict)
     return p_values
+
+
+@pytest.fixture(scope="session")
+def spot(judged, model_file):
+    """A picture with a spot in its middle: the model calls it anomalous, and nothing beside it may be wrong,
+    so that a tolerance allows it."""
+    import flawscope
+    from flawscope.predictor.tolerating import tolerator
+    from flawscope.results.tolerance import Rule, Tolerances
+
+    model = flawscope.load(model_file).with_scale(0.1)
+    for side in (4, 3, 5, 2, 6):
+        with Image.open(io.BytesIO(judged[0])) as image:
+            picture = np.asarray(image.convert("RGB")).copy()
+        middle = [
+            slice(length // 2 - side // 2, length // 2 + side - side // 2) for length in picture.shape[:2]
+        ]
+        picture[middle[0], middle[1]] = (0, 0, 255)
+        rules = Tolerances("1", "0" * 64, picture.shape[:2], (Rule("any", length=1e3),))
+        if tolerator(model, rules)(model.predict(picture)).decision == "within tolerance":
+            return png(picture)
+    raise AssertionError("no spot is tolerated")
 
 
 @pytest.fixture(scope="session")

@@ -97,11 +97,11 @@ def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path):
     arrivals = Arrivals(tmp_path)
     put(tmp_path / "results/overlay.png", b"o", 1)
     (tmp_path / "results" / OUTPUT_LIST).write_text('"overlay.png"\n', encoding="ascii")
-    put(tmp_path / ".a.png.x7Gq", b"a", 1)  # as rsync writes
+    hidden = put(tmp_path / ".a.png.x7Gq", b"a", 1)  # as rsync writes: told where it stays so
     note = put(tmp_path / "note.txt", b"n", 1)
     (tmp_path / "loop").symlink_to(tmp_path)
     assert (arrivals.scan(0), arrivals.scan(1)) == ([], [])
-    assert arrivals.others == [note]
+    assert sorted(arrivals.others) == [hidden, note]
 
 
 class Clock:
@@ -170,12 +170,15 @@ def test_what_is_passed_over_is_named_once_and_when_it_is_whole(tmp_path):
     clock = Clock(tmp_path)
     put(tmp_path / ".hidden.png", b"h", 1)
     put(tmp_path / "._a.png", b"m", 1)
+    put(tmp_path / "._c.png", b"m", 1)  # beside its picture it is nothing of its own
+    put(tmp_path / "c.png", b"c", 1)
     put(tmp_path / "a.png.part", b"1", 1)
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
     clock.look(7)
     named = clock.arrivals.passed_over(clock.now)
     assert {path.name: why for path, why in named.items()} == {
         ".hidden.png": "it is hidden: its name begins with a point",
+        "._a.png": "it is hidden, or a file of the system",
         "a.png.part": ".part is not a picture's ending",
         "lost.png": "it is no file, or a link that leads nowhere",
     }

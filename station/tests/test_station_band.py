@@ -4,20 +4,23 @@ that was not judged. In a real browser."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
 
 from camera_helpers import DelayedCamera, sources
 from flawscope.errors import FlawscopeError
+from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.job import LateError, ModelError
+from flawscope_station.inspecting.picture import TooLargeError
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
+from flawscope_station.sources.source import AwayError, CameraFrozenError, NoFrameError
 from flawscope_station.store.database import StoreError
+from flawscope_station.store.inspection import MAX_LABEL_LENGTH, KeyUsedError
 from flawscope_station.store.open_models import NoModelError
-from station_helpers import until
+from station_helpers import failing, until
 from tablet import API, Tablet, needs_chromium, tablet_at
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
@@ -25,15 +28,32 @@ from tablet import tablet_fixture as tablet_fixture
 pytestmark = needs_chromium
 
 NOT_READY = NotReadyError("plate is not ready: challenge parts have not passed")
-REFUSED: dict[str, tuple[Exception, int, str]] = {
-    "challenge parts are due": (NOT_READY, 503, "challenge parts must be shown first"),
-    "it was not judged in time": (LateError("not judged in time"), 504, "not in time"),
-    "the disk is full": (StoreError("no space", "disk_full"), 507, "the disk is full"),
-    "the data base is away": (StoreError("away", "store_unreachable"), 503, "results cannot be stored"),
-    "no model is open": (NoModelError("no model is open"), 503, "no model is open"),
-    "the model failed": (ModelError("the model failed"), 503, "the model failed"),
-    "nobody knows": (FlawscopeError("a bug"), 503, "the station could not judge it"),
-}
+USED = KeyUsedError("request, inspection 4")
+REFUSED: tuple[tuple[Exception, int, str], ...] = (
+    (NOT_READY, 503, "challenge parts must be shown first"),
+    (LateError("not judged in time"), 504, "not in time"),
+    (StoreError("no space", "disk_full"), 507, "the disk is full"),
+    (StoreError("away", "store_unreachable"), 503, "results cannot be stored"),
+    (NoModelError("no model is open"), 503, "no model is open"),
+    (ModelError("the model failed"), 503, "the model failed"),
+    (BusyError(3.0), 503, "more came than can be judged"),
+    (AwayError("unplugged"), 503, "the camera is away"),
+    (CameraFrozenError("it repeats"), 503, "the camera repeats a frame"),
+    (NoFrameError("none"), 504, "the camera gave no picture"),
+    (TooLargeError("large"), 422, "the picture is too large"),
+    (USED, 409, "another request had its key"),
+    (FlawscopeError("a bug"), 503, "the station could not judge it"),
+)
+# What a client sends, and what is said of it
+WRONG: tuple[tuple[str, bytes, dict[str, str], int, str], ...] = (
+    ("part=4711", b"no picture", {}, 422, "4711: the picture could not be read"),
+    ("part=4711", b"", {}, 422, "4711: the picture was empty"),
+    ("part=4711", b"{}", {"Content-Type": "application/json"}, 415, "4711: the station could not judge it"),
+    ("part=4711&deadline=soon", b"x", {}, 422, "4711: the request was wrong"),
+    ("part=4711&colour=red", b"x", {}, 422, "4711: the request was wrong"),
+    (f"part={'4' * 200}", b"x", {}, 422, f"{'4' * MAX_LABEL_LENGTH}: the request was wrong"),
+    ("part=4711", bytes(9 * 1024**2), {}, 413, "4711: the request was too large"),
+)
 
 
 def band(tablet: Tablet) -> tuple[str, str, str]:
@@ -53,41 +73,36 @@ def colour(tablet: Tablet) -> str:
     return str(tablet.js("return getComputedStyle(document.querySelector('#band')).backgroundColor"))
 
 
-@pytest.mark.parametrize("why", REFUSED)
-def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, monkeypatch, why):
+def test_a_part_that_is_refused_takes_the_place_of_a_good_one(tablet, judged, monkeypatch):
     """Until a part is judged, and also on a page that is opened later."""
-    error, status, said = REFUSED[why]
 
-    def refuse(*given: Any, **named: Any) -> Any:
-        raise error
+    def show_good() -> None:
+        tablet.post(judged[0], "good.png")
+        tablet.wait(shows(tablet, "good"))
 
     tablet.open("live")
-    tablet.post(judged[0], "one.png")
-    tablet.wait(shows(tablet, "good"))
-    with monkeypatch.context() as patch:
-        patch.setattr(tablet.station.inspector, "submit", refuse)
-        sent = tablet.http.post(f"{API}/inspections?part=4711", content=judged[0])
+    for error, status, said in REFUSED:
+        show_good()
+        with monkeypatch.context() as patch:
+            patch.setattr(tablet.station.inspector, "submit", failing(error))
+            sent = tablet.http.post(f"{API}/inspections?part=4711", content=judged[0])
         assert sent.status_code == status
         tablet.wait(shows(tablet, "refused"))
         assert band(tablet) == ("refused", "Not judged", f"4711: {said}")
-        assert colour(tablet) == "rgb(0, 0, 0)"
-        tablet.open("live")
-        tablet.wait(shows(tablet, "refused"))
-    tablet.post(judged[0], "two.png")
-    tablet.wait(shows(tablet, "good"))
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [(b"no picture", "the picture could not be read"), (b"", "the picture was empty")],
-)
-def test_a_picture_that_cannot_be_read(tablet, judged, data, said):
-    tablet.post(judged[0], "one.png")
+    assert colour(tablet) == "rgb(0, 0, 0)"
     tablet.open("live")
-    tablet.wait(shows(tablet, "good"))
-    assert tablet.http.post(f"{API}/inspections", content=data).status_code == 422
     tablet.wait(shows(tablet, "refused"))
-    assert band(tablet)[1:] == ("Not judged", said)
+    for query, data, headers, status, said in WRONG:
+        show_good()
+        assert (
+            tablet.http.post(f"{API}/inspections?{query}", content=data, headers=headers).status_code
+            == status
+        )
+        tablet.wait(shows(tablet, "refused"))
+        assert band(tablet)[1:] == ("Not judged", said)
+    show_good()
+    assert tablet.http.post(f"{API}/trigger?seconds=never").status_code == 422
+    tablet.wait(shows(tablet, "refused"))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +170,22 @@ def test_after_a_time_without_a_part_the_band_says_so(tablet, judged):
     tablet.wait(shows(tablet, "idle"))
     assert band(tablet)[1] == "No part"
     assert band(tablet)[2].startswith("since ")
+
+
+def test_what_was_judged_before_the_station_began_is_not_the_present_part(open_station, driver, judged):
+    """Parts may have been refused since then, of which nobody knows any more."""
+    first = open_station()
+    with tablet_at(first, driver) as tablet:
+        tablet.post(judged[0], "one.png")
+        tablet.open("live")
+        tablet.wait(shows(tablet, "good"))
+    first.close()
+    with tablet_at(open_station(), driver) as tablet:
+        tablet.open("live")
+        tablet.wait(shows(tablet, "idle"))
+        assert band(tablet)[1] == "No part"
+        tablet.post(judged[0], "two.png")
+        tablet.wait(shows(tablet, "good"))
 
 
 def test_a_held_picture_is_not_the_present_part(tablet, judged):

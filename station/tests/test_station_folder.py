@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,13 @@ def picture(shade: int) -> bytes:
     return buffer.getvalue().ljust(SIZE, b"\0")
 
 
+def bare_picture(shade: int) -> bytes:
+    """Of one length, and with nothing behind its end: a part of it cannot be read."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
 @dataclass
 class Line:
     """A station's parts around the folder: a store, and an inspector that judges nothing."""
@@ -63,6 +71,7 @@ class Line:
     problems: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     most: int = 0  # pictures at once
     flying: int = 0
     hurdle: Callable[[Picture], BaseException | None] = lambda one: None
@@ -115,7 +124,12 @@ class Line:
     ) -> FolderSource:
         """A source that works when `run` or `until` is called, or by itself."""
         line = SourceContext(
-            self.product, self.submit, self.report, self.store, share or QueueShare(Limits())
+            self.product,
+            self.submit,
+            self.report,
+            self.store,
+            share or QueueShare(Limits()),
+            lambda error: self.refused.append(str(error)),
         )
         said = FolderSourceSettings(str(self.folder), then)
         source = FolderSource(line, said, number, clock=CLOCK if start else self.clock)
@@ -284,6 +298,7 @@ def test_a_picture_that_is_too_large_is_not_read(line):
     line.until(lambda: "folder_unreadable" in line.problems)
     assert "limits: upload" in line.problems["folder_unreadable"]
     assert line.tried == []
+    assert "limits: upload" in line.refused[0], "a part came, and was not judged"
 
 
 def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line):
@@ -505,8 +520,31 @@ PICTURE_NAMES = [
 OTHER_NAMES = (
     *("notes.txt", "labels.json", "IMG_0001.xml", "IMG_0001.CR2.xmp", "table.csv", "video.mp4", "scan.pdf"),
     *("raw.dng", "a.png.part", "b.png.tmp", "c.png~", "noending", "archive.zip", ".hidden.png", "x.svg"),
-    *("d.png.crdownload", "e.png_old", "f.png 1", "g.docx", "h.psd"),
+    *(
+        "d.png.crdownload",
+        "e.png_old",
+        "f.png 1",
+        "g.docx",
+        "h.psd",
+        ".i.png.x7Gq",
+        ".~lock.j.png#",
+        ".nfs0001",
+    ),
+    *(
+        "~$k.xlsx",
+        "l.jpg.filepart",
+        "m.jpg!ut",
+        "Unconfirmed 1.download",
+        "n",
+        "o.",
+        ".p",
+        "q.png.",
+        "r.png ",
+    ),
 )
+# Of these only the name counts: systems write them again and again
+SYSTEM_NAMES = ("Thumbs.db", "sub/Thumbs.db", "desktop.ini", ".DS_Store", "._alone.png")
+UNSEEN_FOLDERS = ("@eaDir", ".trash", "$RECYCLE.BIN", "__MACOSX")
 
 
 def test_names_of_cameras_scanners_and_people_are_inspected_or_told(line):
@@ -516,19 +554,186 @@ def test_names_of_cameras_scanners_and_people_are_inspected_or_told(line):
         path = line.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(k % 256) + bytes(k))
-    for name in OTHER_NAMES:
+    for name in (*OTHER_NAMES, *SYSTEM_NAMES, *(f"{folder}/1.png" for folder in UNSEEN_FOLDERS)):
+        (line.folder / name).parent.mkdir(exist_ok=True)
         (line.folder / name).write_bytes(b"no picture")
+    (line.folder / "._a.png").write_bytes(b"what macOS notes beside a picture that is inspected")
     (line.folder / "lost.png").symlink_to(line.folder / "nowhere")
     line.open()
     line.run(2 * MINUTE)
     assert sorted(line.names()) == sorted(PICTURE_NAMES)
-    told = [text.split(" of 20")[0] for text in line.texts(PASSED_OVER)]
-    assert sorted(told) == sorted([*OTHER_NAMES, "lost.png"])
+    told = [re.split(r" of 20|: it is", text)[0] for text in line.texts(PASSED_OVER)]
+    wanted = [*OTHER_NAMES, *SYSTEM_NAMES, *UNSEEN_FOLDERS, "lost.png"]
+    assert sorted(told) == sorted(wanted)
     line.sources.pop().stop()
+    for name in SYSTEM_NAMES[:4]:
+        (line.folder / name).write_bytes(b"written anew by the system")
     line.open()
     line.run(2 * MINUTE)  # nothing is told twice
-    assert len(line.texts(PASSED_OVER)) == len(OTHER_NAMES) + 1
-    assert trends(line.store.database, line.product)["totals"]["not_inspected"] == len(OTHER_NAMES) + 1
+    assert len(line.texts(PASSED_OVER)) == len(wanted)
+    assert trends(line.store.database, line.product)["totals"]["not_inspected"] == len(wanted)
+
+
+# ---- ways of writing: each says which contents are inspected in the end, and what else is told of which name
+
+Way = tuple[list[bytes], dict[str, list[str]]]
+FIRST, SECOND = (bare_picture(shade) for shade in (1, 2))
+
+
+def slowly(line: Line) -> Way:
+    with open(line.folder / "a.png", "wb", buffering=0) as file:
+        for start in range(0, len(FIRST), 60):  # the last piece holds pixels
+            file.write(FIRST[start : start + 60])
+            line.run(1)
+    return [FIRST], {}
+
+
+def with_pauses(line: Line) -> Way:
+    """Longer than a file may be incomplete: it is told, and inspected all the same."""
+    path = line.folder / "a.png"
+    path.write_bytes(FIRST[:50])
+    line.run(MINUTE)
+    path.write_bytes(FIRST)
+    return [FIRST], {UNREADABLE: ["a.png"]}
+
+
+def two_writers(line: Line) -> Way:
+    """Of one file at once: what the last one has written in the end."""
+    with open(line.folder / "a.png", "wb", buffering=0) as one, open(line.folder / "a.png", "r+b", 0) as two:
+        for file, data in ((one, FIRST[:40]), (two, SECOND[:60]), (one, FIRST[40:90])):
+            file.write(data)
+            line.run(1)
+        two.seek(0)
+        two.write(SECOND)
+    return [SECOND], {}
+
+
+def truncated_then_completed(line: Line) -> Way:
+    path = line.folder / "a.png"
+    path.write_bytes(FIRST)
+    os.truncate(path, 30)
+    line.run(5)
+    path.write_bytes(FIRST)
+    return [FIRST], {}
+
+
+def allocated_first(line: Line) -> Way:
+    """As copies over a network are."""
+    path = line.folder / "a.png"
+    path.write_bytes(bytes(len(FIRST)))
+    line.run(5)
+    path.write_bytes(FIRST)
+    return [FIRST], {}
+
+
+def replaced(line: Line) -> Way:
+    line.put("a.png", FIRST)
+    line.run(5)
+    line.put("a.png", SECOND)
+    return [FIRST, SECOND], {}
+
+
+def replaced_with_its_time(line: Line) -> Way:
+    for data in (FIRST, SECOND):
+        line.put("a.png", data)
+        os.utime(line.folder / "a.png", (1.7e9, 1.7e9))
+        line.run(5)
+    return [FIRST, SECOND], {}
+
+
+def hard_link(line: Line) -> Way:
+    os.link(line.put("a.png", FIRST), line.folder / "b.png")
+    if line.sources[0].then == "delete":  # then the second one is the first, moved
+        return [FIRST], {REPEATED: ["b.png"]}
+    return [FIRST, FIRST], {}
+
+
+def symbolic_link(line: Line) -> Way:
+    there = line.folder.with_name("elsewhere.png")
+    there.write_bytes(FIRST)
+    (line.folder / "a.png").symlink_to(there)
+    return [FIRST], {}
+
+
+def from_another_disk(line: Line) -> Way:
+    """With its time, under a name of its own until it is whole."""
+    there = line.folder.with_name("elsewhere.png")
+    there.write_bytes(FIRST)
+    os.utime(there, (1e9, 1e9))
+    shutil.copy2(there, line.folder / "a.png.part")
+    line.run(5)
+    (line.folder / "a.png.part").rename(line.folder / "a.png")
+    there.unlink()
+    return [FIRST], {}
+
+
+def renamed_before_and_after(line: Line) -> Way:
+    path = line.put("a.png", FIRST)
+    line.sources[0].work_once()
+    path = path.rename(line.folder / "b.png")
+    line.run(5)
+    if path.exists():  # else it was deleted
+        path.rename(line.folder / "c.png")
+    return [FIRST], {}
+
+
+def folder_moved_in(line: Line) -> Way:
+    there = line.folder.with_name("day")
+    there.mkdir()
+    for name, data in (("a.png", FIRST), ("b.PNG", SECOND)):
+        (there / name).write_bytes(data)
+    there.rename(line.folder / "day")
+    return [FIRST, SECOND], {}
+
+
+def copied_to_a_hidden_name_and_left(line: Line) -> Way:
+    """The copy broke off."""
+    (line.folder / ".a.png.x7Gq").write_bytes(FIRST[:50])
+    return [], {PASSED_OVER: [".a.png.x7Gq"]}
+
+
+def never_completed(line: Line) -> Way:
+    (line.folder / "a.png").write_bytes(FIRST[:50])
+    (line.folder / "b.png").touch()
+    return [], {UNREADABLE: ["a.png", "b.png"]}
+
+
+def gone_before_it_was_whole(line: Line) -> Way:
+    path = line.folder / "a.png"
+    path.write_bytes(FIRST[:50])
+    line.run(2)
+    path.unlink()
+    return [], {VANISHED: ["a.png"]}
+
+
+def of_the_future_and_of_no_time(line: Line) -> Way:
+    for name, data, at in (("a.png", FIRST, 4e9), ("b.png", SECOND, 0)):
+        line.put(name, data)
+        os.utime(line.folder / name, (at, at))
+    return [FIRST, SECOND], {}
+
+
+WAYS = (
+    *(slowly, with_pauses, two_writers, truncated_then_completed, allocated_first, replaced),
+    *(replaced_with_its_time, hard_link, symbolic_link, from_another_disk, renamed_before_and_after),
+    *(folder_moved_in, copied_to_a_hidden_name_and_left, never_completed, gone_before_it_was_whole),
+    of_the_future_and_of_no_time,
+)
+
+
+@pytest.mark.parametrize("then", ["keep", "delete"])
+@pytest.mark.parametrize("way", WAYS)
+def test_however_a_file_is_written_it_is_inspected_or_told(line, way, then):
+    line.open(then=then)
+    line.run(5)
+    contents, told = way(line)
+    line.run(2 * MINUTE)
+    with line.store.database.reading() as connection:
+        found = [*connection.execute(select(inspections.c.picture)).scalars()]
+    assert sorted(found) == sorted(hashlib.sha256(data).hexdigest() for data in contents)
+    for kind in (PASSED_OVER, UNREADABLE, VANISHED, REPEATED):
+        names = {re.split(r" of \d{4}-| went away|: it is", text)[0] for text in line.texts(kind)}
+        assert names == {*told.get(kind, [])}, kind
 
 
 @pytest.mark.parametrize("then", ["keep", "delete", "move"])

@@ -298,8 +298,6 @@ def test_a_folder_gathers_the_views_of_a_part_and_says_what_is_missing(line, tmp
     for name in VIEWS:
         (folders[0] / f"p60_{name}.png").write_bytes(view(GOOD, name))
         (folders[1] / f"{name}-61.png").write_bytes(view(21, name, name == "top"))
-    (folders[0] / "p62_top.png").write_bytes(view(62, "top"))
-    (folders[0] / "odd.png").write_bytes(view(62, "left"))
     pattern = r"(?P<view>\w+)-(?P<part>\d+)"
     sources = (
         FolderSourceSettings(str(folders[0]), DELETE),
@@ -313,7 +311,12 @@ def test_a_folder_gathers_the_views_of_a_part_and_says_what_is_missing(line, tmp
         problems = {one.kind: one.text for one in running.station.problems()}
         return problems.get("folder_waits", "")
 
+    codes: list[str] = []
+    running.station.refusals.on_refused.append(lambda name, code: codes.append(code))
+    (folders[0] / "p62_top.png").write_bytes(view(62, "top"))
     until(lambda: "part p62 lacks left, right" in told())
+    assert codes == ["failed"], "Live is told that a part is not judged, once"
+    (folders[0] / "odd.png").write_bytes(view(62, "left"))
     until(lambda: any("odd.png" in row.text for row in running.station.store.events("unreadable", 1)))
     for name in VIEWS[:2]:
         (folders[0] / f"p62_{name}.png").write_bytes(view(62, name))

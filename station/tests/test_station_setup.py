@@ -470,6 +470,27 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http, good):
     assert [one[0] for one in shares] == sorted(one[0] for one in shares)
 
 
+def test_a_stop_before_the_first_step_holds(empty, http, good, monkeypatch):
+    """Between the choice of a draft and its beginning."""
+    made = empty.station.parts[drafts.Drafts]
+    next_job, found = made._next_job, list[Any]()
+
+    def stopped_meanwhile() -> Any:
+        found.append(next_job())
+        if found[-1] is not None:
+            made.stop_learning(found[-1][0])
+        return found[-1]
+
+    monkeypatch.setattr(made, "_next_job", stopped_meanwhile)
+    begin(http)
+    for path in good[:2]:
+        send(http, path.name, path.read_bytes())
+    http.post(f"{NEW}/plate/learn", json={})
+    until(lambda: len([one for one in found if one is not None]) and len(found) > 1)
+    assert found[found.index(next(filter(None, found))) + 1] is None, "it is not begun again"
+    assert http.get(f"{NEW}/plate").json()["stage"] == "stopped"
+
+
 @pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_and_ends(empty, http, good, teacher_path):
     """That each method resumes its own training is tested with the library."""

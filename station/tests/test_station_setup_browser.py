@@ -267,9 +267,9 @@ def test_parts_are_told_by_clicks_on_a_name(beginner, forty, tmp_path):
     beginner.wait(lambda: beginner.js(LOADED))
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
     choose(beginner, "#rate", "0.1")
-    assert "5 good parts more" in beginner.text("#rate-few")
+    assert "5 more good parts" in beginner.text("#rate-few")
     choose(beginner, "#rate", "0.05")
-    assert "15 good parts more" in beginner.text("#rate-few")
+    assert "15 more good parts" in beginner.text("#rate-few")
     beginner.click("#start")
     beginner.wait(lambda: beginner.http.get("/api/v1/new/Bracket-left").json()["part"])
     state = beginner.http.get("/api/v1/new/Bracket-left").json()

@@ -20,11 +20,11 @@ from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks import UNDELIVERED, Sinks, delivery, mqtt, webhook
 from flawscope_station.sinks.delivery import UndeliveredError
 from flawscope_station.sinks.mqtt import MqttSink
-from flawscope_station.sinks.outbox import Message
+from flawscope_station.sinks.outbox import INSPECTION, Message
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import deliveries
-from sink_helpers import Receiver
+from sink_helpers import Listener, Mosquitto, Receiver, new_folder
 from station_helpers import NAME, add_version, taken, until
 
 MESSAGES = 100
@@ -141,6 +141,57 @@ def test_what_waits_is_sent_or_told(way, floor, receivers, tmp_path):
         if any(address.startswith(receiver.url) for address in wanted) and way != "one added at the end":
             until(lambda one=receiver: len(one.taken) >= MESSAGES)
             assert len({one.json["id"] for one in receiver.taken}) == MESSAGES
+
+
+# The same of folders; the first cannot be written. To which folder the messages go; None: they are told
+FOLDER_WAYS: dict[str, tuple[Callable[[Path, str], SinkTuple], str | None]] = {
+    "another path": (lambda path, to: (directory(path / "new"),), "new"),
+    "the same, and it can be written": (lambda path, to: (directory(path / "old"),), "old"),
+    "another path and one in front": (lambda path, to: (hook(to), directory(path / "new")), "new"),
+    "it gets a name": (lambda path, to: (directory(path / "old", name="archive"),), "old"),
+    "a name and another path": (lambda path, to: (directory(path / "new", name="archive"),), None),
+    "without verdicts": (lambda path, to: (directory(path / "new", verdicts=False),), "new"),
+    "it goes": (lambda path, to: (), None),
+    "a webhook in its place": (lambda path, to: (hook(to),), None),
+}
+
+
+@pytest.mark.parametrize("way", FOLDER_WAYS)
+def test_what_waits_for_a_folder_is_written_or_told(way, floor, receivers, tmp_path):
+    change, folder = FOLDER_WAYS[way]
+    floor.open((directory(tmp_path / "old"),))
+    floor.record()
+    sinks = floor.open(change(tmp_path, receivers[0].url))
+    assert [text.count(f"{MESSAGES} records") for text in floor.told()] == ([] if folder else [1])
+    sinks.start()
+    if folder:
+        until(lambda: len([*(tmp_path / folder).rglob("*.json")]) == MESSAGES)
+    assert all(one["waiting"] == 0 for one in floor.opened[-1].facts(NAME) if one["kind"] != "folder")
+
+
+@pytest.mark.skipif(Mosquitto.program() is None, reason="Mosquitto is not installed")
+@pytest.mark.parametrize("more", [{}, {"topic": "another/{product}"}])
+def test_what_waits_for_a_broker_goes_to_its_new_address(floor, more):
+    floor.open((), MqttSettings("mqtt://192.0.2.1"))
+    floor.record()
+    broker = Mosquitto(new_folder())
+    broker.start()
+    listener = Listener(broker.port, "#")
+    try:
+        sinks = floor.open((), MqttSettings(broker.url, **more))
+        sinks.start()
+        numbers = set[int]()
+
+        def all_came() -> bool:
+            found = [one for _, one in list(listener.messages) if isinstance(one, dict)]
+            numbers.update(one["data"]["id"] for one in found if one.get("type") == INSPECTION)
+            return len(numbers) == MESSAGES
+
+        until(all_came)
+        assert not floor.told()
+    finally:
+        listener.close()
+        broker.kill()
 
 
 def test_one_of_several_changed_sinks_loses_nothing(floor):

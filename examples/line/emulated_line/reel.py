@@ -25,7 +25,7 @@ class Reel:
         self._paths = itertools.cycle(paths)
 
     def start(self):
-        self.state.state = RUNNING
+        self.state.change(RUNNING)
 
     def stop(self):
         pass  # nothing runs

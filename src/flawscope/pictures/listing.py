@@ -19,6 +19,7 @@ from flawscope.pictures.mask_files import find_masks
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 IGNORED_NAMES = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+    | {".ds_store"}
 )
 
 # What lies beside pictures and shows no part: labels, notes, tables, models
@@ -56,13 +57,17 @@ def is_hidden_picture(path: StrPath) -> bool:
 
 
 def why_passed_over(path: StrPath) -> str:
-    """Says why a file in a folder of pictures is not judged."""
+    """Says why a file in a folder of pictures, or a folder in it, is not judged."""
+    if os.path.isdir(path):
+        return "it is a folder that is hidden, or the system's: what lies in it is not looked at"
     if not os.path.isfile(path):
         return "it is no file, or a link that leads nowhere"
     if is_hidden_picture(path):
         return "it is hidden: its name begins with a point"
-    if is_picture(path):
+    if is_picture(path) and not is_ignored(os.path.basename(path)):
         return "it is the mask of a picture, by its name and its look"
+    if is_ignored(os.path.basename(path)):
+        return "it is hidden, or a file of the system"
     suffix = os.path.splitext(path)[1].lower()
     return f"{suffix} is not a picture's ending" if suffix else "its name has no ending of a picture"
 

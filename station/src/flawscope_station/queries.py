@@ -16,7 +16,7 @@ from flawscope_station.sinks import Sinks
 from flawscope_station.sources.camera import CAMERA_PROBLEMS
 from flawscope_station.sources.camera import SOURCE as CAMERA
 from flawscope_station.sources.source import State
-from flawscope_station.store.records import Store
+from flawscope_station.store.records import Store, iso
 from flawscope_station.store.search import Filters, InspectionPage, search, trends
 
 
@@ -99,6 +99,7 @@ class Overview:
             "problem_products": [names.get(problem.product or 0) for problem in open_problems],
             "stopped": self._stopping_problem(problems, waiting, entry),
             "refused": self.floor.refusals.last(number),
+            "started": iso(self.floor.refusals.since),
             "sources": [source.state.to_dict() for source in self.floor.sources[entry]],
             "timing": self.floor.timing.facts(entry),
         }

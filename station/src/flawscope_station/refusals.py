@@ -49,10 +49,11 @@ class Refusals:
 
     Attributes:
         on_refused: functions that get the name of a product and a code.
+        since: microseconds since 1970 from which on refusals are known.
     """
 
     def __init__(self, addresses: Addresses, live: EventBroadcaster):
-        self.addresses, self.live = addresses, live
+        self.addresses, self.live, self.since = addresses, live, now()
         self.on_refused: list[Callable[[str, str], object]] = []
         self._last: dict[int, dict[str, Any]] = {}  # by product
 

@@ -125,13 +125,14 @@ class IndustrialCamera(LiveCamera):
         last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
         backoff.reset()
         self._mark_running()
-        if first.picture is not None and not self._is_new(first.picture, first.clock):
+        if not self._is_new_frame(first) and first.picture is not None:
             self._handle_repeat({})
         while not self._ended.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
             while late := device.next(0):
                 last, ordered = late.number, max(0, ordered - frames_after(last, late.number))
+                self._is_new_frame(late)
             triggers = self._take_triggers()
             if not triggers and self.state.state != FROZEN:  # a frozen one shows by a frame that it is back
                 continue
@@ -148,8 +149,9 @@ class IndustrialCamera(LiveCamera):
                 if missed_in_row >= MAX_MISSED_FRAMES:
                     raise CameraLostError(self._no_frame_text)
                 continue
+            is_new = self._is_new_frame(frame)
             if frame.picture is not None and frames_after(last, frame.number) == ordered:
-                if self._is_new(frame.picture, frame.clock):
+                if is_new:
                     self._handle_frame(frame.picture, triggers)
                 else:
                     self._handle_repeat(triggers)
@@ -163,7 +165,13 @@ class IndustrialCamera(LiveCamera):
         while frame := device.next(max(0.0, deadline - time.monotonic())):
             if frames_after(last, frame.number) >= ordered:
                 return frame
+            self._is_new_frame(frame)
         return None
+
+    def _is_new_frame(self, frame: NumberedFrame) -> bool:
+        """Whether a frame is whole and another than the one before. Each that comes is remembered, also one
+        that came too late to answer a trigger: the camera may send it again."""
+        return frame.picture is not None and self._is_new(frame.picture, frame.clock)
 
     def _fail_triggers(self, triggers: Iterable[Future[Shot]], why: str) -> None:
         self.state.broken += 1
@@ -195,7 +203,7 @@ class IndustrialCamera(LiveCamera):
                 self._report_refusal(CameraLostError(why))
             if frame.picture is None:
                 continue
-            if self._is_new(frame.picture, frame.clock) and step > 0:
+            if self._is_new_frame(frame) and step > 0:
                 self._handle_frame(frame.picture, self._take_triggers())
             else:
                 self._handle_repeat({})

@@ -125,6 +125,7 @@ class PlcLine:
     ):
         self.name, self.floor, self.settings, self._make_transport = name, floor, settings, make_transport
         self.clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
         budgets = {}
         for number, product in settings.recipes.items():
             floor.addresses.address_id(product)
@@ -155,17 +156,28 @@ class PlcLine:
 
     def stop(self) -> None:
         self._ended.set()
+        self._wake()
         self.threads[0].join(STOP_TIMEOUT)
 
     def _cameras(self, product: str) -> Sequence[TriggeredSource]:
         owner = self.settings.camera_product(product)
-        return self.floor.cameras(product, self.settings.camera_number, owner)
+        found = self.floor.cameras(product, self.settings.camera_number, owner)
+        for camera in found:
+            camera.state.listeners.add(self._wake)  # Ready falls with the camera, not a tick later
+        return found
+
+    def _wake(self) -> None:
+        """Exchange signals at once. For any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._changed.set)
 
     # ---- the loop
 
     async def _run(self) -> None:
         """Exchange signals over a transport, which is opened again and again until the end."""
         self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        self._loop = asyncio.get_running_loop()
         self._tasks, self._is_loading = set(), False  # of a loop that failed
         while not self._ended.is_set():
             transport = self._make_transport(self.handle_inputs)

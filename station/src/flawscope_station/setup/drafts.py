@@ -222,10 +222,14 @@ class Drafts(BackgroundThread):
             return self._current
 
     def _run_job(self, draft: Draft, what: str) -> None:
-        if what == "fit":
-            if draft.state.get("learns_from") != draft.pictures():  # more came while it waited
-                draft.discard_training()
-            draft.change(stage=draft_module.LEARNING, learns_from=draft.pictures())
+        with self._lock:
+            if what == "fit":
+                if draft.stage not in draft_module.BUSY_STAGES:  # a person stopped it a moment ago
+                    self._current = None
+                    return
+                if draft.state.get("learns_from") != draft.pictures():  # more came while it waited
+                    draft.discard_training()
+                draft.change(stage=draft_module.LEARNING, learns_from=draft.pictures())
         state, result = draft.state, draft.result
         options = state if what == "fit" or result is None else result["options"]
         given = {key: options[key] for key in FIT_OPTIONS if options.get(key) is not None}

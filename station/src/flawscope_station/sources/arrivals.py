@@ -37,6 +37,9 @@ class FileStamp(NamedTuple):
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
+NO_STAMP = FileStamp(0, 0, 0)  # of a system's file, which is written again and again, and of a folder
+
+
 class _Listed(NamedTuple):
     """File of a listing. touched_ns: time of the last change of its content, name or rights, in ns."""
 
@@ -70,7 +73,7 @@ class Arrivals:
     Attributes:
         at_start: pictures that were there before.
         gone: pictures that went away before they could be judged, with the stamps that they had.
-        others: files that are no pictures, and hidden pictures, by the last scan.
+        others: files that are no pictures, hidden and systems' files and folders, by the last scan.
         took: seconds of the last scan.
     """
 
@@ -158,7 +161,7 @@ class Arrivals:
         return {path: listing.why_passed_over(path) for path in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
-        """Return the stamp of one of `others`."""
+        """Return the stamp of one of `others`; `NO_STAMP`: its name alone counts."""
         return self._asides[path][0]
 
     def knows_name(self, path: Path) -> bool:
@@ -213,7 +216,7 @@ class Arrivals:
         found: dict[Path, _Listed] = {}
         self._others: dict[Path, FileStamp] = {}
         for path, listed, is_regular in _iter_files(self.folder, self.apart):
-            if is_regular and decoding.is_picture(path) and not listing.is_hidden_picture(path):
+            if is_regular and decoding.is_picture(path):
                 found[path] = listed
             else:
                 self._others[path] = listed.stamp
@@ -290,8 +293,9 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, _Listed, bool]]:
     """Yield every file of `pictures.listing.walk_files`, unsorted, for there may be very many, and whether it
-    is a regular file, not a link that leads nowhere. Files that vanish meanwhile are left out. InputError
-    where the folder itself cannot be read."""
+    is a regular one that may be a picture. Others are hidden and systems' files and folders, and links that
+    lead nowhere. Files that vanish meanwhile are left out, and what macOS notes beside a file that is there.
+    InputError where the folder itself cannot be read."""
     folders, seen = [folder], set()
     while folders:
         current = folders.pop()
@@ -301,21 +305,27 @@ def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, _Li
                 continue
             seen.add((identity.st_dev, identity.st_ino))
             with os.scandir(current) as files:
-                entries = [
-                    e for e in files if not listing.is_ignored(e.name) or listing.is_hidden_picture(e.name)
-                ]
+                entries = list(files)
         except OSError as error:
             if current == folder or not isinstance(error, FileNotFoundError):
                 raise listing.folder_error(current, error) from None
             continue
-        own = {os.fspath(current / name) for name in listing.read_output_list(current)}
+        own = {
+            os.fspath(current / name) for name in (*listing.read_output_list(current), listing.OUTPUT_LIST)
+        }
+        names = {entry.name for entry in entries}
         for entry in entries:
+            path, is_ignored = entry.path, listing.is_ignored(entry.name)
+            if path in own or path in apart or entry.name.removeprefix("._") in names - {entry.name}:
+                continue
             with suppress(OSError):  # gone, or a link that leads nowhere
-                if entry.is_dir():
-                    if entry.path not in apart and not listing.is_ignored(entry.name):
-                        folders.append(Path(entry.path))
-                elif entry.path not in own:
-                    is_regular = entry.is_file()
+                is_folder = entry.is_dir()
+                if is_folder and not is_ignored:
+                    folders.append(Path(path))
+                elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:
+                    yield Path(path), _Listed(NO_STAMP, 0), False
+                else:
+                    is_regular = entry.is_file() and not is_ignored
                     # on Windows entries have no inode
-                    facts = os.stat(entry.path, follow_symlinks=is_regular)
-                    yield Path(entry.path), _Listed(FileStamp.from_stat(facts), facts.st_ctime_ns), is_regular
+                    facts = os.stat(path, follow_symlinks=is_regular)
+                    yield Path(path), _Listed(FileStamp.from_stat(facts), facts.st_ctime_ns), is_regular

@@ -224,7 +224,7 @@ class LiveCamera:
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
         """Refuse the triggers, and all that come until a new frame is there. A part that such a frame shows
         is not inspected."""
-        self.state.state, self.state.why = FROZEN, FROZEN_TEXT
+        self.state.change(FROZEN, FROZEN_TEXT)
         waiting = triggers | self._take_triggers()
         error = self._lost_error()
         for trigger in waiting:
@@ -259,7 +259,7 @@ class LiveCamera:
 
     def _mark_running(self) -> None:
         if self.state.state != RUNNING:
-            self.state.state, self.state.why = RUNNING, None
+            self.state.change(RUNNING)
             self._report("camera_away", None)
             self._report("camera_frozen", None)
 
@@ -275,7 +275,7 @@ class LiveCamera:
         return True
 
     def _mark_away(self, why: str) -> None:
-        self.state.state, self.state.why = AWAY, to_utf8(why)
+        self.state.change(AWAY, to_utf8(why))
         self._fail_waiting_triggers(self._lost_error())
         self._report("camera_frozen", None)
         why = f"{self._label} is away: {self.state.why}; it is tried again by itself"

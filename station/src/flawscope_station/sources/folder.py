@@ -23,13 +23,13 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from flawscope.errors import InputError, message_with_type, pluralize
+from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
-from flawscope_station.inspecting.picture import Picture
+from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import DELETE, KEEP, FolderSourceSettings
-from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, Arrivals, FileStamp
+from flawscope_station.sources.arrivals import MIN_PAUSE_RATIO, NO_STAMP, Arrivals, FileStamp
 from flawscope_station.sources.moved_files import is_unchanged, move_unchanged, read_unchanged
 from flawscope_station.sources.source import AWAY, RUNNING, WAITING, SourceContext, State, to_utf8
 from flawscope_station.store.database import now
@@ -189,6 +189,8 @@ class FolderSource(BackgroundThread):
         for key, of_part in left.items():
             if at - self._waiting_since[key] >= self.line.part_seconds:
                 why = f"part {key[0]} lacks {', '.join(view for view in views if view not in of_part)}"
+                if not any(path in self._problem_files for path in of_part.values()):
+                    self.line.refused(FlawscopeError(why))
                 for path in of_part.values():
                     problem = _ProblemFile(CODE_WAITING, arrivals.stamp(path), self._waiting_since[key], why)
                     self._problem_files.setdefault(path, problem)
@@ -245,7 +247,9 @@ class FolderSource(BackgroundThread):
         self.line.check(unread.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
-            raise InputError(f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`")
+            error = TooLargeError(f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`")
+            self.line.refused(error)
+            raise error
         try:
             with self.threads[0].call():
                 data = read_unchanged(path, stamp)
@@ -399,6 +403,8 @@ class FolderSource(BackgroundThread):
         self.line.store.note_new_events(kind, SOURCE, texts, self.line.product_id)
 
     def _describe_file(self, path: Path, stamp: FileStamp, why: str) -> str:
+        if stamp == NO_STAMP:
+            return f"{self._picture_name(path)}: {why}"
         return f"{self._picture_name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from flawscope.errors import FlawscopeError
@@ -42,6 +42,7 @@ class State:
     reason, where it is away or frozen.
     last: microseconds since 1970 of the last picture. taken: pictures since the start.
     dropped: frames that came while others were inspected. broken: frames that failed or were refused.
+    listeners: functions that `change` calls, in the source's thread: they return at once and raise nothing.
     """
 
     kind: str
@@ -54,6 +55,13 @@ class State:
     taken: int = 0
     dropped: int = 0
     broken: int = 0
+    listeners: set[Callable[[], object]] = field(default_factory=set, repr=False, compare=False)
+
+    def change(self, state: str, why: str | None = None) -> None:
+        """Enter a state, and tell the listeners: a PLC is not to wait until somebody looks."""
+        self.state, self.why = state, why
+        for tell in tuple(self.listeners):
+            tell()
 
     @property
     def is_lost(self) -> bool:
@@ -61,7 +69,8 @@ class State:
         return self.state in (AWAY, FROZEN)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "last": None if self.last is None else iso(self.last)}
+        shown = {name: value for name, value in vars(self).items() if name != "listeners"}
+        return {**shown, "last": None if self.last is None else iso(self.last)}
 
 
 class Source(Protocol):

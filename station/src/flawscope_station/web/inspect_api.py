@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
+from fastapi.routing import APIRoute
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
@@ -19,13 +20,19 @@ from flawscope_station.inspecting.capacity import without_traceback
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.trigger import shoot, submit_request, wait_for_inspection
-from flawscope_station.store.inspection import Inspection, Label, trigger_request, upload_request
+from flawscope_station.store.inspection import (
+    MAX_LABEL_LENGTH,
+    Inspection,
+    Label,
+    trigger_request,
+    upload_request,
+)
 from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import PictureName, api_router, file_body_schema, key_header_schema
-from flawscope_station.web.parts import FloorDep, MetricsDep
-from flawscope_station.web.refusals import error_response, status_and_code
+from flawscope_station.web.parts import FloorDep, MetricsDep, find_part
+from flawscope_station.web.refusals import RefusedError, error_response, status_and_code
 
 GONE = 499  # status of an answer that nobody gets
 MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
@@ -35,7 +42,31 @@ Deadline = Annotated[
     Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
 ]
 LabelDep = Annotated[Label, Depends(uploads.parse_label)]
+WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
+
+
+class JudgingRoute(APIRoute):
+    """Route that notes a refusal before its function is called, too: a part came and is not judged."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def note(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Exception as error:
+                is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
+                if not is_stranger and not getattr(request.state, "is_noted", False):
+                    part = request.query_params.get("part", "")[:MAX_LABEL_LENGTH] or None
+                    refusals = find_part(request, ConnectionContext).refusals
+                    refusals.note(request.path_params["name"], error, part, WRONG_REQUEST)
+                raise
+
+        return note
+
+
 router = api_router(408, 409, 413, 415, 504, 507, role=SENDER)
+router.route_class = JudgingRoute
 
 
 @router.post(
@@ -91,12 +122,14 @@ async def inspect(
         answers = list(futures)
     except Exception as error:
         _refuse(floor, name, error, label)
+        request.state.is_noted = True
         raise
     watching = asyncio.create_task(_watch_client(request, partial(_give_up, answers)))
     try:
         results, first_error, is_new = await _results(floor, name, label, files, numbers, answers, due)
     except Exception as error:
         _refuse(floor, name, error, label)
+        request.state.is_noted = True
         raise
     finally:
         watching.cancel()

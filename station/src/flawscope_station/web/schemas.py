@@ -147,6 +147,7 @@ class Product(BaseModel):
     )
     stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
     refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
+    started: str = Field(description="when the station began: what came before is no present part")
     sources: list[Source]
     timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
 

@@ -12,6 +12,7 @@
   let stopped = null; // kind of the problem for which nothing is inspected
   let refused = null; // what came last was not judged: why, and which part
   let seen = Date.now(); // when something came last
+  let idle = false; // nothing came since the station began
   let newer = 0; // arrived since it is held
   let drawing = false; // an image is on its way
   let heard = Date.now();
@@ -70,7 +71,7 @@
     else if (stopped) band("stopped", "", reason("wrong", stopped));
     else if (refused) band("refused", refused.part ?? "", [refused.part, reason("refused", refused.code)].filter(Boolean).join(": "));
     else if (!item) band("waiting");
-    else if (Date.now() - seen >= IDLE) band("idle", "", t("live.idle_since", { time: clock.format(new Date(seen)) }));
+    else if (idle || Date.now() - seen >= IDLE) band("idle", "", t("live.idle_since", { time: clock.format(new Date(seen)) }));
     else if (held) band("held", "", item ? t("live.said", { state: t(`state.${item.decision}`), name: called(item) }) : "");
     else band(item.decision, views.length ? item.part : item.name);
   }
@@ -84,6 +85,7 @@
   function refuse(found, loud = true) {
     refused = found;
     seen = Date.now();
+    idle = false;
     if (loud) tone();
     current();
   }
@@ -206,6 +208,7 @@
   /** The newest inspection: its part is the present one. */
   function came(item, loud) {
     seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
+    idle = false;
     refused = item.unanswered ? { code: item.unanswered, part: item.part } : null;
   }
 
@@ -224,6 +227,7 @@
     if (!found) return;
     newestPart = found;
     refused = null;
+    idle = false;
     if (loud) seen = Date.now();
     if (loud && found.decision === "anomalous") tone();
     if (!held) part = found;
@@ -279,7 +283,7 @@
     if (facts.refused && facts.refused.at > (last ?? "")) {
       refuse(facts.refused, false);
       seen = Date.now() - (stationTime() - new Date(facts.refused.at));
-    }
+    } else if (last && last < facts.started) idle = true; // nobody knows what was refused before the start
     current();
   }
 
