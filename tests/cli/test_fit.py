@@ -85,6 +85,8 @@ def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path)
     assert json.loads(printed)["left_out"] == 2
     assert "chosen: as given" in run("info", out)[1]
     assert run(*call, "--minutes", "3")[0] == 2
+    code, _, err = run(*call, "--resume")
+    assert (code, "settings were tried before" in err) == (0, True), err
 
 
 def test_what_is_not_learnt_from_is_named(run, mixed, tmp_path):
