@@ -154,7 +154,7 @@ class Choice:
 
     def lines(self) -> list[str]:
         """Lines of a short table for a person, and why."""
-        rows = [HEADER, *(one.cells() for one in self._shown())]
+        rows = [HEADER, *(one.cells() for one in self.shown())]
         widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
         table = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -164,11 +164,11 @@ class Choice:
             *(table if len(rows) > 1 else []),
             f"chosen: {self.flags or 'as given'}, since {self.reason}",
         ]
-        if any(not one.was_ended for one in self._shown()):
+        if any(not one.was_ended for one in self.shown()):
             lines.append("the same call with --resume goes on with what there was no time for")
         return lines
 
-    def _shown(self) -> Sequence[Trial]:
+    def shown(self) -> Sequence[Trial]:
         """Returns the last trial of each setting: by its pictures nothing was chosen before."""
         last = {one.flags: one for one in self.trials}
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))
