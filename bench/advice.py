@@ -27,9 +27,9 @@ from flawscope.synthesis.demo import dataset
 SEED, SIDE, SIZE = 67, 256, "128"
 LEARNT, GOOD, BAD = 24, 16, 16
 PRODUCTS: dict[str, tuple[str, ...]] = {
-    "turned": ("plate", "leather", "circuit", "keys", "sheet"),
+    "turned": ("plate", "leather", "circuit", "keys", "sheet", "tile", "lid"),
     "elsewhere": ("wood", "tile", "painted"),
-    "small defects": ("plate", "sheet", "tile", "circuit"),
+    "small defects": ("plate", "tile"),
     "few": ("mesh", "lid", "bearing", "gear"),
     "missed": ("real/commutator", "real/cookie", "real/lens", "nearer"),
     "none": (
@@ -38,7 +38,7 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     ),
 }
 FEW = {"mesh": 8, "lid": 10, "bearing": 12, "gear": 15}  # good pictures
-LARGE, SPECKS = 1200, (0.9, 1.0)  # pixels a side, and how hard the small defects are
+LARGE, SPECKS = 800, (0.9, 1.0)  # pixels of a side of large products, and how hard their defects are
 PIECE = (0.62, 0.36)  # sides of a piece in shares of the picture's
 Drawn = tuple[np.ndarray, np.ndarray]
 
@@ -55,6 +55,9 @@ def draw(kind: str, name: str, number: int, is_bad: bool) -> Drawn:
             hard = 1.0
         side = LARGE if kind == "small defects" else SIDE
         picture, mask = dataset.draw_picture(name, rng, defect, hard, size=side)
+        if kind == "small defects":
+            edge = ((LARGE // 2, LARGE // 2),) * 2
+            picture, mask = np.pad(picture, (*edge, (0, 0)), constant_values=40), np.pad(mask, edge)
         if kind in ("turned", "elsewhere"):
             picture, mask = _lay(picture, mask, rng, kind == "turned")
         if not is_bad or mask.sum() >= 12:
