@@ -233,8 +233,8 @@ def add_pictures(parser: Options) -> None:
     parser.add_argument(
         "--decimal-comma",
         action="store_true",
-        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; stays so "
-        "for this --out; FILE.xlsx needs none",
+        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
+        "stays so for this --out; FILE.xlsx needs none",
     )
     parser.add_argument(
         "--maps",
