@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 
 add_arguments = fit_options.add_arguments
+# Lines on time and memory that need no thought: of seconds, and of memory that suffices
+DETAIL = re.compile(r"time: \D*[\d.]+ s for|memory: (?!.*may not fit)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,10 +51,15 @@ def run(args: argparse.Namespace) -> int:
         return fit_several.run(args)
     out = files.check_writable(args.out, ".safetensors")
     say = common.say_unless_quiet(args)
+
+    def tell(line: str) -> None:
+        if args.verbose or not DETAIL.match(line):
+            say(line)
+
     if args.cluster is None:
-        predictor = fit_one.fit_and_save(args, say, common.progress_for(args))
+        predictor = fit_one.fit_and_save(args, tell, common.progress_for(args))
     else:
-        predictor = fit_several.fit_in_task(args, say)
+        predictor = fit_several.fit_in_task(args, tell)
     out = questions.written(out, args.update)
     for line in summary(predictor, args.verbose):
         say(line)

@@ -211,7 +211,9 @@ def _add_running(group: common.Options) -> None:
     common.add_device(group)
     common.add_cluster(group)
     common.add_quiet(group)
-    group.add_argument("--verbose", action="store_true", help="also what the promise comes from")
+    group.add_argument(
+        "--verbose", action="store_true", help="also time, memory, and what the promise comes from"
+    )
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
