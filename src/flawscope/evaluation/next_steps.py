@@ -23,7 +23,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         if one.truth is not None and one.truth.any():
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
-    how = manifest.preprocess
+    how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     return advice(
         Facts(
@@ -35,5 +35,18 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             defects=result.defects["images"],
             missed=len(missed),
             tried=TRIED in manifest.facts,
+            sole=sole[0],
+            hidden=sum(one.prediction.score > sole[1] for one in missed),
         )
     )
+
+
+def _sole_picture(manifest: Manifest) -> tuple[str, float]:
+    """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
+    where there is none."""
+    calibration, digests = manifest.calibration, manifest.facts.get("calibration_pictures", [])
+    found = calibration.sole_threshold() if calibration.promised else None
+    if found is None or found[0] >= len(digests):
+        return "", math.inf
+    names = {picture.hash: picture.name for picture in manifest.pictures}
+    return names.get(digests[found[0]], ""), found[1]
