@@ -274,3 +274,19 @@ def test_a_pattern_that_says_nothing_is_told():
     assert group_warning(paths, None) == group_warning(paths, r"part\d") == ""
     assert group_warning(paths, r"png").startswith("--group 'png' matches the same text in all names")
     assert group_warning(paths, r".*").startswith("--group '.*' matches another text in each name")
+
+
+def test_how_parts_lie_is_told_where_nothing_could_be_tried(run, tmp_path):
+    rng = np.random.default_rng(3)
+    (tmp_path / "bars").mkdir()
+    for k in range(9):
+        bar = np.full((20, 44, 3), 190, np.uint8) + rng.integers(0, 20, (20, 44, 3), dtype=np.uint8)
+        alpha = Image.new("L", (44, 20), 255).rotate(40 * k, expand=True)
+        ground = Image.new("RGB", (96, 96), (30, 30, 30))
+        ground.paste(Image.fromarray(bar).rotate(40 * k, expand=True), (20, 20), alpha)
+        ground.save(tmp_path / "bars" / f"{k}.png")
+    call = ["fit", "--data", tmp_path / "bars", "--size", "32", "--auto", "--no-check", "--no-samples"]
+    code, _, err = run(*call, "--out", tmp_path / "m.safetensors")
+    assert code == 0, err
+    assert "too few to choose by" in err
+    assert "next: parts lie at any angle: --align turn" in err

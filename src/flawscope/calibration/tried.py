@@ -135,6 +135,11 @@ class Choice:
     seconds: float = 0.0
     digest: str = ""
 
+    @property
+    def has_tried(self) -> bool:
+        """Whether other settings than those given were tried."""
+        return any(one.flags for one in self.trials)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

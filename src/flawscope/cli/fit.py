@@ -93,8 +93,10 @@ def summary(predictor: Predictor, verbose: bool = False) -> list[str]:
 
     manifest = predictor.manifest
     promise = promise_of(manifest)
-    short = not verbose and not promise.by_part
-    lines = [manifest.calibration.brief() if short else promise.text, *describe_found(manifest.facts)]
+    calibration, short = manifest.calibration, not verbose and not promise.by_part
+    # what the rate lacks stands among the next steps
+    brief = calibration.describe_rate() if calibration.promised else calibration.brief()
+    lines = [brief if short else promise.text, *describe_found(manifest.facts)]
     if predictor.suspects:
         dropped = "left out" if any(p.role == "dropped" for p in manifest.pictures) else "kept"
         lines.append(

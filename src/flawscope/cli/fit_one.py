@@ -114,6 +114,7 @@ def fit_model(
     step: ProgressCallback,
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
+    from flawscope.calibration.tried import Choice
     from flawscope.datasets import open_dataset
 
     group = args.group or args.part
@@ -135,9 +136,9 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
-    if old is None and not (args.align or args.channels or args.auto):
-        for line in advise.before_fit(dataset):
-            say(line)
+    advised = [] if old is not None or args.align or args.channels else advise.before_fit(dataset)
+    for line in () if args.auto else advised:
+        say(line)
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
@@ -152,10 +153,15 @@ def fit_model(
     if old is not None:
         return _extend(args, old, dataset, how)
     try:
-        return _fit_new(args, call, dataset, how)
+        predictor = _fit_new(args, call, dataset, how)
     except ConflictError as error:
         text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
         raise InputError(text) from None
+    choice = Choice.from_facts(predictor.manifest.facts)
+    if choice is not None and not choice.has_tried:  # else it was tried
+        for line in advised:
+            say(f"next: {line}")
+    return predictor
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:

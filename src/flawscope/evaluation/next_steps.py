@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.tried import TRIED
+from flawscope.calibration.tried import Choice
 from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
 from flawscope.results.advice import Advice, Facts, advice
@@ -23,6 +23,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         if one.truth is not None and one.truth.any():
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
+    choice = Choice.from_facts(manifest.facts)
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     return advice(
@@ -34,7 +35,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             network=how.network_size if is_whole else None,
             defects=result.defects["images"],
             missed=len(missed),
-            tried=TRIED in manifest.facts,
+            tried=choice is not None and choice.has_tried,
             sole=sole[0],
             hidden=sum(one.prediction.score > sole[1] for one in missed),
         )
