@@ -173,6 +173,20 @@ def test_how_pictures_are_seen_is_found_out_unless_somebody_says_so(beginner):
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
 
 
+def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path):
+    for k in range(9):
+        ground = Image.new("RGB", (96, 96), (30, 30, 30 + k))
+        bar = Image.new("RGB", (44, 20), (190, 180, 170 - 3 * k)).rotate(40 * k, expand=True)
+        ground.paste(bar, (20, 20), Image.new("L", (44, 20), 255).rotate(40 * k, expand=True))
+        ground.save(tmp_path / f"{k}.png")
+    begin(beginner)
+    drag(beginner, "#drop", *sorted(tmp_path.glob("*.png")))
+    beginner.wait(lambda: "do not always lie alike" in beginner.text("#findings"))
+    next(one for one in beginner.all("#findings button") if "angles" in one.text).click()
+    assert beginner.js("return station.options.chosen().align") == "turn"
+    assert beginner.unfit(PHONE, WIDE) == []
+
+
 def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):
     begin(beginner)
     drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])

@@ -406,4 +406,6 @@ class Checks(BackgroundThread):
             names = draft.odd_sizes() if one["code"] == "mixed-sizes" else [one["subject"], *one["others"]]
             told = {key: one[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**told, "pictures": [name for name in names if name in existing]})
-        return {"findings": findings, "sizes": report["sizes"]}
+        advised = (one["step"].partition("--align ")[2] for one in report["advice"])
+        align = next(filter(None, advised), None)
+        return {"findings": findings, "sizes": report["sizes"], "align": align}

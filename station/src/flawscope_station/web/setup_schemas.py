@@ -36,6 +36,9 @@ class PictureFinding(BaseModel):
 class PictureCheck(BaseModel):
     findings: list[PictureFinding]
     sizes: list[dict[str, int]] = Field(description="width, height and number of pictures")
+    align: Literal["shift", "turn"] | None = Field(
+        None, description="how the parts lie by their outlines; null: alike, or it is not known"
+    )
     current: bool = Field(description="of the pictures as they are now")
 
 

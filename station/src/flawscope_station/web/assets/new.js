@@ -239,9 +239,23 @@
     const byCode = new Map();
     for (const one of check?.findings ?? []) if (!HIDDEN.includes(one.code)) byCode.set(one.code, [...(byCode.get(one.code) ?? []), one]);
     byId("findings").replaceChildren(...[...byCode].map(([code, several]) => finding(code, several)));
+    if (check?.align) byId("findings").append(alignment(check.align));
+    const things = byCode.size + (check?.align ? 1 : 0);
     if (!pictures) byId("check-said").textContent = t("new.check_none");
     else if (!isOver) byId("check-said").textContent = t("new.checking");
-    else byId("check-said").textContent = byCode.size ? count("new.check_found", byCode.size) : t("new.check_fine");
+    else byId("check-said").textContent = things ? count("new.check_found", things) : t("new.check_fine");
+  }
+
+  /** That parts lie elsewhere, and a button that says so to the learning. */
+  function alignment(how) {
+    const button = make("button", { type: "button" }, t("new.choose_align", { how: t(`new.align_${how}`) }));
+    button.addEventListener("click", () => {
+      byId("align").value = how;
+      byId("align").dispatchEvent(new Event("change", { bubbles: true }));
+      byId("look-at").open = true;
+      byId("align").focus();
+    });
+    return make("div", { className: "finding note" }, make("h3", {}, t("new.find_align")), make("p", { className: "wide-text" }, t("new.do_align")), button);
   }
 
   /** What was found of one kind, with the pictures and what can be done. */
