@@ -108,7 +108,7 @@ class RateFacts(BaseModel):
 
 
 class SeenHow(BaseModel):
-    """How pictures are seen: the key of a text on the pages, and its value."""
+    """Way in which pictures are seen: the key of a text on the pages, and its value."""
 
     key: str = Field(examples=["align_turn"])
     value: str = Field(examples=["256+768"])
@@ -125,7 +125,7 @@ class TriedSettings(BaseModel):
 
 
 class SettingsSearch(BaseModel):
-    """What was tried before learning, and what was chosen."""
+    """Search for settings before learning: what was tried, and what was chosen."""
 
     chosen: list[SeenHow]
     reason: str
