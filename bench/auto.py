@@ -279,8 +279,10 @@ def main() -> int:
     parts = args.parts.split(",")
     cells: dict[str, Cell] = {}
 
+    at = "" if args.size is None else f", at {args.size} px"
+
     def attempt(name: str, work: Callable[[], Cell]) -> None:
-        if (cell := record.attempt(name, work)) is not None:
+        if (cell := record.attempt(f"{name}{at}", work)) is not None:
             cells[name] = cell
 
     with common.workspace(args.work) as folder:
@@ -302,7 +304,9 @@ def main() -> int:
         attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))
     promised = []
     for draw in range(DRAWS) if "promise" in parts else ():
-        if (cell := record.attempt(f"promise {draw}", partial(measure_promise, draw, args.size))) is not None:
+        if (
+            cell := record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))
+        ) is not None:
             promised.append(cell)
     rows = [
         {"pictures": name, "default": cell["default"]["image_auroc"], "auto": cell["auto"]["image_auroc"],
