@@ -302,12 +302,10 @@ def main() -> int:
             common.print_table(f"{count} good pictures, {how}", [common.without_metadata(cell or {})])
     if "budget" in parts:
         attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))
-    promised = []
+    promised = list[Cell]()
     for draw in range(DRAWS) if "promise" in parts else ():
-        if (
-            cell := record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))
-        ) is not None:
-            promised.append(cell)
+        cell = record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))
+        promised += [] if cell is None else [cell]
     rows = [
         {"pictures": name, "default": cell["default"]["image_auroc"], "auto": cell["auto"]["image_auroc"],
          "recipe": cell.get("recipe", {}).get("image_auroc"), "chosen": cell["chosen"],
