@@ -44,11 +44,12 @@ GUARDS = {  # by what their lines say
     "another look": "unlike the pictures learnt from",
     "copies learnt from": "are they copies",
     "near-copies": "near-copies:",
+    "unsure whether copies": "unsure:",
     "misses simulated defects": "it finds only",
 }
 REMARKS = (
     "sets the threshold alone", "called anomalous before", "another look", "copies learnt from",
-    "near-copies", "misses simulated defects",
+    "near-copies", "unsure whether copies", "misses simulated defects",
 )  # fmt: skip
 KINDS = ("half black", "foreign", "shifted", "overexposed", "underexposed", "blurred", "noise", "hand")
 HELD_KINDS = ("out of focus", "turned around", "colour cast", "partly covered")  # no limit was chosen on them
