@@ -28,9 +28,9 @@ MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
 # Factors between the nearest of the pictures apart and the farthest of the rest: of several units, and of one
 # (docs/measurements.md)
 GROUP_GAP, SINGLE_GAP = 1.65, 2.0
-LOOK_GAP, SINGLE_LOOK_GAP = 2.5, 5.0
+LOOK_GAP, SINGLE_LOOK_GAP = 2.4, 4.2
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-LEAST_STEP = 0.5  # of the look as a whole, in spreads: nearer pictures are alike
+LEAST_STEP = 1.0  # of the look as a whole, in spreads: nearer pictures are alike
 
 
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
