@@ -39,6 +39,11 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 }
 FEW = {"mesh": 8, "lid": 10, "bearing": 12, "gear": 15}  # good pictures
 LARGE, SPECKS = 800, (0.9, 1.0)  # pixels of a side of large products, and how hard their defects are
+FOLLOWED = {
+    "--align": "align",
+    "--min-defect": "min_defect",
+    "--false-alarm-rate": "false_alarm_rate",
+}
 PIECE = (0.62, 0.36)  # sides of a piece in shares of the picture's
 Drawn = tuple[np.ndarray, np.ndarray]
 
@@ -112,8 +117,8 @@ def fit(items: Sequence[Any], **options: Any) -> Any:
     return flawscope.fit([item.path for item in items], **how, **options)
 
 
-def advised(folder: Path, options: dict[str, Any]) -> tuple[dict[str, list[str]], float]:
-    """What is said after the check, the fit and the evaluation, and the image AUROC."""
+def advised(folder: Path, options: dict[str, Any]) -> Cell:
+    """What is said after the check, the fit and the evaluation, and what is measured there."""
     import flawscope
     from flawscope.cli import advise
     from flawscope.datasets.check import check
@@ -129,7 +134,11 @@ def advised(folder: Path, options: dict[str, Any]) -> tuple[dict[str, list[str]]
     said["fit"] = advise.after_fit(model.manifest)
     result = evaluate(model, data)
     said["evaluate"] = [one.line() for one in advise_after(result, model.manifest)]
-    return said, round(result.metrics["image_auroc"], 4)
+    return {
+        "said": said,
+        "image_auroc": round(result.metrics["image_auroc"] or 0.0, 4),
+        "found": f"{result.defects['found']} of {result.defects['images']}",
+    }
 
 
 def measure(kind: str, name: str, data: Path, work: Path) -> Cell:
@@ -138,22 +147,19 @@ def measure(kind: str, name: str, data: Path, work: Path) -> Cell:
     learnt = FEW[name] if kind == "few" else LEARNT
     folder = data / name if is_real else drawn_folder(work, kind, name, learnt)
     options: dict[str, Any] = {} if is_real or kind == "small defects" else {"size": SIZE}
-    said, before = advised(folder, options)
-    cell: Cell = {"said": said, "image_auroc": before}
-    lines = [line for several in said.values() for line in several]
+    cell = advised(folder, options)
+    lines = [line for several in cell["said"].values() for line in several]
     if not lines:
         return cell
     step = lines[0].rpartition(": ")[2]
     words = step.split(",")[0].split()
-    if words[0] == "--align":
-        again, after = advised(folder, {**options, "align": words[1]})
-    elif words[0] == "--min-defect":
-        again, after = advised(folder, {"min_defect": words[1]})
-    elif words[0] == "add":
-        again, after = advised(drawn_folder(work, kind, name, learnt + int(words[1])), options)
+    if words[0] == "add":
+        again = advised(drawn_folder(work, kind, name, learnt + int(words[1])), options)
+    elif words[0] in FOLLOWED:
+        again = advised(folder, {**options, FOLLOWED[words[0]]: words[1]})
     else:  # a search, which `auto.py` measures: once it is done, it is not advised again
         return {**cell, "step": step}
-    return {**cell, "step": step, "followed": {"said": again, "image_auroc": after}}
+    return {**cell, "step": step, "followed": again}
 
 
 def main() -> int:
@@ -178,7 +184,9 @@ def main() -> int:
                     rows.append({
                         "kind": kind, "product": name, "advised": cell.get("step", "nothing"),
                         "at": next((at for at in said if said[at]), ""), "AUROC": cell["image_auroc"],
-                        "followed": cell.get("followed", {}).get("image_auroc"),
+                        "found": cell.get("found"),
+                        **{f"{key}, followed": cell.get("followed", {}).get(key)
+                           for key in ("image_auroc", "found")},
                     })  # fmt: skip
     common.print_table("what is advised, and what comes of it", rows)
     return record.status()
