@@ -7,9 +7,11 @@ from flawscope.errors import require_installed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from flawscope.fitting.auto import Choice as Choice
     from flawscope.fitting.auto import fit_auto as fit_auto
     from flawscope.fitting.candidate import make_candidate as make_candidate
     from flawscope.fitting.fitting import fit as fit
+    from flawscope.fitting.proposals import Recipe as Recipe
     from flawscope.fitting.trials import draw_defect_examples as draw_defect_examples
     from flawscope.fitting.trials import learning_curve as learning_curve
 
@@ -19,6 +21,8 @@ require_installed("fitting", "torch", "timm", extras="train")
 __getattr__ = lazy_names(
     __name__,
     {
+        "Choice": "auto",
+        "Recipe": "proposals",
         "draw_defect_examples": "trials",
         "fit": "fitting",
         "fit_auto": "auto",

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact, Picture
-from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, Choice, Scored, Trial
+from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, Scored, Trial
+from flawscope.calibration.tried import Choice as Choice
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize

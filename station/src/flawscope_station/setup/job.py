@@ -96,8 +96,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
     """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
     from flawscope import fitting
-    from flawscope.calibration.tried import Choice
-    from flawscope.predictor import read_manifest
+    from flawscope.predictor import router
 
     given = dict(job["given"])
     minutes = given.pop("auto")
@@ -108,7 +107,7 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
             done, total = round(time.monotonic() - began), round(60 * minutes)
         step(stage, done, total)
 
-    earlier = Choice.from_facts(read_manifest(model).facts) if model.is_file() else None
+    earlier = fitting.Choice.from_facts(router.read_manifest(model).facts) if model.is_file() else None
     return fitting.fit_auto(
         job["pictures"], minutes=minutes, earlier=earlier, device=job["device"], step=tell, **given
     )
@@ -116,10 +115,9 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
 
 def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what was tried before the fit; None: nothing was."""
-    from flawscope.calibration.tried import Choice
-    from flawscope.fitting.proposals import Recipe
+    from flawscope import fitting
 
-    choice = Choice.from_facts(facts)
+    choice = fitting.Choice.from_facts(facts)
     if choice is None:
         return None
     trials = [
@@ -136,7 +134,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "chosen": _seen(choice.flags),
         "reason": choice.reason,
-        "options": dict(Recipe.from_flags(choice.flags).options),
+        "options": dict(fitting.Recipe.from_flags(choice.flags).options),
         "trials": trials,
         "ended": all(one.was_ended for one in choice.trials),
     }
@@ -144,10 +142,10 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _seen(flags: str) -> list[dict[str, str]]:
     """Return how pictures are seen: texts of the pages, by key, with a value."""
-    from flawscope.fitting.proposals import Recipe
+    from flawscope import fitting
 
     found = []
-    for name, value in Recipe.from_flags(flags).options.items():
+    for name, value in fitting.Recipe.from_flags(flags).options.items():
         is_choice = name in ("align", "preset")
         key = f"{name}_{value}" if is_choice else name
         found.append({"key": key, "value": "" if value is True or is_choice else str(value)})

@@ -154,7 +154,7 @@ class Inspection(BaseModel):
 
 
 def other_fields(inspection: Mapping[str, Any]) -> dict[str, Any]:
-    """What the library says of an inspection beside the fields of `Inspection`."""
+    """Entries of an inspection that the library has named, beside the fields of `Inspection`."""
     return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
