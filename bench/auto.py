@@ -279,8 +279,10 @@ def main() -> int:
     parts = args.parts.split(",")
     cells: dict[str, Cell] = {}
 
+    at = "" if args.size is None else f", at {args.size} px"
+
     def attempt(name: str, work: Callable[[], Cell]) -> None:
-        if (cell := record.attempt(name, work)) is not None:
+        if (cell := record.attempt(f"{name}{at}", work)) is not None:
             cells[name] = cell
 
     with common.workspace(args.work) as folder:
@@ -300,10 +302,10 @@ def main() -> int:
             common.print_table(f"{count} good pictures, {how}", [common.without_metadata(cell or {})])
     if "budget" in parts:
         attempt("budget", partial(measure_budget, data / "mvtec/toothbrush", 3.0))
-    promised = []
+    promised = list[Cell]()
     for draw in range(DRAWS) if "promise" in parts else ():
-        if (cell := record.attempt(f"promise {draw}", partial(measure_promise, draw, args.size))) is not None:
-            promised.append(cell)
+        cell = record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))
+        promised += [] if cell is None else [cell]
     rows = [
         {"pictures": name, "default": cell["default"]["image_auroc"], "auto": cell["auto"]["image_auroc"],
          "recipe": cell.get("recipe", {}).get("image_auroc"), "chosen": cell["chosen"],

@@ -6,8 +6,8 @@
 Real sets below DATA (mvtec/NAME, real/NAME; skipped where they are missing) and twenty drawn kinds. `good`: a
 fit of the good pictures alone, and a new calibration on other good ones. `groups`: two to four misfires of
 one kind among 24 good pictures, at `fit` and at `calibrate`; `held`: of kinds and products on which no limit
-was chosen, and `draws` of their good pictures. `singles`: a defect, a foreign part or a black
-frame among 24. A fit or calibration is asked about where it has an open question or is refused.
+was chosen, and `draws` of their good pictures. `singles`: a defect, a foreign part, a black frame or a copy
+among 24. A fit or calibration is asked about where it has an open question or is refused.
 """
 
 from __future__ import annotations
@@ -44,16 +44,17 @@ GUARDS = {  # by what their lines say
     "another look": "unlike the pictures learnt from",
     "copies learnt from": "are they copies",
     "near-copies": "near-copies:",
+    "unsure whether copies": "unsure:",
     "misses simulated defects": "it finds only",
 }
 REMARKS = (
     "sets the threshold alone", "called anomalous before", "another look", "copies learnt from",
-    "near-copies", "misses simulated defects",
+    "near-copies", "unsure whether copies", "misses simulated defects",
 )  # fmt: skip
 KINDS = ("half black", "foreign", "shifted", "overexposed", "underexposed", "blurred", "noise", "hand")
 HELD_KINDS = ("out of focus", "turned around", "colour cast", "partly covered")  # no limit was chosen on them
 DRAWS = 30  # of good pictures of these products, in which no group is to be found
-SINGLES = ("defect", "foreign", "black")
+SINGLES = ("defect", "foreign", "black", "copy")
 GOOD_COUNT, HELD_BACK = 24, 20  # good pictures among which bad ones lie, and others to calibrate on
 Pictures = list[Picture]
 Drawings = dict[str, Callable[[int, int], Picture]]
@@ -135,6 +136,9 @@ def misfire(kind: str, picture: Picture, foreign: Picture, rng: np.random.Genera
         bad = np.clip(picture * np.array([1.25, 1.0, 0.7]), 0, 255).astype(np.uint8)
     elif kind == "partly covered":
         bad[: height // 4] = (96, 92, 88)
+    elif kind == "copy":  # the same part once more, a little aside and brighter
+        noise = rng.normal(0, 3, picture.shape)
+        bad = np.clip(np.roll(picture, (1, 2), (0, 1)) * 1.02 + noise, 0, 255).astype(np.uint8)
     elif kind == "hand":
         bad[:, : 2 * width // 5] = (200, 160, 140)
     else:

@@ -191,6 +191,60 @@ def test_every_error_line_is_one_of_the_program():
             assert piece in known, f"{line}: {piece!r} is no text of the program"
 
 
+JUDGES = (  # modules that judge pictures or names: each remark and question of theirs is explained
+    "calibration/outliers",
+    "datasets/mask_remarks",
+    "fitting/fitting",
+    "pictures/levels",
+    "pictures/units",
+    "predictor/recalibration",
+)
+NO_GUARDS = (  # lines of these about the model, not about pictures or names, and parts of others
+    "are nearly the same as others",
+    "the false-alarm rate is kept",
+    "was not measured after the model was extended",
+    "it names no kinds of defects since",
+    "left out before calibrating on the rest",
+    "its mask fits upright and as stored",
+    "calibrated anew on",
+    "or a larger --size",
+    "give …a larger --size",
+)
+
+
+def remarks(module):
+    """The lines that a module yields, returns, says, or collects, with … for what is put in."""
+
+    def text(node):
+        if isinstance(node, ast.BinOp):
+            return text(node.left) + text(node.right)
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        return "".join(
+            p.value if isinstance(p, ast.Constant) and isinstance(p.value, str) else "…" for p in parts
+        )
+
+    tree = ast.parse((ROOT / "src/flawscope" / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Yield | ast.Return) and node.value is not None:
+            yield text(node.value)
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            yield from map(text, node.args[:1] if called in ("append", "say") else ())
+
+
+def test_every_guard_is_explained():
+    rows = [[piece.strip(" :;,") for piece in line.split("...")] for line in error_lines()]
+    for module in JUDGES:
+        guards = [line for line in remarks(module) if len(line.replace("…", "")) > 30]
+        assert guards, module
+        unknown = [
+            line
+            for line in guards
+            if not any(all(piece in line for piece in row) and max(map(len, row)) > 10 for row in rows)
+        ]
+        assert [line for line in unknown if not any(words in line for words in NO_GUARDS)] == [], module
+
+
 def drawing(name="draw_packages"):
     """docs/draw_packages.py, or another"""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")

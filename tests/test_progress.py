@@ -21,12 +21,13 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_log_gets_one_line_a_stage():
+def test_a_log_gets_one_line_a_stage(clock):
     log = io.StringIO()
     step = TerminalProgress(log)
     for stage in ("reading", "fitting"):
         for k in range(1, 51):
             step(stage, k, 50)
+            clock[0] += 0.1
     lines = log.getvalue().splitlines()
     assert [line.split(":")[0] for line in lines] == ["reading", "fitting"]
     assert "\x1b" not in log.getvalue()
@@ -59,6 +60,16 @@ def test_a_terminal_is_not_flooded_and_hears_no_time_that_is_not_worth_naming(cl
     assert "checking: 3 of 4\r" in screen.getvalue()
 
 
+def test_a_short_stage_leaves_no_line(clock):
+    for stream in (io.StringIO(), Screen()):
+        step = TerminalProgress(stream)
+        step("features", 0, 2)
+        clock[0] += 1.0
+        step("features", 2, 2)
+        assert "done" not in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[K")
+
+
 def test_a_log_hears_of_a_long_stage_now_and_then(clock):
     log = io.StringIO()
     step = TerminalProgress(log)
@@ -89,7 +100,7 @@ def test_a_rate_is_told_where_it_is_one_a_second_or_more(clock):
 def test_a_stage_of_nothing_or_one_is_fine(total):
     screen = Screen()
     TerminalProgress(screen)("check", total, total)
-    assert screen.getvalue().endswith("\n")
+    assert screen.getvalue().endswith("\x1b[K")
 
 
 def test_durations_are_read_at_a_glance():

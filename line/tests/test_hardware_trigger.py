@@ -19,7 +19,7 @@ from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import IndustrialCamera, NumberedFrame
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
-from flawscope_station.inspecting.worker import ModelError
+from flawscope_station.inspecting.job import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_PARTS_WAITING

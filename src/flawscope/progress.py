@@ -19,6 +19,7 @@ ProgressCallback = Callable[[str, int, int], None]
 
 LIVE_INTERVAL, LOG_INTERVAL = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
 MESSAGE_INTERVAL = 0.5  # seconds between two messages of a child process
+SHORT = 3.0  # seconds: a stage that took less leaves no line behind
 HEARTBEAT_INTERVAL = 1.0  # seconds without a call after which a terminal's line is rewritten
 JOBS_LOG_INTERVAL = 60.0  # seconds between two lines in a file, of jobs that run side by side
 CLEAR_LINE = "\r\x1b[K"  # back to the line's beginning, and clear it
@@ -82,8 +83,8 @@ def _write_remark(text: str, stream: TextIO | None) -> None:
 
 
 class TerminalProgress:
-    """Writes progress to stderr: on a terminal one line that is rewritten, elsewhere one line a stage, and
-    one every `LOG_INTERVAL` seconds of a long stage.
+    """Writes progress to stderr: on a terminal one line that is rewritten, elsewhere one line every
+    `LOG_INTERVAL` seconds; and one for each stage that is done and was not `SHORT`.
 
     Args:
         alive: on a terminal, rewrite the line every second, also between stages and before the first one,
@@ -115,7 +116,11 @@ class TerminalProgress:
             self.seconds_left = spent / done * (total - done) if done else 0.0  # from the first one on
             rate = _rate_text(done, spent)
             self.text = f"{stage}: {done:,} of {total:,}{rate}"
-            if finished:
+            if finished and spent < SHORT:
+                if self.is_terminal:
+                    _write_remark(CLEAR_LINE, self.stream)
+                self.stage, self.text = "", "working"
+            elif finished:
                 self._write(f"{stage}: done in {format_duration(spent)}{rate}", now, end=True)
                 self.stage, self.text = "", "working"
             else:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -331,7 +331,10 @@ def taken(product: int, version: int, **given: Any) -> NewInspection:
     usual = {"picture": "0" * 64, "suffix": ".png", "bytes": 1, "width": 4, "height": 4, "at": 0}
     usual |= {"name": "part.png", "source": "http", "score": 1.0, "p_value": 0.5, "severity": -1.0}
     usual |= {"score_threshold": 2.0, "anomalous": False, "near": False}
-    return NewInspection(**{"product_id": product, "version_id": version, **usual, **given})
+    columns = {one.name for one in fields(NewInspection)}
+    record = {"regions": [], **{name: given.pop(name) for name in [*given] if name not in columns}}
+    record |= {"findings": [one.to_dict() for one in record.get("findings", ())]}
+    return NewInspection(**{"product_id": product, "version_id": version, "record": record, **usual, **given})
 
 
 def taken_file(files: Files, product: int, version: int, data: bytes, at: int, **given: Any) -> NewInspection:
@@ -571,7 +574,7 @@ def recorded(station: Station, product: str = NAME) -> list[dict[str, Any]]:
 def held(station: Station) -> Iterator[None]:
     """The thread of the model does nothing meanwhile."""
     going, begun = threading.Event(), threading.Event()
-    station.inspector.run_between(lambda: (begun.set(), going.wait(60)))
+    station.inspector.judge.run_between(lambda: (begun.set(), going.wait(60)))
     assert begun.wait(60)
     try:
         yield

@@ -89,7 +89,7 @@ def test_what_cannot_be_in_time_is_refused_at_once(running, parts):
     with ThreadPoolExecutor(1) as pool, held(running.station):
         waiting = pool.submit(post, running, parts[0])
         until(lambda: inspector.backlog() == 1)
-        inspector._queue.add_time(number, 50.0)
+        inspector.judge._queue.add_time(number, 50.0)
         begun = time.monotonic()
         answer = post(running, parts[1], deadline=30_000)
         assert (answer.status_code, answer.json()["code"]) == (504, "late")
@@ -132,7 +132,7 @@ def test_a_flood_leaves_room_and_turns(open_station, settings, parts):
             assert {one.result().status_code for one in flood if one.done()} == {503}
             other = pool.submit(post, running, parts[0], "other")
             until(lambda: inspector.backlog(running.station.products["other"]) == 1)
-            until(lambda: len(inspector._queue) == 13)
+            until(lambda: len(inspector.judge._queue) == 13)
         assert other.result().status_code == 201
         assert sum(one.result().status_code == 201 for one in flood) == 12
     (found,) = recorded(running, "other")

@@ -26,8 +26,8 @@ from sqlalchemy import select
 from flawscope.errors import InputError
 from flawscope_station.background import CLOCK
 from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.job import ModelError
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.worker import ModelError
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.settings.sources import FolderSourceSettings
 from flawscope_station.settings.station import Limits

@@ -87,7 +87,7 @@ def test_other_bytes_under_a_key_are_refused_unjudged(open_station, parts):
 
 def test_while_one_is_judged_others_are_refused(api, running, parts):
     go = threading.Event()
-    running.station.inspector.run_between(lambda: go.wait(60))
+    running.station.inspector.judge.run_between(lambda: go.wait(60))
     with ThreadPoolExecutor() as pool:
         first = pool.submit(post, api, parts[0], key="k")
         form = pool.submit(post, api, parts[0], parts[1], key="f", form=True)

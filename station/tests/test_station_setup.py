@@ -27,8 +27,10 @@ import flawscope
 from brackets import drawn as drawn_tray
 from flawscope.artefact import model_file
 from flawscope.artefact.state_file import checkpoint_path
+from flawscope.calibration.tried import TRIED, Choice, Trial
 from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.fitting.proposals import Recipe, propose_views
 from flawscope.machine import usable_cores
 from flawscope.pictures.decoding import decode
 from flawscope.synthesis.demo import dataset
@@ -38,9 +40,10 @@ from flawscope_station.learning.process import Worker
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import draft, drafts
-from flawscope_station.setup.job import run_job
+from flawscope_station.setup.job import run_job, search_facts
 from flawscope_station.store.backup import backup, restore
 from flawscope_station.web.app import SHUTDOWN_SECONDS
+from flawscope_station.web.templates import PAGES
 from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
 from station_helpers import Running, Served, free_port, opened, until
 
@@ -189,6 +192,37 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
             assert back.post(NEW, json={"name": "plate"}).json()["pictures"] == 0  # to teach it anew
     finally:
         again.close()
+
+
+def test_how_pictures_are_seen_is_found_out_and_told(empty, http, good):
+    """Learning again goes on with what was tried; only PatchCore is searched for."""
+    begin(http)
+    for path in good:
+        send(http, path.name, path.read_bytes())
+    for _ in range(2):
+        found = learnt(http, auto=10)
+        assert found["auto"] == 10
+        search = found["result"]["search"]
+        assert search["chosen"] == [{"key": "given", "value": ""}]
+        assert search["ended"]
+        assert [one["found"][1] for one in search["trials"]] == [24]
+    assert "How the pictures are seen" in http.get(f"{NEW}/plate/report").text
+    until(lambda: http.get(f"{NEW}/plate").json()["result"]["curve"] is not None)
+    refused = http.post(f"{NEW}/plate/learn", json={"auto": 10, "method": "efficientad"})
+    assert (refused.status_code, "patchcore" in refused.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_every_way_of_seeing_pictures_has_words(language):
+    recipes = [Recipe(), *(Recipe({"align": kind}) for kind in ("shift", "turn", "full"))]
+    recipes += propose_views(Recipe({"align": "turn", "several": True}), 500, judged_by_given=True)
+    recipes += propose_views(Recipe(), 2000, judged_by_given=True)
+    trials = tuple(Trial(one.flags, 1, 0.5) for one in recipes)
+    told = search_facts({TRIED: Choice("--align turn --min-defect 31px", "it gains", trials).to_dict()})
+    assert told["options"] == {"align": "turn", "min_defect": "31px"}
+    texts = PAGES.texts[language].flat
+    for one in (told["chosen"], *(trial["seen"] for trial in told["trials"])):
+        assert {f"new.seen_{how['key']}" for how in one} <= texts.keys()
 
 
 def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: str) -> None:

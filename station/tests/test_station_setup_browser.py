@@ -89,6 +89,9 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner, forty):
     beginner.wait(lambda: shown(beginner, "#stop"))
     beginner.wait(lambda: shown(beginner, "#result"), 600)
     assert "about 4.9 defective" in beginner.text("#promise")
+    assert beginner.text("#search-said").startswith("Chosen: ")
+    beginner.click("#search-more summary")
+    assert len(beginner.all("#search-table tr")) >= 1
     beginner.wait(lambda: "…" not in beginner.text("#curve"), 600)
     assert beginner.text("#curve").startswith("Learnt from fewer")
     assert len(beginner.all("#rates li")) == 3
@@ -149,6 +152,39 @@ def test_what_is_wrong_is_said_left_out_and_undone(beginner, forty, tmp_path):
     beginner.wait(lambda: beginner.driver.current_url.endswith("/-/new"))
     assert beginner.http.get("/api/v1/new").json() == {"products": []}
     assert all("broken.png" in one for one in beginner.complaints())  # which the browser notes, too
+
+
+def test_how_pictures_are_seen_is_found_out_unless_somebody_says_so(beginner):
+    """In ten minutes; other methods are not searched for."""
+    begin(beginner)
+    chosen = "return station.options.chosen().auto"
+    assert beginner.js(chosen) == 10
+    choose(beginner, "#auto-minutes", "3")
+    assert beginner.js(chosen) == 3
+    beginner.click("#auto")
+    assert beginner.js(chosen) is None
+    assert not shown(beginner, "#auto-minutes")
+    beginner.click("#auto")
+    beginner.js("document.querySelector('#methods').closest('details').open = true")
+    beginner.click("#methods [value=efficientad]")
+    assert beginner.js(chosen) is None
+    assert not shown(beginner, "#auto-part")
+    assert shown(beginner, "#minutes")
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+
+
+def test_parts_that_lie_turned_are_told_and_chosen_by_a_click(beginner, tmp_path):
+    for k in range(9):
+        ground = Image.new("RGB", (96, 96), (30, 30, 30 + k))
+        bar = Image.new("RGB", (44, 20), (190, 180, 170 - 3 * k)).rotate(40 * k, expand=True)
+        ground.paste(bar, (20, 20), Image.new("L", (44, 20), 255).rotate(40 * k, expand=True))
+        ground.save(tmp_path / f"{k}.png")
+    begin(beginner)
+    drag(beginner, "#drop", *sorted(tmp_path.glob("*.png")))
+    beginner.wait(lambda: "do not always lie alike" in beginner.text("#findings"))
+    next(one for one in beginner.all("#findings button") if "angles" in one.text).click()
+    assert beginner.js("return station.options.chosen().align") == "turn"
+    assert beginner.unfit(PHONE, WIDE) == []
 
 
 def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):

@@ -33,7 +33,7 @@ from flawscope_station.background import (
     stop_all,
 )
 from flawscope_station.drift.drift import Drift
-from flawscope_station.inspecting import worker as worker_module
+from flawscope_station.inspecting import admission
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.learning.activation import Learning
 from flawscope_station.problems import Problems
@@ -391,7 +391,7 @@ def _set(
 
 def _failure_of_a_report(station: Station, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_session(station), "run", failing(RuntimeError("out of memory")))
-    patch.setattr(station.inspector, "report_error", failing(BrokenPipeError(32, "Broken pipe")))
+    patch.setattr(station.judge, "report_error", failing(BrokenPipeError(32, "Broken pipe")))
 
 
 def _folder_gone(station: Station, patch: pytest.MonkeyPatch) -> None:
@@ -416,8 +416,8 @@ def folder(station: Station) -> Any:
     return station.sources[NAME][0]
 
 
-def inspector(station: Station) -> Any:
-    return station.inspector
+def judge(station: Station) -> Any:
+    return station.judge
 
 
 def recorder(station: Station) -> Any:
@@ -435,9 +435,9 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "the model's library panics": (_set(_session, "run", PANIC), "model_failed"),
     "the model returns nonsense": (_set(_session, "run", lambda images: None), "model_failed"),
     "the model fails, and telling it, too": (_failure_of_a_report, "not_inspecting"),
-    "the inspector's turn panics": (_set(inspector, "_next_job", PANIC), "not_inspecting"),
-    "the inspector ends": (_set(inspector, "_judge_next", EXIT), "not_inspecting"),
-    "judging has a bug": (_set(inspector, "_judge", BUG), "model_failed"),
+    "the judge's turn panics": (_set(judge, "_next_job", PANIC), "not_inspecting"),
+    "the judge ends": (_set(judge, "_judge_next", EXIT), "not_inspecting"),
+    "judging has a bug": (_set(judge, "_judge", BUG), "model_failed"),
     "the data base refuses records": (_set(lambda one: one.store, "record", AWAY), ""),
     "recording has a bug": (_set(lambda one: one.store, "record", BUG), "not_inspecting"),
     "recording panics": (_set(lambda one: one.store, "record", PANIC), "not_inspecting"),
@@ -459,7 +459,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _set(lambda one: one.inspector._pool, "submit", RuntimeError("can't start new thread")),
         "not_inspecting",
     ),
-    "checking pictures has a bug": (_set(lambda one: worker_module, "check_picture", BUG), "not_inspecting"),
+    "checking pictures has a bug": (_set(lambda one: admission, "check_picture", BUG), "not_inspecting"),
     "the data base is away": (_set(lambda one: one.database, "reading", AWAY), "store_unreachable"),
     "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
     "the folder's round has a bug": (_set(folder, "_scan", BUG), "folder_waits"),

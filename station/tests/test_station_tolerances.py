@@ -141,7 +141,7 @@ def test_a_defect_that_is_tolerated_fails_a_challenge():
     challenge.settings.return_value, challenge._hashed = settings, {1: (settings, "")}
     tolerated = taken(1, 1, anomalous=True, tolerated=True)
     assert Challenge._outcome(challenge, part, tolerated, 1.0) == FAILED
-    in_force = challenge.renderer.inspector.tolerances.in_force
+    in_force = challenge.renderer.inspector.judge.tolerances.in_force
     in_force.side_effect = [None, {"sha256": "a"}, {"sha256": "b"}]
     hashes = {Challenge._state_hash(challenge, 1, State({"d-1": part})) for _ in range(3)}
     assert len(hashes) == 3, "other rules want a new challenge"

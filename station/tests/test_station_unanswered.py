@@ -21,8 +21,8 @@ import pytest
 from openpyxl import load_workbook
 from sqlalchemy import text
 
+from flawscope_station.inspecting.job import LateError
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.worker import LateError
 from flawscope_station.inspecting.writer import Answer
 from flawscope_station.settings.sinks import SinkSettings
 from flawscope_station.settings.station import ProductSettings
@@ -192,7 +192,7 @@ def test_a_part_that_is_judged_after_its_deadline_is_late(open_station, model_fi
     running = open_station(products={"plate": ProductSettings(str(model_file))})
     with Gate(running.station, monkeypatch):
         given = {"part": "4711", "deadline": 8_000}
-        monkeypatch.setattr(running.station.inspector, "_is_in_time", lambda job: True)
+        monkeypatch.setattr(running.station.judge, "_is_in_time", lambda job: True)
         answer = httpx.post(f"{running.url}{API}/inspections", params=given, content=parts[0], timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (504, "late")
     until(lambda: [one["unanswered"] for one in everything(running.url)] == [LATE])

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
-from flawscope_station.inspecting import worker as worker_module
 from flawscope_station.inspecting.capacity import BusyError, Turns
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.live import EventBroadcaster
@@ -49,12 +49,12 @@ def ask(station: Station, work: Callable[[httpx.AsyncClient], Any]) -> Any:
 
 def test_pictures_that_wait_go_before_what_is_drawn(station, parts):
     inspector, done = station.inspector, list[str]()
-    add = inspector.recorder.add
-    inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
+    add = inspector.judge.recorder.add
+    inspector.judge.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
     with held(station):
-        drawn = [inspector.run_between(lambda: done.append("drawn")) for _ in range(3)]
+        drawn = [inspector.judge.run_between(lambda: done.append("drawn")) for _ in range(3)]
         answers = inspector.submit([picture(station, data) for data in parts[:3]])
-        until(lambda: len(inspector._queue) == 3)
+        until(lambda: len(inspector.judge._queue) == 3)
     for future in (*drawn, *answers):
         future.result(60)
     assert done == ["judged"] * 3 + ["drawn"] * 3
@@ -62,17 +62,17 @@ def test_pictures_that_wait_go_before_what_is_drawn(station, parts):
 
 def test_a_new_picture_waits_for_one_that_is_drawn_at_most(station, parts):
     inspector, done = station.inspector, list[str]()
-    add = inspector.recorder.add
-    inspector.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
+    add = inspector.judge.recorder.add
+    inspector.judge.recorder.add = lambda judged: (done.append("judged"), add(judged))[1]
 
     def draw() -> None:
         answers.extend(inspector.submit([picture(station, parts[len(answers)])]))
-        until(lambda: len(inspector._queue) == 1)
+        until(lambda: len(inspector.judge._queue) == 1)
         done.append("drawn")
 
     answers: list[Any] = []
     with held(station):
-        drawn = [inspector.run_between(draw) for _ in range(3)]
+        drawn = [inspector.judge.run_between(draw) for _ in range(3)]
     for future in drawn:
         future.result(60)
     for answer in answers:
@@ -90,9 +90,9 @@ def test_too_many_are_refused_at_once_and_one_that_waited_in_vain_is_no_fault(
     address = f"/{INSPECTIONS}/{number}/{what}"
     with held(station):
         late = ask(station, lambda client: client.get(address))
-        assert not station.inspector._model_calls, "nobody waits for it any more"
-        for _ in range(worker_module.MAX_MODEL_CALLS):
-            station.inspector.run_between(int)
+        assert not station.inspector.judge._model_calls, "nobody waits for it any more"
+        for _ in range(judge.MAX_MODEL_CALLS):
+            station.inspector.judge.run_between(int)
         monkeypatch.setattr(renderings_module, "REDRAW_TIMEOUT", 60.0)
         refused = ask(station, lambda client: client.get(address))
     for answer in (late, refused):
@@ -110,7 +110,7 @@ def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(station, p
             target=station.renderer.overlay, args=(station.products[NAME], number, 320), daemon=True
         )
         thread.start()
-        until(lambda: station.inspector._model_calls)
+        until(lambda: station.inspector.judge._model_calls)
         assert station.inspector.memory.used == 0
     thread.join(60)
     assert not thread.is_alive()
@@ -179,7 +179,7 @@ def test_a_turn_waits_until_pictures_are_answered(station, parts):
     inspector = station.inspector
     with held(station), ExitStack() as stack:
         inspector.submit([picture(station, parts[0])])
-        until(lambda: len(inspector._queue) == 1)
+        until(lambda: len(inspector.judge._queue) == 1)
         waited = list[float]()
         station.records.turns.wait_idle = lambda seconds: waited.append(inspector.backlog())
         stack.enter_context(station.records.turns.take())

@@ -66,7 +66,8 @@ def test_a_choice_is_stored_and_told():
     facts = json.loads(json.dumps({TRIED: choice.to_dict()}))
     assert Choice.from_facts(facts) == choice
     lines = tried_lines(facts)
-    assert lines[-1] == "chosen: --align turn, since it gains"
+    assert lines[-2] == "chosen: --align turn, since it gains"
+    assert "--resume" in lines[-1]
     assert any("0 of 10" in line and "+0.100 (+0.050 to +0.200)" in line for line in lines)
     assert any("no time" in line for line in lines)
     assert all(len(line) <= 110 for line in lines)

@@ -106,6 +106,30 @@ def test_nothing_is_tried_without_time(scripted):
     assert [one.note for one in choice.trials] == ["no time"]
 
 
+def test_a_search_goes_on_with_what_had_no_time(scripted):
+    """What was tried stays, and is not tried again; what had no time is tried now."""
+    slow = "--align none --preset accurate"
+    scripted.reaches[slow] = KeyboardInterrupt()
+    first, _ = fit_auto(scripted.good, align="none")
+    assert [one.flags for one in first.trials] == ["", "--size 256+768"]
+    scripted.calls.clear()
+    del scripted.reaches[slow]
+    again, _ = fit_auto(scripted.good, align="none", earlier=first)
+    whole, _ = fit_auto(scripted.good, align="none")
+    assert {"align": "none", "size": "256+768"} not in [own for _, own in scripted.calls[:3]]
+    assert [(one.flags, one.gain) for one in again.trials] == [(one.flags, one.gain) for one in whole.trials]
+    assert again.seconds >= first.seconds
+
+
+def test_a_search_with_other_pictures_or_options_begins_anew(scripted):
+    first, _ = fit_auto(scripted.good[:12], align="none", size="64")
+    for good, size in ((scripted.good[:12], "96"), (scripted.good[1:13], "64")):
+        said = []
+        again, _ = fit_auto(good, align="none", size=size, earlier=first, say=said.append)
+        assert "tried anew" in said[0]
+        assert again.digest != first.digest
+
+
 def test_what_was_given_stays(scripted):
     for align in ("shift", "none"):
         scripted.calls.clear()

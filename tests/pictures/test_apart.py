@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from flawscope.pictures.apart import GROUP_GAP, MIN_PICTURES, groups_apart, groups_of_other_look
+from flawscope.pictures.apart import (
+    GROUP_GAP,
+    MIN_PICTURES,
+    SINGLE_GAP,
+    groups_apart,
+    groups_of_other_look,
+)
 
 
 def cells(count, seed=0, cells=16, width=12):
@@ -23,14 +29,18 @@ def odd(count, seed, share=0.5):
     return found
 
 
+def groups(cells, units=None):
+    return groups_apart(cells, range(len(cells)) if units is None else units)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_a_group_of_one_kind_is_found_although_its_members_explain_each_other(count):
     good, bad = cells(24), odd(count, seed=5)
-    assert groups_apart(np.concatenate([good, bad])) == [[24 + k for k in range(count)]]
+    assert groups(np.concatenate([good, bad])) == [[24 + k for k in range(count)]]
 
 
 def test_groups_of_two_kinds_do_not_hide_each_other():
-    found = groups_apart(np.concatenate([odd(2, 5), cells(30), odd(2, 7), odd(1, 11)]))
+    found = groups(np.concatenate([odd(2, 5), cells(30), odd(2, 7), odd(1, 11)]))
     assert sorted(found) == [[0, 1], [32, 33], [34]]
 
 
@@ -39,15 +49,15 @@ def test_good_pictures_lie_together(seed):
     rng = np.random.default_rng(seed)
     made = cells(24, seed + 100)
     order = rng.permuted(np.tile(np.arange(16), (24, 1)), axis=1)  # parts turned: cells change places
-    assert groups_apart(np.take_along_axis(made, order[..., None], axis=1)) == []
+    assert groups(np.take_along_axis(made, order[..., None], axis=1)) == []
 
 
 def test_a_variant_that_is_common_is_no_group_apart():
-    assert groups_apart(np.concatenate([cells(24), odd(8, 5)])) == []
+    assert groups(np.concatenate([cells(24), odd(8, 5)])) == []
 
 
 def test_few_pictures_say_nothing():
-    assert groups_apart(np.concatenate([cells(MIN_PICTURES - 3), odd(2, 5)])) == []
+    assert groups(np.concatenate([cells(MIN_PICTURES - 3), odd(2, 5)])) == []
 
 
 def test_a_gap_that_is_narrow_is_none():
@@ -59,13 +69,38 @@ def test_a_gap_that_is_narrow_is_none():
     for factor, found in ((GROUP_GAP * 1.1, [[24, 25]]), (GROUP_GAP * 0.9, [])):
         pair = circle[0] * (1 + factor / np.linalg.norm(circle[0]))
         points = np.concatenate([circle, [pair, pair]]).astype(np.float32)
-        assert groups_apart(points[:, None]) == found, factor
+        assert groups(points[:, None]) == found, factor
+
+
+@pytest.mark.parametrize("units", [[30, 30, 30], [30, 31, 32], [30, 30, 31]])
+def test_pictures_of_few_parts_tell_and_misfires_that_seem_one_part_do_not_hide(units):
+    parts = [k // 2 for k in range(24)]  # each seen twice
+    rng = np.random.default_rng(3)
+    good = np.repeat(cells(12), 2, axis=0)
+    good += 0.02 * rng.normal(size=good.shape).astype(np.float32)
+    assert groups(np.concatenate([good, odd(3, 5)]), [*parts, *units]) == [[24, 25, 26]]
+    assert groups(good, parts) == []
+
+
+def test_a_part_seen_twice_is_as_odd_as_one_seen_once():
+    """Its gap is that of a single picture: between those of a group and of one."""
+    alike = np.pad(np.eye(24), ((0, 0), (0, 1)))  # sqrt(2) from each other
+    middle = (GROUP_GAP + SINGLE_GAP) / 2
+    twice = [[*np.full(24, 1 / 24), np.sqrt(2 * middle**2 - 23 / 24)]] * 2
+    points = np.concatenate([alike, twice]).astype(np.float32)[:, None]
+    assert groups(points) == [[24, 25]]
+    assert groups(points, [*range(25), 24]) == []
 
 
 def test_pictures_of_another_light_are_a_group():
     rng = np.random.default_rng(0)
     good = [tuple(rng.normal(0.5, 0.01, 6)) for _ in range(24)]
     dark = [tuple(rng.normal(0.1, 0.005, 6)) for _ in range(3)]
-    assert groups_of_other_look([*good, (), *dark]) == [[25, 26, 27]]
-    assert groups_of_other_look([*good, dark[0]]) == []  # one is what `predict` would name
-    assert groups_of_other_look(good) == []
+
+    def groups(looks, units=None):
+        return groups_of_other_look(looks, range(len(looks)) if units is None else units)
+
+    assert groups([*good, (), *dark]) == [[25, 26, 27]]
+    assert groups([*good, (), *dark], [*range(25), 25, 25, 25]) == [[25, 26, 27]]
+    assert groups([*good, dark[0]]) == []  # one is what `predict` would name
+    assert groups(good) == []

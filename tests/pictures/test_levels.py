@@ -185,4 +185,7 @@ def test_own_levels_are_those_of_most_pixels():
     assert own_levels(values).white < 4096
     assert to_eight_bits(values).mean() == pytest.approx(to_eight_bits(twelve()).mean(), abs=1)
     assert own_levels(np.zeros((4, 4, 1), np.uint16)).white > 0
+    for value in (1000, 65535):  # one value alone is no range that could be stretched
+        assert own_levels(np.full((4, 4, 1), value, np.uint16)) == Levels(0, value)
+    assert own_levels(np.array([[[1000.0], [1002.0]]], np.float32)) == Levels(1000, 1002)
     assert from_numpy(values, "a").dtype == np.uint16

@@ -38,6 +38,16 @@ def test_missed_defects_call_for_other_settings_once():
     assert steps(defects=30, missed=2) == []  # fewer than a tenth
 
 
+def test_a_picture_that_alone_sets_the_threshold_comes_before_other_settings():
+    (one,) = advice(Facts(defects=30, missed=20, sole="a.png", hidden=15))
+    assert (
+        one.line()
+        == "20 of 30 defects are missed, 15 for one picture: look whether a.png is good, else "
+        + ("fit without it")
+    )
+    assert steps(defects=30, missed=20, sole="a.png", hidden=5)[0].startswith("fit --auto")
+
+
 def test_more_good_pictures_where_the_rate_cannot_be_promised():
     (one,) = advice(Facts(rate=0.05, missing=12))
     assert one.line() == "at most 5.0% of false alarms cannot be promised yet: add 12 more good pictures"

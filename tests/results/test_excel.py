@@ -34,6 +34,9 @@ def test_predict_writes_a_workbook_and_csv_with_decimal_commas(run, onnx_path, d
     text = (tmp_path / "t.csv").read_text(encoding="utf-8-sig")
     assert text.startswith("path;score;p_value;")
     assert [float(row["score"]) for row in german(tmp_path / "t.csv")] == [one["score"] for one in found]
+    # it stays so for this file
+    assert run(*given, "--out", tmp_path / "t.csv")[0] == 0
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8-sig") == text
     # what reads tables reads both forms
     assert [row.score for row in read_table(tmp_path / "t.csv")] == [one["score"] for one in found]
     assert run(*given, "--out", tmp_path / "folder", "--decimal-comma")[0] == 0

@@ -8,9 +8,6 @@ from flawscope import lazy_names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest as Manifest
-    from flawscope.artefact.model_file import accept_questions as accept_questions
     from flawscope.artefact.state_file import checkpoint_path as checkpoint_path
 
-__getattr__ = lazy_names(
-    __name__, {"Manifest": "model_file", "accept_questions": "model_file", "checkpoint_path": "state_file"}
-)
+__getattr__ = lazy_names(__name__, {"Manifest": "model_file", "checkpoint_path": "state_file"})

@@ -430,12 +430,3 @@ def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
     padded = packed < 0
     images = np.where(padded, -1 - packed, packed).astype(np.float32) / np.float32(255)
     return np.where(padded, -1 - images, images)
-
-
-def accept_questions(path: str | os.PathLike[str]) -> list[str]:
-    """Accepts the open questions of a model file, in it, and returns them. InputError: it is damaged."""
-    asked = list(read_manifest(path).questions)
-    if asked:
-        artefact = read(path)
-        write(replace(artefact, manifest=artefact.manifest.accepted()), path)
-    return asked

@@ -229,10 +229,7 @@ def describe_found(facts: Mapping[str, Any]) -> list[str]:
     total = None if stored is None else stored.describe_total()
     if total is None:
         return []
-    return [
-        f"simulated defects found: {total}, of all sizes, faint ones too; what share of real ones is found, "
-        "only labelled pictures tell"
-    ]
+    return [f"simulated defects found: {total}, faint ones too; real ones may be easier or harder to find"]
 
 
 def describe_detection(facts: Mapping[str, Any], calibration: Calibration) -> str | None:

@@ -16,6 +16,7 @@ RESAMPLES = 1000
 TAILS = (0.025, 0.975)
 # AUROC that must be gained: simulated defects are no real ones, and a smaller gain on them says little
 MIN_GAIN = 0.02
+NO_TIME = "no time"  # why a setting was not tried to the end
 GIVEN = -1  # carrier of a defect that lies on none of the good pictures
 
 
@@ -83,6 +84,11 @@ class Trial:
     note: str = ""
 
     @property
+    def was_ended(self) -> bool:
+        """Whether it need not be tried again: it was tried to the end, or cannot be."""
+        return self.note != NO_TIME
+
+    @property
     def has_gained(self) -> bool:
         return self.gain is not None and self.gain[0] >= MIN_GAIN
 
@@ -117,7 +123,8 @@ class Choice:
     """Settings that were tried before a fit, and those that were chosen.
 
     flags: of the settings that were chosen; empty: those given. reason: why.
-    given, simulated: defective pictures that were judged. seconds: of the search.
+    given, simulated: defective pictures that were judged. seconds: of the search, and of those that it went
+        on with. digest: of the pictures and options; empty: nothing was tried.
     """
 
     flags: str
@@ -126,6 +133,12 @@ class Choice:
     given: int = 0
     simulated: int = 0
     seconds: float = 0.0
+    digest: str = ""
+
+    @property
+    def has_tried(self) -> bool:
+        """Whether other settings than those given were tried."""
+        return any(one.flags for one in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,21 +152,28 @@ class Choice:
                 Trial(**{field.name: _tuples(one[field.name]) for field in fields(Trial)})
                 for one in stored["trials"]
             )
-            return cls(**{**{field.name: stored[field.name] for field in fields(cls)}, "trials": trials})
+            own = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+            return cls(**{**own, "trials": trials})
         except (KeyError, TypeError):
             return None
 
     def lines(self) -> list[str]:
         """Lines of a short table for a person, and why."""
-        rows = [HEADER, *(one.cells() for one in self._shown())]
+        rows = [HEADER, *(one.cells() for one in self.shown())]
         widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
         table = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return [*(table if len(rows) > 1 else []), f"chosen: {self.flags or 'as given'}, since {self.reason}"]
+        lines = [
+            *(table if len(rows) > 1 else []),
+            f"chosen: {self.flags or 'as given'}, since {self.reason}",
+        ]
+        if any(not one.was_ended for one in self.shown()):
+            lines.append("the same call with --resume goes on with what there was no time for")
+        return lines
 
-    def _shown(self) -> Sequence[Trial]:
+    def shown(self) -> Sequence[Trial]:
         """Returns the last trial of each setting: by its pictures nothing was chosen before."""
         last = {one.flags: one for one in self.trials}
         return sorted(last.values(), key=lambda one: (-one.stage, -(one.auroc or -1)))

@@ -234,7 +234,7 @@ def add_pictures(parser: Options) -> None:
         "--decimal-comma",
         action="store_true",
         help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
-        "--out FILE.xlsx needs none",
+        "stays so for this --out; FILE.xlsx needs none",
     )
     parser.add_argument(
         "--maps",
@@ -252,7 +252,14 @@ def is_table(out: str) -> bool:
 
 def check_output(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
-    pictures are refused where none are written."""
+    pictures are refused where none are written. A table is written as the one before it, with decimal commas
+    or without."""
+    if args.out and not args.out.lower().endswith(".xlsx"):
+        from flawscope.results.run import TABLE_NAME
+        from flawscope.results.table import has_decimal_commas
+
+        before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
+        args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
     if args.out and not is_table(args.out):
         from flawscope.results.run import refuse_foreign
 

@@ -209,12 +209,11 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     low, high = alarms["interval"]
     told = "no promise"
     if alarms["expected"] is not None:
-        from_to = "{:.1%} to {:.1%}".format(*alarms["expected_interval"])
         kept = "broken, see below" if alarms["broken"] else "kept"
-        told = f"promised {alarms['expected']:.1%}, of this one model {from_to}: {kept}"
+        told = f"promised {alarms['expected']:.1%}: {kept}"
     yield (
-        f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
-        f"(95 %: {low:.1%} to {high:.1%}); {told}"
+        f"false alarms: {round(alarms['measured'] * alarms['images'])} of "
+        f"{pluralize(alarms['images'], 'good picture')} (95 %: {low:.0%} to {high:.0%} of such); {told}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 
 add_arguments = fit_options.add_arguments
+# Lines on time and memory that need no thought: of seconds, and of memory that suffices
+DETAIL = re.compile(r"time: \D*[\d.]+ s for|memory: (?!.*may not fit)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,10 +51,15 @@ def run(args: argparse.Namespace) -> int:
         return fit_several.run(args)
     out = files.check_writable(args.out, ".safetensors")
     say = common.say_unless_quiet(args)
+
+    def tell(line: str) -> None:
+        if args.verbose or not DETAIL.match(line):
+            say(line)
+
     if args.cluster is None:
-        predictor = fit_one.fit_and_save(args, say, common.progress_for(args))
+        predictor = fit_one.fit_and_save(args, tell, common.progress_for(args))
     else:
-        predictor = fit_several.fit_in_task(args, say)
+        predictor = fit_several.fit_in_task(args, tell)
     out = questions.written(out, args.update)
     for line in summary(predictor, args.verbose):
         say(line)
@@ -85,8 +93,10 @@ def summary(predictor: Predictor, verbose: bool = False) -> list[str]:
 
     manifest = predictor.manifest
     promise = promise_of(manifest)
-    short = not verbose and not promise.by_part
-    lines = [manifest.calibration.brief() if short else promise.text, *describe_found(manifest.facts)]
+    calibration, short = manifest.calibration, not verbose and not promise.by_part
+    # what the rate lacks stands among the next steps
+    brief = calibration.describe_rate() if calibration.promised else calibration.brief()
+    lines = [brief if short else promise.text, *describe_found(manifest.facts)]
     if predictor.suspects:
         dropped = "left out" if any(p.role == "dropped" for p in manifest.pictures) else "kept"
         lines.append(

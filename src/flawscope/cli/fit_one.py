@@ -19,6 +19,7 @@ from flawscope.methods.conflicts import ConflictError
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.calibration.parts import PartPattern
+    from flawscope.calibration.tried import Choice
     from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
@@ -113,6 +114,7 @@ def fit_model(
     step: ProgressCallback,
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
+    from flawscope.calibration.tried import Choice
     from flawscope.datasets import open_dataset
 
     group = args.group or args.part
@@ -134,9 +136,9 @@ def fit_model(
     reads_all = args.channels is not None or (old and old.manifest.preprocess.channels) is not None
     for line in training_remarks(dataset, group, reads_all):
         say(line)
-    if old is None and not (args.align or args.channels or args.auto):
-        for line in advise.before_fit(dataset):
-            say(line)
+    advised = [] if old is not None or args.align or args.channels else advise.before_fit(dataset)
+    for line in () if args.auto else advised:
+        say(line)
     how = {
         "group": args.group,
         "drop_suspects": args.drop_suspects,
@@ -151,10 +153,15 @@ def fit_model(
     if old is not None:
         return _extend(args, old, dataset, how)
     try:
-        return _fit_new(args, call, dataset, how)
+        predictor = _fit_new(args, call, dataset, how)
     except ConflictError as error:
         text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
         raise InputError(text) from None
+    choice = Choice.from_facts(predictor.manifest.facts)
+    if choice is not None and not choice.has_tried:  # else it was tried
+        for line in advised:
+            say(f"next: {line}")
+    return predictor
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
@@ -211,8 +218,17 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
             raise InputError("--auto has minutes of its own: leave out --minutes")
         if args.align is None:  # "none" is an answer
             del given["align"]
-        return auto.fit_auto(dataset, device=args.device, **{**given, "minutes": args.auto})
+        given |= {"minutes": args.auto, "resume": False, "device": args.device}
+        return auto.fit_auto(dataset, earlier=_earlier_search(args) if args.resume else None, **given)
     return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
+
+
+def _earlier_search(args: argparse.Namespace) -> Choice | None:
+    """Returns what was tried for the model that is at `--out`; None: there is none."""
+    from flawscope.calibration.tried import Choice
+    from flawscope.predictor import read_manifest
+
+    return Choice.from_facts(read_manifest(args.out).facts) if os.path.isfile(args.out) else None
 
 
 def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:

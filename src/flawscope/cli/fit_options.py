@@ -183,7 +183,11 @@ def _add_method(group: common.Options) -> set[str]:
     length.add_argument(
         "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
     )
-    group.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run that was stopped left off; --auto: with what had no time",
+    )
     group.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
     group.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
     flags = _method_flags()
@@ -207,7 +211,9 @@ def _add_running(group: common.Options) -> None:
     common.add_device(group)
     common.add_cluster(group)
     common.add_quiet(group)
-    group.add_argument("--verbose", action="store_true", help="also what the promise comes from")
+    group.add_argument(
+        "--verbose", action="store_true", help="also time, memory, and what the promise comes from"
+    )
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:

@@ -371,7 +371,7 @@ def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: 
     """Line with the number of anomalous pictures, and the promised rate. tolerances: some are applied."""
     within = f", {totals.tolerated} within tolerance" if tolerances else ""
     pictures = pluralize(totals.count, "picture")
-    return f"{totals.anomalous} of {pictures} anomalous{within}; {calibration.brief()}"
+    return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}"
 
 
 def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:

@@ -90,7 +90,7 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
         asked = {one.facts.get(ASKED_CALL) for one in _manifests(file).values() if one.questions}
         if asked != {call}:
             continue
-        accept_questions(load(file, device="cpu")).save(path)
+        accept_questions(load(file, device="cpu"))[0].save(path)
         if file != Path(path):
             file.unlink()
         common.say(f"accepted: {path}, as it was computed before")

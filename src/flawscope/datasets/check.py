@@ -170,8 +170,8 @@ def check(
     # reduced to the default size
     if found := reduction_remark([(height, width) for width, height in sizes]):
         findings.append(Finding("note", "reduced", ".", *found))
-    truth = GroundTruth(dataset.root)
-    findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
+    if truth := dataset.truth:
+        findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
     for look in (_masks_missing, _other_files, _too_few_pictures):
         findings += look(dataset)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
@@ -403,7 +403,7 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         message = f"marks something in {join_names(names)}, and there is no such picture"
         remedy = "name pictures as the file does, or remove the file"
         yield Finding("warning", "label-stray", dataset.relative(path), message, remedy)
-    for item, mask in marked_good(dataset, truth):
+    for item, mask in marked_good(dataset):
         message = f"counts as good, but {dataset.relative(mask)} marks something in it"
         remedy = "move the picture, or remove the mark"
         yield Finding("warning", "good-marked", dataset.relative(item.path), message, remedy)

@@ -8,11 +8,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from flawscope.datasets.masks import Mask
+from flawscope.datasets.masks import GroundTruth, Mask
 from flawscope.errors import InputError
 from flawscope.pictures.listing import known_formats, natural_key
 from flawscope.pictures.units import PartKey, compile_group, group_numbers, name_parts
@@ -64,6 +65,11 @@ class Dataset:
         """Kinds in the test set: good ones first, then in natural order."""
         kinds = {item.kind: item.anomalous for item in self.test}
         return tuple(sorted(kinds, key=lambda kind: (kinds[kind], natural_key(kind))))
+
+    @cached_property
+    def truth(self) -> GroundTruth | None:
+        """Finds the marks below its folder, once; None: it was made by hand."""
+        return GroundTruth(self.root) if self.root.is_dir() else None
 
     @property
     def splits(self) -> dict[str, tuple[Item, ...]]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
-from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
+from flawscope.datasets.masks import Mask, read_any_mask
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.files import TRANSPOSING, stored_turn
 from flawscope.pictures.listing import natural_key, pictures_in
@@ -20,12 +20,11 @@ from flawscope.pictures.mask_files import find_photographs, seem_masks
 from flawscope.pictures.masks import marks_most
 
 
-def marked_good(dataset: Dataset, truth: GroundTruth | None = None) -> Iterator[tuple[Item, Mask]]:
-    """Yields good pictures in which something is marked, and what marks it. What is unreadable marks nothing.
-    truth: of `dataset.root`, where it is known."""
-    if truth is None and not dataset.root.is_dir():  # made by hand
+def marked_good(dataset: Dataset) -> Iterator[tuple[Item, Mask]]:
+    """Yields good pictures in which something is marked, and what marks it. What is unreadable marks
+    nothing."""
+    if (truth := dataset.truth) is None:
         return
-    truth = truth or GroundTruth(dataset.root)
     for item in (item for items in dataset.splits.values() for item in items if not item.anomalous):
         with suppress(InputError, OSError, MemoryError):
             for mask in truth.find(item.path):
@@ -76,17 +75,15 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 def good_remarks(dataset: Dataset) -> Iterator[str]:
     """Yields remarks on label files, on pictures that take no part or seem to be masks, and on good ones in
     which something is marked."""
-    truth = GroundTruth(dataset.root) if dataset.root.is_dir() else None  # made by hand
-    yield from picture_remarks(dataset, truth)
-    if marked := _marked_names(dataset, marked_good(dataset, truth)):
+    yield from picture_remarks(dataset)
+    if marked := _marked_names(dataset, marked_good(dataset)):
         yield f"counted as good, but something is marked: {marked}; move it, or remove the mark"
 
 
-def picture_remarks(dataset: Dataset, truth: GroundTruth | None = None) -> Iterator[str]:
+def picture_remarks(dataset: Dataset) -> Iterator[str]:
     """Yields remarks on label files that cannot be used, on pictures beside the folders of good and defective
     ones, and on such as seem masks."""
-    truth = truth or (GroundTruth(dataset.root) if dataset.root.is_dir() else None)
-    if truth:
+    if truth := dataset.truth:
         for path, reason in truth.labels.unreadable.items():
             yield f"{path} could not be read ({reason}), nothing in it counts: export it again"
         for source, reason in truth.labels.scale_doubts():
@@ -99,7 +96,7 @@ def picture_remarks(dataset: Dataset, truth: GroundTruth | None = None) -> Itera
         yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
     if photographs := [dataset.relative(path) for path in find_photographs(every)]:
         yield f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
-    if dataset.layout != "folder" or not dataset.root.is_dir():
+    if dataset.layout != "folder" or dataset.truth is None:
         return
     beside = [path for path in pictures_in(dataset.root) if path not in {*every}]
     if folders := Counter(dataset.relative(path.parent) for path in beside):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.tried import TRIED
+from flawscope.calibration.tried import Choice
 from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.pixel_sets import connected_parts, largest_sizes
 from flawscope.results.advice import Advice, Facts, advice
@@ -23,7 +23,8 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         if one.truth is not None and one.truth.any():
             factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
             marks.append(factor * float(largest_sizes(connected_parts(one.truth)[1])[0]))
-    how = manifest.preprocess
+    choice = Choice.from_facts(manifest.facts)
+    how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     return advice(
         Facts(
@@ -34,6 +35,19 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
             network=how.network_size if is_whole else None,
             defects=result.defects["images"],
             missed=len(missed),
-            tried=TRIED in manifest.facts,
+            tried=choice is not None and choice.has_tried,
+            sole=sole[0],
+            hidden=sum(one.prediction.score > sole[1] for one in missed),
         )
     )
+
+
+def _sole_picture(manifest: Manifest) -> tuple[str, float]:
+    """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
+    where there is none."""
+    calibration, digests = manifest.calibration, manifest.facts.get("calibration_pictures", [])
+    found = calibration.sole_threshold() if calibration.promised else None
+    if found is None or found[0] >= len(digests):
+        return "", math.inf
+    names = {picture.hash: picture.name for picture in manifest.pictures}
+    return names.get(digests[found[0]], ""), found[1]

@@ -9,6 +9,7 @@ them out, also those that chose among a few settings: `bench/auto.py --parts pro
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact, Picture
-from flawscope.calibration.tried import GIVEN, MIN_GAIN, TRIED, Choice, Scored, Trial
+from flawscope.calibration.tried import GIVEN, MIN_GAIN, NO_TIME, TRIED, Choice, Scored, Trial
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
@@ -48,6 +49,8 @@ RESERVE = 1.25  # times the time that a fit is expected to take
 LOOKED_AT = 24  # pictures that settings are proposed from
 # Options that say how large pictures are seen, and by what
 SEEN = ("size", "tile", "scale", "min_defect", "crop", "preset", "backbone", "layers", "count", "ratio")
+# Options of a fit that change nothing of what is tried
+WITHOUT_EFFECT = ("device", "samples", "check", "force", "drop_suspects")
 # Options of a fit that leave nothing to try, or for which pictures are not as they lie in the file
 NOT_TRIED = ("part", "view", "channels", "undistort", "resume", "minutes")
 
@@ -63,6 +66,7 @@ def fit_auto(
     minutes: float = 10.0,
     seen: SeenDefects = 0,
     names: Sequence[str] = (),
+    earlier: Choice | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
     **options: Any,
@@ -74,6 +78,8 @@ def fit_auto(
         minutes: for all, the fit that follows included. An interrupt ends the search, and keeps the best.
         seen: defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
             evaluation leaves them out.
+        earlier: a search to go on with: what it tried is not tried again, if pictures and options are the
+            same.
 
     Returns:
         As `fit`; its facts hold what was tried (`calibration.tried.Choice`).
@@ -90,7 +96,7 @@ def fit_auto(
         group = options.get("group") or options.get("part")
         seed = int(options.get("seed") or 0)
         images = open_dataset(images, options.get("category"), seed=seed, group=group)
-    search = _Search(images, seen, list(names), dict(options), until, say, step)
+    search = _Search(images, seen, list(names), dict(options), until, earlier, say, step)
     choice, recipe = search.run()
     for line in choice.lines():
         say(line)
@@ -124,10 +130,13 @@ class _Search:
         names: list[str],
         options: dict[str, Any],
         until: float,
+        earlier: Choice | None,
         say: Say,
         step: ProgressCallback,
     ):
         self.options, self.until, self.say, self.step = options, until, say, step
+        self.earlier, self.digest = earlier, ""
+        self.known = dict[tuple[str, int], Trial]()  # of the earlier search
         self.began = time.monotonic()
         self.seed = int(options.get("seed") or 0)
         self.sources = split_sources(images, options.get("category"))[0]
@@ -156,7 +165,10 @@ class _Search:
         simulated = sum(int((one.carriers != GIVEN).sum()) for (f, _), one in self.scored.items() if not f)
         took = round(time.monotonic() - self.began, 1)
         trials = tuple(self.trials)
-        return Choice(found.flags, reason, trials, len(self.given_sources), simulated, took), found
+        if self.known and self.earlier is not None:
+            took += self.earlier.seconds
+        given = len(self.given_sources)
+        return Choice(found.flags, reason, trials, given, simulated, took, self.digest), found
 
     def _why_nothing(self) -> str | None:
         """Why nothing can be tried; None: something can."""
@@ -176,7 +188,24 @@ class _Search:
         if not self.given and not self.can_simulate:
             of = "deep pictures" if is_deep else "a region"
             return f"defects are not simulated in {of}: give some (--seen)"
+        self._take_up([one.thumbnail.tobytes() for one in looks if one is not None])
         return None
+
+    def _take_up(self, thumbnails: Sequence[bytes]) -> None:
+        """Takes from the earlier search what it tried to the end, if it was of the same."""
+        options = {name: value for name, value in self.options.items() if name not in WITHOUT_EFFECT}
+        digest = hashlib.sha256(repr((sorted(options.items()), sorted(self.given))).encode())
+        for one in thumbnails:
+            digest.update(one)
+        self.digest = digest.hexdigest()[:16]
+        if self.earlier is None:
+            return
+        if self.earlier.digest != self.digest:
+            self.say("pictures or options are others than before: all settings are tried anew")
+            return
+        tried = [one for one in self.earlier.trials if one.flags and one.was_ended]
+        self.known = {(one.flags, one.stage): one for one in tried}
+        self.say(f"{pluralize(len({one.flags for one in tried}), 'setting')} were tried before")
 
     def load(self, number: int) -> NDArray[np.uint8]:
         return to_eight_bits(decode(self.sources[number]))
@@ -252,11 +281,14 @@ class _Search:
         return all(self.options.get(one) in (None, False, "default") for one in names)
 
     def _attempt(self, recipe: Recipe, stage: Stage, number: int) -> Scored | None:
-        """Tries a recipe in a stage, and notes what it got; None: it could not be tried to the end."""
+        """Tries a recipe in a stage, and notes what it got; None: it was tried before, or not to the end."""
         flags = recipe.flags
         if (flags, number) in self.scored:
             return self.scored[flags, number]
         self.recipes[flags] = recipe
+        if (trial := self.known.get((flags, number))) is not None:
+            self.trials.append(trial)
+            return None
         until = self._trial_until(number)
         known = self.seconds.get(flags)
         if known is not None and time.monotonic() + known[0] > until:
@@ -264,7 +296,7 @@ class _Search:
         try:
             trial, scored = self._try(recipe, stage, number, until)
         except _TimeIsUpError:
-            self.trials.append(Trial(flags, number, note="no time"))
+            self.trials.append(Trial(flags, number, note=NO_TIME))
             return None
         except InputError as error:
             self.trials.append(Trial(flags, number, note=str(error).split(":")[0]))

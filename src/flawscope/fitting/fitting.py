@@ -355,23 +355,25 @@ def _notes(
 
 
 def _apart_questions(view_fit: Fitted, view_task: Task, task: Task, reader: Reader) -> Iterator[str]:
-    """Questions about groups of pictures that lie apart from the rest. view_fit, view_task: of the views. Of
-    a part, by its group, one picture is looked at: its others resemble it."""
-    first = {group: number for number, group in reversed([*enumerate(task.groups)])}
-    found: list[list[int]] = []  # of groups' numbers
-    view_of = {view_task.groups[number]: number for number in sorted(view_fit.cells, reverse=True)}
-    if groups := sorted(view_of):
-        cells = np.stack([view_fit.cells[view_of[group]] for group in groups])
-        found += [[groups[place] for place in places] for places in groups_apart(cells)]
-    good = sorted({*view_fit.used, *view_fit.pictures, *(i for held in view_fit.held.values() for i in held)})
-    learnt = sorted({view_task.groups[number] for number in good})
+    """Questions about groups of pictures that lie apart from the rest. view_fit, view_task: of the views, of
+    which the first of each picture tells."""
+    picture_of = view_task.views.picture_of or range(view_task.count)
+    view_of = {picture_of[number]: number for number in sorted(view_fit.cells, reverse=True)}
+    found = list[list[int]]()  # of pictures' numbers
+    if pictures := sorted(view_of):
+        cells = np.stack([view_fit.cells[view_of[picture]] for picture in pictures])
+        apart = groups_apart(cells, [task.groups[picture] for picture in pictures])
+        found += [[pictures[place] for place in places] for places in apart]
+    good = {*view_fit.used, *view_fit.pictures, *(i for held in view_fit.held.values() for i in held)}
+    learnt = sorted({picture_of[number] for number in good})
     learnt = learnt[:: -(-len(learnt) // MAX_COMPARED) or 1]
-    looks = [reader.measured.get(first[group], ()) for group in learnt]
-    known = {group for groups in found for group in groups}
-    other = [[learnt[place] for place in places] for places in groups_of_other_look(looks)]
-    found += [groups for groups in other if not known & {*groups}]
-    for groups in found:
-        names = [reader.names[i] for i, group in enumerate(task.groups) if group in groups]
+    looks = [reader.measured.get(picture, ()) for picture in learnt]
+    known = {picture for several in found for picture in several}
+    for places in groups_of_other_look(looks, [task.groups[picture] for picture in learnt]):
+        several = [learnt[place] for place in places]
+        found += [several] if not known & {*several} else []
+    for several in found:
+        names = [reader.names[picture] for picture in several]
         few = "lies" if len(names) == 1 else "lie"
         yield (
             f"{join_names(names)} {few} apart from the other pictures, like misfires or parts of another "

@@ -42,6 +42,11 @@ class Recipe:
         )
         return " ".join(words)
 
+    @classmethod
+    def from_flags(cls, flags: str) -> Recipe:
+        pairs = (one.strip().partition(" ") for one in flags.split("--") if one.strip())
+        return cls({name.replace("-", "_"): value or True for name, _, value in pairs})
+
     def with_options(self, **options: Any) -> Recipe:
         return Recipe({**self.options, **options})
 

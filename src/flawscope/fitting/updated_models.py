@@ -251,8 +251,8 @@ def _set_calibration(
         else "the earlier calibration pictures alone"
     )
     note = (
-        f"learnt from {pluralize(learnt, 'picture')}; the threshold comes from {threshold}: pictures that "
-        "were chosen are no fair sample, and what is promised was not measured on those to come"
+        f"learnt from {pluralize(learnt, 'picture')}; the threshold comes from {threshold}: chosen ones are "
+        "no fair sample"
     )
     made = Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
     made = made.with_calibration(calibration, note)

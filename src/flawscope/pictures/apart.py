@@ -1,8 +1,9 @@
 """Finds pictures that lie apart from the rest of a set, alone or as a small group of one kind: misfires,
 parts of another product. Pictures of such a kind explain each other, so that leaving out one shows nothing.
 
-Each picture is compared with the others but its 0, 1, 2, ... nearest ones, and all pictures alike: so the
-usual distances are measured with as many left out. Those beyond a gap are apart. Torch-free.
+Each picture is compared with those of other units (parts; near-copies are one) but the 0, 1, 2, ... nearest,
+and all pictures alike: so the usual distances are measured with as many left out. Those beyond a gap are
+apart; for pictures of one unit, which are odd together, the gap must be wider. Torch-free.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ GRID = 8  # cells of a picture along each side
 FARTHEST_SHARE = 0.25  # of a picture's cells: the mean of their distances counts
 MAX_SHARE = 5  # at most one of so many pictures is apart: more of a kind are a variant of the product
 MAX_GROUP = 6  # nearest pictures that are left out, at most
-MIN_PICTURES = 16  # below which nothing can be said
+MIN_PICTURES, MIN_UNITS = 16, 8  # below which nothing can be said
 MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
-# Factors between the nearest of the pictures apart and the farthest of the rest (docs/measurements.md)
-GROUP_GAP, SINGLE_GAP, LOOK_GAP = 1.65, 2.0, 2.5
+# Factors between the nearest of the pictures apart and the farthest of the rest: of several units, and of one
+# (docs/measurements.md)
+GROUP_GAP, SINGLE_GAP = 1.65, 2.0
+LOOK_GAP, SINGLE_LOOK_GAP = 2.4, 4.2
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-LEAST_STEP = 0.5  # of the look as a whole, in spreads: nearer pictures are alike
+LEAST_STEP = 1.0  # of the look as a whole, in spreads: nearer pictures are alike
 
 
-def groups_apart(cells: NDArray[np.float32]) -> list[list[int]]:
+def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
     """Places of the pictures that lie apart, in groups of one kind, by their features.
 
     cells: [N, C, D], features of the cells of each picture; cells may change places from picture to picture.
+    units: [N], equal for pictures of one part.
     """
     count = len(cells)
-    if count < MIN_PICTURES:
+    if not _tell_enough(units):
         return []
     cells = cells - cells.mean(axis=(0, 1))
     norms, flat = np.square(cells).sum(2), cells.reshape(-1, cells.shape[2])
@@ -50,14 +54,17 @@ def groups_apart(cells: NDArray[np.float32]) -> list[list[int]]:
     def height(distances: Distances) -> Distances:
         return np.asarray(np.sort(distances, axis=0)[-most:].mean(axis=0), dtype=np.float64)
 
-    nearest, left_out = _leave_out(count, compare, height)
-    return _find_groups(nearest, left_out, GROUP_GAP, SINGLE_GAP)
+    own = np.asarray(units)
+    nearest, left_out = _leave_out(own, compare, height)
+    return _find_groups(nearest, left_out, own, GROUP_GAP, SINGLE_GAP)
 
 
-def groups_of_other_look(looks: Sequence[FeatureValues]) -> list[list[int]]:
-    """Places of the pictures that lie apart together by their look as a whole (`measure_appearance`)."""
+def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -> list[list[int]]:
+    """Places of the pictures that lie apart together by their look as a whole (`measure_appearance`); never
+    one picture, whose look a single good one may have. units: as of `groups_apart`."""
     known = [place for place, look in enumerate(looks) if look]
-    if len(known) < MIN_PICTURES:
+    own = np.array([units[place] for place in known])
+    if not _tell_enough(own):
         return []
     values = np.array([looks[place] for place in known])
     deviation = NORMAL_MAD * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
@@ -66,36 +73,45 @@ def groups_of_other_look(looks: Sequence[FeatureValues]) -> list[list[int]]:
     def compare(picture: int) -> Distances:
         return np.asarray(LEAST_STEP + np.linalg.norm(values - values[picture], axis=1)[None])
 
-    nearest, left_out = _leave_out(len(known), compare, lambda distances: distances[0])
-    found = _find_groups(nearest, left_out, LOOK_GAP, np.inf)
-    return [[known[place] for place in group] for group in found]
+    nearest, left_out = _leave_out(own, compare, lambda distances: distances[0])
+    found = _find_groups(nearest, left_out, own, LOOK_GAP, SINGLE_LOOK_GAP)
+    return [[known[place] for place in group] for group in found if len(group) > 1]
 
 
-def _leave_out(count: int, compare: Compare, height: Height) -> tuple[NDArray[np.intp], Distances]:
-    """The pictures [N, K] nearest to each, nearest first, and its distance [N, K] to the others but the first
-    0, 1, 2, ... of these."""
+def _tell_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
+    return len(units) >= MIN_PICTURES and len({*units}) >= MIN_UNITS
+
+
+def _leave_out(
+    units: NDArray[np.intp], compare: Compare, height: Height
+) -> tuple[NDArray[np.intp], Distances]:
+    """The picture nearest to each of the K nearest other units [N, K], nearest first, and the distance [N, K]
+    to the others but the first 0, 1, 2, ... of these units."""
+    count = len(units)
     few = max(1, min(MAX_GROUP, count // MAX_SHARE))
     nearest, left_out = np.empty((count, few), np.intp), np.empty((count, few))
     for picture in range(count):
         distances = compare(picture)
-        distances[:, picture] = np.inf
-        nearest[picture] = np.argsort(height(distances), kind="stable")[:few]
+        distances[:, units == units[picture]] = np.inf
+        order = np.argsort(height(distances), kind="stable")
+        nearest[picture] = order[np.sort(np.unique(units[order], return_index=True)[1])][:few]
         for k in range(few):
             left_out[picture, k] = height(distances.min(axis=1))
-            distances[:, nearest[picture, k]] = np.inf
+            distances[:, units == units[nearest[picture, k]]] = np.inf
     return nearest, left_out
 
 
 def _find_groups(
-    nearest: NDArray[np.intp], left_out: Distances, gap: float, single_gap: float
+    nearest: NDArray[np.intp], left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float
 ) -> list[list[int]]:
-    """The pictures beyond the widest gaps, joined with those of them that are nearest to them."""
+    """The pictures beyond the widest gaps, joined with those of them that are nearest to them, and those of
+    their unit."""
     rest, apart = list(range(len(nearest))), dict[int, int]()  # and the group of each that is apart
-    while found := _beyond_gap(left_out[rest], gap, single_gap):
+    while found := _beyond_gap(left_out[rest], units[rest], gap, single_gap):
         group = [rest[place] for place in found]
         for place in group:
-            others = [apart.get(other, other) for other in nearest[place, : len(group)] if other in group]
-            apart[place] = min([place, *others])
+            near = {*nearest[place, : len(group)].tolist(), *np.flatnonzero(units == units[place]).tolist()}
+            apart[place] = min([place, *(apart.get(other, other) for other in near if other in group)])
         rest = [place for place in rest if place not in apart]
     groups: dict[int, list[int]] = {}
     for place in sorted(apart):
@@ -106,7 +122,7 @@ def _find_groups(
     return list(groups.values())
 
 
-def _beyond_gap(left_out: Distances, gap: float, single_gap: float) -> list[int]:
+def _beyond_gap(left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
     """Places beyond the widest gap in the distances with 0, 1, 2, ... left out; none where all are narrow. A
     gap with k left out tells of k + 1 pictures or more: fewer would be beyond it with fewer left out."""
     widest, found = 1.0, list[int]()
@@ -115,6 +131,7 @@ def _beyond_gap(left_out: Distances, gap: float, single_gap: float) -> list[int]
         for several in range(k + 1, len(order) // MAX_SHARE + 1):
             near, far = left_out[order[[several, several - 1]], k]
             width = far / max(near, 1e-12)
-            if width > widest and width >= (single_gap if several == 1 else gap):
+            of_one = len({*units[order[:several]]}) == 1
+            if width > widest and width >= (single_gap if of_one else gap):
                 widest, found = width, order[:several].tolist()
     return found

@@ -156,7 +156,7 @@ def to_eight_bits(picture: NDArray[Any], levels: Levels | None = None) -> NDArra
     if picture.dtype != np.uint8:
         black, white = levels or own_levels(picture)
         shown = np.subtract(picture, np.float32(black), dtype=np.float32)
-        picture = np.clip(np.rint(shown * (255 / max(white - black, 1e-6))), 0, 255).astype(np.uint8)
+        picture = np.clip(np.rint(shown * (255 / (white - black))), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 

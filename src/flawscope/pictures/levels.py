@@ -25,7 +25,7 @@ USUAL_SHARE, UNUSUAL = 0.9, 4  # pictures that reach so many times as far as mos
 
 
 class Levels(NamedTuple):
-    """Values that are shown black and white."""
+    """Values that are shown black and white, white above black."""
 
     black: float
     white: float
@@ -91,9 +91,10 @@ def no_data_value(picture: NDArray[np.floating[Any]]) -> float | None:
 
 
 def own_levels(picture: NDArray[Any]) -> Levels:
-    """Levels of a deep picture by itself: black is 0 unless it uses a small part of its range."""
+    """Levels of a deep picture by itself: black is 0 unless it uses a small part of its range, and more than
+    one value."""
     used = used_range(picture)
-    small = used.low > 0 and used.high - used.low <= SMALL_PART * used.high
+    small = 0 < used.high - used.low <= SMALL_PART * used.high
     return Levels(used.low if small else 0.0, max(used.high, 1e-6))
 
 

@@ -71,7 +71,7 @@ def thumbnail(picture: NDArray[Any]) -> NDArray[np.float16]:
     else:
         deep = np.nan_to_num(picture.mean(axis=2, dtype=np.float32))
         black, white = own_levels(deep[:, :, None])  # 12 bits in 16, ...
-        image = Image.fromarray((deep - np.float32(black)) * np.float32(255.0 / max(white - black, 1e-6)))
+        image = Image.fromarray((deep - np.float32(black)) * np.float32(255.0 / (white - black)))
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
     return np.asarray(np.clip(small, 0, 255), np.float16)
 
@@ -103,7 +103,7 @@ def noise_level(picture: NDArray[Any]) -> float:
     grey = picture[rows, columns].mean(axis=2, dtype=np.float32)
     if picture.dtype != np.uint8:
         black, white = own_levels(np.nan_to_num(picture))
-        grey *= 255.0 / max(white - black, 1e-6)
+        grey *= 255.0 / (white - black)
     along = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     answer = np.abs(along[:-2] - 2 * along[1:-1] + along[2:])
     deviation = float(np.median(answer)) / (6 * NORMAL_MEDIAN) if answer.size else 0.0

@@ -213,18 +213,14 @@ def find_parts(
     doubted = [[i, j] for i, j, _ in compared.unsure if not (told[i] and told[j])]
     fewer = len({*_join(numbers, doubted)})
     if fewer < parts:
+        say(f"unsure: {describe(doubted)} but for noise: alike parts, or one part again?")
         say(
-            f"unsure: {describe(doubted)} but for noise: alike parts, or one "
-            f"part again. Counted as {_promise_at_best(parts)}; if these pictures show the same part, "
-            f"{_promise_at_best(fewer)}; --group tells parts by their files' names"
+            f"unsure: counted as {_promise_at_best(parts)}; if these show the same part, "
+            f"{_promise_at_best(fewer)}; --group tells parts by names"
         )
     if not joined:
         return list(groups)
-    say(
-        f"near-copies: {describe(joined)}; they count as one part each: {pluralize(parts, 'part')}, from "
-        f"which a rate of {1 / (parts + 1):.1%} can be promised at best; --group tells parts by their files' "
-        "names, --group '.*' that each picture shows a part of its own"
-    )
+    say(f"near-copies: {describe(joined)}; counted as {pluralize(parts, 'part')} (else --group '.*')")
     return numbers
 
 

@@ -102,11 +102,12 @@ def load(
     return found
 
 
-def accept_questions(model: Predictor | Router) -> Predictor | Router:
-    """Returns the model without open questions of any product (`Predictor.accept`)."""
+def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, list[str]]:
+    """Returns the model without open questions of any product (`Predictor.accept`), and these, each once."""
+    asked = [line for product in model.products.values() for line in product.questions]
     for name, product in model.products.items():
         model = model.with_product(name, product.accept())
-    return model
+    return model, list(dict.fromkeys(asked))
 
 
 class Router:

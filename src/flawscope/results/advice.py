@@ -42,6 +42,8 @@ class Facts:
         in tiles.
     defects, missed: how many were judged, and not found.
     tried: whether settings were tried (`--auto`).
+    sole, hidden: name of the good picture that alone sets the threshold, and how many of the missed defects
+        would be found without it.
     """
 
     lies: str | None = None
@@ -53,6 +55,8 @@ class Facts:
     defects: int = 0
     missed: int = 0
     tried: bool = False
+    sole: str = ""
+    hidden: int = 0
 
 
 def advice(facts: Facts) -> list[Advice]:
@@ -66,8 +70,12 @@ def _steps(facts: Facts) -> Iterator[Advice]:
         yield Advice(f"--align {facts.lies}", LIES[facts.lies])
     if small := _smaller_view(facts):
         yield small
-    if misses and not facts.tried:
-        of = f"{facts.missed} of {pluralize(facts.defects, 'defect')} are missed"
+    of = f"{facts.missed} of {pluralize(facts.defects, 'defect')} are missed"
+    if misses and facts.sole and 2 * facts.hidden >= facts.missed:
+        yield Advice(
+            f"look whether {facts.sole} is good, else fit without it", f"{of}, {facts.hidden} for one picture"
+        )
+    elif misses and not facts.tried:
         yield Advice("fit --auto, which tries how the pictures are best seen", of)
     if facts.missing:
         more = pluralize(facts.missing, "more good picture")

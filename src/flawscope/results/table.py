@@ -221,7 +221,7 @@ def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
         with open(path, encoding=CSV_ENCODING, newline="") as file:
             header = file.readline()
             file.seek(0)
-            comma = ";" in header and "," not in header  # as `csv_line` writes decimal commas
+            comma = _has_commas(header)
             found = csv.DictReader(file, delimiter=";" if comma else ",")
             if not set(COLUMNS) <= set(found.fieldnames or ()):
                 raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
@@ -234,6 +234,19 @@ def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot read {path}: {error}; run `predict --out` again") from None
+
+
+def has_decimal_commas(path: str | os.PathLike[str]) -> bool:
+    """Whether a CSV file was written with decimal commas; False where there is none."""
+    try:
+        with open(path, encoding=CSV_ENCODING, newline="") as file:
+            return _has_commas(file.readline(10_000))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _has_commas(header: str) -> bool:
+    return ";" in header and "," not in header  # as `csv_line` writes them
 
 
 def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:

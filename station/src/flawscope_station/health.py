@@ -11,7 +11,7 @@ from sqlalchemy import text
 from flawscope.errors import FlawscopeError, message_with_type, one_line_message
 from flawscope_station.background import GuardedThread, ThreadWatch
 from flawscope_station.housekeeping import Housekeeping
-from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.problems import PROBLEM_ACKNOWLEDGED, Listener, Problem, Problems
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError

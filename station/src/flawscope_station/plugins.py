@@ -12,9 +12,9 @@ from flawscope_station.connections import ConnectionContext as ConnectionContext
 from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
+from flawscope_station.inspecting.job import LateError as LateError
+from flawscope_station.inspecting.job import ModelError as ModelError
 from flawscope_station.inspecting.picture import Picture as Picture
-from flawscope_station.inspecting.worker import LateError as LateError
-from flawscope_station.inspecting.worker import ModelError as ModelError
 from flawscope_station.inspecting.writer import RecordedInspection as RecordedInspection
 from flawscope_station.problems import Problem as Problem
 from flawscope_station.settings.plugins import Plugin as Plugin

@@ -79,7 +79,7 @@ class Overview:
             **self.state(name),
             "folder": self.addresses.configured[entry].folder,
             "found_at": None if entry == name else entry,
-            "tolerances": self.inspector.tolerances.in_force(number),
+            "tolerances": self.inspector.judge.tolerances.in_force(number),
             "sinks": self.sinks.facts(name),
         }
 
@@ -93,7 +93,7 @@ class Overview:
         return {
             "backlog": sum(map(self.inspector.backlog, waiting)),
             "rate": round(self.inspector.rate(number), 2),
-            "views": self.inspector.parts.views(number),
+            "views": self.inspector.judge.parts.views(number),
             "problem": problems[0].text if problems else None,
             "problems": [problem.kind for problem in open_problems],
             "problem_products": [names.get(problem.product or 0) for problem in open_problems],

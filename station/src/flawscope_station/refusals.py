@@ -9,8 +9,8 @@ from typing import Any
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
+from flawscope_station.inspecting.job import LateError, ModelError
 from flawscope_station.inspecting.picture import TooLargeError
-from flawscope_station.inspecting.worker import LateError, ModelError
 from flawscope_station.live import EventBroadcaster
 from flawscope_station.sources.source import AwayError, CameraFrozenError, NoFrameError
 from flawscope_station.store.addresses import Addresses

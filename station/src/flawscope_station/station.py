@@ -26,9 +26,10 @@ from flawscope_station.connections import ConnectionContext, Connections, Timing
 from flawscope_station.extension import Extension, Observers
 from flawscope_station.health import Health
 from flawscope_station.housekeeping import Housekeeping
+from flawscope_station.inspecting.admission import Inspector
+from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.inspecting.tolerances import ProductTolerances
-from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import RecordedInspection, Recorder
 from flawscope_station.live import EventBroadcaster, Metrics
 from flawscope_station.page_products import page_products
@@ -117,16 +118,9 @@ class Station:
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)
-        self.inspector = Inspector(
-            self.versions,
-            self.recorder,
-            self.files,
-            limits,
-            settings.near,
-            names.keys(),
-            self.tolerances,
-            partial(report, "model_failed"),
-        )
+        failed = partial(report, "model_failed")
+        self.judge = Judge(self.versions, self.recorder, settings.near, self.tolerances, failed)
+        self.inspector = Inspector(self.judge, self.store, self.files, limits, names.keys())
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
@@ -137,7 +131,7 @@ class Station:
             limits,
             self.refusals.note,
             self.inspector.interlocks.check,
-            self.inspector.parts,
+            self.inspector.judge.parts,
         )
         self.sources.update({name: [] for name in self.addresses.configured})
         # reports of shifts are made for some days afterwards
@@ -226,7 +220,7 @@ class Station:
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
         """Yield all threads, and whether pictures cannot be inspected without it. Plugins may have none."""
         sources = [source for several in list(self.sources.values()) for source in several]
-        inspecting: list[Any] = [self.inspector, self.recorder, *sources, *self.connections]
+        inspecting: list[Any] = [self.judge, self.recorder, *sources, *self.connections]
         others: list[Any] = [*self.sinks.deliveries, self.housekeeping, self.tolerances, self._problems]
         for parts, inspects in ((inspecting, True), ([*others, *self._feature_threads], False)):
             yield from ((thread, inspects) for part in parts for thread in getattr(part, "threads", ()))

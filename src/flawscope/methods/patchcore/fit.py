@@ -165,8 +165,8 @@ def _keep_old_calibration(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
-        f"extended by {job.task.pluralize(len(fitted.used))}: the {before.count} from before keep their "
-        "scores, which would be a little lower now; if anything, the threshold is too high"
+        f"extended by {job.task.pluralize(len(fitted.used))}; the scores of the {before.count} from before "
+        "are kept: if anything, the threshold is too high"
     )
     full = [view for view in job.views if len(view.bank) >= job.config.cap]
     if full:

@@ -66,6 +66,14 @@ class Texts:
             text = f"{float(text):.0f}"
         return text if self.language == "en" else text.replace(".", ",")
 
+    def value(self, value: Any) -> str:
+        """Format a value of JSON: numbers as `number` does, what a list or a mapping holds side by side."""
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {self.value(one)}".replace("_", " ") for name, one in value.items())
+        if isinstance(value, list):
+            return ", ".join(map(self.value, value))
+        return self.number(value) if isinstance(value, float) else "–" if value is None else str(value)
+
 
 class Pages:
     """Pages from folders of assets: templates and static files by name, and `texts/LANGUAGE.yaml`, whose

@@ -179,7 +179,7 @@ class Challenge(BackgroundThread):
             every = flatten_settings({"product": asdict(settings), "common": self.common})
             hashed = self._hashed[product_id] = settings, repr(sorted(map(repr, every)))
         facts: list[Any] = [hashed[1], [part.id for part in state.parts.values()]]
-        if (rules := self.renderer.inspector.tolerances.in_force(product_id)) is not None:
+        if (rules := self.renderer.inspector.judge.tolerances.in_force(product_id)) is not None:
             facts.append(rules["sha256"])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

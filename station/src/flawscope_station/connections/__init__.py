@@ -17,7 +17,7 @@ import numpy as np
 
 from flawscope.errors import InputError
 from flawscope_station.background import stop_all
-from flawscope_station.inspecting.worker import Inspector
+from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.problems import Listener
 from flawscope_station.refusals import Refusals
 from flawscope_station.settings.plugins import ConfiguredPlugin
@@ -110,7 +110,9 @@ class ConnectionContext:
         in views and no number is given, else the one. owner: whose they are; None: the product's. InputError,
         NotFoundError."""
         owner = owner or name
-        views = [] if number is not None else self.inspector.parts.views(self.addresses.address_id(name))
+        views = (
+            [] if number is not None else self.inspector.judge.parts.views(self.addresses.address_id(name))
+        )
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]

@@ -60,6 +60,8 @@ class Picture:
 
 
 _RECORDED = {one.name for one in fields(NewInspection)} - {"product_id"}
+# of the library's answer: columns, and words that a station uses otherwise
+_SAID_OTHERWISE = {*_RECORDED, "path", "product", "decision", "is_anomalous"}
 _COPIED_FIELDS = _RECORDED & {one.name for one in fields(Picture)}
 
 
@@ -71,6 +73,7 @@ def new_inspection(
     result: Prediction,
     near: float,
     parts: PartCollector | None = None,
+    tolerances: dict[str, str] | None = None,
 ) -> NewInspection:
     """Record of a judged picture, whose file is still being written.
 
@@ -78,6 +81,7 @@ def new_inspection(
         product: product and version that judged.
         near: multiple of the false-alarm rate up to which a good one's p-value is near the threshold.
         parts: decides on the part that the picture shows; None: the picture is judged alone.
+        tolerances: version and sha256 of the rules in force; None: none are.
 
     Raises:
         InputError: as `with_part_and_view`.
@@ -87,6 +91,12 @@ def new_inspection(
         result = parts.compare(picture.view, result)
     height, width = result.geometry.picture_size
     near *= product.predictor.calibration.expected_rate
+    own = {
+        "shows": product.name and (product.name if result.product else result.NO_PRODUCT_NAME),
+        "triggers": picture.triggers,
+        "tolerances": tolerances,
+    }
+    record = {name: value for name, value in result.to_dict().items() if name not in _SAID_OTHERWISE}
     return NewInspection(
         **{name: getattr(picture, name) for name in _COPIED_FIELDS},
         product_id=product.product_id,
@@ -103,15 +113,9 @@ def new_inspection(
         score_threshold=result.score_threshold,
         anomalous=result.is_anomalous,
         near=not result.is_anomalous and result.p_value <= near,
-        regions=[region.to_dict() for region in result.regions],
+        record=record | {name: value for name, value in own.items() if value},
         brightness=result.brightness,
         request_hash=None if picture.request is None else picture.request.hash,
-        shows=product.name and (product.name if result.product else result.NO_PRODUCT_NAME),
-        product_p_value=result.product_p_value,
-        part_found=result.part_found,
-        part_pose=None if result.part_pose is None else result.part_pose.to_dict(),
-        found_parts=None if result.found_parts is None else result.found_parts.to_dict(),
-        findings=result.findings,
         tolerated=result.is_tolerated,
         address=picture.product_id,
     )

@@ -19,8 +19,8 @@ from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, displayed
 from flawscope.results import drawing
+from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.capacity import BusyError, MemoryBudget, decoding_bytes
-from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import RecordedInspection
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES
 from flawscope_station.store.records import NotFoundError, PictureRecord, Store
@@ -36,7 +36,7 @@ class InspectionRenderer:
 
     def __init__(self, store: Store, inspector: Inspector):
         self.store, self.inspector = store, inspector
-        self.versions, self.files = inspector.versions, inspector.files
+        self.versions, self.files = inspector.judge.versions, inspector.files
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._lock = threading.Lock()
         self._unwritten = threading.BoundedSemaphore(MAX_UNWRITTEN)
@@ -152,7 +152,7 @@ class InspectionRenderer:
                 raise found
             return found
 
-        call: Future[Prediction] = self.inspector.run_between(predict)
+        call: Future[Prediction] = self.inspector.judge.run_between(predict)
         try:
             return call.result(REDRAW_TIMEOUT)
         except TimeoutError:

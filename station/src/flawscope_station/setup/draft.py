@@ -19,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from flawscope.artefact import accept_questions, checkpoint_path, files
+from flawscope.artefact import checkpoint_path, files
 from flawscope.datasets.layouts import refuse_unknown
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
-from flawscope.predictor import rates
+from flawscope.predictor import rates, router
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
@@ -144,7 +144,10 @@ class Draft:
 
     def accept_questions(self) -> list[str]:
         """Accept the open questions of the model, in its file, and return them. InputError: it is damaged."""
-        return accept_questions(self.model)
+        model, asked = router.accept_questions(router.load(self.model, device="cpu"))
+        if asked:
+            model.save(self.model)
+        return asked
 
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""

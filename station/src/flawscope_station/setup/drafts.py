@@ -33,7 +33,7 @@ SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures a
 MIN_PICTURES = 2  # pictures that can be learnt from
 DEFAULT_MINUTES = 30.0  # of a method that learns in steps
 FIT_OPTIONS = (
-    *("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view"),
+    *("method", "auto", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view"),
     "false_alarm_rate",
 )
 PICTURE_OPTIONS = ("roi", "min_defect", "light", "align", "several", "part", "view")
@@ -170,13 +170,16 @@ class Drafts(BackgroundThread):
             InputError: the method is unknown, there is nothing to learn from, or the names tell no parts.
 
         Args:
-            given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
+            given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
+                `auto`: minutes in which settings of PatchCore are tried.
             go_on: where a stopped training of the same settings left off.
         """
         in_steps = registry.method(given["method"]).learns_in_steps
         given = {**given, "minutes": (given["minutes"] or DEFAULT_MINUTES) if in_steps else None}
         if len(draft.pictures()) < MIN_PICTURES:
             raise InputError(f"{draft.name} has fewer than {MIN_PICTURES} pictures: give it more")
+        if given["auto"] is not None and given["method"] != "patchcore":
+            raise InputError(f"auto is for patchcore, not {given['method']}: leave it out")
         conflicts.check_options(given)
         if given["part"] is not None:
             part_names.check_part_names(draft.pictures(), given["part"], given["view"])
@@ -233,6 +236,8 @@ class Drafts(BackgroundThread):
         state, result = draft.state, draft.result
         options = state if what == "fit" or result is None else result["options"]
         given = {key: options[key] for key in FIT_OPTIONS if options.get(key) is not None}
+        if what == "worth" and result is not None and given.pop("auto", None) is not None:
+            given |= result["search"]["options"]
         job = {
             "do": what,
             "pictures": str(draft.folder),
@@ -405,4 +410,6 @@ class Checks(BackgroundThread):
             names = draft.odd_sizes() if one["code"] == "mixed-sizes" else [one["subject"], *one["others"]]
             told = {key: one[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**told, "pictures": [name for name in names if name in existing]})
-        return {"findings": findings, "sizes": report["sizes"]}
+        advised = (one["step"].partition("--align ")[2] for one in report["advice"])
+        align = next(filter(None, advised), None)
+        return {"findings": findings, "sizes": report["sizes"], "align": align}

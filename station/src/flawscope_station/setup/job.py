@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from flawscope_station.learning.process import ProgressCallback
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
+SEARCH = "auto: "  # stages of a search for settings begin so
 
 
 def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
@@ -41,14 +44,17 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         examples.with_name(f"{examples.name}-new"),
     )
     checkpoint = checkpoint_path(model)
-    made = fitting.fit(
-        job["pictures"],
-        device=job["device"],
-        checkpoint=checkpoint,
-        resume=job["resume"],
-        step=step,
-        **job["given"],
-    )
+    if "auto" in job["given"]:
+        made = _fit_auto(job, model, step)
+    else:
+        made = fitting.fit(
+            job["pictures"],
+            device=job["device"],
+            checkpoint=checkpoint,
+            resume=job["resume"],
+            step=step,
+            **job["given"],
+        )
     made.save(new_model)
     drawn = _draw_examples(made, new_examples, step)
     os.replace(new_model, model)
@@ -83,7 +89,69 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "questions": list(manifest.questions),
         "seconds": manifest.facts["seconds_total"],
         "examples": drawn,
+        "search": search_facts(manifest.facts),
     }
+
+
+def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
+    """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
+    from flawscope import fitting
+    from flawscope.calibration.tried import Choice
+    from flawscope.predictor import read_manifest
+
+    given = dict(job["given"])
+    minutes = given.pop("auto")
+    began = time.monotonic()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if stage.startswith(SEARCH):  # nobody knows how many settings are tried: the time is known
+            done, total = round(time.monotonic() - began), round(60 * minutes)
+        step(stage, done, total)
+
+    earlier = Choice.from_facts(read_manifest(model).facts) if model.is_file() else None
+    return fitting.fit_auto(
+        job["pictures"], minutes=minutes, earlier=earlier, device=job["device"], step=tell, **given
+    )
+
+
+def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what was tried before the fit; None: nothing was."""
+    from flawscope.calibration.tried import Choice
+    from flawscope.fitting.proposals import Recipe
+
+    choice = Choice.from_facts(facts)
+    if choice is None:
+        return None
+    trials = [
+        {
+            "seen": _seen(one.flags),
+            "false_alarms": [*one.false_alarms],
+            "found": [*one.found],
+            "milliseconds": round(1000 * one.seconds),
+            "gain": one.gain and [*one.gain],
+        }
+        for one in choice.shown()
+        if one.auroc is not None
+    ]
+    return {
+        "chosen": _seen(choice.flags),
+        "reason": choice.reason,
+        "options": dict(Recipe.from_flags(choice.flags).options),
+        "trials": trials,
+        "ended": all(one.was_ended for one in choice.trials),
+    }
+
+
+def _seen(flags: str) -> list[dict[str, str]]:
+    """Return how pictures are seen: texts of the pages, by key, with a value."""
+    from flawscope.fitting.proposals import Recipe
+
+    found = []
+    for name, value in Recipe.from_flags(flags).options.items():
+        is_choice = name in ("align", "preset")
+        key = f"{name}_{value}" if is_choice else name
+        found.append({"key": key, "value": "" if value is True or is_choice else str(value)})
+    return found or [{"key": "given", "value": ""}]
 
 
 def _found_by_size(predictor: Any) -> dict[str, list[int]]:

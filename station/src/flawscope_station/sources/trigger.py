@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from flawscope.errors import InputError
+from flawscope_station.inspecting.admission import Inspector
 from flawscope_station.inspecting.picture import Picture
-from flawscope_station.inspecting.worker import Inspector
 from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.source import NoFrameError, TriggeredSource

@@ -46,12 +46,11 @@ class NewInspection:
 
     picture: hash of the file, "" while the file is being written. at: microseconds since 1970. key: the
     sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
-    under the key. triggers: number of triggers that the frame answers; None: no trigger.
-    shows: recognised product, or "none of these"; None, as product_p_value: the sender named the product.
+    under the key. record: fields of `Inspection` that nothing is searched by, the library's answer first.
     address: number of the product or entry in the request, where that is not the product. part_views: of the
     part that the picture shows a view of; None: the picture is judged alone. pixels: `pixel_hash` of the
     picture, by which copies of it are known. tolerated: it is anomalous by its
-    score, and within tolerance. tolerances: version and sha256 of the rules in force; None: none were.
+    score, and within tolerance.
     unanswered: why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
     """
 
@@ -71,30 +70,30 @@ class NewInspection:
     score_threshold: float
     anomalous: bool
     near: bool
-    regions: list[dict[str, Any]] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     brightness: float | None = None
     part: str | None = None
     batch: str | None = None
     request_hash: str | None = None
-    triggers: int | None = None
-    shows: str | None = None
-    product_p_value: float | None = None
-    part_found: bool | None = None
-    part_pose: dict[str, Any] | None = None
-    found_parts: dict[str, Any] | None = None
-    findings: tuple[Finding, ...] = ()
     address: int | None = None
     view: str | None = None
     pixels: str | None = None
     tolerated: bool = False
-    tolerances: dict[str, str] | None = None
     unanswered: str | None = None
     part_views: PartViews | None = field(default=None, repr=False, compare=False)
 
     @property
     def decision(self) -> str:
         return decision_of(self)
+
+    @property
+    def regions(self) -> list[dict[str, Any]]:
+        return list(self.record.get("regions", ()))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(Finding(**one) for one in self.record.get("findings", ()))
 
     @property
     def decision_on_part(self) -> str:
@@ -215,11 +214,7 @@ def inspection_columns(one: NewInspection) -> dict[str, Any]:
     values = {name: getattr(one, name) for name in _INSPECTION_FIELDS}
     return values | {
         "name": one.name[:MAX_NAME_LENGTH],
-        "regions": json.dumps(one.regions),
-        "part_pose": one.part_pose and json.dumps(one.part_pose),
-        "found_parts": one.found_parts and json.dumps(one.found_parts),
-        "findings": json.dumps([finding.to_dict() for finding in one.findings]),
-        "tolerances": one.tolerances and json.dumps(one.tolerances),
+        "record": json.dumps(one.record),
         "review": review_state(one),
     }
 

@@ -8,8 +8,7 @@ is refused. Number and batch name a part, which may be inspected many times.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -79,9 +78,10 @@ WrittenRegion = Annotated[
 
 
 class Inspection(BaseModel):
-    """A picture that was judged; numbers as in `Prediction`. The fields are the columns of an export."""
+    """A picture that was judged; numbers as in `Prediction`. The fields are the columns of an export. What
+    the library says besides (`Prediction.to_dict`) has its own name there, and in an export it is `more`."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"example": EXAMPLE})
+    model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})
     id: int
     at: Time = Field(description="when it arrived, UTC")
     product: str
@@ -104,11 +104,14 @@ class Inspection(BaseModel):
     height: int
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
     regions: tuple[WrittenRegion, ...] = Field(
-        description="the strongest first, with the `kinds` of defects that it may be of; none: something new"
+        (),
+        description="the strongest first, with the `kinds` of defects that it may be of; none: something new",
     )
     part: str | None = Field(description="number of the part, as its sender says")
     batch: str | None = Field(description="that the part belongs to")
-    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
+    triggers: int | None = Field(
+        None, description="how many triggers the frame answers; null: none asked for it"
+    )
     shows: str | None = Field(
         None, description='the product that was recognised, or "none of these"; null where it was said'
     )
@@ -150,9 +153,9 @@ class Inspection(BaseModel):
         return self.decision != "good"
 
 
-def findings_of(row: Any) -> tuple[Finding, ...]:
-    """Findings of a recorded inspection."""
-    return tuple(Finding(**one) for one in json.loads(row.findings))
+def other_fields(inspection: Mapping[str, Any]) -> dict[str, Any]:
+    """What the library says of an inspection beside the fields of `Inspection`."""
+    return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
 FOLDER = "folder"  # source of an inspection

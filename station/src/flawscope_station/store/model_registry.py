@@ -266,11 +266,9 @@ class ModelRegistry:
         """Accept the open questions of a version's model, whose file is replaced, and return them. Errors as
         of `activate`; StoreError."""
         rows = self._same_file_rows(product_id, number)
-        before = self._load_model(rows[0])
-        asked = list(dict.fromkeys(line for one in before.products.values() for line in one.questions))
+        model, asked = router.accept_questions(self._load_model(rows[0]))
         if not asked:
             return asked
-        model = router.accept_questions(before)
         temporary = self.files.temporary_path(Path(rows[0].file).name)
         try:
             temporary.parent.mkdir()

@@ -32,7 +32,6 @@ from flawscope_station.store.inspection import (
     Inspection,
     KeyedRequest,
     KeyUsedError,
-    findings_of,
     format_time,
 )
 from flawscope_station.store.removed_files import find_file_keys
@@ -57,7 +56,11 @@ VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "toleranc
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MAX_NOTE_LENGTH = 2000  # characters
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
-_FIELDS = tuple(Inspection.model_fields)
+# fields of an inspection, of which nothing is said
+_UNSAID: dict[str, Any] = {
+    name: [] if (default := one.get_default()) == () else default
+    for name, one in Inspection.model_fields.items()
+}
 # Address of the current request's sender, for the events that it causes in any thread
 SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
@@ -424,31 +427,29 @@ def describe_new(number: int, taken: NewInspection, product: str) -> dict[str, A
     facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     # of a picture that is judged alone
     alone = {"verdict": None, "kind": None, "part_id": None, "part_decision": None}
-    return _describe(SimpleNamespace(**facts, **alone), None)
+    return _describe(SimpleNamespace(**facts, **alone), taken.record, None)
 
 
 def describe_inspections(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
-    return [_describe(row, last.get(row.id)) for row in rows]
+    return [_describe(row, json.loads(row.record), last.get(row.id)) for row in rows]
 
 
-def _describe(row: Row[Any] | SimpleNamespace, last: Row[Any] | None) -> dict[str, Any]:
-    """Fields of `Inspection`, by name. word: the last verdict."""
+def _describe(
+    row: Row[Any] | SimpleNamespace, record: dict[str, Any], last: Row[Any] | None
+) -> dict[str, Any]:
+    """Fields of `Inspection`, by name, and others of the record. last: verdict."""
     computed = {
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,
         "decision": decision_of(row),
         "near": bool(row.near),
-        "regions": json.loads(row.regions),
-        "part_pose": row.part_pose and json.loads(row.part_pose),
-        "found_parts": row.found_parts and json.loads(row.found_parts),
-        "findings": [finding.to_dict() for finding in findings_of(row)],
-        "tolerances": row.tolerances and json.loads(row.tolerances),
         "verdict_at": iso(last.at) if last and row.verdict else None,
         "verdict_by": last.who if last and row.verdict else None,
         "note": last.note if last else "",
         "has_mask": bool(last and last.mask),
     }
-    return {name: computed[name] if name in computed else getattr(row, name) for name in _FIELDS}
+    own = {name: getattr(row, name) for name in _UNSAID if name not in computed and hasattr(row, name)}
+    return {**_UNSAID, **record, **own, **computed}

@@ -180,23 +180,15 @@ inspections = Table(
     Column("score_threshold", Double, nullable=False),
     Column("anomalous", Boolean, nullable=False),  # by its score, also where it is tolerated
     Column("tolerated", Boolean, nullable=False),
-    Column("tolerances", Text),  # JSON: version and sha256 of the rules in force; NULL: none were
     Column("near", Boolean, nullable=False),
-    Column("regions", Text, nullable=False),  # JSON
+    Column("record", Text, nullable=False),  # JSON: the library's answer, and what the station knows of it
     Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
     Column("kind", Name),  # of the defect, by the last verdict; NULL: not said
     Column("part", Name),  # number that the sender gives; a part may come many times
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
-    Column("triggers", Integer),  # number of triggers that the frame answers
-    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: the sender named it
-    Column("product_p_value", Double),  # NULL: the sender named the product
-    Column("part_found", Boolean),  # NULL: the model aligns no parts
-    Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
-    Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
     Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
-    Column("findings", Text, nullable=False),  # JSON
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # NULL: judged alone
     _picture_foreign_key("inspections"),

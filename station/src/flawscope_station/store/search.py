@@ -417,19 +417,19 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         there = select_with_picture(column.id).where(pictures.c.removed_at.is_(None))
         worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
         good = there.where(~column.anomalous).order_by(column.id.desc())
-        marked = select_with_picture(column.kind, column.regions, pictures.c.width, pictures.c.height)
+        marked = select_with_picture(column.kind, column.record, pictures.c.width, pictures.c.height)
         marked = marked.where(confirmed).order_by(column.id.desc())
         newest = connection.execute(marked.limit(MAX_MAPPED))
-        rows = [(kind, json.loads(regions), *size) for kind, regions, *size in newest]
+        rows = [(kind, json.loads(record)["regions"], *size) for kind, record, *size in newest]
         boxes = [
             (x0 / width, y0 / height, x1 / width, y1 / height)
             for _, regions, width, height in rows
             for x0, y0, x1, y1 in (region["box"] for region in regions)
         ]
         kinds = count_kinds(row[:2] for row in rows)
-        tolerated = select(column.kind, column.regions).where(*within, column.tolerated)
+        tolerated = select(column.kind, column.record).where(*within, column.tolerated)
         newest = connection.execute(tolerated.order_by(column.id.desc()).limit(MAX_MAPPED))
-        tolerated_kinds = count_kinds((kind, json.loads(regions)) for kind, regions in newest)
+        tolerated_kinds = count_kinds((kind, json.loads(record)["regions"]) for kind, record in newest)
         numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
     totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}

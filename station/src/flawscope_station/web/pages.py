@@ -20,6 +20,7 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store import parts
 from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.records import iso, valid_id_or_zero
 from flawscope_station.store.search import Filters
@@ -281,7 +282,8 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 def inspection(number: int, page: Annotated[Page, product_page("inspection")], store: StoreDep) -> Response:
     item = store.inspection(page.product_id, valid_id_or_zero(number))
     part = parts.find_part(store.database, page.product_id, item["part_id"]) if item["part_id"] else None
-    return page.render("inspection", sections=("inspection",), item=item, whole=part, data={"id": number})
+    shown: dict[str, Any] = {"item": item, "more": other_fields(item), "whole": part}
+    return page.render("inspection", sections=("inspection",), data={"id": number}, **shown)
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:

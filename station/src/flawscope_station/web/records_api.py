@@ -21,7 +21,7 @@ from flawscope.errors import InputError
 from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
-from flawscope_station.store.inspection import Inspection
+from flawscope_station.store.inspection import Inspection, other_fields
 from flawscope_station.store.parts import find_part, search_parts
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
@@ -40,7 +40,7 @@ page_router = html_router(ADMIN)
 
 Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
 TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
-COLUMNS = tuple(Inspection.model_fields)
+COLUMNS = (*Inspection.model_fields, "more")  # the last: what else the library says
 MAX_SHEET_ROWS = 1_048_575  # one less than Excel's limit: a last row says that there are more
 CSV = "text/csv"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -168,7 +168,7 @@ def _table_pages(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[Sequenc
     """Yield the header of a spreadsheet with the rows of the first page, then the rows of each page."""
     header: list[Sequence[Any]] = [COLUMNS]
     for page in pages:
-        yield header + [[_text_cell(name, inspection[name]) for name in COLUMNS] for inspection in page]
+        yield header + [[*map(_text_cell, _cells(inspection))] for inspection in page]
         header = []
 
 
@@ -210,8 +210,13 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
             yield block
 
 
-def _text_cell(name: str, value: Any) -> Any:
-    is_nested = name in ("regions", "part_pose", "found_parts", "findings") and value is not None
+def _cells(inspection: dict[str, Any]) -> list[Any]:
+    """Return the values of the columns."""
+    return [*map(inspection.get, Inspection.model_fields), other_fields(inspection) or None]
+
+
+def _text_cell(value: Any) -> Any:
+    is_nested = isinstance(value, dict | list)
     return "" if value is None else files.csv_cell(json.dumps(value) if is_nested else value)
 
 

@@ -36,6 +36,9 @@ class PictureFinding(BaseModel):
 class PictureCheck(BaseModel):
     findings: list[PictureFinding]
     sizes: list[dict[str, int]] = Field(description="width, height and number of pictures")
+    align: Literal["shift", "turn"] | None = Field(
+        None, description="how the parts lie by their outlines; null: alike, or it is not known"
+    )
     current: bool = Field(description="of the pictures as they are now")
 
 
@@ -54,6 +57,12 @@ class SimulatedExample(BaseModel):
 class FitOptions(BaseModel):
     """Options of `flawscope fit` that a product learns with."""
 
+    auto: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="minutes in which PatchCore finds out how the pictures are best seen; null: as said here",
+    )
     minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
     size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
     roi: str | None = Field(
@@ -98,6 +107,33 @@ class RateFacts(BaseModel):
     )
 
 
+class SeenHow(BaseModel):
+    """Way in which pictures are seen: the key of a text on the pages, and its value."""
+
+    key: str = Field(examples=["align_turn"])
+    value: str = Field(examples=["256+768"])
+
+
+class TriedSettings(BaseModel):
+    seen: list[SeenHow]
+    false_alarms: list[int] = Field(description="how many of how many good pictures that it had not seen")
+    found: list[int] = Field(description="how many of how many defects on them")
+    milliseconds: int = Field(description="of a picture")
+    gain: list[float] | None = Field(
+        description="of image AUROC over the usual settings, with its 95 % interval; null: these are they"
+    )
+
+
+class SettingsSearch(BaseModel):
+    """Search for settings before learning: what was tried, and what was chosen."""
+
+    chosen: list[SeenHow]
+    reason: str
+    options: dict[str, Any] = Field(description="of `flawscope fit` that were chosen")
+    trials: list[TriedSettings] = Field(description="the last trial of each, the best first")
+    ended: bool = Field(description="there was time for all; else learning again goes on")
+
+
 class LearningResult(BaseModel):
     """Result of learning: what it promises and what it would miss."""
 
@@ -120,6 +156,7 @@ class LearningResult(BaseModel):
     questions: list[str] = Field([], description="open ones; going live says that these pictures are good")
     seconds: float
     examples: list[SimulatedExample]
+    search: SettingsSearch | None = Field(None, description="null: nothing was tried")
     curve: dict[str, float] | None = Field(
         None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
     )

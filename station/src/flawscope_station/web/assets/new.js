@@ -239,9 +239,23 @@
     const byCode = new Map();
     for (const one of check?.findings ?? []) if (!HIDDEN.includes(one.code)) byCode.set(one.code, [...(byCode.get(one.code) ?? []), one]);
     byId("findings").replaceChildren(...[...byCode].map(([code, several]) => finding(code, several)));
+    if (check?.align) byId("findings").append(alignment(check.align));
+    const things = byCode.size + (check?.align ? 1 : 0);
     if (!pictures) byId("check-said").textContent = t("new.check_none");
     else if (!isOver) byId("check-said").textContent = t("new.checking");
-    else byId("check-said").textContent = byCode.size ? count("new.check_found", byCode.size) : t("new.check_fine");
+    else byId("check-said").textContent = things ? count("new.check_found", things) : t("new.check_fine");
+  }
+
+  /** That parts lie elsewhere, and a button that says so to the learning. */
+  function alignment(how) {
+    const button = make("button", { type: "button" }, t("new.choose_align", { how: t(`new.align_${how}`) }));
+    button.addEventListener("click", () => {
+      byId("align").value = how;
+      byId("align").dispatchEvent(new Event("change", { bubbles: true }));
+      byId("look-at").open = true;
+      byId("align").focus();
+    });
+    return make("div", { className: "finding note" }, make("h3", {}, t("new.find_align")), make("p", { className: "wide-text" }, t("new.do_align")), button);
   }
 
   /** What was found of one kind, with the pictures and what can be done. */
@@ -289,6 +303,7 @@
   });
 
   const STAGES = [
+    ["try", /^auto/],
     ["test", /simulated/],
     ["judge", /leave-one-out|calibration/],
     ["choose", /coreset|prototype/],
@@ -298,9 +313,10 @@
     const { stage, step, before } = state;
     if (stage === "waiting") return before ? count("new.before", before) : t("new.stage_waiting");
     if (!step) return t("new.begins");
-    const words = t(`new.doing_${STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise"}`);
+    const doing = STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise";
+    const words = t(`new.doing_${doing}`);
     const left = step.left === null ? "" : ` ${step.left < 90 ? t("new.seconds", { n: Math.max(1, Math.round(step.left)) }) : t("new.minutes_left", { n: Math.round(step.left / 60) })}`;
-    return `${words} ${t("new.step", { done: step.done, all: step.total })}${left}`;
+    return doing === "try" ? `${words}${left}` : `${words} ${t("new.step", { done: step.done, all: step.total })}${left}`;
   }
 
   function showLearning() {
@@ -354,6 +370,7 @@
     }
     const whose = result.options.part ? "_parts" : ""; // views of a part are decided on together
     byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    showSearch(result.search);
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
     byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
     const shown = Object.entries(result.shown).map(rate);
@@ -384,6 +401,31 @@
     byId("result").scrollIntoView({ block: "start" });
     byId("result-title").focus({ preventScroll: true });
   }
+
+  /** How the pictures are seen, and what else was tried. */
+  function showSearch(search) {
+    byId("search").hidden = !search;
+    if (!search) return;
+    const { chosen, trials, ended } = search;
+    const others = trials.filter(({ gain }) => gain).length;
+    const said = [t("new.search_chosen", { how: seenHow(chosen) })];
+    if (chosen[0].key === "given") said.push(others ? count("new.search_none_better", others) : t("new.search_nothing"));
+    else said.push(t("new.search_better"));
+    if (!ended) said.push(t("new.search_goes_on"));
+    byId("search-said").textContent = said.join(" ");
+    byId("search-more").hidden = !trials.length;
+    const cell = (text) => make("td", { className: "number" }, text);
+    byId("search-table").replaceChildren(
+      ...trials.map((one) => {
+        const [alarms, found] = [one.false_alarms, one.found].map(([k, n]) => t("rates.of", { k, n }));
+        const row = make("tr", {}, make("th", { scope: "row" }, seenHow(one.seen)), cell(alarms), cell(found), cell(`${number(one.milliseconds)} ms`));
+        if (seenHow(one.seen) === seenHow(chosen)) row.setAttribute("aria-current", "true");
+        return row;
+      }),
+    );
+  }
+
+  const seenHow = (seen) => seen.map(({ key, value }) => texts(`new.seen_${key}`, `${key} ${value}`, { value })).join(", ");
 
   function mark(isGood, words) {
     const [good, bad] = byId("marks").content.children;

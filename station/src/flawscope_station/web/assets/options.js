@@ -28,11 +28,14 @@
     return isAll || isEmpty() ? null : [left, top, right, bottom].map((one) => one / 100).join(",");
   }
 
+  const isSearched = () => method().value === "patchcore" && byId("auto").checked;
+
   /** The options as the API takes them. */
   function chosen() {
     const byParts = byId("by-parts").checked;
     return {
       method: method().value,
+      auto: isSearched() ? Number(byId("auto-minutes").value) : null,
       minutes: method().dataset.steps ? Number(byId("minutes").value) : null,
       false_alarm_rate: Number(byId("rate").value),
       roi: roi(),
@@ -51,6 +54,7 @@
     const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((name) => t(`new.edge_${name}`));
     const numbers = [...edges.map((edge, k) => [edge, [left, top, right, bottom][k]]), [byId("smallest"), t("new.field_min_defect")], [byId("light"), t("new.field_light")]];
     if (method().dataset.steps) numbers.push([byId("minutes"), t("new.minutes")]);
+    if (isSearched()) numbers.push([byId("auto-minutes"), t("new.auto_minutes")]);
     const wrong = numbers.filter(([input]) => !input.validity.valid);
     if (wrong.length) return wrong.map(([{ min, max }, field]) => t("new.out_of_range", { field, min, max }));
     return isEmpty() ? [t("new.no_region", { left, top, right, bottom })] : [];
@@ -93,16 +97,19 @@
     timer = setTimeout(check, DELAY, changed);
   }
   for (const kind of ["input", "change"]) {
-    for (const part of ["look-at", "methods"]) {
+    for (const part of ["auto-part", "look-at", "methods"]) {
       byId(part).addEventListener(kind, ({ target }) => {
         showRegion();
         ask(target);
       });
     }
   }
-  byId("methods").addEventListener("change", () => {
+  function showMinutes() {
     byId("minutes-part").hidden = !method().dataset.steps;
-  });
+    byId("auto-part").hidden = method().value !== "patchcore";
+    byId("auto-time").hidden = !byId("auto").checked;
+  }
+  for (const part of ["auto", "methods"]) byId(part).addEventListener("change", showMinutes);
 
   // False alarms -----------------------------------------------------------------------------------------
   function showRate() {
@@ -235,6 +242,9 @@
   });
 
   // As it was chosen before ------------------------------------------------------------------------------
+  byId("auto").checked = !state.method || Boolean(state.auto);
+  byId("auto-minutes").value = state.auto ?? 10;
+  showMinutes();
   state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
   byId("smallest").value = state.min_defect ?? "";
   byId("light").value = state.light ? Math.round(100 * state.light) : "";

@@ -1,6 +1,7 @@
-"""Inspection of pictures: they wait in a bounded queue, are judged, and are answered when they are recorded.
+"""Admission of pictures: who is taken, under which key and until when, and what is not answered yet.
 
-Large pictures are decoded beside the others, as far as there is memory, before they wait to be judged.
+A picture that is taken is checked and kept in a thread, and waits to be judged (`judge`). Large pictures are
+decoded beside the others, as far as there is memory, before.
 """
 
 from __future__ import annotations
@@ -11,91 +12,56 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
-from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
-from flawscope_station.background import GuardedThread
 from flawscope_station.inspecting.capacity import (
     BusyError,
-    FairQueue,
     MemoryBudget,
     Turns,
     decoding_bytes,
     without_traceback,
 )
-from flawscope_station.inspecting.interlock import Interlocks
-from flawscope_station.inspecting.job import Job, pass_error_on
-from flawscope_station.inspecting.parts import PartsCache
-from flawscope_station.inspecting.picture import Picture, check_picture, new_inspection
-from flawscope_station.inspecting.tolerances import ProductTolerances
-from flawscope_station.inspecting.writer import Answer, JudgedPicture, RecordedInspection, Recorder
+from flawscope_station.inspecting.job import Job, LateError, ModelError, pass_error_on
+from flawscope_station.inspecting.judge import Judge
+from flawscope_station.inspecting.picture import Picture, check_picture
+from flawscope_station.inspecting.writer import Answer, RecordedInspection
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
-from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.open_models import Model
+from flawscope_station.store.records import Store
 from flawscope_station.store.schema import LATE
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-MAX_PICTURES_PER_TURN = 64  # pictures of one product, at most, before the active model is looked up again
 # seconds after a failure for which nothing can be inspected, unless a picture is; the store is checked, too
 FAILING_SECONDS, STORE_FAILING_SECONDS = 60.0, 5.0
 RATE_SECONDS = 60.0  # seconds over which a rate is counted
-MAX_MODEL_CALLS = 8  # that wait until no picture does: further ones are refused
-
-
-class LateError(FlawscopeError):
-    """A picture cannot be judged before its deadline, or was not."""
-
-
-class ModelError(FlawscopeError):
-    """The model failed on pictures that can be read."""
 
 
 class Inspector:
-    """Judges pictures in the order in which they came; several products take turns.
+    """Takes pictures, and answers them when they are judged and recorded.
 
     Args:
+        judge: gets them when they can be judged.
         products: numbers of those that are inspected, which may grow.
-        near: as in `Settings`.
-        tolerances: rules that are applied to what the models say.
-        report_error: gets an error of the model, "" when it works again.
 
     Attributes:
         memory: for decoding large pictures; its turns wait until all pictures are answered.
         interlocks: may hold pictures back.
     """
 
-    def __init__(
-        self,
-        versions: ModelRegistry,
-        recorder: Recorder,
-        files: Files,
-        limits: Limits,
-        near: float,
-        products: Collection[int],
-        tolerances: ProductTolerances,
-        report_error: Callable[[str], None] = lambda text: None,
-    ):
-        self.versions, self.recorder, self.files = versions, recorder, files
-        self.limits, self.near, self.report_error = limits, near, report_error
+    def __init__(self, judge: Judge, store: Store, files: Files, limits: Limits, products: Collection[int]):
+        self.judge, self.store, self.files, self.limits = judge, store, files, limits
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.wait_idle))
-        self.interlocks = Interlocks()
-        self._products, self.tolerances = products, tolerances
-        self.parts = PartsCache(versions)
-        self._queue: FairQueue[Job] = FairQueue()
-        self._model_calls: deque[Callable[[], None]] = deque()
+        self.interlocks, self._products = judge.interlocks, products
         self._changed = threading.Condition()
         self._unanswered: Counter[int] = Counter()  # by product: pictures that are not answered yet
         self._unanswered_bytes = 0  # of the data of these pictures
@@ -107,9 +73,7 @@ class Inspector:
         self._beside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "beside")
         self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
         self._requests = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "request")
-        self._ended = threading.Event()
-        self.threads = [GuardedThread("inspector", self._work, self._ended)]
-        self.threads[0].start()
+        judge.start(self.backlog)
 
     # ---- taking
 
@@ -128,7 +92,7 @@ class Inspector:
             LateError: they cannot be judged in time.
             KeyUsedError: another request under the same key is not answered yet.
         """
-        pictures = self.parts.as_part(pictures)
+        pictures = self.judge.parts.as_part(pictures)
         with self._changed:
             self._check_keys(pictures)
             new = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
@@ -144,7 +108,7 @@ class Inspector:
 
     def check_disk(self) -> None:
         """Raise StoreError where no picture could be kept."""
-        if full := self.recorder.store.database.full:
+        if full := self.store.database.full:
             raise StoreError(full, "disk_full")
         self.files.check_free_space(self.limits.upload_bytes)
 
@@ -153,7 +117,7 @@ class Inspector:
         interlock holds, LateError where there is no time, NoModelError where no model is open, StoreError
         where the disk is full."""
         self.check_disk()
-        self.versions.models.model_of(product_id)
+        self.judge.versions.models.model_of(product_id)
         self.interlocks.check(product_id, part)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
@@ -179,26 +143,22 @@ class Inspector:
         return self.backlog() + count + kept > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
-        delay = 0.0 if due == math.inf else self._queue.expected_delay(product_id, self._unanswered)
+        delay = 0.0 if due == math.inf else self.judge.expected_delay(product_id, self._unanswered)
         left = max(0.0, due - time.monotonic())
         if left <= delay:
-            raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
+            self._late_times[product_id] = time.monotonic()
+            raise LateError(f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
     def abandon(self, answer: Future[RecordedInspection], product_id: int) -> LateError | None:
         """End a picture whose deadline has passed: its place is free again, or its record says so where it is
         being judged. Return the error; None: the answer is there already."""
         if isinstance(answer, Answer) and not answer.give_up(LATE):
             return None
-        with self._changed:
-            jobs = self._queue.remove(lambda job: job.answer is answer)
-        error = self._late_error(product_id, "its deadline has passed")
-        for job in jobs:
+        self._late_times[product_id] = time.monotonic()
+        error = LateError("its deadline has passed")
+        for job in self.judge.remove(answer):
             job.answer.set_exception(error)
         return error
-
-    def _late_error(self, product_id: int, why: str) -> LateError:
-        self._late_times[product_id] = time.monotonic()
-        return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
 
     def _accept(self, picture: Picture) -> Answer:
         known = (picture.product_id, picture.key) if picture.key else None
@@ -236,6 +196,8 @@ class Inspector:
         product_id = picture.product_id if error else answer.result().inspection.product_id
         if error is None:
             self._failure = 0.0, ""
+        elif isinstance(error, LateError):
+            self._late_times[product_id] = time.monotonic()
         elif isinstance(error, StoreError):
             self._failure = time.monotonic() + STORE_FAILING_SECONDS, str(error)
         elif isinstance(error, ModelError) or not isinstance(error, FlawscopeError):
@@ -247,6 +209,8 @@ class Inspector:
                 self._by_key.pop(known, None)
             self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
             self._changed.notify_all()
+        if self._ending:
+            self.judge.wake()
 
     def _receive(self, picture: Picture, answer: Answer, at: int) -> None:
         """Check and queue a picture, then write its file while it waits. Runs in a thread of the pool."""
@@ -263,7 +227,7 @@ class Inspector:
         if memory := decoding_bytes(about):
             self._run_for(answer, self._beside, self._prepare, job, memory)
         else:
-            self._enqueue(job)
+            self.judge.put(job)
         try:
             digest = self.files.keep(PICTURES, picture.data, suffix, hold=True, known=picture.hash)
         except BaseException as error:  # the recorder waits for it
@@ -276,14 +240,9 @@ class Inspector:
         """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
         self.files.release(digest)
         if answer.exception() is not None:
-            path, knows = self.files.path(PICTURES, digest, suffix), self.recorder.store.has_picture
+            path, knows = self.files.path(PICTURES, digest, suffix), self.store.has_picture
             with suppress(FlawscopeError):
                 self.files.discard(path, digest, lambda: not knows(digest))
-
-    def _enqueue(self, job: Job) -> None:
-        with self._changed:
-            self._queue.put(job.picture.product_id, job)
-            self._changed.notify_all()
 
     def _prepare(self, job: Job, memory: int) -> None:
         """Decode a large picture and queue it. Runs in a thread for large pictures."""
@@ -291,151 +250,13 @@ class Inspector:
         job.answer.add_done_callback(lambda _: self.memory.release(memory))
         try:
             if job.picture.due > time.monotonic():
-                model = self.versions.models.model_of(job.picture.product_id).model
+                model = self.judge.versions.models.model_of(job.picture.product_id).model
                 job.prepared = model, model.prepare(job.model_input(model))
-            self._enqueue(job)
+            self.judge.put(job)
         except InputError as error:
             job.answer.set_exception(job.picture.decoding_error(without_traceback(error)))
         except Exception as error:
             job.answer.set_exception(without_traceback(error))
-
-    # ---- judging
-
-    def _work(self) -> None:
-        while self._judge_next():
-            pass
-        self._ended.set()
-
-    def _judge_next(self) -> bool:
-        """Judge the waiting pictures; return False at the end. None is held while the next is waited for."""
-        first = self._next_job()
-        if first is None:
-            return False
-        turns, failure = deque([[first]]), ""
-        while turns:
-            jobs = turns.popleft()
-            try:
-                self._judge(jobs, feed=not failure)
-            except BaseException as error:  # some engines' errors are no Exception
-                failure = f"the model failed: {message_with_type(error)}"
-                own = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
-                left = [job for job in jobs if not (job.is_judged or job.answer.done())]
-                if len(left) > 1:  # an error of one does not harm the others
-                    turns.extend([job] for job in left)
-                elif left:
-                    left[0].answer.set_exception(own)
-        if failure:
-            self.report_error(failure)
-        return True
-
-    def _next_job(self) -> Job | None:
-        """Return the oldest job that is in time; None at the end. While no picture waits, run the functions
-        of `run_between`, and look after each whether one has come."""
-        while True:
-            with self._changed:
-                while not self._queue and not self._model_calls:
-                    if self._ending and not self.backlog():
-                        return None
-                    self._changed.wait(0.5)
-                job = self._queue.pop() if self._queue else None
-                call = self._model_calls.popleft() if job is None else None
-            if call is not None:
-                with self.threads[0].call():
-                    call()
-            elif job is not None and self._is_in_time(job):
-                return job
-
-    def _is_in_time(self, job: Job) -> bool:
-        if job.answer.done():  # another view of its part could not be judged
-            return False
-        if job.picture.due > time.monotonic():
-            return True
-        job.answer.set_exception(self._late_error(job.picture.product_id, "others were before it"))
-        return False
-
-    def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model as soon as no picture waits: most engines do one thing at a time.
-        A future that is cancelled by then is not run. BusyError where too many wait."""
-        answer: Future[T] = Future()
-
-        def run() -> None:
-            if not answer.set_running_or_notify_cancel():
-                return
-            try:
-                answer.set_result(function())
-            except BaseException as error:
-                answer.set_exception(without_traceback(error))
-
-        with self._changed:
-            if self._ending or len(self._model_calls) >= MAX_MODEL_CALLS:
-                raise BusyError(self._retry_seconds(), "the model is busy")
-            self._model_calls.append(run)
-            self._changed.notify_all()
-        answer.add_done_callback(lambda done: self._forget_call(run) if done.cancelled() else None)
-        return answer
-
-    def _forget_call(self, run: Callable[[], None]) -> None:
-        """Free the place of a function that was cancelled."""
-        with self._changed, suppress(ValueError):
-            self._model_calls.remove(run)
-
-    def _judge(self, jobs: list[Job], *, feed: bool) -> None:
-        """Judge a picture, and where `feed` is set those of its address that come meanwhile: they are
-        appended to `jobs`. The product of an entry's pictures is known from here on."""
-        address, begun, works = jobs[0].picture.product_id, time.monotonic(), False
-        judging = self.versions.models.model_of(address)
-        model, most = judging.model, MAX_PICTURES_PER_TURN if feed else 1
-        for job, result in self._results(jobs, model, most):
-            if isinstance(result, InputError):
-                job.answer.set_exception(job.picture.decoding_error(without_traceback(result)))
-                continue
-            works = True
-            try:
-                product = judging.matching_product(result)
-                parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
-                found, rules = self.tolerances.apply(product, result)
-                record = new_inspection(job.picture, job.suffix, job.at, product, found, self.near, parts)
-                part = None if parts is None else self.parts.part_of(job.picture, parts)
-                record = replace(record, pixels=job.source.pixels, tolerances=rules, part_views=part)
-                with self.threads[0].call():  # an interlock may hang, too
-                    self.interlocks.release(job.picture, record)
-                judged = JudgedPicture(record, found, job.file_hash, job.answer)
-                whole = [judged] if part is None else part.collect(judged)
-            except Exception as error:  # another version judges than when the picture came, or it is damaged
-                job.answer.set_exception(without_traceback(error))
-                continue
-            if whole:
-                self.recorder.add(whole)
-            job.is_judged = True
-        with self._changed:
-            self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
-        if works:
-            self.report_error("")
-
-    def _results(
-        self, jobs: list[Job], model: Model, most: int
-    ) -> Iterator[tuple[Job, Prediction | InputError]]:
-        """Yield each picture with its result; the model is told where it hangs on one."""
-        results = model.stream(self._feed(jobs, model, most))
-        for number in count():
-            with self.threads[0].call():
-                found = next(results, None)
-            if found is None:
-                return
-            yield jobs[number], found[1]
-
-    def _feed(self, jobs: list[Job], model: Model, most: int) -> Iterator[Any]:
-        """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
-        when it is another product's turn, and after `most`: another model may be active."""
-        yield jobs[0].model_input(model)
-        while len(jobs) < most:
-            with self._changed:
-                job = self._queue.pop_same_turn(jobs[0].picture.product_id, len(jobs))
-            if job is None:
-                return
-            if self._is_in_time(job):
-                jobs.append(job)
-                yield job.model_input(model)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
         """Run a function of a request for an inspection. It waits for no request of another kind, which may
@@ -485,8 +306,7 @@ class Inspector:
         """Take nothing more; return when all pictures are answered."""
         with self._changed:
             self._ending = True
-            self._changed.notify_all()
-        self.threads[0].join()
+        self.judge.end()
 
     def close_pools(self) -> None:
         """Return when what runs beside the pictures is done. Observers of the last ones still need that."""

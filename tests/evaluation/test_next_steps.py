@@ -1,0 +1,35 @@
+"""Advice after an evaluation, by what was missed."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from flawscope.artefact.model_file import Picture
+from flawscope.datasets import open_dataset
+from flawscope.evaluation import evaluate
+from flawscope.evaluation.next_steps import advise_after
+from flawscope.predictor import load
+
+
+def test_a_picture_that_hides_defects_is_named(drawn, model_path):
+    """One good picture far above the others raises the threshold above all defects."""
+    model = load(model_path, device="cpu")
+    manifest = model.manifest
+    usual = [float(v) for v in np.linspace(1, 2, 30)]
+    found = evaluate(model, open_dataset(drawn, "plate"))
+    lowest = min(one.prediction.score for one in found.pictures if one.item.anomalous)
+    scores = (*(one * lowest / 4 for one in usual), 1e6)
+    hashes = [f"{k:064d}" for k in range(31)]
+    calibration = replace(
+        manifest.calibration, scores=scores, map_maxima=scores, units=(), miscounted=0, rate=1 / 32
+    )
+    far = replace(
+        manifest,
+        calibration=calibration,
+        pictures=tuple(Picture(one, "train", f"{k}.png") for k, one in enumerate(hashes)),
+        facts={**manifest.facts, "calibration_pictures": hashes},
+    )
+    missed = [one._replace(prediction=replace(one.prediction, is_anomalous=False)) for one in found.pictures]
+    steps = advise_after(replace(found, pictures=missed), far)
+    assert any("30.png is good" in one.step for one in steps)
+    assert not any("--auto" in one.step for one in steps)
