@@ -26,6 +26,7 @@ from flawscope_station.client import Client, RefusedError
 from flawscope_station.inspecting.part_set import PartSet
 from flawscope_station.inspecting.picture import Picture, with_part_and_view
 from flawscope_station.inspecting.writer import Answer
+from flawscope_station.queries import Overview
 from flawscope_station.settings.sinks import MqttSettings, SinkSettings
 from flawscope_station.settings.sources import DELETE, CameraSourceSettings, FolderSourceSettings
 from flawscope_station.settings.station import ProductSettings, RetentionSettings
@@ -34,7 +35,7 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import PartViews
 from flawscope_station.store.records import Store
 from flawscope_station.store.retention import Retention
-from flawscope_station.store.schema import inspections, parts
+from flawscope_station.store.schema import LATE, inspections, parts
 from sink_helpers import Listener, Mosquitto, new_folder
 from station_helpers import NAME, Running, Served, add_version, aged, free_port, png, taken, until
 from tablet import PHONE, SLATE, Tablet, needs_chromium
@@ -478,7 +479,7 @@ def test_records_of_a_part_go_together(database, tmp_path):
 
 
 @needs_chromium
-def test_pages_show_the_part(line, driver):
+def test_pages_show_the_part(line, driver, monkeypatch):
     running = line()
     with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=30) as http:
         tablet = Tablet(driver, running.url, http)
@@ -495,6 +496,18 @@ def test_pages_show_the_part(line, driver):
         assert tablet.unfit(PHONE, SLATE) == []
         tablet.open("live")
         assert (band(), tablet.text("#whole")) == ("anomalous", "Part 4712")
+        with monkeypatch.context() as patch:
+            patch.setattr(Answer, "decide", lambda self: LATE)
+            client.inspect_part(whole(21, "right"), "4713")  # the worst view comes last
+        number = running.station.products[NAME]
+        state = {**running.station.parts[Overview].state(NAME), "waiting": 0, "backlog": 77}
+        running.station.live.publish(number, state, "state")
+        tablet.wait(lambda: tablet.text("#backlog") == "77")  # what came before has been shown
+        assert (band(), tablet.text("#since")) == ("refused", "4713: not in time")
+        tablet.open("live")
+        assert (band(), tablet.text("#since")) == ("refused", "4713: not in time")
+        client.inspect_part(whole(GOOD), "p4711")
+        tablet.wait(lambda: band() == "good")
         tablet.open(f"inspections/{found.inspections[0].id}")
         assert "Part: Defective" in tablet.text("main")
         tablet.open("history?part=4712")

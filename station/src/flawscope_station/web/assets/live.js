@@ -209,7 +209,8 @@
   function came(item, loud) {
     seen = Date.now() - (loud ? 0 : Math.max(0, stationTime() - new Date(item.at)));
     idle = false;
-    refused = item.unanswered ? { code: item.unanswered, part: item.part } : null;
+    if (item.unanswered) refused = { code: item.unanswered, part: item.part };
+    else if (!views.length) refused = null; // else its part is not decided on yet
   }
 
   function arrived(item, loud = true) {
@@ -226,7 +227,8 @@
   function decided(found, loud = true) {
     if (!found) return;
     newestPart = found;
-    refused = null;
+    const givenUp = newest.find((one) => one.part_id === found.id && one.unanswered);
+    refused = givenUp ? { code: givenUp.unanswered, part: found.part } : null;
     idle = false;
     if (loud) seen = Date.now();
     if (loud && found.decision === "anomalous") tone();
