@@ -104,3 +104,9 @@ def test_pictures_of_another_light_are_a_group():
     assert groups([*good, (), *dark], [*range(25), 25, 25, 25]) == [[25, 26, 27]]
     assert groups([*good, dark[0]]) == []  # one is what `predict` would name
     assert groups(good) == []
+
+
+@pytest.mark.parametrize(("brighter", "found"), [(0.024, []), (0.06, [[24, 25]])])
+def test_pictures_that_are_hardly_brighter_than_equal_ones_are_no_group(brighter, found):
+    looks = [(0.5 + brighter * (k > 23), 0.0, 0.0, 0.1, -4.0, -4.0) for k in range(26)]
+    assert groups_of_other_look(looks, range(26)) == found
