@@ -36,7 +36,7 @@ MIN_SURE = 0.9  # correlation of what two pictures have of their own, from which
 MIN_SURE_OF_ALIKE = (
     0.97  # the same where chance pairs resemble each other, as parts that fit themselves turned
 )
-ALIKE, ALIKE_PART = 0.45, 0.9  # correlation that this quantile of pairs has there
+ALIKE, ALIKE_PART = 0.3, 0.85  # correlation that this quantile of pairs has there
 MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
@@ -159,8 +159,7 @@ def _decide(
     clear = CLEAR * max(0.0, float(np.quantile([*z.values()], CHANCE_PART)))
     are_alike = math.tanh(float(np.quantile([*z.values()], ALIKE_PART))) > ALIKE
     sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-    # of many only likely pairs are compared: their upper part says nothing where parts resemble each other
-    bar = sure if are_alike and count > ALL_COMPARED else min(sure, max(math.atanh(MIN_CLEAR), clear))
+    bar = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), clear))
     if count <= ALL_COMPARED:
         bar = min(bar, _above_gap(z.values()))
     gaps = [-differs for alike, differs in whole.values() if alike > MIN_FIRST_FIT]
