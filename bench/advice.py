@@ -39,11 +39,7 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 }
 FEW = {"mesh": 8, "lid": 10, "bearing": 12, "gear": 15}  # good pictures
 LARGE, SPECKS = 800, (0.9, 1.0)  # pixels of a side of large products, and how hard their defects are
-FOLLOWED = {
-    "--align": "align",
-    "--min-defect": "min_defect",
-    "--false-alarm-rate": "false_alarm_rate",
-}
+FOLLOWED = {"--align": "align", "--min-defect": "min_defect"}
 PIECE = (0.62, 0.36)  # sides of a piece in shares of the picture's
 Drawn = tuple[np.ndarray, np.ndarray]
 
